@@ -1,0 +1,132 @@
+"""Fixtures that every test may use.
+
+``shared_data``       directory of the test data (``dumps/``, ``isf/``, ``pe/``); skips where it is absent
+``isf_paths``         the kernel symbol tables in it, sorted by name
+``isf_path``          one of them: a test that asks for it runs once for each table
+``sample``            ``sample(dump_type=6, isf=None)`` -> path of a made dump, written once per session
+``run_vol``           ``run_vol(*arguments)`` -> finished process of ``vol`` with the checkout's plugins and symbols
+
+The modules of the checkout are the ones under test, whether or not the package is installed as well.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+# The host makes its cache directory when it is first imported: keep the user's own out of the tests.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="kdump-tests-cache-")
+
+import volatility3.plugins  # noqa: E402
+import volatility3.symbols  # noqa: E402
+
+volatility3.plugins.__path__.insert(0, str(CHECKOUT / "plugins"))
+volatility3.symbols.__path__.insert(0, str(CHECKOUT / "symbols"))
+
+
+def data_directory() -> Path:
+    """Where the test data is looked for: ``KDUMP_TEST_DATA``, else ``shared/data`` beside the checkout."""
+    chosen = os.environ.get("KDUMP_TEST_DATA")
+    return Path(chosen) if chosen else CHECKOUT.parent / "shared" / "data"
+
+
+def kernel_tables() -> list[Path]:
+    return sorted((data_directory() / "isf" / "windows" / "ntkrnlmp.pdb").glob("*.json.xz"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``isf_path`` once for each kernel symbol table."""
+    if "isf_path" not in metafunc.fixturenames:
+        return
+    missing = pytest.mark.skip(reason=f"no kernel symbol tables under {data_directory()}")
+    metafunc.parametrize(
+        "isf_path",
+        [pytest.param(path, id=path.name[:8]) for path in kernel_tables()]
+        or [pytest.param(None, marks=missing, id="absent")],
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Directory with ``dumps/``, ``isf/`` and ``pe/``."""
+    directory = data_directory()
+    if not directory.is_dir():
+        pytest.skip(f"no test data at {directory} (KDUMP_TEST_DATA names another directory)")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def isf_paths(shared_data: Path) -> list[Path]:
+    """Real kernel symbol tables, one for each layout of _EPROCESS from Windows 7 to 11."""
+    tables = kernel_tables()
+    if not tables:
+        pytest.skip(f"no kernel symbol tables under {shared_data}")
+    return tables
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``sample(dump_type=6, isf=None)``: path of the sample dump of that type, laid out from that symbol table.
+
+    Each combination is written once; tests must not change the file.
+    """
+    directory = tmp_path_factory.mktemp("samples")
+    made: dict[tuple[int, Path | None], Path] = {}
+
+    def make(dump_type: int = 6, isf: str | Path | None = None) -> Path:
+        from volatility3_kdump.sample import write_sample
+
+        key = (dump_type, None if isf is None else Path(isf))
+        if key not in made:
+            path = directory / f"type{dump_type}-{len(made)}.dmp"
+            write_sample(path, dump_type, isf)
+            made[key] = path
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_vol(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_vol("-q", "-f", dump, "kdump.info")``: run ``vol`` offline on the checkout's plugins and symbols.
+
+    The home and cache directories are of the session, so that neither the user's ``vol.json`` nor an earlier run has a
+    say. Keyword arguments: ``timeout`` (seconds) and ``cwd`` (where output files go; by default a directory of the
+    session). Output is text; the exit status is not checked.
+    """
+    home = tmp_path_factory.mktemp("home")
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "APPDATA": str(home),
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [
+        # The host parses the program's name with the rest of the command line, and would take "-c" for an option.
+        *(sys.executable, "-c", "import sys; sys.argv[0] = 'vol'; from volatility3.cli import main; main()"),
+        *("-p", str(CHECKOUT / "plugins"), "-s", str(CHECKOUT / "symbols"), "--offline"),
+    ]
+
+    def run(*arguments: str | Path, timeout: float = 120, cwd: Path = home) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
