@@ -1,0 +1,34 @@
+"""What can go wrong, named after the failure.
+
+Every error message is one line that names the file or structure, the offset where it applies, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class KdumpError(Exception):
+    """Base of every error that the package raises on purpose; its text is one line fit for a terminal."""
+
+
+class NotACrashDump(KdumpError):
+    """The file is something else: empty, zero-filled, a user-mode minidump, a raw image."""
+
+
+class UnsupportedDump(KdumpError):
+    """A crash dump of a kind whose pages cannot be read: unknown type, encrypted, header only."""
+
+
+class CorruptDump(KdumpError):
+    """A crash dump whose structures contradict themselves or the file, so that nothing useful is left."""
+
+
+class KernelNotFound(KdumpError):
+    """No translation root or no kernel image could be established from the dump."""
+
+
+class SymbolsNotFound(KdumpError):
+    """A symbol table is needed and was not found; the message says which."""
+
+
+class Unreadable(KdumpError):
+    """An address whose bytes the dump does not hold."""

@@ -1,0 +1,1 @@
+"""Where names come from: symbol tables, exports, and the data tables that the package ships."""
