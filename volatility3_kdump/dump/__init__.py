@@ -1,0 +1,86 @@
+"""The dump file by itself: header, page maps, triage data, tagged data. No Volatility here."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+
+from volatility3_kdump.dump.header import PAGE_SIZE, PHYSICAL_TYPES, DumpHeader, DumpType, parse_header
+from volatility3_kdump.dump.pagemap import Extent, PageMap, build_page_map, extents
+from volatility3_kdump.dump.segments import Segment, SegmentMap
+from volatility3_kdump.dump.source import BytesSource, FileSource, Source
+from volatility3_kdump.dump.tagged import TaggedBlob, tagged_blobs
+from volatility3_kdump.dump.triage import TriageDriver, TriageDump, UnloadedDriver, parse_triage
+from volatility3_kdump.errors import KdumpError, UnsupportedDump
+
+__all__ = [
+    "PAGE_SIZE",
+    "PHYSICAL_TYPES",
+    "BytesSource",
+    "CrashDump",
+    "DumpHeader",
+    "DumpType",
+    "Extent",
+    "FileSource",
+    "PageMap",
+    "Segment",
+    "SegmentMap",
+    "Source",
+    "TaggedBlob",
+    "TriageDriver",
+    "TriageDump",
+    "UnloadedDriver",
+    "extents",
+    "open_dump",
+    "parse_header",
+]
+
+
+@dataclass(frozen=True)
+class CrashDump:
+    """An opened dump file: its header and either a page map (physical types) or triage data (type 4)."""
+
+    source: Source
+    header: DumpHeader
+    pages: PageMap | None
+    triage: TriageDump | None
+
+    @functools.cached_property
+    def _tagged(self) -> tuple[list[TaggedBlob], list[str]]:
+        start = self.triage.end if self.triage else self.pages.end if self.pages else 0
+        return tagged_blobs(self.source, start) if start else ([], [])
+
+    @property
+    def tagged(self) -> list[TaggedBlob]:
+        """Tagged secondary data; empty when the dump has none."""
+        return self._tagged[0]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the file, one line each."""
+        own = self.pages.warnings if self.pages else self.triage.warnings if self.triage else ()
+        return [*own, *self._tagged[1]]
+
+
+def open_dump(source: Source | str | os.PathLike[str]) -> CrashDump:
+    """Open a crash dump of any type.
+
+    Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text says what is wrong and where: not a crash dump,
+    damaged beyond use, encrypted, or of a type that holds no memory.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            source = FileSource(source)
+        except OSError as error:
+            raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
+    header = parse_header(source)
+    if header.dump_type == DumpType.TRIAGE:
+        return CrashDump(source, header, None, parse_triage(source, header))
+    if header.dump_type in PHYSICAL_TYPES:
+        return CrashDump(source, header, build_page_map(source, header), None)
+    if header.dump_type == DumpType.HEADER:
+        raise UnsupportedDump("DumpType at offset 0xf98 is 3: the file holds a header only, no memory")
+    where = "0xf98" if header.bits == 64 else "0xf88"
+    shown = "was never set" if header.dump_type is None else f"is {header.dump_type:#x}, which is not a known type"
+    raise UnsupportedDump(f"DumpType at offset {where} {shown} (known: 1, 2, 4, 5, 6, 8, 9, 0xa)")

@@ -1,0 +1,413 @@
+"""Where the bytes of a physical page lie in the file, for every layout of page data.
+
+A page map answers three questions in constant or logarithmic time and stores nothing per page: the file offset of a
+page frame, how far a stretch of pages is stored contiguously (or absent), and the next stored page.
+
+Runs (DumpType 1) and ranges (8, 9, 0xA) are packed one after another, so with runs ``[0x1 +0x9f, 0x100 +0x91e]`` page
+frame 0x100 is page 0x9f of the file's data. Bitmaps (2, 5, 6) store one bit per page frame; the file offset of a set
+bit is the number of set bits below it, found from a running count per 64 bytes (512 pages).
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from volatility3_kdump.dump.header import PAGE_SIZE, DumpHeader, DumpType
+from volatility3_kdump.dump.source import Source
+from volatility3_kdump.errors import CorruptDump, UnsupportedDump
+from volatility3_kdump.symbols import tables
+
+_PAGE_SHIFT = 12
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A stretch of page frames: stored contiguously from ``offset`` in the file, or absent when that is ``None``."""
+
+    pfn: int
+    count: int
+    offset: int | None
+
+
+class PageMap(Protocol):
+    """What the layers need to know of the physical pages in a dump file."""
+
+    #: File offset just behind the last page that the dump declares: where tagged data begins.
+    end: int
+    #: Pages that the dump declares, and those of them that lie within the file.
+    declared: int
+    present: int
+    #: Contradictions found while building the map, one line each.
+    warnings: tuple[str, ...]
+
+    def offset_of(self, pfn: int) -> int | None:
+        """File offset of a page frame, ``None`` when the dump does not hold it."""
+        ...
+
+    def extent(self, pfn: int, limit: int) -> Extent:
+        """The stretch of at most ``limit`` pages from ``pfn`` that is stored contiguously or absent."""
+        ...
+
+    def next_present(self, pfn: int) -> int | None:
+        """The first stored page frame at or above ``pfn``."""
+        ...
+
+    @property
+    def highest(self) -> int | None:
+        """The highest stored page frame number, ``None`` when no page is stored."""
+        ...
+
+
+def extents(page_map: PageMap, start: int, stop: int) -> Iterator[Extent]:
+    """The stored stretches of page frames in ``[start, stop)``, in order."""
+    pfn = page_map.next_present(start)
+    while pfn is not None and pfn < stop:
+        found = page_map.extent(pfn, stop - pfn)
+        yield found
+        pfn = page_map.next_present(pfn + found.count)
+
+
+class RunPageMap:
+    """Packed runs of pages, sorted by page frame; overlaps were resolved when it was built."""
+
+    def __init__(self, runs: list[tuple[int, int, int]], end: int, declared: int, warnings: tuple[str, ...] = ()) -> None:
+        """``runs`` are (first page frame, pages, file offset) of pages within the file, sorted and disjoint."""
+        self._starts = array("Q", (run[0] for run in runs))
+        self._counts = array("Q", (run[1] for run in runs))
+        self._offsets = array("Q", (run[2] for run in runs))
+        self.end = end
+        self.declared = declared
+        self.present = sum(self._counts)
+        self.warnings = warnings
+
+    def offset_of(self, pfn: int) -> int | None:
+        if pfn < 0:
+            return None
+        index = bisect.bisect_right(self._starts, pfn) - 1
+        if index < 0:
+            return None
+        delta = pfn - self._starts[index]
+        return self._offsets[index] + (delta << _PAGE_SHIFT) if delta < self._counts[index] else None
+
+    def extent(self, pfn: int, limit: int) -> Extent:
+        index = bisect.bisect_right(self._starts, pfn) - 1
+        if index >= 0:
+            delta = pfn - self._starts[index]
+            left = self._counts[index] - delta
+            if left > 0:
+                return Extent(pfn, min(left, limit), self._offsets[index] + (delta << _PAGE_SHIFT))
+        following = self._starts[index + 1] if index + 1 < len(self._starts) else pfn + limit
+        return Extent(pfn, min(following - pfn, limit), None)
+
+    def next_present(self, pfn: int) -> int | None:
+        index = bisect.bisect_right(self._starts, pfn) - 1
+        if index >= 0 and pfn < self._starts[index] + self._counts[index]:
+            return pfn
+        return self._starts[index + 1] if index + 1 < len(self._starts) else None
+
+    @property
+    def highest(self) -> int | None:
+        return self._starts[-1] + self._counts[-1] - 1 if self._starts else None
+
+
+class BitmapPageMap:
+    """A bitmap of page frames, least significant bit first, with a running count of set bits per 64 bytes."""
+
+    _BLOCK = 64
+    _NOT_FULL = re.compile(rb"[^\xff]")
+    _NOT_EMPTY = re.compile(rb"[^\x00]")
+
+    def __init__(self, bitmap: bytes, bits: int, first_page: int, file_size: int, warnings: tuple[str, ...] = ()) -> None:
+        """``bits`` of ``bitmap`` count; pages lie packed from file offset ``first_page``."""
+        tail = bits & 7
+        if tail:
+            bitmap = bitmap[: bits >> 3] + bytes([bitmap[bits >> 3] & ((1 << tail) - 1)])
+        else:
+            bitmap = bitmap[: bits >> 3]
+        self._bitmap = bitmap
+        self._first_page = first_page
+        self._rank = self._count(bitmap)
+        self.declared = self._rank[-1]
+        room = max(0, (file_size - first_page) >> _PAGE_SHIFT)
+        self.present = min(self.declared, room)
+        self.end = first_page + (self.declared << _PAGE_SHIFT)
+        self.warnings = warnings
+
+    @classmethod
+    def _count(cls, bitmap: bytes) -> array[int]:
+        """Set bits before each block, and their total at the end."""
+        from_bytes = int.from_bytes
+        rank = array("Q", bytes(8 * ((len(bitmap) + cls._BLOCK - 1) // cls._BLOCK + 1)))
+        total = 0
+        step = cls._BLOCK
+        index = 0
+        full = b"\xff" * step
+        empty = bytes(step)
+        for start in range(0, len(bitmap), step):
+            rank[index] = total
+            block = bitmap[start : start + step]
+            if block == full:
+                total += step * 8
+            elif block != empty:
+                total += from_bytes(block, "little").bit_count()
+            index += 1
+        rank[index] = total
+        return rank
+
+    def _index_of(self, pfn: int) -> int | None:
+        """How many stored pages precede a page frame whose bit is set; ``None`` when it is clear."""
+        byte = pfn >> 3
+        if pfn < 0 or byte >= len(self._bitmap) or not self._bitmap[byte] >> (pfn & 7) & 1:
+            return None
+        block = byte // self._BLOCK
+        start = block * self._BLOCK
+        below = int.from_bytes(self._bitmap[start : byte + 1], "little") & ((1 << (pfn - start * 8)) - 1)
+        return self._rank[block] + below.bit_count()
+
+    def offset_of(self, pfn: int) -> int | None:
+        index = self._index_of(pfn)
+        return None if index is None or index >= self.present else self._first_page + (index << _PAGE_SHIFT)
+
+    def extent(self, pfn: int, limit: int) -> Extent:
+        index = self._index_of(pfn)
+        if index is None or index >= self.present:
+            following = self.next_present(pfn)
+            return Extent(pfn, limit if following is None else min(following - pfn, limit), None)
+        count = min(self._first(pfn, limit, self._NOT_FULL, 0xFF) - pfn, limit, self.present - index)
+        return Extent(pfn, count, self._first_page + (index << _PAGE_SHIFT))
+
+    def next_present(self, pfn: int) -> int | None:
+        total = len(self._bitmap) * 8
+        found = self._first(max(pfn, 0), total, self._NOT_EMPTY, 0)
+        if found >= total:
+            return None
+        # The bits of pages behind the end of the file are set, but their pages are not there.
+        index = self._index_of(found)
+        return found if index is not None and index < self.present else None
+
+    def _first(self, pfn: int, limit: int, pattern: re.Pattern[bytes], skip: int) -> int:
+        """The first page frame at or above ``pfn`` whose bit differs from the bits of ``skip``, within ``limit`` pages."""
+        total = len(self._bitmap) * 8
+        if pfn >= total:
+            return pfn
+        byte = pfn >> 3
+        changed = (self._bitmap[byte] ^ skip) >> (pfn & 7)
+        if changed:
+            return pfn + (changed & -changed).bit_length() - 1
+        match = pattern.search(self._bitmap, byte + 1, min(len(self._bitmap), ((pfn + limit) >> 3) + 1))
+        if match is None:
+            return min(total, pfn + limit)
+        changed = self._bitmap[match.start()] ^ skip
+        return match.start() * 8 + (changed & -changed).bit_length() - 1
+
+    @property
+    def highest(self) -> int | None:
+        if not self.present:
+            return None
+        block = bisect.bisect_left(self._rank, self.present) - 1
+        wanted = self.present - self._rank[block]
+        start = block * self._BLOCK
+        bits = int.from_bytes(self._bitmap[start : start + self._BLOCK], "little")
+        for _ in range(wanted - 1):
+            bits &= bits - 1
+        return start * 8 + (bits & -bits).bit_length() - 1
+
+
+def build_page_map(source: Source, header: DumpHeader) -> PageMap:
+    """The page map of a dump that holds physical pages.
+
+    Raises :class:`UnsupportedDump` for types that hold none and :class:`CorruptDump` when the map cannot be trusted at
+    all. A map that reaches behind the end of the file is cut and warned about, not refused.
+    """
+    builders = {
+        DumpType.FULL: _from_runs,
+        DumpType.SUMMARY: _from_summary,
+        DumpType.BITMAP_FULL: _from_bitmap,
+        DumpType.BITMAP_KERNEL: _from_bitmap,
+        DumpType.KERNEL_RANGES: _from_ranges,
+        DumpType.USER_RANGES: _from_ranges,
+        DumpType.FULL_RANGES: _from_ranges,
+    }
+    builder = builders.get(header.dump_type or 0)
+    if builder is None:
+        raise UnsupportedDump(f"dump type {header.dump_type} holds no physical pages")
+    if header.encrypted:
+        raise UnsupportedDump(
+            f"the dump is encrypted (Attributes {header.attributes:#x} has EncryptedDumpData): "
+            "decrypt it with the key of its machine first"
+        )
+    return builder(source, header)
+
+
+def _from_runs(source: Source, header: DumpHeader) -> PageMap:
+    runs = header.runs()
+    if not runs:
+        raise CorruptDump("a complete dump without a physical memory descriptor (NumberOfRuns never set): no page can be located")
+    warnings = []
+    total = sum(run.page_count for run in runs)
+    if header.number_of_pages != total:
+        warnings.append(f"NumberOfPages is {header.number_of_pages:#x} but the runs add up to {total:#x}")
+    pairs = [(run.base_page, run.page_count) for run in runs]
+    return _packed(source, pairs, header.header_size, warnings)
+
+
+def _from_ranges(source: Source, header: DumpHeader) -> PageMap:
+    layouts = tables.structures()
+    size = layouts.size_of("_RANGE_DUMP")
+    start = header.header_size
+    data = _read_exact(source, start, size, "range header")
+    row = layouts.reader(
+        "_RANGE_DUMP",
+        signature="Signature",
+        valid="ValidDump",
+        metadata="MetadataSize",
+        first="FirstPageOffset",
+        pages="TotalNumberOfPages",
+    ).unpack(data)
+    if row.signature.to_bytes(4, "little") != b"RDMP" or row.valid.to_bytes(4, "little") != b"DUMP":
+        raise CorruptDump(f"no range header ('RDMP' 'DUMP') at offset {start + 4:#x}: the copy is damaged")
+    table = start + size
+    warnings = []
+    if start + 0x20 + row.metadata != row.first:
+        warnings.append(
+            f"MetadataSize {row.metadata:#x} and FirstPageOffset {row.first:#x} contradict each other; the offset is used"
+        )
+    if row.first < table or row.first > source.size:
+        raise CorruptDump(
+            f"FirstPageOffset at offset {start + 0x18:#x} is {row.first:#x}, outside the file of {source.size:#x} bytes"
+        )
+    # The table ends where the pages begin: reading an entry more would take page data for a range.
+    count = (row.first - table) // 16
+    raw = array("Q")
+    raw.frombytes(source.read(table, count * 16)[: count * 16])
+    pairs: list[tuple[int, int]] = []
+    for index in range(0, len(raw), 2):
+        if raw[index + 1] == 0:
+            break
+        pairs.append((raw[index], raw[index + 1]))
+    total = sum(pages for _, pages in pairs)
+    if row.pages and row.pages != total:
+        warnings.append(f"TotalNumberOfPages is {row.pages:#x} but the ranges add up to {total:#x}")
+    return _packed(source, pairs, row.first, warnings)
+
+
+def _packed(source: Source, pairs: list[tuple[int, int]], first: int, warnings: list[str]) -> PageMap:
+    """A map of page ranges that follow each other in the file, in table order."""
+    highest = 1 << (64 - _PAGE_SHIFT)
+    room = max(0, (source.size - first) >> _PAGE_SHIFT)
+    located: list[tuple[int, int, int]] = []
+    position = 0
+    declared = 0
+    for base, count in pairs:
+        if base + count > highest:
+            warnings.append(f"run of {count:#x} pages at page frame {base:#x} passes the end of physical memory; ignored")
+            position += count
+            continue
+        declared += count
+        inside = min(count, room - position)
+        if inside > 0:
+            located.append((base, inside, first + (position << _PAGE_SHIFT)))
+        position += count
+    if declared > room:
+        warnings.append(
+            f"the file is truncated: {declared - min(room, declared):,} of {declared:,} pages lie behind its end at {source.size:#x}"
+        )
+    runs, overlapping = _disjoint(located)
+    if overlapping:
+        warnings.append(f"{overlapping:,} pages are claimed by more than one run; the first run wins")
+    return RunPageMap(runs, first + (position << _PAGE_SHIFT), declared, tuple(warnings))
+
+
+def _disjoint(located: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int, int]], int]:
+    """Sort runs by page frame; where two claim a page, the one earlier in the table keeps it."""
+    ordered = sorted(located)
+    if all(ordered[index][0] + ordered[index][1] <= ordered[index + 1][0] for index in range(len(ordered) - 1)):
+        return ordered, 0
+    kept: list[tuple[int, int, int]] = []
+    lost = 0
+    for base, count, offset in located:
+        pieces = [(base, count, offset)]
+        for other_base, other_count, _ in kept:
+            pieces = [part for piece in pieces for part in _without(piece, other_base, other_base + other_count)]
+        lost += count - sum(piece[1] for piece in pieces)
+        kept.extend(pieces)
+    return sorted(kept), lost
+
+
+def _without(piece: tuple[int, int, int], start: int, stop: int) -> list[tuple[int, int, int]]:
+    """The parts of a run that lie outside page frames ``[start, stop)``."""
+    base, count, offset = piece
+    end = base + count
+    if stop <= base or start >= end:
+        return [piece]
+    parts = []
+    if base < start:
+        parts.append((base, start - base, offset))
+    if stop < end:
+        parts.append((stop, end - stop, offset + ((stop - base) << _PAGE_SHIFT)))
+    return parts
+
+
+def _from_summary(source: Source, header: DumpHeader) -> PageMap:
+    layouts = tables.structures()
+    type_name = f"_SUMMARY_DUMP{header.bits}"
+    start = header.header_size
+    size = layouts.size_of(type_name)
+    row = layouts.reader(
+        type_name, signature="Signature", valid="ValidDump", first="HeaderSize", bits="BitmapSize", pages="Pages"
+    ).unpack(_read_exact(source, start, size, "summary header"))
+    return _bitmap(source, start, start + size, row)
+
+
+def _from_bitmap(source: Source, header: DumpHeader) -> PageMap:
+    layouts = tables.structures()
+    start = header.header_size
+    size = layouts.size_of("_BITMAP_DUMP")
+    row = layouts.reader(
+        "_BITMAP_DUMP", signature="Signature", valid="ValidDump", first="HeaderSize", bits="BitmapSize", pages="Pages"
+    ).unpack(_read_exact(source, start, size, "bitmap header"))
+    return _bitmap(source, start, start + size, row)
+
+
+def _bitmap(source: Source, start: int, bitmap_start: int, row: object) -> PageMap:
+    signature, valid, first, bits, pages = row  # type: ignore[misc]
+    if signature.to_bytes(4, "little") not in (b"SDMP", b"FDMP") or valid.to_bytes(4, "little") != b"DUMP":
+        raise CorruptDump(f"no bitmap header ('SDMP' or 'FDMP', 'DUMP') at offset {start:#x}: the copy is damaged")
+    length = (bits + 7) >> 3
+    if bits == 0 or bitmap_start + length > source.size:
+        raise CorruptDump(
+            f"BitmapSize in the header at offset {start:#x} is {bits:#x} bits: the bitmap would end at "
+            f"{bitmap_start + length:#x}, the file at {source.size:#x}"
+        )
+    if first < bitmap_start + length:
+        raise CorruptDump(
+            f"HeaderSize in the bitmap header at offset {start:#x} is {first:#x}, inside the bitmap that ends at "
+            f"{bitmap_start + length:#x}"
+        )
+    warnings = []
+    bitmap = _read_exact(source, bitmap_start, length, "bitmap")
+    page_map = BitmapPageMap(bitmap, bits, first, source.size)
+    if page_map.declared != pages:
+        warnings.append(f"the bitmap has {page_map.declared:,} set bits but its header says {pages:,} pages")
+    missing = page_map.declared - page_map.present
+    if missing:
+        warnings.append(
+            f"the file is truncated: {missing:,} of {page_map.declared:,} pages lie behind its end at {source.size:#x}"
+        )
+    page_map.warnings = tuple(warnings)
+    return page_map
+
+
+def _read_exact(source: Source, offset: int, length: int, what: str) -> bytes:
+    data = source.read(offset, length)
+    if len(data) < length:
+        raise CorruptDump(
+            f"the file ends at offset {source.size:#x}, inside the {what} at {offset:#x}: the copy is truncated "
+            "and holds no page"
+        )
+    return data

@@ -1,0 +1,55 @@
+"""Random access to the bytes of a dump file, with no assumption about where they come from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Protocol
+
+
+class Source(Protocol):
+    """Bytes addressed by file offset. ``name`` is for messages, ``size`` is in bytes."""
+
+    name: str
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes at ``offset``; fewer only where the file ends."""
+        ...
+
+
+class FileSource:
+    """A plain file, read with positioned reads so that threads can share it and no page stays mapped."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = str(path)
+        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - lives as long as the dump
+        self.size = os.fstat(self._file.fileno()).st_size
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length <= 0 or offset >= self.size:
+            return b""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), length, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(length) or b""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class BytesSource:
+    """Bytes in memory, for tests and for members of archives."""
+
+    def __init__(self, data: bytes, name: str = "<memory>") -> None:
+        self.name = name
+        self.size = len(data)
+        self._data = data
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length <= 0:
+            return b""
+        return self._data[offset : offset + length]
