@@ -1,0 +1,67 @@
+# make demo          install into .venv, write a sample dump and analyse it with plain `vol`
+# make test          run every test (.venv)
+# make test-oldest   run every test on the oldest host that is supported (.venv-oldest)
+# make lint          ruff and mypy
+# make bench         compare with other readers
+# make clean         remove everything that the above made
+# PYTHON=python3.13 chooses the interpreter of a new .venv; PYTEST_ARGS adds options of pytest.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+OLDEST_HOST := volatility3==2.11.0
+
+VENV := .venv
+OLDEST := .venv-oldest
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
+PYTEST := -m pytest -n auto --dist loadgroup
+METADATA := setup.cfg pyproject.toml volatility3_kdump/__init__.py
+SOURCES := $(METADATA) $(shell find volatility3_kdump plugins symbols -type f -not -name '*.pyc')
+# setuptools packs whatever an earlier build left there.
+FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
+
+.PHONY: demo test test-oldest lint bench clean
+
+demo: build/MEMORY.DMP
+	$(VENV)/bin/vol -q -f build/MEMORY.DMP kdump.analyze
+
+build/MEMORY.DMP: $(VENV)/installed
+	mkdir -p build
+	$(VENV)/bin/kdump sample $@
+
+test: $(VENV)/ready-test
+	$(VENV)/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST)/ready-test
+	$(OLDEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+lint: $(VENV)/ready-lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/ready-bench
+	$(VENV)/bin/python benchmarks/run.py
+
+clean:
+	rm -rf build dist *.egg-info .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+%/pyvenv.cfg:
+	$(PYTHON) -m venv $*
+
+# The package itself, reinstalled when a source file changes.
+$(VENV)/installed: $(SOURCES) | $(VENV)/pyvenv.cfg
+	$(FRESH_BUILD)
+	$(VENV)/bin/python $(PIP_INSTALL) .
+	@touch $@
+
+# What tests, linters and benchmarks need; they import the checkout, so only new requirements matter.
+$(VENV)/ready-%: $(METADATA) | $(VENV)/pyvenv.cfg
+	$(FRESH_BUILD)
+	$(VENV)/bin/python $(PIP_INSTALL) '.[$*]'
+	@touch $@
+
+$(OLDEST)/ready-%: $(METADATA) Makefile | $(OLDEST)/pyvenv.cfg
+	$(FRESH_BUILD)
+	$(OLDEST)/bin/python $(PIP_INSTALL) '$(OLDEST_HOST)' '.[$*]'
+	@touch $@

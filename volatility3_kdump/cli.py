@@ -1,0 +1,142 @@
+"""The ``kdump`` command: the sample dump, the state of the installation, and ``vol`` with everything of ours loaded."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from volatility3_kdump import __version__
+from volatility3_kdump.errors import KdumpError
+
+#: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
+SAMPLE_TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``kdump`` with the given arguments (by default those of the process); returns the exit status.
+
+    0 for success, 1 for a failure that one line on stderr names. A wrong command line ends in argparse's
+    ``SystemExit(2)``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["vol"]:  # its options are not ours to parse
+            return run_vol(arguments[1:])
+        return run(build_parser().parse_args(arguments))
+    except KdumpError as error:
+        print(f"kdump: {error}", file=sys.stderr)
+        return 1
+
+
+def _dump_type(text: str) -> int:
+    return int(text, 0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The grammar of the command line; ``command`` of the result names the chosen command."""
+    parser = argparse.ArgumentParser(prog="kdump", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"kdump {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sample = commands.add_parser("sample", help="write a small crash dump of a known scene")
+    sample.add_argument("out", metavar="OUT", type=Path, help="the file to write")
+    sample.add_argument(
+        "--type",
+        dest="dump_type",
+        metavar="TYPE",
+        type=_dump_type,
+        choices=SAMPLE_TYPES,
+        default=6,
+        help="DumpType of the header: " + ", ".join(map(str, SAMPLE_TYPES)) + " (default 6)",
+    )
+    sample.add_argument(
+        "--isf", type=Path, help="symbol table of the kernel to lay it out for (default: the shipped one)"
+    )
+
+    commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
+    commands.add_parser("link", help="make plain `vol` find the plugins of an editable install")
+    commands.add_parser("unlink", help="undo `link`")
+    commands.add_parser(
+        "vol", add_help=False, help="run `vol` with the arguments that follow, with our plugins and renderers loaded"
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out a parsed command line."""
+    if arguments.command == "sample":
+        return write_sample(arguments.out, arguments.dump_type, arguments.isf)
+    if arguments.command == "doctor":
+        return doctor()
+    return change_links(arguments.command)
+
+
+def write_sample(out: Path, dump_type: int, isf: Path | None) -> int:
+    """``kdump sample``."""
+    from volatility3_kdump import sample
+
+    try:
+        sample.write_sample(out, dump_type, isf)
+        size = out.stat().st_size
+    except OSError as error:
+        raise KdumpError(f"{error.filename or out}: {error.strerror or error}") from error
+    print(f"{out}: {size:,} bytes, dump type {dump_type}")
+    return 0
+
+
+def doctor() -> int:
+    """``kdump doctor``: print every check; 0 only if none failed."""
+    from volatility3_kdump import installation
+
+    checks = installation.examine()
+    for check in checks:
+        print(check)
+    failed = sum(check.passed is False for check in checks)
+    print("plain vol finds everything" if not failed else f"{failed} of {len(checks)} checks failed")
+    return 1 if failed else 0
+
+
+def change_links(command: str) -> int:
+    """``kdump link`` and ``kdump unlink``."""
+    from volatility3_kdump import installation
+
+    if command == "link" and installation.installed_distribution() is None:
+        # The plugins that a link leads to would fail to import this package.
+        raise installation.InstallationError(f"{installation.DISTRIBUTION} is not installed here: pip install it first")
+    places = installation.find_places()
+    done = installation.link(places) if command == "link" else installation.unlink(places)
+    nothing = "nothing to do: vol finds the plugins" if command == "link" else "nothing to do: there is no link of ours"
+    print("\n".join(done or [nothing]))
+    return 0
+
+
+def run_vol(arguments: Sequence[str]) -> int:
+    """``kdump vol``: the host's own command line, on our plugins even where nothing is installed or linked.
+
+    Hosts before 2.28 list their renderers before they import plugins, so ours are imported first.
+    """
+    from volatility3_kdump import installation
+
+    places = installation.find_places()
+    from volatility3 import cli
+    from volatility3.framework import constants
+
+    import volatility3_kdump.renderers  # noqa: F401
+
+    searched = {
+        installation.PLUGINS: constants.PLUGINS_PATH,
+        installation.SYMBOLS: constants.SYMBOL_BASEPATHS,
+    }
+    for kind, directories in searched.items():
+        if installation.visible(places, kind) is None:
+            directories.insert(0, str(places.ours[kind.directory].parent))
+    sys.argv = ["vol", *arguments]
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        if stopped.code is None or isinstance(stopped.code, int):
+            return stopped.code or 0
+        raise
+    return 0
