@@ -19,6 +19,7 @@ SOURCES := $(METADATA) $(shell find volatility3_kdump plugins symbols -type f -n
 # setuptools packs whatever an earlier build left there.
 FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
 
+.NOTPARALLEL:
 .PHONY: demo test test-oldest lint bench clean
 
 demo: build/MEMORY.DMP
@@ -39,7 +40,7 @@ lint: $(VENV)/ready-lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/ready-bench
+bench: $(VENV)/ready-bench $(VENV)/installed
 	$(VENV)/bin/python benchmarks/run.py
 
 clean:

@@ -27,6 +27,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="kdump-tests-cache-")
 
 import volatility3.plugins  # noqa: E402
 import volatility3.symbols  # noqa: E402
+from volatility3.framework import constants  # noqa: E402
 
 volatility3.plugins.__path__.insert(0, str(CHECKOUT / "plugins"))
 volatility3.symbols.__path__.insert(0, str(CHECKOUT / "symbols"))
@@ -40,6 +41,10 @@ def data_directory() -> Path:
 
 def kernel_tables() -> list[Path]:
     return sorted((data_directory() / "isf" / "windows" / "ntkrnlmp.pdb").glob("*.json.xz"))
+
+
+def pytest_report_header() -> str:
+    return f"host: volatility3 {constants.PACKAGE_VERSION} in {Path(constants.__file__).parents[2]}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -352,7 +352,7 @@ def find_vol() -> Path | None:
 
 def run_host(vol: Path, timeout: float = 120) -> HostRun:
     """Run ``vol --help``, which loads every plugin. Raises :class:`InstallationError` when it fails."""
-    environment = {**os.environ, "COLUMNS": "200"}
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     try:
         finished = subprocess.run(
             [str(vol), "--help"],
@@ -378,7 +378,7 @@ def parse_help(text: str) -> HostRun:
     renderers = re.search(r"Determines how to render the output\s+\(([^)]*)\)", text)
     failed = re.search(r"The following plugins could not be loaded[^:]*:(.*)\Z", text, re.DOTALL)
     return HostRun(
-        plugins=tuple(sorted(set(re.findall(rf"^\s+({NAME}\.[\w.]+)(?=\s|$)", text, re.MULTILINE)))),
+        plugins=tuple(sorted(set(re.findall(rf"^ {{1,8}}({NAME}\.[\w.]+)(?=\s|$)", text, re.MULTILINE)))),
         failures=tuple(
             name for name in re.split(r"[\s,]+", failed.group(1) if failed else "") if f".plugins.{NAME}." in name
         ),
