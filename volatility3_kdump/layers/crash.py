@@ -1,0 +1,164 @@
+"""Physical layers over crash dumps of DumpType 1, 2, 5, 6, 8, 9 and 0xA.
+
+They subclass the host's crash layers, so that ``windows.crashinfo`` and everything else that asks for one accepts them,
+and replace what the host builds per page by the page maps of :mod:`volatility3_kdump.dump.pagemap`.
+"""
+
+from __future__ import annotations
+
+import collections
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
+
+from volatility3.framework import exceptions, interfaces
+from volatility3.framework.layers import crash, physical
+
+from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, FileSource, Source, open_dump
+from volatility3_kdump.errors import KdumpError, UnsupportedDump
+
+_PAGE_MASK = PAGE_SIZE - 1
+_PAGE_SHIFT = 12
+_MAGIC_SIZE = 4
+
+
+class LayerSource:
+    """The bytes of a Volatility layer, for dumps that do not lie in a plain file."""
+
+    def __init__(self, layer: interfaces.layers.DataLayerInterface) -> None:
+        self._layer = layer
+        self.name = layer.name
+        self.size = layer.maximum_address + 1
+
+    def read(self, offset: int, length: int) -> bytes:
+        length = min(length, self.size - offset)
+        if offset < 0 or length <= 0:
+            return b""
+        return self._layer.read(offset, length)
+
+
+def source_of(layer: interfaces.layers.DataLayerInterface) -> Source:
+    """The quickest way to the bytes of a layer: the file itself where the layer is a plain local file."""
+    if isinstance(layer, physical.FileLayer):
+        parsed = urllib.parse.urlparse(layer.location)
+        if parsed.scheme == "file":
+            source = FileSource(urllib.request.url2pathname(parsed.path))
+            # The host decompresses some files on the fly; the plain file then holds other bytes.
+            if source.size == layer.maximum_address + 1 and (
+                source.size < _MAGIC_SIZE or source.read(0, _MAGIC_SIZE) == layer.read(0, _MAGIC_SIZE)
+            ):
+                return source
+            source.close()
+    return LayerSource(layer)
+
+
+class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
+    """What both widths share. The class attributes of the host's layer pick the header."""
+
+    supported_dumptypes = sorted(PHYSICAL_TYPES)
+
+    #: Lets the host's scans for other systems' page tables be skipped.
+    _direct_metadata = collections.ChainMap(
+        {"os": "Windows"}, crash.WindowsCrashDump32Layer._direct_metadata
+    )
+
+    def __init__(self, context: interfaces.context.ContextInterface, config_path: str, name: str) -> None:
+        base = context.layers[context.config[interfaces.configuration.path_join(config_path, "base_layer")]]
+        try:
+            self.dump: CrashDump = open_dump(source_of(base))
+            if self.dump.pages is None:
+                raise UnsupportedDump("a small memory dump holds no physical memory")
+        except KdumpError as error:
+            raise crash.WindowsCrashDumpFormatException(name, str(error)) from error
+        self._pages = self.dump.pages
+        self._source = self.dump.source
+        super().__init__(context, config_path, name)
+
+    def _load_segments(self) -> None:
+        """Nothing to load: the page map answers."""
+
+    def _find_segment(self, offset: int, next: bool = False) -> tuple[int, int, int, int]:
+        """The stretch of pages that holds an offset (or follows it), as the host's segment tuple."""
+        pfn = offset >> _PAGE_SHIFT
+        if next:
+            following = self._pages.next_present(pfn if offset & _PAGE_MASK == 0 else pfn + 1)
+            if following is None:
+                raise exceptions.InvalidAddressException(self.name, offset, f"No page at or above {offset:#x} in the dump")
+            pfn = following
+        found = self._pages.extent(pfn, self._pages.declared + 1)
+        if found.offset is None:
+            raise exceptions.InvalidAddressException(self.name, offset, f"Page {pfn:#x} is not in the dump")
+        length = found.count << _PAGE_SHIFT
+        return found.pfn << _PAGE_SHIFT, found.offset, length, length
+
+    def is_valid(self, offset: int, length: int = 1) -> bool:
+        if offset < 0:
+            return False
+        first = offset >> _PAGE_SHIFT
+        last = (offset + max(length, 1) - 1) >> _PAGE_SHIFT
+        if first == last:
+            return self._pages.offset_of(first) is not None
+        while first <= last:
+            found = self._pages.extent(first, last - first + 1)
+            if found.offset is None:
+                return False
+            first += found.count
+        return True
+
+    def mapping(
+        self, offset: int, length: int, ignore_errors: bool = False
+    ) -> Iterable[tuple[int, int, int, int, str]]:
+        """Stretches of the dump as (offset, length, file offset, length, base layer), as the host defines it."""
+        position = offset
+        end = offset + max(length, 1)
+        while position < end:
+            pfn = position >> _PAGE_SHIFT
+            within = position & _PAGE_MASK
+            found = self._pages.extent(pfn, (end - 1 >> _PAGE_SHIFT) - pfn + 1)
+            if found.offset is None:
+                if not ignore_errors:
+                    raise exceptions.InvalidAddressException(self.name, position, f"Page {pfn:#x} is not in the dump")
+                following = self._pages.next_present(pfn)
+                if following is None:
+                    return
+                position = following << _PAGE_SHIFT
+                continue
+            size = min((found.count << _PAGE_SHIFT) - within, end - position)
+            shown = size if length else 0
+            yield position, shown, found.offset + within, shown, self._base_layer
+            position += size
+
+    def read(self, offset: int, length: int, pad: bool = False) -> bytes:
+        """Bytes of physical memory. Absent pages raise, or read as zeros where ``pad`` asks for that."""
+        within = offset & _PAGE_MASK
+        if within + length <= PAGE_SIZE and offset >= 0:
+            located = self._pages.offset_of(offset >> _PAGE_SHIFT)
+            if located is not None:
+                return self._source.read(located + within, length)
+        parts = []
+        position = offset
+        for start, size, located, _, _ in self.mapping(offset, length, ignore_errors=pad):
+            if start > position:
+                parts.append(bytes(start - position))
+            parts.append(self._source.read(located, size))
+            position = start + size
+        data = b"".join(parts)
+        return data + bytes(length - len(data)) if pad else data
+
+    @property
+    def minimum_address(self) -> int:
+        first = self._pages.next_present(0)
+        return 0 if first is None else first << _PAGE_SHIFT
+
+    @property
+    def maximum_address(self) -> int:
+        highest = self._pages.highest
+        return 0 if highest is None else ((highest + 1) << _PAGE_SHIFT) - 1
+
+
+class KdumpCrash64Layer(_PagedCrashLayer, crash.WindowsCrashDump64Layer):
+    """Physical memory of a 64-bit crash dump, all seven types that hold it."""
+
+
+class KdumpCrash32Layer(_PagedCrashLayer):
+    """Physical memory of a 32-bit crash dump."""

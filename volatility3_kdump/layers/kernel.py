@@ -1,0 +1,66 @@
+"""Finds the kernel for the host's plugins from the dump header, ahead of the host's scans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from volatility3.framework import constants, exceptions, interfaces, layers
+from volatility3.framework.automagic import pdbscan
+
+from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.symbols.kernel import find_kernel
+from volatility3_kdump.windows.kdbg import read_debugger_data
+
+vollog = logging.getLogger(__name__)
+
+
+def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[int, int], bytes | None]:
+    """Reads of a virtual layer that answer ``None`` instead of raising, and accept sign-extended addresses."""
+    mask = layer.address_mask
+
+    def read(address: int, size: int) -> bytes | None:
+        try:
+            return layer.read(address & mask, size)
+        except exceptions.InvalidAddressException:
+            return None
+
+    return read
+
+
+class KdumpKernelFinder(pdbscan.KernelPDBScanner):
+    """Takes the kernel's base and PDB identity from the dump's own lists; falls through to the host where they fail."""
+
+    priority = 29
+    exclusion_list = ["linux", "mac"]
+
+    def determine_valid_kernel(
+        self,
+        context: interfaces.context.ContextInterface,
+        potential_layers: list[str],
+        progress_callback: constants.ProgressCallback = None,
+    ) -> pdbscan.ValidKernelType | None:
+        for name in potential_layers:
+            layer = context.layers.get(name, None)
+            if not isinstance(layer, layers.intel.Intel):
+                continue
+            physical = context.layers.get(layer.config["memory_layer"], None)
+            if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+                continue
+            read = reader_of(layer)
+            debugger = read_debugger_data(read, physical.dump.header.kd_debugger_data_block)
+            kernel = find_kernel(physical.dump, read, debugger)
+            if kernel is None or kernel.identity is None:
+                continue
+            vollog.debug(f"Kernel {kernel.identity.isf_name} at {kernel.base:#x}, by {kernel.base_known_by}")
+            return (
+                name,
+                kernel.base & layer.address_mask,
+                {
+                    "GUID": kernel.identity.guid,
+                    "age": kernel.identity.age,
+                    "pdb_name": kernel.identity.pdb_name,
+                    "mz_offset": kernel.base & layer.address_mask,
+                },
+            )
+        return None

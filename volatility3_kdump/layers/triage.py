@@ -1,0 +1,159 @@
+"""Virtual address space of a small memory dump (DumpType 4).
+
+There is no physical memory and no page table in such a dump. Its data blocks, the crashing thread's stack and the
+copies of the processor, process and thread form a sparse address space, in which reads stitch adjacent pieces.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+
+from volatility3.framework import exceptions, interfaces
+from volatility3.framework.configuration import requirements
+from volatility3.framework.layers import linear
+
+from volatility3_kdump.dump import CrashDump, Segment, SegmentMap, open_dump
+from volatility3_kdump.dump.header import sign_extend
+from volatility3_kdump.errors import KdumpError, UnsupportedDump
+from volatility3_kdump.layers.crash import source_of
+from volatility3_kdump.windows.kdbg import DebuggerData, parse_debugger_data
+
+
+class KdumpTriageLayer(linear.LinearlyMappedLayer):
+    """Virtual memory of a small memory dump of any architecture.
+
+    ``blobs`` names the copied structures whose address the dump implies: ``prcb``, ``process``, ``thread``.
+    """
+
+    _direct_metadata = collections.ChainMap(
+        {"os": "Windows", "mapped": True}, interfaces.layers.TranslationLayerInterface._direct_metadata
+    )
+
+    def __init__(self, context: interfaces.context.ContextInterface, config_path: str, name: str) -> None:
+        super().__init__(context, config_path, name)
+        self._base_layer = self.config["base_layer"]
+        try:
+            self.dump: CrashDump = open_dump(source_of(context.layers[self._base_layer]))
+            if self.dump.triage is None:
+                raise UnsupportedDump("not a small memory dump")
+        except KdumpError as error:
+            raise exceptions.LayerException(name, str(error)) from error
+        self._bits = self.dump.header.bits
+        self.debugger_data = triage_debugger_data(self.dump)
+        segments, self.blobs = triage_segments(self.dump, self.debugger_data)
+        self._segment_map = SegmentMap(segments)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The stored pieces of the address space, sorted and disjoint."""
+        return self._segment_map.segments
+
+    def canonicalize(self, address: int) -> int:
+        """The address as KDDEBUGGER_DATA64 would store it: 32-bit addresses sign-extended."""
+        return sign_extend(address & 0xFFFFFFFF) if self._bits == 32 else address
+
+    def is_valid(self, offset: int, length: int = 1) -> bool:
+        address = self.canonicalize(offset)
+        held = sum(piece.size for piece in self._segment_map.pieces(address, max(length, 1)))
+        return held == max(length, 1)
+
+    def mapping(
+        self, offset: int, length: int, ignore_errors: bool = False
+    ) -> Iterable[tuple[int, int, int, int, str]]:
+        address = self.canonicalize(offset)
+        position = address
+        for piece in self._segment_map.pieces(address, max(length, 1)):
+            if piece.address != position and not ignore_errors:
+                break
+            size = piece.size if length else 0
+            yield offset + piece.address - address, size, piece.offset, size, self._base_layer
+            position = piece.address + piece.size
+        if position != address + max(length, 1) and not ignore_errors:
+            raise exceptions.InvalidAddressException(self.name, position, f"Address {position:#x} is not in the dump")
+
+    @property
+    def minimum_address(self) -> int:
+        return 0
+
+    @property
+    def maximum_address(self) -> int:
+        return 0xFFFFFFFFFFFFFFFF
+
+    @property
+    def address_mask(self) -> int:
+        return 0xFFFFFFFFFFFFFFFF
+
+    @property
+    def dependencies(self) -> list[str]:
+        return [self._base_layer]
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
+
+
+def triage_debugger_data(dump: CrashDump) -> DebuggerData | None:
+    """The KDDEBUGGER_DATA64 copy of a small memory dump."""
+    blob = dump.triage.debugger_data if dump.triage else None
+    if blob is None or dump.header.kd_debugger_data_block is None:
+        return None
+    source = dump.source
+    head = source.read(blob.offset, min(blob.size, 0x18))
+    if len(head) < 0x18:
+        return None
+    return parse_debugger_data(
+        head, dump.header.kd_debugger_data_block, lambda size: source.read(blob.offset, min(size, blob.size))
+    )
+
+
+def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[list[Segment], dict[str, Segment]]:
+    """The pieces of a small memory dump's address space, in order of precedence, and the named copies among them.
+
+    Addresses of the thread and process copies are stored nowhere: the processor copy names its current thread, and the
+    thread its process, at offsets that KDDEBUGGER_DATA64 gives. The processor's own address comes from KiProcessorBlock.
+    """
+    triage = dump.triage
+    assert triage is not None
+    segments = list(triage.blocks)
+    if triage.stack:
+        segments.append(triage.stack)
+    if triage.data_page:
+        segments.append(triage.data_page)
+    if triage.debugger_data and dump.header.kd_debugger_data_block:
+        segments.append(
+            Segment(dump.header.kd_debugger_data_block, triage.debugger_data.offset, triage.debugger_data.size)
+        )
+    blobs: dict[str, Segment] = {}
+    if debugger is None:
+        return segments, blobs
+    blocks = SegmentMap(list(triage.blocks))
+    width = dump.header.pointer_size
+    source = dump.source
+
+    def pointer_in_copy(offset: int, field: int | None) -> int | None:
+        data = source.read(offset + field, width) if field is not None else b""
+        value = int.from_bytes(data, "little") if len(data) == width else 0
+        return (sign_extend(value) if width == 4 else value) or None
+
+    def add(name: str, address: int | None, offset: int, most: int, size: int | None) -> None:
+        if address and size:
+            blobs[name] = Segment(address, offset, min(size, most))
+            segments.append(blobs[name])
+
+    if triage.prcb:
+        number_field = debugger["OffsetPrcbNumber"]
+        number_data = source.read(triage.prcb.offset + number_field, 4) if number_field else b""
+        block = debugger["KiProcessorBlock"]
+        if len(number_data) == 4 and block:
+            number = int.from_bytes(number_data, "little")
+            stored = blocks.read(source, block + number * width, width) if number < 2048 else None
+            address = int.from_bytes(stored, "little") if stored else None
+            add("prcb", address, triage.prcb.offset, triage.prcb.size, debugger["SizePrcb"])
+        if triage.thread:
+            thread = pointer_in_copy(triage.prcb.offset, debugger["OffsetPrcbCurrentThread"])
+            add("thread", thread, triage.thread.offset, triage.thread.size, debugger["SizeEThread"])
+            if triage.process:
+                process = pointer_in_copy(triage.thread.offset, debugger["OffsetKThreadApcProcess"])
+                add("process", process, triage.process.offset, triage.process.size, debugger["SizeEProcess"])
+    return segments, blobs

@@ -1,0 +1,147 @@
+"""Which kernel a dump comes from: its base, and the PDB identity that selects a symbol table.
+
+The base comes from KDDEBUGGER_DATA64, the first loaded module, or the triage driver list; nothing is scanned for. The
+identity is the RSDS record of the image; where the dump does not hold it, the distances of known variables from the
+base select a kernel from the shipped index.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from volatility3_kdump.dump import CrashDump
+from volatility3_kdump.dump.header import sign_extend
+from volatility3_kdump.symbols import tables
+from volatility3_kdump.windows.kdbg import DebuggerData
+from volatility3_kdump.windows.pe import PeImage, code_view, parse_headers
+
+ReadMemory = Callable[[int, int], "bytes | None"]
+
+#: Index keys that KDDEBUGGER_DATA64 carries under the same name.
+_INDEXED = ("PsLoadedModuleList", "PsActiveProcessHead", "MmPfnDatabase", "KiProcessorBlock", "MmUnloadedDrivers")
+#: Offset of DllBase in KLDR_DATA_TABLE_ENTRY, the same in every Windows: 0x30 (64-bit), 0x18 (32-bit).
+_DLL_BASE = {8: 0x30, 4: 0x18}
+
+
+@dataclass(frozen=True)
+class KernelIdentity:
+    """A kernel's PDB name, GUID (32 upper-case hexadecimal digits) and age, and how they were established."""
+
+    pdb_name: str
+    guid: str
+    age: int
+    known_by: str
+
+    @property
+    def identifier(self) -> str:
+        """``GUID-AGE``, as Volatility names its symbol files."""
+        return f"{self.guid}-{self.age}"
+
+    @property
+    def isf_name(self) -> str:
+        """Path of the symbol file below a symbol directory, without suffix."""
+        return f"{self.pdb_name}/{self.identifier}"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Where the kernel image lies and what it is.
+
+    ``image`` holds its PE headers, ``None`` when the dump lacks them. ``identity`` is ``None`` when it could not be
+    established; ``candidates`` then lists kernels of the index that fit equally well.
+    """
+
+    base: int
+    base_known_by: str
+    image: PeImage | None
+    identity: KernelIdentity | None
+    candidates: tuple[str, ...] = ()
+
+
+def find_kernel(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> Kernel | None:
+    """Find and identify the kernel, ``None`` when the dump gives no base for it."""
+    for base, known_by in _bases(dump, read, debugger):
+        image = parse_headers(lambda rva, size, base=base: read(base + rva, size))  # type: ignore[misc]
+        if image is None and known_by == "first loaded module":
+            continue
+        identity = _from_image(read, base, image) if image else None
+        candidates: tuple[str, ...] = ()
+        if identity is None:
+            identity, candidates = _from_index(dump, base, debugger)
+        return Kernel(base, known_by, image, identity, candidates)
+    return None
+
+
+def _bases(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> list[tuple[int, str]]:
+    found = []
+    if debugger and debugger.kernel_base:
+        found.append((debugger.kernel_base, "KDDEBUGGER_DATA64.KernBase"))
+    width = dump.header.pointer_size
+    head = dump.header.ps_loaded_module_list
+    first = _pointer(read, head, width) if head else None
+    base = _pointer(read, first + _DLL_BASE[width], width) if first else None
+    if base and base & 0xFFF == 0:
+        found.append((base, "first loaded module"))
+    if dump.triage and dump.triage.drivers:
+        found.append((dump.triage.drivers[0].base, "first entry of the driver list"))
+    return found
+
+
+def _pointer(read: ReadMemory, address: int, width: int) -> int | None:
+    data = read(address, width)
+    if data is None:
+        return None
+    value = int.from_bytes(data, "little")
+    return (sign_extend(value) if width == 4 else value) or None
+
+
+def _from_image(read: ReadMemory, base: int, image: PeImage) -> KernelIdentity | None:
+    record = code_view(lambda rva, size: read(base + rva, size), image)
+    if record is None:
+        return None
+    return KernelIdentity(record.pdb_name, record.guid.hex.upper(), record.age, "RSDS record of the image")
+
+
+@functools.lru_cache(maxsize=1)
+def _index() -> dict[tuple[int | None, int | None], list[Mapping[str, Any]]]:
+    """The shipped kernel index, by the distances of the module and process list heads from the base."""
+    index: dict[tuple[int | None, int | None], list[Mapping[str, Any]]] = {}
+    for record in tables.json_lines("kernels.jsonl"):
+        rvas = record["rva"]
+        index.setdefault((rvas.get("PsLoadedModuleList"), rvas.get("PsActiveProcessHead")), []).append(record)
+    return index
+
+
+def _from_index(
+    dump: CrashDump, base: int, debugger: DebuggerData | None
+) -> tuple[KernelIdentity | None, tuple[str, ...]]:
+    """The kernel whose variables lie where this one's do; several, if the known distances do not tell them apart."""
+    header = dump.header
+    known: dict[str, int] = {}
+    for name in _INDEXED:
+        address = debugger[name] if debugger else None
+        if address:
+            known[name] = address - base
+    for name, address in (
+        ("PsLoadedModuleList", header.ps_loaded_module_list),
+        ("PsActiveProcessHead", header.ps_active_process_head),
+        ("KdDebuggerDataBlock", header.kd_debugger_data_block),
+    ):
+        if address:
+            known.setdefault(name, address - base)
+    if "PsLoadedModuleList" not in known or "PsActiveProcessHead" not in known:
+        return None, ()
+    fitting = [
+        record
+        for record in _index().get((known["PsLoadedModuleList"], known["PsActiveProcessHead"]), [])
+        if header.machine_type in (None, record["machine"])
+        and all(record["rva"].get(name, rva) == rva for name, rva in known.items())
+    ]
+    if len(fitting) != 1:
+        return None, tuple(f"{record['pdb']}/{record['guid']}-{record['age']}" for record in fitting)
+    record = fitting[0]
+    known_by = f"distances of {len(known)} kernel variables from the base"
+    return KernelIdentity(record["pdb"], record["guid"], record["age"], known_by), ()

@@ -1,0 +1,1 @@
+"""NT structures as values: modules, processors, processes, shared data."""
