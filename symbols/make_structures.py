@@ -260,6 +260,19 @@ _UNLOADED_DRIVERS32 18
     08 StartAddress u32
     0c EndAddress u32
     10 CurrentTime u64
+# Start of KLDR_DATA_TABLE_ENTRY, unmoved since Windows Vista: for kernels whose symbols are not at hand.
+_KLDR_DATA_TABLE_ENTRY_FIXED64 80
+    30 DllBase u64
+    40 SizeOfImage u32
+    48 FullDllName u8[16]
+    58 BaseDllName u8[16]
+    78 CheckSum u32
+_KLDR_DATA_TABLE_ENTRY_FIXED32 40
+    18 DllBase u32
+    20 SizeOfImage u32
+    24 FullDllName u8[8]
+    2c BaseDllName u8[8]
+    3c CheckSum u32
 # Switch frame that KiSwapContext leaves at KTHREAD.KernelStack of a waiting x64 thread.
 _KSWITCH_FRAME 40
     00 P1Home u64

@@ -1,3 +1,31 @@
-"""KD's crash-dump analysis inside Volatility 3."""
+"""KD's crash-dump analysis inside Volatility 3.
+
+For scripts::
+
+    import volatility3_kdump
+
+    target = volatility3_kdump.open("MEMORY.DMP")
+    print(hex(target.header.bug_check_code), target.name_of(target.header_context.ip))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
 
 __version__ = "0.1.0"
+
+
+def open(  # noqa: A001 - the verb that scripts expect, as in gzip.open
+    path: str | os.PathLike[str],
+    isf_directories: Sequence[str | os.PathLike[str]] = (),
+    isf_file: str | os.PathLike[str] | None = None,
+) -> Target:
+    """Open a crash dump. See :meth:`volatility3_kdump.target.Target.open`."""
+    from volatility3_kdump.target import Target
+
+    return Target.open(path, isf_directories, isf_file)

@@ -1,0 +1,113 @@
+"""Reading the target's virtual memory: every answer is the bytes or ``None``, never zeros for what is absent."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+ReadMemory = Callable[[int, int], "bytes | None"]
+
+PAGE_SIZE = 0x1000
+_LONGEST_STRING = 0x10000
+
+
+class Memory:
+    """Typed reads over a function that reads bytes.
+
+    Addresses are virtual and sign-extended; ``pointer_size`` is 4 or 8. ``None`` means that the dump does not hold all
+    the bytes asked for.
+    """
+
+    def __init__(self, read: ReadMemory, pointer_size: int, why: Callable[[int], str]) -> None:
+        self.read = read
+        self.pointer_size = pointer_size
+        self._why = why
+
+    def why_unreadable(self, address: int) -> str:
+        """The reason why an address cannot be read, for a message."""
+        return self._why(address)
+
+    def unsigned(self, address: int, size: int) -> int | None:
+        """A little-endian unsigned integer of ``size`` bytes."""
+        data = self.read(address, size)
+        return None if data is None else int.from_bytes(data, "little")
+
+    def pointer(self, address: int) -> int | None:
+        """A pointer of the target's width, sign-extended to 64 bits."""
+        value = self.unsigned(address, self.pointer_size)
+        if value is not None and self.pointer_size == 4 and value & 0x80000000:
+            value |= 0xFFFFFFFF00000000
+        return value
+
+    def unicode_string(self, address: int) -> str | None:
+        """The text of a UNICODE_STRING; ``None`` when the structure or its buffer is not in the dump."""
+        size = 2 * self.pointer_size
+        head = self.read(address, size)
+        if head is None:
+            return None
+        length = struct.unpack_from("<H", head)[0] & ~1
+        buffer = self.pointer(address + self.pointer_size)
+        if length == 0:
+            return ""
+        return self.utf16(buffer, length) if buffer else None
+
+    def utf16(self, address: int, length: int) -> str | None:
+        """``length`` bytes of UTF-16 text, lone surrogates replaced."""
+        data = self.read(address, min(length, _LONGEST_STRING))
+        return None if data is None else data.decode("utf-16-le", "replace")
+
+    def c_string(self, address: int, most: int = 256) -> str | None:
+        """A NUL-terminated 8-bit string of at most ``most`` bytes; ``None`` when it does not end within them."""
+        parts = []
+        position = address
+        end = address + most
+        while position < end:
+            size = min(PAGE_SIZE - position % PAGE_SIZE, end - position)
+            data = self._present_prefix(position, size)
+            if not data:
+                return None
+            parts.append(data)
+            if b"\0" in data:
+                return b"".join(parts).split(b"\0", 1)[0].decode("latin-1")
+            if len(data) < size:
+                return None
+            position += size
+        return None
+
+    def _present_prefix(self, address: int, size: int) -> bytes:
+        """As many of ``size`` bytes as are present without a gap."""
+        data = self.read(address, size)
+        if data is not None:
+            return data
+        low, high = 0, size
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if self.read(address, middle) is None:
+                high = middle
+            else:
+                low = middle
+        return self.read(address, low) or b"" if low else b""
+
+    def present(self, address: int, length: int) -> Iterator[tuple[int, bytes]]:
+        """The readable pages or part pages of a range, as (address, bytes), in order."""
+        position = address
+        end = address + length
+        while position < end:
+            size = min(PAGE_SIZE - position % PAGE_SIZE, end - position)
+            data = self.read(position, size)
+            if data is not None:
+                yield position, data
+            position += size
+
+    def list_entries(self, head: int, most: int) -> Iterator[int]:
+        """Addresses of the LIST_ENTRYs of a circular list, without the head.
+
+        Stops at the head, at an unreadable link, at one seen before, and after ``most`` entries. Whether the list was
+        whole can be told from the last entry: its forward link is the head.
+        """
+        seen = {head}
+        entry = self.pointer(head)
+        while entry and entry not in seen and len(seen) <= most:
+            seen.add(entry)
+            yield entry
+            entry = self.pointer(entry)

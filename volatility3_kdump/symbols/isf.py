@@ -1,0 +1,136 @@
+"""Looks for the ISF symbol table of a module on this machine; nothing is downloaded.
+
+Searched are directories of the user's and then the host's symbol directories, each in the layouts that occur:
+``<dir>/windows/<pdb>/<GUID>-<age>``, ``<dir>/<pdb>/<GUID>-<age>`` and ``<dir>/<GUID>-<age>`` with ``.json`` and the
+suffixes of compressed files, and symbol packs (``*.zip``) in those directories. Names are built from a validated GUID,
+so that nothing from a dump becomes a path unchecked.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.symbols import tables
+from volatility3_kdump.symbols.kernel import KernelIdentity
+
+_OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    ".json": bytes,
+    ".json.xz": lzma.decompress,
+    ".json.gz": gzip.decompress,
+    ".json.bz2": bz2.decompress,
+}
+_IDENTIFIER = re.compile(r"[0-9A-F]{32}-[0-9]{1,9}")
+_PDB_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+#: Decompressed size above which a file cannot be a symbol table.
+_LARGEST = 256 << 20
+
+
+def host_symbol_directories() -> list[Path]:
+    """The directories in which the host looks for symbols, including those given to it with ``-s``."""
+    import volatility3.symbols
+
+    found = [Path(path) for path in volatility3.symbols.__path__]
+    return [path for path in found if path.is_dir()]
+
+
+def relative_names(identity: KernelIdentity) -> list[str]:
+    """The places of a table below a symbol directory, without suffix; empty when the identity cannot be a file name."""
+    if not _IDENTIFIER.fullmatch(identity.identifier) or not _PDB_NAME.fullmatch(identity.pdb_name):
+        return []
+    return [f"windows/{identity.isf_name}", identity.isf_name, identity.identifier]
+
+
+def load_kernel_table(identity: KernelIdentity, directories: Sequence[Path] = ()) -> Layouts | None:
+    """The symbol table of a kernel, ``None`` when no directory has it.
+
+    Raises :class:`~volatility3_kdump.layout.LayoutError` when a file by the right name is damaged or for another PDB.
+    """
+    for directory in [*directories, *host_symbol_directories()]:
+        for path in _candidates(directory, identity):
+            return _checked(_load_file(path), identity)
+        for pack in sorted(directory.glob("*.zip")):
+            found = _from_pack(pack, identity)
+            if found is not None:
+                return _checked(found, identity)
+    shipped = tables.kernel_table_path()
+    if shipped.is_file():
+        table = _load_file(shipped)
+        if _identifier(table) == identity.identifier:
+            return table
+    return None
+
+
+def load_table_file(path: Path) -> Layouts:
+    """A symbol table from a file whose suffix says how it is compressed."""
+    return _load_file(path)
+
+
+def _candidates(directory: Path, identity: KernelIdentity) -> Iterator[Path]:
+    for name in relative_names(identity):
+        for suffix in _OPENERS:
+            path = directory / (name + suffix)
+            if path.is_file():
+                yield path
+
+
+def _load_file(path: Path) -> Layouts:
+    suffix = next((suffix for suffix in sorted(_OPENERS, key=len, reverse=True) if path.name.endswith(suffix)), "")
+    if not suffix:
+        return Layouts.load(path)
+    try:
+        return _parse(_OPENERS[suffix](path.read_bytes()), str(path))
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
+
+
+def _from_pack(pack: Path, identity: KernelIdentity) -> Layouts | None:
+    try:
+        with zipfile.ZipFile(pack) as archive:
+            names = set(archive.namelist())
+            for name in relative_names(identity):
+                for suffix, decompress in _OPENERS.items():
+                    if name + suffix in names and archive.getinfo(name + suffix).file_size <= _LARGEST:
+                        return _parse(decompress(archive.read(name + suffix)), f"{pack}!{name}{suffix}")
+    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError):
+        return None
+    return None
+
+
+def _parse(data: bytes, origin: str) -> Layouts:
+    try:
+        return Layouts(json.loads(data), origin)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LayoutError(f"{origin}: not an ISF symbol table: {error}") from error
+
+
+def _identifier(table: Layouts) -> str | None:
+    try:
+        pdb = table.metadata["windows"]["pdb"]
+        return f"{str(pdb['GUID']).upper()}-{int(pdb['age'])}"
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _checked(table: Layouts, identity: KernelIdentity) -> Layouts:
+    found = _identifier(table)
+    if found is not None and found != identity.identifier:
+        raise LayoutError(f"{table.origin}: holds the symbols of {found}, not of {identity.identifier}; refused")
+    return table
+
+
+def how_to_get(identity: KernelIdentity) -> str:
+    """One line that tells which file is missing and how to make it."""
+    guid_and_age = identity.identifier.replace("-", "")
+    return (
+        f"needs the symbol table {identity.isf_name}.json.xz: on a machine with internet run "
+        f"'python -m volatility3.framework.symbols.windows.pdbconv -p {identity.pdb_name} -g {guid_and_age}' and put the result "
+        f"into a directory given with --isf-dir, or into the host's symbols/windows/{identity.pdb_name}/"
+    )

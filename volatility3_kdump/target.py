@@ -1,0 +1,431 @@
+"""Target: one opened crash dump, as everything above the layers sees it.
+
+A target bundles the dump file, the virtual memory that its layers give, the kernel's symbols if they are at hand, and
+the values that many views share: modules, processors, the crashing thread. Everything is read when first asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from volatility3_kdump.cpu.context import Context, parse_context
+from volatility3_kdump.dump import PHYSICAL_TYPES, CrashDump, DumpHeader, DumpType, Segment, open_dump
+from volatility3_kdump.errors import KdumpError, KernelNotFound
+from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
+from volatility3_kdump.symbols.kernel import Kernel, find_kernel
+from volatility3_kdump.symbols.names import AddressNames, Name
+from volatility3_kdump.windows import modules as nt_modules
+from volatility3_kdump.windows import processes, processors
+from volatility3_kdump.windows.kdbg import DebuggerData, read_debugger_data
+from volatility3_kdump.windows.modules import Module, UnloadedModule
+from volatility3_kdump.windows.processes import Process, Thread
+from volatility3_kdump.windows.processors import Processor
+from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
+
+if TYPE_CHECKING:
+    from volatility3.framework import interfaces
+
+ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
+
+
+class Target:
+    """One opened dump. Create it with :meth:`open`, :meth:`from_context` or :func:`volatility3_kdump.open`.
+
+    ``context`` is the Volatility context that holds the layers; ``layer_name`` names the virtual layer, ``None`` where
+    the dump gives no virtual memory; ``physical_layer_name`` is ``None`` for small memory dumps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dump: CrashDump,
+        context: interfaces.context.ContextInterface,
+        layer_name: str | None,
+        physical_layer_name: str | None,
+        isf_directories: Sequence[Path] = (),
+        isf_file: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.dump = dump
+        self.context = context
+        self.layer_name = layer_name
+        self.physical_layer_name = physical_layer_name
+        self._isf_directories = list(isf_directories)
+        self._isf_file = isf_file
+        #: What was found wrong while reading, one line each; views append to it.
+        self.problems: list[str] = []
+
+    # opening ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        isf_directories: Sequence[str | os.PathLike[str]] = (),
+        isf_file: str | os.PathLike[str] | None = None,
+    ) -> Target:
+        """Open a dump file for a script.
+
+        ``isf_directories`` are searched for the kernel's symbol table before the host's directories; ``isf_file`` names
+        the table itself. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
+        """
+        from volatility3.framework import contexts
+
+        location = Path(path).absolute().as_uri()
+        return cls.from_context(contexts.Context(), "kdump", location, isf_directories, isf_file)
+
+    @classmethod
+    def from_context(
+        cls,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        location: str,
+        isf_directories: Sequence[str | os.PathLike[str]] = (),
+        isf_file: str | os.PathLike[str] | None = None,
+    ) -> Target:
+        """Build the layers for a file URL in a context, and the target over them.
+
+        Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the file's name.
+        """
+        name = _display_name(location)
+        directories = [Path(directory) for directory in isf_directories]
+        if os.environ.get(ISF_DIRECTORY_VARIABLE):
+            directories += [Path(part) for part in os.environ[ISF_DIRECTORY_VARIABLE].split(os.pathsep) if part]
+        try:
+            return cls._build(context, config_path, location, name, directories, Path(isf_file) if isf_file else None)
+        except KdumpError as error:
+            raise type(error)(f"{name}: {error}") from error
+
+    @classmethod
+    def _build(
+        cls,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        location: str,
+        name: str,
+        directories: list[Path],
+        isf_file: Path | None,
+    ) -> Target:
+        from volatility3.framework import interfaces
+        from volatility3.framework.layers import physical
+
+        from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
+        from volatility3_kdump.layers.translation import build_virtual_layer
+        from volatility3_kdump.layers.triage import KdumpTriageLayer
+
+        join = interfaces.configuration.path_join
+        _refuse_unopenable(location)
+        file_path = join(config_path, "dump_file")
+        context.config[join(file_path, "location")] = location
+        file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
+        dump = open_dump(source_of(file_layer))
+        context.add_layer(file_layer)
+        if dump.header.dump_type == DumpType.TRIAGE:
+            layer_path = join(config_path, "triage_layer")
+            context.config[join(layer_path, "base_layer")] = file_layer.name
+            triage = KdumpTriageLayer(context, layer_path, context.layers.free_layer_name("KdumpTriageLayer"))
+            context.add_layer(triage)
+            return cls(name, dump, context, triage.name, None, directories, isf_file)
+        assert dump.header.dump_type in PHYSICAL_TYPES
+        crash_class = KdumpCrash64Layer if dump.header.bits == 64 else KdumpCrash32Layer
+        crash_path = join(config_path, "crash_layer")
+        context.config[join(crash_path, "base_layer")] = file_layer.name
+        crash = crash_class(context, crash_path, context.layers.free_layer_name(crash_class.__name__))
+        context.add_layer(crash)
+        virtual = build_virtual_layer(context, crash.name, join(config_path, "virtual_layer"))
+        target = cls(name, dump, context, virtual.name if virtual else None, crash.name, directories, isf_file)
+        if virtual is not None:
+            context.add_layer(virtual)
+        else:
+            target.problems.append(_why_no_translation(target))
+        return target
+
+    # the file ---------------------------------------------------------------------------------------------------
+
+    @property
+    def header(self) -> DumpHeader:
+        return self.dump.header
+
+    @property
+    def warnings(self) -> list[str]:
+        """Everything that is wrong with the dump as far as it was looked at, one line each."""
+        return [*self.dump.warnings, *self.problems]
+
+    # memory -----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def memory(self) -> Memory:
+        """The virtual memory of the process that crashed, kernel half included."""
+        if self.layer_name is None:
+            return Memory(lambda address, size: None, self.header.pointer_size, lambda address: "no address translation")
+        from volatility3_kdump.layers.kernel import reader_of
+
+        return Memory(reader_of(self.context.layers[self.layer_name]), self.header.pointer_size, self._why_unreadable)
+
+    def _why_unreadable(self, address: int) -> str:
+        if self.physical_layer_name is None:
+            return "not captured in this small memory dump"
+        from volatility3.framework import exceptions
+        from volatility3.framework.layers import intel
+
+        layer = self.context.layers[self.layer_name or ""]
+        assert isinstance(layer, intel.Intel)
+        try:
+            physical, _, _ = layer._translate(address & layer.address_mask)
+        except exceptions.SwappedInvalidAddressException:
+            return "paged out"
+        except exceptions.InvalidAddressException:
+            return "not mapped, or its page table is not in the dump"
+        return f"page {physical >> 12:x} is not in the dump file"
+
+    def is_kernel_address(self, address: int) -> bool:
+        """Whether an address lies in the kernel's half of the address space."""
+        return address >= (0xFFFF_8000_0000_0000 if self.header.bits == 64 else 0xFFFF_FFFF_8000_0000)
+
+    @property
+    def triage_copies(self) -> dict[str, Segment]:
+        """Structures that a small memory dump copied (``prcb``, ``process``, ``thread``) and where they belong."""
+        if self.physical_layer_name is not None or self.layer_name is None:
+            return {}
+        from volatility3_kdump.layers.triage import KdumpTriageLayer
+
+        layer = self.context.layers[self.layer_name]
+        return layer.blobs if isinstance(layer, KdumpTriageLayer) else {}
+
+    # kernel and symbols -----------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def debugger(self) -> DebuggerData | None:
+        """KDDEBUGGER_DATA64, ``None`` when it is not in the dump or still encoded."""
+        if self.dump.triage is not None:
+            from volatility3_kdump.layers.triage import triage_debugger_data
+
+            return triage_debugger_data(self.dump)
+        return read_debugger_data(self.memory.read, self.header.kd_debugger_data_block)
+
+    @functools.cached_property
+    def kernel(self) -> Kernel | None:
+        """The kernel's base and identity, ``None`` when nothing in the dump gives them."""
+        if self.layer_name is None:
+            return None
+        found = find_kernel(self.dump, self.memory.read, self.debugger)
+        if found is None:
+            self.problems.append("no kernel found: neither KDDEBUGGER_DATA64 nor the loaded module list is in the dump")
+        return found
+
+    @functools.cached_property
+    def nt(self) -> Layouts | None:
+        """The kernel's types and symbols, ``None`` when no table is at hand; :attr:`symbol_status` says why."""
+        return self._symbols[0]
+
+    @property
+    def symbol_status(self) -> str:
+        """Where the kernel's symbols come from, or what is missing and how to get it."""
+        return self._symbols[1]
+
+    @functools.cached_property
+    def _symbols(self) -> tuple[Layouts | None, str]:
+        kernel = self.kernel
+        if self._isf_file is not None:
+            try:
+                table = load_table_file(self._isf_file)
+            except LayoutError as error:
+                return None, str(error)
+            return table, f"{table.origin} (named by the user)"
+        if kernel is None:
+            return None, "no kernel was found in the dump"
+        if kernel.identity is None:
+            return None, _unidentified(kernel)
+        try:
+            found = load_kernel_table(kernel.identity, self._isf_directories)
+        except LayoutError as error:
+            return None, str(error)
+        if found is None:
+            return None, how_to_get(kernel.identity)
+        return found, found.origin
+
+    def require_kernel(self) -> Kernel:
+        """The kernel. Raises :class:`KernelNotFound` with the reason when there is none."""
+        if self.kernel is None:
+            reason = self.problems[-1] if self.problems else "no kernel was found in the dump"
+            raise KernelNotFound(f"{self.name}: {reason}")
+        return self.kernel
+
+    def symbol(self, name: str) -> int | None:
+        """Virtual address of a kernel symbol, ``None`` without symbols."""
+        rva = self.nt.symbol(name) if self.nt is not None else None
+        return None if rva is None or self.kernel is None else self.kernel.base + rva
+
+    def variable(self, symbol: str, debugger_field: str | None = None) -> int | None:
+        """Virtual address of a kernel variable, from the symbols or from KDDEBUGGER_DATA64."""
+        address = self.symbol(symbol)
+        if address is None and debugger_field is not None and self.debugger is not None:
+            address = self.debugger[debugger_field]
+        return address
+
+    def offset(
+        self, type_name: str, path: str, debugger_field: str | None, generation: str | None = None
+    ) -> int | None:
+        """Offset of a structure field: from the symbols, else from KDDEBUGGER_DATA64, else by structure sizes.
+
+        ``debugger_field`` names the field of KDDEBUGGER_DATA64 that holds the offset; ``generation`` the key of the
+        shipped table of structure generations. ``None`` when none of them knows it.
+        """
+        if self.nt is not None and self.nt.has_type(type_name):
+            field = self.nt.find(type_name, path)
+            return None if field is None else field.offset
+        if self.debugger is None:
+            return None
+        if debugger_field is not None:
+            return self.debugger[debugger_field]
+        if generation is not None:
+            return processes.generation_offset(self.debugger["SizeEProcess"], self.debugger["SizeEThread"], generation)
+        return None
+
+    # shared values ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def modules(self) -> list[Module]:
+        """Loaded kernel modules in load order; the first is the kernel."""
+        if self.dump.triage is not None:
+            return nt_modules.modules_of_triage(self.dump.triage)
+        head = self.header.ps_loaded_module_list or self.variable("PsLoadedModuleList", "PsLoadedModuleList")
+        found, problems = nt_modules.loaded_modules(self.memory, head, self.nt)
+        self.problems.extend(problems)
+        return found
+
+    @functools.cached_property
+    def unloaded_modules(self) -> list[UnloadedModule]:
+        """Modules that were unloaded before the crash, most recent first."""
+        if self.dump.triage is not None:
+            return nt_modules.unloaded_of_triage(self.dump.triage)
+        return nt_modules.unloaded_modules(
+            self.memory,
+            self.variable("MmUnloadedDrivers", "MmUnloadedDrivers"),
+            self.variable("MmLastUnloadedDriver", "MmLastUnloadedDriver"),
+        )
+
+    @functools.cached_property
+    def names(self) -> AddressNames:
+        """Names for addresses in kernel modules."""
+        tables = {self.kernel.base: self.nt} if self.kernel is not None and self.nt is not None else {}
+        return AddressNames(self.modules, tables)
+
+    def name_of(self, address: int) -> str | None:
+        """``module!symbol+offset`` or ``module+offset``; ``None`` outside every module."""
+        return self.names.text(address)
+
+    def lookup(self, address: int) -> Name | None:
+        """The parts of an address's name."""
+        return self.names.lookup(address)
+
+    @functools.cached_property
+    def shared_data(self) -> SharedData | None:
+        """KUSER_SHARED_DATA, ``None`` when it is not in the dump."""
+        return read_shared_data(self.memory)
+
+    @functools.cached_property
+    def build_lab(self) -> str | None:
+        """The build string (``19041.1.amd64fre.vb_release.191206-1406``), ``None`` when it is not in the dump."""
+        for address in (self.symbol("NtBuildLabEx"), self.variable("NtBuildLab", "NtBuildLab")):
+            text = self.memory.c_string(address) if address else None
+            if text:
+                return text
+        return None
+
+    @functools.cached_property
+    def header_context(self) -> Context | None:
+        """The registers in the dump header, ``None`` when they were never set."""
+        return parse_context(self.header.context_record, self.header.architecture, "dump header")
+
+    @functools.cached_property
+    def processors(self) -> list[Processor]:
+        """The processors of the machine, in the order of KiProcessorBlock."""
+        return processors.read_processors(self)
+
+    @functools.cached_property
+    def crash_processor(self) -> Processor | None:
+        """The processor that took the bug check."""
+        return processors.crash_processor(self, self.processors, self.header_context)
+
+    @functools.cached_property
+    def crash_thread(self) -> Thread | None:
+        """The thread that was running on the crashing processor."""
+        address = self.crash_processor.current_thread if self.crash_processor else None
+        if address is None and "thread" in self.triage_copies:
+            address = self.triage_copies["thread"].address
+        return processes.read_thread(self, address) if address else None
+
+    @functools.cached_property
+    def crash_process(self) -> Process | None:
+        """The process whose address space was active on the crashing processor."""
+        address = self.crash_thread.process if self.crash_thread else None
+        if address is None and "process" in self.triage_copies:
+            address = self.triage_copies["process"].address
+        return processes.read_process(self, address) if address else None
+
+    def stack_limits(self, thread: int) -> tuple[int, int] | None:
+        """(lowest, first above) address of a thread's kernel stack."""
+        found = processes.read_thread(self, thread)
+        if not found.stack_limit or not found.stack_base or found.stack_limit >= found.stack_base:
+            return None
+        return found.stack_limit, found.stack_base
+
+
+def _display_name(location: str) -> str:
+    parsed = urlparse(location)
+    path = url2pathname(parsed.path) if parsed.scheme == "file" else location
+    return Path(path).name or path
+
+
+def _refuse_unopenable(location: str) -> None:
+    """Raise a :class:`KdumpError` for a local file that the host would only trip over."""
+    parsed = urlparse(location)
+    if parsed.scheme != "file":
+        return
+    path = Path(url2pathname(parsed.path))
+    if path.is_dir():
+        raise KdumpError("is a directory, not a dump file")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
+    if path.stat().st_size == 0:
+        open_dump(path)
+
+
+def _why_no_translation(target: Target) -> str:
+    header = target.header
+    if header.architecture not in ("x64", "x86"):
+        return f"no address translation for {header.architecture}: only the header and the tagged data can be shown"
+    if header.directory_table_base is None:
+        return "DirectoryTableBase in the dump header was never set: no address can be translated"
+    frame = header.directory_table_base >> 12 & 0xFFFFFFFFFF
+    pages = target.dump.pages
+    if pages is not None and pages.offset_of(frame) is None:
+        return (
+            f"the page table that DirectoryTableBase {header.directory_table_base:#x} names (page frame {frame:#x}) is not in "
+            "the dump: no address can be translated"
+        )
+    return (
+        f"the page tables at DirectoryTableBase {header.directory_table_base:#x} lead neither to the kernel's lists nor to "
+        "the shared data page: no address can be translated"
+    )
+
+
+def _unidentified(kernel: Kernel) -> str:
+    if kernel.candidates:
+        return "the kernel is one of " + ", ".join(kernel.candidates) + ": name its symbol table with --isf-file"
+    return (
+        "the dump does not hold the kernel's RSDS record and its variables fit no kernel of the index: "
+        "name the symbol table with --isf-file if you know which kernel it is"
+    )

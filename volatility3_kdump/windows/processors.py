@@ -1,0 +1,131 @@
+"""The processors of the target: control blocks, what they ran, and their register contexts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.cpu.context import Context, context_size, parse_context
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_MOST_PROCESSORS = 2048
+
+
+@dataclass(frozen=True)
+class Processor:
+    """One processor. Addresses are virtual; ``None`` is not in the dump.
+
+    ``prcb`` is the address of its KPRCB, ``context`` the registers that it saved when it was stopped (from
+    KPRCB.Context, else KPRCB.ProcessorState).
+    """
+
+    number: int
+    prcb: int | None
+    current_thread: int | None
+    idle_thread: int | None
+    context: Context | None
+
+
+def read_processors(target: Target) -> list[Processor]:
+    """All processors that KiProcessorBlock lists, bounded by the header's count.
+
+    A small memory dump that lacks the array still gives the processor whose control block it copied.
+    """
+    count = target.header.number_processors or 0
+    array = target.variable("KiProcessorBlock", "KiProcessorBlock")
+    processors = []
+    if array is not None:
+        for index in range(min(count, _MOST_PROCESSORS)):
+            prcb = target.memory.pointer(array + index * target.memory.pointer_size)
+            if prcb:
+                found = _read_processor(target, prcb)
+                if found is not None:
+                    processors.append(found)
+    if not processors:
+        found = _copied_processor(target)
+        if found is not None:
+            processors.append(found)
+    return processors
+
+
+def _copied_processor(target: Target) -> Processor | None:
+    """The processor whose control block a small memory dump copied; its address need not be known for that."""
+    blob = target.dump.triage.prcb if target.dump.triage else None
+    number_field = target.debugger["OffsetPrcbNumber"] if target.debugger else None
+    if blob is None or number_field is None:
+        return None
+    data = target.dump.source.read(blob.offset + number_field, 4)
+    if len(data) < 4 or int.from_bytes(data, "little") >= _MOST_PROCESSORS:
+        return None
+    copies = target.triage_copies
+    return Processor(
+        int.from_bytes(data, "little"),
+        copies["prcb"].address if "prcb" in copies else None,
+        copies["thread"].address if "thread" in copies else None,
+        None,
+        None,
+    )
+
+
+def _read_processor(target: Target, prcb: int) -> Processor | None:
+    def offset(path: str, debugger_field: str) -> int | None:
+        return target.offset("_KPRCB", path, debugger_field)
+
+    memory = target.memory
+    number_offset = offset("Number", "OffsetPrcbNumber")
+    number_size = target.nt.field("_KPRCB", "Number").size if target.nt and target.nt.has("_KPRCB", "Number") else 4
+    number = memory.unsigned(prcb + number_offset, number_size) if number_offset is not None else None
+    current = offset("CurrentThread", "OffsetPrcbCurrentThread")
+    idle = offset("IdleThread", "OffsetPrcbIdleThread")
+    if number is None or number >= _MOST_PROCESSORS:
+        return None
+    return Processor(
+        number,
+        prcb,
+        memory.pointer(prcb + current) or None if current is not None else None,
+        memory.pointer(prcb + idle) or None if idle is not None else None,
+        _context(target, prcb, number),
+    )
+
+
+def _context(target: Target, prcb: int, number: int) -> Context | None:
+    memory = target.memory
+    architecture = target.header.architecture
+    size = context_size(architecture) if architecture in ("x64", "arm64", "x86") else 0
+    pointer_offset = target.offset("_KPRCB", "Context", "OffsetPrcbContext")
+    if size and pointer_offset is not None:
+        address = memory.pointer(prcb + pointer_offset)
+        data = memory.read(address, size) if address else None
+        context = parse_context(data, architecture, f"KPRCB.Context of processor {number}", address) if data else None
+        if context is not None and context.ip and target.is_kernel_address(context.ip):
+            return context
+    state_offset = target.offset("_KPRCB", "ProcessorState.ContextFrame", "OffsetPrcbProcStateContext")
+    if size and state_offset is not None:
+        data = memory.read(prcb + state_offset, size)
+        if data is not None:
+            source = f"KPRCB.ProcessorState of processor {number}"
+            return parse_context(data, architecture, source, prcb + state_offset)
+    return None
+
+
+def crash_processor(target: Target, processors: list[Processor], context: Context | None) -> Processor | None:
+    """The processor that took the bug check.
+
+    The one that saved the header's stack pointer, else the one whose thread's stack holds that pointer, else the one
+    whose control block a small memory dump copied.
+    """
+    sp = context.sp if context else None
+    if sp is not None:
+        for processor in processors:
+            if processor.context is not None and processor.context.sp == sp:
+                return processor
+        for processor in processors:
+            limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
+            if limits and limits[0] <= sp < limits[1]:
+                return processor
+    copied = target.triage_copies.get("prcb")
+    if copied:
+        return next((processor for processor in processors if processor.prcb == copied.address), None)
+    return processors[0] if len(processors) == 1 else None
