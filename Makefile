@@ -47,8 +47,8 @@ clean:
 	rm -rf build dist *.egg-info .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-%/pyvenv.cfg:
-	$(PYTHON) -m venv $*
+$(VENV)/pyvenv.cfg $(OLDEST)/pyvenv.cfg:
+	$(PYTHON) -m venv $(@D)
 
 # The package itself, reinstalled when a source file changes.
 $(VENV)/installed: $(SOURCES) | $(VENV)/pyvenv.cfg
