@@ -26,6 +26,11 @@ from volatility3_kdump.installation import InstallationError, Places
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
+#: What builds, tools and runs leave in a checkout.
+LEFT_BY_USE = shutil.ignore_patterns(
+    *(".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", "*.pyc", ".*_cache", ".hypothesis")
+)
+
 # All tests here share one environment: with xdist, one worker runs them (--dist loadgroup).
 pytestmark = pytest.mark.xdist_group("installation")
 
@@ -122,10 +127,7 @@ def snapshot(directory: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout without what builds leave there, as a fresh clone would be."""
-    leave_out = shutil.ignore_patterns(
-        *(".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", "*.pyc", ".*_cache", ".hypothesis")
-    )
-    return Path(shutil.copytree(CHECKOUT, tmp_path_factory.mktemp("source") / "checkout", ignore=leave_out))
+    return Path(shutil.copytree(CHECKOUT, tmp_path_factory.mktemp("source") / "checkout", ignore=LEFT_BY_USE))
 
 
 @pytest.fixture(scope="session")
@@ -243,6 +245,8 @@ def test_the_doctor_reports_a_plugin_that_does_not_load(installed: Environment) 
         finished = installed.doctor()
     finally:
         broken.unlink()
+        for compiled in broken.parent.glob("__pycache__/broken.*"):
+            compiled.unlink()
     assert finished.returncode == 1
     assert "volatility3.plugins.kdump.broken does not load" in finished.stdout
 
@@ -311,11 +315,8 @@ def test_a_missing_link_target_is_reported(editable: Environment, tmp_path: Path
 
 
 def test_the_source_distribution_is_complete(environment: Environment, tmp_path: Path) -> None:
-    copied = Path(
-        shutil.copytree(environment.source, tmp_path / "checkout", ignore=shutil.ignore_patterns("*.egg-info"))
-    )
+    copied = Path(shutil.copytree(environment.source, tmp_path / "checkout", ignore=LEFT_BY_USE))
     wanted = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
-    wanted = {name for name in wanted if not name.startswith("build" + os.sep)}
     build = (
         "import os, sys; os.chdir(sys.argv[1]); from setuptools import build_meta; build_meta.build_sdist(sys.argv[2])"
     )

@@ -1,0 +1,100 @@
+"""The ``kdump`` command: what it passes on, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from volatility3_kdump import __version__, cli, sample
+from volatility3_kdump.errors import CorruptDump
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+#: Replaces the writer of the sample dump: receives (out, dump_type, isf).
+Writer = Callable[[Path, int, Path | None], None]
+
+
+@pytest.fixture
+def written_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Writer], None]:
+    return lambda writer: monkeypatch.setattr(sample, "write_sample", writer, raising=False)
+
+
+@pytest.mark.parametrize(
+    "options, expected", [([], 6), (["--type", "10"], 10), (["--type", "0xA"], 10), (["--type=1"], 1)]
+)
+def test_sample_writes_the_type_that_is_asked_for(
+    written_by: Callable[[Writer], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: int,
+) -> None:
+    calls = []
+
+    def write(out: Path, dump_type: int, isf: Path | None) -> None:
+        calls.append((out, dump_type, isf))
+        out.write_bytes(bytes(1234))
+
+    written_by(write)
+    out = tmp_path / "MEMORY.DMP"
+    assert cli.main(["sample", str(out), *options, "--isf", "nt.json"]) == 0
+    assert calls == [(out, expected, Path("nt.json"))]
+    assert capsys.readouterr().out == f"{out}: 1,234 bytes, dump type {expected}\n"
+
+
+@pytest.mark.parametrize("error", [CorruptDump("nothing is left"), PermissionError(13, "Permission denied", "there")])
+def test_a_failure_is_one_line_and_status_1(
+    written_by: Callable[[Writer], None], capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(out: Path, dump_type: int, isf: Path | None) -> None:
+        raise error
+
+    written_by(fail)
+    assert cli.main(["sample", "MEMORY.DMP"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err in {"kdump: nothing is left\n", "kdump: there: Permission denied\n"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["sample"], ["sample", "x", "--type", "3"], ["doctor", "x"]])
+def test_a_wrong_command_line_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "kdump" in capsys.readouterr().err
+
+
+def run_module(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "volatility3_kdump", *arguments],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "HOME": str(home), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_module_runs_as_the_command_does(tmp_path: Path) -> None:
+    finished = run_module("--version", home=tmp_path)
+    assert (finished.returncode, finished.stdout) == (0, f"kdump {__version__}\n")
+
+
+def test_vol_knows_our_plugins_and_renderer_on_every_host(tmp_path: Path) -> None:
+    finished = run_module("vol", "--help", home=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("usage: vol ")
+    for path in (CHECKOUT / "plugins" / "kdump").glob("[!_]*.py"):
+        assert f"    kdump.{path.stem}." in finished.stdout
+    assert "windbg" in finished.stdout
+
+
+def test_vol_hands_its_status_on(tmp_path: Path) -> None:
+    finished = run_module("vol", "-q", "no.such.plugin", home=tmp_path)
+    assert finished.returncode == 2
+    assert "invalid choice no.such.plugin" in finished.stderr
