@@ -88,7 +88,7 @@ def test_the_module_runs_as_the_command_does(tmp_path: Path) -> None:
 def test_vol_knows_our_plugins_and_renderer_on_every_host(tmp_path: Path) -> None:
     finished = run_module("vol", "--help", home=tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.startswith("usage: vol ")
+    assert "usage: vol" in finished.stdout
     for path in (CHECKOUT / "plugins" / "kdump").glob("[!_]*.py"):
         assert f"    kdump.{path.stem}." in finished.stdout
     assert "windbg" in finished.stdout

@@ -120,19 +120,20 @@ def run_vol(arguments: Sequence[str]) -> int:
     from volatility3_kdump import installation
 
     places = installation.find_places()
+    sys.argv = ["vol", *arguments]  # the host takes its name from there when it is imported
     from volatility3 import cli
     from volatility3.framework import constants
 
     import volatility3_kdump.renderers  # noqa: F401
 
-    searched = {
-        installation.PLUGINS: constants.PLUGINS_PATH,
-        installation.SYMBOLS: constants.SYMBOL_BASEPATHS,
-    }
-    for kind, directories in searched.items():
-        if installation.visible(places, kind) is None:
-            directories.insert(0, str(places.ours[kind.directory].parent))
-    sys.argv = ["vol", *arguments]
+    # Not through the settings, which an explicit -p or -s would override.
+    for kind, directories in (
+        (installation.PLUGINS, constants.PLUGINS_PATH),
+        (installation.SYMBOLS, constants.SYMBOL_BASEPATHS),
+    ):
+        parent = str(places.ours[kind.directory].parent)
+        if parent not in directories:
+            directories.insert(0, parent)
     try:
         cli.main()
     except SystemExit as stopped:
