@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(  # noqa: A001 - the verb that scripts expect, as in gzip.open
+def open(
     path: str | os.PathLike[str],
     isf_directories: Sequence[str | os.PathLike[str]] = (),
     isf_file: str | os.PathLike[str] | None = None,

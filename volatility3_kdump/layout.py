@@ -68,7 +68,7 @@ class StructReader:
         present = [field for field in fields.values() if field is not None]
         #: Bytes from the start of the structure that cover every field.
         self.size = max((field.offset + field.size for field in present), default=0)
-        self._row = collections.namedtuple(type_name.strip("_") or "Row", list(fields))  # type: ignore[misc]
+        self._row: Any = collections.namedtuple(type_name.strip("_") or "Row", list(fields))  # type: ignore[misc]
         self._layout, self._plan = _compile(list(fields.values()))
 
     def unpack(self, data: bytes | bytearray | memoryview, base: int = 0) -> Any:
@@ -90,7 +90,9 @@ class StructReader:
         return self._row._make(values)
 
 
-def _compile(fields: Sequence[Field | None]) -> tuple[struct.Struct, list[tuple[int | None, int, int, int, int]] | None]:
+def _compile(
+    fields: Sequence[Field | None],
+) -> tuple[struct.Struct, list[tuple[int | None, int, int, int, int]] | None]:
     """One struct format over the non-overlapping scalars, and a plan that maps its values back to the fields."""
     ordered = sorted({(field.offset, field.code, field.size) for field in fields if field is not None and field.code})
     parts = ["<"]
@@ -196,7 +198,9 @@ class Layouts:
         """A compiled reader, cached: keyword names become attributes of the values that it unpacks."""
         key = (type_name, tuple(fields.items()))
         if key not in self._readers:
-            self._readers[key] = StructReader(type_name, {name: self.find(type_name, path) for name, path in fields.items()})
+            self._readers[key] = StructReader(
+                type_name, {name: self.find(type_name, path) for name, path in fields.items()}
+            )
         return self._readers[key]
 
     def _members(self, type_name: str) -> Mapping[str, Any]:
@@ -232,7 +236,15 @@ class Layouts:
         if kind == "bitfield":
             storage = self._describe(type_["type"], offset)
             code = _UNSIGNED[storage.size]
-            return Field(offset, storage.size, kind, code, int(type_["bit_position"]), int(type_["bit_length"]), storage.type_name)
+            return Field(
+                offset,
+                storage.size,
+                kind,
+                code,
+                int(type_["bit_position"]),
+                int(type_["bit_length"]),
+                storage.type_name,
+            )
         if kind == "array":
             element = self._describe(type_["subtype"], 0)
             count = int(type_["count"])

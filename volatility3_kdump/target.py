@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from volatility3_kdump.cpu.context import Context, parse_context
-from volatility3_kdump.dump import PHYSICAL_TYPES, CrashDump, DumpHeader, DumpType, Segment, open_dump
+from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, DumpHeader, DumpType, Segment, open_dump
 from volatility3_kdump.errors import KdumpError, KernelNotFound
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
@@ -26,6 +26,7 @@ from volatility3_kdump.windows import modules as nt_modules
 from volatility3_kdump.windows import processes, processors
 from volatility3_kdump.windows.kdbg import DebuggerData, read_debugger_data
 from volatility3_kdump.windows.modules import Module, UnloadedModule
+from volatility3_kdump.windows.pe import PeImage, parse_headers
 from volatility3_kdump.windows.processes import Process, Thread
 from volatility3_kdump.windows.processors import Processor
 from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
@@ -62,6 +63,7 @@ class Target:
         self._isf_file = isf_file
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = []
+        self._images: dict[int, PeImage | None] = {}
 
     # opening ----------------------------------------------------------------------------------------------------
 
@@ -165,7 +167,9 @@ class Target:
     def memory(self) -> Memory:
         """The virtual memory of the process that crashed, kernel half included."""
         if self.layer_name is None:
-            return Memory(lambda address, size: None, self.header.pointer_size, lambda address: "no address translation")
+            return Memory(
+                lambda address, size: None, self.header.pointer_size, lambda address: "no address translation"
+            )
         from volatility3_kdump.layers.kernel import reader_of
 
         return Memory(reader_of(self.context.layers[self.layer_name]), self.header.pointer_size, self._why_unreadable)
@@ -326,6 +330,20 @@ class Target:
     def lookup(self, address: int) -> Name | None:
         """The parts of an address's name."""
         return self.names.lookup(address)
+
+    def image_of(self, module: Module) -> PeImage | None:
+        """The PE headers of a module as it lies in memory, ``None`` when they are not in the dump."""
+        if module.base not in self._images:
+            self._images[module.base] = parse_headers(lambda rva, size: self.memory.read(module.base + rva, size))
+        return self._images[module.base]
+
+    def may_be_code(self, module: Module, address: int) -> bool:
+        """Whether an address in a module can be code: its section is executable, or the headers are not in the dump."""
+        image = self.image_of(module)
+        if image is None or not image.sections:
+            return address >= module.base + PAGE_SIZE
+        section = image.section_of(address - module.base)
+        return section is not None and section.executable
 
     @functools.cached_property
     def shared_data(self) -> SharedData | None:

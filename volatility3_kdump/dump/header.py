@@ -235,7 +235,12 @@ def parse_header(source: Source) -> DumpHeader:
         bits=bits,
         header_size=size,
         directory_table_base=value("directory_table_base"),
-        bug_check_parameters=(address("parameter1"), address("parameter2"), address("parameter3"), address("parameter4")),
+        bug_check_parameters=(
+            address("parameter1"),
+            address("parameter2"),
+            address("parameter3"),
+            address("parameter4"),
+        ),
         context_record=row.context_record,
         exception_record=row.exception_record,
         comment=_text(row.comment),
@@ -288,7 +293,9 @@ def _recognise(source: Source, magic: bytes) -> int:
             "dump was not extracted, or a damaged header"
         )
     if magic[:4] == b"MDMP":
-        raise NotACrashDump("this is a user-mode minidump (MDMP), not a kernel crash dump: open it with a user-mode tool")
+        raise NotACrashDump(
+            "this is a user-mode minidump (MDMP), not a kernel crash dump: open it with a user-mode tool"
+        )
     if magic == b"Raw_Dmp!":
         raise NotACrashDump("this is a raw offline dump container (Raw_Dmp!), not a crash dump: convert it first")
     if magic.strip(b"\0") == b"" and _is_zero(source):

@@ -15,9 +15,9 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from volatility3_kdump.dump.header import PAGE_SIZE, DumpHeader, DumpType
+from volatility3_kdump.dump.header import DumpHeader, DumpType
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 from volatility3_kdump.symbols import tables
@@ -75,7 +75,9 @@ def extents(page_map: PageMap, start: int, stop: int) -> Iterator[Extent]:
 class RunPageMap:
     """Packed runs of pages, sorted by page frame; overlaps were resolved when it was built."""
 
-    def __init__(self, runs: list[tuple[int, int, int]], end: int, declared: int, warnings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, runs: list[tuple[int, int, int]], end: int, declared: int, warnings: tuple[str, ...] = ()
+    ) -> None:
         """``runs`` are (first page frame, pages, file offset) of pages within the file, sorted and disjoint."""
         self._starts = array("Q", (run[0] for run in runs))
         self._counts = array("Q", (run[1] for run in runs))
@@ -122,7 +124,9 @@ class BitmapPageMap:
     _NOT_FULL = re.compile(rb"[^\xff]")
     _NOT_EMPTY = re.compile(rb"[^\x00]")
 
-    def __init__(self, bitmap: bytes, bits: int, first_page: int, file_size: int, warnings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, bitmap: bytes, bits: int, first_page: int, file_size: int, warnings: tuple[str, ...] = ()
+    ) -> None:
         """``bits`` of ``bitmap`` count; pages lie packed from file offset ``first_page``."""
         tail = bits & 7
         if tail:
@@ -247,7 +251,9 @@ def build_page_map(source: Source, header: DumpHeader) -> PageMap:
 def _from_runs(source: Source, header: DumpHeader) -> PageMap:
     runs = header.runs()
     if not runs:
-        raise CorruptDump("a complete dump without a physical memory descriptor (NumberOfRuns never set): no page can be located")
+        raise CorruptDump(
+            "a complete dump without a physical memory descriptor (NumberOfRuns never set): no page can be located"
+        )
     warnings = []
     total = sum(run.page_count for run in runs)
     if header.number_of_pages != total:
@@ -305,7 +311,9 @@ def _packed(source: Source, pairs: list[tuple[int, int]], first: int, warnings: 
     declared = 0
     for base, count in pairs:
         if base + count > highest:
-            warnings.append(f"run of {count:#x} pages at page frame {base:#x} passes the end of physical memory; ignored")
+            warnings.append(
+                f"run of {count:#x} pages at page frame {base:#x} passes the end of physical memory; ignored"
+            )
             position += count
             continue
         declared += count
@@ -374,9 +382,9 @@ def _from_bitmap(source: Source, header: DumpHeader) -> PageMap:
     return _bitmap(source, start, start + size, row)
 
 
-def _bitmap(source: Source, start: int, bitmap_start: int, row: object) -> PageMap:
-    signature, valid, first, bits, pages = row  # type: ignore[misc]
-    if signature.to_bytes(4, "little") not in (b"SDMP", b"FDMP") or valid.to_bytes(4, "little") != b"DUMP":
+def _bitmap(source: Source, start: int, bitmap_start: int, row: Any) -> PageMap:
+    first, bits, pages = int(row.first), int(row.bits), int(row.pages)
+    if row.signature.to_bytes(4, "little") not in (b"SDMP", b"FDMP") or row.valid.to_bytes(4, "little") != b"DUMP":
         raise CorruptDump(f"no bitmap header ('SDMP' or 'FDMP', 'DUMP') at offset {start:#x}: the copy is damaged")
     length = (bits + 7) >> 3
     if bits == 0 or bitmap_start + length > source.size:

@@ -71,7 +71,8 @@ def _disjoint(segments: list[Segment]) -> list[Segment]:
     # Precedence is list order, and overlaps are rare: a sweep over boundaries keeps the lowest index active.
     boundaries = sorted({edge for segment in segments for edge in (segment.address, segment.address + segment.size)})
     if all(
-        segments[order[k]].address + segments[order[k]].size <= segments[order[k + 1]].address for k in range(len(order) - 1)
+        segments[order[k]].address + segments[order[k]].size <= segments[order[k + 1]].address
+        for k in range(len(order) - 1)
     ):
         return [segments[index] for index in order]
     import heapq

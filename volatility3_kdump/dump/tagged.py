@@ -54,10 +54,14 @@ def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str
     while position + reader.size <= source.size:
         row = reader.unpack(source.read(position, reader.size))
         if row.size < reader.size:
-            return blobs, [f"tagged data: blob header at offset {position:#x} says it is {row.size:#x} bytes; the walk stops there"]
+            return blobs, [
+                f"tagged data: blob header at offset {position:#x} says it is {row.size:#x} bytes; the walk stops there"
+            ]
         offset = position + row.size + row.before
         if offset + row.data > source.size:
-            return blobs, [f"tagged data: blob at offset {position:#x} ends at {offset + row.data:#x}, behind the end of the file"]
+            return blobs, [
+                f"tagged data: blob at offset {position:#x} ends at {offset + row.data:#x}, behind the end of the file"
+            ]
         if len(blobs) >= _MOST_BLOBS:
             return blobs, [f"tagged data: more than {_MOST_BLOBS} blobs; the rest is not listed"]
         tag = uuid.UUID(bytes_le=row.tag)

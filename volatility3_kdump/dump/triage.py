@@ -8,6 +8,7 @@ checked on real dumps of Windows 8.1 to 11, x64 and ARM64.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from volatility3_kdump.dump.header import DumpHeader, is_fill, sign_extend
 from volatility3_kdump.dump.segments import Segment
@@ -101,7 +102,9 @@ class _TriageParser:
                 f"the file ends at offset {source.size:#x}, inside the triage header at {header.header_size:#x}: "
                 "the copy is truncated"
             )
-        self.row = self.layouts.reader(type_name, **{name: name for name in self.layouts.field_names(type_name)}).unpack(data)
+        self.row = self.layouts.reader(
+            type_name, **{name: name for name in self.layouts.field_names(type_name)}
+        ).unpack(data)
 
     def parse(self) -> TriageDump:
         row = self.row
@@ -140,7 +143,12 @@ class _TriageParser:
         if offset < self.header.header_size or offset >= self.source.size:
             self.warnings.append(f"{name} is {offset:#x}, outside the file of {self.source.size:#x} bytes; ignored")
             return None
-        others = [value for field_name in self.row._fields if field_name.endswith("Offset") for value in (getattr(self.row, field_name),)]
+        others = [
+            value
+            for field_name in self.row._fields
+            if field_name.endswith("Offset")
+            for value in (getattr(self.row, field_name),)
+        ]
         following = min((other for other in others if other > offset), default=self.source.size)
         return Blob(offset, min(following, self.source.size) - offset)
 
@@ -149,7 +157,9 @@ class _TriageParser:
         if not offset or not size:
             return None
         if offset >= self.source.size:
-            self.warnings.append(f"{offset_name} is {offset:#x}, outside the file of {self.source.size:#x} bytes; ignored")
+            self.warnings.append(
+                f"{offset_name} is {offset:#x}, outside the file of {self.source.size:#x} bytes; ignored"
+            )
             return None
         if offset + size > self.source.size:
             self.warnings.append(f"{size_name} {size:#x} at {offset:#x} passes the end of the file; cut")
@@ -209,7 +219,9 @@ class _TriageParser:
         type_name = f"_TRIAGE_UNLOADED_DRIVER{self.header.bits}"
         stride = self.layouts.size_of(type_name)
         if count > _MOST_UNLOADED:
-            self.warnings.append(f"{count:#x} unloaded drivers at offset {offset:#x}: at most {_MOST_UNLOADED} are read")
+            self.warnings.append(
+                f"{count:#x} unloaded drivers at offset {offset:#x}: at most {_MOST_UNLOADED} are read"
+            )
             count = _MOST_UNLOADED
         count = self._bounded("the number of unloaded drivers", offset + width, count, stride)
         reader = self.layouts.reader(
@@ -241,12 +253,16 @@ class _TriageParser:
             if size < row.size or not row.size:
                 skipped += 1
             if size:
-                blocks.append(Segment(self._address(row.address) if self.header.bits == 32 else row.address, row.offset, size))
+                blocks.append(
+                    Segment(self._address(row.address) if self.header.bits == 32 else row.address, row.offset, size)
+                )
         if skipped:
-            self.warnings.append(f"{skipped:,} of {count:,} data blocks lie partly or wholly behind the end of the file")
+            self.warnings.append(
+                f"{skipped:,} of {count:,} data blocks lie partly or wholly behind the end of the file"
+            )
         return tuple(blocks)
 
-    def _block_rows(self, type_name: str, offset: int, count: int) -> list[object]:
+    def _block_rows(self, type_name: str, offset: int, count: int) -> list[Any]:
         stride = self.layouts.size_of(type_name)
         count = self._bounded("DataBlocksCount", offset, count, stride)
         reader = self.layouts.reader(type_name, address="Address", offset="Offset", size="Size")
@@ -255,13 +271,15 @@ class _TriageParser:
 
     def _contiguous(self, type_name: str, offset: int, count: int) -> bool:
         rows = self._block_rows(type_name, offset, min(count, 64))
-        return all(a.offset + a.size == b.offset for a, b in zip(rows, rows[1:]))  # type: ignore[attr-defined]
+        return all(a.offset + a.size == b.offset for a, b in zip(rows, rows[1:]))
 
     def _bounded(self, what: str, offset: int, count: int, stride: int) -> int:
         """A count from the file, cut to what fits between ``offset`` and the end of the file."""
         room = max(0, (self.source.size - offset) // stride)
         if count > room:
-            message = f"{what} is {count:,}, but only {room:,} entries fit between offset {offset:#x} and the end of the file"
+            message = (
+                f"{what} is {count:,}, but only {room:,} entries fit between offset {offset:#x} and the end of the file"
+            )
             if message not in self.warnings:
                 self.warnings.append(message)
         return int(min(count, room))

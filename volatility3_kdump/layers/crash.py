@@ -34,7 +34,8 @@ class LayerSource:
         length = min(length, self.size - offset)
         if offset < 0 or length <= 0:
             return b""
-        return self._layer.read(offset, length)
+        data: bytes = self._layer.read(offset, length)
+        return data
 
 
 def source_of(layer: interfaces.layers.DataLayerInterface) -> Source:
@@ -58,9 +59,7 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
     supported_dumptypes = sorted(PHYSICAL_TYPES)
 
     #: Lets the host's scans for other systems' page tables be skipped.
-    _direct_metadata = collections.ChainMap(
-        {"os": "Windows"}, crash.WindowsCrashDump32Layer._direct_metadata
-    )
+    _direct_metadata = collections.ChainMap({"os": "Windows"}, crash.WindowsCrashDump32Layer._direct_metadata)
 
     def __init__(self, context: interfaces.context.ContextInterface, config_path: str, name: str) -> None:
         base = context.layers[context.config[interfaces.configuration.path_join(config_path, "base_layer")]]
@@ -83,7 +82,9 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
         if next:
             following = self._pages.next_present(pfn if offset & _PAGE_MASK == 0 else pfn + 1)
             if following is None:
-                raise exceptions.InvalidAddressException(self.name, offset, f"No page at or above {offset:#x} in the dump")
+                raise exceptions.InvalidAddressException(
+                    self.name, offset, f"No page at or above {offset:#x} in the dump"
+                )
             pfn = following
         found = self._pages.extent(pfn, self._pages.declared + 1)
         if found.offset is None:

@@ -21,9 +21,10 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
 
     def read(address: int, size: int) -> bytes | None:
         try:
-            return layer.read(address & mask, size)
+            data: bytes = layer.read(address & mask, size)
         except exceptions.InvalidAddressException:
             return None
+        return data
 
     return read
 

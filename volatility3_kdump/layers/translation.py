@@ -82,6 +82,7 @@ def verifies(layer: intel.Intel, header: DumpHeader) -> bool:
 
 def _pointer(layer: intel.Intel, address: int, width: int) -> int | None:
     try:
-        return int.from_bytes(layer.read(address & layer.address_mask, width), "little") & layer.address_mask
+        value = int.from_bytes(layer.read(address & layer.address_mask, width), "little")
     except exceptions.InvalidAddressException:
         return None
+    return value & int(layer.address_mask)

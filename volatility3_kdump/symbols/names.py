@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.windows.modules import Module
 
+#: Start of the decorated names of string literals, which public symbols list among functions.
+_LITERAL = "??_C@"
+
 
 @dataclass(frozen=True)
 class Name:
@@ -51,6 +54,9 @@ class AddressNames:
         offset = address - module.base
         table = self._tables.get(module.base)
         nearest = table.nearest(offset) if table else None
+        if nearest and nearest[0].startswith(_LITERAL):
+            # The code behind a literal belongs to a function that has no public symbol.
+            nearest = None
         return Name(module.name, nearest[0], nearest[1]) if nearest else Name(module.name, None, offset)
 
     def text(self, address: int) -> str | None:

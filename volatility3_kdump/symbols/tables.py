@@ -23,7 +23,8 @@ _KERNEL_TABLE = "ntkrnlmp-19041.isf.xz"
 @functools.lru_cache(maxsize=1)
 def directory() -> Path:
     """The directory of the shipped tables. Raises :class:`SymbolsNotFound` when the installation is incomplete."""
-    candidates = [Path(__file__).resolve().parents[2] / "symbols" / "kdump"]
+    beside = Path(__file__).resolve().parents[2]
+    candidates = [beside / "symbols" / "kdump", beside / "volatility3" / "symbols" / "kdump"]
     spec = importlib.util.find_spec("volatility3")
     for location in (spec.submodule_search_locations or []) if spec else []:
         candidates.append(Path(location) / "symbols" / "kdump")

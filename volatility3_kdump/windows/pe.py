@@ -80,7 +80,9 @@ class PeImage:
 
     def section_of(self, rva: int) -> Section | None:
         """The section that an RVA lies in."""
-        return next((section for section in self.sections if section.address <= rva < section.address + section.size), None)
+        return next(
+            (section for section in self.sections if section.address <= rva < section.address + section.size), None
+        )
 
 
 def parse_headers(read: ReadImage) -> PeImage | None:
@@ -108,7 +110,14 @@ def parse_headers(read: ReadImage) -> PeImage | None:
     data = read(start + number_offset + 4, 8 * number) or b""
     directories = tuple(struct.unpack_from("<II", data, 8 * index) for index in range(len(data) // 8))
     return PeImage(
-        machine, timestamp, checksum, size, entry, base, _sections(read, start + 0x18 + optional_size, count), directories
+        machine,
+        timestamp,
+        checksum,
+        size,
+        entry,
+        base,
+        _sections(read, start + 0x18 + optional_size, count),
+        directories,
     )
 
 

@@ -105,7 +105,9 @@ def _second_pointer(target: Target, address: int) -> int | None:
 @functools.lru_cache(maxsize=1)
 def _generations() -> dict[tuple[int, int], dict[str, Any]]:
     return {
-        (size, record["ethread"]): record for record in tables.json_lines("generations.jsonl") for size in record["eprocess"]
+        (size, record["ethread"]): record
+        for record in tables.json_lines("generations.jsonl")
+        for size in record["eprocess"]
     }
 
 

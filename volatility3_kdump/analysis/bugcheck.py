@@ -1,0 +1,201 @@
+"""Bug checks: what a code and its four arguments mean, and what the kernel itself recorded.
+
+The table is ``symbols/kdump/bugchecks.jsonl``, one code a line: name, meaning, arguments, values of enumerated
+arguments, and variants that one argument selects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from volatility3_kdump.symbols import tables
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+#: In small memory dumps the kernel sets this bit in a code when it replaced the header's context by that of the exception.
+MINIDUMP_VARIANT = 0x10000000
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One of the four arguments: its number, value (``None`` if never set), what it means for this code, and what this
+    value means where the argument is an enumeration. ``None`` meanings are not documented."""
+
+    number: int
+    value: int | None
+    meaning: str | None
+    value_meaning: str | None
+
+    @property
+    def text(self) -> str | None:
+        """The meaning, with that of the value behind it."""
+        if self.meaning and self.value_meaning:
+            return f"{self.meaning}: {self.value_meaning}"
+        return self.meaning or self.value_meaning
+
+
+@dataclass(frozen=True)
+class BugCheck:
+    """A bug check explained.
+
+    ``raw_code`` is the header's value, ``code`` the one that the arguments follow (without the minidump bit). ``name``
+    is ``None`` for codes that no table knows. ``text`` says what the code means, ``variant`` what this combination of
+    arguments adds. ``live`` marks codes of live dumps, where the system did not stop. ``kd_text`` and ``kd_arguments``
+    are the debugger's own words where they are known.
+    """
+
+    raw_code: int
+    code: int
+    name: str | None
+    aliases: tuple[str, ...]
+    text: str | None
+    variant: str | None
+    arguments: tuple[Argument, ...]
+    live: bool
+    kd_text: tuple[str, ...]
+    kd_arguments: tuple[str | None, ...]
+
+    @property
+    def minidump_variant(self) -> bool:
+        """Whether the raw code carries the bit that small memory dumps add."""
+        return self.raw_code != self.code
+
+
+def describe(code: int, parameters: Sequence[int | None]) -> BugCheck:
+    """Explain a bug check code with its arguments (missing ones count as not set)."""
+    values = [*parameters, None, None, None, None][:4]
+    raw = _record(code)
+    base = code
+    if raw is not None and "same_as" in raw:
+        base = raw["same_as"]
+    elif raw is None and code >> 28 == 1:
+        base = code & ~MINIDUMP_VARIANT
+    record = _record(base) or {}
+    name = (raw or record).get("name")
+    chosen = _variant(record, values)
+    meanings = _merge(record.get("args"), chosen.get("args"))
+    value_tables: Mapping[str, Mapping[str, str]] = {**record.get("values", {}), **chosen.get("values", {})}
+    arguments = []
+    for number, (value, meaning) in enumerate(zip(values, meanings), 1):
+        known = value_tables.get(str(number), {})
+        arguments.append(Argument(number, value, meaning, None if value is None else _value_meaning(known, value)))
+    words = record.get("kd", {})
+    return BugCheck(
+        raw_code=code,
+        code=base,
+        name=name,
+        aliases=tuple((raw or record).get("aliases", ())),
+        text=record.get("text"),
+        variant=chosen.get("text"),
+        arguments=tuple(arguments),
+        live=bool((raw or record).get("live")),
+        kd_text=tuple(words.get("text", ())),
+        kd_arguments=tuple(words.get("args", (None, None, None, None))),
+    )
+
+
+def known_codes() -> dict[int, str]:
+    """Every code of the table and its name."""
+    return {record["code"]: record["name"] for record in tables.json_lines("bugchecks.jsonl")}
+
+
+def _record(code: int) -> dict[str, Any] | None:
+    start = f'{{"code": {code},'
+    with tables.data_path("bugchecks.jsonl").open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.startswith(start):
+                record: dict[str, Any] = json.loads(line)
+                return record
+    return None
+
+
+def _variant(record: Mapping[str, Any], values: Sequence[int | None]) -> Mapping[str, Any]:
+    """The first variant that fits; specific ones stand before general ones in the table."""
+    key = values[record.get("key", 1) - 1]
+    for variant in record.get("variants", ()):
+        if key is None or not _matches(variant["when"], key):
+            continue
+        conditions = variant.get("and", {}).items()
+        if all(_matches(wanted, values[int(number) - 1]) for number, wanted in conditions):
+            found: Mapping[str, Any] = variant
+            return found
+    return {}
+
+
+def _matches(wanted: Sequence[str], value: int | None) -> bool:
+    """Whether a value is among hexadecimal values and ranges; symbolic entries, whose numbers are not public, never fit."""
+    if value is None:
+        return False
+    for entry in wanted:
+        low, _, high = entry.partition("-")
+        try:
+            if int(low, 16) <= value <= int(high or low, 16):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _value_meaning(known: Mapping[str, str], value: int) -> str | None:
+    exact = known.get(f"{value:x}")
+    if exact is not None:
+        return exact
+    return next((text for entry, text in known.items() if "-" in entry and _matches([entry], value)), None)
+
+
+def _merge(general: Sequence[str | None] | None, special: Sequence[str | None] | None) -> list[str | None]:
+    result = [*(general or ()), None, None, None, None][:4]
+    for index, text in enumerate((special or ())[:4]):
+        if text is not None:
+            result[index] = text
+    return result
+
+
+@dataclass(frozen=True)
+class RecordedBugCheck:
+    """What nt!KiBugCheckData and nt!KiBugCheckDriver hold; ``None`` where that is not in the dump."""
+
+    code: int | None
+    parameters: tuple[int, ...] | None
+    driver: str | None
+
+
+def recorded_bug_check(target: Target) -> RecordedBugCheck:
+    """The kernel's own record of the bug check: five pointer-sized values, and the driver that it blames if any."""
+    memory = target.memory
+    width = memory.pointer_size
+    address = target.variable("KiBugCheckData", "KiBugCheckData")
+    data = memory.read(address, 5 * width) if address else None
+    values = None if data is None else [int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(5)]
+    driver_variable = target.symbol("KiBugCheckDriver")
+    driver = memory.pointer(driver_variable) if driver_variable else None
+    name = memory.unicode_string(driver) if driver else None
+    if values is None or values[0] == 0:
+        return RecordedBugCheck(None, None, name or None)
+    return RecordedBugCheck(values[0] & 0xFFFFFFFF, tuple(values[1:]), name or None)
+
+
+def mismatch(target: Target, bug_check: BugCheck, recorded: RecordedBugCheck) -> str | None:
+    """One line when the header and nt!KiBugCheckData disagree, ``None`` when they agree or one is absent."""
+    if recorded.code is None or recorded.parameters is None:
+        return None
+    differing = []
+    if recorded.code not in (bug_check.raw_code, bug_check.code):
+        differing.append(f"code {bug_check.raw_code:#x} against {recorded.code:#x}")
+    mask = (1 << 8 * target.memory.pointer_size) - 1
+    for argument, value in zip(bug_check.arguments, recorded.parameters):
+        if argument.value is not None and argument.value & mask != value:
+            differing.append(f"P{argument.number} {argument.value & mask:#x} against {value:#x}")
+    if not differing:
+        return None
+    return f"the dump header and nt!KiBugCheckData disagree: {', '.join(differing)}"
+
+
+def header_bug_check(target: Target) -> BugCheck | None:
+    """The header's bug check explained; ``None`` when its code was never set."""
+    code = target.header.bug_check_code
+    return None if code is None else describe(code, target.header.bug_check_parameters)

@@ -1,0 +1,393 @@
+"""Where it failed: the registers at the failure, the instruction, the memory that it touched, the module it lies in.
+
+Which argument of a bug check points at an instruction, a trap frame, a context or an exception record is data:
+``symbols/kdump/failures.jsonl``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu.context import Context, context_size, parse_context
+from volatility3_kdump.cpu.disasm import decode
+from volatility3_kdump.cpu.exception import (
+    ExceptionRecord,
+    access_kind,
+    accessed_address,
+    parse_exception_record,
+    record_size,
+)
+from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
+from volatility3_kdump.symbols import tables
+from volatility3_kdump.windows.modules import Module, UnloadedModule
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_EXCEPTION_FRAME_SIZE = 0x140
+_NO_ADDRESS = {8: 0xFFFFFFFFFFFFFFFF, 4: 0xFFFFFFFF}
+_RETURN_IN_EXCEPTION_FRAME = 0x138
+#: Kernel routines that save a KEXCEPTION_FRAME directly below the trap frame of the fault that they report.
+_DISPATCHERS = frozenset({"KiBugCheckDispatch", "KiExceptionDispatch", "KiFastFailDispatch"})
+#: Most bytes of a kernel stack that are looked through, in case the recorded limits are wrong.
+_MOST_STACK = 0x20000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The state of the processor at the failure.
+
+    ``context`` holds the registers that are known as they were, ``origin`` says in words where they come from.
+    ``shown`` is what KD shows for the same record (a trap frame lacks the nonvolatile registers); ``recovered`` names
+    registers in ``context`` that were recovered from the exception frame. Addresses of records are ``None`` where there
+    is no such record. ``access`` is ``read``, ``write`` or ``execute``, and ``address`` the memory that the bug check
+    says was accessed. ``instruction`` is evaluated with ``context``, ``shown_instruction`` with ``shown``. ``operand`` is the address that the instruction's memory operand works out to.
+    """
+
+    context: Context
+    shown: Context
+    origin: str
+    recovered: tuple[str, ...]
+    trap_frame: int | None
+    context_record: int | None
+    exception_record: int | None
+    exception: ExceptionRecord | None
+    instruction: Instruction | None
+    shown_instruction: Instruction | None
+    instruction_absent: str | None
+    module: Module | None
+    unloaded: UnloadedModule | None
+    name: str | None
+    access: str | None
+    address: int | None
+
+    @property
+    def operand(self) -> int | None:
+        """Address of the instruction's memory operand (that of the access, for string moves), ``None`` if not known."""
+        memory = self._memory
+        return memory.address if memory else None
+
+    @property
+    def operand_agrees(self) -> bool | None:
+        """Whether the operand covers the address that the bug check names; ``None`` when either is not known."""
+        memory = self._memory
+        if memory is None or memory.address is None or self.address is None:
+            return None
+        return memory.address <= self.address < memory.address + max(memory.size, 1)
+
+    @property
+    def _memory(self) -> MemoryOperand | None:
+        """The memory operand that made the access: the one that covers the address, else the first accessed one."""
+        if self.instruction is None:
+            return None
+        accessed = [memory for memory in self.instruction.memories if memory.access is not None]
+        if self.instruction.stack is not None:
+            accessed.append(self.instruction.stack)
+        for memory in accessed:
+            if memory.address is not None and self.address is not None:
+                if memory.address <= self.address < memory.address + max(memory.size, 1):
+                    return memory
+        return accessed[0] if accessed else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A value on the stack that points into a module: where it lies, its value and name.
+
+    ``after_call`` says whether a call instruction ends right before the value; ``None`` when the code is not in the dump.
+    """
+
+    stack_address: int
+    value: int
+    name: str
+    module: str
+    after_call: bool | None
+
+
+@functools.lru_cache(maxsize=1)
+def _rules() -> dict[int, Mapping[str, Any]]:
+    return {code: record for record in tables.json_lines("failures.jsonl") for code in record["codes"]}
+
+
+def find_failure(target: Target, bug_check: BugCheck | None) -> Failure | None:
+    """The failure of a crash, ``None`` when the dump holds no registers for it.
+
+    Taken in this order: the context record that an argument names, the trap frame that an argument names, the trap frame
+    on the crashing stack whose instruction pointer is the one of the arguments, the dump header's context.
+    """
+    return _Finder(target, bug_check).find()
+
+
+class _Finder:
+    def __init__(self, target: Target, bug_check: BugCheck | None) -> None:
+        self.target = target
+        self.bug_check = bug_check
+        self.rule: Mapping[str, Any] = _rules().get(bug_check.code, {}) if bug_check else {}
+        self.architecture = target.header.architecture
+
+    def argument(self, key: str) -> int | None:
+        number = self.rule.get(key)
+        if number is None or self.bug_check is None:
+            return None
+        return self.bug_check.arguments[int(number) - 1].value
+
+    def find(self) -> Failure | None:
+        record_address, exception = self._exception()
+        found = self._context_record() or self._trap_frame() or self._header()
+        if found is None:
+            return None
+        shown, origin, trap, record = found
+        context, recovered = (shown, ()) if trap is None else self._recover(shown, trap)
+        ip = context.ip
+        target = self.target
+        instruction = shown_instruction = None
+        absent = None
+        if ip is not None and self.architecture in ("x64", "x86", "arm64"):
+            instruction, shown_instruction = (
+                decode(
+                    target.memory.read,
+                    ip,
+                    self.architecture,
+                    registers,
+                    name_of=target.name_of,
+                    segment_bases=self._segment_bases(),
+                )
+                for registers in (context, shown)
+            )
+            if instruction is None:
+                held = target.memory.read(ip, 1) is not None
+                absent = "the bytes there are no instruction" if held else target.memory.why_unreadable(ip)
+        module = target.names.module_of(ip) if ip is not None else None
+        unloaded = None
+        if module is None and ip is not None:
+            unloaded = next((entry for entry in target.unloaded_modules if entry.start <= ip < entry.end), None)
+        access, address = self._access(exception)
+        return Failure(
+            context=context,
+            shown=shown,
+            origin=origin,
+            recovered=recovered,
+            trap_frame=trap,
+            context_record=record,
+            exception_record=record_address,
+            exception=exception,
+            instruction=instruction,
+            shown_instruction=shown_instruction,
+            instruction_absent=absent,
+            module=module,
+            unloaded=unloaded,
+            name=target.name_of(ip) if ip is not None else None,
+            access=access,
+            address=address,
+        )
+
+    def _exception(self) -> tuple[int | None, ExceptionRecord | None]:
+        address = self.argument("exception_record")
+        if not address:
+            return None, None
+        width = self.target.memory.pointer_size
+        data = self.target.memory.read(address, record_size(width))
+        return address, parse_exception_record(data, width) if data else None
+
+    def _context_record(self) -> tuple[Context, str, int | None, int | None] | None:
+        address = self.argument("context")
+        if not address or self.architecture not in ("x64", "x86", "arm64"):
+            return None
+        data = self.target.memory.read(address, context_size(self.architecture))
+        context = parse_context(data, self.architecture, "context record", address) if data else None
+        if context is None or context.ip is None:
+            return None
+        return context, f"context record of argument {self.rule['context']}", None, address
+
+    def _trap_frame(self) -> tuple[Context, str, int | None, int | None] | None:
+        if self.architecture != "x64":
+            return None
+        read, nt = self.target.memory.read, self.target.nt
+        named = self.argument("trap_frame")
+        if named:
+            context = amd64.trap_frame(read, named, nt)
+            if context is not None:
+                return context, f"trap frame of argument {self.rule['trap_frame']}", named, None
+        ip = self.argument("ip")
+        header = self.target.header_context
+        if not ip or header is None or header.ip == ip:
+            return None
+        for address, context in trap_frames(self.target):
+            if context.ip == ip:
+                return context, f"trap frame on the stack, its rip is argument {self.rule['ip']}", address, None
+        return None
+
+    def _header(self) -> tuple[Context, str, int | None, int | None] | None:
+        context = self.target.header_context
+        if context is None:
+            return None
+        return context, "registers in the dump header", None, None
+
+    def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:
+        """Add the nonvolatile registers that the dispatcher saved in the exception frame below a trap frame.
+
+        Done only where the return address below the exception frame proves, by its symbol, that such a dispatcher made
+        it. The trap handler itself leaves these registers alone, so they are those of the interrupted code.
+        """
+        target = self.target
+        frame = trap - _EXCEPTION_FRAME_SIZE
+        made_by = target.memory.pointer(frame - 8)
+        returns_to = target.memory.pointer(frame + _RETURN_IN_EXCEPTION_FRAME)
+        name = target.lookup(made_by - 1) if made_by else None
+        handler = target.names.module_of(returns_to) if returns_to else None
+        if name is None or name.symbol not in _DISPATCHERS or handler is None or handler.name != "nt":
+            return shown, ()
+        saved = amd64.exception_frame(target.memory.read, frame, target.nt)
+        recovered = {
+            key: value for key, value in saved.items() if key in amd64.NONVOLATILE and key not in shown.registers
+        }
+        complete = dataclasses.replace(shown, registers={**shown.registers, **recovered})
+        return complete, tuple(sorted(recovered))
+
+    def _segment_bases(self) -> dict[str, int]:
+        """In the kernel gs points at the processor control region, which starts 0x180 below its KPRCB on x64."""
+        processor = self.target.crash_processor
+        if self.architecture != "x64" or processor is None or processor.prcb is None:
+            return {}
+        field = self.target.nt.find("_KPCR", "Prcb") if self.target.nt else None
+        return {"gs": processor.prcb - (field.offset if field else 0x180)}
+
+    def _access(self, exception: ExceptionRecord | None) -> tuple[str | None, int | None]:
+        if exception is not None and access_kind(exception):
+            address = accessed_address(exception)
+            # For a general protection fault the processor reports no address; the kernel then stores all ones.
+            return access_kind(exception), None if address == _NO_ADDRESS[self.target.memory.pointer_size] else address
+        kind = self.argument("access")
+        accesses = self.rule.get("accesses", {})
+        access = self.rule.get("access_is") or (accesses.get(f"{kind:x}") if kind is not None else None)
+        return access, self.argument("address")
+
+
+def crash_stack(target: Target) -> tuple[int, int] | None:
+    """The used part of the crashing stack, (stack pointer, first address above), ``None`` when it is not known.
+
+    In a small memory dump that is the stack that was saved; else it reaches from the stack pointer at the bug check to
+    the base of the stack that holds it.
+    """
+    triage = target.dump.triage
+    if triage is not None and triage.stack is not None:
+        return triage.stack.address, triage.stack.address + min(triage.stack.size, _MOST_STACK)
+    context = target.header_context
+    if context is None or context.sp is None:
+        return None
+    limits = target.stack_limits(target.crash_thread.address) if target.crash_thread else None
+    if limits and limits[0] <= context.sp < limits[1]:
+        return context.sp, min(limits[1], context.sp + _MOST_STACK)
+    # On a DPC or exception stack of unknown extent: to where the mapped pages end.
+    end = context.sp
+    while end - context.sp < _MOST_STACK and target.memory.read(end & ~0xFFF, 1) is not None:
+        end = (end & ~0xFFF) + 0x1000
+    return (context.sp, end) if end > context.sp else None
+
+
+def trap_frames(target: Target) -> list[tuple[int, Context]]:
+    """Everything on the crashing x64 stack that can be a trap frame, lowest address first."""
+    extent = crash_stack(target)
+    if extent is None:
+        return []
+    frames = []
+    start = (extent[0] + 15) & ~15
+    data = _Stack(target, start, extent[1])
+    for address in range(start, extent[1] - amd64.TRAP_FRAME_SIZE + 1, 16):
+        if data.may_be_trap_frame(address):
+            context = amd64.trap_frame(data.read, address, target.nt)
+            if context is not None:
+                frames.append((address, context))
+    return frames
+
+
+class _Stack:
+    """A kernel stack read once."""
+
+    def __init__(self, target: Target, start: int, end: int) -> None:
+        self._start = start
+        self._data = target.memory.read(start, end - start)
+        self._memory = target.memory
+
+    def read(self, address: int, size: int) -> bytes | None:
+        offset = address - self._start
+        if self._data is not None and offset >= 0 and offset + size <= len(self._data):
+            return self._data[offset : offset + size]
+        return self._memory.read(address, size)
+
+    def may_be_trap_frame(self, address: int) -> bool:
+        """A quick look at SegCs (+0x170, the same in every x64 kernel)."""
+        data = self.read(address + 0x170, 2)
+        return data is not None and int.from_bytes(data, "little") in (0x10, 0x33, 0x23)
+
+
+def scan_stack(target: Target, most: int = 64) -> list[Candidate]:
+    """Values on the crashing stack that point into modules: a scan, not a backtrace; stale values are among them."""
+    extent = crash_stack(target)
+    if extent is None:
+        return []
+    width = target.memory.pointer_size
+    found: list[Candidate] = []
+    for address, data in target.memory.present(extent[0], extent[1] - extent[0]):
+        for offset in range(0, len(data) - width + 1, width):
+            value = int.from_bytes(data[offset : offset + width], "little")
+            module = target.names.module_of(value) if target.is_kernel_address(value) else None
+            if module is None or not target.may_be_code(module, value):
+                continue
+            name = target.lookup(value)
+            # A value that is the start of a function is a function pointer, not a return address.
+            if name is None or (name.symbol is not None and name.offset == 0):
+                continue
+            after_call = _follows_call(target, value)
+            if after_call is False:
+                continue
+            found.append(Candidate(address + offset, value, str(name), module.name, after_call))
+            if len(found) >= most:
+                return found
+    return found
+
+
+#: Lengths of the near call forms of x86 and x64 that end at a return address: opcode byte, and those of FF /2.
+_LONGEST_CALL = 7
+
+
+def _follows_call(target: Target, address: int) -> bool | None:
+    """Whether a call instruction ends at an address; ``None`` when its code is not in the dump or not x86."""
+    if target.header.architecture == "arm64":
+        data = target.memory.read(address - 4, 4)
+        if data is None:
+            return None
+        word = int.from_bytes(data, "little")
+        # BL imm26, and BLR in its plain and pointer-authenticating forms (Arm ARM, C6.2).
+        return word >> 26 == 0b100101 or word & 0xFEFFF000 == 0xD63F0000
+    data = target.memory.read(address - _LONGEST_CALL, _LONGEST_CALL)
+    if data is None:
+        return None
+    if data[2] == 0xE8:
+        return True
+    for length in (2, 3, 4, 6, 7):
+        opcode = data[_LONGEST_CALL - length :]
+        if opcode[0] == 0xFF and opcode[1] >> 3 & 7 == 2 and _call_length(opcode) == length:
+            return True
+    return False
+
+
+def _call_length(opcode: bytes) -> int:
+    """Bytes of an ``FF /2`` call by its ModRM and SIB bytes (Intel SDM volume 2, 2.1.3)."""
+    mode, register = opcode[1] >> 6, opcode[1] & 7
+    if mode == 3:
+        return 2
+    length = 2
+    if register == 4:
+        length += 1
+        if mode == 0 and len(opcode) > 2 and opcode[2] & 7 == 5:
+            return length + 4
+    elif mode == 0 and register == 5:
+        return length + 4
+    return length + {0: 0, 1: 1, 2: 4}[mode]

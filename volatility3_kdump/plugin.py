@@ -1,0 +1,95 @@
+"""What the suite's plugins share: their options, opening the dump, and errors in one line."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+from volatility3 import framework
+from volatility3.framework import interfaces
+from volatility3.framework.configuration import requirements
+
+import volatility3_kdump.layers
+import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with the host
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.grid import KdumpGrid
+from volatility3_kdump.target import Target
+from volatility3_kdump.text.escape import printable
+
+_LOCATION = "automagic.LayerStacker.single_location"
+
+
+class PluginFailure(Exception, SystemExit):
+    """A plugin cannot go on: an ordinary exception for a program that drives it, one line and status 1 on a terminal.
+
+    The command line of the host turns its own exceptions into several lines that ask for a bug report.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = message
+
+
+@framework.hide_from_subclasses
+class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
+    """Base of the plugins. Subclasses say what they show in :meth:`grid`."""
+
+    _required_framework_version = (2, 0, 0)
+    _version = (1, 0, 0)
+
+    #: Whether the plugin can run without a dump.
+    needs_dump = True
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        # No layer requirement: the host would scan for layers that a crash dump names, and report a bad file as an
+        # unsatisfied requirement. The plugin builds its layers from the location itself.
+        return [
+            requirements.URIRequirement(
+                name="dump", description="The crash dump, when it is not given with -f", optional=True
+            ),
+            requirements.ListRequirement(
+                name="isf-dir",
+                element_type=str,
+                description="Directories searched for the kernel's symbol table before the host's own",
+                optional=True,
+                default=[],
+            ),
+            requirements.StringRequirement(
+                name="isf-file", description="The kernel's symbol table itself (ISF, .json or .json.xz)", optional=True
+            ),
+            *cls.options(),
+        ]
+
+    @classmethod
+    def options(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """The plugin's own options."""
+        return []
+
+    def run(self) -> KdumpGrid:
+        """Open the dump and build the grid. Raises :class:`PluginFailure`."""
+        try:
+            return self.grid(self._open() if self.needs_dump else None)
+        except KdumpError as error:
+            raise PluginFailure(f"kdump: {printable(str(error))}") from error
+
+    @abc.abstractmethod
+    def grid(self, target: Target | None) -> KdumpGrid:
+        """The plugin's table and KD text."""
+
+    def _open(self) -> Target:
+        location = self.config.get("dump", None) or self.context.config.get(_LOCATION, None)
+        if not location:
+            raise KdumpError("no dump given: use -f FILE")
+        self.config["dump"] = location
+        return Target.from_context(
+            self.context,
+            interfaces.configuration.path_join(self.config_path, "target"),
+            location,
+            self.config.get("isf-dir", None) or [],
+            self.config.get("isf-file", None),
+        )
+
+    def option(self, name: str) -> Any:
+        """The value of one of the plugin's options."""
+        return self.config.get(name, None)

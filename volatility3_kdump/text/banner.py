@@ -1,0 +1,96 @@
+"""KD's load banner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.dump import DumpType
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.times import session_time, uptime
+from volatility3_kdump.windows.version import architecture_name, product_name, suite_names, windows_name
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_KERNEL = "Kernel address space is available, User address space may not be available."
+_FULL = "Full address space is available"
+KINDS = {
+    DumpType.FULL: f"Kernel Complete Dump File: {_FULL}",
+    DumpType.SUMMARY: f"Kernel Summary Dump File: {_KERNEL}",
+    DumpType.TRIAGE: "Mini Kernel Dump File: Only registers and stack trace are available",
+    DumpType.BITMAP_FULL: f"Kernel Bitmap Dump File: {_FULL}",
+    DumpType.BITMAP_KERNEL: f"Kernel Bitmap Dump File: {_KERNEL}",
+    DumpType.KERNEL_RANGES: f"Kernel Range Dump File: {_KERNEL}",
+    DumpType.USER_RANGES: "Kernel Range Dump File: Kernel and user address spaces are available",
+    DumpType.FULL_RANGES: f"Kernel Range Dump File: {_FULL}",
+}
+
+
+def version_line(target: Target) -> str:
+    """``Windows 10 Kernel Version 19041 MP (3 procs) Free x64``; what the header lacks is said to be unknown."""
+    header = target.header
+    name = windows_name(header.build_number) or "Windows"
+    build = header.build_number if header.build_number is not None else "unknown"
+    count = header.number_processors
+    processors = "processors unknown" if count is None else "UP" if count == 1 else f"MP ({count} procs)"
+    kind = {0xF: "Free", 0xC: "Checked"}.get(header.major_version or 0, "")
+    words = [name, "Kernel Version", str(build), processors, kind, architecture_name(header.architecture)]
+    return " ".join(word for word in words if word)
+
+
+def product_line(target: Target) -> str | None:
+    """``Product: WinNt, suite: TerminalServer SingleUserTS``, ``None`` when neither was set in the header."""
+    shared = target.shared_data
+    product = target.header.product_type
+    suite = target.header.suite_mask
+    if shared is not None:
+        product = shared.product_type if product is None else product
+        suite = shared.suite_mask if suite is None else suite
+    if product is None:
+        return None
+    suites = suite_names(suite)
+    return f"Product: {product_name(product)}" + (f", suite: {' '.join(suites)}" if suites else "")
+
+
+def base_line(target: Target) -> str | None:
+    """The kernel base and the module list head, ``None`` when no kernel was found."""
+    if target.kernel is None:
+        return None
+    size = target.memory.pointer_size
+    line = f"Kernel base = 0x{pointer(_truncated(target.kernel.base, size), size)}"
+    head = target.header.ps_loaded_module_list
+    return line if head is None else f"{line} PsLoadedModuleList = 0x{pointer(_truncated(head, size), size)}"
+
+
+def banner(target: Target) -> Iterator[str]:
+    """The lines that KD prints when it has loaded a dump."""
+    header = target.header
+    yield f"Loading Dump File [{target.name}]"
+    yield KINDS[header.dump_type or 0]
+    yield ""
+    if header.comment and header.comment.strip():
+        yield f"Comment: '{header.comment}'"
+    yield version_line(target)
+    product = product_line(target)
+    if product:
+        yield product
+    if target.build_lab:
+        yield f"Edition build lab: {target.build_lab}"
+    if target.physical_layer_name is not None:
+        yield "Machine Name:"
+    base = base_line(target)
+    if base:
+        yield base
+    bias = target.shared_data.time_zone_bias if target.shared_data else 0
+    moment = session_time(header.system_time, bias) or session_time(header.system_time)
+    if moment:
+        yield f"Debug session time: {moment}"
+    running = uptime(header.system_up_time)
+    yield f"System Uptime: {running}" if running else "System Uptime: not available"
+    for warning in target.warnings:
+        yield f"WARNING: {warning}"
+
+
+def _truncated(address: int, size: int) -> int:
+    return address & ((1 << 8 * size) - 1)

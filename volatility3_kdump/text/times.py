@@ -1,0 +1,47 @@
+"""Times of the target in KD's words."""
+
+from __future__ import annotations
+
+import datetime
+
+_EPOCH = datetime.datetime(1601, 1, 1, tzinfo=datetime.timezone.utc)
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TICKS_PER_MILLISECOND = 10_000
+#: The last FILETIME that a calendar date exists for (year 9999).
+_LAST = 2_650_467_743_999_999_999
+
+
+def filetime(value: int | None) -> datetime.datetime | None:
+    """A FILETIME (100 ns since 1601, UTC) as an aware datetime; ``None`` for none, zero, or one beyond year 9999."""
+    if not value or value < 0 or value > _LAST:
+        return None
+    return _EPOCH + datetime.timedelta(microseconds=value // 10)
+
+
+def session_time(value: int | None, bias: int | None = 0) -> str | None:
+    """``Thu Oct  7 20:33:12.945 2021 (UTC + 9:00)``: a FILETIME shown in the zone of ``bias`` (100 ns to add for UTC)."""
+    moment = filetime(value)
+    if moment is None or bias is None:
+        return None
+    minutes = -round(bias / (60 * 1000 * _TICKS_PER_MILLISECOND))
+    if abs(minutes) > 24 * 60:
+        return None
+    local = moment + datetime.timedelta(minutes=minutes)
+    hours, rest = divmod(abs(minutes), 60)
+    return (
+        f"{_DAYS[local.weekday()]} {_MONTHS[local.month - 1]} {local.day:2d} {local:%H:%M:%S}.{local.microsecond // 1000:03d} "
+        f"{local.year} (UTC {'-' if minutes < 0 else '+'} {hours}:{rest:02d})"
+    )
+
+
+def uptime(value: int | None) -> str | None:
+    """``0 days 0:00:54.755`` from 100 ns units; ``None`` for none or zero."""
+    if not value or value < 0:
+        return None
+    milliseconds = value // _TICKS_PER_MILLISECOND
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours}:{minutes:02d}:{seconds:02d}.{milliseconds:03d}"

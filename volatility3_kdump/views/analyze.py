@@ -1,0 +1,178 @@
+"""Rows of ``kdump.analyze``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from volatility3.framework.renderers import format_hints
+
+from volatility3_kdump.analysis.crash import Crash, analyze_crash
+from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.cpu.exception import code_name
+from volatility3_kdump.grid import KdumpGrid, Row, absent, text
+from volatility3_kdump.target import Target
+from volatility3_kdump.text.analyze import analyze
+from volatility3_kdump.text.registers import code_line, flags_words
+from volatility3_kdump.text.times import session_time, uptime
+from volatility3_kdump.windows.version import windows_name
+
+_COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
+
+_GENERAL = {
+    "x64": (
+        *(f"r{name}x" for name in "acdb"),
+        "rsi",
+        "rdi",
+        "rip",
+        "rsp",
+        "rbp",
+        *(f"r{number}" for number in range(8, 16)),
+    ),
+    "x86": ("eax", "ebx", "ecx", "edx", "esi", "edi", "eip", "esp", "ebp"),
+    "arm64": (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc"),
+}
+_MOST_CANDIDATES = 24
+
+
+def analyze_grid(target: Target) -> KdumpGrid:
+    """The analysis of a crash dump."""
+    crash = analyze_crash(target)
+    return KdumpGrid(_COLUMNS, _rows(target, crash), lambda: analyze(target, crash))
+
+
+def _row(section: str, field: str, value: str | None, address: int | None = None, note: str = "") -> Row:
+    cell: Any = absent() if address is None else format_hints.Hex(address)
+    return 0, (section, field, text(value), cell, note)
+
+
+def _rows(target: Target, crash: Crash) -> Iterator[Row]:
+    yield from _bug_check_rows(crash)
+    yield from _crash_rows(target, crash)
+    if crash.failure is None:
+        yield _row("Failure", "Registers", None, note="the dump header holds no registers")
+    else:
+        yield from _failure_rows(target, crash.failure)
+        yield from _register_rows(crash.failure)
+    for candidate in crash.candidates[:_MOST_CANDIDATES]:
+        trust = "follows a call" if candidate.after_call else "code not in the dump"
+        yield _row("Stack scan", candidate.name, candidate.module, candidate.stack_address, f"scan, {trust}")
+    if target.nt is None:
+        yield _row("Warning", "Symbols", "no kernel symbols", note=target.symbol_status)
+    for warning in [*crash.notes, *target.warnings]:
+        yield _row("Warning", "", warning)
+
+
+def _bug_check_rows(crash: Crash) -> Iterator[Row]:
+    bug_check = crash.bug_check
+    if bug_check is None:
+        yield _row("Bug check", "Code", None, note="never set in the dump header")
+        return
+    yield _row("Bug check", "Code", f"{bug_check.name or 'unknown code'} ({bug_check.raw_code:x})", bug_check.raw_code)
+    for field, words in (("Meaning", bug_check.text), ("This case", bug_check.variant)):
+        if words:
+            yield _row("Bug check", field, words)
+    if bug_check.live:
+        yield _row("Bug check", "Live dump", "the system was not stopped")
+    for argument in bug_check.arguments:
+        value = argument.value
+        shown = "not set" if value is None else f"{value:016x}"
+        yield _row("Bug check", f"Arg{argument.number}", shown, value, argument.text or "")
+    if crash.recorded.driver:
+        yield _row("Bug check", "Driver", crash.recorded.driver, note="blamed by the kernel (nt!KiBugCheckDriver)")
+
+
+def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
+    header = target.header
+    build = target.build_lab or (str(header.build_number) if header.build_number is not None else None)
+    yield _row("System", "Windows", windows_name(header.build_number), note=build or "")
+    yield _row("System", "Time (UTC)", session_time(header.system_time))
+    yield _row("System", "Uptime", uptime(header.system_up_time))
+    processor, process, thread = crash.processor, crash.process, crash.thread
+    if processor is None:
+        yield _row("Crash", "Processor", None, note="no processor control block in the dump matches the crash")
+    else:
+        count = header.number_processors
+        note = f"of {count}" if count is not None else ""
+        yield _row("Crash", "Processor", str(processor.number), processor.prcb, note)
+    if process is None:
+        yield _row("Crash", "Process", None, note="not in the dump")
+    else:
+        pid = f"pid {process.pid}" if process.pid is not None else "pid not known without symbols"
+        yield _row("Crash", "Process", process.name, process.address, pid)
+        if process.image_path:
+            yield _row("Crash", "Image path", process.image_path)
+    if thread is None:
+        yield _row("Crash", "Thread", None, note="not in the dump")
+    else:
+        cid = None if thread.pid is None or thread.tid is None else f"{thread.pid:x}.{thread.tid:04x}"
+        yield _row("Crash", "Thread", cid, thread.address, "" if cid else "client id not known without symbols")
+
+
+def _failure_rows(target: Target, failure: Failure) -> Iterator[Row]:
+    context = failure.context
+    yield _row("Failure", "Registers from", failure.origin, failure.trap_frame or failure.context_record)
+    if failure.exception is not None:
+        code = failure.exception.code
+        yield _row("Failure", "Exception", f"{code:08x}", failure.exception_record, code_name(code) or "")
+    yield _row("Failure", "At", failure.name or _where(target, failure), context.ip)
+    if failure.instruction is not None:
+        yield _row("Failure", "Instruction", code_line(failure.instruction, context), failure.instruction.address)
+    elif failure.instruction_absent:
+        yield _row("Failure", "Instruction", None, note=failure.instruction_absent)
+    yield from _operand_rows(failure)
+    module = failure.module
+    if module is not None:
+        yield _row("Failure", "Module", module.image_name, module.base, f"size {module.size:#x}")
+        if module.path:
+            yield _row("Failure", "Module path", module.path)
+        if module.timestamp is not None:
+            checksum = "" if module.checksum is None else f"checksum {module.checksum:#x}"
+            yield _row("Failure", "Module timestamp", f"{module.timestamp:08x}", None, checksum)
+    if failure.unloaded is not None:
+        yield _row(
+            "Failure",
+            "Unloaded module",
+            failure.unloaded.name,
+            failure.unloaded.start,
+            "the address lay in this driver",
+        )
+
+
+def _where(target: Target, failure: Failure) -> str | None:
+    ip = failure.context.ip
+    if ip is None:
+        return None
+    return "outside every module" if target.is_kernel_address(ip) else "user mode"
+
+
+def _operand_rows(failure: Failure) -> Iterator[Row]:
+    if failure.access is not None and failure.address is not None:
+        yield _row("Failure", "Access", failure.access, failure.address, "named by the bug check")
+    elif failure.access is not None:
+        yield _row("Failure", "Access", failure.access, None, "the processor reported no address")
+    memory = failure.instruction.memory if failure.instruction else None
+    if memory is None or memory.access is None:
+        return
+    if failure.operand is None:
+        yield _row("Failure", "Operand", None, note=f"{', '.join(memory.unknown)} not known")
+        return
+    agrees = {True: "agrees with the bug check", False: "differs from the bug check", None: ""}[failure.operand_agrees]
+    used = [name for name, _ in memory.registers if name in failure.recovered]
+    if used:
+        agrees = "; ".join(part for part in (agrees, f"{', '.join(used)} recovered from the exception frame") if part)
+    yield _row("Failure", "Operand", memory.access, failure.operand, agrees)
+
+
+def _register_rows(failure: Failure) -> Iterator[Row]:
+    context = failure.context
+    for name in _GENERAL[context.architecture]:
+        value = context.get(name)
+        if value is None:
+            yield _row("Register", name, None, note="not saved at the failure")
+        else:
+            note = "recovered from the exception frame" if name in failure.recovered else ""
+            yield _row("Register", name, f"{value:016x}" if context.pointer_size == 8 else f"{value:08x}", value, note)
+    eflags = context.get("eflags")
+    if eflags is not None:
+        yield _row("Register", "eflags", f"{eflags:08x}", eflags, flags_words(eflags))

@@ -1,0 +1,205 @@
+"""Rows of ``kdump.info``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from volatility3.framework.renderers import format_hints
+
+from volatility3_kdump.dump import DumpHeader
+from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.target import Target
+from volatility3_kdump.text.banner import KINDS, banner
+from volatility3_kdump.text.times import session_time, uptime
+from volatility3_kdump.windows.version import architecture_name, product_name, suite_names, windows_name
+
+_COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Number", format_hints.Hex), ("Note", str)]
+
+_UNSET = "not set"
+_SECONDARY_STATES = {0: "none", 1: "partial or complete"}
+_TRIAGE_FIELDS = (
+    "CONTEXT",
+    "EXCEPTION",
+    "PRCB",
+    "PROCESS",
+    "THREAD",
+    "STACK",
+    "DRIVER_LIST",
+    "BROKEN_DRIVER",
+    "MMINFO",
+    "DATAPAGE",
+    "DEBUGGER_DATA",
+    "DATA_BLOCKS",
+)
+
+
+def info_grid(target: Target) -> KdumpGrid:
+    """Everything that the dump says about itself."""
+    return KdumpGrid(_COLUMNS, _rows(target), lambda: banner(target))
+
+
+def _rows(target: Target) -> Iterator[Row]:
+    yield from _dump_rows(target)
+    yield from _windows_rows(target)
+    yield from _time_rows(target)
+    yield from _kernel_rows(target)
+    yield from _header_rows(target.header)
+    yield from _page_rows(target)
+    yield from _tagged_rows(target)
+    for warning in target.warnings:
+        yield _row("Warning", "", warning)
+
+
+def _row(section: str, field: str, value: str | None, number: int | None = None, note: str = "") -> Row:
+    cell: Any = absent() if number is None else format_hints.Hex(number)
+    return 0, (section, field, text(value), cell, note)
+
+
+def _set(section: str, field: str, number: int | None, shown: str | None = None, note: str = "") -> Row:
+    """A row of a header field, which may never have been written."""
+    if number is None:
+        return 0, (section, field, _UNSET, address(None), note or "never written by the dump's writer")
+    return _row(section, field, shown if shown is not None else f"{number:,}", number, note)
+
+
+def _dump_rows(target: Target) -> Iterator[Row]:
+    header = target.header
+    yield _row("Dump", "File", target.name)
+    yield _row("Dump", "Size", f"{target.dump.source.size:,} bytes", target.dump.source.size)
+    yield _row("Dump", "Type", KINDS[header.dump_type or 0], header.dump_type)
+    if header.comment:
+        yield _row("Dump", "Comment", header.comment)
+    names = header.attribute_names
+    shown = None if names is None else " ".join(names) or "none"
+    yield _set("Dump", "Attributes", header.attributes, shown)
+    yield _row("Dump", "Header", f"{header.bits}-bit, {header.header_size:#x} bytes")
+
+
+def _windows_rows(target: Target) -> Iterator[Row]:
+    header = target.header
+    yield _set(
+        "Windows", "Build", header.build_number, None if header.build_number is None else str(header.build_number)
+    )
+    yield _row(
+        "Windows", "Name", windows_name(header.build_number), note="as the debugger names it: builds of Windows 11 too"
+    )
+    kind = {0xF: "free", 0xC: "checked"}.get(header.major_version or 0)
+    yield _set("Windows", "Kind", header.major_version, kind)
+    yield _row("Windows", "Architecture", architecture_name(header.architecture), header.machine_type)
+    yield _set("Windows", "Processors", header.number_processors)
+    shared = target.shared_data
+    product, suite = header.product_type, header.suite_mask
+    source = ""
+    if product is None and shared is not None and shared.product_type is not None:
+        product, suite, source = shared.product_type, shared.suite_mask, "from KUSER_SHARED_DATA"
+    yield _set("Windows", "Product", product, product_name(product), source)
+    suites = suite_names(suite)
+    yield _set("Windows", "Suite", suite, None if suites is None else " ".join(suites) or "none", source)
+    yield _row("Windows", "Build lab", target.build_lab, note="" if target.build_lab else "not in the dump")
+    if shared is not None:
+        yield _row("Windows", "System root", shared.system_root)
+
+
+def _time_rows(target: Target) -> Iterator[Row]:
+    header = target.header
+    yield _set("Time", "Session time (UTC)", header.system_time, session_time(header.system_time))
+    bias = target.shared_data.time_zone_bias if target.shared_data else None
+    local = session_time(header.system_time, bias) if bias is not None else None
+    note = "zone of the target" if local else "the target's time zone is not in the dump"
+    yield _row("Time", "Session time (target)", local, note=note)
+    yield _set("Time", "Uptime", header.system_up_time, uptime(header.system_up_time))
+
+
+def _kernel_rows(target: Target) -> Iterator[Row]:
+    header = target.header
+    kernel = target.kernel
+    if kernel is None:
+        yield _row("Kernel", "Base", None, note="no kernel was found in the dump")
+    else:
+        yield _row("Kernel", "Base", f"{kernel.base:#x}", kernel.base, kernel.base_known_by)
+        if kernel.identity is not None:
+            yield _row("Kernel", "PDB", kernel.identity.isf_name, note=kernel.identity.known_by)
+    status = target.symbol_status
+    yield _row("Kernel", "Symbols", "loaded" if target.nt is not None else "none", note=status)
+    for field, value in (
+        ("PsLoadedModuleList", header.ps_loaded_module_list),
+        ("PsActiveProcessHead", header.ps_active_process_head),
+        ("PfnDataBase", header.pfn_database),
+        ("KdDebuggerDataBlock", header.kd_debugger_data_block),
+        ("DirectoryTableBase", header.directory_table_base),
+    ):
+        yield _set("Kernel", field, value, None if value is None else f"{value:#x}")
+    debugger = target.debugger
+    if debugger is None:
+        yield _row("Kernel", "KDDEBUGGER_DATA64", None, note="not in the dump, or encoded")
+    else:
+        yield _row("Kernel", "KDDEBUGGER_DATA64", f"{debugger.size:#x} bytes", debugger.size)
+    processor = target.crash_processor
+    yield _row("Kernel", "Crashing processor", None if processor is None else str(processor.number))
+
+
+def _header_rows(header: DumpHeader) -> Iterator[Row]:
+    code = header.bug_check_code
+    yield _set("Header", "BugCheckCode", code, None if code is None else f"{code:#x}")
+    for number, value in enumerate(header.bug_check_parameters, 1):
+        yield _set("Header", f"BugCheckParameter{number}", value, None if value is None else f"{value:#x}")
+    if header.version_user:
+        yield _row("Header", "VersionUser", header.version_user)
+    if header.bits == 32:
+        pae = header.pae_enabled
+        yield _set("Header", "PaeEnabled", None if pae is None else int(pae))
+    yield _set("Header", "KdSecondaryVersion", header.kd_secondary_version)
+    yield _set("Header", "RequiredDumpSpace", header.required_dump_space)
+    fields = header.mini_dump_fields
+    if header.dump_type == 4:
+        named = (
+            None if fields is None else " ".join(name for bit, name in enumerate(_TRIAGE_FIELDS) if fields >> bit & 1)
+        )
+        yield _set("Header", "MiniDumpFields", fields, named)
+    state = header.secondary_data_state
+    yield _set("Header", "SecondaryDataState", state, _SECONDARY_STATES.get(state or 0))
+    yield _set("Header", "WriterStatus", header.writer_status)
+    yield _set("Header", "BootId", header.boot_id)
+    yield _set("Header", "NumberOfRuns", header.number_of_runs)
+    yield _set("Header", "NumberOfPages", header.number_of_pages)
+
+
+def _page_rows(target: Target) -> Iterator[Row]:
+    pages = target.dump.pages
+    triage = target.dump.triage
+    if pages is not None:
+        yield _row("Pages", "Declared", f"{pages.declared:,}", pages.declared)
+        yield _row("Pages", "Present", f"{pages.present:,}", pages.present)
+        missing = pages.declared - pages.present
+        yield _row("Pages", "Missing", f"{missing:,}", missing, "behind the end of the file" if missing else "")
+        if pages.highest is not None:
+            yield _row("Pages", "Highest page frame", f"{pages.highest:#x}", pages.highest)
+        if target.shared_data is not None:
+            yield from _physical_rows(target)
+    if triage is not None:
+        captured = sum(block.size for block in triage.blocks)
+        yield _row("Small memory dump", "Complete", "yes" if triage.complete else "no", note="end marker")
+        yield _row(
+            "Small memory dump", "Data blocks", f"{len(triage.blocks):,}", len(triage.blocks), f"{captured:,} bytes"
+        )
+        yield _row("Small memory dump", "Drivers", f"{len(triage.drivers):,}", len(triage.drivers))
+        yield _row("Small memory dump", "Unloaded drivers", f"{len(triage.unloaded):,}", len(triage.unloaded))
+        if triage.broken_driver:
+            yield _row("Small memory dump", "Broken driver", triage.broken_driver)
+
+
+def _physical_rows(target: Target) -> Iterator[Row]:
+    variable = target.variable("MmNumberOfPhysicalPages", "MmNumberOfPhysicalPages")
+    total = target.memory.pointer(variable) if variable else None
+    if total and target.dump.pages is not None:
+        left_out = total - target.dump.pages.declared
+        yield _row("Pages", "Of the machine", f"{total:,}", total, f"{left_out:,} were not meant to be dumped")
+
+
+def _tagged_rows(target: Target) -> Iterator[Row]:
+    for blob in target.dump.tagged:
+        name = blob.name or "unknown owner"
+        yield _row(
+            "Tagged data", str(blob.tag), name, blob.size, f"{blob.size:,} bytes at file offset {blob.offset:#x}"
+        )
