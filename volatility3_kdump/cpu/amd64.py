@@ -115,9 +115,9 @@ def trap_frame(
     from volatility3_kdump.cpu.context import Context
 
     values = _read_fields(read, address, _fields(layouts, "_KTRAP_FRAME", TRAP_FRAME_FIELDS))
-    if _against(values, address) is not None:
+    if _against(values, address, service_linkage) is not None:
         return None
-    linkage = service_linkage is not None and values["Rip"] == service_linkage
+    linkage = values["Rip"] == service_linkage
     service = linkage or values.get("ExceptionActive") == _SERVICE_ACTIVE
     wanted = ["Rbp", "Rip", "EFlags", "Rsp", "SegCs"]
     if not linkage:
@@ -130,19 +130,25 @@ def trap_frame(
     return Context("x64", registers, "trap frame", address)
 
 
-def looks_like_trap_frame(read: Read, address: int, layouts: Layouts | None = None) -> bool:
+def looks_like_trap_frame(
+    read: Read, address: int, layouts: Layouts | None = None, *, service_linkage: int | None = None
+) -> bool:
     """Whether :func:`why_not_trap_frame` has nothing against the bytes at the address."""
-    return why_not_trap_frame(read, address, layouts) is None
+    return why_not_trap_frame(read, address, layouts, service_linkage=service_linkage) is None
 
 
-def why_not_trap_frame(read: Read, address: int, layouts: Layouts | None = None) -> str | None:
+def why_not_trap_frame(
+    read: Read, address: int, layouts: Layouts | None = None, *, service_linkage: int | None = None
+) -> str | None:
     """The reason why no KTRAP_FRAME can lie at the address, in words; ``None`` when one can.
 
     Judged by the hardware's machine frame: selectors, reserved bits of EFLAGS, canonical addresses, and, for a trap
     taken in the kernel, the distance between the interrupted stack pointer and the frame: the processor aligns the
-    stack to 16 bytes and the frame follows, unless the interrupt has a stack of its own.
+    stack to 16 bytes and the frame follows, unless the interrupt has a stack of its own. The frame of a ``Zw`` call
+    has no stack selector and passes only with ``service_linkage``, as in :func:`trap_frame`.
     """
-    return _against(_read_fields(read, address, _fields(layouts, "_KTRAP_FRAME", TRAP_FRAME_FIELDS)), address)
+    values = _read_fields(read, address, _fields(layouts, "_KTRAP_FRAME", TRAP_FRAME_FIELDS))
+    return _against(values, address, service_linkage)
 
 
 def exception_frame(read: Read, address: int, layouts: Layouts | None = None) -> Mapping[str, int]:
@@ -151,7 +157,7 @@ def exception_frame(read: Read, address: int, layouts: Layouts | None = None) ->
     return {_register(name): value for name, value in values.items()}
 
 
-def _against(values: Mapping[str, int], address: int) -> str | None:
+def _against(values: Mapping[str, int], address: int, service_linkage: int | None) -> str | None:
     missing = [name for name in ("Rip", "SegCs", "EFlags", "Rsp") if name not in values]
     if missing:
         return f"{', '.join(missing)} at {address:#x} not in the dump"
@@ -173,10 +179,12 @@ def _against(values: Mapping[str, int], address: int) -> str | None:
         return f"SegCs {cs:#x} is no code segment of Windows"
     if not rsp >> 63 or not is_canonical(rsp):
         return f"kernel code segment with Rsp {rsp:#x}"
-    if (rsp & ~15) - TRAP_FRAME_SIZE == address:
+    if rip == service_linkage:
         return None
-    if stack not in (None, *_KERNEL_STACKS) or values.get("ExceptionActive", 0) > _SERVICE_ACTIVE:
-        return "kernel code segment with neither the stack nor the marks of a trap"
+    if stack not in (None, *_KERNEL_STACKS):
+        return f"SegSs {stack:#x} does not go with the kernel code segment"
+    if (rsp & ~15) - TRAP_FRAME_SIZE != address and values.get("ExceptionActive", 0) > _SERVICE_ACTIVE:
+        return f"Rsp {rsp:#x} is of another stack, and ExceptionActive {values['ExceptionActive']} is no trap's"
     return None
 
 

@@ -15,7 +15,8 @@ from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand, Operan
 from volatility3_kdump.cpu.notation import named
 
 _MASK = 0xFFFFFFFFFFFFFFFF
-_MEMORY = re.compile(r"\[([^\]]*)\]")
+#: A memory operand begins with its base register; ``{v0.b}[1]`` is a lane.
+_MEMORY = re.compile(r"\[([a-z][^\]]*)\]")
 _VECTOR_LIST = re.compile(r"\{([^}]*)\}")
 _EXTENSIONS = {"uxtw": (32, False), "sxtw": (32, True), "uxtx": (64, False), "sxtx": (64, False), "lsl": (64, False)}
 _BRANCHES = re.compile(r"(b|bl|b\.\w+|cbn?z|tbn?z)$")

@@ -49,7 +49,25 @@ _STRING_OPCODES = {
 _SIZELESS = re.compile(r"lea|invlpg|prefetch|fxsave|fxrstor|xsave|xrstor|clflush|clwb|cldemote")
 
 #: Instructions that name memory without accessing it.
-_ADDRESS_ONLY = re.compile(r"lea$|nop$|prefetch|invlpg|clflush|clwb|cldemote|bndmk|bndc|endbr")
+_ADDRESS_ONLY = re.compile(
+    r"lea$|nop$|prefetch|invlpg|clflush|clwb|cldemote|bndmk|bndc|bndstx|bndldx|v(gather|scatter)pf"
+)
+
+# A memory operand in first place is written, unless the instruction only reads it or changes it in place. Capstone's
+# own record of accesses is wrong for some hundred instructions (setcc, SSE and x87 stores, rotates, cmpxchg).
+_READS_FIRST = re.compile(
+    r"(cmp|test|bt|push|l?call|l?jmp|i?mul|i?div|cmps[bwdq]|outs[bwd]|v?ldmxcsr|fxrstor(64)?|xrstors?(64)?"
+    r"|lgdt|lidt|lldt|ltr|lmsw|ver[rw]|vmptrld|vmxon|ptwrite)$|f(?!n?st|n?save|ist|bstp|xsave)"
+)
+_CHANGES_FIRST = re.compile(
+    r"(add|adc|sub|sbb|and|or|xor|inc|dec|neg|not|ro[lr]|rc[lr]|s[ah][lr]|sh[lr]d|xchg|xadd|cmpxchg(8b|16b)?|bt[src]|arpl)$"
+)
+
+#: Sizes in bytes of the x87 environment and state, and those with an operand-size prefix.
+_ENVIRONMENTS = {"fnsave": (108, 94), "frstor": (108, 94), "fnstenv": (28, 14), "fldenv": (28, 14)}
+
+#: Sizes in bytes of memory operands where Capstone's are not what the processor accesses.
+_SIZES = {"comisd": 8, "ucomisd": 8, "comiss": 4, "ucomiss": 4}
 
 
 def _aliases() -> dict[str, tuple[str, int, int]]:
@@ -191,7 +209,7 @@ class _Decoder:
     def _memory_text(self, operand: Any) -> str:
         if _SIZELESS.match(self.name):
             return self._place(operand)
-        word = _SIZE_WORDS.get(operand.size)
+        word = _SIZE_WORDS.get(self._size(operand))
         if self.name == "cmpxchg16b":
             word = "oword"
         elif self.name in ("movsd", "movq") and not self.string and operand.size == 8:
@@ -233,6 +251,10 @@ class _Decoder:
         if self.name == "xlatb":
             base = {8: "rbx", 4: "ebx", 2: "bx"}.get(self.insn.addr_size, "rbx")
             found.append(self._resolve([(base, 1), ("al", 1)], 0, 1, self._segment_override() or "ds", "read"))
+        if self.name in ("maskmovq", "maskmovdqu", "vmaskmovdqu"):
+            base = {8: "rdi", 4: "edi", 2: "di"}[self.insn.addr_size]
+            size = 8 if self.name == "maskmovq" else 16
+            found.append(self._resolve([(base, 1)], 0, size, self._segment_override() or "ds", "write"))
         return tuple(found)
 
     def _segment_override(self) -> str | None:
@@ -302,6 +324,12 @@ class _Decoder:
         )
 
     def _size(self, operand: Any) -> int:
+        if self.name in _ENVIRONMENTS:
+            return _ENVIRONMENTS[self.name][0x66 in self.insn.prefix]
+        if self.name in _SIZES:
+            return _SIZES[self.name]
+        if self.name in ("lds", "les", "lfs", "lgs", "lss"):
+            return int(self.operands[0].size) + 2
         if self.name in ("fxsave", "fxsave64", "fxrstor", "fxrstor64"):
             return 512
         if self.name.startswith(("xsave", "xrstor")):
@@ -312,11 +340,17 @@ class _Decoder:
     def _access(self, operand: Any) -> str | None:
         if _ADDRESS_ONLY.match(self.name):
             return None
-        return {1: "read", 2: "write", 3: "read-write"}.get(operand.access)
+        first = self.operands[0] is operand
+        if self.name == "xchg" or (first and _CHANGES_FIRST.match(self.name)):
+            return "read-write"
+        if self.string == "movs":
+            return "write" if first else "read"
+        return "write" if first and self.string != "lods" and not _READS_FIRST.match(self.name) else "read"
 
     def _stack(self) -> MemoryOperand | None:
         pointer_register = "rsp" if self.architecture == "x64" else "esp"
-        size = 2 if 0x66 in self.insn.prefix else self.pointer_size
+        # An operand-size prefix makes a push or pop 16 bits wide, unless REX.W overrules it.
+        size = 2 if 0x66 in self.insn.prefix and not self.insn.rex & 8 else self.pointer_size
         if self.name in ("push", "pushf", "pushfd", "pushfq"):
             return self._resolve([(pointer_register, 1)], -size, size, "ss", "write")
         if self.name == "call":
@@ -328,6 +362,16 @@ class _Decoder:
         if self.name == "leave":
             frame = "rbp" if self.architecture == "x64" else "ebp"
             return self._resolve([(frame, 1)], 0, size, "ss", "read")
+        if self.name == "enter":
+            size *= 1 + (self.operands[1].imm & 31)
+            return self._resolve([(pointer_register, 1)], -size, size, "ss", "write")
+        if self.name in ("pushal", "pushaw", "popal", "popaw"):
+            size = 8 * (4 if self.name.endswith("l") else 2)
+            if self.name.startswith("pop"):
+                return self._resolve([(pointer_register, 1)], 0, size, "ss", "read")
+            return self._resolve([(pointer_register, 1)], -size, size, "ss", "write")
+        if self.name == "iretq":
+            return self._resolve([(pointer_register, 1)], 0, 40, "ss", "read")
         return None
 
     # branches -----------------------------------------------------------------------------------------------------
