@@ -44,6 +44,7 @@ class Failure:
     """The state of the processor at the failure.
 
     ``context`` holds the registers that are known as they were, ``origin`` says in words where they come from.
+    ``at_fault`` is false where they are only those of the call that reported the bug check.
     ``shown`` is what KD shows for the same record (a trap frame lacks the nonvolatile registers); ``recovered`` names
     registers in ``context`` that were recovered from the exception frame. Addresses of records are ``None`` where there
     is no such record. ``access`` is ``read``, ``write`` or ``execute``, and ``address`` the memory that the bug check
@@ -53,6 +54,7 @@ class Failure:
     context: Context
     shown: Context
     origin: str
+    at_fault: bool
     recovered: tuple[str, ...]
     trap_frame: int | None
     context_record: int | None
@@ -172,6 +174,10 @@ class _Finder:
             context=context,
             shown=shown,
             origin=origin,
+            at_fault=trap is not None
+            or record is not None
+            or (self.bug_check is not None and self.bug_check.minidump_variant)
+            or (ip is not None and ip == self.argument("ip")),
             recovered=recovered,
             trap_frame=trap,
             context_record=record,

@@ -39,13 +39,14 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
     if crash.process is not None and crash.process.name:
         yield f"PROCESS_NAME:  {crash.process.name}"
         yield ""
-    if crash.failure is not None:
-        yield from _failure(target, crash.failure)
-    for module in [crash.failure.module] if crash.failure and crash.failure.module else []:
-        yield f"MODULE_NAME: {module.name}"
-        yield ""
-        yield f"IMAGE_NAME:  {module.image_name}"
-        yield ""
+    failure = crash.failure
+    if failure is not None and failure.at_fault:
+        yield from _failure(target, failure)
+        if failure.module is not None:
+            yield f"MODULE_NAME: {failure.module.name}"
+            yield ""
+            yield f"IMAGE_NAME:  {failure.module.image_name}"
+            yield ""
 
 
 def _failure(target: Target, failure: Failure) -> Iterator[str]:

@@ -111,7 +111,8 @@ def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
 
 def _failure_rows(target: Target, failure: Failure) -> Iterator[Row]:
     context = failure.context
-    yield _row("Failure", "Registers from", failure.origin, failure.trap_frame or failure.context_record)
+    note = "" if failure.at_fault else "those of the call that reported the bug check: it names no faulting instruction"
+    yield _row("Failure", "Registers from", failure.origin, failure.trap_frame or failure.context_record, note)
     if failure.exception is not None:
         code = failure.exception.code
         yield _row("Failure", "Exception", f"{code:08x}", failure.exception_record, code_name(code) or "")

@@ -1,0 +1,77 @@
+"""``kdump.info`` against the session's banner and the real dumps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import transcript
+
+
+def test_banner_equals_the_session(sample, run_vol):
+    finished = run_vol("-f", sample(), "-r", "windbg", "kdump.info")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.endswith(transcript.BANNER)
+    assert finished.stdout.startswith("Loading Dump File [")
+
+
+@pytest.mark.parametrize(
+    ("dump_type", "phrase"),
+    [
+        (1, "Kernel Complete Dump File: Full address space is available"),
+        (2, "Kernel Summary Dump File: Kernel address space is available, User address space may not be available."),
+        (4, "Mini Kernel Dump File: Only registers and stack trace are available"),
+        (5, "Kernel Bitmap Dump File: Full address space is available"),
+        (6, "Kernel Bitmap Dump File: Kernel address space is available, User address space may not be available."),
+        (8, "Kernel Range Dump File: Kernel address space is available, User address space may not be available."),
+        (10, "Kernel Range Dump File: Full address space is available"),
+    ],
+)
+def test_type_phrase(sample, run_vol, dump_type, phrase):
+    finished = run_vol("-f", sample(dump_type), "-r", "windbg", "kdump.info")
+    assert finished.stdout.splitlines()[1] == phrase
+
+
+def table(finished) -> dict[tuple[str, str], dict]:
+    assert finished.returncode == 0, finished.stderr
+    return {(row["Section"], row["Field"]): row for row in json.loads(finished.stdout)}
+
+
+def test_unset_fields_are_said_to_be_unset(sample, run_vol):
+    cells = table(run_vol("-f", sample(), "-r", "json", "kdump.info"))
+    attributes = cells["Dump", "Attributes"]
+    assert attributes["Value"] == "not set"
+    assert attributes["Number"] is None
+    # The fill pattern must never show up as a value.
+    assert not any(row["Number"] in (0x45474150, 0x4547415045474150) for row in cells.values())
+
+
+def test_values_of_a_real_dump(shared_data: Path, run_vol):
+    cells = table(run_vol("-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "-r", "json", "kdump.info"))
+    assert cells["Windows", "Architecture"]["Value"] == "ARM 64-bit (AArch64)"
+    assert cells["Windows", "Processors"]["Number"] == 8
+    assert cells["Time", "Session time (UTC)"]["Value"].startswith("Tue Sep 14 02:51:58.146")
+    assert cells["Time", "Uptime"]["Value"] == "0 days 0:13:16.705"
+    assert cells["Header", "BootId"]["Number"] == 0xD
+    assert cells["Small memory dump", "Drivers"]["Number"] == 245
+    assert cells["Small memory dump", "Unloaded drivers"]["Number"] == 11
+    assert cells["Small memory dump", "Data blocks"]["Number"] == 679
+    assert sum(section == "Tagged data" for section, _ in cells) <= 42
+    assert cells["Kernel", "Base"]["Number"] == 0xFFFFF803F2E00000
+
+
+def test_truncated_dump_says_how_many_pages_are_missing(sample, run_vol, tmp_path: Path):
+    data = sample().read_bytes()
+    short = tmp_path / "short.dmp"
+    short.write_bytes(data[: len(data) - 0x1000 * 5 - 0x123])
+    whole = table(run_vol("-f", sample(), "-r", "json", "kdump.info"))
+    finished = run_vol("-f", short, "-r", "json", "kdump.info")
+    cells = table(finished)
+    # The tagged data behind the pages is cut first, so the expected number follows from the size alone.
+    header_size = int.from_bytes(data[0x2020:0x2028], "little")
+    left = (short.stat().st_size - header_size) // 0x1000
+    declared = whole["Pages", "Declared"]["Number"]
+    assert cells["Pages", "Missing"]["Number"] == declared - left > 0
+    assert f"{declared - left:,} of {declared:,} pages" in finished.stdout
