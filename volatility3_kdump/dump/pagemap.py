@@ -128,14 +128,12 @@ class BitmapPageMap:
         self, bitmap: bytes, bits: int, first_page: int, file_size: int, warnings: tuple[str, ...] = ()
     ) -> None:
         """``bits`` of ``bitmap`` count; pages lie packed from file offset ``first_page``."""
-        tail = bits & 7
-        if tail:
-            bitmap = bitmap[: bits >> 3] + bytes([bitmap[bits >> 3] & ((1 << tail) - 1)])
-        else:
-            bitmap = bitmap[: bits >> 3]
-        self._bitmap = bitmap
+        self._bits = bits
+        # Not a copy where the length is right. What the last byte holds past the last bit is ignored by every method,
+        # not cleared: that would copy the bitmap, 16 MB for a machine of 512 GB.
+        self._bitmap = bitmap[: (bits + 7) >> 3]
         self._first_page = first_page
-        self._rank = self._count(bitmap)
+        self._rank = self._count(self._bitmap, bits)
         self.declared = self._rank[-1]
         room = max(0, (file_size - first_page) >> _PAGE_SHIFT)
         self.present = min(self.declared, room)
@@ -143,7 +141,7 @@ class BitmapPageMap:
         self.warnings = warnings
 
     @classmethod
-    def _count(cls, bitmap: bytes) -> array[int]:
+    def _count(cls, bitmap: bytes, bits: int) -> array[int]:
         """Set bits before each block, and their total at the end."""
         from_bytes = int.from_bytes
         rank = array("Q", bytes(8 * ((len(bitmap) + cls._BLOCK - 1) // cls._BLOCK + 1)))
@@ -160,13 +158,15 @@ class BitmapPageMap:
             elif block != empty:
                 total += from_bytes(block, "little").bit_count()
             index += 1
+        if bits & 7:
+            total -= (bitmap[-1] >> (bits & 7)).bit_count()
         rank[index] = total
         return rank
 
     def _index_of(self, pfn: int) -> int | None:
         """How many stored pages precede a page frame whose bit is set; ``None`` when it is clear."""
         byte = pfn >> 3
-        if pfn < 0 or byte >= len(self._bitmap) or not self._bitmap[byte] >> (pfn & 7) & 1:
+        if not 0 <= pfn < self._bits or not self._bitmap[byte] >> (pfn & 7) & 1:
             return None
         block = byte // self._BLOCK
         start = block * self._BLOCK
@@ -186,9 +186,8 @@ class BitmapPageMap:
         return Extent(pfn, count, self._first_page + (index << _PAGE_SHIFT))
 
     def next_present(self, pfn: int) -> int | None:
-        total = len(self._bitmap) * 8
-        found = self._first(max(pfn, 0), total, self._NOT_EMPTY, 0)
-        if found >= total:
+        found = self._first(max(pfn, 0), self._bits, self._NOT_EMPTY, 0)
+        if found >= self._bits:
             return None
         # The bits of pages behind the end of the file are set, but their pages are not there.
         index = self._index_of(found)
@@ -196,18 +195,17 @@ class BitmapPageMap:
 
     def _first(self, pfn: int, limit: int, pattern: re.Pattern[bytes], skip: int) -> int:
         """The first page frame at or above ``pfn`` whose bit differs from the bits of ``skip``, within ``limit`` pages."""
-        total = len(self._bitmap) * 8
-        if pfn >= total:
+        if pfn >= self._bits:
             return pfn
         byte = pfn >> 3
         changed = (self._bitmap[byte] ^ skip) >> (pfn & 7)
         if changed:
-            return pfn + (changed & -changed).bit_length() - 1
+            return min(self._bits, pfn + (changed & -changed).bit_length() - 1)
         match = pattern.search(self._bitmap, byte + 1, min(len(self._bitmap), ((pfn + limit) >> 3) + 1))
         if match is None:
-            return min(total, pfn + limit)
+            return min(self._bits, pfn + limit)
         changed = self._bitmap[match.start()] ^ skip
-        return match.start() * 8 + (changed & -changed).bit_length() - 1
+        return min(self._bits, match.start() * 8 + (changed & -changed).bit_length() - 1)
 
     @property
     def highest(self) -> int | None:
@@ -240,11 +238,6 @@ def build_page_map(source: Source, header: DumpHeader) -> PageMap:
     builder = builders.get(header.dump_type or 0)
     if builder is None:
         raise UnsupportedDump(f"dump type {header.dump_type} holds no physical pages")
-    if header.encrypted:
-        raise UnsupportedDump(
-            f"the dump is encrypted (Attributes {header.attributes:#x} has EncryptedDumpData): "
-            "decrypt it with the key of its machine first"
-        )
     return builder(source, header)
 
 
