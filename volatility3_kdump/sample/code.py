@@ -98,7 +98,8 @@ class Function:
     ``aliases`` are names that other builds have for it. ``entry`` are bytes in front of the prologue; ``below`` is
     stack that the body allocates after it, which the unwinder skips by the frame pointer; ``body`` maps offsets from
     the function's start to exact instruction bytes. ``end`` names a symbol that the function at least reaches.
-    ``leaf_stop`` is an offset at which a processor can be found stopped (frame without a call).
+    ``leaf_stop`` is an offset at which a processor can be found stopped (frame without a call). A function that does
+    not return has no epilogue.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Function:
     end: str | None = None
     leaf_stop: int | None = None
     aliases: tuple[str, ...] = ()
+    returns: bool = True
 
     def size(self) -> int:
         """Bytes from the frame's lowest address to the return address or machine frame, return address excluded."""
@@ -247,11 +249,36 @@ def _unwind_info(function: Function, prologue_size: int, codes: Sequence[bytes])
     return header + array + bytes(len(array) % 4)
 
 
+def _restores(function: Function) -> bytes:
+    """Loads that undo the saves: the same operands, through rcx where the prologue went through rax, and the opcode of
+    the other direction."""
+    code, pointer = b"", None
+    for operation in function.prologue:
+        if isinstance(operation, Pointer):
+            pointer = operation.offset
+            code += b"\x48\x8d" + _memory_operand(1, pointer)
+        elif isinstance(operation, Save):
+            saved = bytearray(_encode(operation, pointer))
+            if operation.register.startswith("xmm"):
+                opcode = saved.index(b"\x0f\x29") + 1
+                saved[opcode] = 0x28
+            else:
+                opcode = 1
+                saved[opcode] = 0x8B
+            if saved[opcode + 1] & 7 == 0:  # [rax] becomes [rcx]
+                saved[opcode + 1] |= 1
+            code += bytes(saved)
+    return code
+
+
 def _epilogue(function: Function) -> bytes:
-    """``add rsp``, the pops in reverse order and ``ret``; int 3 for frames that no ``ret`` can leave."""
+    """Saved registers back, ``add rsp``, the pops in reverse order and ``ret``; int 3 for frames that no ``ret`` can
+    leave."""
     if any(isinstance(item, (MachineFrame, FramePointer)) for item in function.prologue):
         return b"\xcc"
-    code = b""
+    if not function.returns:
+        return b"\xcc"
+    code = _restores(function)
     for operation in reversed(function.prologue):
         if isinstance(operation, Allocate):
             small = operation.size < 0x80

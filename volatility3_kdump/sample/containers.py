@@ -27,10 +27,15 @@ _BREAKPOINT = 0x80000003
 
 @dataclass(frozen=True)
 class Header:
-    """Values of DUMP_HEADER64, whatever the type."""
+    """Values of DUMP_HEADER64, whatever the type.
+
+    Complete dumps have been seen with the PFN database's address in PfnDataBase, others with the address of the
+    variable that points at it: types 1 and 2 are written in the first way, all others in the second.
+    """
 
     build: int
     directory_table_base: int
+    pfn_database_pointer: int
     pfn_database: int
     loaded_module_list: int
     active_process_head: int
@@ -116,6 +121,8 @@ def write(path: Path, dump_type: int, contents: Contents) -> None:
 def header(contents: Contents, dump_type: int) -> bytearray:
     """DUMP_HEADER64: 0x2000 bytes."""
     facts = contents.header
+    old = dump_type in (FULL, SUMMARY)
+    pfn_database = facts.pfn_database if old else facts.pfn_database_pointer
     block = bytearray(b"PAGE" * (HEADER_SIZE // 4))
     pack = struct.pack_into
     pack("<4s4sII", block, 0x00, b"PAGE", b"DU64", 0xF, facts.build)
@@ -124,7 +131,7 @@ def header(contents: Contents, dump_type: int) -> bytearray:
         block,
         0x10,
         facts.directory_table_base,
-        facts.pfn_database,
+        pfn_database,
         facts.loaded_module_list,
         facts.active_process_head,
     )

@@ -6,104 +6,100 @@ import struct
 from collections.abc import Iterator
 from uuid import UUID
 
+from volatility3_kdump.sample import context
 from volatility3_kdump.sample.containers import Blob, Contents, DriverEntry, Header, TriageContents, UnloadedEntry
 from volatility3_kdump.sample.machine import Machine
 from volatility3_kdump.sample.physical import PAGE
+from volatility3_kdump.sample.scene import Process
+
+_RUNNING = 2
 
 
 def make_contents(machine: Machine) -> Contents:
     """Header values, pages, triage blobs and tagged data of a machine."""
-    scene = machine.scene
+    scene, work = machine.scene, machine.work
     process = next(
         process
         for process in scene.processes
         for thread in process.threads
-        if thread.state == 2 and thread.processor == scene.bug_check.processor
+        if thread.state == _RUNNING and thread.processor == scene.bug_check.processor
     )
     header = Header(
-        build=machine.era.build,
+        build=work.era.build,
         directory_table_base=process.directory_table_base,
-        pfn_database=machine.symbol("MmPfnDatabase") or 0,
-        loaded_module_list=machine.symbol("PsLoadedModuleList") or 0,
-        active_process_head=machine.symbol("PsActiveProcessHead") or 0,
+        pfn_database_pointer=work.symbol("MmPfnDatabase") or 0,
+        pfn_database=scene.pfn_database,
+        loaded_module_list=work.symbol("PsLoadedModuleList") or 0,
+        active_process_head=work.symbol("PsActiveProcessHead") or 0,
         processors=len(scene.processors),
         code=scene.bug_check.code,
         parameters=scene.bug_check.parameters,
-        debugger_data=machine.debugger_data_address,
-        context=machine.context,
-        exception_address=machine.symbol("KeBugCheckEx") or 0,
+        debugger_data=machine.debugger_data,
+        context=machine.processes.context,
+        exception_address=work.required("KeBugCheckEx"),
         system_time=scene.system_time,
         uptime=scene.uptime,
         product_type=scene.product_type,
         suite=scene.suite,
     )
-    return Contents(header, machine.physical, _triage(machine, process.address), _blobs(machine))
+    return Contents(header, work.physical, _triage(machine, process), _blobs(machine))
 
 
-def _triage(machine: Machine, process: int) -> TriageContents:
-    scene, structures = machine.scene, machine.structures
+def _triage(machine: Machine, process: Process) -> TriageContents:
+    scene, work = machine.scene, machine.work
     number = scene.bug_check.processor
-    thread = next(
-        thread
-        for item in scene.processes
-        for thread in item.threads
-        if thread.state == 2 and thread.processor == number
-    )
-    stack = machine.stacks[thread.address]
+    thread = next(item for item in process.threads if item.state == _RUNNING and item.processor == number)
+    stack = machine.processes.stacks[thread.address]
 
     def read(address: int, size: int) -> bytes:
-        """Bytes for a blob; a page that is missing reads as zeros, as from a page that was never touched."""
-        found = machine.memory.read(address, size)
-        if found is not None:
-            return found
-        parts = []
-        while size:
-            count = min(PAGE - address % PAGE, size)
-            parts.append(machine.memory.read(address, count) or bytes(count))
-            address, size = address + count, size - count
-        return b"".join(parts)
+        found = work.memory.read(address, size)
+        if found is None:
+            raise ValueError(f"{size:#x} bytes at {address:#x} are not in the made memory")
+        return found
 
     return TriageContents(
-        processor_block=(machine.processor_blocks[number], structures.size("_KPRCB")),
-        process=(process, structures.size("_EPROCESS")),
-        thread=(thread.address, structures.size("_ETHREAD")),
+        processor_block=(machine.processors.blocks[number], work.structures.size("_KPRCB")),
+        process=(process.address, work.structures.size("_EPROCESS")),
+        thread=(thread.address, work.structures.size("_ETHREAD")),
         stack=(stack.pointer, stack.base - stack.pointer),
-        debugger_data=(machine.debugger_data_address, machine.era.kdbg_size),
-        blocks=list(_blocks(machine, thread.address)),
+        debugger_data=(machine.debugger_data, work.era.kdbg_size),
+        blocks=list(_blocks(machine, process.address, thread.address)),
         drivers=[
             DriverEntry(
                 module.path, module.image.base, module.image.size, module.image.checksum, module.image.timestamp
             )
-            for module in machine.modules
+            for module in machine.images.modules
         ],
         unloaded=[UnloadedEntry(item.name, item.start, item.end) for item in scene.unloaded],
         read=read,
     )
 
 
-def _blocks(machine: Machine, thread: int) -> Iterator[tuple[int, int]]:
-    """Data blocks as the kernel chooses them: processors, contexts, stacks, code at the fault, build lab."""
-    scene, structures = machine.scene, machine.structures
-    table = machine.symbol("KiProcessorBlock")
+def _blocks(machine: Machine, process: int, thread: int) -> Iterator[tuple[int, int]]:
+    """Data blocks as the kernel chooses them: processors, contexts, stacks, parts of the process and the thread, the
+    kernel's header page, build lab, code at the fault. Stacks come in windows that abut, as they do in real files."""
+    work, processors = machine.work, machine.processors
+    table = work.symbol("KiProcessorBlock")
     if table is not None:
-        yield table, 8 * len(scene.processors)
-    for block in machine.processor_blocks:
-        yield block, structures.size("_KPRCB")
-    for context in machine.contexts:
-        yield context, 0x4D0
-    lab = machine.symbol("NtBuildLabEx")
+        yield table, 8 * len(processors.blocks)
+    for block in processors.blocks:
+        yield block, work.structures.size("_KPRCB")
+    for record in processors.contexts:
+        yield record, context.SIZE
+    lab = work.symbol("NtBuildLabEx")
     if lab is not None:
-        yield lab, 0x100
-    for address, stack in machine.stacks.items():
-        if address == thread or address in _idle_threads(machine):
-            yield stack.pointer, stack.base - stack.pointer
-    yield machine.kernel_base, PAGE
-    yield scene.bug_check.parameters[3] & ~(PAGE - 1), PAGE
-
-
-def _idle_threads(machine: Machine) -> set[int]:
-    first = machine.symbol("KiInitialThread") or 0
-    return {processor.idle_thread or first for processor in machine.scene.processors[:-1]}
+        yield lab, len(work.era.lab) + 1
+    yield process, work.structures.size("_EPROCESS") * 4 // 5
+    yield thread, work.structures.size("_ETHREAD") * 4 // 5
+    crashed = machine.scene.bug_check.processor
+    idle = [address for number, address in enumerate(processors.idle_threads) if number != crashed]
+    for owner in (thread, *idle):
+        stack = machine.processes.stacks[owner]
+        middle = stack.pointer + min(0x138, (stack.base - stack.pointer) // 2)
+        yield stack.pointer, middle - stack.pointer
+        yield middle, stack.base - middle
+    yield machine.scene.kernel_base, PAGE
+    yield machine.scene.bug_check.parameters[3] // PAGE * PAGE, PAGE
 
 
 def _blobs(machine: Machine) -> list[Blob]:

@@ -54,8 +54,8 @@ _SYSTEM_CALL_ENTRY = bytes.fromhex(
 _BUG_CHECK_ENTRY = bytes.fromhex("48894c2408 4889542410 4c89442418 4c894c2420")
 
 _FUNCTIONS = (
-    Function("KeBugCheckEx", (Allocate(0x38),), entry=_BUG_CHECK_ENTRY),
-    Function("KiBugCheckDispatch", EXCEPTION_FRAME, (Call(0x69, "KeBugCheckEx"),)),
+    Function("KeBugCheckEx", (Allocate(0x38),), entry=_BUG_CHECK_ENTRY, returns=False),
+    Function("KiBugCheckDispatch", EXCEPTION_FRAME, (Call(0x69, "KeBugCheckEx"),), returns=False),
     Function("KiPageFault", (MachineFrame(True), *TRAP_FRAME), (Call(0x469, "KiBugCheckDispatch"),)),
     Function("IofCallDriver", (Allocate(0x38),), (Call(0x55, "guard_dispatch_icall"),)),
     Function("IopSynchronousServiceTail", (*_WITH_FRAME, Allocate(0x60)), (Call(0x1A8, "IofCallDriver"),)),
@@ -110,7 +110,7 @@ _FUNCTIONS = (
         (Call(0x40C, "PpmIdleDefaultExecute"),),
     ),
     Function("PoIdle", (*_ALL_SAVED, Allocate(0x110)), (Call(0x36E, "PpmIdleExecuteTransition"),)),
-    Function("KiIdleLoop", (Allocate(0x38),), (Call(0x54, "PoIdle"),)),
+    Function("KiIdleLoop", (Allocate(0x38),), (Call(0x54, "PoIdle"),), returns=False),
 )
 
 #: By name.

@@ -100,6 +100,11 @@ class AddressSpaces:
             page[offset : offset + count] = data[position : position + count]
             position += count
 
+    def written(self, start: int, size: int) -> list[int]:
+        """The addresses of the kernel pages in a range that :meth:`page` and :meth:`write` have made, ascending."""
+        first, last = start // PAGE, (start + size - 1) // PAGE
+        return sorted(page * PAGE for process, page in self._cache if process == 0 and first <= page <= last)
+
     def read(self, address: int, size: int, process: int = 0) -> bytes | None:
         """Bytes at an address, or ``None`` where a page is not there."""
         parts = []

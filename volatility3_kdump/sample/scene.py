@@ -127,6 +127,7 @@ class Process:
     fields: Mapping[str, int] = field(default_factory=dict)
     threads: tuple[Thread, ...] = ()
     command_line: str = ""
+    parameters: int = 0
     image_base: int = 0
 
 
@@ -141,13 +142,41 @@ class Processor:
 
 @dataclass(frozen=True)
 class BugCheck:
-    """What KeBugCheckEx was called with, and what the header says after the kernel has refined the code."""
+    """What KeBugCheckEx was called with, and what the header says after the kernel has refined the code.
+
+    ``volatile`` are registers at its entry that are no arguments; ``driver`` is the module that the kernel blames.
+    """
 
     code: int
     parameters: tuple[int, int, int, int]
     called_with: tuple[int, int, int, int, int]
     processor: int
     volatile: Mapping[str, int] = field(default_factory=dict)
+    driver: str = ""
+
+
+@dataclass(frozen=True)
+class DriverObject:
+    """A DRIVER_OBJECT of a module, its only device, and the function (by name) that takes its requests."""
+
+    module: str
+    address: int
+    name: str
+    device: int
+    device_type: int
+    dispatch: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A device control request on its way: IRP, thread, device, file object."""
+
+    address: int
+    thread: int
+    device: int
+    file: int
+    control_code: int
+    input_length: int
 
 
 @dataclass(frozen=True)
@@ -176,6 +205,8 @@ class Scene:
     session_space: int
     large_page: tuple[int, int]
     paged_out: tuple[int, ...] = ()
+    driver_objects: tuple[DriverObject, ...] = ()
+    requests: tuple[Request, ...] = ()
     system_root: str = "C:\\Windows"
 
 
@@ -185,6 +216,10 @@ _FAULT_ADDRESS = 0xFFFFD8024AAA8010
 _FAULT_IP = 0xFFFFF80060DA1981
 _IRP = 0xFFFF91894ED94D70
 _SYSTEM_FRAME = 0xFFFFD48F77AF9EC0
+_DEVICE_OBJECT = 0xFFFF91894ED31E00
+_FILE_OBJECT = 0xFFFF91894F0D2A20
+_CONTROL_CODE = 0x83360018
+_CRASH_THREAD = 0xFFFF918952F55080
 
 #: NotMyFault: allocates paged pool, raises the IRQL, reads what it allocated.
 _MYFAULT_FUNCTIONS = {
@@ -374,34 +409,34 @@ _CRASH_FRAMES = (
             fields={"PreviousMode": 1, "ExceptionActive": 2},
         ),
         arguments=(0x00000000FFFFFFFC, 0xFFFF512100000000, 0x1, 0x000001E35F5E99A0),
-        words={0x20: 0x7AE6BDE930, 0x28: 0x83360018, 0x30: 0x1E35FB24550, 0x38: 0xF0, 0x40: 0, 0x48: 0},
+        words={0x20: 0x7AE6BDE930, 0x28: _CONTROL_CODE, 0x30: 0x1E35FB24550, 0x38: 0xF0, 0x40: 0, 0x48: 0},
     ),
     Frame(
         "NtDeviceIoControlFile",
         (0, 0, 0, 0),
-        words={0x20: 0x7AE6BDE930, 0x28: 0x83360018, 0x30: 0x1E35FB24550, 0x38: 0xF0},
+        words={0x20: 0x7AE6BDE930, 0x28: _CONTROL_CODE, 0x30: 0x1E35FB24550, 0x38: 0xF0},
     ),
     Frame(
         "IopXxxControlFile",
         (0, _SYSTEM_FRAME, 0, _SYSTEM_FRAME),
         sets={
             "rbx": _IRP,
-            "rsi": 0xFFFF91894F0D2A20,
+            "rsi": _FILE_OBJECT,
             "rdi": 0,
-            "r12": 0x83360018,
+            "r12": _CONTROL_CODE,
             "r13": 0xE,
-            "r14": 0xFFFF91894ED31E00,
+            "r14": _DEVICE_OBJECT,
             "r15": 0x1,
         },
     ),
     Frame(
         "IopSynchronousServiceTail",
         (_SYSTEM_FRAME, _IRP, 0x1, 0xFFFFF80000000000),
-        sets={"rbx": 0xFFFF91894ED31E00, "rbp": 0x2, "rdi": _IRP, "r12": 0, "r14": 0x1, "r15": 0xFFFF91894F0D2A20},
+        sets={"rbx": _DEVICE_OBJECT, "rbp": 0x2, "rdi": _IRP, "r12": 0, "r14": 0x1, "r15": _FILE_OBJECT},
     ),
     Frame("IofCallDriver", (_IRP, 0x1, _SYSTEM_FRAME, 0x1)),
     Frame("myfault!DeviceControl", (_IRP, 0, 0, 0xFFFFF80062BF5E51), sets={"rbx": _IRP}),
-    Frame("myfault!DoFault", (0xC85C00F0, 0x1E35FB24550, 0xF0, 0), sets={"rbx": 0xFFFF91894ED31E00, "rsi": 0xF0}),
+    Frame("myfault!DoFault", (0xC85C00F0, 0x1E35FB24550, 0xF0, 0), sets={"rbx": _DEVICE_OBJECT, "rsi": 0xF0}),
     Frame("myfault!HighIrqlFault", (0, 0xFFFFD48F77AF99C8, 0, 0), sets={"rbx": _FAULT_ADDRESS}, stopped_at=0x31),
     Frame(
         "KiPageFault",
@@ -587,7 +622,7 @@ _NOTMYFAULT = Process(
     fields={"Pcb.BasePriority": 8, "CommitCharge": 822, "VirtualSize": 0x20106A20000},
     threads=(
         Thread(
-            0xFFFF918952F55080,
+            _CRASH_THREAD,
             0x1C5C,
             0xFFFFD48F77AFA000,
             _CRASH_FRAMES,
@@ -606,7 +641,7 @@ _NOTMYFAULT = Process(
             created=20.4,
             registers={
                 "rbx": 0x7AE6BDE9D0,
-                "rsi": 0x83360018,
+                "rsi": _CONTROL_CODE,
                 "rdi": 0x1E35FB24550,
                 "rbp": 0x7AE6BDEA40,
                 "r12": 0,
@@ -617,6 +652,7 @@ _NOTMYFAULT = Process(
         ),
     ),
     command_line='"C:\\Tools\\NotMyFault\\notmyfault64.exe" ',
+    parameters=0x1E35F581000,
     image_base=0x7FF6D0C40000,
 )
 
@@ -685,6 +721,7 @@ _NOTEPAD = Process(
         ),
     ),
     command_line='"C:\\Windows\\system32\\notepad.exe" C:\\Users\\user\\Desktop\\note.txt',
+    parameters=0x1A8C4B31000,
     image_base=0x7FF7E2E60000,
 )
 
@@ -710,6 +747,7 @@ def high_irql_fault() -> Scene:
             (0xA, _FAULT_ADDRESS, 0x2, 0, _FAULT_IP),
             2,
             {"rax": 0xFFFFD48F77AF97A0, "r10": _FAULT_IP, "r11": 0xFFFFD8024AA9BFF0},
+            "myfault",
         ),
         processors=(
             Processor(0xFFFFF8005E6A7000, 0xFFFFF80067A75000),
@@ -736,4 +774,8 @@ def high_irql_fault() -> Scene:
         session_space=0xFFFFC30150002000,
         large_page=(0xFFFF918952600000, 0x1C2200),
         paged_out=(_FAULT_ADDRESS,),
+        driver_objects=(
+            DriverObject("myfault", 0xFFFF91894ED30C80, "\\Driver\\MYFAULT", _DEVICE_OBJECT, 0x8336, "DeviceControl"),
+        ),
+        requests=(Request(_IRP, _CRASH_THREAD, _DEVICE_OBJECT, _FILE_OBJECT, _CONTROL_CODE, 0xF0),),
     )

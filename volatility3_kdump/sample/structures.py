@@ -55,13 +55,13 @@ class Structures:
             field = self.layouts.find(type_name, path)
             return None if field is None else (field.offset, field)
         array = self.layouts.find(type_name, indexed[1])
-        if array is None or not array.count or array.type_name is None:
+        if array is None or not array.count:
             return None
         start = array.offset + array.size // array.count * int(indexed[2])
         if indexed[3] is None:
             size = array.size // array.count
             return start, Field(start, size, "base", {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size))
-        rest = self._find(array.type_name, indexed[3])
+        rest = None if array.type_name is None else self._find(array.type_name, indexed[3])
         return None if rest is None else (start + rest[0], rest[1])
 
     def link(self, head: int, entries: Sequence[int]) -> None:
