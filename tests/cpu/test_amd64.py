@@ -158,6 +158,18 @@ def test_implausible_frames_are_refused_with_a_reason(changes: dict[str, int], r
     assert trap_frame(read, address) is None
 
 
+def test_frames_on_the_interrupted_stack_need_no_mark() -> None:
+    address = 0xFFFFD48F77AF97E0
+    assert looks_like_trap_frame(_memory(address, _frame(rsp=address + 0x198, active=113)), address)
+
+
+def test_frames_of_32_bit_user_code() -> None:
+    address = 0xFFFFD48F77AF9E40
+    data = _frame(rsp=0x19FF30, rip=0x77561234, cs=0x23, eflags=0x10246, ss=0x2B)
+    context = trap_frame(_memory(address, data), address)
+    assert context is not None and context.ip == 0x77561234
+
+
 def test_interrupts_with_their_own_stack_and_misaligned_addresses() -> None:
     address = 0xFFFFF80065C8EE70
     read = _memory(address, _frame(rsp=0xFFFFD48F77AF9970, ss=0, active=1))

@@ -139,9 +139,21 @@ def test_what_is_not_a_context_is_refused_with_a_reason(data: bytes, reason: str
 
 
 def test_a_record_cut_short_loses_only_what_is_missing() -> None:
-    context = parse_context(_record("x64", 0x10000F)[:0xF8], "x64", "context record")
-    assert context is not None
-    assert "r15" in context.known and context.ip is None and context.xmm is None
+    for size in (0xF8, 0xFC):
+        context = parse_context(_record("x64", 0x10000F)[:size], "x64", "context record")
+        assert context is not None
+        assert "r15" in context.known and context.ip is None and context.xmm is None
+
+
+@pytest.mark.parametrize(
+    "architecture, names",
+    [("x64", ("rip", "rsp", "rbp")), ("arm64", ("pc", "sp", "fp")), ("x86", ("eip", "esp", "ebp"))],
+)
+def test_pointers_of_each_architecture(architecture: str, names: tuple[str, str, str]) -> None:
+    context = Context(architecture, {name: number for number, name in enumerate(names)}, "test")
+    assert (context.ip, context.sp, context.fp) == (0, 1, 2)
+    assert not context.has_segments
+    assert Context(architecture, {}, "test").ip is None
 
 
 def test_replace_derives_a_context() -> None:

@@ -312,6 +312,18 @@ def test_bit_tests_reach_beyond_their_operand(opcode: int, wide: bool, bit: int)
     assert (instruction.memory.address, instruction.memory.size) == machine.accesses[0][1:]
 
 
+@pytest.mark.parametrize("code", ["50", "6650", "664850", "58", "6658", "664858", "c3", "c8100000", "c8100002"])
+def test_stack_slots(code: str) -> None:
+    registers = {"rsp": STACK + 0x8000, "rbp": STACK + 0x9000}
+    machine = processor("x64")
+    machine.execute(bytes.fromhex(code), registers)
+    instruction = decode(_memory(CODE, bytes.fromhex(code)), CODE, "x64", Context("x64", registers, "test"))
+    assert instruction is not None and instruction.stack is not None and instruction.stack.access is not None
+    kind = instruction.stack.access
+    accessed = [access for access in machine.accesses if access[1] < STACK + 0x8800]
+    assert _claimed([instruction.stack])[kind] == _spans(accessed, STACK, STACK + STACK_SIZE)[kind]
+
+
 def test_pop_to_memory_uses_the_popped_stack_pointer() -> None:
     code = bytes.fromhex("8f442408")
     registers = {"rsp": STACK + 0x8000}
@@ -458,6 +470,15 @@ def test_arm64_compare_and_branch(word: int, value: int) -> None:
     _check_branch("arm64", struct.pack("<I", word), {"x3": value}, "pc")
 
 
+def test_arm64_zero_register_and_unknown_base() -> None:
+    code = struct.pack("<I", 0xF87F6841)  # ldr x1, [x2, xzr]
+    known = decode(_memory(CODE, code), CODE, "arm64", Context("arm64", {"x2": 0x1000}, "test"))
+    assert known is not None and known.memory is not None and known.memory.address == 0x1000
+    unknown = decode(_memory(CODE, code), CODE, "arm64", Context("arm64", {}, "test"))
+    assert unknown is not None and unknown.memory is not None
+    assert (unknown.memory.address, unknown.memory.unknown) == (None, ("x2",))
+
+
 @pytest.mark.parametrize(
     "word, text",
     [
@@ -588,6 +609,14 @@ def test_code_at_the_end_of_what_is_present() -> None:
     assert decode(_memory(HERE, b""), HERE, "x64") is None
     assert decode(_memory(HERE, b"\x06"), HERE, "x64") is None
     assert decode(_memory(HERE, code), HERE, "ia64") is None
+
+
+def test_registers_of_another_architecture_are_not_used() -> None:
+    instruction = decode(_memory(HERE, b"\x8b\x03"), HERE, "x64", Context("x86", {"ebx": 1}, "test"))
+    assert instruction is not None and instruction.memory is not None
+    assert instruction.memory.unknown == ("rbx",)
+    jump = decode(_memory(HERE, b"\x74\x05"), HERE, "x64", Context("x86", {"eflags": 0x40}, "test"))
+    assert jump is not None and jump.taken is None
 
 
 def test_memory_values_and_the_top_of_the_address_space() -> None:

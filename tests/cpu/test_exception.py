@@ -74,7 +74,7 @@ def test_32_bit_record() -> None:
 
 def test_parameters_are_bounded() -> None:
     data = struct.pack("<IIQQI", 0xC0000005, 0, 0, 1, 0xFFFFFFFF) + bytes(4 + 15 * 8)
-    full = parse_exception_record(data)
+    full = parse_exception_record(data + bytes(0x100))
     assert full is not None and len(full.parameters) == 15
     cut = parse_exception_record(data[:0x34])
     assert cut is not None and len(cut.parameters) == 2

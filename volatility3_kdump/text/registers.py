@@ -43,7 +43,7 @@ _FLAGS = (
 )
 _VIRTUAL_FLAGS = ((20, "vip"), (19, "vif"))
 
-#: KD notes the value of an operand of at most this many bytes.
+#: The value of a larger operand, in bytes, is left out of the note: register save areas and wide vectors.
 _LARGEST_VALUE = 16
 
 
@@ -144,7 +144,7 @@ def _destination(instruction: Instruction, context: Context, kd: bool) -> str:
         where = f"{{{named(instruction.indirect, instruction.indirect_name, size)}}}"
     if not instruction.memories:
         return f" {where}" if where else ""
-    place, value = _memory_note(instruction.memories[0], context, kd).split("=", 1)
+    place, _, value = _memory_note(instruction.memories[0], context, kd).partition("=")
     return f"{place}={where or value}"
 
 
@@ -155,8 +155,8 @@ def _in_note_order(memories: Sequence[MemoryOperand]) -> list[MemoryOperand]:
 def _memory_note(memory: MemoryOperand, context: Context, kd: bool) -> str:
     selector = f"{context.registers[memory.segment]:04x}:" if context.has_segments else ""
     offset = memory.zeroed if kd else memory.offset
-    note = f" {memory.segment}:{selector}{pointer(offset, context.pointer_size)}="
-    note += little_endian(memory.value, memory.size) if memory.size <= _LARGEST_VALUE else ""
+    note = f" {memory.segment}:{selector}{pointer(offset, context.pointer_size)}"
+    note += f"={little_endian(memory.value, memory.size)}" if memory.size <= _LARGEST_VALUE else ""
     if memory.unknown and not kd:
         note += f" ({', '.join(memory.unknown)} not known)"
     return note
