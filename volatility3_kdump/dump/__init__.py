@@ -75,12 +75,17 @@ def open_dump(source: Source | str | os.PathLike[str]) -> CrashDump:
         except OSError as error:
             raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
     header = parse_header(source)
+    where, attributes = ("0xf98", "0x1050") if header.bits == 64 else ("0xf88", "0x8a0")
+    if header.encrypted:
+        raise UnsupportedDump(
+            f"the dump is encrypted (Attributes at offset {attributes} is {header.attributes:#x}, EncryptedDumpData "
+            "is set): decrypt it with the key of its machine first"
+        )
     if header.dump_type == DumpType.TRIAGE:
         return CrashDump(source, header, None, parse_triage(source, header))
     if header.dump_type in PHYSICAL_TYPES:
         return CrashDump(source, header, build_page_map(source, header), None)
     if header.dump_type == DumpType.HEADER:
-        raise UnsupportedDump("DumpType at offset 0xf98 is 3: the file holds a header only, no memory")
-    where = "0xf98" if header.bits == 64 else "0xf88"
+        raise UnsupportedDump(f"DumpType at offset {where} is 3: the file holds a header only, no memory")
     shown = "was never set" if header.dump_type is None else f"is {header.dump_type:#x}, which is not a known type"
     raise UnsupportedDump(f"DumpType at offset {where} {shown} (known: 1, 2, 4, 5, 6, 8, 9, 0xa)")

@@ -70,9 +70,9 @@ class PhysicalRun:
 class DumpHeader:
     """The values of a crash dump header.
 
-    Every optional value is ``None`` where the writer left the ``PAGE`` fill in it. Addresses are virtual unless the name
-    says otherwise; those of a 32-bit header are sign-extended to 64 bits. ``system_time`` is a FILETIME (100 ns since
-    1601-01-01 UTC) and ``system_up_time`` counts 100 ns since boot.
+    Every optional value is ``None`` where the writer left the ``PAGE`` fill in it. Addresses are virtual unless the
+    name says otherwise; those of a 32-bit header are sign-extended to 64 bits. ``system_time`` is a FILETIME (100 ns
+    since 1601-01-01 UTC) and ``system_up_time`` counts 100 ns since boot.
     """
 
     bits: int
@@ -113,11 +113,17 @@ class DumpHeader:
     def architecture(self) -> str:
         """``x64``, ``arm64``, ``x86``, or the machine number in hexadecimal.
 
-        Falls back on the header's own width when MachineImageType was never set.
+        Falls back on the class of the context record, then on the header's own width, when MachineImageType was never
+        set.
         """
         if self.machine_type is None:
-            return "x64" if self.bits == 64 else "x86"
+            return ("arm64" if self._holds_arm64_context() else "x64") if self.bits == 64 else "x86"
         return MACHINES.get(self.machine_type, f"{self.machine_type:#x}")
+
+    def _holds_arm64_context(self) -> bool:
+        """Whether ContextFlags stands where CONTEXT of ARM64 has it, with its class bit and no other (winnt.h)."""
+        flags = int.from_bytes(self.context_record[:4], "little")
+        return not is_fill(flags, 4, 0) and flags & 0x00FF0000 == 0x00400000
 
     @property
     def pointer_size(self) -> int:
@@ -274,8 +280,11 @@ def sign_extend(value: int) -> int:
 def _text(data: bytes) -> str | None:
     if is_fill_bytes(data):
         return None
-    text = data.split(b"\0", 1)[0]
-    # A writer may set a few bytes and leave the fill behind them without a terminator.
+    text, terminator, _ = data.partition(b"\0")
+    if not terminator:
+        # A writer may set a few bytes and leave the fill behind them without a terminator.
+        fill = (_SIGNATURE * (len(data) // 4 + 1))[: len(data)]
+        text = data[: next((end for end in range(len(data), 0, -1) if data[end - 1] != fill[end - 1]), 0)]
     return text.decode("latin-1") or None
 
 
@@ -289,8 +298,8 @@ def _recognise(source: Source, magic: bytes) -> int:
         return 32
     if magic[:4] == _SIGNATURE and len(magic) == 8:
         raise NotACrashDump(
-            f"ValidDump at offset 0x4 is {int.from_bytes(magic[4:], 'little'):#010x}, not 'DU64' or 'DUMP': a paging file whose "
-            "dump was not extracted, or a damaged header"
+            f"ValidDump at offset 0x4 is {int.from_bytes(magic[4:], 'little'):#010x}, not 'DU64' or 'DUMP': "
+            "a paging file whose dump was not extracted, or a damaged header"
         )
     if magic[:4] == b"MDMP":
         raise NotACrashDump(
@@ -300,7 +309,8 @@ def _recognise(source: Source, magic: bytes) -> int:
         raise NotACrashDump("this is a raw offline dump container (Raw_Dmp!), not a crash dump: convert it first")
     if magic.strip(b"\0") == b"" and _is_zero(source):
         raise NotACrashDump(
-            f"the file holds only zeros ({source.size:,} bytes): the disk never received the dump, nothing can be recovered"
+            f"the file holds only zeros ({source.size:,} bytes): the disk never received the dump, "
+            "nothing can be recovered"
         )
     for prefix, what in _OTHER_KINDS:
         if magic.startswith(prefix):

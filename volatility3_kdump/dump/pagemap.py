@@ -11,6 +11,8 @@ bit is the number of set bits below it, found from a running count per 64 bytes 
 from __future__ import annotations
 
 import bisect
+import itertools
+import operator
 import re
 from array import array
 from collections.abc import Iterator
@@ -18,11 +20,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from volatility3_kdump.dump.header import DumpHeader, DumpType
+from volatility3_kdump.dump.segments import Segment, disjoint
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 from volatility3_kdump.symbols import tables
 
 _PAGE_SHIFT = 12
+#: Page frames that 64-bit physical addresses can name.
+_HIGHEST = 1 << (64 - _PAGE_SHIFT)
+#: Debuggers write one range for each stretch of physical memory; even filtered memory stays far below this many.
+_MOST_RANGES = 1 << 21
+_RANGES_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class PageMap(Protocol):
 
     #: File offset just behind the last page that the dump declares: where tagged data begins.
     end: int
-    #: Pages that the dump declares, and those of them that lie within the file.
+    #: Different pages that the dump declares, and those of them that lie within the file.
     declared: int
     present: int
     #: Contradictions found while building the map, one line each.
@@ -76,15 +84,21 @@ class RunPageMap:
     """Packed runs of pages, sorted by page frame; overlaps were resolved when it was built."""
 
     def __init__(
-        self, runs: list[tuple[int, int, int]], end: int, declared: int, warnings: tuple[str, ...] = ()
+        self,
+        starts: array[int],
+        counts: array[int],
+        offsets: array[int],
+        end: int,
+        declared: int,
+        warnings: tuple[str, ...] = (),
     ) -> None:
-        """``runs`` are (first page frame, pages, file offset) of pages within the file, sorted and disjoint."""
-        self._starts = array("Q", (run[0] for run in runs))
-        self._counts = array("Q", (run[1] for run in runs))
-        self._offsets = array("Q", (run[2] for run in runs))
+        """First page frame, number of pages and file offset of runs within the file, sorted and disjoint."""
+        self._starts = starts
+        self._counts = counts
+        self._offsets = offsets
         self.end = end
         self.declared = declared
-        self.present = sum(self._counts)
+        self.present = sum(counts)
         self.warnings = warnings
 
     def offset_of(self, pfn: int) -> int | None:
@@ -194,7 +208,7 @@ class BitmapPageMap:
         return found if index is not None and index < self.present else None
 
     def _first(self, pfn: int, limit: int, pattern: re.Pattern[bytes], skip: int) -> int:
-        """The first page frame at or above ``pfn`` whose bit differs from the bits of ``skip``, within ``limit`` pages."""
+        """The first page frame from ``pfn`` on, within ``limit`` pages, whose bit differs from the bits of ``skip``."""
         if pfn >= self._bits:
             return pfn
         byte = pfn >> 3
@@ -244,15 +258,18 @@ def build_page_map(source: Source, header: DumpHeader) -> PageMap:
 def _from_runs(source: Source, header: DumpHeader) -> PageMap:
     runs = header.runs()
     if not runs:
+        state = "never set" if header.number_of_runs is None else f"{header.number_of_runs} at offset "
+        state += "" if header.number_of_runs is None else "0x88" if header.bits == 64 else "0x64"
         raise CorruptDump(
-            "a complete dump without a physical memory descriptor (NumberOfRuns never set): no page can be located"
+            f"a complete dump without a physical memory descriptor (NumberOfRuns {state}): no page can be located"
         )
     warnings = []
     total = sum(run.page_count for run in runs)
     if header.number_of_pages != total:
         warnings.append(f"NumberOfPages is {header.number_of_pages:#x} but the runs add up to {total:#x}")
-    pairs = [(run.base_page, run.page_count) for run in runs]
-    return _packed(source, pairs, header.header_size, warnings)
+    bases = array("Q", (run.base_page for run in runs))
+    counts = array("Q", (run.page_count for run in runs))
+    return _packed(source, bases, counts, header.header_size, warnings)
 
 
 def _from_ranges(source: Source, header: DumpHeader) -> PageMap:
@@ -274,84 +291,79 @@ def _from_ranges(source: Source, header: DumpHeader) -> PageMap:
     warnings = []
     if start + 0x20 + row.metadata != row.first:
         warnings.append(
-            f"MetadataSize {row.metadata:#x} and FirstPageOffset {row.first:#x} contradict each other; the offset is used"
+            f"MetadataSize {row.metadata:#x} and FirstPageOffset {row.first:#x} contradict each other; "
+            "the offset is used"
         )
     if row.first < table or row.first > source.size:
         raise CorruptDump(
             f"FirstPageOffset at offset {start + 0x18:#x} is {row.first:#x}, outside the file of {source.size:#x} bytes"
         )
     # The table ends where the pages begin: reading an entry more would take page data for a range.
-    count = (row.first - table) // 16
-    raw = array("Q")
-    raw.frombytes(source.read(table, count * 16)[: count * 16])
-    pairs: list[tuple[int, int]] = []
-    for index in range(0, len(raw), 2):
-        if raw[index + 1] == 0:
-            break
-        pairs.append((raw[index], raw[index + 1]))
-    total = sum(pages for _, pages in pairs)
+    bases, counts = _range_table(source, table, (row.first - table) // 16)
+    total = sum(counts)
     if row.pages and row.pages != total:
         warnings.append(f"TotalNumberOfPages is {row.pages:#x} but the ranges add up to {total:#x}")
-    return _packed(source, pairs, row.first, warnings)
+    return _packed(source, bases, counts, row.first, warnings)
 
 
-def _packed(source: Source, pairs: list[tuple[int, int]], first: int, warnings: list[str]) -> PageMap:
-    """A map of page ranges that follow each other in the file, in table order."""
-    highest = 1 << (64 - _PAGE_SHIFT)
-    room = max(0, (source.size - first) >> _PAGE_SHIFT)
-    located: list[tuple[int, int, int]] = []
-    position = 0
-    declared = 0
-    for base, count in pairs:
-        if base + count > highest:
-            warnings.append(
-                f"run of {count:#x} pages at page frame {base:#x} passes the end of physical memory; ignored"
+def _range_table(source: Source, table: int, entries: int) -> tuple[array[int], array[int]]:
+    """First page frames and page counts of at most ``entries`` ranges; one without pages ends the table."""
+    raw = array("Q")
+    while entries:
+        if len(raw) > 2 * _MOST_RANGES:
+            raise CorruptDump(
+                f"the range table at offset {table:#x} has more than {_MOST_RANGES:,} entries: "
+                "FirstPageOffset is damaged"
             )
-            position += count
-            continue
-        declared += count
-        inside = min(count, room - position)
-        if inside > 0:
-            located.append((base, inside, first + (position << _PAGE_SHIFT)))
-        position += count
-    if declared > room:
+        at_once = min(entries, _RANGES_AT_ONCE)
+        chunk = array("Q", source.read(table + 8 * len(raw), 16 * at_once))
+        counts = chunk[1::2]
+        if 0 in counts:
+            raw.extend(chunk[: 2 * counts.index(0)])
+            break
+        raw.extend(chunk)
+        entries -= at_once
+    return raw[0::2], raw[1::2]
+
+
+def _packed(source: Source, bases: array[int], counts: array[int], first: int, warnings: list[str]) -> PageMap:
+    """A map of page ranges that follow each other in the file, in table order."""
+    # A page index within the file's data; Python integers, because counts from a damaged table overflow 64 bits.
+    positions = list(itertools.accumulate(counts, initial=0))
+    end = first + (positions.pop() << _PAGE_SHIFT)
+    room = max(0, (source.size - first) >> _PAGE_SHIFT)
+    if any(map(_HIGHEST.__lt__, map(operator.add, bases, counts))):
+        good = [index for index, base in enumerate(bases) if base + counts[index] <= _HIGHEST]
+        worst = next(index for index, base in enumerate(bases) if base + counts[index] > _HIGHEST)
         warnings.append(
-            f"the file is truncated: {declared - min(room, declared):,} of {declared:,} pages lie behind its end at {source.size:#x}"
+            f"{len(bases) - len(good):,} runs pass the end of physical memory (the first has {counts[worst]:#x} pages "
+            f"at page frame {bases[worst]:#x}); ignored"
         )
-    runs, overlapping = _disjoint(located)
-    if overlapping:
-        warnings.append(f"{overlapping:,} pages are claimed by more than one run; the first run wins")
-    return RunPageMap(runs, first + (position << _PAGE_SHIFT), declared, tuple(warnings))
+        positions = [positions[index] for index in good]
+        bases, counts = (array("Q", (column[index] for index in good)) for column in (bases, counts))
+    declared = sum(counts)
+    inside = bisect.bisect_left(positions, room)
+    del positions[inside:], bases[inside:], counts[inside:]
+    if counts:
+        counts[-1] = min(counts[-1], room - positions[-1])
+    located = sum(counts)
+    missing = declared - located
+    # A run of no pages would hide the ones before it from a search.
+    if not all(counts) or not all(map(operator.le, map(operator.add, bases, counts), itertools.islice(bases, 1, None))):
+        parts = disjoint([part for part in map(Segment, bases, positions, counts) if part.size])
+        positions = [part.offset for part in parts]
+        bases, counts = (array("Q", (getattr(part, name) for part in parts)) for name in ("address", "size"))
+        declared -= located - sum(counts)
+        if located != sum(counts):
+            warnings.append(f"{located - sum(counts):,} pages are claimed by more than one run; the first run wins")
+    if missing:
+        warnings.append(_truncated(source, missing, declared))
+    offsets = array("Q", (first + (position << _PAGE_SHIFT) for position in positions))
+    return RunPageMap(bases, counts, offsets, end, declared, tuple(warnings))
 
 
-def _disjoint(located: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int, int]], int]:
-    """Sort runs by page frame; where two claim a page, the one earlier in the table keeps it."""
-    ordered = sorted(located)
-    if all(ordered[index][0] + ordered[index][1] <= ordered[index + 1][0] for index in range(len(ordered) - 1)):
-        return ordered, 0
-    kept: list[tuple[int, int, int]] = []
-    lost = 0
-    for base, count, offset in located:
-        pieces = [(base, count, offset)]
-        for other_base, other_count, _ in kept:
-            pieces = [part for piece in pieces for part in _without(piece, other_base, other_base + other_count)]
-        lost += count - sum(piece[1] for piece in pieces)
-        kept.extend(pieces)
-    return sorted(kept), lost
-
-
-def _without(piece: tuple[int, int, int], start: int, stop: int) -> list[tuple[int, int, int]]:
-    """The parts of a run that lie outside page frames ``[start, stop)``."""
-    base, count, offset = piece
-    end = base + count
-    if stop <= base or start >= end:
-        return [piece]
-    parts = []
-    if base < start:
-        parts.append((base, start - base, offset))
-    if stop < end:
-        parts.append((stop, end - stop, offset + ((stop - base) << _PAGE_SHIFT)))
-    return parts
+def _truncated(source: Source, missing: int, declared: int) -> str:
+    return f"the file is truncated: {missing:,} of {declared:,} pages lie behind its end at {source.size:#x}"
 
 
 def _from_summary(source: Source, header: DumpHeader) -> PageMap:
@@ -382,8 +394,9 @@ def _bitmap(source: Source, start: int, bitmap_start: int, row: Any) -> PageMap:
     length = (bits + 7) >> 3
     if bits == 0 or bitmap_start + length > source.size:
         raise CorruptDump(
-            f"BitmapSize in the header at offset {start:#x} is {bits:#x} bits: the bitmap would end at "
-            f"{bitmap_start + length:#x}, the file at {source.size:#x}"
+            f"BitmapSize in the bitmap header at offset {start:#x} is {bits:#x} bits: the bitmap would end at "
+            f"{bitmap_start + length:#x}, but the file ends at {source.size:#x}: the copy is truncated or the header "
+            "damaged"
         )
     if first < bitmap_start + length:
         raise CorruptDump(
@@ -397,9 +410,7 @@ def _bitmap(source: Source, start: int, bitmap_start: int, row: Any) -> PageMap:
         warnings.append(f"the bitmap has {page_map.declared:,} set bits but its header says {pages:,} pages")
     missing = page_map.declared - page_map.present
     if missing:
-        warnings.append(
-            f"the file is truncated: {missing:,} of {page_map.declared:,} pages lie behind its end at {source.size:#x}"
-        )
+        warnings.append(_truncated(source, missing, page_map.declared))
     page_map.warnings = tuple(warnings)
     return page_map
 

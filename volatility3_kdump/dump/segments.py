@@ -7,6 +7,8 @@ Abutting pieces are stitched: a read may cross any number of them.
 from __future__ import annotations
 
 import bisect
+import heapq
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,7 +29,7 @@ class SegmentMap:
 
     def __init__(self, segments: list[Segment]) -> None:
         """Segments in order of precedence; zero-sized ones are dropped."""
-        self.segments = _disjoint([segment for segment in segments if segment.size > 0])
+        self.segments = disjoint([segment for segment in segments if segment.size > 0])
         self._starts = [segment.address for segment in self.segments]
 
     def find(self, address: int) -> Segment | None:
@@ -65,22 +67,23 @@ class SegmentMap:
         return b"".join(parts) if position == address + length else None
 
 
-def _disjoint(segments: list[Segment]) -> list[Segment]:
-    """Sort by address; the part of a segment that an earlier one in the list covers is cut away."""
+def disjoint(segments: list[Segment]) -> list[Segment]:
+    """Sort by address; the part of a segment that an earlier one in the list covers is cut away.
+
+    Any unit will do, as long as addresses, offsets and sizes are in the same one.
+    """
     order = sorted(range(len(segments)), key=lambda index: (segments[index].address, index))
-    # Precedence is list order, and overlaps are rare: a sweep over boundaries keeps the lowest index active.
-    boundaries = sorted({edge for segment in segments for edge in (segment.address, segment.address + segment.size)})
     if all(
         segments[order[k]].address + segments[order[k]].size <= segments[order[k + 1]].address
         for k in range(len(order) - 1)
     ):
         return [segments[index] for index in order]
-    import heapq
-
+    # Precedence is list order, and overlaps are rare: a sweep over boundaries keeps the lowest index active.
+    boundaries = sorted({edge for segment in segments for edge in (segment.address, segment.address + segment.size)})
     active: list[int] = []
     result: list[Segment] = []
     following = 0
-    for left, right in zip(boundaries, boundaries[1:]):
+    for left, right in itertools.pairwise(boundaries):
         while following < len(order) and segments[order[following]].address <= left:
             heapq.heappush(active, order[following])
             following += 1

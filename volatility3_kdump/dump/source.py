@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from volatility3_kdump.errors import KdumpError
+
 
 class Source(Protocol):
     """Bytes addressed by file offset. ``name`` is for messages, ``size`` is in bytes."""
@@ -20,17 +22,41 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A plain file, read with positioned reads so that threads can share it and no page stays mapped."""
+    """A plain file, read with positioned reads so that threads can share it and no page stays mapped.
+
+    A copy (``copy.deepcopy``, ``pickle``) opens the file anew: the host clones its layers.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open a file. Raises ``OSError``."""
         self.name = str(path)
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - lives as long as the dump
         self.size = os.fstat(self._file.fileno()).st_size
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[FileSource], tuple[str]]:
+        return type(self), (self.name,)
+
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length <= 0 or offset >= self.size:
+        """As :meth:`Source.read`. Raises :class:`~volatility3_kdump.errors.KdumpError` where the disk does not read."""
+        length = min(length, self.size - offset)
+        if offset < 0 or length <= 0:
             return b""
+        try:
+            data = self._read(offset, length)
+            # One call gives less than 2 GiB.
+            while 0 < len(data) < length:
+                more = self._read(offset + len(data), length - len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise KdumpError(
+                f"reading {length:#x} bytes at offset {offset:#x} failed: {error.strerror or error}"
+            ) from error
+        return data
+
+    def _read(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(self._file.fileno(), length, offset)
         with self._lock:
