@@ -18,6 +18,7 @@ from volatility3_kdump.sample.workspace import Workspace
 
 #: RVA of the kernel's exception, export and resource tables: behind everything that public symbols name.
 _KERNEL_TABLES = 0xE02000
+_KERNEL_INITIALISATION = _KERNEL_TABLES + 0xE0000
 
 #: Where a 19041 kernel has its debug directory.
 _KERNEL_DEBUG_RVA = 0x107A0
@@ -94,6 +95,7 @@ class Images:
         scene, era = work.scene, work.era
         image = pe.Image("ntoskrnl.exe", scene.kernel_base, scene.kernel_size, 0x4A5C9D1B, 0xA61F2C, [], codeview)
         image.debug_rva = self._debug_rva()
+        image.entry_point = _KERNEL_INITIALISATION
         image.version = (*era.version, era.build, int(era.lab.split(".")[1]))
         image.description, image.company = "NT Kernel & System", "Microsoft Corporation"
         exports = ((name, work.layouts.symbol(name)) for name in KERNEL_EXPORTS)
@@ -208,7 +210,7 @@ class Images:
             Section(".pdata", _KERNEL_TABLES, 0x80000, READ_ONLY),
             Section(".xdata", _KERNEL_TABLES + 0x80000, 0x40000, READ_ONLY),
             Section(".edata", _KERNEL_TABLES + 0xC0000, 0x20000, READ_ONLY),
-            Section("INIT", _KERNEL_TABLES + 0xE0000, 0x80000, INITIALISATION_CODE),
+            Section("INIT", _KERNEL_INITIALISATION, 0x80000, INITIALISATION_CODE),
             Section(".rsrc", _KERNEL_TABLES + 0x160000, 0x40000, DISCARDABLE),
             Section(".reloc", _KERNEL_TABLES + 0x1A0000, image.size - _KERNEL_TABLES - 0x1A0000, DISCARDABLE),
         ]

@@ -37,7 +37,6 @@ _VARIABLES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0x1D0, ("MmSystemRangeStart",)),
     (0x1D8, ("MmUserProbeAddress",)),
     (0x1E0, ("KdPrintDefaultCircularBuffer",)),
-    (0x1E8, ("KdPrintBufferChanges",)),
     (0x1F0, ("KdPrintWritePointer",)),
     (0x1F8, ("KdPrintRolloverCount",)),
     (0x200, ("MmLoadedUserImageList",)),
@@ -87,6 +86,7 @@ _OFFSETS: tuple[tuple[int, str, FieldPath], ...] = (
     (0x352, "_KPRCB", ("NormalDpcState", "DpcThreadRequested")),
     (0x354, "_KPRCB", "DpcStack"),
     (0x356, "_KPRCB", "IsrStack"),
+    (0x35A, "_KPRIQUEUE", "ThreadListHead"),
     (0x35C, "_KTHREAD", "WaitReason"),
 )
 
@@ -98,6 +98,9 @@ _WIDE_OFFSETS: tuple[tuple[int, str, FieldPath], ...] = (
 )
 
 _SIZES = ((0x2A8, "_EPROCESS"), (0x2B0, "_KPRCB"), (0x2C0, "_ETHREAD"), (0x2E0, "_KPCR"))
+
+#: Bytes of the default buffer for debugger output.
+_PRINT_BUFFER = 0x1000
 
 #: Selectors of the x64 descriptor table: R0 code and data, R3 code and data, TSS, 32-bit code, TEB.
 _SELECTORS = ((0x2F4, 0x10), (0x2F6, 0x18), (0x2FA, 0x33), (0x2FC, 0x2B), (0x302, 0x40), (0x304, 0x23), (0x306, 0x53))
@@ -111,6 +114,9 @@ def debugger_data(layouts: Layouts, kernel_base: int, size: int, pte_base: int, 
         found = next((rva for rva in map(layouts.symbol, names) if rva is not None), None)
         if found is not None:
             struct.pack_into("<Q", block, offset, kernel_base + found)
+    buffer = layouts.symbol("KdPrintDefaultCircularBuffer")
+    if buffer is not None:
+        struct.pack_into("<Q", block, 0x1E8, kernel_base + buffer + _PRINT_BUFFER)
     for offset, value in ((0x036, 1), *_SELECTORS, (0x358, 0x50)):
         struct.pack_into("<H", block, offset, value)
     struct.pack_into("<Q", block, 0x138, 0x1000)
