@@ -179,13 +179,15 @@ class BitmapPageMap:
 
     def _index_of(self, pfn: int) -> int | None:
         """How many stored pages precede a page frame whose bit is set; ``None`` when it is clear."""
-        byte = pfn >> 3
-        if not 0 <= pfn < self._bits or not self._bitmap[byte] >> (pfn & 7) & 1:
+        if not 0 <= pfn < self._bits:
+            return None
+        byte, bit = pfn >> 3, pfn & 7
+        value = self._bitmap[byte]
+        if not value >> bit & 1:
             return None
         block = byte // self._BLOCK
-        start = block * self._BLOCK
-        below = int.from_bytes(self._bitmap[start : byte + 1], "little") & ((1 << (pfn - start * 8)) - 1)
-        return self._rank[block] + below.bit_count()
+        whole_bytes = int.from_bytes(self._bitmap[block * self._BLOCK : byte], "little").bit_count()
+        return self._rank[block] + whole_bytes + (value & ((1 << bit) - 1)).bit_count()
 
     def offset_of(self, pfn: int) -> int | None:
         index = self._index_of(pfn)

@@ -1,7 +1,7 @@
 """Tagged secondary data ("DumpBlob"): blobs that drivers and kernel components add behind the pages or triage data.
 
 A file header is followed by blob headers, each with a GUID, a data size and padding. There is no count: the walk ends
-where the file does. Checked on real small memory dumps, where it ends exactly at the end of the file.
+where the file does, or at zeros where a header would be. Checked on real small memory dumps.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str
     names = tag_names()
     position = start + max(file_header.size, file_header_size)
     while position + reader.size <= source.size:
-        row = reader.unpack(source.read(position, reader.size))
+        data = source.read(position, reader.size)
+        if not any(data):
+            # Some writers leave zeros between the last blob and the end of the file.
+            return blobs, []
+        row = reader.unpack(data)
         if row.size < reader.size:
             return blobs, [
                 f"tagged data: blob header at offset {position:#x} says it is {row.size:#x} bytes; the walk stops there"
@@ -67,4 +71,6 @@ def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str
         tag = uuid.UUID(bytes_le=row.tag)
         blobs.append(TaggedBlob(len(blobs), tag, offset, row.data, names.get(str(tag))))
         position = offset + row.data + row.after
+    if position > source.size:
+        return blobs, [f"tagged data: the padding of the last blob ends at {position:#x}, behind the end of the file"]
     return blobs, []

@@ -7,6 +7,8 @@ checked on real dumps of Windows 8.1 to 11, x64 and ARM64.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,12 @@ from volatility3_kdump.symbols import tables
 
 _MARKER = b"TRGD"
 _MOST_UNLOADED = 50
+#: Far more than any system has: real dumps hold a few hundred drivers and a few thousand blocks.
+_MOST_DRIVERS = 1 << 13
+_MOST_BLOCKS = 1 << 18
+#: Bytes of a driver's path; NT paths of drivers stay below 520.
+_LONGEST_STRING = 0x1000
+_LAST_ADDRESS = (1 << 64) - 1
 _UNSET_OPTIONS = 0xFFFFFFFF
 
 
@@ -111,7 +119,8 @@ class _TriageParser:
         complete = self.source.read(row.ValidOffset, 4) == _MARKER
         if not complete:
             self.warnings.append(
-                f"the end marker 'TRGD' is not at offset {row.ValidOffset:#x}: the dump is truncated or was not finished"
+                f"the end marker 'TRGD' is not at offset {row.ValidOffset:#x}: the dump is truncated or was not "
+                "finished"
             )
         unset = row.TriageOptions == _UNSET_OPTIONS or is_fill(row.TriageOptions, 4, 0)
         return TriageDump(
@@ -138,10 +147,7 @@ class _TriageParser:
     def _blob(self, name: str) -> Blob | None:
         """A copy whose size the file does not store: it reaches to the next thing at most."""
         offset = getattr(self.row, name)
-        if not offset:
-            return None
-        if offset < self.header.header_size or offset >= self.source.size:
-            self.warnings.append(f"{name} is {offset:#x}, outside the file of {self.source.size:#x} bytes; ignored")
+        if not self._inside(name, offset):
             return None
         others = [
             value
@@ -154,22 +160,29 @@ class _TriageParser:
 
     def _sized(self, offset_name: str, size_name: str) -> Blob | None:
         offset, size = getattr(self.row, offset_name), getattr(self.row, size_name)
-        if not offset or not size:
-            return None
-        if offset >= self.source.size:
-            self.warnings.append(
-                f"{offset_name} is {offset:#x}, outside the file of {self.source.size:#x} bytes; ignored"
-            )
+        if not size or not self._inside(offset_name, offset):
             return None
         if offset + size > self.source.size:
             self.warnings.append(f"{size_name} {size:#x} at {offset:#x} passes the end of the file; cut")
             size = self.source.size - offset
         return Blob(offset, size)
 
+    def _inside(self, name: str, offset: int) -> bool:
+        """Whether an offset points behind the header and into the file; zero means that there is nothing."""
+        if not offset:
+            return False
+        if offset < self.header.header_size:
+            self.warnings.append(f"{name} is {offset:#x}, inside the dump header; ignored")
+        elif offset >= self.source.size:
+            self.warnings.append(f"{name} is {offset:#x}, outside the file of {self.source.size:#x} bytes; ignored")
+        else:
+            return True
+        return False
+
     def _segment(self, address_name: str, offset_name: str, size_name: str) -> Segment | None:
         blob = self._sized(offset_name, size_name)
-        address = getattr(self.row, address_name)
-        return Segment(self._address(address), blob.offset, blob.size) if blob and address else None
+        address = self._address(getattr(self.row, address_name))
+        return Segment(address, blob.offset, _below_top(address, blob.size)) if blob and address else None
 
     def _string(self, offset: int) -> str | None:
         """A DUMP_STRING of the pool: a count of UTF-16 units, then the units."""
@@ -178,16 +191,17 @@ class _TriageParser:
         if not start <= offset <= end - 4:
             return None
         count = int.from_bytes(self.source.read(offset, 4), "little")
-        length = min(2 * count, end - offset - 4)
+        length = min(2 * count, end - offset - 4, _LONGEST_STRING) & ~1
         return self.source.read(offset + 4, length).decode("utf-16-le", "replace").split("\0", 1)[0]
 
     def _drivers(self) -> tuple[TriageDriver, ...]:
         type_name = f"_TRIAGE_DRIVER{self.header.bits}"
         stride = self.layouts.size_of(type_name)
         offset, count = self.row.DriverListOffset, self.row.DriverCount
-        if not offset or not count:
+        if not count or not self._inside("DriverListOffset", offset):
             return ()
-        count = self._bounded("DriverCount", offset, count, stride)
+        pool = self.row.StringPoolOffset
+        count = self._bounded("DriverCount", offset, count, stride, _MOST_DRIVERS, pool if pool > offset else None)
         reader = self.layouts.reader(
             type_name,
             name="NameOffset",
@@ -213,17 +227,12 @@ class _TriageParser:
     def _unloaded(self) -> tuple[UnloadedDriver, ...]:
         offset = self.row.UnloadedDriversOffset
         width = self.header.pointer_size
-        if not offset or offset + width > self.source.size:
+        if not self._inside("UnloadedDriversOffset", offset):
             return ()
         count = int.from_bytes(self.source.read(offset, width), "little")
         type_name = f"_TRIAGE_UNLOADED_DRIVER{self.header.bits}"
         stride = self.layouts.size_of(type_name)
-        if count > _MOST_UNLOADED:
-            self.warnings.append(
-                f"{count:#x} unloaded drivers at offset {offset:#x}: at most {_MOST_UNLOADED} are read"
-            )
-            count = _MOST_UNLOADED
-        count = self._bounded("the number of unloaded drivers", offset + width, count, stride)
+        count = self._bounded("the number of unloaded drivers", offset + width, count, stride, _MOST_UNLOADED)
         reader = self.layouts.reader(
             type_name, length="NameLength", name="DriverName", start="StartAddress", end="EndAddress"
         )
@@ -238,48 +247,62 @@ class _TriageParser:
 
     def _blocks(self) -> tuple[Segment, ...]:
         offset, count = self.row.DataBlocksOffset, self.row.DataBlocksCount
-        if not offset or not count:
+        if not count or not self._inside("DataBlocksOffset", offset):
             return ()
         type_name = "_TRIAGE_DATA_BLOCK"
-        if self.header.bits == 32 and not self._contiguous(type_name, offset, count):
-            # Public descriptions of the 32-bit table disagree on 16 or 12 bytes; the right one gives abutting entries.
-            if self._contiguous("_TRIAGE_DATA_BLOCK32", offset, count):
-                type_name = "_TRIAGE_DATA_BLOCK32"
+        # Public descriptions of the 32-bit table disagree on 16 or 12 bytes; the right one gives abutting entries.
+        if (
+            self.header.bits == 32
+            and not self._contiguous(type_name, offset, count)
+            and self._contiguous("_TRIAGE_DATA_BLOCK32", offset, count)
+        ):
+            type_name = "_TRIAGE_DATA_BLOCK32"
+        count = self._bounded("DataBlocksCount", offset, count, self.layouts.size_of(type_name), _MOST_BLOCKS)
         blocks = []
-        skipped = 0
+        outside = 0
         for row in self._block_rows(type_name, offset, count):
+            address = self._address(row.address)
             inside = self.header.header_size <= row.offset < self.source.size
             size = min(row.size, self.source.size - row.offset) if inside else 0
-            if size < row.size or not row.size:
-                skipped += 1
-            if size:
-                blocks.append(
-                    Segment(self._address(row.address) if self.header.bits == 32 else row.address, row.offset, size)
-                )
-        if skipped:
+            if size < row.size:
+                outside += 1
+            if size and address <= _LAST_ADDRESS:
+                blocks.append(Segment(address, row.offset, _below_top(address, size)))
+        if outside:
             self.warnings.append(
-                f"{skipped:,} of {count:,} data blocks lie partly or wholly behind the end of the file"
+                f"{outside:,} of {count:,} data blocks lie partly or wholly in the header or behind the end of the file"
             )
         return tuple(blocks)
 
-    def _block_rows(self, type_name: str, offset: int, count: int) -> list[Any]:
+    def _block_rows(self, type_name: str, offset: int, count: int) -> Iterator[Any]:
+        """The entries of the block table, as far as the file holds them."""
         stride = self.layouts.size_of(type_name)
-        count = self._bounded("DataBlocksCount", offset, count, stride)
         reader = self.layouts.reader(type_name, address="Address", offset="Offset", size="Size")
         data = self.source.read(offset, count * stride)
-        return [reader.unpack(data, index * stride) for index in range(len(data) // stride)]
+        for index in range(len(data) // stride):
+            yield reader.unpack(data, index * stride)
 
     def _contiguous(self, type_name: str, offset: int, count: int) -> bool:
-        rows = self._block_rows(type_name, offset, min(count, 64))
-        return all(a.offset + a.size == b.offset for a, b in zip(rows, rows[1:]))
+        """Whether the first entries of the table lie in the file and abut."""
+        rows = list(self._block_rows(type_name, offset, min(count, 64)))
+        return all(row.offset + row.size <= self.source.size for row in rows) and all(
+            before.offset + before.size == after.offset for before, after in itertools.pairwise(rows)
+        )
 
-    def _bounded(self, what: str, offset: int, count: int, stride: int) -> int:
-        """A count from the file, cut to what fits between ``offset`` and the end of the file."""
-        room = max(0, (self.source.size - offset) // stride)
+    def _bounded(self, what: str, offset: int, count: int, stride: int, most: int, end: int | None = None) -> int:
+        """A count from the file, cut to what fits between ``offset`` and ``end`` (by default that of the file)."""
+        place = "the end of the file" if end is None or end > self.source.size else f"offset {end:#x}"
+        room = max(0, (min(end or self.source.size, self.source.size) - offset) // stride)
         if count > room:
-            message = (
-                f"{what} is {count:,}, but only {room:,} entries fit between offset {offset:#x} and the end of the file"
+            self.warnings.append(
+                f"{what} is {count:,}, but only {room:,} entries fit between offset {offset:#x} and {place}"
             )
-            if message not in self.warnings:
-                self.warnings.append(message)
-        return int(min(count, room))
+            count = room
+        if count > most:
+            self.warnings.append(f"{what} at offset {offset:#x} is {count:,}: at most {most:,} are read")
+        return int(min(count, most))
+
+
+def _below_top(address: int, size: int) -> int:
+    """As many of ``size`` bytes from an address on as the address space has."""
+    return min(size, _LAST_ADDRESS + 1 - address)

@@ -1,0 +1,159 @@
+"""Tagged secondary data."""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.dump import packing
+from volatility3_kdump.dump import BytesSource, open_dump
+from volatility3_kdump.dump.tagged import tag_names, tagged_blobs
+
+SMBIOS = uuid.UUID("bc5c008f-1e3a-44d7-988d-86f6884c6758")
+NULL = uuid.UUID(int=0)
+
+
+@pytest.mark.parametrize(
+    "name, count, tags",
+    [
+        (
+            "triage_x64_19041",
+            20,
+            {"d03dc06f-d88e-44c5-ba2a-fae035172d19", "b0692a5e-6b7b-4073-8a7c-604e35032970"},
+        ),
+        (
+            "triage_arm64_22000",
+            42,
+            {"bc5c008f-1e3a-44d7-988d-86f6884c6758", "f57308df-cc45-4e01-ad76-29a4ebb010ec"},
+        ),
+    ],
+)
+def test_real_dumps(shared_data: Path, name: str, count: int, tags: set[str]) -> None:
+    dump = open_dump(shared_data / "dumps" / f"{name}.dmp")
+    blobs = dump.tagged
+    assert len(blobs) == count and dump.warnings == []
+    assert [blob.index for blob in blobs] == list(range(count))
+    # The walk ends where the file does; padding of the last blob included.
+    assert 0 <= dump.source.size - (blobs[-1].offset + blobs[-1].size) < 8
+    found = {str(blob.tag) for blob in blobs}
+    assert tags | {"2b4ae195-a64d-4f04-8ede-7e4f981bd42a", "2b88b710-1c93-4f7c-b06c-655ecc50decc"} <= found
+    assert "ETW buffers" in {blob.name for blob in blobs}
+    for tag, content in (
+        ("da82441d-7142-4bc1-b844-0807c5a4b67f", b"DSTP"),
+        ("9276c055-eb87-425c-b8b5-04e4d247f6cd", b"PCfg"),
+        ("bf2297dc-34ba-11dc-868a-e19155d89593", b"NVCD"),
+    ):
+        for blob in blobs:
+            if str(blob.tag) == tag:
+                assert content in dump.source.read(blob.offset, min(blob.size, 64)) or name == "triage_arm64_22000"
+
+
+def test_a_repeated_and_a_null_tag_of_a_real_dump(shared_data: Path) -> None:
+    blobs = open_dump(shared_data / "dumps" / "triage_arm64_22000.dmp").tagged
+    assert len({blob.tag for blob in blobs}) < len(blobs)
+    null = [blob.index for blob in blobs if blob.tag == NULL]
+    assert null and null[0] < len(blobs) - 1
+
+
+contents = st.lists(
+    st.tuples(
+        st.one_of(st.uuids(), st.sampled_from([SMBIOS, NULL])),
+        st.binary(max_size=40),
+        st.integers(0, 9),
+        st.integers(0, 9),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(contents, st.integers(0, 50), st.sampled_from([0x20, 0x28]))
+def test_any_blobs_anywhere(blobs: list[tuple[uuid.UUID, bytes, int, int]], start: int, header_size: int) -> None:
+    data = bytes(start) + packing.tagged(blobs, header_size)
+    source = BytesSource(data)
+    found, complaints = tagged_blobs(source, start)
+    assert complaints == []
+    assert [(blob.tag, source.read(blob.offset, blob.size)) for blob in found] == [
+        (tag, content) for tag, content, _, _ in blobs
+    ]
+    assert [blob.index for blob in found] == list(range(len(blobs)))
+    assert all((blob.name is not None) == (str(blob.tag) in tag_names()) for blob in found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(contents, st.integers(0, 400))
+def test_a_truncated_walk_keeps_the_blobs_before_the_cut(
+    blobs: list[tuple[uuid.UUID, bytes, int, int]], size: int
+) -> None:
+    data = packing.tagged(blobs)[:size]
+    found, _ = tagged_blobs(BytesSource(data), 0)
+    assert [(blob.tag, data[blob.offset : blob.offset + blob.size]) for blob in found] == [
+        (tag, content) for tag, content, _, _ in blobs[: len(found)]
+    ]
+
+
+@pytest.mark.parametrize(
+    "offset, value, words",
+    [
+        (0x30 + 4, 0x1F, "says it is 0x1f bytes"),
+        (0x30 + 4, 0, "says it is 0x0 bytes"),
+        (0x30 + 4, 0xFFFFFFFF, "behind the end of the file"),
+        (0x30 + 4 + 0x14, 0xFFFFFFFF, "behind the end of the file"),
+        (0x30 + 4 + 0x18, 0xFFFFFFFF, "behind the end of the file"),
+        (0x30 + 4 + 0x18, 0x45474150, "behind the end of the file"),
+    ],
+)
+def test_a_damaged_blob_ends_the_walk_and_keeps_the_rest(offset: int, value: int, words: str) -> None:
+    data = bytearray(packing.tagged([(SMBIOS, b"four", 0, 0), (NULL, b"more data", 0, 0)]))
+    struct.pack_into("<I", data, offset, value)
+    found, complaints = tagged_blobs(BytesSource(bytes(data)), 0)
+    assert [blob.tag for blob in found] == [SMBIOS]
+    assert len(complaints) == 1 and words in complaints[0] and "0x34" in complaints[0]
+
+
+def test_padding_that_passes_the_end_of_the_file() -> None:
+    data = bytearray(packing.tagged([(SMBIOS, b"four", 0, 0), (NULL, b"more data", 0, 0)]))
+    struct.pack_into("<I", data, 0x10 + 0x1C, 0xFFFFFFFF)
+    found, complaints = tagged_blobs(BytesSource(bytes(data)), 0)
+    assert len(found) == 1 and len(complaints) == 1 and "behind the end of the file" in complaints[0]
+
+
+def test_zeros_behind_the_last_blob_are_no_blob(shared_data: Path) -> None:
+    dump = open_dump(shared_data / "dumps" / "triage_x64_17763.dmp")
+    assert (len(dump.tagged), dump.warnings) == (11, [])
+    # Its blobs are not aligned: the last header lies at an odd offset.
+    assert dump.tagged[-1].offset == 0x241CF + 0x20
+    data = packing.tagged([(SMBIOS, b"four", 0, 0)]) + bytes(300) + b"leftovers"
+    found, complaints = tagged_blobs(BytesSource(data), 0)
+    assert (len(found), complaints) == (1, [])
+
+
+def test_endless_empty_blobs_are_bounded() -> None:
+    data = packing.tagged([(NULL, b"", 0, 0)] * 5000)
+    found, complaints = tagged_blobs(BytesSource(data), 0)
+    assert len(found) == 4096 and "more than 4096 blobs" in complaints[0]
+
+
+def test_data_behind_the_pages_of_every_type() -> None:
+    blobs = [(SMBIOS, b"tables", 2, 3)]
+    made = {
+        "runs": packing.full([(1, 2)]),
+        "bitmap": packing.bitmap([1, 5], 64),
+        "unaligned": packing.bitmap([1, 5], 64, first=0x2345),
+        "summary": packing.summary([1, 5], 64),
+        "ranges": packing.ranges([(1, 2)]),
+        "triage": packing.triage(),
+    }
+    for kind, data in made.items():
+        dump = open_dump(BytesSource(bytes(data) + packing.tagged(blobs)))
+        assert [(blob.tag, dump.source.read(blob.offset, blob.size)) for blob in dump.tagged] == [
+            (SMBIOS, b"tables")
+        ], kind
+        assert dump.warnings == []
+    # No blobs where pages are missing: what lies there is something else.
+    assert open_dump(BytesSource(bytes(made["runs"][:-0x1000]))).tagged == []
