@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
 from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, DumpHeader, DumpType, Segment, open_dump
 from volatility3_kdump.errors import KdumpError, KernelNotFound
@@ -344,6 +345,10 @@ class Target:
             return address >= module.base + PAGE_SIZE
         section = image.section_of(address - module.base)
         return section is not None and section.executable
+
+    def follows_call(self, address: int) -> bool | None:
+        """Whether a call instruction ends at an address; ``None`` when its code is not in the dump."""
+        return follows_call(self.memory.read, address, self.header.architecture)
 
     @functools.cached_property
     def shared_data(self) -> SharedData | None:

@@ -350,50 +350,10 @@ def scan_stack(target: Target, most: int = 64) -> list[Candidate]:
             # A value that is the start of a function is a function pointer, not a return address.
             if name is None or (name.symbol is not None and name.offset == 0):
                 continue
-            after_call = _follows_call(target, value)
+            after_call = target.follows_call(value)
             if after_call is False:
                 continue
             found.append(Candidate(address + offset, value, str(name), module.name, after_call))
             if len(found) >= most:
                 return found
     return found
-
-
-#: Lengths of the near call forms of x86 and x64 that end at a return address: opcode byte, and those of FF /2.
-_LONGEST_CALL = 7
-
-
-def _follows_call(target: Target, address: int) -> bool | None:
-    """Whether a call instruction ends at an address; ``None`` when its code is not in the dump or not x86."""
-    if target.header.architecture == "arm64":
-        data = target.memory.read(address - 4, 4)
-        if data is None:
-            return None
-        word = int.from_bytes(data, "little")
-        # BL imm26, and BLR in its plain and pointer-authenticating forms (Arm ARM, C6.2).
-        return word >> 26 == 0b100101 or word & 0xFEFFF000 == 0xD63F0000
-    data = target.memory.read(address - _LONGEST_CALL, _LONGEST_CALL)
-    if data is None:
-        return None
-    if data[2] == 0xE8:
-        return True
-    for length in (2, 3, 4, 6, 7):
-        opcode = data[_LONGEST_CALL - length :]
-        if opcode[0] == 0xFF and opcode[1] >> 3 & 7 == 2 and _call_length(opcode) == length:
-            return True
-    return False
-
-
-def _call_length(opcode: bytes) -> int:
-    """Bytes of an ``FF /2`` call by its ModRM and SIB bytes (Intel SDM volume 2, 2.1.3)."""
-    mode, register = opcode[1] >> 6, opcode[1] & 7
-    if mode == 3:
-        return 2
-    length = 2
-    if register == 4:
-        length += 1
-        if mode == 0 and len(opcode) > 2 and opcode[2] & 7 == 5:
-            return length + 4
-    elif mode == 0 and register == 5:
-        return length + 4
-    return length + {0: 0, 1: 1, 2: 4}[mode]

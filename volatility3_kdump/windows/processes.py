@@ -117,3 +117,28 @@ def generation_offset(eprocess_size: int | None, ethread_size: int | None, name:
         return None
     record = _generations().get((eprocess_size, ethread_size))
     return None if record is None else record["offsets"].get(name)
+
+
+_MOST_PROCESSES = 65536
+_MOST_THREADS = 65536
+
+
+def process_addresses(target: Target) -> list[int]:
+    """EPROCESS addresses of PsActiveProcessHead, in list order; empty without symbols. A torn list gives what it reaches."""
+    head = target.header.ps_active_process_head or target.variable("PsActiveProcessHead", "PsActiveProcessHead")
+    links = target.offset("_EPROCESS", "ActiveProcessLinks", None, generation="ActiveProcessLinks")
+    if head is None or links is None:
+        return []
+    entries = list(target.memory.list_entries(head, _MOST_PROCESSES))
+    if target.memory.pointer(entries[-1] if entries else head) != head:
+        target.problems.append("PsActiveProcessHead is torn: processes behind the break are not listed")
+    return [entry - links for entry in entries]
+
+
+def thread_addresses(target: Target, process: int) -> list[int]:
+    """ETHREAD addresses of a process, in list order; empty without symbols."""
+    head = target.offset("_EPROCESS", "ThreadListHead", None, generation="ThreadListHead")
+    links = target.offset("_ETHREAD", "ThreadListEntry", None, generation="ThreadListEntry")
+    if head is None or links is None:
+        return []
+    return [entry - links for entry in target.memory.list_entries(process + head, _MOST_THREADS)]
