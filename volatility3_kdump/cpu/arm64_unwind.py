@@ -829,11 +829,7 @@ def _cross(
 
 
 def frame_pointer_step(
-    registers: Registers,
-    read: Read,
-    limits: Sequence[tuple[int, int]] | None = None,
-    *,
-    mask: int | None = None,
+    registers: Registers, read: Read, limits: tuple[int, int] | None = None, *, mask: int | None = None
 ) -> Unwound:
     """The caller's registers by the frame record at ``fp``: the caller's fp, then the return address, 8 bytes each.
 
@@ -842,10 +838,11 @@ def frame_pointer_step(
     the platform register x18 are known afterwards: the record says neither where the caller's ``sp`` is nor where its
     other registers are saved.
 
-    ``limits`` are the (lowest, end) addresses of the thread's stacks, ``None`` where they are not known. A record must
-    be a multiple of 8, lie inside one of them, and above the one before unless the stack changes. ``mask`` as for
-    :func:`unwind`. At the outermost frame ``registers`` is ``None`` and ``reason`` says that the chain ends. A chain
-    that alternates between two stacks is for the caller to bound.
+    ``limits`` is the stack that ``fp`` must lie in, as (lowest address, end), ``None`` where it is not known. A record
+    must be a multiple of 8 and lie above the one before; one outside ``limits`` is returned as the caller's ``fp``
+    without judging it, because code may have switched stacks there: the caller of this function knows the stacks of a
+    thread, gives the limits of the next one and counts the switches. ``mask`` as for :func:`unwind`. At the outermost
+    frame ``registers`` is ``None`` and ``reason`` says that the chain ends.
     """
     fp = registers.fp
     if fp is None:
@@ -854,8 +851,7 @@ def frame_pointer_step(
         return Unwound(None, reason="the frame-pointer chain ends")
     if fp & 7:
         return Unwound(None, reason=f"fp {fp:#x} is not a multiple of 8")
-    stack = _stack_of(fp, limits)
-    if limits is not None and stack is None:
+    if limits is not None and not limits[0] <= fp <= limits[1] - 16:
         return Unwound(None, reason=f"fp {fp:#x} is outside the stack")
     record = read(fp, 16)
     if record is None or len(record) != 16:
@@ -863,16 +859,12 @@ def frame_pointer_step(
     following, lr = struct.unpack("<QQ", record)
     if lr == 0:
         return Unwound(None, reason="the frame-pointer chain ends")
-    if following and following <= fp and (stack is None or _stack_of(following, limits) in (None, stack)):
+    if 0 < following <= fp and (limits is None or limits[0] <= following):
         return Unwound(None, reason=f"the frame-pointer chain goes down from {fp:#x} to {following:#x}")
     x: list[int | None] = [None] * (_LR + 1)
     x[18] = registers.x[18]
     x[_FP] = following
     return Unwound(Registers(x, None, strip_pointer_authentication(lr, mask)))
-
-
-def _stack_of(address: int, limits: Sequence[tuple[int, int]] | None) -> tuple[int, int] | None:
-    return next(((low, end) for low, end in limits or () if low <= address and address + 16 <= end), None)
 
 
 def _unsigned(read: Read, address: int) -> int | None:

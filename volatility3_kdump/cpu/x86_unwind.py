@@ -11,7 +11,6 @@ frame-pointer omission are passed over, so that every frame found this way is to
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from volatility3_kdump.cpu import Read
@@ -59,27 +58,28 @@ class Unwound:
     reason: str | None = None
 
 
-def frame_pointer_step(registers: Registers, read: Read, limits: Sequence[tuple[int, int]] | None = None) -> Unwound:
+def frame_pointer_step(registers: Registers, read: Read, limits: tuple[int, int] | None = None) -> Unwound:
     """The caller's registers by the frame that ``ebp`` points at.
 
-    ``limits`` are the (lowest, end) addresses of the thread's stacks, ``None`` where they are not known; they are of 32
-    bits, as the addresses given to ``read`` are. A frame must be a multiple of 4, lie inside one of them, and above the
-    stack pointer and the frame before unless the stack changes. At the outermost frame ``registers`` is ``None`` and
-    ``reason`` says that the chain ends. Never raises on any content of memory; a chain that alternates between two
-    stacks is for the caller to bound.
+    ``limits`` is the stack that ``ebp`` must lie in, as (lowest address, end), ``None`` where it is not known; 32-bit
+    or sign-extended. ``read`` is given addresses of 32 bits. A frame must be a multiple of 4 and lie above the stack
+    pointer and the frame before; one outside ``limits`` is returned as the caller's ``ebp`` without judging it, because
+    code may have switched stacks there: the caller of this function knows the stacks of a thread, gives the limits of
+    the next one and counts the switches. At the outermost frame ``registers`` is ``None`` and ``reason`` says that the
+    chain ends. Never raises on any content of memory.
     """
-    ebp = registers.ebp
+    ebp, esp = registers.ebp, registers.esp
     if ebp is None:
         return Unwound(None, reason="ebp is not known")
     if ebp == 0:
         return Unwound(None, reason="the frame-pointer chain ends")
     if ebp & 3:
         return Unwound(None, ebp, f"ebp {ebp:#x} is not a multiple of 4")
-    stack = _stack_of(ebp, limits)
-    if limits is not None and stack is None:
+    # The end of a stack at the top of the address space is 2 to the power of 32, which truncates to 0.
+    low, end = (limits[0] & _MASK, (limits[1] & _MASK) or _MASK + 1) if limits else (0, _MASK + 1)
+    if not low <= ebp <= end - 8:
         return Unwound(None, ebp, f"ebp {ebp:#x} is outside the stack")
-    esp = registers.esp
-    if esp is not None and ebp < esp and (stack is None or _stack_of(esp, limits) in (None, stack)):
+    if esp is not None and low <= esp and ebp < esp:
         return Unwound(None, ebp, f"ebp {ebp:#x} is below esp {esp:#x}")
     frame = read(ebp, 8)
     if frame is None or len(frame) != 8:
@@ -87,10 +87,6 @@ def frame_pointer_step(registers: Registers, read: Read, limits: Sequence[tuple[
     following, address = struct.unpack("<II", frame)
     if address == 0:
         return Unwound(None, ebp, "the frame-pointer chain ends")
-    if following and following <= ebp and (stack is None or _stack_of(following, limits) in (None, stack)):
+    if 0 < following <= ebp and low <= following:
         return Unwound(None, ebp, f"the frame-pointer chain goes down from {ebp:#x} to {following:#x}")
     return Unwound(Registers(address, ebp + 8 & _MASK, following), ebp)
-
-
-def _stack_of(address: int, limits: Sequence[tuple[int, int]] | None) -> tuple[int, int] | None:
-    return next(((low, end) for low, end in limits or () if low <= address and address + 8 <= end), None)
