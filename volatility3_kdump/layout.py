@@ -18,6 +18,7 @@ from __future__ import annotations
 import bisect
 import collections
 import json
+import keyword
 import lzma
 import struct
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from volatility3_kdump.errors import KdumpError
 
 FieldPath = Union[str, Sequence[str]]
 
+#: What reading a document that is not shaped like an ISF raises.
+_MALFORMED = (KeyError, TypeError, AttributeError, IndexError)
 _UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _SIGNED = {1: "b", 2: "h", 4: "i", 8: "q"}
 
@@ -68,7 +71,10 @@ class StructReader:
         present = [field for field in fields.values() if field is not None]
         #: Bytes from the start of the structure that cover every field.
         self.size = max((field.offset + field.size for field in present), default=0)
-        self._row: Any = collections.namedtuple(type_name.strip("_") or "Row", list(fields))  # type: ignore[misc]
+        # Types of C++ code have names such as "<unnamed-tag>" that no class can have.
+        name = type_name.strip("_")
+        usable = name.isidentifier() and not keyword.iskeyword(name)
+        self._row: Any = collections.namedtuple(name if usable else "Row", list(fields))  # type: ignore[misc]
         self._layout, self._plan = _compile(list(fields.values()))
 
     def unpack(self, data: bytes | bytearray | memoryview, base: int = 0) -> Any:
@@ -76,6 +82,8 @@ class StructReader:
 
         ``base`` is the offset of the structure inside ``data``. Raises ``struct.error`` when ``data`` is too short.
         """
+        if len(data) - base < self.size:
+            raise struct.error(f"{self.type_name} needs {self.size} bytes at offset {base}, of {len(data)}")
         raw = self._layout.unpack_from(data, base)
         if self._plan is None:
             return self._row._make(raw)
@@ -111,6 +119,10 @@ def _compile(
         raise LayoutError(f"fields overlap at offset {overlapping[0][0]:#x}: read them with two readers")
     plan: list[tuple[int | None, int, int, int, int]] = []
     simple = True
+    try:
+        layout = struct.Struct("".join(parts))
+    except struct.error as error:
+        raise LayoutError(f"fields of {position:#x} bytes: {error}") from error
     for number, field in enumerate(fields):
         if field is None:
             plan.append((None, 0, 0, 0, 0))
@@ -123,7 +135,7 @@ def _compile(
             mask = (1 << field.bits) - 1 if field.bits else 0
             plan.append((index, field.bit, mask, field.offset, field.size))
             simple = simple and index == number and not mask
-    return struct.Struct("".join(parts)), None if simple else plan
+    return layout, None if simple else plan
 
 
 class Layouts:
@@ -150,7 +162,7 @@ class Layouts:
             with opened as stream:
                 document = json.load(stream)
             return cls(document, str(path))
-        except (OSError, ValueError, EOFError, lzma.LZMAError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, EOFError, lzma.LZMAError, RecursionError, *_MALFORMED) as error:
             raise LayoutError(f"{path}: not a readable ISF symbol table: {error}") from error
 
     # types ------------------------------------------------------------------------------------------------------
@@ -175,7 +187,10 @@ class Layouts:
         for candidate in (path,) if isinstance(path, str) else path:
             key = (type_name, candidate)
             if key not in self._fields:
-                self._fields[key] = self._resolve(type_name, candidate)
+                try:
+                    self._fields[key] = self._resolve(type_name, candidate)
+                except (ValueError, RecursionError, *_MALFORMED) as error:
+                    raise LayoutError(f"{self.origin}: {type_name} is damaged at {candidate}: {error!r}") from error
             if self._fields[key] is not None:
                 return self._fields[key]
         return None
@@ -220,12 +235,16 @@ class Layouts:
             if name not in members:
                 return None
             field = self._describe(members[name]["type"], offset + int(members[name]["offset"]))
+            if field.size < 0:
+                raise ValueError(f"{field.size} bytes")
             offset = field.offset
             current = field.type_name or ""
         return field
 
     def _describe(self, type_: Mapping[str, Any], offset: int) -> Field:
         kind = type_["kind"]
+        if offset < 0:
+            raise ValueError(f"offset {offset}")
         if kind == "pointer":
             return Field(offset, self.pointer_size, kind, _UNSIGNED[self.pointer_size])
         if kind == "base":
