@@ -9,6 +9,7 @@ so that nothing from a dump becomes a path unchecked.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import json
 import lzma
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols import tables
-from volatility3_kdump.symbols.kernel import KernelIdentity
+from volatility3_kdump.symbols.kernel import PdbIdentity
 
 _OPENERS: dict[str, Callable[[bytes], bytes]] = {
     ".json": bytes,
@@ -41,15 +42,15 @@ def host_symbol_directories() -> list[Path]:
     return [path for path in found if path.is_dir()]
 
 
-def relative_names(identity: KernelIdentity) -> list[str]:
+def relative_names(identity: PdbIdentity) -> list[str]:
     """The places of a table below a symbol directory, without suffix; empty when the identity cannot be a file name."""
     if not _IDENTIFIER.fullmatch(identity.identifier) or not _PDB_NAME.fullmatch(identity.pdb_name):
         return []
     return [f"windows/{identity.isf_name}", identity.isf_name, identity.identifier]
 
 
-def load_kernel_table(identity: KernelIdentity, directories: Sequence[Path] = ()) -> Layouts | None:
-    """The symbol table of a kernel, ``None`` when no directory has it.
+def load_table(identity: PdbIdentity, directories: Sequence[Path] = ()) -> Layouts | None:
+    """The symbol table of any module, ``None`` when no directory has it.
 
     Raises :class:`~volatility3_kdump.layout.LayoutError` when a file by the right name is damaged or for another PDB.
     """
@@ -60,6 +61,14 @@ def load_kernel_table(identity: KernelIdentity, directories: Sequence[Path] = ()
             found = _from_pack(pack, identity)
             if found is not None:
                 return _checked(found, identity)
+    return None
+
+
+def load_kernel_table(identity: PdbIdentity, directories: Sequence[Path] = ()) -> Layouts | None:
+    """As :func:`load_table`, with the table that the package ships as the last resort."""
+    found = load_table(identity, directories)
+    if found is not None:
+        return found
     shipped = tables.kernel_table_path()
     if shipped.is_file():
         table = _load_file(shipped)
@@ -73,7 +82,7 @@ def load_table_file(path: Path) -> Layouts:
     return _load_file(path)
 
 
-def _candidates(directory: Path, identity: KernelIdentity) -> Iterator[Path]:
+def _candidates(directory: Path, identity: PdbIdentity) -> Iterator[Path]:
     for name in relative_names(identity):
         for suffix in _OPENERS:
             path = directory / (name + suffix)
@@ -91,10 +100,13 @@ def _load_file(path: Path) -> Layouts:
         raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
 
 
-def _from_pack(pack: Path, identity: KernelIdentity) -> Layouts | None:
+def _from_pack(pack: Path, identity: PdbIdentity) -> Layouts | None:
     try:
+        status = pack.stat()
+        names = _names_in_pack(pack, status.st_mtime_ns, status.st_size)
+        if not any(name + suffix in names for name in relative_names(identity) for suffix in _OPENERS):
+            return None
         with zipfile.ZipFile(pack) as archive:
-            names = set(archive.namelist())
             for name in relative_names(identity):
                 for suffix, decompress in _OPENERS.items():
                     if name + suffix in names and archive.getinfo(name + suffix).file_size <= _LARGEST:
@@ -102,6 +114,13 @@ def _from_pack(pack: Path, identity: KernelIdentity) -> Layouts | None:
     except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError):
         return None
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def _names_in_pack(pack: Path, modified: int, size: int) -> frozenset[str]:
+    """The files in a pack; ``modified`` and ``size`` keep the answer from outliving the file."""
+    with zipfile.ZipFile(pack) as archive:
+        return frozenset(archive.namelist())
 
 
 def _parse(data: bytes, origin: str) -> Layouts:
@@ -119,14 +138,14 @@ def _identifier(table: Layouts) -> str | None:
         return None
 
 
-def _checked(table: Layouts, identity: KernelIdentity) -> Layouts:
+def _checked(table: Layouts, identity: PdbIdentity) -> Layouts:
     found = _identifier(table)
     if found is not None and found != identity.identifier:
         raise LayoutError(f"{table.origin}: holds the symbols of {found}, not of {identity.identifier}; refused")
     return table
 
 
-def how_to_get(identity: KernelIdentity) -> str:
+def how_to_get(identity: PdbIdentity) -> str:
     """One line that tells which file is missing and how to make it."""
     guid_and_age = identity.identifier.replace("-", "")
     return (

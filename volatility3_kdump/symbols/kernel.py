@@ -16,7 +16,7 @@ from volatility3_kdump.dump import CrashDump
 from volatility3_kdump.dump.header import sign_extend
 from volatility3_kdump.symbols import tables
 from volatility3_kdump.windows.kdbg import DebuggerData
-from volatility3_kdump.windows.pe import PeImage, code_view, parse_headers
+from volatility3_kdump.windows.pe import CodeView, PeImage, code_view, parse_headers
 
 ReadMemory = Callable[[int, int], "bytes | None"]
 
@@ -27,13 +27,18 @@ _DLL_BASE = {8: 0x30, 4: 0x18}
 
 
 @dataclass(frozen=True)
-class KernelIdentity:
-    """A kernel's PDB name, GUID (32 upper-case hexadecimal digits) and age, and how they were established."""
+class PdbIdentity:
+    """An image's PDB name, GUID (32 upper-case hexadecimal digits) and age, and how they were established."""
 
     pdb_name: str
     guid: str
     age: int
     known_by: str
+
+    @classmethod
+    def of_record(cls, record: CodeView) -> PdbIdentity:
+        """The identity that an image's RSDS record gives."""
+        return cls(record.pdb_name, record.guid.hex.upper(), record.age, "RSDS record of the image")
 
     @property
     def identifier(self) -> str:
@@ -57,7 +62,7 @@ class Kernel:
     base: int
     base_known_by: str
     image: PeImage | None
-    identity: KernelIdentity | None
+    identity: PdbIdentity | None
     candidates: tuple[str, ...] = ()
 
 
@@ -98,11 +103,11 @@ def _pointer(read: ReadMemory, address: int, width: int) -> int | None:
     return (sign_extend(value) if width == 4 else value) or None
 
 
-def _from_image(read: ReadMemory, base: int, image: PeImage) -> KernelIdentity | None:
+def _from_image(read: ReadMemory, base: int, image: PeImage) -> PdbIdentity | None:
     record = code_view(lambda rva, size: read(base + rva, size), image)
     if record is None:
         return None
-    return KernelIdentity(record.pdb_name, record.guid.hex.upper(), record.age, "RSDS record of the image")
+    return PdbIdentity.of_record(record)
 
 
 @functools.lru_cache(maxsize=1)
@@ -117,7 +122,7 @@ def _index() -> dict[tuple[int | None, int | None], list[Mapping[str, Any]]]:
 
 def _from_index(
     dump: CrashDump, base: int, debugger: DebuggerData | None
-) -> tuple[KernelIdentity | None, tuple[str, ...]]:
+) -> tuple[PdbIdentity | None, tuple[str, ...]]:
     """The kernel whose variables lie where this one's do; several, if the known distances do not tell them apart."""
     header = dump.header
     known: dict[str, int] = {}
@@ -144,4 +149,4 @@ def _from_index(
         return None, tuple(f"{record['pdb']}/{record['guid']}-{record['age']}" for record in fitting)
     record = fitting[0]
     known_by = f"distances of {len(known)} kernel variables from the base"
-    return KernelIdentity(record["pdb"], record["guid"], record["age"], known_by), ()
+    return PdbIdentity(record["pdb"], record["guid"], record["age"], known_by), ()
