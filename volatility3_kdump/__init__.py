@@ -24,8 +24,10 @@ def open(
     path: str | os.PathLike[str],
     isf_directories: Sequence[str | os.PathLike[str]] = (),
     isf_file: str | os.PathLike[str] | None = None,
+    symbol_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    image_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
 ) -> Target:
     """Open a crash dump. See :meth:`volatility3_kdump.target.Target.open`."""
     from volatility3_kdump.target import Target
 
-    return Target.open(path, isf_directories, isf_file)
+    return Target.open(path, isf_directories, isf_file, symbol_path, image_path)

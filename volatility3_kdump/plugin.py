@@ -51,12 +51,26 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             requirements.ListRequirement(
                 name="isf-dir",
                 element_type=str,
-                description="Directories searched for the kernel's symbol table before the host's own",
+                description="Directories searched for symbol tables before the host's own",
                 optional=True,
                 default=[],
             ),
             requirements.StringRequirement(
                 name="isf-file", description="The kernel's symbol table itself (ISF, .json or .json.xz)", optional=True
+            ),
+            requirements.ListRequirement(
+                name="symbol-path",
+                element_type=str,
+                description="Where PDB files are: directories, or as KD's -y; by default _NT_SYMBOL_PATH",
+                optional=True,
+                default=[],
+            ),
+            requirements.ListRequirement(
+                name="image-path",
+                element_type=str,
+                description="Where image files are: directories, or as KD's -i; by default _NT_EXECUTABLE_IMAGE_PATH",
+                optional=True,
+                default=[],
             ),
             *cls.options(),
         ]
@@ -88,6 +102,8 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             location,
             self.config.get("isf-dir", None) or [],
             self.config.get("isf-file", None),
+            self.config.get("symbol-path", None) or None,
+            self.config.get("image-path", None) or None,
         )
 
     def option(self, name: str) -> Any:

@@ -6,11 +6,12 @@ the values that many views share: modules, processors, the crashing thread. Ever
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -20,14 +21,17 @@ from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, DumpHea
 from volatility3_kdump.errors import KdumpError, KernelNotFound
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.images import ImageSet
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
-from volatility3_kdump.symbols.kernel import Kernel, find_kernel
+from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
+from volatility3_kdump.symbols.paths import PathText, SearchPath
+from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.windows import modules as nt_modules
 from volatility3_kdump.windows import processes, processors
 from volatility3_kdump.windows.kdbg import DebuggerData, read_debugger_data
 from volatility3_kdump.windows.modules import Module, UnloadedModule
-from volatility3_kdump.windows.pe import PeImage, parse_headers
+from volatility3_kdump.windows.pe import PeImage
 from volatility3_kdump.windows.processes import Process, Thread
 from volatility3_kdump.windows.processors import Processor
 from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
@@ -35,7 +39,11 @@ from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
+
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
+#: The debugger's own variables for the symbol path and the image path.
+SYMBOL_PATH_VARIABLE = "_NT_SYMBOL_PATH"
+IMAGE_PATH_VARIABLE = "_NT_EXECUTABLE_IMAGE_PATH"
 
 
 class Target:
@@ -54,6 +62,8 @@ class Target:
         physical_layer_name: str | None,
         isf_directories: Sequence[Path] = (),
         isf_file: Path | None = None,
+        symbol_path: SearchPath | None = None,
+        image_path: SearchPath | None = None,
     ) -> None:
         self.name = name
         self.dump = dump
@@ -62,9 +72,10 @@ class Target:
         self.physical_layer_name = physical_layer_name
         self._isf_directories = list(isf_directories)
         self._isf_file = isf_file
+        self._symbol_path = symbol_path or SearchPath()
+        self._image_path = image_path or SearchPath()
         #: What was found wrong while reading, one line each; views append to it.
-        self.problems: list[str] = []
-        self._images: dict[int, PeImage | None] = {}
+        self.problems: list[str] = [*self._symbol_path.complaints, *self._image_path.complaints]
 
     # opening ----------------------------------------------------------------------------------------------------
 
@@ -74,16 +85,22 @@ class Target:
         path: str | os.PathLike[str],
         isf_directories: Sequence[str | os.PathLike[str]] = (),
         isf_file: str | os.PathLike[str] | None = None,
+        symbol_path: PathText | Sequence[PathText] | None = None,
+        image_path: PathText | Sequence[PathText] | None = None,
     ) -> Target:
         """Open a dump file for a script.
 
-        ``isf_directories`` are searched for the kernel's symbol table before the host's directories; ``isf_file`` names
-        the table itself. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
+        ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the
+        kernel's table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in
+        the grammar of :mod:`volatility3_kdump.symbols.paths`; by default those of the debugger's environment variables
+        ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
         """
         from volatility3.framework import contexts
 
         location = Path(path).absolute().as_uri()
-        return cls.from_context(contexts.Context(), "kdump", location, isf_directories, isf_file)
+        return cls.from_context(
+            contexts.Context(), "kdump", location, isf_directories, isf_file, symbol_path, image_path
+        )
 
     @classmethod
     def from_context(
@@ -93,17 +110,27 @@ class Target:
         location: str,
         isf_directories: Sequence[str | os.PathLike[str]] = (),
         isf_file: str | os.PathLike[str] | None = None,
+        symbol_path: PathText | Sequence[PathText] | None = None,
+        image_path: PathText | Sequence[PathText] | None = None,
     ) -> Target:
         """Build the layers for a file URL in a context, and the target over them.
 
-        Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the file's name.
+        The parameters are those of :meth:`open`. Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text
+        starts with the file's name.
         """
         name = _display_name(location)
         directories = [Path(directory) for directory in isf_directories]
         if os.environ.get(ISF_DIRECTORY_VARIABLE):
             directories += [Path(part) for part in os.environ[ISF_DIRECTORY_VARIABLE].split(os.pathsep) if part]
+        construct = functools.partial(
+            cls,
+            isf_directories=directories,
+            isf_file=Path(isf_file) if isf_file else None,
+            symbol_path=_search_path(symbol_path, "symbol path", SYMBOL_PATH_VARIABLE),
+            image_path=_search_path(image_path, "image path", IMAGE_PATH_VARIABLE),
+        )
         try:
-            return cls._build(context, config_path, location, name, directories, Path(isf_file) if isf_file else None)
+            return cls._build(context, config_path, location, name, construct)
         except KdumpError as error:
             raise type(error)(f"{name}: {error}") from error
 
@@ -114,8 +141,7 @@ class Target:
         config_path: str,
         location: str,
         name: str,
-        directories: list[Path],
-        isf_file: Path | None,
+        construct: Callable[[str, CrashDump, Any, str | None, str | None], Target],
     ) -> Target:
         from volatility3.framework import interfaces
         from volatility3.framework.layers import physical
@@ -136,7 +162,7 @@ class Target:
             context.config[join(layer_path, "base_layer")] = file_layer.name
             triage = KdumpTriageLayer(context, layer_path, context.layers.free_layer_name("KdumpTriageLayer"))
             context.add_layer(triage)
-            return cls(name, dump, context, triage.name, None, directories, isf_file)
+            return construct(name, dump, context, triage.name, None)
         assert dump.header.dump_type in PHYSICAL_TYPES
         crash_class = KdumpCrash64Layer if dump.header.bits == 64 else KdumpCrash32Layer
         crash_path = join(config_path, "crash_layer")
@@ -144,7 +170,7 @@ class Target:
         crash = crash_class(context, crash_path, context.layers.free_layer_name(crash_class.__name__))
         context.add_layer(crash)
         virtual = build_virtual_layer(context, crash.name, join(config_path, "virtual_layer"))
-        target = cls(name, dump, context, virtual.name if virtual else None, crash.name, directories, isf_file)
+        target = construct(name, dump, context, virtual.name if virtual else None, crash.name)
         if virtual is not None:
             context.add_layer(virtual)
         else:
@@ -224,6 +250,11 @@ class Target:
         found = find_kernel(self.dump, self.memory.read, self.debugger)
         if found is None:
             self.problems.append("no kernel found: neither KDDEBUGGER_DATA64 nor the loaded module list is in the dump")
+        elif found.identity is None and self.dump.triage is not None and self.modules:
+            # A small memory dump does not hold the RSDS record; an image file on the image path does.
+            identity = self._symbol_sources.identity_of(self.modules[0])
+            if identity is not None and self.modules[0].base == found.base:
+                found = dataclasses.replace(found, identity=identity, candidates=())
         return found
 
     @functools.cached_property
@@ -319,10 +350,36 @@ class Target:
         )
 
     @functools.cached_property
+    def images(self) -> ImageSet:
+        """The images of the modules: what memory holds of them, completed from files on the image path."""
+        return ImageSet(self.memory, self._image_path, self.problems, self._pieces)
+
+    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """The parts of a memory range that the dump holds: of any size in small memory dumps, else whole pages."""
+        if self.dump.triage is None or self.layer_name is None:
+            yield from self.memory.present(address, size)
+            return
+        layer = self.context.layers[self.layer_name]
+        for start, length, *_ in layer.mapping(address, size, ignore_errors=True):
+            data = self.memory.read(start, length)
+            if data is not None:
+                yield start, data
+
+    @functools.cached_property
+    def _symbol_sources(self) -> SymbolSources:
+        return SymbolSources(self.images.image_of, self._isf_directories, self._symbol_path, self.problems)
+
+    @functools.cached_property
     def names(self) -> AddressNames:
         """Names for addresses in kernel modules."""
         tables = {self.kernel.base: self.nt} if self.kernel is not None and self.nt is not None else {}
-        return AddressNames(self.modules, tables)
+        return AddressNames(self.modules, tables, self._find_symbols, self.image_of)
+
+    def _find_symbols(self, module: Module) -> tuple[SymbolTable | None, str]:
+        identity: PdbIdentity | None = None
+        if self.kernel is not None and self.kernel.base == module.base:
+            identity = self.kernel.identity
+        return self._symbol_sources.find(module, identity)
 
     def name_of(self, address: int) -> str | None:
         """``module!symbol+offset`` or ``module+offset``; ``None`` outside every module."""
@@ -332,11 +389,17 @@ class Target:
         """The parts of an address's name."""
         return self.names.lookup(address)
 
+    def symbol_status_of(self, module: Module) -> str:
+        """The state of a module's symbols as ``lm`` has it; nothing is searched for it.
+
+        ``isf``, ``pdb symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as no address in the
+        module was looked up. :meth:`names`.``reason_of`` names the file, or says why there are none.
+        """
+        return self.names.status_of(module)
+
     def image_of(self, module: Module) -> PeImage | None:
-        """The PE headers of a module as it lies in memory, ``None`` when they are not in the dump."""
-        if module.base not in self._images:
-            self._images[module.base] = parse_headers(lambda rva, size: self.memory.read(module.base + rva, size))
-        return self._images[module.base]
+        """The PE headers of a module, from memory or an image file; ``None`` when they are not to be had."""
+        return self.images.image_of(module).headers()
 
     def may_be_code(self, module: Module, address: int) -> bool:
         """Whether an address in a module can be code: its section is executable, or the headers are not in the dump."""
@@ -403,6 +466,13 @@ class Target:
         return found.stack_limit, found.stack_base
 
 
+def _search_path(path: PathText | Sequence[PathText] | None, name: str, variable: str) -> SearchPath:
+    """The path that the user gives; else that of the environment, without complaints: it is meant for the debugger."""
+    if path is not None:
+        return SearchPath.parse(path, name)
+    return SearchPath(SearchPath.parse(os.environ.get(variable), name).directories)
+
+
 def _display_name(location: str) -> str:
     parsed = urlparse(location)
     path = url2pathname(parsed.path) if parsed.scheme == "file" else location
@@ -436,12 +506,12 @@ def _why_no_translation(target: Target) -> str:
     pages = target.dump.pages
     if pages is not None and pages.offset_of(frame) is None:
         return (
-            f"the page table that DirectoryTableBase {header.directory_table_base:#x} names (page frame {frame:#x}) is not in "
-            "the dump: no address can be translated"
+            f"the page table that DirectoryTableBase {header.directory_table_base:#x} names (page frame {frame:#x}) is "
+            "not in the dump: no address can be translated"
         )
     return (
-        f"the page tables at DirectoryTableBase {header.directory_table_base:#x} lead neither to the kernel's lists nor to "
-        "the shared data page: no address can be translated"
+        f"the page tables at DirectoryTableBase {header.directory_table_base:#x} lead neither to the kernel's lists "
+        "nor to the shared data page: no address can be translated"
     )
 
 

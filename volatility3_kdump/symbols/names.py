@@ -1,42 +1,76 @@
-"""Addresses to names: ``module!symbol+offset`` where symbols exist, ``module+offset`` where they do not."""
+"""Addresses to names: ``module!symbol+offset`` where symbols exist, ``module+offset`` where they do not.
+
+A symbol names everything up to the next one in the same section of the same module. Symbols are looked for when an
+address in their module is first looked up.
+"""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
 from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.windows.pe import PeImage
 
-#: Start of the decorated names of string literals, which public symbols list among functions.
-_LITERAL = "??_C@"
+#: What the debugger's ``lm`` says about the symbols of a module, by their source.
+_STATES = {"isf": "isf", "pdb": "pdb symbols", "exports": "export symbols", "": "no symbols"}
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(
+    NamedTuple
+):  # not a dataclass: one is made for every frame of every thread, and a tuple is made in half the time
     """A named address: its module, the nearest symbol at or below it in that module, and the distance in bytes.
 
-    ``symbol`` is ``None`` where the module has no symbols; ``offset`` is then from the module's base.
+    ``symbol`` is ``None`` where the module has no symbols; ``offset`` is then from the module's base. ``source`` says
+    where the symbol comes from: ``isf``, ``pdb``, or ``exports``. Exports are few, so that the nearest one below is
+    often not the function that the address is in.
     """
 
     module: str
     symbol: str | None
     offset: int
+    source: str | None = None
 
     def __str__(self) -> str:
         stem = self.module if self.symbol is None else f"{self.module}!{self.symbol}"
         return f"{stem}+{self.offset:#x}" if self.offset or self.symbol is None else stem
 
 
-class AddressNames:
-    """Looks addresses up among the modules of a dump and their symbol tables."""
+@dataclass
+class _Prepared:
+    """The symbols of a module for bisection. ``names`` is ``None`` where a range without a name begins."""
 
-    def __init__(self, modules: Sequence[Module], tables: dict[int, Layouts]) -> None:
-        """``tables`` maps a module's base address to its symbol table."""
+    starts: list[int]
+    names: list[str | None]
+    source: str | None
+    reason: str
+
+
+class AddressNames:
+    """Looks addresses up among the modules of a dump and their symbols."""
+
+    def __init__(
+        self,
+        modules: Sequence[Module],
+        tables: Mapping[int, Layouts],
+        find: Callable[[Module], tuple[SymbolTable | None, str]] | None = None,
+        headers_of: Callable[[Module], PeImage | None] | None = None,
+    ) -> None:
+        """``tables`` maps a module's base address to its symbol table.
+
+        ``find`` gives the symbols of the other modules, and where they come from or why there are none; ``headers_of``
+        the headers of an image, whose sections a symbol does not reach across.
+        """
         self._modules = sorted(modules, key=lambda module: module.base)
         self._bases = [module.base for module in self._modules]
         self._tables = tables
+        self._find = find
+        self._headers_of = headers_of
+        self._prepared: list[_Prepared | None] = [None] * len(self._modules)
 
     def module_of(self, address: int) -> Module | None:
         """The loaded module whose image range holds an address."""
@@ -48,18 +82,131 @@ class AddressNames:
 
     def lookup(self, address: int) -> Name | None:
         """The name of an address, ``None`` outside every module."""
-        module = self.module_of(address)
-        if module is None:
-            return None
-        offset = address - module.base
-        table = self._tables.get(module.base)
-        nearest = table.nearest(offset) if table else None
-        if nearest and nearest[0].startswith(_LITERAL):
-            # The code behind a literal belongs to a function that has no public symbol.
-            nearest = None
-        return Name(module.name, nearest[0], nearest[1]) if nearest else Name(module.name, None, offset)
+        return self._named(address, 0)
+
+    def lookup_return(self, address: int) -> Name | None:
+        """The name of a return address.
+
+        The call before it decides which function it belongs to, because a call that does not return may be the last
+        instruction of its function; the offset is that of the address itself.
+        """
+        return self._named(address - 1, 1) or self._named(address, 0)
+
+    def lookup_many(self, addresses: Iterable[int]) -> list[Name | None]:
+        """As :meth:`lookup` for each address, in order."""
+        wanted = list(addresses)
+        named: dict[int, Name | None] = dict.fromkeys(wanted)
+        ordered = sorted(named)
+        position = 0
+        while position < len(ordered):
+            index = bisect.bisect_right(self._bases, ordered[position]) - 1
+            following = len(ordered)
+            if index + 1 < len(self._bases):
+                following = bisect.bisect_left(ordered, self._bases[index + 1], position)
+            if index >= 0:
+                self._name_all(index, ordered[position:following], named)
+            position = following
+        return [named[address] for address in wanted]
+
+    def _name_all(self, index: int, addresses: list[int], named: dict[int, Name | None]) -> None:
+        """Name the addresses, which are in ascending order, by the symbols of one module."""
+        module = self._modules[index]
+        base, size, module_name = module.base, module.size, module.name
+        prepared = self._prepared[index] or self._prepare(index)
+        starts, names, source = prepared.starts, prepared.names, prepared.source
+        bisect_right, new = bisect.bisect_right, tuple.__new__
+        nearest = 0
+        for address in addresses:
+            offset = address - base
+            if offset >= size:
+                break
+            nearest = bisect_right(starts, offset, nearest) - 1
+            symbol = names[nearest]
+            if symbol is None:
+                named[address] = Name(module_name, None, offset)
+            else:
+                # What Name() does, without the call.
+                named[address] = new(Name, (module_name, symbol, offset - starts[nearest], source))
 
     def text(self, address: int) -> str | None:
         """As :meth:`lookup`, as KD writes it."""
         found = self.lookup(address)
         return None if found is None else str(found)
+
+    def status_of(self, module: Module) -> str:
+        """The state of a module's symbols, nothing being searched for it.
+
+        ``isf``, ``pdb symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as no address of the
+        module was looked up.
+        """
+        if module.base in self._tables:
+            return _STATES["isf"]
+        prepared = self._prepared_of(module)
+        return "deferred" if prepared is None else _STATES[prepared.source or ""]
+
+    def reason_of(self, module: Module) -> str | None:
+        """Where a module's symbols come from, or why there are none; ``None`` while they are deferred."""
+        if module.base in self._tables:
+            return self._tables[module.base].origin
+        prepared = self._prepared_of(module)
+        return None if prepared is None else prepared.reason
+
+    def load(self, module: Module) -> None:
+        """Look for a module's symbols now."""
+        index = self._index_of(module)
+        if index is not None and self._prepared[index] is None:
+            self._prepare(index)
+
+    def _index_of(self, module: Module) -> int | None:
+        index = bisect.bisect_right(self._bases, module.base) - 1
+        return index if index >= 0 and self._bases[index] == module.base else None
+
+    def _prepared_of(self, module: Module) -> _Prepared | None:
+        index = self._index_of(module)
+        return None if index is None else self._prepared[index]
+
+    def _named(self, address: int, further: int) -> Name | None:
+        """The name of the place ``further`` bytes behind an address, by the symbol that names the address."""
+        index = bisect.bisect_right(self._bases, address) - 1
+        if index < 0:
+            return None
+        module = self._modules[index]
+        offset = address - module.base
+        if offset >= module.size:
+            return None
+        prepared = self._prepared[index] or self._prepare(index)
+        nearest = bisect.bisect_right(prepared.starts, offset) - 1
+        symbol = prepared.names[nearest]
+        if symbol is None:
+            return Name(module.name, None, offset + further)
+        return Name(module.name, symbol, offset - prepared.starts[nearest] + further, prepared.source)
+
+    def _prepare(self, index: int) -> _Prepared:
+        module = self._modules[index]
+        table: SymbolTable | None = None
+        reason = "not looked for"
+        if module.base in self._tables:
+            table = isf_symbols(self._tables[module.base])
+            reason = table.origin
+        elif self._find is not None:
+            table, reason = self._find(module)
+        at: dict[int, str | None] = {}
+        for rva, name in table.symbols if table else ():
+            at.setdefault(rva, name)
+        for rva in self._section_starts(module) if at else ():
+            at.setdefault(rva, None)
+        for rva in table.unnamed if table else ():
+            at.setdefault(rva, None)
+        at.setdefault(0, None)
+        starts = sorted(at)
+        prepared = self._prepared[index] = _Prepared(
+            starts,
+            [at[start] for start in starts],
+            table.source if table else None,
+            reason,
+        )
+        return prepared
+
+    def _section_starts(self, module: Module) -> list[int]:
+        headers = self._headers_of(module) if self._headers_of is not None else None
+        return [] if headers is None else [section.address for section in headers.sections]

@@ -1,0 +1,129 @@
+"""Which symbols name the addresses of a module: an ISF table, else its PDB, else its export table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.symbols.exports import read_exports
+from volatility3_kdump.symbols.images import ModuleImage
+from volatility3_kdump.symbols.isf import load_table
+from volatility3_kdump.symbols.kernel import PdbIdentity
+from volatility3_kdump.symbols.paths import SearchPath
+from volatility3_kdump.symbols.pdb import find_pdb
+from volatility3_kdump.symbols.undecorate import undecorate_cpp
+from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.windows.pe import code_view
+
+#: Start of the decorated names of string literals, which public symbols list among functions.
+_LITERAL = "??_C@"
+
+
+@dataclass(frozen=True)
+class SymbolTable:
+    """The symbols of one module.
+
+    ``source`` is ``isf``, ``pdb`` or ``exports``; ``origin`` names the file, or says ``export table``. ``symbols``
+    holds (RVA, name) in ascending order, the preferred name of an address first. ``unnamed`` holds RVAs where something
+    without a usable name begins, so that the name before must not reach beyond. ``complete`` is false when the dump
+    lacks parts of the table.
+    """
+
+    source: str
+    origin: str
+    symbols: Sequence[tuple[int, str]]
+    unnamed: Sequence[int] = ()
+    complete: bool = True
+
+
+def isf_symbols(table: Layouts) -> SymbolTable:
+    """The symbols of an ISF table, as the debugger shows them.
+
+    The host's converter has already taken the leading underscore from C names.
+    """
+    symbols: list[tuple[int, bool, str]] = []
+    literals: list[int] = []
+    for name in table.symbol_names():
+        try:
+            rva = table.symbol(name)
+        except (KeyError, TypeError, ValueError):
+            continue
+        if not rva:
+            continue
+        if name.startswith(_LITERAL):
+            literals.append(rva)
+        elif name.startswith("?"):
+            symbols.append((rva, True, undecorate_cpp(name)))
+        else:
+            symbols.append((rva, False, name))
+    symbols.sort()
+    return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols], sorted(literals))
+
+
+class SymbolSources:
+    """Finds the symbols of modules. What was found wrong is appended to ``problems``."""
+
+    def __init__(
+        self,
+        image_of: Callable[[Module], ModuleImage],
+        isf_directories: Sequence[Path],
+        path: SearchPath,
+        problems: list[str],
+    ) -> None:
+        self._image_of = image_of
+        self._isf_directories = isf_directories
+        self._path = path
+        self._problems = problems
+
+    def identity_of(self, module: Module) -> PdbIdentity | None:
+        """The PDB identity in a module's image; ``None`` when the RSDS record is not to be had."""
+        image = self._image_of(module)
+        headers = image.headers()
+        record = code_view(image.read, headers) if headers else None
+        return None if record is None else PdbIdentity.of_record(record)
+
+    def find(self, module: Module, identity: PdbIdentity | None = None) -> tuple[SymbolTable | None, str]:
+        """The best symbols of a module and where they come from, or ``None`` and why there are none.
+
+        ``identity`` is the PDB identity where it is known from elsewhere than the image.
+        """
+        identity = identity or self.identity_of(module)
+        if identity is None:
+            missing = "the RSDS record of its image is not in the dump"
+        else:
+            found = self._from_isf(identity) or self._from_pdb(identity)
+            if found is not None:
+                return found, found.origin
+            missing = f"neither {identity.isf_name}.json.xz nor {identity.pdb_name} of that build was found"
+        exported = self._from_exports(module)
+        if exported is None:
+            return None, missing
+        partly = "" if exported.complete else ", parts of which are not in the dump"
+        return exported, f"{exported.origin}{partly}; {missing}"
+
+    def _from_isf(self, identity: PdbIdentity) -> SymbolTable | None:
+        try:
+            table = load_table(identity, self._isf_directories)
+        except LayoutError as error:
+            self._problems.append(str(error))
+            return None
+        return None if table is None else isf_symbols(table)
+
+    def _from_pdb(self, identity: PdbIdentity) -> SymbolTable | None:
+        found = find_pdb(self._path, identity, self._problems)
+        if found is None:
+            return None
+        literals = [rva for rva, name in found.symbols if name.startswith(_LITERAL)]
+        symbols = [pair for pair in found.symbols if not pair[1].startswith(_LITERAL)] if literals else found.symbols
+        return SymbolTable("pdb", str(found.path), symbols, literals)
+
+    def _from_exports(self, module: Module) -> SymbolTable | None:
+        image = self._image_of(module)
+        headers = image.headers()
+        exports = read_exports(image.read, headers) if headers else None
+        if exports is None or not exports.symbols:
+            return None
+        symbols = [(rva, undecorate_cpp(name)) for rva, name in exports.symbols]
+        return SymbolTable("exports", "export table", symbols, exports.unnamed, exports.complete)

@@ -1,0 +1,254 @@
+"""Linker names to the names that the debugger shows.
+
+C names lose what the calling convention added. C++ names lose everything but the qualified name, with template
+arguments: ``?BTreeDelete@?$B_TREE@KUNODE@@$0BAAA@@@SAJXZ`` is ``B_TREE<unsigned long,NODE,4096>::BTreeDelete``.
+Grammar: the description of Microsoft's name mangling that is public in LLVM's documentation and demangler. What is not
+understood stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+_STDCALL = re.compile(r"([_@]?)([^@?]+)@{1,2}\d+")
+_IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
+_DEEPEST = 16
+_LONGEST = 4096
+
+_TYPES = {
+    "C": "signed char",
+    "D": "char",
+    "E": "unsigned char",
+    "F": "short",
+    "G": "unsigned short",
+    "H": "int",
+    "I": "unsigned int",
+    "J": "long",
+    "K": "unsigned long",
+    "M": "float",
+    "N": "double",
+    "O": "long double",
+    "X": "void",
+    "_J": "__int64",
+    "_K": "unsigned __int64",
+    "_N": "bool",
+    "_W": "wchar_t",
+}
+_OPERATORS = {
+    "2": "operator new",
+    "3": "operator delete",
+    "4": "operator=",
+    "5": "operator>>",
+    "6": "operator<<",
+    "7": "operator!",
+    "8": "operator==",
+    "9": "operator!=",
+    "A": "operator[]",
+    "C": "operator->",
+    "D": "operator*",
+    "E": "operator++",
+    "F": "operator--",
+    "G": "operator-",
+    "H": "operator+",
+    "I": "operator&",
+    "K": "operator/",
+    "L": "operator%",
+    "M": "operator<",
+    "N": "operator<=",
+    "O": "operator>",
+    "P": "operator>=",
+    "Q": "operator,",
+    "R": "operator()",
+    "S": "operator~",
+    "T": "operator^",
+    "U": "operator|",
+    "V": "operator&&",
+    "W": "operator||",
+    "X": "operator*=",
+    "Y": "operator+=",
+    "Z": "operator-=",
+    "_U": "operator new[]",
+    "_V": "operator delete[]",
+    "_7": "`vftable'",
+    "_E": "`vector deleting destructor'",
+    "_G": "`scalar deleting destructor'",
+}
+
+
+class _NotUnderstood(Exception):
+    pass
+
+
+def undecorate(name: str, pointer_size: int) -> str:
+    """The name of a public symbol as the debugger shows it.
+
+    One leading underscore goes on every machine (the debugger shows ``__C_specific_handler`` of x64 as
+    ``_C_specific_handler``); the marks of stdcall, fastcall and vectorcall only where ``pointer_size`` is 4.
+    """
+    if name.startswith("?"):
+        return undecorate_cpp(name)
+    if pointer_size == 4:
+        found = _STDCALL.fullmatch(name)
+        if found:
+            return found.group(2)
+    return name[1:] if name.startswith("_") and len(name) > 1 else name
+
+
+def undecorate_cpp(name: str) -> str:
+    """The qualified name in a decorated C++ name; the name itself when it is none, or is not understood."""
+    if not name.startswith("?") or len(name) > _LONGEST:
+        return name
+    try:
+        return _Parser(name).symbol()
+    except (_NotUnderstood, IndexError):
+        return name
+
+
+class _Parser:
+    """``position`` is the next character; ``seen`` the names that a digit refers back to, at most ten."""
+
+    def __init__(self, text: str, position: int = 0, depth: int = 0) -> None:
+        self.text = text
+        self.position = position
+        self.depth = depth
+        self.seen: list[str] = []
+        if depth > _DEEPEST:
+            raise _NotUnderstood
+
+    def symbol(self) -> str:
+        self.take("?")
+        if self.accept("?"):
+            if self.accept("$"):
+                name = self.template()
+            else:
+                return self.special()
+        else:
+            name = self.identifier()
+        scopes = self.scopes()
+        self.must_be_typed()
+        return "::".join([*scopes, name])
+
+    def special(self) -> str:
+        code = self.next()
+        if code == "_":
+            code += self.next()
+        if code in "01":
+            scopes = self.scopes()
+            self.must_be_typed()
+            if not scopes:
+                raise _NotUnderstood
+            stem = scopes[-1]
+            return "::".join([*scopes, stem if code == "0" else f"~{stem}"])
+        if code not in _OPERATORS:
+            raise _NotUnderstood
+        scopes = self.scopes()
+        self.must_be_typed()
+        return "::".join([*scopes, _OPERATORS[code]])
+
+    def scopes(self) -> list[str]:
+        """The enclosing names, outermost first."""
+        found: list[str] = []
+        while not self.accept("@"):
+            if self.accept("?"):
+                if not self.accept("$"):
+                    raise _NotUnderstood  # a scope inside a function, or an anonymous namespace
+                found.append(self.template_scope())
+            else:
+                found.append(self.identifier())
+        return found[::-1]
+
+    def identifier(self) -> str:
+        if self.text[self.position].isdigit():
+            index = int(self.next())
+            if index >= len(self.seen):
+                raise _NotUnderstood
+            return self.seen[index]
+        name = self.plain()
+        self.remember(name)
+        return name
+
+    def plain(self) -> str:
+        found = _IDENTIFIER.match(self.text, self.position)
+        if found is None:
+            raise _NotUnderstood
+        self.position = found.end()
+        self.take("@")
+        return found.group()
+
+    def template(self) -> str:
+        """Name and arguments, in which digits refer to the template's own names."""
+        inner = _Parser(self.text, self.position, self.depth + 1)
+        name = inner.identifier()
+        arguments: list[str] = []
+        while not inner.accept("@"):
+            arguments.append(inner.argument())
+        self.position = inner.position
+        listed = ",".join(arguments)
+        return f"{name}<{listed}{' ' if listed.endswith('>') else ''}>"
+
+    def template_scope(self) -> str:
+        """A template that encloses or is a type: unlike that of a function, digits may refer back to it."""
+        name = self.template()
+        self.remember(name)
+        return name
+
+    def argument(self) -> str:
+        return self.number() if self.accept("$0") else self.type()
+
+    def type(self) -> str:
+        code = self.next()
+        if code in "TUVW":
+            if code == "W":
+                self.take("4")
+            return "::".join(self.type_name())
+        if code == "_":
+            code += self.next()
+        if code not in _TYPES:
+            raise _NotUnderstood
+        return _TYPES[code]
+
+    def type_name(self) -> list[str]:
+        if self.accept("?"):
+            self.take("$")
+            name = self.template_scope()
+        else:
+            name = self.identifier()
+        return [*self.scopes(), name]
+
+    def number(self) -> str:
+        """A number: one digit for 1 to 10, else hexadecimal in the letters A to P up to an @; ? in front for minus."""
+        sign = "-" if self.accept("?") else ""
+        code = self.next()
+        if code.isdigit():
+            return f"{sign}{int(code) + 1}"
+        value = 0
+        while code != "@":
+            if not "A" <= code <= "P":
+                raise _NotUnderstood
+            value = value * 16 + ord(code) - ord("A")
+            code = self.next()
+        return f"{sign}{value}"
+
+    def must_be_typed(self) -> None:
+        """What follows a name says what it is; nothing would mean that the name was cut."""
+        if self.position >= len(self.text):
+            raise _NotUnderstood
+
+    def remember(self, name: str) -> None:
+        if len(self.seen) < 10 and name not in self.seen:
+            self.seen.append(name)
+
+    def accept(self, text: str) -> bool:
+        if self.text.startswith(text, self.position):
+            self.position += len(text)
+            return True
+        return False
+
+    def take(self, text: str) -> None:
+        if not self.accept(text):
+            raise _NotUnderstood
+
+    def next(self) -> str:
+        character = self.text[self.position]
+        self.position += 1
+        return character
