@@ -5,6 +5,7 @@ Hosts from 2.28 on find renderers of plugins; ``kdump vol ...`` serves older one
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -29,6 +30,10 @@ class WindbgRenderer(text_renderer.CLIRenderer):
             fallback.column_hide_list = self.column_hide_list
             fallback.render(grid)
             return
-        for line in grid.kd_lines():
-            sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        try:
+            for line in grid.kd_lines():
+                sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader (head, a pager) has seen enough; Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

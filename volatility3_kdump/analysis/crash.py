@@ -12,9 +12,10 @@ from volatility3_kdump.analysis.bugcheck import (
     mismatch,
     recorded_bug_check,
 )
-from volatility3_kdump.analysis.failure import Candidate, Failure, find_failure, scan_stack
+from volatility3_kdump.analysis.failure import Failure, find_failure
 from volatility3_kdump.windows.processes import Process, Thread
 from volatility3_kdump.windows.processors import Processor
+from volatility3_kdump.windows.stacks import NoStack, Stack, context_start, crash_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crash:
-    """An analysed crash. ``None`` parts are not in the dump; ``notes`` are contradictions found, one line each."""
+    """An analysed crash. ``None`` parts are not in the dump; ``notes`` are contradictions found, one line each.
+
+    ``stack`` is the backtrace of the failure: from the context record where an argument names one, else from the call
+    that reported the bug check. It may be empty; its ``end`` then says why.
+    """
 
     bug_check: BugCheck | None
     recorded: RecordedBugCheck
@@ -30,7 +35,7 @@ class Crash:
     thread: Thread | None
     process: Process | None
     failure: Failure | None
-    candidates: tuple[Candidate, ...]
+    stack: Stack
     notes: tuple[str, ...]
 
 
@@ -56,6 +61,15 @@ def analyze_crash(target: Target) -> Crash:
         target.crash_thread,
         target.crash_process,
         failure,
-        tuple(scan_stack(target)),
+        _failure_stack(target, failure),
         tuple(notes),
     )
+
+
+def _failure_stack(target: Target, failure: Failure | None) -> Stack:
+    try:
+        if failure is not None and failure.context_record is not None:
+            return target.walker.walk(context_start(target, failure.context_record))
+        return target.walker.walk(crash_start(target))
+    except NoStack as error:
+        return Stack((), str(error), False)

@@ -6,15 +6,16 @@ Which argument of a bug check points at an instruction, a trap frame, a context 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.cpu import amd64
-from volatility3_kdump.cpu.context import Context, context_size, parse_context
+from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.cpu.disasm import decode
 from volatility3_kdump.cpu.exception import (
     ExceptionRecord,
@@ -24,17 +25,15 @@ from volatility3_kdump.cpu.exception import (
     record_size,
 )
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.symbols import tables
+from volatility3_kdump.windows import stacks
 from volatility3_kdump.windows.modules import Module, UnloadedModule
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-_EXCEPTION_FRAME_SIZE = 0x140
 _NO_ADDRESS = {8: 0xFFFFFFFFFFFFFFFF, 4: 0xFFFFFFFF}
-_RETURN_IN_EXCEPTION_FRAME = 0x138
-#: Kernel routines that save a KEXCEPTION_FRAME directly below the trap frame of the fault that they report.
-_DISPATCHERS = frozenset({"KiBugCheckDispatch", "KiExceptionDispatch", "KiFastFailDispatch"})
 #: Most bytes of a kernel stack that are looked through, in case the recorded limits are wrong.
 _MOST_STACK = 0x20000
 
@@ -46,7 +45,7 @@ class Failure:
     ``context`` holds the registers that are known as they were, ``origin`` says in words where they come from.
     ``at_fault`` is false where they are only those of the call that reported the bug check.
     ``shown`` is what KD shows for the same record (a trap frame lacks the nonvolatile registers); ``recovered`` names
-    registers in ``context`` that were recovered from the exception frame. Addresses of records are ``None`` where there
+    registers in ``context`` that were recovered by unwinding. Addresses of records are ``None`` where there
     is no such record. ``access`` is ``read``, ``write`` or ``execute``, and ``address`` the memory that the bug check
     says was accessed. ``instruction`` is evaluated with ``context``, ``shown_instruction`` with ``shown``. ``operand`` is the address that the instruction's memory operand works out to.
     """
@@ -98,18 +97,9 @@ class Failure:
         return accessed[0] if accessed else None
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A value on the stack that points into a module: where it lies, its value and name.
-
-    ``after_call`` says whether a call instruction ends right before the value; ``None`` when the code is not in the dump.
-    """
-
-    stack_address: int
-    value: int
-    name: str
-    module: str
-    after_call: bool | None
+#: Registers that were found: as KD shows them, where they come from in words, and the addresses of a trap frame and a
+#: context record that hold them.
+_Found = tuple[Context, str, Optional[int], Optional[int]]
 
 
 @functools.lru_cache(maxsize=1)
@@ -124,6 +114,32 @@ def find_failure(target: Target, bug_check: BugCheck | None) -> Failure | None:
     on the crashing stack whose instruction pointer is the one of the arguments, the dump header's context.
     """
     return _Finder(target, bug_check).find()
+
+
+def failure_at_trap(target: Target, address: int) -> Failure:
+    """The state at a trap frame (x64). Raises :class:`KdumpError` when there is none at the address."""
+    architecture = target.header.architecture
+    if architecture != "x64":
+        raise KdumpError(f"{target.name}: the layout of trap frames of {architecture} is not known")
+    context = amd64.trap_frame(target.memory.read, address, target.nt)
+    if context is None:
+        why = amd64.why_not_trap_frame(target.memory.read, address, target.nt) or "not plausible"
+        raise KdumpError(f"{target.name}: no trap frame at {address:#x}: {why}")
+    return _Finder(target, None).complete((context, "trap frame", address, None))
+
+
+def failure_at_context(target: Target, address: int) -> Failure:
+    """The state in a context record. Raises :class:`KdumpError` when there is none at the address."""
+    architecture = target.header.architecture
+    data = target.memory.read(address, context_size(architecture)) if architecture in _ARCHITECTURES else None
+    context = parse_context(data, architecture, "context record", address) if data else None
+    if context is None or context.ip is None:
+        why = why_not_context(data, architecture) if data else target.memory.why_unreadable(address)
+        raise KdumpError(f"{target.name}: no context record at {address:#x}: {why}")
+    return _Finder(target, None).complete((context, "context record", None, address))
+
+
+_ARCHITECTURES = ("x64", "x86", "arm64")
 
 
 class _Finder:
@@ -142,15 +158,19 @@ class _Finder:
     def find(self) -> Failure | None:
         record_address, exception = self._exception()
         found = self._context_record() or self._trap_frame() or self._header()
-        if found is None:
-            return None
+        return None if found is None else self.complete(found, record_address, exception)
+
+    def complete(
+        self, found: _Found, record_address: int | None = None, exception: ExceptionRecord | None = None
+    ) -> Failure:
+        """The failure at registers that were found: recovered registers, instruction, module, access."""
         shown, origin, trap, record = found
         context, recovered = (shown, ()) if trap is None else self._recover(shown, trap)
         ip = context.ip
         target = self.target
         instruction = shown_instruction = None
         absent = None
-        if ip is not None and self.architecture in ("x64", "x86", "arm64"):
+        if ip is not None and self.architecture in _ARCHITECTURES:
             instruction, shown_instruction = (
                 decode(
                     target.memory.read,
@@ -201,9 +221,9 @@ class _Finder:
         data = self.target.memory.read(address, record_size(width))
         return address, parse_exception_record(data, width) if data else None
 
-    def _context_record(self) -> tuple[Context, str, int | None, int | None] | None:
+    def _context_record(self) -> _Found | None:
         address = self.argument("context")
-        if not address or self.architecture not in ("x64", "x86", "arm64"):
+        if not address or self.architecture not in _ARCHITECTURES:
             return None
         data = self.target.memory.read(address, context_size(self.architecture))
         context = parse_context(data, self.architecture, "context record", address) if data else None
@@ -211,7 +231,7 @@ class _Finder:
             return None
         return context, f"context record of argument {self.rule['context']}", None, address
 
-    def _trap_frame(self) -> tuple[Context, str, int | None, int | None] | None:
+    def _trap_frame(self) -> _Found | None:
         if self.architecture != "x64":
             return None
         read, nt = self.target.memory.read, self.target.nt
@@ -224,34 +244,41 @@ class _Finder:
         header = self.target.header_context
         if not ip or header is None or header.ip == ip:
             return None
-        for address, context in trap_frames(self.target):
+        for address, context, how in self._trap_frames():
             if context.ip == ip:
-                return context, f"trap frame on the stack, its rip is argument {self.rule['ip']}", address, None
+                return context, f"trap frame {how}, its rip is argument {self.rule['ip']}", address, None
         return None
 
-    def _header(self) -> tuple[Context, str, int | None, int | None] | None:
+    def _trap_frames(self) -> Iterator[tuple[int, Context, str]]:
+        """Trap frames of the crashing stack: those that unwinding comes by, then what a scan of the stack finds."""
+        target = self.target
+        with contextlib.suppress(stacks.NoStack):
+            for frame in target.walker.walk(stacks.crash_start(target)).frames:
+                if frame.trap_frame is not None:
+                    context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
+                    if context is not None:
+                        yield frame.trap_frame, context, "found by unwinding"
+        for address, context in trap_frames(target):
+            yield address, context, "found by a scan of the stack"
+
+    def _header(self) -> _Found | None:
         context = self.target.header_context
         if context is None:
             return None
         return context, "registers in the dump header", None, None
 
     def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:
-        """Add the nonvolatile registers that the dispatcher saved in the exception frame below a trap frame.
-
-        Done only where the return address below the exception frame proves, by its symbol, that such a dispatcher made
-        it. The trap handler itself leaves these registers alone, so they are those of the interrupted code.
-        """
-        target = self.target
-        frame = trap - _EXCEPTION_FRAME_SIZE
-        made_by = target.memory.pointer(frame - 8)
-        returns_to = target.memory.pointer(frame + _RETURN_IN_EXCEPTION_FRAME)
-        name = target.lookup(made_by - 1) if made_by else None
-        handler = target.names.module_of(returns_to) if returns_to else None
-        if name is None or name.symbol not in _DISPATCHERS or handler is None or handler.name != "nt":
+        """Add the nonvolatile registers that unwinding from the bug check down to the trap frame recovers."""
+        try:
+            found = self.target.walker.registers_at_trap(stacks.crash_start(self.target), trap)
+        except stacks.NoStack:
             return shown, ()
-        saved = amd64.exception_frame(target.memory.read, frame, target.nt)
+        if found is None or found.ip != shown.ip:
+            return shown, ()
         recovered = {
-            key: value for key, value in saved.items() if key in amd64.NONVOLATILE and key not in shown.registers
+            name: found.registers[name]
+            for name in amd64.NONVOLATILE
+            if name in found.registers and name not in shown.registers
         }
         complete = dataclasses.replace(shown, registers={**shown.registers, **recovered})
         return complete, tuple(sorted(recovered))
@@ -331,29 +358,3 @@ class _Stack:
         """A quick look at SegCs (+0x170, the same in every x64 kernel)."""
         data = self.read(address + 0x170, 2)
         return data is not None and int.from_bytes(data, "little") in (0x10, 0x33, 0x23)
-
-
-def scan_stack(target: Target, most: int = 64) -> list[Candidate]:
-    """Values on the crashing stack that point into modules: a scan, not a backtrace; stale values are among them."""
-    extent = crash_stack(target)
-    if extent is None:
-        return []
-    width = target.memory.pointer_size
-    found: list[Candidate] = []
-    for address, data in target.memory.present(extent[0], extent[1] - extent[0]):
-        for offset in range(0, len(data) - width + 1, width):
-            value = int.from_bytes(data[offset : offset + width], "little")
-            module = target.names.module_of(value) if target.is_kernel_address(value) else None
-            if module is None or not target.may_be_code(module, value):
-                continue
-            name = target.lookup(value)
-            # A value that is the start of a function is a function pointer, not a return address.
-            if name is None or (name.symbol is not None and name.offset == 0):
-                continue
-            after_call = target.follows_call(value)
-            if after_call is False:
-                continue
-            found.append(Candidate(address + offset, value, str(name), module.name, after_call))
-            if len(found) >= most:
-                return found
-    return found

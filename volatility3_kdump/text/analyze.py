@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.bugcheck import box, explanation
 from volatility3_kdump.text.registers import absent_code_line, code_line, register_block
+from volatility3_kdump.text.stacks import stack_text
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.target import Target
 
-_NOTE = (
+NOTE = (
     "NOTE: The trap frame does not contain all registers.",
     "Some register values may be zeroed or incorrect.",
 )
@@ -42,6 +43,11 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
     failure = crash.failure
     if failure is not None and failure.at_fault:
         yield from _failure(target, failure)
+    if crash.stack.frames:
+        yield "STACK_TEXT:  "
+        yield from stack_text(target.walker, crash.stack)
+        yield ""
+    if failure is not None and failure.at_fault:
         if failure.module is not None:
             yield f"MODULE_NAME: {failure.module.name}"
             yield ""
@@ -55,7 +61,7 @@ def _failure(target: Target, failure: Failure) -> Iterator[str]:
         yield ""
     if failure.trap_frame is not None:
         yield f"TRAP_FRAME:  {failure.trap_frame:016x} -- (.trap 0x{failure.trap_frame:x})"
-        yield from _NOTE
+        yield from NOTE
     elif failure.context_record is not None:
         yield f"CONTEXT:  {failure.context_record:016x} -- (.cxr 0x{failure.context_record:x})"
     else:

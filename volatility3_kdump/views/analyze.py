@@ -9,15 +9,16 @@ from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure
-from volatility3_kdump.cpu.exception import code_name
+from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
 from volatility3_kdump.grid import KdumpGrid, Row, absent, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import analyze
 from volatility3_kdump.text.registers import code_line, flags_words
+from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.windows.version import windows_name
 
-_COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
+COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
 
 _GENERAL = {
     "x64": (
@@ -32,13 +33,13 @@ _GENERAL = {
     "x86": ("eax", "ebx", "ecx", "edx", "esi", "edi", "eip", "esp", "ebp"),
     "arm64": (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc"),
 }
-_MOST_CANDIDATES = 24
+_MOST_FRAMES = 64
 
 
 def analyze_grid(target: Target) -> KdumpGrid:
     """The analysis of a crash dump."""
     crash = analyze_crash(target)
-    return KdumpGrid(_COLUMNS, _rows(target, crash), lambda: analyze(target, crash))
+    return KdumpGrid(COLUMNS, _rows(target, crash), lambda: analyze(target, crash))
 
 
 def _row(section: str, field: str, value: str | None, address: int | None = None, note: str = "") -> Row:
@@ -52,15 +53,23 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
     if crash.failure is None:
         yield _row("Failure", "Registers", None, note="the dump header holds no registers")
     else:
-        yield from _failure_rows(target, crash.failure)
-        yield from _register_rows(crash.failure)
-    for candidate in crash.candidates[:_MOST_CANDIDATES]:
-        trust = "follows a call" if candidate.after_call else "code not in the dump"
-        yield _row("Stack scan", candidate.name, candidate.module, candidate.stack_address, f"scan, {trust}")
+        yield from failure_rows(target, crash.failure)
+        yield from register_rows(crash.failure)
+    yield from _stack_rows(target, crash)
     if target.nt is None:
         yield _row("Warning", "Symbols", "no kernel symbols", note=target.symbol_status)
     for warning in [*crash.notes, *target.warnings]:
         yield _row("Warning", "", warning)
+
+
+def _stack_rows(target: Target, crash: Crash) -> Iterator[Row]:
+    for frame in crash.stack.frames[:_MOST_FRAMES]:
+        site = call_site(target.walker, frame, target.memory.pointer_size)
+        yield _row("Stack", f"{frame.number:02x}", site, frame.sp, frame.trust)
+    if len(crash.stack.frames) > _MOST_FRAMES:
+        yield _row("Stack", "", None, note=f"{len(crash.stack.frames) - _MOST_FRAMES} more frames: see kdump.stack")
+    if not crash.stack.complete:
+        yield _row("Stack", "End", None, note=crash.stack.end)
 
 
 def _bug_check_rows(crash: Crash) -> Iterator[Row]:
@@ -109,13 +118,13 @@ def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield _row("Crash", "Thread", cid, thread.address, "" if cid else "client id not known without symbols")
 
 
-def _failure_rows(target: Target, failure: Failure) -> Iterator[Row]:
+def failure_rows(target: Target, failure: Failure) -> Iterator[Row]:
+    """Rows of the place of a failure: registers' origin, exception, address, instruction, operand, module."""
     context = failure.context
     note = "" if failure.at_fault else "those of the call that reported the bug check: it names no faulting instruction"
     yield _row("Failure", "Registers from", failure.origin, failure.trap_frame or failure.context_record, note)
-    if failure.exception is not None:
-        code = failure.exception.code
-        yield _row("Failure", "Exception", f"{code:08x}", failure.exception_record, code_name(code) or "")
+    if failure.exception is not None and failure.exception_record is not None:
+        yield from exception_rows(target, failure.exception_record, failure.exception)
     yield _row("Failure", "At", failure.name or _where(target, failure), context.ip)
     if failure.instruction is not None:
         yield _row("Failure", "Instruction", code_line(failure.instruction, context), failure.instruction.address)
@@ -140,6 +149,14 @@ def _failure_rows(target: Target, failure: Failure) -> Iterator[Row]:
         )
 
 
+def exception_rows(target: Target, address: int, record: ExceptionRecord) -> Iterator[Row]:
+    """Rows of an exception record at an address."""
+    yield _row("Failure", "Exception", f"{record.code:08x}", address, code_name(record.code) or "")
+    yield _row("Failure", "Exception address", target.name_of(record.address), record.address)
+    for number, value in enumerate(record.parameters):
+        yield _row("Failure", f"Exception parameter {number}", f"{value:x}", value)
+
+
 def _where(target: Target, failure: Failure) -> str | None:
     ip = failure.context.ip
     if ip is None:
@@ -161,18 +178,19 @@ def _operand_rows(failure: Failure) -> Iterator[Row]:
     agrees = {True: "agrees with the bug check", False: "differs from the bug check", None: ""}[failure.operand_agrees]
     used = [name for name, _ in memory.registers if name in failure.recovered]
     if used:
-        agrees = "; ".join(part for part in (agrees, f"{', '.join(used)} recovered from the exception frame") if part)
+        agrees = "; ".join(part for part in (agrees, f"{', '.join(used)} recovered by unwinding") if part)
     yield _row("Failure", "Operand", memory.access, failure.operand, agrees)
 
 
-def _register_rows(failure: Failure) -> Iterator[Row]:
+def register_rows(failure: Failure) -> Iterator[Row]:
+    """Rows of the registers at a failure; those that are not known say so."""
     context = failure.context
     for name in _GENERAL[context.architecture]:
         value = context.get(name)
         if value is None:
             yield _row("Register", name, None, note="not saved at the failure")
         else:
-            note = "recovered from the exception frame" if name in failure.recovered else ""
+            note = "recovered by unwinding" if name in failure.recovered else ""
             yield _row("Register", name, f"{value:016x}" if context.pointer_size == 8 else f"{value:08x}", value, note)
     eflags = context.get("eflags")
     if eflags is not None:

@@ -1,0 +1,95 @@
+"""Stack backtraces."""
+
+from volatility3.framework.configuration import requirements
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.plugin import KdumpPlugin
+from volatility3_kdump.text.stacks import LAYOUTS
+from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
+from volatility3_kdump.windows import stacks
+
+
+class Stack(KdumpPlugin):
+    """Shows stack backtraces, every frame with how it is known (KD: k, kb, kn, kv, kc; .thread, .trap, .cxr before them).
+
+    Without options it is the stack of the crash. Addresses are hexadecimal or module!symbol+offset.
+    """
+
+    @classmethod
+    def options(cls):
+        return [
+            requirements.ListRequirement(
+                name="thread", element_type=str, description="ETHREAD addresses", optional=True, default=[]
+            ),
+            requirements.ListRequirement(
+                name="pid", element_type=int, description="All threads of these processes", optional=True, default=[]
+            ),
+            requirements.ListRequirement(
+                name="cpu", element_type=int, description="What these processors ran", optional=True, default=[]
+            ),
+            requirements.BooleanRequirement(name="all-cpus", description="What every processor ran", optional=True),
+            requirements.BooleanRequirement(name="all", description="All threads of all processes", optional=True),
+            requirements.BooleanRequirement(
+                name="unique", description="Show equal stacks once, with their number", optional=True
+            ),
+            requirements.StringRequirement(name="trap", description="Start from this trap frame", optional=True),
+            requirements.StringRequirement(name="context", description="Start from this context record", optional=True),
+            requirements.IntRequirement(
+                name="frames", description="Frames to show at most", optional=True, default=256
+            ),
+            requirements.ChoiceRequirement(
+                choices=list(LAYOUTS), name="layout", description="KD's layout for -r windbg", optional=True, default="kv"
+            ),
+        ]
+
+    def grid(self, target):
+        return stack_grid(
+            target,
+            self._requests(target),
+            self.option("layout") or "kv",
+            self.option("frames") or 256,
+            bool(self.option("unique")),
+            self._progress_callback,
+        )
+
+    def _requests(self, target):
+        try:
+            return list(self._chosen(target))
+        except stacks.NoStack as error:
+            raise KdumpError(f"{target.name}: {error}") from error
+
+    def _chosen(self, target):
+        last = "  *** Stack trace for last set context - .thread/.cxr resets it"
+        if self.option("trap"):
+            yield Request(last, None, stacks.trap_start(target, parse_address(self.option("trap"), target)))
+        elif self.option("context"):
+            yield Request(last, None, stacks.context_start(target, parse_address(self.option("context"), target)))
+        elif self.option("thread"):
+            for text in self.option("thread"):
+                yield request_thread(target, parse_address(text, target), last)
+        elif self.option("all") or self.option("pid"):
+            threads = all_threads(target, self.option("pid") or None)
+            if not threads:
+                raise KdumpError(
+                    f"{target.name}: no threads found: a small memory dump holds only the crashing one, "
+                    f"other dumps need the kernel's symbols ({target.symbol_status})"
+                )
+            for thread in threads:
+                yield request_thread(target, thread, f"THREAD {thread:x}")
+        elif self.option("cpu") or self.option("all-cpus"):
+            numbers = self.option("cpu") or [processor.number for processor in target.processors]
+            for number in numbers:
+                yield self._processor(target, number)
+        else:
+            thread = target.crash_thread
+            yield Request(None, thread.address if thread else None, stacks.crash_start(target))
+
+    @staticmethod
+    def _processor(target, number):
+        found = next((processor for processor in target.processors if processor.number == number), None)
+        thread = found.current_thread if found else None
+        try:
+            return Request(f"Processor {number}", thread, stacks.processor_start(target, number))
+        except stacks.NoStack as error:
+            return Request(f"Processor {number}", thread, None, str(error))

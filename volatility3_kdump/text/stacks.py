@@ -1,0 +1,83 @@
+"""Stack backtraces in the layouts of KD's ``k`` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.stacks import Frame, Stack, StackWalker
+
+LAST_SET_CONTEXT = "  *** Stack trace for last set context - .thread/.cxr resets it"
+
+#: Layouts: k and kn, kb (arguments), kv (arguments and trap frames), kc (call sites only).
+LAYOUTS = ("k", "kn", "kb", "kv", "kc")
+#: The layout of stacks inside ``!process`` and ``!thread``: k without frame numbers.
+EMBEDDED = "embedded"
+
+_HEADERS = {
+    EMBEDDED: "Child-SP          RetAddr               Call Site",
+    "k": " # Child-SP          RetAddr               Call Site",
+    "kn": " # Child-SP          RetAddr               Call Site",
+    "kb": " # RetAddr               : Args to Child                                                           : Call Site",
+    "kv": (
+        " # Child-SP          RetAddr               : "
+        "Args to Child                                                           : Call Site"
+    ),
+    "kc": " # Call Site",
+}
+_GAP = "     "
+
+
+def header(layout: str) -> str:
+    """The heading of a layout."""
+    return _HEADERS[layout]
+
+
+def rows(walker: StackWalker, stack: Stack, layout: str) -> Iterator[str]:
+    """The rows of a layout, without its heading; scans and early ends are marked as KD marks missing unwind data."""
+    size = walker.target.memory.pointer_size
+    warned = False
+    for frame in stack.frames:
+        if frame.trust == "scan" and not warned:
+            yield "WARNING: Stack unwind information not available. Following frames may be wrong."
+            warned = True
+        yield row(walker, frame, layout, size)
+
+
+def row(walker: StackWalker, frame: Frame, layout: str, size: int = 8) -> str:
+    """One row of a layout."""
+    site = call_site(walker, frame, size)
+    if layout == "kc":
+        return f"{frame.number:02x} {site}"
+    back = pointer(_cut(frame.return_address or 0, size), size)
+    child = pointer(None if frame.sp is None else _cut(frame.sp, size), size)
+    if layout == EMBEDDED:
+        return f"{child} {back}{_GAP}{site}{trap_note(frame, size)}"
+    if layout in ("k", "kn"):
+        return f"{frame.number:02x} {child} {back}{_GAP}{site}"
+    words = " ".join(pointer(value or 0, size) for value in frame.arguments)
+    if layout == "kb":
+        return f"{frame.number:02x} {back}{_GAP}: {words} : {site}"
+    return f"{frame.number:02x} {child} {back}{_GAP}: {words} : {site}{trap_note(frame, size)}"
+
+
+def stack_text(walker: StackWalker, stack: Stack) -> Iterator[str]:
+    """The rows of ``STACK_TEXT``: ``kv`` without numbers and trap frames."""
+    size = walker.target.memory.pointer_size
+    for frame in stack.frames:
+        yield row(walker, frame._replace(trap_frame=None), "kv", size)[3:]
+
+
+def call_site(walker: StackWalker, frame: Frame, size: int = 8) -> str:
+    """``nt!KiPageFault+0x469``, or the bare address where no module holds it."""
+    name = walker.name_of(frame)
+    return f"0x{pointer(_cut(frame.ip, size), size)}" if name is None else str(name)
+
+
+def trap_note(frame: Frame, size: int = 8) -> str:
+    """The note of ``kv`` on frames that keep a trap frame."""
+    return "" if frame.trap_frame is None else f" (TrapFrame @ {pointer(_cut(frame.trap_frame, size), size)})"
+
+
+def _cut(address: int, size: int) -> int:
+    return address & ((1 << 8 * size) - 1)

@@ -1,0 +1,151 @@
+"""Rows of ``kdump.stack``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from volatility3.framework.renderers import format_hints
+
+from volatility3_kdump.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.target import Target
+from volatility3_kdump.text import stacks as text
+from volatility3_kdump.windows import processes
+from volatility3_kdump.windows.stacks import NoStack, Stack, StackWalker, Start, thread_start
+
+_COLUMNS: list[tuple[str, type]] = [
+    ("Process", str),
+    ("PID", int),
+    ("TID", int),
+    ("Thread", format_hints.Hex),
+    ("Count", int),
+    ("Frame", int),
+    ("Child-SP", format_hints.Hex),
+    ("Address", format_hints.Hex),
+    ("RetAddr", format_hints.Hex),
+    ("Call Site", str),
+    ("Trust", str),
+    ("TrapFrame", format_hints.Hex),
+    ("Arg1", format_hints.Hex),
+    ("Arg2", format_hints.Hex),
+    ("Arg3", format_hints.Hex),
+    ("Arg4", format_hints.Hex),
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One stack to show: a title for KD's text, the thread if it is one, and where to start (or why there is no stack)."""
+
+    title: str | None
+    thread: int | None
+    start: Start | None
+    absent: str | None = None
+
+
+def request_thread(target: Target, thread: int, title: str | None = None) -> Request:
+    """A thread's stack."""
+    try:
+        return Request(title, thread, thread_start(target, thread))
+    except NoStack as error:
+        return Request(title, thread, None, str(error))
+
+
+def all_threads(target: Target, pids: Sequence[int] | None) -> list[int]:
+    """The threads of the chosen processes, or of every process."""
+    found = []
+    for process in processes.process_addresses(target):
+        if pids is None or processes.read_process(target, process).pid in pids:
+            found += processes.thread_addresses(target, process)
+    return found
+
+
+def stack_grid(
+    target: Target,
+    requests: Sequence[Request],
+    layout: str,
+    most: int,
+    unique: bool = False,
+    progress: Any = None,
+) -> KdumpGrid:
+    """The stacks asked for, one row a frame and one for where a backtrace ends early."""
+    walker = StackWalker(target)
+    results: list[tuple[Request, Stack, int]] = []
+
+    def walked() -> list[tuple[Request, Stack, int]]:
+        if not results:
+            for index, request in enumerate(requests):
+                if progress is not None and len(requests) > 1:
+                    progress(100 * index / len(requests), "Walking stacks")
+                stack = walker.walk(request.start, most) if request.start else Stack((), request.absent or "", False)
+                results.append((request, stack, 1))
+            if unique:
+                results[:] = _grouped(walker, results)
+        return results
+
+    def kd_lines() -> Iterator[str]:
+        for number, (request, stack, count) in enumerate(walked()):
+            if number:
+                yield ""
+            if request.title:
+                yield request.title
+            if unique:
+                yield f"{count} thread{'s' if count != 1 else ''} with this stack, the first is {request.thread or 0:x}"
+            if not stack.frames:
+                yield f"No stack: {stack.end}"
+                continue
+            yield text.header(layout)
+            yield from text.rows(walker, stack, layout)
+            if not stack.complete:
+                yield f"Stack ends here: {stack.end}"
+
+    return KdumpGrid(_COLUMNS, _rows(target, walker, walked), kd_lines)
+
+
+def _grouped(
+    walker: StackWalker, results: Sequence[tuple[Request, Stack, int]]
+) -> list[tuple[Request, Stack, int]]:
+    """Equal stacks once, with their number, most frequent first. Equal means the same call sites and end."""
+    groups: dict[tuple[Any, ...], list[tuple[Request, Stack, int]]] = {}
+    for result in results:
+        key = (*(frame.ip for frame in result[1].frames if walker.target.is_kernel_address(frame.ip)), result[1].end)
+        groups.setdefault(key, []).append(result)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    return [(group[0][0], group[0][1], len(group)) for group in ordered]
+
+
+def _rows(target: Target, walker: StackWalker, walked: Any) -> Iterator[Row]:
+    for request, stack, count in walked():
+        head = _thread_cells(target, request.thread)
+        for frame in stack.frames:
+            cells = (
+                *head,
+                count,
+                frame.number,
+                address(frame.sp),
+                format_hints.Hex(frame.ip),
+                address(frame.return_address),
+                text.call_site(walker, frame, target.memory.pointer_size),
+                frame.trust,
+                absent() if frame.trap_frame is None else format_hints.Hex(frame.trap_frame),
+                *(address(value) for value in frame.arguments),
+            )
+            yield 0, cells
+        if not stack.complete:
+            blank = (absent(),) * 5
+            yield 0, (*head, count, *blank[:1], *blank[:3], f"({stack.end})", "end", *blank)
+
+
+def _thread_cells(target: Target, thread: int | None) -> tuple[Any, ...]:
+    if thread is None:
+        return (absent(), absent(), absent(), absent())
+    found = processes.read_thread(target, thread)
+    process = processes.read_process(target, found.process) if found.process else None
+    name = process.image_name if process else None
+    return (
+        absent() if name is None else name,
+        absent() if found.pid is None else found.pid,
+        absent() if found.tid is None else found.tid,
+        format_hints.Hex(thread),
+    )

@@ -1,0 +1,725 @@
+"""Stack backtraces of the target's threads: where they start, how each frame is known, and why they end.
+
+* :func:`crash_start`, :func:`thread_start`, :func:`processor_start`, :func:`trap_start`, :func:`context_start` - the
+  registers that a backtrace begins with.
+* :class:`StackWalker` - walks from there. One walker serves many threads: what it learns of images is kept.
+
+Frames come from the images' unwind data wherever that can be had. Where it cannot, the kernel's dispatchers, whose
+frames have a fixed shape, are stepped over first; then the stack is scanned for return addresses, and every frame found
+that way says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from volatility3_kdump.cpu import amd64, amd64_unwind, arm64, arm64_unwind, x86_unwind
+from volatility3_kdump.cpu.context import Context, context_size, parse_context
+from volatility3_kdump.symbols import tables
+from volatility3_kdump.symbols.names import Name
+from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.windows.pe import EXCEPTION
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+#: A frame's trust, best first.
+CONTEXT, UNWIND, TRAP_FRAME, FRAME_POINTER, SCAN = "context", "unwind", "trap frame", "frame pointer", "scan"
+
+MOST_FRAMES = 1024
+_KERNEL_STACK_SIZE = 0x6000
+_LARGEST_STACK = 0x20000
+#: How far a scan looks for the next return address, in bytes.
+_SCAN_REACH = 0x1000
+_EXCEPTION_FRAME_SIZE = 0x140
+_RIP_IN_TRAP_FRAME = 0x168
+_VOLATILE = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
+
+_STATE_NAMES = {0: "initialized", 1: "ready", 2: "running", 3: "standby", 4: "terminated", 5: "waiting"}
+_RUNNING, _TERMINATED, _INITIALIZED = 2, 4, 0
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    ``sp`` is the stack pointer inside the frame (KD's Child-SP; ``None`` where a frame-pointer chain does not give it),
+    ``ip`` where it executes, ``trust`` how it is known.
+    ``return_address`` is the next frame's ``ip``, ``None`` for the last one. ``arguments`` are the four pointer-sized
+    values at the next frame's stack pointer, KD's "Args to Child": home slots, not necessarily arguments; ``None``
+    each where the dump does not hold it. ``call_site`` says that ``ip`` is a return address. ``trap_frame`` is the
+    address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions.
+    """
+
+    number: int
+    sp: int | None
+    ip: int
+    trust: str
+    call_site: bool
+    return_address: int | None
+    arguments: tuple[int | None, ...]
+    trap_frame: int | None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A backtrace. ``end`` says in words why it stops; ``complete`` whether that is where a thread begins or user mode."""
+
+    frames: tuple[Frame, ...]
+    end: str
+    complete: bool
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no frame was found by a scan."""
+        return all(frame.trust != SCAN for frame in self.frames)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a backtrace begins: registers, how they are known, and the stacks that it may walk on, as (low, high)."""
+
+    context: Context
+    trust: str
+    segments: tuple[tuple[int, int], ...]
+
+
+class NoStack(Exception):
+    """A thread has no stack to walk; the text says why."""
+
+
+# where to start --------------------------------------------------------------------------------------------------
+
+
+def crash_start(target: Target) -> Start:
+    """The failure as the dump header has it. Raises :class:`NoStack` when the header holds no registers."""
+    context = target.header_context
+    if context is None or context.ip is None or context.sp is None:
+        raise NoStack("the dump header holds no registers")
+    return Start(context, CONTEXT, _crash_segments(target))
+
+
+def context_start(target: Target, address: int) -> Start:
+    """A CONTEXT record in memory. Raises :class:`NoStack` when there is none at the address."""
+    architecture = target.header.architecture
+    data = target.memory.read(address, context_size(architecture))
+    context = parse_context(data, architecture, "context record", address) if data else None
+    if context is None or context.ip is None or context.sp is None:
+        raise NoStack(f"no context record at {address:#x}")
+    return Start(context, CONTEXT, _segments_around(target, context.sp))
+
+
+def trap_start(target: Target, address: int) -> Start:
+    """A KTRAP_FRAME in memory (x64). Raises :class:`NoStack` when there is none at the address."""
+    context = None
+    if target.header.architecture == "x64":
+        context = amd64.trap_frame(target.memory.read, address, target.nt)
+    if context is None or context.sp is None:
+        why = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
+        raise NoStack(f"no trap frame at {address:#x}" + (f": {why}" if why else ""))
+    return Start(context, TRAP_FRAME, _segments_around(target, context.sp))
+
+
+def processor_start(target: Target, number: int) -> Start:
+    """What a processor ran when it was stopped. Raises :class:`NoStack`."""
+    processor = next((found for found in target.processors if found.number == number), None)
+    if processor is None:
+        raise NoStack(f"processor {number} has no control block in the dump")
+    if processor.context is None or processor.context.sp is None:
+        crashing = target.crash_processor
+        if crashing is not None and crashing.number == number:
+            return crash_start(target)
+        raise NoStack(f"the dump holds no registers of processor {number}")
+    segments = []
+    limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
+    if limits:
+        segments.append(limits)
+    segments += _processor_stacks(target, processor.prcb)
+    return Start(processor.context, CONTEXT, _with(target, tuple(segments), processor.context.sp))
+
+
+def thread_start(target: Target, thread: int) -> Start:
+    """A thread by its ETHREAD address: its processor's registers while it runs, else those that it saved to wait.
+
+    Raises :class:`NoStack` for a thread whose stack is not there.
+    """
+    for processor in target.processors:
+        if processor.current_thread == thread:
+            crashing = target.crash_processor
+            if crashing is not None and crashing.number == processor.number:
+                return crash_start(target)
+            return processor_start(target, processor.number)
+    state = _thread_field(target, thread, "State", "OffsetKThreadState", 1)
+    if state in (_INITIALIZED, _TERMINATED):
+        raise NoStack(f"the thread is {_STATE_NAMES[state]}: it has no stack")
+    if target.nt is not None and target.nt.has("_KTHREAD", "KernelStackResident"):
+        resident = _flag(target, thread, "KernelStackResident")
+        if resident == 0:
+            raise NoStack("kernel stack not resident: it is paged out")
+    if target.header.architecture == "arm64":
+        return _arm64_waiting(target, thread)
+    stack = _thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
+    limits = target.stack_limits(thread)
+    if stack is None or limits is None:
+        raise NoStack("the thread object is not in the dump")
+    if not limits[0] <= stack < limits[1]:
+        raise NoStack(f"KernelStack {stack:#x} lies outside the stack {limits[0]:#x} to {limits[1]:#x}")
+    if target.header.architecture == "x64":
+        context = _amd64_switch_frame(target, stack)
+    else:
+        context = _x86_switch_frame(target, stack)
+    return Start(context, CONTEXT, (limits, *_expansions(target, thread)))
+
+
+def _amd64_switch_frame(target: Target, stack: int) -> Context:
+    layouts = tables.structures()
+    reader = layouts.reader("_KSWITCH_FRAME", rbp="Rbp", ip="Return")
+    data = target.memory.read(stack, reader.size)
+    if data is None:
+        raise NoStack(f"the switch frame at {stack:#x} cannot be read: {target.memory.why_unreadable(stack)}")
+    row = reader.unpack(data)
+    module = target.names.module_of(row.ip)
+    if module is None or module.name != "nt":
+        raise NoStack(f"no switch frame at {stack:#x}: its return address {row.ip:#x} is not in the kernel")
+    registers = {"rip": row.ip, "rsp": stack + layouts.size_of("_KSWITCH_FRAME"), "rbp": row.rbp}
+    return Context("x64", registers, "switch frame", stack)
+
+
+def _x86_switch_frame(target: Target, stack: int) -> Context:
+    memory = target.memory
+    # ExceptionList, ApcBypass, return into KiSwapContext, then what KiSwapContext pushed: ebp first.
+    ip, fp = memory.pointer(stack + 8), memory.pointer(stack + 0xC)
+    if ip is None or fp is None:
+        raise NoStack(f"the switch frame at {stack:#x} cannot be read: {memory.why_unreadable(stack)}")
+    registers = {"eip": ip & 0xFFFFFFFF, "esp": (stack + 0xC) & 0xFFFFFFFF, "ebp": fp & 0xFFFFFFFF}
+    return Context("x86", registers, "switch frame", stack)
+
+
+#: KTHREAD.SwitchFrame on ARM64 lies before VfpState; its Fp and Return at these distances (checked on a real dump).
+_ARM64_SWITCH_FP, _ARM64_SWITCH_RETURN = 0x10, 0x18
+_ARM64_SWITCH_FRAME = {0x910: 0x210}
+
+
+def _arm64_waiting(target: Target, thread: int) -> Start:
+    located = target.nt.find("_KTHREAD", "SwitchFrame") if target.nt else None
+    size = target.debugger["SizeEThread"] if target.debugger else None
+    offset = located.offset if located else _ARM64_SWITCH_FRAME.get(size or 0)
+    limits = target.stack_limits(thread)
+    stack = _thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
+    if offset is None or limits is None or stack is None:
+        raise NoStack("the thread's switch frame cannot be located without symbols of this kernel")
+    fp = target.memory.pointer(thread + offset + _ARM64_SWITCH_FP)
+    ip = target.memory.pointer(thread + offset + _ARM64_SWITCH_RETURN)
+    if fp is None or ip is None or not limits[0] <= fp < limits[1]:
+        raise NoStack("the thread's switch frame is not plausible")
+    registers = {"pc": arm64.strip_pointer_authentication(ip), "fp": fp, "sp": stack}
+    return Start(Context("arm64", registers, "switch frame", thread + offset), CONTEXT, (limits,))
+
+
+def _thread_field(target: Target, thread: int, path: str, debugger_field: str, size: int) -> int | None:
+    located = target.offset("_KTHREAD", path, debugger_field)
+    return target.memory.unsigned(thread + located, size) if located is not None else None
+
+
+def _thread_pointer(target: Target, thread: int, path: str, debugger_field: str) -> int | None:
+    located = target.offset("_KTHREAD", path, debugger_field)
+    return target.memory.pointer(thread + located) if located is not None else None
+
+
+def _flag(target: Target, thread: int, path: str) -> int | None:
+    """A bit field of KTHREAD."""
+    assert target.nt is not None
+    field = target.nt.field("_KTHREAD", path)
+    value = target.memory.unsigned(thread + field.offset, field.size)
+    return None if value is None else value >> field.bit & ((1 << field.bits) - 1 if field.bits else 0xFF)
+
+
+# which stacks may be walked --------------------------------------------------------------------------------------
+
+
+def _crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
+    segments: list[tuple[int, int]] = []
+    if target.crash_thread is not None:
+        limits = target.stack_limits(target.crash_thread.address)
+        if limits:
+            segments.append(limits)
+        segments += _expansions(target, target.crash_thread.address)
+    if target.crash_processor is not None:
+        segments += _processor_stacks(target, target.crash_processor.prcb)
+    sp = target.header_context.sp if target.header_context else None
+    return _with(target, tuple(segments), sp)
+
+
+def _segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:
+    """The crashing thread's stacks where they hold ``sp``, else those of the processors, else a window above it."""
+    known = _crash_segments(target)
+    if _inside(known, sp):
+        return known
+    for processor in target.processors:
+        limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
+        stacks = tuple([limits] if limits else []) + tuple(_processor_stacks(target, processor.prcb))
+        if _inside(stacks, sp):
+            return stacks
+    return _with(target, (), sp)
+
+
+def _with(target: Target, segments: tuple[tuple[int, int], ...], sp: int | None) -> tuple[tuple[int, int], ...]:
+    """The segments, and where none of them holds the stack pointer a window above it."""
+    if sp is None or _inside(segments, sp):
+        return segments
+    triage = target.dump.triage
+    if triage is not None and triage.stack is not None:
+        low, high = triage.stack.address, triage.stack.address + triage.stack.size
+        if low <= sp < high:
+            return (*segments, (low, high))
+    return (*segments, (sp, sp + _KERNEL_STACK_SIZE))
+
+
+def _inside(segments: tuple[tuple[int, int], ...], sp: int) -> bool:
+    return any(low <= sp < high for low, high in segments)
+
+
+def _processor_stacks(target: Target, prcb: int | None) -> list[tuple[int, int]]:
+    """The DPC and ISR stacks of a processor and those of its interrupt stack table (x64)."""
+    if prcb is None:
+        return []
+    stacks = []
+    tops = []
+    for path, debugger_field in (("DpcStack", "OffsetPrcbDpcStack"), ("IsrStack", "OffsetPrcbIsrStack")):
+        located = target.offset("_KPRCB", path, debugger_field)
+        tops.append(target.memory.pointer(prcb + located) if located is not None else None)
+    nt = target.nt
+    if nt is not None and target.header.architecture == "x64" and nt.has("_KPCR", "TssBase") and nt.has("_KTSS64", "Ist"):
+        pcr = prcb - nt.offset("_KPCR", "Prcb")
+        task_state = target.memory.pointer(pcr + nt.offset("_KPCR", "TssBase"))
+        ist = nt.offset("_KTSS64", "Ist")
+        for index in range(1, 8) if task_state else ():
+            tops.append(target.memory.pointer((task_state or 0) + ist + 8 * index))
+    for top in tops:
+        if top and target.is_kernel_address(top):
+            stacks.append((top - _KERNEL_STACK_SIZE, top))
+    return stacks
+
+
+def _expansions(target: Target, thread: int) -> list[tuple[int, int]]:
+    """Stack segments that the thread left when it expanded its kernel stack (KSTACK_CONTROL.Previous)."""
+    nt = target.nt
+    if nt is None or not nt.has("_KSTACK_CONTROL", "Previous") or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
+        return []
+    segments: list[tuple[int, int]] = []
+    control = _thread_pointer(target, thread, "InitialStack", "OffsetKThreadInitialStack")
+    previous = nt.offset("_KSTACK_CONTROL", "Previous")
+    reader = nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
+    while control and len(segments) < 8:
+        data = target.memory.read(control + previous, reader.size)
+        row = reader.unpack(data) if data else None
+        if row is None or not row.base or not row.limit < row.base <= row.limit + _LARGEST_STACK:
+            break
+        segments.append((row.limit, row.base))
+        control = row.initial
+    return segments
+
+
+# walking ---------------------------------------------------------------------------------------------------------
+
+
+class _StackBytes:
+    """Memory with the used part of a stack read once."""
+
+    def __init__(self, target: Target, start: Start) -> None:
+        self._fallback = target.memory.read
+        self._low = 0
+        self._data = b""
+        sp = start.context.sp
+        for low, high in start.segments:
+            if sp is not None and low <= sp < high:
+                self._prefetch(target, sp, min(high, sp + _LARGEST_STACK))
+
+    def _prefetch(self, target: Target, low: int, high: int) -> None:
+        data = target.memory.read(low, high - low)
+        while data is None and high - low > 0x1000:
+            high = (high - 1) & ~0xFFF
+            data = target.memory.read(low, high - low)
+        self._low, self._data = low, data or b""
+
+    def read(self, address: int, size: int) -> bytes | None:
+        offset = address - self._low
+        if 0 <= offset and offset + size <= len(self._data):
+            return self._data[offset : offset + size]
+        return self._fallback(address, size)
+
+
+class StackWalker:
+    """Walks the stacks of one target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.architecture = target.header.architecture
+        self._tables: dict[int, Any] = {}
+        #: KDDEBUGGER_DATA64.PointerAuthMask, ``None`` where the kernel does not report it.
+        self.authentication = target.debugger["PointerAuthMask"] if target.debugger else None
+
+    def walk(self, start: Start, most: int = MOST_FRAMES) -> Stack:
+        """The backtrace from a start; at most ``most`` frames (never more than 1,024)."""
+        most = max(1, min(most, MOST_FRAMES))
+        if self.architecture == "x64":
+            return _Amd64Walk(self, start, most).run()
+        if self.architecture == "arm64":
+            return _Arm64Walk(self, start, most).run()
+        if self.architecture == "x86":
+            return _X86Walk(self, start, most).run()
+        return Stack((), f"no unwinder for {self.architecture}", False)
+
+    def registers_at_trap(self, start: Start, trap: int) -> Context | None:
+        """The registers that a trap interrupted, as far as unwinding to its frame recovers them (x64).
+
+        The volatile ones come from the trap frame, the others from what the functions above it saved. ``None`` when the
+        walk does not come by that trap frame.
+        """
+        if self.architecture != "x64":
+            return None
+        walk = _Amd64Walk(self, start, MOST_FRAMES)
+        walk.wanted_trap = trap
+        walk.run()
+        return walk.found
+
+    def name_of(self, frame: Frame) -> Name | None:
+        """The name of where a frame executes; a return address is looked up as the call before it."""
+        if frame.call_site:
+            return self.target.names.lookup_return(frame.ip)
+        return self.target.names.lookup(frame.ip)
+
+    def table_of(self, module: Module) -> Any:
+        """The function table of a module's image, made when first asked for; ``None`` when its headers are absent."""
+        table = self._tables.get(module.base)
+        if table is None and module.base not in self._tables:
+            image = self.target.images.image_of(module)
+            headers = image.headers()
+            if headers is not None and headers.directories:
+                kind = arm64_unwind if self.architecture == "arm64" else amd64_unwind
+                table = kind.FunctionTable(image.read, headers.directory(EXCEPTION), module.size)
+            self._tables[module.base] = table
+        return table
+
+
+class _Walk:
+    """What the walks of all architectures share: frames, limits, and the reasons to stop."""
+
+    def __init__(self, walker: StackWalker, start: Start, most: int) -> None:
+        self.walker = walker
+        self.target = walker.target
+        self.start = start
+        self.most = most
+        self.bytes = _StackBytes(self.target, start)
+        self.rows: list[list[Any]] = []
+        self.unused = list(start.segments)
+        self.segment: tuple[int, int] | None = None
+        self.width = self.target.memory.pointer_size
+
+    def add(self, ip: int, sp: int | None, trust: str, call_site: bool) -> None:
+        self.rows.append([sp, ip, trust, call_site, None])
+
+    def enter(self, sp: int) -> str | None:
+        """Check a new stack pointer against the known stacks. The reason to stop, or ``None``."""
+        if self.segment is not None:
+            if self.segment[0] <= sp <= self.segment[1]:
+                if self.rows and self.rows[-1][0] is not None and sp < self.rows[-1][0]:
+                    return f"the stack pointer goes down, from {self.rows[-1][0]:#x} to {sp:#x}"
+                return None
+        for segment in self.unused:
+            if segment[0] <= sp <= segment[1]:
+                self.unused.remove(segment)
+                self.segment = segment
+                return None
+        return f"the stack pointer {sp:#x} lies outside the thread's stacks"
+
+    def finish(self, end: str, complete: bool) -> Stack:
+        frames = []
+        for number, (sp, ip, trust, call_site, trap) in enumerate(self.rows):
+            following = self.rows[number + 1] if number + 1 < len(self.rows) else None
+            frames.append(
+                Frame(
+                    number,
+                    sp,
+                    ip,
+                    trust,
+                    call_site,
+                    following[1] if following else None,
+                    self.arguments(following[0]) if following and following[0] is not None else (None,) * 4,
+                    trap,
+                )
+            )
+        return Stack(tuple(frames), end, complete)
+
+    def arguments(self, sp: int) -> tuple[int | None, ...]:
+        width = self.width
+        data = self.bytes.read(sp, 4 * width)
+        if data is not None:
+            return tuple(int.from_bytes(data[index * width : (index + 1) * width], "little") for index in range(4))
+        parts = [self.bytes.read(sp + index * width, width) for index in range(4)]
+        return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
+
+    def pointer(self, address: int) -> int | None:
+        data = self.bytes.read(address, self.width)
+        return None if data is None else int.from_bytes(data, "little")
+
+    def scan(self, sp: int) -> tuple[int, int] | None:
+        """(return address, stack pointer after it) of the next value on the stack that can be a return address."""
+        if self.segment is None:
+            return None
+        target = self.target
+        # Calls are made with the stack pointer at a multiple of 16, so that the return address lies 8 below one.
+        for address in range((sp + 7 & -16) + 8, min(self.segment[1], sp + _SCAN_REACH), 16):
+            value = self.pointer(address)
+            if value is None or not target.is_kernel_address(value):
+                continue
+            module = target.names.module_of(value)
+            if module is None or not target.may_be_code(module, value):
+                continue
+            name = target.names.lookup(value)
+            if name is not None and name.symbol is not None and name.offset == 0:
+                continue
+            if target.follows_call(value) is not False:
+                return value, address + self.width
+        return None
+
+
+class _Amd64Walk(_Walk):
+    wanted_trap: int | None = None
+    found: Context | None = None
+
+    def run(self) -> Stack:
+        registers = amd64_unwind.Registers.from_context(self.start.context)
+        trust, call_site = self.start.trust, self.start.context.source == "switch frame"
+        target = self.target
+        while True:
+            ip, sp = registers.rip, registers.rsp
+            if ip == 0:
+                return self.finish("start of the thread", True)
+            if not target.is_kernel_address(ip):
+                self.add(ip, sp or 0, trust, call_site)
+                return self.finish("user mode", True)
+            problem = "the stack pointer is not known" if sp is None else self.enter(sp)
+            if problem or sp is None:
+                if not self.rows:
+                    self.add(ip, sp or 0, trust, call_site)
+                return self.finish(problem or "", False)
+            if self.rows and (sp, ip) == (self.rows[-1][0], self.rows[-1][1]):
+                return self.finish("the same frame comes again", False)
+            self.add(ip, sp, trust, call_site)
+            if len(self.rows) >= self.most:
+                return self.finish(f"{self.most} frames, the limit", False)
+            following = self.step(registers, trust, call_site)
+            if isinstance(following, str):
+                return self.finish(following, False)
+            registers, trust, call_site = following
+            if self.wanted_trap is not None and self.rows[-1][4] == self.wanted_trap:
+                self.found = registers.to_context("unwind")
+                return self.finish("the wanted trap frame", True)
+
+    def step(self, registers: Any, trust: str, call_site: bool) -> tuple[Any, str, bool] | str:
+        """The caller's registers, how they are known and whether its ip is a return address; or why there is none."""
+        target = self.target
+        module = target.names.module_of(registers.rip)
+        if module is None:
+            return self.without_module(registers, call_site)
+        table = self.walker.table_of(module)
+        if table is None:
+            return self.without_unwind_data(registers, f"the headers of {module.name} are not in the dump")
+        outcome = amd64_unwind.unwind(registers, table, module.base, self.bytes.read, call_site=call_site)
+        if outcome.registers is None:
+            return self.without_unwind_data(registers, outcome.reason or "no unwind data")
+        if outcome.machine_frame is not None:
+            trap = outcome.machine_frame - _RIP_IN_TRAP_FRAME
+            self.rows[-1][4] = trap
+            self.merge_trap_frame(outcome.registers, trap)
+            return outcome.registers, TRAP_FRAME, False
+        caller = outcome.registers
+        if caller.rip and target.is_kernel_address(caller.rip) and target.names.module_of(caller.rip) is None:
+            return f"the return address {caller.rip:#x} lies outside every module"
+        return caller, SCAN if trust == SCAN and outcome.leaf else UNWIND, True
+
+    def merge_trap_frame(self, registers: Any, trap: int) -> None:
+        """Add the volatile registers that a trap frame saved to those that unwinding kept."""
+        context = amd64.trap_frame(self.bytes.read, trap, self.target.nt)
+        if context is None or context.ip != registers.rip:
+            return
+        saved = amd64_unwind.Registers.from_context(context)
+        for index, value in enumerate(saved.gpr):
+            if value is not None:
+                registers.gpr[index] = value
+
+    def without_module(self, registers: Any, call_site: bool) -> tuple[Any, str, bool] | str:
+        """A jump to an address outside every module: its caller is on top of the stack, if a call put it there."""
+        if call_site:
+            return f"the return address {registers.rip:#x} lies outside every module"
+        value = self.pointer(registers.rsp)
+        module = self.target.names.module_of(value) if value else None
+        if value is None or module is None or self.target.follows_call(value) is not True:
+            return f"{registers.rip:#x} lies outside every module, and no return address is on top of the stack"
+        caller = registers.copy()
+        caller.rip = value
+        caller.gpr[4] = registers.rsp + 8
+        return caller, SCAN, True
+
+    def without_unwind_data(self, registers: Any, reason: str) -> tuple[Any, str, bool] | str:
+        known = self.at_entry(registers) or self.dispatcher(registers) or self.trap_handler(registers)
+        if known is not None:
+            return known
+        found = self.scan(registers.rsp)
+        if found is None:
+            return f"{reason}; no further return address on the stack"
+        return self.bare(*found), SCAN, True
+
+    @staticmethod
+    def bare(ip: int, sp: int) -> Any:
+        return amd64_unwind.Registers.from_context(Context("x64", {"rip": ip, "rsp": sp}, "scan"))
+
+    def at_entry(self, registers: Any) -> tuple[Any, str, bool] | None:
+        """At the first instruction of a function the return address is on top of the stack: KeBugCheckEx in a dump."""
+        if len(self.rows) != 1:
+            return None
+        name = self.target.names.lookup(registers.rip)
+        first = name is not None and name.symbol is not None and name.offset == 0
+        header = self.target.header_context
+        bug_check = self.target.header.bug_check_code or 0
+        if not first and not (header is not None and header.ip == registers.rip and bug_check >> 28 != 1 and self.home_slots()):
+            return None
+        value = self.pointer(registers.rsp)
+        if value is None or self.target.names.module_of(value) is None or self.target.follows_call(value) is False:
+            return None
+        caller = registers.copy()
+        caller.rip = value
+        caller.gpr[4] = registers.rsp + 8
+        for index in (0, 1, 2, 8, 9, 10, 11):
+            caller.gpr[index] = None
+        return caller, UNWIND, True
+
+    def home_slots(self) -> bool:
+        """Whether the header's registers are those of a call of KeBugCheckEx: rcx holds the bug check code."""
+        header = self.target.header_context
+        code = self.target.header.bug_check_code
+        return header is not None and code is not None and header.get("rcx") == code
+
+    def dispatcher(self, registers: Any) -> tuple[Any, str, bool] | None:
+        """KiBugCheckDispatch and its kin keep a KEXCEPTION_FRAME on top of their stack and a trap frame right above it."""
+        if not self.rows[-1][3]:
+            return None
+        frame = registers.rsp
+        trap = frame + _EXCEPTION_FRAME_SIZE
+        value = self.pointer(trap - 8)
+        module = self.target.names.module_of(value) if value else None
+        own = self.target.names.module_of(registers.rip)
+        if value is None or module is None or own is None or module.name != "nt" or own.name != "nt":
+            return None
+        if not amd64.looks_like_trap_frame(self.bytes.read, trap, self.target.nt):
+            return None
+        caller = registers.copy()
+        saved = amd64.exception_frame(self.bytes.read, frame, self.target.nt)
+        context = Context("x64", {**saved, "rip": value, "rsp": trap}, "exception frame", frame)
+        restored = amd64_unwind.Registers.from_context(context)
+        caller.gpr = [new if new is not None else None for new in restored.gpr]
+        caller.rip = value
+        return caller, TRAP_FRAME, True
+
+    def trap_handler(self, registers: Any) -> tuple[Any, str, bool] | None:
+        """A trap handler reached through a dispatcher keeps its trap frame at its stack pointer."""
+        if self.rows[-1][2] != TRAP_FRAME or not self.rows[-1][3]:
+            return None
+        context = amd64.trap_frame(self.bytes.read, registers.rsp, self.target.nt)
+        if context is None or context.ip is None:
+            return None
+        self.rows[-1][4] = registers.rsp
+        caller = registers.copy()
+        caller.rip = context.ip
+        self.merge_trap_frame(caller, registers.rsp)
+        return caller, TRAP_FRAME, False
+
+
+class _Arm64Walk(_Walk):
+    def run(self) -> Stack:
+        registers = arm64_unwind.Registers.from_context(self.start.context)
+        trust, call_site = self.start.trust, self.start.context.source == "switch frame"
+        seen: set[tuple[int | None, ...]] = set()
+        while True:
+            ip, sp = registers.pc, registers.sp
+            end = self.end_at(ip, sp, trust, call_site)
+            if end is None and (ip, sp, registers.fp) in seen:
+                end = "the same frame comes again", False
+            if end is not None:
+                return self.finish(*end)
+            seen.add((ip, sp, registers.fp))
+            self.add(ip, sp, trust, call_site)
+            if len(self.rows) >= self.most:
+                return self.finish(f"{self.most} frames, the limit", False)
+            outcome, trust = self.step(registers, call_site)
+            if outcome.registers is None:
+                ended = outcome.reason == "the frame-pointer chain ends"
+                return self.finish("start of the thread" if ended else outcome.reason or "", ended)
+            registers = outcome.registers
+            call_site = outcome.machine_frame is None and outcome.call_site
+
+    def end_at(self, ip: int, sp: int | None, trust: str, call_site: bool) -> tuple[str, bool] | None:
+        if ip == 0:
+            return "start of the thread", True
+        if not self.target.is_kernel_address(ip):
+            self.add(ip, sp, trust, call_site)
+            return "user mode", True
+        problem = self.enter(sp) if sp is not None else None
+        if problem and not self.rows:
+            self.add(ip, sp, trust, call_site)
+        return (problem, False) if problem else None
+
+    def step(self, registers: Any, call_site: bool) -> tuple[Any, str]:
+        """One step by the image's unwind data, else by the frame-pointer chain."""
+        module = self.target.names.module_of(registers.pc - 4 if call_site else registers.pc)
+        mask = self.walker.authentication
+        if module is None and call_site:
+            reason = f"the return address {registers.pc:#x} lies outside every module"
+            return arm64_unwind.Unwound(None, reason=reason), UNWIND
+        table = self.walker.table_of(module) if module is not None else None
+        if module is not None and table is not None:
+            outcome = arm64_unwind.unwind(
+                registers, table, module.base, self.bytes.read, call_site=call_site, mask=mask
+            )
+            if outcome.registers is not None:
+                return outcome, UNWIND if outcome.machine_frame is None else TRAP_FRAME
+        chain = arm64_unwind.frame_pointer_step(registers, self.bytes.read, self.segment, mask=mask)
+        return chain, FRAME_POINTER
+
+
+class _X86Walk(_Walk):
+    def run(self) -> Stack:
+        registers = x86_unwind.Registers.from_context(self.start.context)
+        trust, call_site = self.start.trust, self.start.context.source == "switch frame"
+        sp = self.start.context.sp or 0
+        held = [segment for segment in self.start.segments if segment[0] <= _extended(sp) < segment[1]]
+        limits = (held[0][0] & 0xFFFFFFFF, held[0][1] & 0xFFFFFFFF) if held else None
+        while True:
+            ip = _extended(registers.eip)
+            if ip == 0:
+                return self.finish("start of the thread", True)
+            self.add(ip, None if registers.esp is None else _extended(registers.esp), trust, call_site)
+            if not self.target.is_kernel_address(ip):
+                return self.finish("user mode", True)
+            if len(self.rows) >= self.most:
+                return self.finish(f"{self.most} frames, the limit", False)
+            outcome = x86_unwind.frame_pointer_step(registers, self.target.memory.read, limits)
+            if outcome.registers is None:
+                ended = outcome.reason == "the frame-pointer chain ends"
+                return self.finish("start of the thread" if ended else outcome.reason or "", ended)
+            registers, trust, call_site = outcome.registers, FRAME_POINTER, True
+
+
+def _extended(address: int) -> int:
+    return address | 0xFFFFFFFF00000000 if address & 0x80000000 else address
+
+
+def walk_threads(walker: StackWalker, threads: Iterator[int], most: int = MOST_FRAMES) -> Iterator[tuple[int, Stack]]:
+    """The stacks of many threads, as (ETHREAD address, stack); a thread without a stack gives an empty one with the reason."""
+    for thread in threads:
+        try:
+            yield thread, walker.walk(thread_start(walker.target, thread), most)
+        except NoStack as error:
+            yield thread, Stack((), str(error), False)
