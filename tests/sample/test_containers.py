@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import uuid
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def test_other_types_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_kernel_table_is_refused(content: str, tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     table.write_text(content)
-    with pytest.raises(KdumpError, match="table.json"):
+    with pytest.raises(KdumpError, match=r"table\.json"):
         write_sample(tmp_path / "out.dmp", 6, table)
     assert not (tmp_path / "out.dmp").exists()
 
@@ -237,7 +238,7 @@ def check_triage(data: bytes) -> None:
     # blocks are contiguous, in the order of their table, behind it
     rows = [struct.unpack_from("<QII", data, field["blocks"] + 16 * index) for index in range(field["block_count"])]
     assert rows[0][1] == field["blocks"] + 16 * len(rows)
-    assert all(first[1] + first[2] == second[1] for first, second in zip(rows, rows[1:], strict=False))
+    assert all(first[1] + first[2] == second[1] for first, second in itertools.pairwise(rows))
     assert rows[-1][1] + rows[-1][2] <= field["marker"]
     names = []
     for index in range(field["driver_count"]):

@@ -1,11 +1,12 @@
 """The sample shows every number of the published WinDbg session.
 
-Rows are those of the session's STACK_TEXT and ``!process ADDRESS 7``. Memory is read by kdmp-parser, names come from the
-symbol table of the session's own kernel.
+Rows are those of the session's STACK_TEXT and ``!process ADDRESS 7``. Memory is read by kdmp-parser, names come from
+the symbol table of the session's own kernel.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -30,7 +31,7 @@ ffffd48f77af9b80 fffff80062c74bf5 0000000000000000 ffffd48f77af9ec0 000000000000
 ffffd48f77af9c20 fffff80062c745f6 0000000000000000 0000000000000000 0000000000000000 0000000000000000 nt!IopXxxControlFile+0x5e5
 ffffd48f77af9d60 fffff80062a08bb5 00000000fffffffc ffff512100000000 0000000000000001 000001e35f5e99a0 nt!NtDeviceIoControlFile+0x56
 ffffd48f77af9dd0 00007ff8f16ece54 - - - - nt!KiSystemServiceCopyEnd+0x25
-"""
+"""  # noqa: E501
 
 NOTEPAD = """
 ffffd48f777beb10 fffff8006280c970 nt!KiSwapContext+0x76
@@ -73,7 +74,7 @@ def kernel_name(layouts: Layouts, address: int) -> str:
 
 def test_crash_stack(memory: Any) -> None:
     table = rows(CRASH)
-    for row, following in zip(table, table[1:], strict=False):
+    for row, following in itertools.pairwise(table):
         child_sp, return_address = int(row[0], 16), int(row[1], 16)
         next_sp = int(following[0], 16)
         if row[-1] in TRAPS:
@@ -94,7 +95,7 @@ def test_waiting_stack(memory: Any, layouts: Layouts) -> None:
     table = rows(NOTEPAD)
     assert kernel_stack + 0x40 == int(table[0][0], 16)
     assert kernel_name(layouts, memory.word(kernel_stack + 0x38)) == table[0][-1]
-    for row, following in zip(table, table[1:], strict=False):
+    for row, following in itertools.pairwise(table):
         if following[0] != "-":
             assert memory.word(int(following[0], 16) - 8) == int(row[1], 16)
     trap_frame = int(table[-1][0], 16) + 0x70
@@ -105,7 +106,7 @@ def test_waiting_stack(memory: Any, layouts: Layouts) -> None:
 @pytest.mark.parametrize("text", [CRASH, NOTEPAD])
 def test_names(text: str, layouts: Layouts) -> None:
     """A frame's name is that of the return address in the row above it."""
-    for row, following in zip(rows(text), rows(text)[1:], strict=False):
+    for row, following in itertools.pairwise(rows(text)):
         if following[-1].startswith("nt!"):
             assert kernel_name(layouts, int(row[1], 16)) == following[-1]
 
