@@ -1,0 +1,54 @@
+"""Compare with other readers of crash dumps, side by side, and print one table.
+
+    make bench                                    everything, a few minutes
+    python benchmarks/run.py opening reading      some subjects: opening, reading, command
+
+The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
+directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk
+(``--directory`` names another place, on a file system that has sparse files).
+
+How to read the table: ``ours`` and ``peer`` are medians of several runs, each in a process of its own, in alternating
+order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
+is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
+crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read. What exactly is timed is
+written at the top of ``opening.py``, ``reading.py`` and ``command.py``.
+
+leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package. What cannot be
+measured is shown with the reason. Figures of a busy machine vary; the order of magnitude should not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import command
+import opening
+import reading
+from comparison import environment, table
+
+_SUBJECTS = {"opening": opening.rows, "reading": reading.rows, "command": command.rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help="what to compare (default: everything)")
+    parser.add_argument("--directory", type=Path, help="where to write the dumps for the time being")
+    arguments = parser.parse_args()
+    unknown = set(arguments.subjects) - set(_SUBJECTS)
+    if unknown:
+        parser.error(f"unknown subject {min(unknown)}: choose from {', '.join(_SUBJECTS)}")
+    rows = []
+    for subject in arguments.subjects or _SUBJECTS:
+        with tempfile.TemporaryDirectory(prefix="kdump-bench-", dir=arguments.directory) as directory:
+            rows += _SUBJECTS[subject](Path(directory))
+    print(environment())
+    print()
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
