@@ -1,0 +1,167 @@
+"""What the arguments of a bug check say: one rule for each code, registered with :func:`rule`.
+
+A rule reads what the arguments point at and returns a :class:`Reasoning`. Rules live in
+:mod:`volatility3_kdump.analysis.rules`, one module a theme. :func:`reason` runs the rule of a code; whatever goes wrong
+in it becomes a note, so that a damaged dump costs one rule and not the analysis.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.errors import KdumpError
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_LOG = logging.getLogger(__name__)
+#: What reading structures out of a damaged dump can raise.
+_FAILURES = (
+    KdumpError,
+    struct.error,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact. ``tag`` is the debugger's field name where it has one (``READ_ADDRESS``, ``DPC_TIMEOUT_TYPE``), else
+    our own in capitals. ``value`` is text for a reader, ``address`` the number behind it where there is one, ``note``
+    what else is known, or why the value is missing."""
+
+    tag: str
+    value: str
+    address: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A component that the arguments themselves name, which is stronger than a walk of the stack.
+
+    ``image_name`` is the file (``usbhub.sys``), ``module_name`` the debugger's name, ``address`` where in it, each
+    ``None`` if not known; ``why`` is a sentence without a full stop.
+    """
+
+    image_name: str | None
+    module_name: str | None
+    address: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What a rule found.
+
+    ``sentences`` are for the analyst, each a full sentence; ``notes`` are contradictions and failures of consistency.
+    ``specifiers`` are the words between prefix and module in the bucket, ``prefix`` its prefix when it is not the
+    default. ``thread`` is the ETHREAD whose stack is to be shown in place of the crashing one, ``process`` the EPROCESS
+    that the crash is about.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    sentences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    specifiers: tuple[str, ...] = ()
+    prefix: str | None = None
+    culprit: Culprit | None = None
+    thread: int | None = None
+    process: int | None = None
+
+    def __add__(self, other: Reasoning) -> Reasoning:
+        """Both: tuples joined without repetition, single values from the left where it has them."""
+        return Reasoning(
+            _joined(self.findings, other.findings),
+            _joined(self.sentences, other.sentences),
+            _joined(self.notes, other.notes),
+            self.specifiers or other.specifiers,
+            self.prefix if self.prefix is not None else other.prefix,
+            self.culprit if self.culprit is not None else other.culprit,
+            self.thread if self.thread is not None else other.thread,
+            self.process if self.process is not None else other.process,
+        )
+
+    def finding(self, tag: str) -> Finding | None:
+        """The first finding with a tag."""
+        return next((finding for finding in self.findings if finding.tag == tag), None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a rule is given."""
+
+    target: Target
+    bug_check: BugCheck
+    failure: Failure | None
+
+    def argument(self, number: int) -> int | None:
+        """Argument 1 to 4 as the target's pointer width has it; ``None`` when it was never set."""
+        value = self.bug_check.arguments[number - 1].value
+        return None if value is None else value & ((1 << 8 * self.target.memory.pointer_size) - 1)
+
+    def pointer(self, number: int) -> int | None:
+        """Argument 1 to 4 as an address, sign-extended on 32-bit targets; ``None`` when never set or zero."""
+        value = self.argument(number)
+        if value is not None and self.target.memory.pointer_size == 4 and value & 0x80000000:
+            value |= 0xFFFFFFFF00000000
+        return value or None
+
+
+Rule = Callable[[Case], Reasoning]
+
+#: Bug check code (without the minidump bit) to its rule.
+RULES: dict[int, Rule] = {}
+
+
+def rule(*codes: int) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of bug check codes."""
+
+    def register(function: Rule) -> Rule:
+        for code in codes:
+            if code in RULES:
+                raise ValueError(f"two rules for bug check {code:#x}")
+            RULES[code] = function
+        return function
+
+    return register
+
+
+def reason(case: Case) -> Reasoning:
+    """Run the rule of the case's code; without one, or when it fails, what is left is an empty result or a note."""
+    from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
+
+    function = RULES.get(case.bug_check.code)
+    if function is None:
+        return Reasoning()
+    return attempt(lambda: function(case), f"bug check {case.bug_check.code:#x}")
+
+
+def attempt(step: Callable[[], Reasoning], subject: str) -> Reasoning:
+    """Run one step of a rule. What it raises becomes a note: ``the analysis of SUBJECT stopped: ...``."""
+    try:
+        return step()
+    except _FAILURES as error:
+        _LOG.debug("the analysis of %s stopped", subject, exc_info=True)
+        return Reasoning(notes=(f"the analysis of {subject} stopped: {_one_line(error)}",))
+
+
+def _one_line(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    if isinstance(error, KdumpError) and words:
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _joined(left: tuple, right: tuple) -> tuple:  # type: ignore[type-arg]
+    return left + tuple(entry for entry in right if entry not in left)
