@@ -11,6 +11,7 @@ that way says so.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,7 @@ CONTEXT, UNWIND, TRAP_FRAME, FRAME_POINTER, SCAN = "context", "unwind", "trap fr
 
 MOST_FRAMES = 1024
 _KERNEL_STACK_SIZE = 0x6000
+_PAGE_SHIFT = 12
 _LARGEST_STACK = 0x20000
 #: How far a scan looks for the next return address, in bytes.
 _SCAN_REACH = 0x1000
@@ -150,26 +152,66 @@ def thread_start(target: Target, thread: int) -> Start:
             if crashing is not None and crashing.number == processor.number:
                 return crash_start(target)
             return processor_start(target, processor.number)
-    state = _thread_field(target, thread, "State", "OffsetKThreadState", 1)
-    if state in (_INITIALIZED, _TERMINATED):
-        raise NoStack(f"the thread is {_STATE_NAMES[state]}: it has no stack")
-    if target.nt is not None and target.nt.has("_KTHREAD", "KernelStackResident"):
-        resident = _flag(target, thread, "KernelStackResident")
-        if resident == 0:
-            raise NoStack("kernel stack not resident: it is paged out")
-    if target.header.architecture == "arm64":
-        return _arm64_waiting(target, thread)
-    stack = _thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
-    limits = target.stack_limits(thread)
-    if stack is None or limits is None:
+    saved = _saved_stack(target, thread)
+    if saved is None:
         raise NoStack("the thread object is not in the dump")
+    if saved.state in (_INITIALIZED, _TERMINATED):
+        raise NoStack(f"the thread is {_STATE_NAMES[saved.state]}: it has no stack")
+    if saved.resident == 0:
+        raise NoStack("kernel stack not resident: it is paged out")
+    limits = (saved.limit, saved.base)
+    stack = saved.kernel
     if not limits[0] <= stack < limits[1]:
         raise NoStack(f"KernelStack {stack:#x} lies outside the stack {limits[0]:#x} to {limits[1]:#x}")
+    if target.header.architecture == "arm64":
+        return _arm64_waiting(target, thread, stack, limits)
     if target.header.architecture == "x64":
         context = _amd64_switch_frame(target, stack)
     else:
         context = _x86_switch_frame(target, stack)
-    return Start(context, CONTEXT, (limits, *_expansions(target, thread)))
+    return Start(context, CONTEXT, (limits, *_expansions(target, saved.initial)))
+
+
+class _SavedStack(NamedTuple):
+    """Where a thread's kernel stack lies (KTHREAD): bounds, saved and initial stack pointer, thread state, residency."""
+
+    limit: int
+    base: int
+    kernel: int
+    initial: int | None
+    state: int | None
+    resident: int | None
+
+
+def _saved_stack(target: Target, thread: int) -> _SavedStack | None:
+    """Read with one access where symbols are at hand: listings do this for thousands of threads."""
+    nt = target.nt
+    if nt is not None and nt.has("_KTHREAD", "StackLimit"):
+        reader = nt.reader(
+            "_KTHREAD",
+            limit="StackLimit",
+            base="StackBase",
+            kernel="KernelStack",
+            initial="InitialStack",
+            state="State",
+            resident="KernelStackResident",
+        )
+        data = target.memory.read(thread, reader.size)
+        if data is None:
+            return None
+        row = reader.unpack(data)
+        extend = _extended if target.memory.pointer_size == 4 else int
+        return _SavedStack(
+            extend(row.limit), extend(row.base), extend(row.kernel), extend(row.initial), row.state, row.resident
+        )
+    limits = target.stack_limits(thread)
+    kernel = _thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
+    if limits is None or kernel is None:
+        return None
+    initial = _thread_pointer(target, thread, "InitialStack", "OffsetKThreadInitialStack")
+    located = target.offset("_KTHREAD", "State", "OffsetKThreadState")
+    state = target.memory.unsigned(thread + located, 1) if located is not None else None
+    return _SavedStack(*limits, kernel, initial, state, None)
 
 
 def _amd64_switch_frame(target: Target, stack: int) -> Context:
@@ -201,13 +243,11 @@ _ARM64_SWITCH_FP, _ARM64_SWITCH_RETURN = 0x10, 0x18
 _ARM64_SWITCH_FRAME = {0x910: 0x210}
 
 
-def _arm64_waiting(target: Target, thread: int) -> Start:
+def _arm64_waiting(target: Target, thread: int, stack: int, limits: tuple[int, int]) -> Start:
     located = target.nt.find("_KTHREAD", "SwitchFrame") if target.nt else None
     size = target.debugger["SizeEThread"] if target.debugger else None
     offset = located.offset if located else _ARM64_SWITCH_FRAME.get(size or 0)
-    limits = target.stack_limits(thread)
-    stack = _thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
-    if offset is None or limits is None or stack is None:
+    if offset is None:
         raise NoStack("the thread's switch frame cannot be located without symbols of this kernel")
     fp = target.memory.pointer(thread + offset + _ARM64_SWITCH_FP)
     ip = target.memory.pointer(thread + offset + _ARM64_SWITCH_RETURN)
@@ -217,22 +257,9 @@ def _arm64_waiting(target: Target, thread: int) -> Start:
     return Start(Context("arm64", registers, "switch frame", thread + offset), CONTEXT, (limits,))
 
 
-def _thread_field(target: Target, thread: int, path: str, debugger_field: str, size: int) -> int | None:
-    located = target.offset("_KTHREAD", path, debugger_field)
-    return target.memory.unsigned(thread + located, size) if located is not None else None
-
-
 def _thread_pointer(target: Target, thread: int, path: str, debugger_field: str) -> int | None:
     located = target.offset("_KTHREAD", path, debugger_field)
     return target.memory.pointer(thread + located) if located is not None else None
-
-
-def _flag(target: Target, thread: int, path: str) -> int | None:
-    """A bit field of KTHREAD."""
-    assert target.nt is not None
-    field = target.nt.field("_KTHREAD", path)
-    value = target.memory.unsigned(thread + field.offset, field.size)
-    return None if value is None else value >> field.bit & ((1 << field.bits) - 1 if field.bits else 0xFF)
 
 
 # which stacks may be walked --------------------------------------------------------------------------------------
@@ -244,7 +271,8 @@ def _crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
         limits = target.stack_limits(target.crash_thread.address)
         if limits:
             segments.append(limits)
-        segments += _expansions(target, target.crash_thread.address)
+        initial = _thread_pointer(target, target.crash_thread.address, "InitialStack", "OffsetKThreadInitialStack")
+        segments += _expansions(target, initial)
     if target.crash_processor is not None:
         segments += _processor_stacks(target, target.crash_processor.prcb)
     sp = target.header_context.sp if target.header_context else None
@@ -302,13 +330,15 @@ def _processor_stacks(target: Target, prcb: int | None) -> list[tuple[int, int]]
     return stacks
 
 
-def _expansions(target: Target, thread: int) -> list[tuple[int, int]]:
-    """Stack segments that the thread left when it expanded its kernel stack (KSTACK_CONTROL.Previous)."""
+def _expansions(target: Target, control: int | None) -> list[tuple[int, int]]:
+    """Stack segments that a thread left when it expanded its kernel stack.
+
+    ``control`` is KTHREAD.InitialStack, where a KSTACK_CONTROL names the previous segment.
+    """
     nt = target.nt
     if nt is None or not nt.has("_KSTACK_CONTROL", "Previous") or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
         return []
     segments: list[tuple[int, int]] = []
-    control = _thread_pointer(target, thread, "InitialStack", "OffsetKThreadInitialStack")
     previous = nt.offset("_KSTACK_CONTROL", "Previous")
     reader = nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
     while control and len(segments) < 8:
@@ -456,7 +486,9 @@ class _Walk:
         width = self.width
         data = self.bytes.read(sp, 4 * width)
         if data is not None:
-            return tuple(int.from_bytes(data[index * width : (index + 1) * width], "little") for index in range(4))
+            return struct.unpack("<4Q" if width == 8 else "<4I", data)
+        if sp >> _PAGE_SHIFT == sp + 4 * width - 1 >> _PAGE_SHIFT:
+            return (None,) * 4
         parts = [self.bytes.read(sp + index * width, width) for index in range(4)]
         return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
 
@@ -533,7 +565,8 @@ class _Amd64Walk(_Walk):
         if outcome.machine_frame is not None:
             trap = outcome.machine_frame - _RIP_IN_TRAP_FRAME
             self.rows[-1][4] = trap
-            self.merge_trap_frame(outcome.registers, trap)
+            if self.wanted_trap is not None or target.is_kernel_address(outcome.registers.rip):
+                self.merge_trap_frame(outcome.registers, trap)
             return outcome.registers, TRAP_FRAME, False
         caller = outcome.registers
         if caller.rip and target.is_kernel_address(caller.rip) and target.names.module_of(caller.rip) is None:
