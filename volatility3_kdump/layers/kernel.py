@@ -16,10 +16,22 @@ vollog = logging.getLogger(__name__)
 
 
 def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[int, int], bytes | None]:
-    """Reads of a virtual layer that answer ``None`` instead of raising, and accept sign-extended addresses."""
+    """Reads of a virtual layer that answer ``None`` instead of raising, and accept sign-extended addresses.
+
+    A 64-bit address that is not canonical names nothing, even where its low bits do; 32-bit addresses may be given
+    with or without their extension.
+    """
     mask = layer.address_mask
+    sign = (mask + 1) >> 1
+    extension = ~mask & 0xFFFFFFFFFFFFFFFF
+
+    def canonical(address: int) -> bool:
+        high = address & ~mask
+        return high == (extension if address & sign else 0) or (mask == 0xFFFFFFFF and high == 0)
 
     def read(address: int, size: int) -> bytes | None:
+        if not canonical(address) or (size > 1 and not canonical(address + size - 1)):
+            return None
         try:
             data: bytes = layer.read(address & mask, size)
         except exceptions.InvalidAddressException:
