@@ -15,8 +15,8 @@ from volatility3_kdump.errors import CorruptDump
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-#: Replaces the writer of the sample dump: receives (out, dump_type, isf).
-Writer = Callable[[Path, int, Path | None], None]
+#: Replaces the writer of the sample dump: receives (out, dump_type, isf, scene).
+Writer = Callable[[Path, int, Path | None, str], None]
 
 
 @pytest.fixture
@@ -25,7 +25,13 @@ def written_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Writer], None]:
 
 
 @pytest.mark.parametrize(
-    "options, expected", [([], 6), (["--type", "10"], 10), (["--type", "0xA"], 10), (["--type=1"], 1)]
+    "options, expected, scene",
+    [
+        ([], 6, "myfault"),
+        (["--type", "10"], 10, "myfault"),
+        (["--type", "0xA"], 10, "myfault"),
+        (["--type=1", "--scene", "double-fault"], 1, "double-fault"),
+    ],
 )
 def test_sample_writes_the_type_that_is_asked_for(
     written_by: Callable[[Writer], None],
@@ -33,17 +39,18 @@ def test_sample_writes_the_type_that_is_asked_for(
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     expected: int,
+    scene: str,
 ) -> None:
     calls = []
 
-    def write(out: Path, dump_type: int, isf: Path | None) -> None:
-        calls.append((out, dump_type, isf))
+    def write(out: Path, dump_type: int, isf: Path | None, scene: str) -> None:
+        calls.append((out, dump_type, isf, scene))
         out.write_bytes(bytes(1234))
 
     written_by(write)
     out = tmp_path / "MEMORY.DMP"
     assert cli.main(["sample", str(out), *options, "--isf", "nt.json"]) == 0
-    assert calls == [(out, expected, Path("nt.json"))]
+    assert calls == [(out, expected, Path("nt.json"), scene)]
     assert capsys.readouterr().out == f"{out}: 1,234 bytes, dump type {expected}\n"
 
 
@@ -51,7 +58,7 @@ def test_sample_writes_the_type_that_is_asked_for(
 def test_a_failure_is_one_line_and_status_1(
     written_by: Callable[[Writer], None], capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    def fail(out: Path, dump_type: int, isf: Path | None) -> None:
+    def fail(out: Path, dump_type: int, isf: Path | None, scene: str) -> None:
         raise error
 
     written_by(fail)
@@ -98,3 +105,17 @@ def test_vol_hands_its_status_on(tmp_path: Path) -> None:
     finished = run_module("vol", "-q", "no.such.plugin", home=tmp_path)
     assert finished.returncode == 2
     assert "invalid choice no.such.plugin" in finished.stderr
+
+
+def test_a_scene_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sample", str(tmp_path / "x.dmp"), "--scene", "nonsense"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("kdump: no scene nonsense: choose one of myfault")
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "x.dmp").exists()
+
+
+def test_the_default_scene_of_the_command_is_that_of_the_maker() -> None:
+    from volatility3_kdump.sample.scenes import DEFAULT
+
+    assert cli.DEFAULT_SCENE == DEFAULT

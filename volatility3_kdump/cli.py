@@ -12,6 +12,7 @@ from volatility3_kdump.errors import KdumpError
 
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
 SAMPLE_TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
+DEFAULT_SCENE = "myfault"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--isf", type=Path, help="symbol table of the kernel to lay it out for (default: the shipped one)"
     )
+    sample.add_argument(
+        "--scene",
+        default=DEFAULT_SCENE,
+        help=f"what the dump shows (default {DEFAULT_SCENE}; a wrong name lists them all)",
+    )
 
     commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
     commands.add_parser("link", help="make plain `vol` find the plugins of an editable install")
@@ -67,18 +73,18 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command line."""
     if arguments.command == "sample":
-        return write_sample(arguments.out, arguments.dump_type, arguments.isf)
+        return write_sample(arguments.out, arguments.dump_type, arguments.isf, arguments.scene)
     if arguments.command == "doctor":
         return doctor()
     return change_links(arguments.command)
 
 
-def write_sample(out: Path, dump_type: int, isf: Path | None) -> int:
+def write_sample(out: Path, dump_type: int, isf: Path | None, scene: str) -> int:
     """``kdump sample``."""
     from volatility3_kdump import sample
 
     try:
-        sample.write_sample(out, dump_type, isf)
+        sample.write_sample(out, dump_type, isf, scene)
         size = out.stat().st_size
     except OSError as error:
         raise KdumpError(f"{error.filename or out}: {error.strerror or error}") from error

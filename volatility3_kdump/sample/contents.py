@@ -99,7 +99,20 @@ def _blocks(machine: Machine, process: int, thread: int) -> Iterator[tuple[int, 
         yield stack.pointer, middle - stack.pointer
         yield middle, stack.base - middle
     yield machine.scene.kernel_base, PAGE
-    yield machine.scene.bug_check.parameters[3] // PAGE * PAGE, PAGE
+    yield from _argument_pages(machine)
+    yield from machine.scene.triage_blocks
+
+
+def _argument_pages(machine: Machine) -> Iterator[tuple[int, int]]:
+    """The pages that the arguments of the bug check point into, where they are there and not on a saved stack."""
+    seen = set()
+    for value in machine.scene.bug_check.parameters:
+        page = value // PAGE * PAGE
+        stacks = machine.processes.stacks.values()
+        on_stack = any(page < stack.base and stack.pointer < page + PAGE for stack in stacks)
+        if page >> 47 and page not in seen and not on_stack and machine.work.memory.read(page, PAGE) is not None:
+            seen.add(page)
+            yield page, PAGE
 
 
 def _blobs(machine: Machine) -> list[Blob]:

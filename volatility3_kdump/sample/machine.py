@@ -38,9 +38,22 @@ class Machine:
         for request in scene.requests:
             self.objects.request(request)
         self.processors = Processors(self.work, self.images, self.objects, self.processes)
+        self._extras(scene)
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:
             self.work.memory.set_entry(address, _PAGED_OUT)
         # the sections of the kernel follow from what lies in it, and every mapping must be there before the roots
         self.images.finish()
         self.work.memory.finish()
+
+    def _extras(self, scene: Scene) -> None:
+        """What the scene itself adds, over everything that the other parts have written."""
+        work = self.work
+        for item in scene.structures:
+            made = work.structure(item.type_name, item.address, item.fields)
+            for path, text in item.strings.items():
+                made.unicode(path, text, work.pool("paged", 2 * len(text) + 2))
+        for variable in scene.variables:
+            work.variable(variable.symbol, variable.value, variable.size)
+        for record in scene.records:
+            work.memory.write(record.address, record.data)

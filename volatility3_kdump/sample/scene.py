@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from volatility3_kdump.layout import FieldPath
 from volatility3_kdump.sample.code import Allocate, Call, Function, pushes
 from volatility3_kdump.sample.pe import (
     CODE,
@@ -180,8 +181,45 @@ class Request:
 
 
 @dataclass(frozen=True)
+class KernelStructure:
+    """A structure of the kernel's symbols anywhere in kernel memory.
+
+    ``fields`` are by dotted path (or alternatives of it); fields that the kernel lacks are passed over. ``strings`` are
+    UNICODE_STRING fields, whose characters are put into paged pool. Memory in between is left as it is: zeros, unless
+    something else lies there.
+    """
+
+    type_name: str
+    address: int
+    fields: Mapping[FieldPath, int | bytes | str | tuple[int, ...]] = field(default_factory=dict)
+    strings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A kernel variable by its symbol, of ``size`` bytes; passed over where the kernel has none of that name."""
+
+    symbol: str
+    value: int
+    size: int = 8
+
+
+@dataclass(frozen=True)
+class Record:
+    """Plain bytes anywhere in kernel memory, written last: exception records, contexts, error records."""
+
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Scene:
-    """Everything that a made dump shows. Times are FILETIME or 100 ns units."""
+    """Everything that a made dump shows. Times are FILETIME or 100 ns units.
+
+    ``structures``, ``variables`` and ``records`` are what a scene adds to what its other parts come to.
+    ``triage_blocks`` are (address, size) of memory that small memory dumps copy besides what they always do, as a bug
+    check's own code adds it.
+    """
 
     system_time: int
     uptime: int
@@ -207,6 +245,10 @@ class Scene:
     paged_out: tuple[int, ...] = ()
     driver_objects: tuple[DriverObject, ...] = ()
     requests: tuple[Request, ...] = ()
+    structures: tuple[KernelStructure, ...] = ()
+    variables: tuple[Variable, ...] = ()
+    records: tuple[Record, ...] = ()
+    triage_blocks: tuple[tuple[int, int], ...] = ()
     system_root: str = "C:\\Windows"
 
 
