@@ -21,7 +21,7 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
     A 64-bit address that is not canonical names nothing, even where its low bits do; 32-bit addresses may be given
     with or without their extension.
     """
-    mask = layer.address_mask
+    mask: int = layer.address_mask
     sign = (mask + 1) >> 1
     extension = ~mask & 0xFFFFFFFFFFFFFFFF
 

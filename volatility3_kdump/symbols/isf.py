@@ -15,21 +15,27 @@ import json
 import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols import tables
 from volatility3_kdump.symbols.kernel import PdbIdentity
 
-_OPENERS: dict[str, Callable[[bytes], bytes]] = {
-    ".json": bytes,
-    ".json.xz": lzma.decompress,
-    ".json.gz": gzip.decompress,
-    ".json.bz2": bz2.decompress,
+#: Suffix of a file and what makes a readable stream of its bytes.
+_OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    ".json": lambda stream: stream,
+    ".json.xz": lambda stream: cast("IO[bytes]", lzma.open(stream)),
+    ".json.gz": lambda stream: cast("IO[bytes]", gzip.open(stream)),
+    ".json.bz2": lambda stream: cast("IO[bytes]", bz2.open(stream)),
 }
+#: What damaged compressed files and archives raise.
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 _IDENTIFIER = re.compile(r"[0-9A-F]{32}-[0-9]{1,9}")
-_PDB_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+#: Not dots alone: those would lead out of the directory.
+_PDB_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.+-]{1,64}")
 #: Decompressed size above which a file cannot be a symbol table.
 _LARGEST = 256 << 20
 
@@ -95,9 +101,19 @@ def _load_file(path: Path) -> Layouts:
     if not suffix:
         return Layouts.load(path)
     try:
-        return _parse(_OPENERS[suffix](path.read_bytes()), str(path))
-    except (OSError, EOFError, lzma.LZMAError) as error:
+        with path.open("rb") as stream:
+            data = _decompressed(stream, suffix, str(path))
+    except _UNREADABLE as error:
         raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
+    return _parse(data, str(path))
+
+
+def _decompressed(stream: IO[bytes], suffix: str, origin: str) -> bytes:
+    """The document in a stream; never more than a symbol table can have, whatever a compressed file grows to."""
+    data = _OPENERS[suffix](stream).read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise LayoutError(f"{origin}: more than {_LARGEST >> 20} MiB when decompressed: not a symbol table")
+    return data
 
 
 def _from_pack(pack: Path, identity: PdbIdentity) -> Layouts | None:
@@ -108,10 +124,12 @@ def _from_pack(pack: Path, identity: PdbIdentity) -> Layouts | None:
             return None
         with zipfile.ZipFile(pack) as archive:
             for name in relative_names(identity):
-                for suffix, decompress in _OPENERS.items():
-                    if name + suffix in names and archive.getinfo(name + suffix).file_size <= _LARGEST:
-                        return _parse(decompress(archive.read(name + suffix)), f"{pack}!{name}{suffix}")
-    except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError):
+                for suffix in _OPENERS:
+                    if name + suffix in names:
+                        origin = f"{pack}!{name}{suffix}"
+                        with archive.open(name + suffix) as stream:
+                            return _parse(_decompressed(stream, suffix, origin), origin)
+    except _UNREADABLE:
         return None
     return None
 
@@ -126,7 +144,7 @@ def _names_in_pack(pack: Path, modified: int, size: int) -> frozenset[str]:
 def _parse(data: bytes, origin: str) -> Layouts:
     try:
         return Layouts(json.loads(data), origin)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LayoutError(f"{origin}: not an ISF symbol table: {error}") from error
 
 
@@ -150,6 +168,6 @@ def how_to_get(identity: PdbIdentity) -> str:
     guid_and_age = identity.identifier.replace("-", "")
     return (
         f"needs the symbol table {identity.isf_name}.json.xz: on a machine with internet run "
-        f"'python -m volatility3.framework.symbols.windows.pdbconv -p {identity.pdb_name} -g {guid_and_age}' and put the result "
-        f"into a directory given with --isf-dir, or into the host's symbols/windows/{identity.pdb_name}/"
+        f"'python -m volatility3.framework.symbols.windows.pdbconv -p {identity.pdb_name} -g {guid_and_age}' and put "
+        f"the result into a directory given with --isf-dir, or into the host's symbols/windows/{identity.pdb_name}/"
     )

@@ -24,6 +24,7 @@ ReadMemory = Callable[[int, int], "bytes | None"]
 _INDEXED = ("PsLoadedModuleList", "PsActiveProcessHead", "MmPfnDatabase", "KiProcessorBlock", "MmUnloadedDrivers")
 #: Offset of DllBase in KLDR_DATA_TABLE_ENTRY, the same in every Windows: 0x30 (64-bit), 0x18 (32-bit).
 _DLL_BASE = {8: 0x30, 4: 0x18}
+_BREAKPOINT = 0x80000003
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,15 @@ def _index() -> dict[tuple[int | None, int | None], list[Mapping[str, Any]]]:
     return index
 
 
+def _bug_check_routine(dump: CrashDump) -> int | None:
+    """Address of KeBugCheckEx from the header's exception record, which the kernel makes up as a breakpoint there."""
+    layouts = tables.structures()
+    type_name = f"_EXCEPTION_RECORD{dump.header.bits}"
+    reader = layouts.reader(type_name, code="ExceptionCode", address="ExceptionAddress")
+    row = reader.unpack(dump.header.exception_record)
+    return row.address if row.code == _BREAKPOINT else None
+
+
 def _from_index(
     dump: CrashDump, base: int, debugger: DebuggerData | None
 ) -> tuple[PdbIdentity | None, tuple[str, ...]]:
@@ -145,6 +155,10 @@ def _from_index(
         if header.machine_type in (None, record["machine"])
         and all(record["rva"].get(name, rva) == rva for name, rva in known.items())
     ]
+    stopped = _bug_check_routine(dump)
+    if len(fitting) > 1 and stopped is not None:
+        # Builds of one source differ in their code more than in their variables.
+        fitting = [record for record in fitting if record["rva"].get("KeBugCheckEx") == stopped - base] or fitting
     if len(fitting) != 1:
         return None, tuple(f"{record['pdb']}/{record['guid']}-{record['age']}" for record in fitting)
     record = fitting[0]
