@@ -251,26 +251,25 @@ _SAVED_RSP_TARGET = 33
 class _Program:
     """What undoing a run of unwind codes does, relative to registers as they are before it.
 
-    ``slots`` are (target, anchor register, offset); ``final`` is where the stack pointer ends, as (anchor, offset),
-    ``None`` when it is read from a machine frame; ``base`` the frame base. ``plain``: all slots lie at ascending
-    offsets from one anchor, near enough to be read at once. Then ``low``, ``span`` and ``unpack`` describe that read,
-    ``targets`` what its values are for, the last one being ``rip`` at offset ``rip_offset`` when ``returns``.
+    ``slots`` are (target, anchor register, offset); ``final`` is where the stack pointer ends, as (anchor, offset), for
+    a machine frame where that begins; ``base`` is the frame base. Where all slots lie near each other at offsets from
+    one anchor, ``unpack`` takes them out of ``span`` bytes read at ``low``: ``gprs`` are (register, index of the
+    value), ``rip_index`` is the index of the return address. Otherwise ``unpack`` is ``None``.
     """
 
     __slots__ = (
         "anchor",
         "base",
+        "base_is_rsp",
         "final",
         "gprs",
         "low",
         "machine",
-        "plain",
+        "rip_index",
         "rip_slot",
         "slots",
         "span",
-        "targets",
         "unpack",
-        "xmms",
     )
 
     def __init__(
@@ -286,22 +285,23 @@ class _Program:
         self.rip_slot = slots.get(_RIP_TARGET)
         self.slots = [(target, anchor, offset) for target, (anchor, offset) in slots.items()]
         ordered = sorted(self.slots, key=lambda slot: slot[2])
-        self.targets = tuple(target for target, _, _ in ordered)
-        self.gprs = tuple(target for target in self.targets if target < _XMM_TARGET)
-        self.xmms = any(_XMM_TARGET <= target < _RIP_TARGET for target in self.targets)
+        targets = [target for target, _, _ in ordered]
+        vectors = any(_XMM_TARGET <= target < _RIP_TARGET for target in targets)
+        self.gprs = tuple((target, index) for index, target in enumerate(targets) if target < _XMM_TARGET)
+        self.rip_index = targets.index(_RIP_TARGET) if _RIP_TARGET in targets else 0
+        self.base_is_rsp = base == (_RSP, 0)
         self.anchor = final[0]
         self.low = ordered[0][2] if ordered else 0
         self.span = 0
-        self.plain = bool(ordered) and all(anchor == self.anchor for _, anchor, _ in ordered)
-        layout = ["<"]
-        for target, _, offset in ordered:
+        layout = "<"
+        together = _RIP_TARGET in targets and not vectors and not machine
+        for _, anchor, offset in ordered:
             gap = offset - self.low - self.span
-            self.plain = self.plain and 0 <= gap <= _MOST_SPAN
-            wide = _XMM_TARGET <= target < _RIP_TARGET
-            layout.append(f"{max(gap, 0)}x{'16s' if wide else 'Q'}")
-            self.span = offset - self.low + (16 if wide else 8)
-        self.plain = self.plain and self.span <= _MOST_SPAN
-        self.unpack = struct.Struct("".join(layout)).unpack if self.plain else None
+            together = together and anchor == self.anchor and 0 <= gap <= _MOST_SPAN
+            layout += f"{gap}xQ" if together else ""
+            self.span += gap + 8
+        together = together and self.span <= _MOST_SPAN
+        self.unpack = struct.Struct(layout).unpack if together else None
 
     @property
     def trivial(self) -> bool:
@@ -405,7 +405,8 @@ class Function:
     a fragment belongs to. ``info`` is the entry's own UNWIND_INFO. ``problem`` says in words why the function cannot
     be unwound, ``absent`` whether that is for bytes that are not in the dump; ``info`` may then be ``None``.
     ``machine_frame`` tells functions that interrupts and exceptions enter. ``pushes`` are the pushed registers in the
-    order in which an epilogue pops them; ``allocated`` is the sum of the allocations in bytes.
+    order in which an epilogue pops them, ``own_pushes`` those of them that the entry itself pushes rather than one that
+    it is chained to; ``allocated`` is the sum of the allocations in bytes.
     """
 
     __slots__ = (
@@ -420,6 +421,7 @@ class Function:
         "epilogs",
         "info",
         "machine_frame",
+        "own_pushes",
         "primary",
         "problem",
         "prolog_size",
@@ -436,6 +438,7 @@ class Function:
         self.prolog_size = 0
         self.machine_frame = False
         self.pushes: tuple[int, ...] = ()
+        self.own_pushes: tuple[int, ...] = ()
         self.allocated = 0
         #: RVAs of the epilogues that version 2 lists, and their size in bytes.
         self.epilogs: tuple[int, ...] = ()
@@ -457,6 +460,7 @@ class Function:
         codes = [code for info in infos for code in info.codes]
         self.machine_frame = any(code.operation == PUSH_MACHFRAME for code in codes)
         self.pushes = tuple(code.info for code in codes if code.operation == PUSH_NONVOL)
+        self.own_pushes = self.pushes[: sum(code.operation == PUSH_NONVOL for code in own.codes)]
         self.allocated = sum(code.value for code in codes if code.operation in (ALLOC_LARGE, ALLOC_SMALL))
         self.body = _compile(self._links, None)
         if own.epilogs and not in_body:
@@ -519,6 +523,8 @@ class FunctionTable:
         self._overlapping = False
         self._functions: dict[tuple[int, int, int], Function] = {}
         self._remembered: dict[int, Function | None] = {}
+        #: What :func:`unwind` found for return addresses, by RVA.
+        self.call_sites: dict[int, tuple[Function, _Program]] = {}
 
     def find(self, rva: int) -> Function | None:
         """The function that an RVA lies in; ``None`` when the table has none, which makes it a leaf function.
@@ -532,6 +538,7 @@ class FunctionTable:
         function = self._find(rva)
         if len(self._remembered) >= _MOST_REMEMBERED:
             self._remembered.clear()
+            self.call_sites.clear()
         self._remembered[rva] = function
         return function
 
@@ -711,31 +718,41 @@ def _unwind(registers: Registers, table: FunctionTable, base: int, read: Read, c
     if rsp & 7:
         return Unwound(None, reason=f"the stack pointer {rsp:#x} is not a multiple of 8")
     rva = registers.rip - base
+    if call_site:
+        known = table.call_sites.get(rva)
+        if known is not None:
+            return _run(known[1], registers, rsp, read, known[0], rva)
     if not 0 <= rva < table.size_of_image:
         return Unwound(None, reason=f"{registers.rip:#x} is not in the image at {base:#x}")
     try:
-        function = table.find(rva)
-        if call_site and (function is None or rva == function.begin) and rva:
-            before = table.find(rva - 1)
-            if before is not None and before.end == rva:
-                function = before
+        function = _function_at(table, rva, call_site)
     except TableAbsent as error:
         return Unwound(None, reason=str(error), absent=True)
     if function is None:
         return _return(registers, (), rsp, 0, read, Unwound(None, leaf=True, establisher=rsp))
     if function.problem is not None:
         return Unwound(None, function=function, reason=function.problem, absent=function.absent)
-    if rva - function.begin >= function.prolog_size:
-        if not call_site:
-            left = _leave(registers, function, table, base, read, rva, jumps)
-            if left is not None:
-                return left
-        programs = function.body
-    else:
-        programs = function.programs_at(rva)
+    # Functions that save registers late have epilogues of early exits inside what the codes call the prologue.
+    if not call_site and rva != function.begin:
+        left = _leave(registers, function, table, base, read, rva, jumps)
+        if left is not None:
+            return left
+    programs = function.body if rva - function.begin >= function.prolog_size else function.programs_at(rva)
     if len(programs) == 1:
+        if call_site:
+            table.call_sites[rva] = function, programs[0]
         return _run(programs[0], registers, rsp, read, function, rva)
     return _run_all(programs, registers, rsp, read, function, rva)
+
+
+def _function_at(table: FunctionTable, rva: int, call_site: bool) -> Function | None:
+    """The function of an RVA; for a return address behind the end of a function that function, which made the call."""
+    function = table.find(rva)
+    if call_site and (function is None or rva == function.begin) and rva:
+        before = table.find(rva - 1)
+        if before is not None and before.end == rva:
+            return before
+    return function
 
 
 def _run_all(
@@ -796,7 +813,7 @@ def _run(program: _Program, registers: Registers, rsp: int, read: Read, function
     if anchor is None:
         name = REGISTER_NAMES[program.anchor]
         return Unwound(None, function=function, reason=f"the frame register {name} is not known")
-    if program.unpack is None or program.xmms or program.machine:
+    if program.unpack is None:
         return _run_slowly(program, registers, anchor, rsp, read, function, rva)
     start = anchor + program.low
     final = anchor + program.final[1]
@@ -808,22 +825,11 @@ def _run(program: _Program, registers: Registers, rsp: int, read: Read, function
     values = program.unpack(data)
     new = [None, None, None, gpr[3], final, gpr[5], gpr[6], gpr[7]]
     new += [None, None, None, None, gpr[12], gpr[13], gpr[14], gpr[15]]
-    rip = 0
-    for target, value in zip(program.targets, values, strict=True):
-        if target < _XMM_TARGET:
-            new[target] = value
-        else:
-            rip = value
-    return Unwound(
-        Registers(new, rip, registers.xmm),
-        None,
-        False,
-        function,
-        rsp if program.base == (_RSP, 0) else _base_of(program, gpr),
-        None,
-        False,
-        final <= rsp,
-    )
+    for target, index in program.gprs:
+        new[target] = values[index]
+    base = rsp if program.base_is_rsp else _base_of(program, gpr)
+    caller = Registers(new, values[program.rip_index], registers.xmm)
+    return Unwound(caller, None, False, function, base, None, False, final <= rsp)
 
 
 def _run_slowly(
@@ -925,7 +931,7 @@ def _leave(
         pops = function.pops_left(rva)
         return None if pops is None else _return(registers, pops, rsp, 0, read, template)
     found = _match(function, table, rva)
-    if found is None or not _fits(found, function):
+    if found is None or not (_fits(found, function) or _rejoins(found, function)):
         return None
     origin = registers.gpr[found.stack]
     if origin is None:
@@ -945,6 +951,12 @@ def _fits(found: _Epilogue, function: Function) -> bool:
         framed = found.stack != _RSP
         return found.pops == pushes and (framed or found.adjust == function.allocated)
     return found.pops == pushes[len(pushes) - len(found.pops) :]
+
+
+def _rejoins(found: _Epilogue, function: Function) -> bool:
+    """Whether the instructions undo what a fragment did itself, and jump back to the function it belongs to."""
+    own = function.own_pushes
+    return bool(found.target) and not found.adjust and found.pops == own[len(own) - len(found.pops) :]
 
 
 def _jump(
@@ -967,13 +979,16 @@ def _jump(
     except TableAbsent:
         # Nearly all jumps out of a function are tail calls.
         other = None
-    if other is None or other.problem is not None:
-        return _return(registers, found.pops, stack, 0, read, template)
-    if other.begin == function.begin and target != function.begin:
-        return None
-    programs = other.programs_at(target)
-    if len(programs) == 1 and programs[0].trivial:
-        return _return(registers, found.pops, stack, 0, read, template)
+    if other is not None and other.problem is None:
+        if other.begin == function.begin and target != function.begin:
+            return None
+        programs = other.programs_at(target)
+        outside = len(programs) == 1 and programs[0].trivial
+    else:
+        outside = True
+    if outside:
+        whole = _fits(found, function)
+        return _return(registers, found.pops, stack, 0, read, template) if whole else None
     if jumps >= _MOST_JUMPS:
         return None
     moved = registers.copy()
