@@ -29,7 +29,7 @@ from volatility3_kdump.symbols.paths import PathText, SearchPath
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.windows import modules as nt_modules
 from volatility3_kdump.windows import processes, processors
-from volatility3_kdump.windows.kdbg import DebuggerData, read_debugger_data
+from volatility3_kdump.windows.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
 from volatility3_kdump.windows.modules import Module, UnloadedModule
 from volatility3_kdump.windows.pe import PeImage
 from volatility3_kdump.windows.processes import Process, Thread
@@ -39,6 +39,7 @@ from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
+    from volatility3_kdump.windows.stacks import StackWalker
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
 #: The debugger's own variables for the symbol path and the image path.
@@ -235,19 +236,32 @@ class Target:
 
     @functools.cached_property
     def debugger(self) -> DebuggerData | None:
-        """KDDEBUGGER_DATA64, ``None`` when it is not in the dump or still encoded."""
+        """KDDEBUGGER_DATA64, decoded where need be; ``None`` when it is not in the dump or cannot be decoded."""
+        return self._plain_debugger or self._decoded_debugger()
+
+    @functools.cached_property
+    def _plain_debugger(self) -> DebuggerData | None:
         if self.dump.triage is not None:
             from volatility3_kdump.layers.triage import triage_debugger_data
 
             return triage_debugger_data(self.dump)
         return read_debugger_data(self.memory.read, self.header.kd_debugger_data_block)
 
+    def _decoded_debugger(self) -> DebuggerData | None:
+        """The block of a kernel that keeps it encoded: the keys are variables that symbols locate."""
+        address = self.header.kd_debugger_data_block or self.symbol("KdDebuggerDataBlock")
+        flag = self.symbol("KdpDataBlockEncoded")
+        keys = [self.memory.unsigned(at, 8) for at in (self.symbol("KiWaitNever"), self.symbol("KiWaitAlways")) if at]
+        if address is None or flag is None or len(keys) != 2 or keys[0] is None or keys[1] is None:
+            return None
+        return decode_debugger_data(self.memory.read, address, keys[0], keys[1], flag)
+
     @functools.cached_property
     def kernel(self) -> Kernel | None:
         """The kernel's base and identity, ``None`` when nothing in the dump gives them."""
         if self.layer_name is None:
             return None
-        found = find_kernel(self.dump, self.memory.read, self.debugger)
+        found = find_kernel(self.dump, self.memory.read, self._plain_debugger)
         if found is None:
             self.problems.append("no kernel found: neither KDDEBUGGER_DATA64 nor the loaded module list is in the dump")
         elif found.identity is None and self.dump.triage is not None and self.modules:
@@ -412,6 +426,13 @@ class Target:
     def follows_call(self, address: int) -> bool | None:
         """Whether a call instruction ends at an address; ``None`` when its code is not in the dump."""
         return follows_call(self.memory.read, address, self.header.architecture)
+
+    @functools.cached_property
+    def walker(self) -> StackWalker:
+        """Walks stacks; shared, so that what it learns of images serves every stack."""
+        from volatility3_kdump.windows.stacks import StackWalker
+
+        return StackWalker(self)
 
     @functools.cached_property
     def shared_data(self) -> SharedData | None:

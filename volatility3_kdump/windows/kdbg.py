@@ -6,6 +6,7 @@ Layout: Windows SDK ``wdbgexts.h``, the same for 32- and 64-bit targets.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,3 +63,42 @@ def parse_debugger_data(head: bytes, address: int, rest: Callable[[int], bytes |
         return None
     data = rest(row.size)
     return None if data is None else DebuggerData(address, row.size, data)
+
+
+def decode_debugger_data(
+    read: ReadMemory, address: int, wait_never: int, wait_always: int, encoded_flag: int
+) -> DebuggerData | None:
+    """A block that the kernel still keeps encoded, as it does unless the system was started with debugging on.
+
+    ``wait_never`` and ``wait_always`` are the values of nt!KiWaitNever and nt!KiWaitAlways, ``encoded_flag`` is the address
+    of nt!KdpDataBlockEncoded. ``None`` when the bytes are not in the dump or do not decode to a block with a kernel base.
+    """
+    whole = tables.structures().size_of(_TYPE)
+    head = read(address, 0x18)
+    if head is None:
+        return None
+    keys = wait_never, wait_always, encoded_flag
+    size = int.from_bytes(_decoded(head, *keys)[0x14:0x18], "little")
+    if not _SMALLEST <= size <= 0x1000:
+        return None
+    data = read(address, min(size, whole) & ~7)
+    if data is None:
+        return None
+    block = _decoded(data, *keys)
+    found = parse_debugger_data(block[:0x18], address, lambda _: block)
+    base = found.kernel_base if found else None
+    return found if base and base & 0xFFF == 0 else None
+
+
+def _decoded(data: bytes, wait_never: int, wait_always: int, encoded_flag: int) -> bytes:
+    """Undo the encoding of each qword: xor, rotate, xor, byte swap, xor."""
+    mask = 0xFFFFFFFFFFFFFFFF
+    turn = wait_never & 0x3F
+    words = []
+    for (word,) in struct.iter_unpack("<Q", data):
+        value = word ^ wait_never
+        value = (value << turn | value >> (64 - turn)) & mask if turn else value
+        value ^= encoded_flag
+        value = int.from_bytes(value.to_bytes(8, "little"), "big") ^ wait_always
+        words.append(value)
+    return struct.pack(f"<{len(words)}Q", *words)
