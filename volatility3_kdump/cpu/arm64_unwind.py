@@ -73,6 +73,11 @@ class Registers:
         """The link register, x30."""
         return self.x[_LR]
 
+    @property
+    def stack_address(self) -> int | None:
+        """An address of the frame to order and bound frames by: ``sp``, or ``fp`` where ``sp`` is not known."""
+        return self.x[_FP] if self.sp is None else self.sp
+
     def copy(self) -> Registers:
         copied = Registers.__new__(Registers)
         copied.x = self.x[:]
@@ -401,7 +406,8 @@ def _allocating_first(stores: list[Code], saved: int) -> list[Code]:
     if not stores:
         return []
     first, *rest = stores
-    if first.name == "save_lrpair":  # has no pre-indexed form: sub sp; stp
+    if first.name == "save_lrpair":
+        # There is no pre-indexed form of it, so that sp is moved before; assemblers avoid this packed form.
         return [Code("alloc_m", adjust=saved), *stores]
     return [first._replace(name=first.name + "_x", adjust=saved), *rest]
 
