@@ -91,7 +91,8 @@ def undecorate(name: str, pointer_size: int) -> str:
         found = _STDCALL.fullmatch(name)
         if found:
             return found.group(2)
-    return name[1:] if name.startswith("_") and len(name) > 1 else name
+    # The linker marks the ends of import lists with DEL.
+    return name[1:] if name[:1] in ("_", "\x7f") and len(name) > 1 else name
 
 
 def undecorate_cpp(name: str) -> str:
