@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import sys
 from typing import Any
 
 from volatility3 import framework
@@ -85,6 +86,9 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
         try:
             return self.grid(self._open() if self.needs_dump else None)
         except KdumpError as error:
+            if sys.stderr.isatty():
+                # The host's progress stands on the line, which ends with a carriage return only.
+                sys.stderr.write(f"\r{' ' * 79}\r")
             raise PluginFailure(f"kdump: {printable(str(error))}") from error
 
     @abc.abstractmethod
