@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - lines as the debugger printed them
 """The session that the sample dump reproduces, as the debugger printed it: what ``-r windbg`` must print."""
 
 BANNER = """\

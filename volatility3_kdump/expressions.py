@@ -15,7 +15,7 @@ _NAME = re.compile(r"(?P<module>[\w.~$-]+)(!(?P<symbol>[^+\s]+))?")
 
 
 def parse_address(text: str, target: Target | None = None) -> int:
-    """The address that a text names: ``fffff800`60da1981``, ``0xfffff80060da1981``, ``nt!KeBugCheckEx+5``, ``myfault+1981``.
+    """The address that a text names: ``fffff800`60da1981``, ``0xfffff80060da1981``, ``nt!KeBugCheckEx+5``.
 
     Numbers are hexadecimal, as in KD. Raises :class:`KdumpError` with what is wrong.
     """
@@ -43,5 +43,6 @@ def _named(target: Target, module_name: str, symbol: str | None, whole: str) -> 
         return module.base
     found = target.names.address_of(module, symbol)
     if found is None:
-        raise KdumpError(f"{whole!r}: {module.name} has no symbol {symbol} (symbols: {target.symbol_status_of(module)})")
+        status = target.symbol_status_of(module)
+        raise KdumpError(f"{whole!r}: {module.name} has no symbol {symbol} ({status})")
     return found

@@ -24,11 +24,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from volatility3_kdump.errors import KdumpError
 
-FieldPath = Union[str, Sequence[str]]
+FieldPath = str | Sequence[str]
 
 #: What reading a document that is not shaped like an ISF raises.
 _MALFORMED = (KeyError, TypeError, AttributeError, IndexError)

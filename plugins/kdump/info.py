@@ -5,7 +5,7 @@ from volatility3_kdump.views.info import info_grid
 
 
 class Info(KdumpPlugin):
-    """Shows what a crash dump is and holds: type, Windows, kernel, times, pages, tagged data (KD: load banner, vertarget)."""
+    """Shows what a crash dump is and holds: type, Windows, kernel, times, pages, tagged data (KD: vertarget)."""
 
     def grid(self, target):
         return info_grid(target)

@@ -11,7 +11,7 @@ from volatility3_kdump.windows import stacks
 
 
 class Stack(KdumpPlugin):
-    """Shows stack backtraces, every frame with how it is known (KD: k, kb, kn, kv, kc; .thread, .trap, .cxr before them).
+    """Shows stack backtraces, every frame with how it is known (KD: k, kb, kn, kv, kc after .thread, .trap, .cxr).
 
     Without options it is the stack of the crash. Addresses are hexadecimal or module!symbol+offset.
     """
@@ -39,7 +39,7 @@ class Stack(KdumpPlugin):
                 name="frames", description="Frames to show at most", optional=True, default=256
             ),
             requirements.ChoiceRequirement(
-                choices=list(LAYOUTS), name="layout", description="KD's layout for -r windbg", optional=True, default="kv"
+                choices=list(LAYOUTS), name="layout", description="Layout of -r windbg", optional=True, default="kv"
             ),
         ]
 

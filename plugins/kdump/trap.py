@@ -23,7 +23,7 @@ class Trap(KdumpPlugin):
         return [
             requirements.StringRequirement(name="address", description="A trap frame (KD: .trap)", optional=True),
             requirements.StringRequirement(name="context", description="A context record (KD: .cxr)", optional=True),
-            requirements.StringRequirement(name="exception", description="An exception record (KD: .exr)", optional=True),
+            requirements.StringRequirement(name="exception", description="An exception record (.exr)", optional=True),
         ]
 
     def grid(self, target):

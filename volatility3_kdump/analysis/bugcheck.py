@@ -16,7 +16,7 @@ from volatility3_kdump.symbols import tables
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-#: In small memory dumps the kernel sets this bit in a code when it replaced the header's context by that of the exception.
+#: In small memory dumps the kernel sets this bit when it replaced the header's context by that of the exception.
 MINIDUMP_VARIANT = 0x10000000
 
 
@@ -80,7 +80,7 @@ def describe(code: int, parameters: Sequence[int | None]) -> BugCheck:
     meanings = _merge(record.get("args"), chosen.get("args"))
     value_tables: Mapping[str, Mapping[str, str]] = {**record.get("values", {}), **chosen.get("values", {})}
     arguments = []
-    for number, (value, meaning) in enumerate(zip(values, meanings), 1):
+    for number, (value, meaning) in enumerate(zip(values, meanings, strict=True), 1):
         known = value_tables.get(str(number), {})
         arguments.append(Argument(number, value, meaning, None if value is None else _value_meaning(known, value)))
     words = record.get("kd", {})
@@ -127,7 +127,7 @@ def _variant(record: Mapping[str, Any], values: Sequence[int | None]) -> Mapping
 
 
 def _matches(wanted: Sequence[str], value: int | None) -> bool:
-    """Whether a value is among hexadecimal values and ranges; symbolic entries, whose numbers are not public, never fit."""
+    """Whether a value is among hexadecimal values and ranges; symbolic entries have no public number and never fit."""
     if value is None:
         return False
     for entry in wanted:
@@ -187,7 +187,7 @@ def mismatch(target: Target, bug_check: BugCheck, recorded: RecordedBugCheck) ->
     if recorded.code not in (bug_check.raw_code, bug_check.code):
         differing.append(f"code {bug_check.raw_code:#x} against {recorded.code:#x}")
     mask = (1 << 8 * target.memory.pointer_size) - 1
-    for argument, value in zip(bug_check.arguments, recorded.parameters):
+    for argument, value in zip(bug_check.arguments, recorded.parameters, strict=False):
         if argument.value is not None and argument.value & mask != value:
             differing.append(f"P{argument.number} {argument.value & mask:#x} against {value:#x}")
     if not differing:

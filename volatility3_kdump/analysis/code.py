@@ -16,9 +16,7 @@ _MOST_BACK = 4096
 
 def instructions_from(target: Target, address: int, count: int) -> list[Instruction]:
     """Up to ``count`` instructions from an address; fewer where the code is not in the dump or does not decode."""
-    return decode_many(
-        target.memory.read, address, count, target.header.architecture, name_of=target.name_of
-    )
+    return decode_many(target.memory.read, address, count, target.header.architecture, name_of=target.name_of)
 
 
 def instructions_before(target: Target, address: int, count: int) -> list[Instruction]:
@@ -41,7 +39,8 @@ def instructions_before(target: Target, address: int, count: int) -> list[Instru
         found = _until(target, start, address)
         if len(found) >= count:
             return found[-count:]
-    return max((_until(target, start, address) for start in range(address - _LONGEST * count, address)), key=len)[-count:]
+    starts = range(address - _LONGEST * count, address)
+    return max((_until(target, start, address) for start in starts), key=len)[-count:]
 
 
 def _until(target: Target, start: int, end: int) -> list[Instruction]:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.cpu import amd64
@@ -47,7 +47,7 @@ class Failure:
     ``shown`` is what KD shows for the same record (a trap frame lacks the nonvolatile registers); ``recovered`` names
     registers in ``context`` that were recovered by unwinding. Addresses of records are ``None`` where there
     is no such record. ``access`` is ``read``, ``write`` or ``execute``, and ``address`` the memory that the bug check
-    says was accessed. ``instruction`` is evaluated with ``context``, ``shown_instruction`` with ``shown``. ``operand`` is the address that the instruction's memory operand works out to.
+    says was accessed. ``instruction`` is evaluated with ``context``, ``shown_instruction`` with ``shown``.
     """
 
     context: Context
@@ -99,7 +99,7 @@ class Failure:
 
 #: Registers that were found: as KD shows them, where they come from in words, and the addresses of a trap frame and a
 #: context record that hold them.
-_Found = tuple[Context, str, Optional[int], Optional[int]]
+_Found = tuple[Context, str, int | None, int | None]
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,8 +110,8 @@ def _rules() -> dict[int, Mapping[str, Any]]:
 def find_failure(target: Target, bug_check: BugCheck | None) -> Failure | None:
     """The failure of a crash, ``None`` when the dump holds no registers for it.
 
-    Taken in this order: the context record that an argument names, the trap frame that an argument names, the trap frame
-    on the crashing stack whose instruction pointer is the one of the arguments, the dump header's context.
+    Taken in this order: the context record that an argument names, the trap frame that an argument names, the trap
+    frame on the crashing stack whose instruction pointer is that of the arguments, the dump header's context.
     """
     return _Finder(target, bug_check).find()
 

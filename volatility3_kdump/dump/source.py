@@ -30,7 +30,7 @@ class FileSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a file. Raises ``OSError``."""
         self.name = str(path)
-        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - lives as long as the dump
+        self._file = Path(path).open("rb", buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
         self._lock = threading.Lock()
 

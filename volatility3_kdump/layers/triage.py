@@ -111,7 +111,7 @@ def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[lis
     """The pieces of a small memory dump's address space, in order of precedence, and the named copies among them.
 
     Addresses of the thread and process copies are stored nowhere: the processor copy names its current thread, and the
-    thread its process, at offsets that KDDEBUGGER_DATA64 gives. The processor's own address comes from KiProcessorBlock.
+    thread its process, at offsets that KDDEBUGGER_DATA64 gives. The processor's address comes from KiProcessorBlock.
     """
     triage = dump.triage
     assert triage is not None

@@ -42,7 +42,7 @@ def explanation(bug_check: BugCheck, pointer_size: int) -> Iterator[str]:
             if text:
                 yield from textwrap.wrap(text, _WIDTH)
     yield "Arguments:"
-    for argument, words in zip(bug_check.arguments, bug_check.kd_arguments):
+    for argument, words in zip(bug_check.arguments, bug_check.kd_arguments, strict=True):
         value = _cut(argument, pointer_size)
         shown = pointer(value, pointer_size, tick=False)
         meaning = words or argument.text

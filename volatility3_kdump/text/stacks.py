@@ -18,7 +18,9 @@ _HEADERS = {
     EMBEDDED: "Child-SP          RetAddr               Call Site",
     "k": " # Child-SP          RetAddr               Call Site",
     "kn": " # Child-SP          RetAddr               Call Site",
-    "kb": " # RetAddr               : Args to Child                                                           : Call Site",
+    "kb": (
+        " # RetAddr               : Args to Child                                                           : Call Site"
+    ),
     "kv": (
         " # Child-SP          RetAddr               : "
         "Args to Child                                                           : Call Site"

@@ -20,7 +20,7 @@ def filetime(value: int | None) -> datetime.datetime | None:
 
 
 def session_time(value: int | None, bias: int | None = 0) -> str | None:
-    """``Thu Oct  7 20:33:12.945 2021 (UTC + 9:00)``: a FILETIME shown in the zone of ``bias`` (100 ns to add for UTC)."""
+    """``Thu Oct  7 20:33:12.945 2021 (UTC + 9:00)``: a FILETIME in the zone of ``bias`` (100 ns to add for UTC)."""
     moment = filetime(value)
     if moment is None or bias is None:
         return None
@@ -29,10 +29,9 @@ def session_time(value: int | None, bias: int | None = 0) -> str | None:
         return None
     local = moment + datetime.timedelta(minutes=minutes)
     hours, rest = divmod(abs(minutes), 60)
-    return (
-        f"{_DAYS[local.weekday()]} {_MONTHS[local.month - 1]} {local.day:2d} {local:%H:%M:%S}.{local.microsecond // 1000:03d} "
-        f"{local.year} (UTC {'-' if minutes < 0 else '+'} {hours}:{rest:02d})"
-    )
+    day = f"{_DAYS[local.weekday()]} {_MONTHS[local.month - 1]} {local.day:2d}"
+    clock = f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}"
+    return f"{day} {clock} {local.year} (UTC {'-' if minutes < 0 else '+'} {hours}:{rest:02d})"
 
 
 def uptime(value: int | None) -> str | None:

@@ -36,7 +36,7 @@ _COLUMNS: list[tuple[str, type]] = [
 
 @dataclass(frozen=True)
 class Request:
-    """One stack to show: a title for KD's text, the thread if it is one, and where to start (or why there is no stack)."""
+    """One stack to show: a title for KD's text, the thread if it is one, where to start or why there is no stack."""
 
     title: str | None
     thread: int | None
@@ -103,9 +103,7 @@ def stack_grid(
     return KdumpGrid(_COLUMNS, _rows(target, walker, walked), kd_lines)
 
 
-def _grouped(
-    walker: StackWalker, results: Sequence[tuple[Request, Stack, int]]
-) -> list[tuple[Request, Stack, int]]:
+def _grouped(walker: StackWalker, results: Sequence[tuple[Request, Stack, int]]) -> list[tuple[Request, Stack, int]]:
     """Equal stacks once, with their number, most frequent first. Equal means the same call sites and end."""
     groups: dict[tuple[Any, ...], list[tuple[Request, Stack, int]]] = {}
     for result in results:

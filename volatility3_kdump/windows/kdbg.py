@@ -40,7 +40,7 @@ class DebuggerData:
 
     @property
     def paging_levels(self) -> int | None:
-        """Levels of the page tables (4 or 5); ``None`` where the kernel does not report them (bits 2 to 5 of PaeEnabled)."""
+        """Levels of the page tables (4 or 5), bits 2 to 5 of PaeEnabled; ``None`` where they are not reported."""
         flags = self["PaeEnabled"] or 0
         return (flags >> 2) & 0xF or None
 
@@ -57,7 +57,7 @@ def read_debugger_data(read: ReadMemory, address: int | None) -> DebuggerData | 
 
 
 def parse_debugger_data(head: bytes, address: int, rest: Callable[[int], bytes | None]) -> DebuggerData | None:
-    """As :func:`read_debugger_data`, from the first 0x18 bytes and a function that reads ``size`` bytes from the start."""
+    """As :func:`read_debugger_data`, from the first 0x18 bytes and a function that reads so many from the start."""
     row = tables.structures().reader(_TYPE, tag="OwnerTag", size="Size").unpack(head)
     if row.tag.to_bytes(4, "little") != _TAG or not _SMALLEST <= row.size <= 0x1000:
         return None
@@ -70,8 +70,8 @@ def decode_debugger_data(
 ) -> DebuggerData | None:
     """A block that the kernel still keeps encoded, as it does unless the system was started with debugging on.
 
-    ``wait_never`` and ``wait_always`` are the values of nt!KiWaitNever and nt!KiWaitAlways, ``encoded_flag`` is the address
-    of nt!KdpDataBlockEncoded. ``None`` when the bytes are not in the dump or do not decode to a block with a kernel base.
+    ``wait_never`` and ``wait_always`` are the values of nt!KiWaitNever and nt!KiWaitAlways, ``encoded_flag`` is the
+    address of nt!KdpDataBlockEncoded. ``None`` when the bytes are not in the dump, or decode to no kernel base.
     """
     whole = tables.structures().size_of(_TYPE)
     head = read(address, 0x18)

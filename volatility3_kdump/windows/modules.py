@@ -53,7 +53,7 @@ class UnloadedModule:
 
 
 def debugger_name(image_name: str, first: bool = False) -> str:
-    """The module name that KD derives from a file name: its stem, ``nt`` for the kernel, odd characters as underscores."""
+    """The module name that KD derives from a file name: its stem, ``nt`` for the kernel, odd characters replaced."""
     if first or image_name.lower() in _KERNEL_NAMES:
         return "nt"
     stem = image_name.rsplit(".", 1)[0] if "." in image_name else image_name

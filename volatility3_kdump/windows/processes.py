@@ -16,7 +16,7 @@ _IMAGE_NAME_SIZE = 15
 
 @dataclass(frozen=True)
 class Process:
-    """A process: EPROCESS ``address``, process id, the 15-byte image name, and the full image path if it is in the dump."""
+    """A process: EPROCESS ``address``, process id, the 15-byte image name, the full image path if it is in the dump."""
 
     address: int
     pid: int | None
@@ -124,7 +124,7 @@ _MOST_THREADS = 65536
 
 
 def process_addresses(target: Target) -> list[int]:
-    """EPROCESS addresses of PsActiveProcessHead, in list order; empty without symbols. A torn list gives what it reaches."""
+    """EPROCESS addresses of PsActiveProcessHead, in list order, as far as they reach; empty without symbols."""
     head = target.header.ps_active_process_head or target.variable("PsActiveProcessHead", "PsActiveProcessHead")
     links = target.offset("_EPROCESS", "ActiveProcessLinks", None, generation="ActiveProcessLinks")
     if head is None or links is None:

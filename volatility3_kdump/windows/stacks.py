@@ -66,7 +66,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class Stack:
-    """A backtrace. ``end`` says in words why it stops; ``complete`` whether that is where a thread begins or user mode."""
+    """A backtrace. ``end`` says in words why it stops; ``complete`` whether that is a thread's start or user mode."""
 
     frames: tuple[Frame, ...]
     end: str
@@ -173,7 +173,7 @@ def thread_start(target: Target, thread: int) -> Start:
 
 
 class _SavedStack(NamedTuple):
-    """Where a thread's kernel stack lies (KTHREAD): bounds, saved and initial stack pointer, thread state, residency."""
+    """Where a thread's kernel stack lies (KTHREAD): bounds, saved and initial stack pointer, state, residency."""
 
     limit: int
     base: int
@@ -318,7 +318,12 @@ def _processor_stacks(target: Target, prcb: int | None) -> list[tuple[int, int]]
         located = target.offset("_KPRCB", path, debugger_field)
         tops.append(target.memory.pointer(prcb + located) if located is not None else None)
     nt = target.nt
-    if nt is not None and target.header.architecture == "x64" and nt.has("_KPCR", "TssBase") and nt.has("_KTSS64", "Ist"):
+    if (
+        nt is not None
+        and target.header.architecture == "x64"
+        and nt.has("_KPCR", "TssBase")
+        and nt.has("_KTSS64", "Ist")
+    ):
         pcr = prcb - nt.offset("_KPCR", "Prcb")
         task_state = target.memory.pointer(pcr + nt.offset("_KPCR", "TssBase"))
         ist = nt.offset("_KTSS64", "Ist")
@@ -375,7 +380,7 @@ class _StackBytes:
 
     def read(self, address: int, size: int) -> bytes | None:
         offset = address - self._low
-        if 0 <= offset and offset + size <= len(self._data):
+        if offset >= 0 and offset + size <= len(self._data):
             return self._data[offset : offset + size]
         return self._fallback(address, size)
 
@@ -617,7 +622,9 @@ class _Amd64Walk(_Walk):
         first = name is not None and name.symbol is not None and name.offset == 0
         header = self.target.header_context
         bug_check = self.target.header.bug_check_code or 0
-        if not first and not (header is not None and header.ip == registers.rip and bug_check >> 28 != 1 and self.home_slots()):
+        if not first and not (
+            header is not None and header.ip == registers.rip and bug_check >> 28 != 1 and self.home_slots()
+        ):
             return None
         value = self.pointer(registers.rsp)
         if value is None or self.target.names.module_of(value) is None or self.target.follows_call(value) is False:
@@ -636,7 +643,7 @@ class _Amd64Walk(_Walk):
         return header is not None and code is not None and header.get("rcx") == code
 
     def dispatcher(self, registers: Any) -> tuple[Any, str, bool] | None:
-        """KiBugCheckDispatch and its kin keep a KEXCEPTION_FRAME on top of their stack and a trap frame right above it."""
+        """KiBugCheckDispatch and its kin keep a KEXCEPTION_FRAME on top of their stack, and a trap frame above it."""
         if not self.rows[-1][3]:
             return None
         frame = registers.rsp
@@ -677,7 +684,7 @@ class _Arm64Walk(_Walk):
         seen: set[tuple[int | None, ...]] = set()
         while True:
             ip, sp = registers.pc, registers.sp
-            end = self.end_at(ip, sp, trust, call_site)
+            end = self.end_at(registers, trust, call_site)
             if end is None and (ip, sp, registers.fp) in seen:
                 end = "the same frame comes again", False
             if end is not None:
@@ -693,13 +700,15 @@ class _Arm64Walk(_Walk):
             registers = outcome.registers
             call_site = outcome.machine_frame is None and outcome.call_site
 
-    def end_at(self, ip: int, sp: int | None, trust: str, call_site: bool) -> tuple[str, bool] | None:
+    def end_at(self, registers: Any, trust: str, call_site: bool) -> tuple[str, bool] | None:
+        ip, sp = registers.pc, registers.sp
         if ip == 0:
             return "start of the thread", True
         if not self.target.is_kernel_address(ip):
             self.add(ip, sp, trust, call_site)
             return "user mode", True
-        problem = self.enter(sp) if sp is not None else None
+        # The outermost frame record has no frame pointer, and nothing above it to judge.
+        problem = self.enter(registers.stack_address) if registers.stack_address else None
         if problem and not self.rows:
             self.add(ip, sp, trust, call_site)
         return (problem, False) if problem else None
@@ -750,7 +759,7 @@ def _extended(address: int) -> int:
 
 
 def walk_threads(walker: StackWalker, threads: Iterator[int], most: int = MOST_FRAMES) -> Iterator[tuple[int, Stack]]:
-    """The stacks of many threads, as (ETHREAD address, stack); a thread without a stack gives an empty one with the reason."""
+    """The stacks of many threads, as (ETHREAD address, stack); an empty one has the reason why there is no stack."""
     for thread in threads:
         try:
             yield thread, walker.walk(thread_start(walker.target, thread), most)
