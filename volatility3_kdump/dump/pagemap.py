@@ -338,8 +338,8 @@ def _packed(source: Source, bases: array[int], counts: array[int], first: int, w
         good = [index for index, base in enumerate(bases) if base + counts[index] <= _HIGHEST]
         worst = next(index for index, base in enumerate(bases) if base + counts[index] > _HIGHEST)
         warnings.append(
-            f"{len(bases) - len(good):,} runs pass the end of physical memory (the first has {counts[worst]:#x} pages "
-            f"at page frame {bases[worst]:#x}); ignored"
+            f"{len(bases) - len(good):,} of {len(bases):,} runs pass the end of physical memory (the first has "
+            f"{counts[worst]:#x} pages at page frame {bases[worst]:#x}); ignored"
         )
         positions = [positions[index] for index in good]
         bases, counts = (array("Q", (column[index] for index in good)) for column in (bases, counts))
