@@ -132,8 +132,8 @@ def _blobs(machine: Machine) -> list[Blob]:
 
 
 def _system_bios() -> bytes:
-    """A table of SMBIOS structures: system information and the end mark."""
+    """RawSMBIOSData: its header, then system information and the end mark."""
     strings = b"Contoso Ltd\0Workstation 5\x001.0\0\0"
     system = struct.pack("<BBHBBBB16sB", 1, 25, 1, 1, 2, 3, 0, bytes(16), 6) + strings
-    end = struct.pack("<BBH", 127, 4, 0xFEFF) + b"\0\0"
-    return system + end
+    tables = system + struct.pack("<BBH", 127, 4, 0xFEFF) + b"\0\0"
+    return struct.pack("<BBBBI", 0, 3, 1, 0, len(tables)) + tables

@@ -8,6 +8,7 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.dump import DumpHeader
+from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.banner import KINDS, banner
@@ -47,6 +48,7 @@ def _rows(target: Target) -> Iterator[Row]:
     yield from _header_rows(target.header)
     yield from _page_rows(target)
     yield from _tagged_rows(target)
+    yield from _machine_rows(target)
     for warning in target.warnings:
         yield _row("Warning", "", warning)
 
@@ -195,6 +197,22 @@ def _physical_rows(target: Target) -> Iterator[Row]:
     if total and target.dump.pages is not None:
         left_out = total - target.dump.pages.declared
         yield _row("Pages", "Of the machine", f"{total:,}", total, f"{left_out:,} were not meant to be dumped")
+
+
+def _machine_rows(target: Target) -> Iterator[Row]:
+    machine = machine_information(target.dump.source, target.dump.tagged)
+    if machine is None:
+        return
+    for field, value in (
+        ("Manufacturer", machine.manufacturer),
+        ("Product", machine.product),
+        ("Version", machine.version),
+        ("Baseboard", " ".join(filter(None, (machine.baseboard_manufacturer, machine.baseboard_product))) or None),
+        ("Firmware", " ".join(filter(None, (machine.bios_vendor, machine.bios_version, machine.bios_date))) or None),
+        ("Virtual machine", machine.virtual_machine),
+    ):
+        if value is not None:
+            yield _row("Machine", field, value, note="SMBIOS tables")
 
 
 def _tagged_rows(target: Target) -> Iterator[Row]:
