@@ -139,9 +139,10 @@ def test_many_at_once_are_the_same_as_one_by_one() -> None:
     addresses = [BASE + source.randrange(-0x1000, 0x50000) for _ in range(3000)]
     addresses += [BASE + edge for edge in (0, 0x7FFF, 0x8000, 0xFFFF, 0x17FFF, 0x18000)] + [0, 2**64 - 1]
     addresses += addresses[:500]
-    assert names.lookup_many(iter(addresses)) == [names.lookup(address) for address in addresses]
+    assert names.lookup_many(addresses) == [names.lookup(address) for address in addresses]
+    assert names.lookup_many(addresses[:100]) == [names.lookup(address) for address in addresses[:100]]
     assert names.lookup_many([]) == []
-    assert AddressNames([], {}).lookup_many([1, 2]) == [None, None]
+    assert AddressNames([], {}).lookup_many([1, 2] * 500) == [None] * 1000
 
 
 def test_symbols_are_looked_for_when_first_needed_and_once() -> None:

@@ -7,15 +7,22 @@ address in their module is first looked up.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
 from volatility3_kdump.windows.modules import Module
 from volatility3_kdump.windows.pe import PeImage
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: Below this many addresses, one by one is quicker than arrays.
+_FEW = 256
 #: What the debugger's ``lm`` says about the symbols of a module, by their source.
 _STATES = {"isf": "isf", "pdb": "pdb symbols", "exports": "export symbols", "": "no symbols"}
 
@@ -48,9 +55,6 @@ class _Prepared:
     names: list[str | None]
     source: str | None
     reason: str
-
-
-_NOTHING = _Prepared([0], [None], None, "")
 
 
 class AddressNames:
@@ -95,43 +99,42 @@ class AddressNames:
         """
         return self._named(address - 1, 1) or self._named(address, 0)
 
-    def lookup_many(self, addresses: Iterable[int]) -> list[Name | None]:
+    def lookup_many(self, addresses: Sequence[int]) -> list[Name | None]:
         """As :meth:`lookup` for each address, in order; quicker than as many calls, most so where addresses recur."""
-        named: dict[int, Name | None] = {}
-        found: list[Name | None] = []
-        bisect_right, new = bisect.bisect_right, tuple.__new__
-        base = size = 0
-        module_name, prepared = "", _NOTHING
-        starts, names = prepared.starts, prepared.names
-        for address in addresses:
-            if address in named:
-                found.append(named[address])
-                continue
-            offset = address - base
-            if not 0 <= offset < size:
-                index = bisect_right(self._bases, address) - 1
-                module = self._modules[index] if index >= 0 else None
-                if module is None or address >= module.base + module.size:
-                    named[address] = None
-                    found.append(None)
-                    continue
-                base, size, module_name = module.base, module.size, module.name
-                prepared = self._prepared[index] or self._prepare(index)
-                starts, names = prepared.starts, prepared.names
-                offset = address - base
-                if index + 1 < len(self._bases):
-                    # Where images overlap, the one that begins last has the address.
-                    size = min(size, self._bases[index + 1] - base)
-            nearest = bisect_right(starts, offset) - 1
-            symbol = names[nearest]
-            if symbol is None:
-                name = Name(module_name, None, offset)
-            else:
-                # What Name() does, without the call.
-                name = new(Name, (module_name, symbol, offset - starts[nearest], prepared.source))
-            named[address] = name
-            found.append(name)
-        return found
+        if len(addresses) < _FEW:
+            return [self._named(address, 0) for address in addresses]
+        import numpy as np
+
+        unique, places = np.unique(np.array(addresses, np.uint64), return_inverse=True)
+        edges = [*np.searchsorted(unique, np.array(self._bases, np.uint64)).tolist(), len(unique)]
+        named: list[Name | None] = [None] * edges[0]
+        for index, (low, high) in enumerate(itertools.pairwise(edges)):
+            if low < high:
+                module = self._modules[index]
+                offsets = unique[low:high] - np.uint64(module.base)
+                inside = offsets[: np.searchsorted(offsets, module.size)]
+                named += self._named_inside(index, inside.astype(np.int64))
+                named += [None] * (high - len(named))
+        return [named[place] for place in places.tolist()]
+
+    def _named_inside(self, index: int, offsets: NDArray[np.int64]) -> list[Name | None]:
+        """The names of places in one module, by their offsets from its base in ascending order."""
+        import numpy as np
+
+        module_name = self._modules[index].name
+        prepared = self._prepared[index] or self._prepare(index)
+        starts = np.array(prepared.starts, np.int64)
+        nearest = np.searchsorted(starts, offsets, side="right") - 1
+        names, source, new = prepared.names, prepared.source, tuple.__new__
+        # What Name() does, without the call.
+        return [
+            new(Name, (module_name, None, offset, None))
+            if (symbol := names[place]) is None
+            else new(Name, (module_name, symbol, distance, source))
+            for place, offset, distance in zip(
+                nearest.tolist(), offsets.tolist(), (offsets - starts[nearest]).tolist(), strict=True
+            )
+        ]
 
     def text(self, address: int) -> str | None:
         """As :meth:`lookup`, as KD writes it."""
