@@ -15,6 +15,9 @@ _CLOCK_INCREMENT = 156250
 _MACHINE = 0x8664
 _WINDOWS_7 = 7601
 
+#: Regions whose name in _MI_SYSTEM_VA_TYPE is another.
+_VA_TYPES = {"Session": "SessionSpace", "SystemImages": "DriverImages", "HyperSpace": "ProcessSpace"}
+
 
 def write_kernel_data(work: Workspace, images: Images) -> None:
     """Everything that lies in the kernel's data and belongs to no other part, and KUSER_SHARED_DATA."""
@@ -58,6 +61,25 @@ def _memory_manager(work: Workspace) -> None:
     work.variable("MmHighestUserAddress", 0x7FFFFFFEFFFF)
     work.variable("MmSystemRangeStart", 0xFFFF800000000000)
     work.variable("MmUserProbeAddress", 0x7FFFFFFF0000)
+    _regions(work)
+
+
+def _regions(work: Workspace) -> None:
+    """MiState.Vs: the assigned regions, and the type of each 512 GiB of the kernel's half."""
+    state, layouts = work.symbol("MiState"), work.layouts
+    if state is None or not layouts.has_type("_MI_SYSTEM_INFORMATION"):
+        return
+    made = work.structures.at("_MI_SYSTEM_INFORMATION", state)
+    indexes = {name: value for value, name in layouts.enum("_MI_ASSIGNED_REGION_TYPES").items()}
+    types = {name: value for value, name in layouts.enum("_MI_SYSTEM_VA_TYPE").items()}
+    for name, (address, size) in work.scene.regions.items():
+        index = indexes.get(f"AssignedRegion{name}")
+        if index is not None:
+            made.set(f"Vs.SystemVaRegions[{index}].BaseAddress", address)
+            made.set(f"Vs.SystemVaRegions[{index}].NumberOfBytes", size)
+        kind = types.get(f"MiVa{_VA_TYPES.get(name, name)}")
+        for part in range(address >> 39, (address + size - 1 >> 39) + 1) if kind is not None else ():
+            made.set(f"Vs.SystemVaType[{part & 0xFF}]", kind or 0)
 
 
 def _versions(work: Workspace) -> None:

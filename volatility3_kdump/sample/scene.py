@@ -218,7 +218,8 @@ class Scene:
 
     ``structures``, ``variables`` and ``records`` are what a scene adds to what its other parts come to.
     ``triage_blocks`` are (address, size) of memory that small memory dumps copy besides what they always do, as a bug
-    check's own code adds it.
+    check's own code adds it. ``regions`` are the parts of the kernel's address space, (address, bytes) by the names of
+    _MI_ASSIGNED_REGION_TYPES.
     """
 
     system_time: int
@@ -249,6 +250,7 @@ class Scene:
     variables: tuple[Variable, ...] = ()
     records: tuple[Record, ...] = ()
     triage_blocks: tuple[tuple[int, int], ...] = ()
+    regions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     system_root: str = "C:\\Windows"
 
 
@@ -816,6 +818,17 @@ def high_irql_fault() -> Scene:
         session_space=0xFFFFC30150002000,
         large_page=(0xFFFF918952600000, 0x1C2200),
         paged_out=(_FAULT_ADDRESS,),
+        regions={
+            "NonPagedPool": (0xFFFF918000000000, 1 << 44),
+            "PfnDatabase": (0xFFFFA98000000000, 1 << 39),
+            "PageTables": (0xFFFFBD0000000000, 1 << 39),
+            "HyperSpace": (0xFFFFBD8000000000, 1 << 39),
+            "SystemPtes": (0xFFFFC30000000000, 1 << 40),
+            "KernelStacks": (0xFFFFD48000000000, 1 << 39),
+            "PagedPool": (0xFFFFD80000000000, 1 << 44),
+            "Session": (0xFFFFEC8000000000, 1 << 39),
+            "SystemImages": (0xFFFFF80000000000, 1 << 39),
+        },
         driver_objects=(
             DriverObject("myfault", 0xFFFF91894ED30C80, "\\Driver\\MYFAULT", _DEVICE_OBJECT, 0x8336, "DeviceControl"),
         ),

@@ -97,6 +97,22 @@ class ModuleImage:
         source = self._image_file()
         return "image file" if source is not None and source.read(rva, 1) is not None else None
 
+    def differences(self, rva: int, size: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """Compare what memory holds of a range with the image file.
+
+        Returns how many bytes could be compared, and (RVA, byte in memory, byte in the file) where they differ.
+        """
+        source = self._image_file() if rva >= 0 and rva + size <= self.module.size else None
+        compared = 0
+        found = []
+        for address, held in self._pieces(self.module.base + rva, size) if source is not None else ():
+            start = address - self.module.base
+            stored = source.read(start, len(held)) if source is not None else None
+            if stored is not None:
+                compared += len(held)
+                found += [(start + i, a, b) for i, (a, b) in enumerate(zip(held, stored, strict=True)) if a != b]
+        return compared, found
+
     def headers(self) -> PeImage | None:
         """The PE headers; ``None`` when they are not to be had or not those of an image.
 

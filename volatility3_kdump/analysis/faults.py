@@ -1,0 +1,285 @@
+"""Faulting memory accesses and exceptions: what every rule about them says in the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.failure import crash_stack
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
+from volatility3_kdump.analysis.regions import (
+    KERNEL,
+    NON_CANONICAL,
+    NULL_PAGE,
+    PAGED_POOL,
+    SPECIAL_POOL,
+    UNLOADED,
+    Region,
+    address_bits,
+    region_of,
+)
+from volatility3_kdump.cpu.exception import (
+    ACCESS_VIOLATION,
+    IN_PAGE_ERROR,
+    ExceptionRecord,
+    access_kind,
+    accessed_address,
+    code_name,
+    code_text,
+    parse_exception_record,
+    record_size,
+)
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_NO_ADDRESS = {8: 0xFFFFFFFFFFFFFFFF, 4: 0xFFFFFFFF}
+_DISPATCH_LEVEL = 2
+_ACCESSES = {0: "read", 1: "write", 8: "execute"}
+_PAST = {"read": "read", "write": "wrote to", "execute": "executed code at"}
+_TAGS = {"read": "READ_ADDRESS", "write": "WRITE_ADDRESS", "execute": "EXECUTE_ADDRESS"}
+_LETTERS = {"read": "R", "write": "W", "execute": "E"}
+#: The message of an access violation, as the system's message table has it.
+_AV_MESSAGE = "The instruction at 0x%p referenced memory at 0x%p. The memory could not be %s."
+_INTEGRITY_ERROR = 0xC000003F
+
+#: NTSTATUS codes of failed page reads that are not exception codes.
+_PAGE_STATUS = {
+    0xC000000E: "the device does not exist any more",
+    0xC000009A: "insufficient system resources",
+    0xC000009C: "bad blocks on the disk",
+    0xC000009D: "the device is not connected",
+    0xC000016A: "the disk operation failed",
+    0xC0000185: "input/output device error",
+    _INTEGRITY_ERROR: "a check sum of the data is wrong",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """A faulting access: ``read``, ``write`` or ``execute``, and the address; each ``None`` if not known."""
+
+    kind: str | None
+    address: int | None
+
+
+def fault_access(case: Case, record: ExceptionRecord | None = None) -> Access:
+    """The access that failed: of the exception record if there is one, else what the bug check's arguments say."""
+    if record is not None and access_kind(record):
+        kind, address = access_kind(record), accessed_address(record)
+        # For a general protection fault the kernel writes down a read of all ones; a write of that address is one.
+        unknown = kind == "read" and address == _NO_ADDRESS[record.pointer_size]
+        return Access(kind, None if unknown else address)
+    if case.failure is not None:
+        return Access(case.failure.access, case.failure.address)
+    return Access(None, None)
+
+
+def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> Reasoning:
+    """READ_ADDRESS, WRITE_ADDRESS or EXECUTE_ADDRESS with the region, and a sentence that says what happened."""
+    target = case.target
+    if access.kind is None:
+        return Reasoning()
+    findings = [Finding("AV.Type", access.kind.capitalize())]
+    if access.address is None:
+        sentence = (
+            f"The processor reported no address for the {access.kind}: "
+            "the address was not canonical, which is typical of a corrupted pointer."
+        )
+        ones = f"{_NO_ADDRESS[target.memory.pointer_size]:x}"
+        note = "the processor reported no address: it was not canonical"
+        return Reasoning((Finding(_TAGS[access.kind], ones, None, note), *findings), (sentence,))
+    region = region_of(target, access.address)
+    width = 2 * target.memory.pointer_size
+    value = f"{access.address & (1 << 4 * width) - 1:0{width}x} {region.debugger_words}".rstrip()
+    mapped = target.memory.read(access.address, 1) is not None
+    state = "" if mapped or region.kind in (NULL_PAGE, NON_CANONICAL) else target.memory.why_unreadable(access.address)
+    note = f"{region.text} (by {region.source})" + (f"; {state}" if state else "")
+    findings.insert(0, Finding(_TAGS[access.kind], value, access.address, note))
+    if region.kind == NULL_PAGE:
+        findings.append(Finding("AV.Dereference", "NullPtr", access.address))
+    sentences = [_sentence(case, access.kind, access.address, region, irql)]
+    if irql is not None and irql >= _DISPATCH_LEVEL and region.kind in (KERNEL, PAGED_POOL) and not mapped:
+        sentences.append(f"At IRQL {irql} no page can be brought in, so an access to paged-out memory is fatal.")
+    notes = tuple(note for note in (_canonical_flip(target, access.address, region),) if note)
+    return Reasoning(tuple(findings), tuple(sentences), notes) + _unloaded(access.kind, access.address, region)
+
+
+def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | None) -> str:
+    failure = case.failure
+    who = "Code"
+    if failure is not None and failure.at_fault:
+        if failure.name and address != failure.context.ip:
+            who = failure.name
+        elif failure.module is None and failure.unloaded is not None and address != failure.context.ip:
+            who = f"Code of the unloaded driver {failure.unloaded.name}"
+    level = "" if irql is None else f" at IRQL {irql}"
+    place = region.text
+    if region.kind == NULL_PAGE:
+        place = "a null pointer" if address == 0 else f"a null pointer plus {address:#x}"
+    elif region.kind == NON_CANONICAL:
+        place = "not a canonical address, so the pointer itself was corrupt"
+    elif region.kind == SPECIAL_POOL:
+        place = "special pool, where freed memory and the ends of blocks are not mapped"
+    return f"{who} {_PAST[kind]} {address:#x} ({place}){level}."
+
+
+def _unloaded(kind: str, address: int, region: Region) -> Reasoning:
+    if region.kind != UNLOADED or region.unloaded is None:
+        return Reasoning()
+    why = f"the {kind} at {address:#x} hit the place of {region.unloaded.name}, which had been unloaded"
+    culprit = Culprit(region.unloaded.name, stem(region.unloaded.name), address, why)
+    sentence = f"{region.unloaded.name} was unloaded while something still used it."
+    return Reasoning((Finding("UNLOADED_MODULE", region.unloaded.name, address),), (sentence,), culprit=culprit)
+
+
+def code_reasoning(case: Case) -> Reasoning:
+    """What can be said where the instruction pointer itself is the trouble: FAILED_INSTRUCTION_ADDRESS, paged code."""
+    failure = case.failure
+    if failure is None or not failure.at_fault or failure.context.ip is None:
+        return Reasoning()
+    ip = failure.context.ip
+    if failure.module is None and failure.unloaded is not None:
+        name = failure.unloaded.name
+        return Reasoning(
+            (Finding("FAILED_INSTRUCTION_ADDRESS", f"{ip:016x}", ip, f"in the unloaded {name}"),),
+            (f"The processor ran code of {name} although that driver had been unloaded.",),
+            culprit=Culprit(name, stem(name), ip, f"the instruction pointer lies in {name}, which had been unloaded"),
+            specifiers=("CODE_AV_BAD_IP",),
+        )
+    if failure.access not in ("execute", "read") or failure.address != ip:
+        return Reasoning()
+    where = failure.name or f"{ip:016x}"
+    findings = [Finding("FAILED_INSTRUCTION_ADDRESS", where, ip)]
+    if failure.module is None:
+        region = region_of(case.target, ip)
+        specifier = "CODE_AV_NULL_IP" if region.kind == NULL_PAGE else "CODE_AV_BAD_IP"
+        said = (
+            f"The instruction pointer {ip:#x} is in no driver ({region.text}): "
+            "a function pointer or a return address was wrong."
+        )
+        return Reasoning(tuple(findings), (said,), specifiers=(specifier,))
+    image = case.target.image_of(failure.module)
+    section = image.section_of(ip - failure.module.base) if image else None
+    if section is not None and section.name.upper().startswith("PAGE"):
+        findings.insert(0, Finding("IP_IN_PAGED_CODE", where, ip, f"section {section.name}"))
+        said = f"{where} is in the pageable section {section.name} and was paged out when it ran at a raised IRQL."
+        return Reasoning(tuple(findings), (said,), specifiers=("CODE_AV_PAGED_IP",))
+    return Reasoning(tuple(findings), (f"The code at {where} was not in memory when it was to run.",))
+
+
+def bit_flip_note(case: Case) -> str | None:
+    """A note when the instruction's operand and the address that the bug check names differ in exactly one bit."""
+    failure = case.failure
+    if failure is None or failure.operand is None or failure.address is None or failure.operand_agrees is not False:
+        return None
+    difference = failure.operand ^ failure.address
+    if difference.bit_count() != 1:
+        return None
+    return (
+        f"the instruction's operand {failure.operand:#x} and the bug check's address {failure.address:#x} differ only "
+        f"in bit {difference.bit_length() - 1}: possible bit flip, in memory or in the processor"
+    )
+
+
+def _canonical_flip(target: Target, address: int, region: Region) -> str | None:
+    """A note when one changed bit would make a non-canonical address an address of the kernel."""
+    if region.kind != NON_CANONICAL:
+        return None
+    bits = address_bits(target)
+    top = address >> (bits - 1)
+    width = 65 - bits
+    missing = ~top & ((1 << width) - 1)
+    if missing.bit_count() != 1:
+        return None
+    bit = bits - 1 + missing.bit_length() - 1
+    repaired = address | 1 << bit
+    where = region_of(target, repaired).text
+    return f"{address:#x} with bit {bit} set would be {repaired:#x} ({where}): possible bit flip in the pointer"
+
+
+# exceptions ----------------------------------------------------------------------------------------------------------
+
+
+def exception_reasoning(case: Case, code: int, record: ExceptionRecord | None, address: int | None) -> Reasoning:
+    """ERROR_CODE and what belongs to it, for an exception code and its record (at ``address``) where that was found."""
+    code &= 0xFFFFFFFF
+    message = _AV_MESSAGE if code == ACCESS_VIOLATION else code_text(code) or "no text for this code"
+    findings = []
+    if record is not None and address is not None:
+        findings.append(Finding("EXCEPTION_RECORD", f"{address:016x}", address, code_name(record.code) or ""))
+    findings += [
+        Finding("ERROR_CODE", f"(NTSTATUS) {code:#x} - {message}", code, code_name(code) or ""),
+        Finding("EXCEPTION_CODE_STR", f"{code:x}", code),
+    ]
+    parameters = record.parameters if record is not None else ()
+    for number, value in enumerate(parameters[:2], 1):
+        findings.append(Finding(f"EXCEPTION_PARAMETER{number}", f"{value:016x}", value))
+    findings.append(Finding("EXCEPTION_STR", f"{code:#x}", code))
+    sentences = []
+    what = code_text(code)
+    words = code_name(code) or f"the code {code:#x}"
+    if code != ACCESS_VIOLATION:
+        sentences.append(f"The exception was {words}{f' ({what.lower()})' if what else ''}.")
+    if code == IN_PAGE_ERROR and len(parameters) > 2:
+        status = parameters[2] & 0xFFFFFFFF
+        meaning = _PAGE_STATUS.get(status)
+        said = f" ({meaning})" if meaning else ""
+        findings.append(Finding("IO_ERROR_CODE", f"{status:#x}", status, meaning or ""))
+        sentences.append(
+            f"A page could not be read back: status {status:#x}{said}. Look at the disk and its cable first."
+        )
+    return Reasoning(tuple(findings), tuple(sentences))
+
+
+def exception_record_at(target: Target, address: int | None) -> ExceptionRecord | None:
+    """The EXCEPTION_RECORD at an address; ``None`` when it is not in the dump or nothing was written there."""
+    if not address:
+        return None
+    width = target.memory.pointer_size
+    data = target.memory.read(address, record_size(width))
+    return parse_exception_record(data, width) if data is not None else None
+
+
+def find_exception_record(target: Target, code: int, ip: int | None) -> tuple[int, ExceptionRecord] | None:
+    """The EXCEPTION_RECORD on the crashing stack with this code and this ExceptionAddress, and its address.
+
+    The kernel's exception dispatcher builds one there for every exception that the processor raises.
+    """
+    extent = crash_stack(target)
+    if extent is None or ip is None:
+        return None
+    width = target.memory.pointer_size
+    start = (extent[0] + 7) & ~7
+    data = target.memory.read(start, extent[1] - start)
+    if data is None:
+        return None
+    wanted = (code & 0xFFFFFFFF).to_bytes(4, "little")
+    size = record_size(width)
+    position = data.find(wanted)
+    while position >= 0:
+        if position % width == 0 and position + size <= len(data):
+            record = parse_exception_record(data[position : position + size], width)
+            if record is not None and record.address == ip & (1 << 8 * width) - 1:
+                return start + position, record
+        position = data.find(wanted, position + 1)
+    return None
+
+
+def is_access_violation(code: int | None) -> bool:
+    return code is not None and code & 0xFFFFFFFF == ACCESS_VIOLATION
+
+
+def access_letter(kind: str | None) -> str | None:
+    """``R``, ``W`` or ``E``, as buckets have it."""
+    return _LETTERS.get(kind or "")
+
+
+def access_word(value: int | None) -> str | None:
+    """``read``, ``write`` or ``execute`` for ExceptionInformation[0] of an access violation."""
+    return None if value is None else _ACCESSES.get(value)
+
+
+def stem(file_name: str) -> str:
+    """A driver's name without its extension."""
+    return file_name.rsplit(".", 1)[0] if "." in file_name else file_name

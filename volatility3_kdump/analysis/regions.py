@@ -1,0 +1,264 @@
+"""What lies at an address: user space, a driver, pool, a stack, page tables, or nothing that can be named.
+
+Modules, stacks and the canonical form of addresses decide first, since they are certain. The kernel's own regions come
+from ``nt!MiState``: ``Vs.SystemVaRegions`` (``_MI_SYSTEM_VA_ASSIGNMENT`` by ``_MI_ASSIGNED_REGION_TYPES``), then
+``Vs.SystemVaType`` (``_MI_SYSTEM_VA_TYPE`` for each 512 GiB of the kernel's half). Kernels that have neither give the
+bounds of their pools in KDDEBUGGER_DATA64; Windows 7 has a fixed layout (Windows Internals, 6th edition, chapter 10).
+Where none of them says anything, the answer is no more than ``kernel``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.cpu.amd64 import is_canonical
+from volatility3_kdump.windows.modules import Module, UnloadedModule, find_module
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+NULL_PAGE, USER, NON_CANONICAL = "null page", "user", "non-canonical"
+DRIVER, UNLOADED, STACK, SHARED_DATA = "driver", "unloaded driver", "kernel stack", "shared user data"
+PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL = "paged pool", "nonpaged pool", "special pool"
+PAGE_TABLES, HYPERSPACE, SYSTEM_CACHE, SESSION = "page tables", "hyperspace", "system cache", "session space"
+SYSTEM_PTES, PFN_DATABASE, IMAGES, KERNEL = "system PTEs", "PFN database", "system images", "kernel"
+
+#: The lowest 64 KiB of user space are never mapped: an address there is a null pointer plus an offset.
+NULL_PAGE_SIZE = 0x10000
+
+_SHARED_DATA = {8: 0xFFFFF78000000000, 4: 0xFFFFFFFFFFDF0000}
+_PAGE_SIZE = 0x1000
+#: Bytes of virtual memory that the PTEs of 48-bit addresses take.
+_PTE_SPACE = 1 << 39
+_STACK_SIZE = 0x6000
+_WINDOWS_7 = (7600, 7601)
+
+#: Names of _MI_ASSIGNED_REGION_TYPES (``AssignedRegion``...) and _MI_SYSTEM_VA_TYPE (``MiVa``...) to kinds.
+_KINDS = {
+    "NonPagedPool": NONPAGED_POOL,
+    "SecureNonPagedPool": NONPAGED_POOL,
+    "PagedPool": PAGED_POOL,
+    "SpecialPool": SPECIAL_POOL,
+    "SpecialPoolPaged": SPECIAL_POOL,
+    "SpecialPoolNonPaged": SPECIAL_POOL,
+    "SystemCache": SYSTEM_CACHE,
+    "SystemPtes": SYSTEM_PTES,
+    "SystemPtesLarge": SYSTEM_PTES,
+    "PfnDatabase": PFN_DATABASE,
+    "HyperSpace": HYPERSPACE,
+    "ProcessSpace": HYPERSPACE,
+    "PageTables": PAGE_TABLES,
+    "KernelStacks": STACK,
+    "KernelShadowStacks": "kernel shadow stacks",
+    "Session": SESSION,
+    "SessionSpace": SESSION,
+    "SessionGlobalSpace": SESSION,
+    "SystemImages": IMAGES,
+    "DriverImages": IMAGES,
+    "BootLoaded": "memory of the boot loader",
+    "Hal": "memory of the HAL",
+    "Cfg": "control flow guard bitmap",
+    "UltraZero": "zeroing window",
+    "WorkingSetPagedPool": "working set of paged pool",
+    "WorkingSetSystemCache": "working set of the system cache",
+}
+
+#: The kernel half of Windows 7 x64: start, end, kind.
+_FIXED = (
+    (0xFFFFF68000000000, 0xFFFFF70000000000, PAGE_TABLES),
+    (0xFFFFF70000000000, 0xFFFFF78000000000, HYPERSPACE),
+    (0xFFFFF88000000000, 0xFFFFF8A000000000, SYSTEM_PTES),
+    (0xFFFFF8A000000000, 0xFFFFF8C000000000, PAGED_POOL),
+    (0xFFFFF90000000000, 0xFFFFF98000000000, SESSION),
+    (0xFFFFF98000000000, 0xFFFFFA8000000000, SYSTEM_CACHE),
+)
+
+#: The debugger's words behind an address.
+_DEBUGGER_WORDS = {PAGED_POOL: "Paged pool", NONPAGED_POOL: "Nonpaged pool", SPECIAL_POOL: "Special pool"}
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an address lies.
+
+    ``kind`` is one of the constants above, or what the kernel calls a region that has none; ``text`` says it for a
+    reader, with the name of the driver or the thread; ``source`` is what it was taken from. ``module`` and ``unloaded``
+    are set for drivers.
+    """
+
+    kind: str
+    text: str
+    source: str
+    module: Module | None = None
+    unloaded: UnloadedModule | None = None
+
+    @property
+    def debugger_words(self) -> str:
+        """What KD puts behind READ_ADDRESS and WRITE_ADDRESS; empty where it has no word for the region."""
+        return _DEBUGGER_WORDS.get(self.kind, "")
+
+
+def region_of(target: Target, address: int) -> Region:
+    """The region of a virtual address (sign-extended)."""
+    certain = _outside_kernel(target, address) or _driver(target, address) or _stack(target, address)
+    return certain or _kernel_region(target, address) or Region(KERNEL, "kernel address space", "the address")
+
+
+def address_bits(target: Target) -> int:
+    """How many bits of an address the page tables translate; addresses are the sign extension of these."""
+    architecture = target.header.architecture
+    if architecture == "arm64":
+        # Each half has a table of its own, so that every one of 48 bits counts.
+        return 49
+    if architecture == "x64":
+        return 57 if target.debugger is not None and target.debugger.paging_levels == 5 else 48
+    return 64
+
+
+def canonical(target: Target, address: int) -> bool:
+    """Whether an address can be translated at all."""
+    bits = address_bits(target)
+    return bits == 64 or is_canonical(address, bits)
+
+
+def _outside_kernel(target: Target, address: int) -> Region | None:
+    if 0 <= address < NULL_PAGE_SIZE:
+        return Region(NULL_PAGE, "null page, which is never mapped", "the address")
+    if not canonical(target, address):
+        return Region(NON_CANONICAL, "not a canonical address: no memory can be there", "the address")
+    if not target.is_kernel_address(address):
+        return Region(USER, "user address space", "the address")
+    shared = _SHARED_DATA[target.memory.pointer_size]
+    if shared <= address < shared + _PAGE_SIZE:
+        return Region(SHARED_DATA, "shared user data page", "its fixed address")
+    return None
+
+
+def _driver(target: Target, address: int) -> Region | None:
+    module = find_module(target.modules, address)
+    if module is not None:
+        return Region(DRIVER, f"image of {module.image_name}", "the loaded module list", module)
+    unloaded = unloaded_at(target, address)
+    if unloaded is not None:
+        return Region(UNLOADED, f"where {unloaded.name} was, which is unloaded", "MmUnloadedDrivers", None, unloaded)
+    return None
+
+
+def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
+    """The most recently unloaded driver that lay at an address where no driver is now."""
+    if find_module(target.modules, address) is not None:
+        return None
+    return next((item for item in target.unloaded_modules if item.start <= address < item.end), None)
+
+
+def _stack(target: Target, address: int) -> Region | None:
+    threads = [processor.current_thread for processor in target.processors]
+    if target.crash_thread is not None:
+        threads.insert(0, target.crash_thread.address)
+    for thread in dict.fromkeys(threads):
+        limits = target.stack_limits(thread) if thread else None
+        if limits and limits[0] <= address < limits[1]:
+            return Region(STACK, f"kernel stack of thread {thread:x}", "the thread's stack limits")
+        if limits and limits[0] - _PAGE_SIZE <= address < limits[0]:
+            return Region(STACK, f"guard page below the kernel stack of thread {thread:x}", "the thread's stack limits")
+    for processor in target.processors:
+        for name, low, high in processor_stacks(target, processor.prcb):
+            if low <= address < high:
+                return Region(STACK, f"{name} of processor {processor.number}", "the processor's control block")
+    return None
+
+
+def processor_stacks(target: Target, prcb: int | None) -> list[tuple[str, int, int]]:
+    """The stacks that belong to a processor, not to a thread: (name, lowest address, first above).
+
+    Only their tops are recorded (KPRCB.DpcStack, KPRCB.IsrStack, KTSS64.Ist); each is taken to be as large as a
+    thread's kernel stack.
+    """
+    if prcb is None:
+        return []
+    memory, nt = target.memory, target.nt
+    tops: list[tuple[str, int | None]] = []
+    for name, path, debugger_field in (
+        ("DPC stack", "DpcStack", "OffsetPrcbDpcStack"),
+        ("interrupt stack", "IsrStack", "OffsetPrcbIsrStack"),
+    ):
+        located = target.offset("_KPRCB", path, debugger_field)
+        tops.append((name, memory.pointer(prcb + located) if located is not None else None))
+    if nt is not None and target.header.architecture == "x64" and nt.has("_KTSS64", "Ist") and nt.has("_KPCR", "Prcb"):
+        task_state = memory.pointer(prcb - nt.offset("_KPCR", "Prcb") + nt.offset("_KPCR", "TssBase"))
+        for index in range(1, 8) if task_state else ():
+            top = memory.pointer((task_state or 0) + nt.offset("_KTSS64", "Ist") + 8 * index)
+            tops.append((f"interrupt stack table entry {index}", top))
+    return [(name, top - _STACK_SIZE, top) for name, top in tops if top and target.is_kernel_address(top)]
+
+
+def _kernel_region(target: Target, address: int) -> Region | None:
+    if target.header.architecture == "x64":
+        base = _pte_base(target)
+        if base and base <= address < base + _PTE_SPACE:
+            return Region(PAGE_TABLES, "page tables", "MmPteBase")
+    return _assigned(target, address) or _typed(target, address) or _pools(target, address) or _fixed(target, address)
+
+
+def _pte_base(target: Target) -> int | None:
+    variable = target.symbol("MmPteBase")
+    base = target.memory.pointer(variable) if variable else None
+    return base or (target.debugger["PteBase"] if target.debugger else None)
+
+
+def _assigned(target: Target, address: int) -> Region | None:
+    nt, state = target.nt, target.symbol("MiState")
+    regions = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaRegions") if nt else None
+    if nt is None or state is None or regions is None or regions.type_name is None or not regions.count:
+        return None
+    data = target.memory.read(state + regions.offset, regions.size)
+    if data is None:
+        return None
+    stride = regions.size // regions.count
+    reader = nt.reader(regions.type_name, base="BaseAddress", size="NumberOfBytes")
+    for index, name in nt.enum("_MI_ASSIGNED_REGION_TYPES").items():
+        if not 0 <= index < regions.count:
+            continue
+        row = reader.unpack(data, index * stride)
+        if row.base and row.size and row.base <= address < row.base + row.size:
+            return _named(name.removeprefix("AssignedRegion"), "nt!MiState.Vs.SystemVaRegions")
+    return None
+
+
+def _typed(target: Target, address: int) -> Region | None:
+    nt, state = target.nt, target.symbol("MiState")
+    types = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaType") if nt else None
+    if nt is None or state is None or types is None or types.size != 256 or target.header.architecture != "x64":
+        return None
+    value = target.memory.unsigned(state + types.offset + (address >> 39 & 0xFF), 1)
+    name = nt.enum("_MI_SYSTEM_VA_TYPE").get(value or 0, "").removeprefix("MiVa")
+    return _named(name, "nt!MiState.Vs.SystemVaType") if value and name not in ("", "Unused") else None
+
+
+def _named(name: str, source: str) -> Region:
+    kind = _KINDS.get(name, name)
+    return Region(kind, kind, source)
+
+
+def _pools(target: Target, address: int) -> Region | None:
+    """The pools by the variables that KDDEBUGGER_DATA64 names, where both bounds are there."""
+    debugger, memory = target.debugger, target.memory
+    if debugger is None:
+        return None
+    for kind, low, high in (
+        (PAGED_POOL, "MmPagedPoolStart", "MmPagedPoolEnd"),
+        (NONPAGED_POOL, "MmNonPagedPoolStart", "MmNonPagedPoolEnd"),
+    ):
+        names = [debugger[low], debugger[high]]
+        start, end = (memory.pointer(variable) if variable else None for variable in names)
+        if start and end and start <= address <= end:
+            return Region(kind, kind, "KDDEBUGGER_DATA64")
+    return None
+
+
+def _fixed(target: Target, address: int) -> Region | None:
+    if target.header.architecture != "x64" or target.header.build_number not in _WINDOWS_7:
+        return None
+    kind = next((kind for start, end, kind in _FIXED if start <= address < end), None)
+    return Region(kind, kind, "the fixed layout of this Windows version") if kind else None

@@ -1,0 +1,200 @@
+"""Bug checks about memory accesses (0xA, 0xD1, 0x50, 0xBE, 0xC5, 0xFC) and integrity (0x13A, 0x154, 0x109)."""
+
+from __future__ import annotations
+
+from volatility3_kdump.analysis.faults import (
+    Access,
+    access_letter,
+    access_reasoning,
+    code_reasoning,
+    exception_reasoning,
+    exception_record_at,
+    fault_access,
+    stem,
+)
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.analysis.regions import DRIVER, STACK, UNLOADED, region_of
+
+_DISPATCH_LEVEL = 2
+_HIGHEST_IRQL = 15
+_VALID, _NO_EXECUTE = 1, 1 << 63
+
+#: Argument 4 of 0x50 that the debugger writes as a word; every other value comes out as what ``printf`` makes of a
+#: missing string.
+_INVALID_ADDRESS = 2
+
+
+@rule(0xA, 0xD1)
+def irql_not_less_or_equal(case: Case) -> Reasoning:
+    """P1 address, P2 IRQL, P3 access, P4 instruction."""
+    access, irql, ip = fault_access(case), case.argument(2), case.argument(4)
+    found = code_reasoning(case) + access_reasoning(case, access, irql=irql)
+    notes = []
+    sentences: list[str] = []
+    if irql is not None:
+        found += Reasoning((Finding("CURRENT_IRQL", f"{irql:x}", irql),))
+        if irql > _HIGHEST_IRQL:
+            notes.append(f"argument 2 is {irql:#x}, which is no IRQL")
+        elif irql < _DISPATCH_LEVEL:
+            sentences.append(f"The IRQL was {irql}, where page faults are allowed: the address itself was invalid.")
+    if ip is not None and case.failure is not None and case.failure.at_fault and case.failure.context.ip != ip:
+        notes.append(f"argument 4 names the instruction {ip:#x}, but the registers are at {case.failure.context.ip:#x}")
+    return found + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV")
+
+
+@rule(0x50)
+def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
+    """P1 address, P2 access, P3 instruction, P4 the memory manager's code for the fault."""
+    access, internal = fault_access(case), case.argument(4)
+    letter = access_letter(access.kind)
+    found = code_reasoning(case) + access_reasoning(case, access)
+    findings = () if internal is None else (Finding("MM_INTERNAL_CODE", f"{internal:x}", internal),)
+    sentences = []
+    if access.address is not None:
+        region = region_of(case.target, access.address)
+        if case.target.memory.read(access.address, 1) is not None:
+            sentences.append(
+                "The dump holds that memory now: it was mapped after the fault, or the fault was one of protection."
+            )
+        elif region.kind not in (DRIVER, UNLOADED, STACK):
+            sentences.append(
+                "No memory is mapped there and none may be brought in: the pointer was wrong, or the memory had been "
+                "freed."
+            )
+    words = () if letter is None else ("INVALID" if internal == _INVALID_ADDRESS else "(null)",)
+    return found + Reasoning(
+        findings, tuple(sentences), specifiers=words, prefix=f"AV_{letter}" if letter is not None else "AV"
+    )
+
+
+@rule(0xBE)
+def write_to_read_only_memory(case: Case) -> Reasoning:
+    """P1 address, P2 contents of the PTE."""
+    found = access_reasoning(case, fault_access(case)) + _page_table_entry(case)
+    address = case.pointer(1)
+    module = None if address is None else region_of(case.target, address).module
+    sentence = "The page is mapped, but it may only be read."
+    if module is not None and address is not None:
+        image = case.target.image_of(module)
+        section = image.section_of(address - module.base) if image else None
+        where = f"section {section.name} of {module.image_name}" if section else module.image_name
+        sentence = f"The page belongs to {where} and may only be read."
+    return found + Reasoning(sentences=(sentence,))
+
+
+@rule(0xFC)
+def execute_of_no_execute_memory(case: Case) -> Reasoning:
+    """P1 address, P2 contents of the PTE."""
+    address = case.pointer(1)
+    found = access_reasoning(case, Access("execute", address)) + _page_table_entry(case)
+    sentences = []
+    if address is not None:
+        region = region_of(case.target, address)
+        reason = {
+            STACK: "code on a stack is either a return address that was overwritten or an attack",
+            DRIVER: f"this part of {region.module.image_name} holds data, not code" if region.module else "",
+        }.get(region.kind, "a function pointer or a return address was wrong")
+        sentences.append(f"Memory there must not be executed: {reason}.")
+    return found + Reasoning(sentences=tuple(sentences))
+
+
+def _page_table_entry(case: Case) -> Reasoning:
+    """The PTE that 0xBE and 0xFC give, with its bits in words (Intel SDM volume 3, 4-level paging)."""
+    entry = case.argument(2)
+    if entry is None or case.target.header.architecture != "x64":
+        return Reasoning()
+    words = [
+        "valid" if entry & _VALID else "not valid",
+        "writable" if entry & 2 else "read-only",
+        "user" if entry & 4 else "kernel",
+        "no execute" if entry & _NO_EXECUTE else "executable",
+    ]
+    return Reasoning((Finding("PTE", f"{entry:016x}", entry, ", ".join(words)),))
+
+
+@rule(0xC5)
+def driver_corrupted_pool(case: Case) -> Reasoning:
+    """P1 address, P2 IRQL, P3 access, P4 instruction: a fault inside the pool's own code."""
+    found = access_reasoning(case, fault_access(case), irql=case.argument(2))
+    irql = case.argument(2)
+    findings = () if irql is None else (Finding("CURRENT_IRQL", f"{irql:x}", irql),)
+    return found + Reasoning(
+        findings,
+        (
+            "The kernel's pool met a pointer that some driver had overwritten: the driver on the stack found the "
+            "damage and need not have done it. Driver Verifier with special pool can show who did.",
+        ),
+    )
+
+
+@rule(0x13A)
+def kernel_heap_corruption(case: Case) -> Reasoning:
+    """P1 kind of corruption, P2 heap, P3 address of the damage."""
+    kind, heap, address = case.argument(1), case.pointer(2), case.pointer(3)
+    if kind is None:
+        return Reasoning()
+    names = case.target.nt.enum("_HEAP_FAILURE_TYPE") if case.target.nt is not None else {}
+    name = names.get(kind)
+    findings = [Finding("HEAP_FAILURE_TYPE", name or f"{kind:#x}", kind, "" if name else "name not in the symbols")]
+    sentences = []
+    if heap is not None:
+        findings.append(Finding("HEAP_ADDRESS", f"{heap:016x}", heap))
+    if address is not None:
+        region = region_of(case.target, address)
+        findings.append(Finding("CORRUPTING_POOL_ADDRESS", f"{address:016x}", address, region.text))
+        sentences.append(
+            f"The heap found the damage at {address:#x} ({region.text})"
+            + (f", of the kind {name.removeprefix('heap_failure_').replace('_', ' ')}." if name else ".")
+        )
+    return Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{kind:x}",))
+
+
+@rule(0x154)
+def unexpected_store_exception(case: Case) -> Reasoning:
+    """P1 store, P2 exception information: EXCEPTION_POINTERS, which are an exception record and a context."""
+    information, memory = case.pointer(2), case.target.memory
+    record_address = memory.pointer(information) if information is not None else None
+    record = exception_record_at(case.target, record_address)
+    if record is None:
+        record_address, record = information, exception_record_at(case.target, information)
+        if record is not None and case.target.lookup(record.address) is None:
+            record = None
+    if record is None or record_address is None:
+        why = "argument 2 is not set" if information is None else memory.why_unreadable(information)
+        return Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", information, why),))
+    found = exception_reasoning(case, record.code, record, record_address)
+    context = memory.pointer(information + memory.pointer_size) if information is not None else None
+    if context and record_address != information:
+        found += Reasoning((Finding("CONTEXT", f"{context:016x}", context),))
+    found += access_reasoning(case, fault_access(case, record))
+    return found + Reasoning(
+        sentences=(
+            "The compressed memory store read data back wrongly: suspect the disk with the page file, or memory.",
+        ),
+        specifiers=(f"{record.code:x}",),
+    )
+
+
+@rule(0x109)
+def critical_structure_corruption(case: Case) -> Reasoning:
+    """P3 depends on P4, the kind of what was changed. Where it happened says nothing about who did it."""
+    kind, place = case.argument(4), case.pointer(3)
+    if kind is None:
+        return Reasoning()
+    argument = case.bug_check.arguments[3]
+    words = argument.value_meaning
+    findings = [Finding("CORRUPTED_REGION", words or f"type {kind:#x}", kind)]
+    sentences = [
+        f"The kernel's integrity check found changes: {words or f'a region of type {kind:#x}'}.",
+        "The check runs at random times, so the stack does not show who made the change; "
+        "failing memory, a driver that patches the kernel and malware are all possible.",
+    ]
+    culprit = None
+    if place is not None and case.target.is_kernel_address(place):
+        region = region_of(case.target, place)
+        findings.append(Finding("CORRUPTED_ADDRESS", f"{place:016x}", place, region.text))
+        sentences.insert(1, f"Argument 3 points at {case.target.name_of(place) or region.text}.")
+        if region.unloaded is not None:
+            name = region.unloaded.name
+            culprit = Culprit(name, stem(name), place, f"argument 3 lies where {name} was before it was unloaded")
+    return Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{kind:x}",), culprit=culprit)

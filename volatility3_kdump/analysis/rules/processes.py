@@ -1,0 +1,177 @@
+"""Crashes about a process: 0xEF and 0xF4 (a critical one died), and those that somebody asked for: 0xE2, 0x161."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+from volatility3_kdump.cpu.exception import code_name, code_text
+from volatility3_kdump.windows.processes import Process, read_process, read_thread
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+#: DISPATCHER_HEADER.Type of the objects, which 0xF4 gives as the kind; 0xEF has 0 for a process and 1 for a thread.
+_PROCESS, _THREAD = 3, 6
+_STILL_ACTIVE = 0x103
+_LONGEST_TEXT = 256
+_ERROR = 0xC
+
+#: NTSTATUS codes with which processes end, beside the exception codes.
+_EXIT_CODES = {
+    0: "success",
+    1: "the exit status that most programs give for a failure",
+    0xC000013A: "ended by Control-C or by closing its console",
+    0xC0000142: "a DLL could not be initialised",
+    0xC0000135: "a DLL was not found",
+    0xC000021A: "a system process that Windows cannot do without ended",
+    0xC0000022: "access denied",
+}
+
+
+@dataclass(frozen=True)
+class _Died:
+    """What died: its process, and the thread if it was one."""
+
+    process: Process | None
+    process_address: int | None
+    thread: int | None
+
+
+@rule(0xEF)
+def critical_process_died(case: Case) -> Reasoning:
+    """P1 EPROCESS or ETHREAD, P2 = 0 for a process and 1 for a thread.
+
+    In its buckets the debugger has the low half of the address of the thread that crashed, where an exception code is
+    meant to be.
+    """
+    target, address = case.target, case.pointer(1)
+    if address is None:
+        return Reasoning()
+    is_thread = case.argument(2) == 1
+    found = _critical(case, _died(target, address, is_thread))
+    crashed = target.crash_thread
+    name = found.finding("CRITICAL_PROCESS")
+    words = [name.value if name is not None and name.address is not None and name.value != "not in the dump" else None]
+    words.append("BUGCHECK_CRITICAL_PROCESS")
+    words.append(f"{crashed.address & 0xFFFFFFFF:x}" if crashed is not None else None)
+    return found + Reasoning(specifiers=tuple(word for word in words if word))
+
+
+@rule(0xF4)
+def critical_object_termination(case: Case) -> Reasoning:
+    """P1 kind of object (3 process, 6 thread), P2 the object, P3 its process's image name, P4 a message; both ASCII."""
+    target, kind, address = case.target, case.argument(1), case.pointer(2)
+    findings = []
+    for tag, number in (("CRITICAL_PROCESS_IMAGE", 3), ("MESSAGE", 4)):
+        pointer = case.pointer(number)
+        text = target.memory.c_string(pointer, _LONGEST_TEXT) if pointer is not None else None
+        if text is not None:
+            findings.append(Finding(tag, text.strip(), pointer))
+        elif pointer is not None:
+            findings.append(Finding(tag, "not in the dump", pointer, target.memory.why_unreadable(pointer)))
+    found = Reasoning(tuple(findings))
+    if kind is not None and kind not in (_PROCESS, _THREAD):
+        found += Reasoning(notes=(f"argument 1 is {kind:#x}, which is neither a process (3) nor a thread (6)",))
+    if address is None:
+        return found
+    return _critical(case, _died(target, address, kind == _THREAD)) + found
+
+
+def _died(target: Target, address: int, is_thread: bool) -> _Died:
+    if not is_thread:
+        return _Died(read_process(target, address), address, None)
+    owner = read_thread(target, address).process
+    return _Died(read_process(target, owner) if owner is not None else None, owner, address)
+
+
+def _critical(case: Case, died: _Died) -> Reasoning:
+    """Who died, with which exit status, and who ended it."""
+    target, process = case.target, died.process
+    name = process.name if process is not None else None
+    findings = []
+    if died.thread is not None:
+        findings.append(Finding("CRITICAL_THREAD", f"{died.thread:016x}", died.thread))
+    why = ""
+    if name is None:
+        where = died.process_address or died.thread
+        why = target.memory.why_unreadable(where) if where is not None else ""
+    note = "" if process is None or process.pid is None else f"pid {process.pid}"
+    findings.append(Finding("CRITICAL_PROCESS", name or "not in the dump", died.process_address, note if name else why))
+    what = f"the critical process {name or 'at ' + hex(died.process_address or died.thread or 0)}"
+    subject = f"A thread of {what}" if died.thread is not None else what[0].upper() + what[1:]
+    sentences = [f"{subject} ended, and Windows cannot go on without it."]
+    status = _exit_status(target, died)
+    if status is not None:
+        words = _status_words(status)
+        findings.append(Finding("EXIT_STATUS", f"{status:#x}", status, words))
+        if status == _STILL_ACTIVE:
+            sentences.append("Its exit status is not set yet.")
+        else:
+            sentences.append(f"Its exit status is {status:#x}{f' ({words})' if words else ''}.")
+    findings_about, sentence = _terminator(case, died, name)
+    findings += findings_about
+    if sentence:
+        sentences.append(sentence)
+    return Reasoning(tuple(findings), tuple(sentences), process=died.process_address)
+
+
+def _exit_status(target: Target, died: _Died) -> int | None:
+    type_name, address = ("_ETHREAD", died.thread) if died.thread is not None else ("_EPROCESS", died.process_address)
+    located = target.nt.find(type_name, "ExitStatus") if target.nt is not None else None
+    if located is None or address is None:
+        return None
+    return target.memory.unsigned(address + located.offset, 4)
+
+
+def _status_words(status: int) -> str:
+    if status == _STILL_ACTIVE:
+        return "still active"
+    known = _EXIT_CODES.get(status) or code_text(status) or ""
+    constant = code_name(status)
+    return f"{constant}: {known}" if constant else known
+
+
+def _terminator(case: Case, died: _Died, name: str | None) -> tuple[list[Finding], str | None]:
+    """The process whose thread made the call that ended the critical one."""
+    crashed = case.target.crash_process
+    if crashed is None or crashed.name is None:
+        return [], None
+    if crashed.address == died.process_address:
+        status = _exit_status(case.target, died)
+        if status is not None and status >> 28 == _ERROR:
+            return [], f"It ended itself, which with an error status mostly means that {name or 'it'} itself crashed."
+        return [], "It ended itself."
+    finding = Finding("TERMINATING_PROCESS", crashed.name, crashed.address, f"pid {crashed.pid}")
+    return [finding], f"It was ended by {crashed.name}, whose thread crashed the system: look there for the reason."
+
+
+# on request ----------------------------------------------------------------------------------------------------------
+
+
+@rule(0xE2)
+def manually_initiated_crash(case: Case) -> Reasoning:
+    """No arguments; the stack shows the driver that was asked: a keyboard's, a debugger's, a hypervisor's."""
+    return Reasoning(
+        sentences=(
+            "Somebody crashed the system on purpose, with the keyboard, with a tool or with a virtual machine's own "
+            "command; look at what the threads were waiting for, not for a culprit.",
+        ),
+        prefix="MANUALLY_INITIATED_CRASH",
+    )
+
+
+@rule(0x161)
+def live_system_dump(case: Case) -> Reasoning:
+    """P1: who asked for the dump, eight ASCII characters, the first in the highest byte."""
+    value = case.argument(1)
+    text = "" if value is None else value.to_bytes(8, "big").strip(b"\0").decode("latin-1")
+    findings: tuple[Finding, ...] = ()
+    asked = ""
+    if text and all(" " <= character <= "~" for character in text):
+        findings = (Finding("REQUESTER", text, value),)
+        asked = f" by {text}"
+    return Reasoning(
+        findings, (f"Nothing failed: a dump of the running system was asked for{asked}, and the system went on.",)
+    )

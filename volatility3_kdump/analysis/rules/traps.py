@@ -1,0 +1,292 @@
+"""Exceptions and processor traps that nobody handled: 0x1E, 0x3B, 0x7E, 0x8E, 0x7F, 0x139."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from volatility3_kdump.analysis.failure import trap_frames
+from volatility3_kdump.analysis.faults import (
+    Access,
+    access_letter,
+    access_reasoning,
+    access_word,
+    code_reasoning,
+    exception_reasoning,
+    exception_record_at,
+    fault_access,
+    find_exception_record,
+    is_access_violation,
+)
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+from volatility3_kdump.analysis.regions import processor_stacks
+from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu.context import Context, context_size, parse_context
+from volatility3_kdump.cpu.exception import ExceptionRecord
+from volatility3_kdump.symbols import tables
+from volatility3_kdump.windows import stacks
+
+_DOUBLE_FAULT = 8
+_CORRUPT_LIST = 3
+_PAGE_SIZE = 0x1000
+#: A function that often on one stack calls itself.
+_RECURSION = 8
+#: How far from a stack's end a stack pointer still counts as having run over it.
+_OVERRUN = 0x4000
+
+
+def _status(value: int) -> int:
+    return value & 0xFFFFFFFF
+
+
+def _unhandled(case: Case, record_address: int | None, record: ExceptionRecord | None, access: Access) -> Reasoning:
+    """What 0x1E, 0x3B, 0x7E and 0x8E share: the exception, the access that failed, contradictions, bucket words."""
+    code, ip = case.argument(1), case.pointer(2)
+    if code is None:
+        return Reasoning()
+    found = code_reasoning(case) + exception_reasoning(case, code, record, record_address)
+    notes = []
+    if record is not None:
+        if record.code != _status(code):
+            notes.append(
+                f"argument 1 names exception {_status(code):#x}, but the exception record has {record.code:#x}"
+            )
+        if ip is not None and record.address != ip:
+            notes.append(f"argument 2 names the instruction {ip:#x}, but the exception record has {record.address:#x}")
+    failure = case.failure
+    if failure is not None and failure.context_record is not None and failure.context.ip != ip and ip is not None:
+        notes.append(f"argument 2 names the instruction {ip:#x}, but the context record is at {failure.context.ip:#x}")
+    if is_access_violation(code):
+        found += access_reasoning(case, access)
+        return found + Reasoning(notes=tuple(notes), prefix="AV")
+    return found + Reasoning(notes=tuple(notes), specifiers=(f"{_status(code):x}",))
+
+
+@rule(0x1E)
+def exception_not_handled(case: Case) -> Reasoning:
+    """P1 code, P2 instruction, P3 and P4 the first two exception parameters."""
+    code = case.argument(1)
+    located = find_exception_record(case.target, code, case.pointer(2)) if code else None
+    record_address, record = located if located is not None else (None, None)
+    access = fault_access(case, record)
+    if record is None and is_access_violation(code):
+        address = case.argument(4)
+        reported = address != (1 << 8 * case.target.memory.pointer_size) - 1
+        access = Access(access_word(case.argument(3)), case.pointer(4) or address if reported else None)
+    found = _unhandled(case, record_address, record, access)
+    letter = access_letter(access.kind)
+    if is_access_violation(code) and letter is not None:
+        return Reasoning(prefix=f"AV_{letter}") + found
+    return found
+
+
+@rule(0x3B)
+def system_service_exception(case: Case) -> Reasoning:
+    """P1 code, P2 instruction, P3 CONTEXT; the exception record is on the stack, but no argument names it."""
+    code = case.argument(1)
+    located = find_exception_record(case.target, code, case.pointer(2)) if code else None
+    record_address, record = located if located is not None else (None, None)
+    found = _unhandled(case, record_address, record, fault_access(case, record))
+    return _context(case, 3) + found + Reasoning(sentences=("It happened while the kernel carried out a system call.",))
+
+
+@rule(0x7E)
+def system_thread_exception_not_handled(case: Case) -> Reasoning:
+    """P1 code, P2 instruction, P3 EXCEPTION_RECORD, P4 CONTEXT."""
+    address = case.pointer(3)
+    record = exception_record_at(case.target, address)
+    missing = Reasoning()
+    if record is None:
+        why = "argument 3 is not set" if address is None else case.target.memory.why_unreadable(address)
+        missing = Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", address, why),))
+    found = missing + _unhandled(case, address, record, fault_access(case, record))
+    return _context(case, 4) + found + Reasoning(sentences=("It happened in a thread of the system.",))
+
+
+@rule(0x8E)
+def kernel_mode_exception(case: Case) -> Reasoning:
+    """P1 code, P2 instruction, P3 trap frame."""
+    code = case.argument(1)
+    located = find_exception_record(case.target, code, case.pointer(2)) if code else None
+    record_address, record = located if located is not None else (None, None)
+    found = _unhandled(case, record_address, record, fault_access(case, record))
+    return _trap_frame(case, 3) + found
+
+
+def _context(case: Case, number: int) -> Reasoning:
+    """CONTEXT, or why the record that an argument names cannot be had."""
+    address, target = case.pointer(number), case.target
+    if address is None or target.header.architecture not in ("x64", "x86", "arm64"):
+        return Reasoning()
+    data = target.memory.read(address, context_size(target.header.architecture))
+    if data is None:
+        return Reasoning((Finding("CONTEXT", "not in the dump", address, target.memory.why_unreadable(address)),))
+    if parse_context(data, target.header.architecture, "context record", address) is None:
+        return Reasoning(notes=(f"argument {number} points at {address:#x}, where there is no context record",))
+    return Reasoning((Finding("CONTEXT", f"{address:016x}", address),))
+
+
+def _trap_frame(case: Case, number: int) -> Reasoning:
+    """TRAP_FRAME, or why there is none where an argument says."""
+    address, target = case.pointer(number), case.target
+    if address is None or target.header.architecture != "x64":
+        return Reasoning()
+    against = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
+    if against is None:
+        return Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address),))
+    if target.memory.read(address, amd64.TRAP_FRAME_SIZE) is None:
+        return Reasoning((Finding("TRAP_FRAME", "not in the dump", address, target.memory.why_unreadable(address)),))
+    return Reasoning(notes=(f"argument {number} points at {address:#x}, where there is no trap frame: {against}",))
+
+
+# fast fail -----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _fast_fail_codes() -> dict[int, Mapping[str, Any]]:
+    return {record["code"]: record for record in tables.json_lines("fastfail.jsonl")}
+
+
+@rule(0x139)
+def security_check_failure(case: Case) -> Reasoning:
+    """P1 fast-fail code, P2 trap frame, P3 EXCEPTION_RECORD. Names: FAST_FAIL_ constants of ``winnt.h``."""
+    code = case.argument(1)
+    if code is None:
+        return Reasoning()
+    known = _fast_fail_codes().get(code, {})
+    name = known.get("name")
+    findings = [
+        Finding("FAST_FAIL_CODE", name or f"{code:#x}", code, known.get("text", "not a code that winnt.h names")),
+    ]
+    notes = []
+    address = case.pointer(3)
+    record = exception_record_at(case.target, address)
+    if record is not None and address is not None:
+        findings.append(Finding("EXCEPTION_RECORD", f"{address:016x}", address))
+        if record.parameters and record.parameters[0] != code:
+            notes.append(
+                f"argument 1 is fast-fail code {code:#x}, but the exception record has {record.parameters[0]:#x}"
+            )
+    elif address is not None:
+        why = case.target.memory.why_unreadable(address)
+        findings.append(Finding("EXCEPTION_RECORD", "not in the dump", address, why))
+    sentences = [f"The kernel stopped itself because {known.get('text', f'of fast-fail code {code:#x}')}."]
+    if code == _CORRUPT_LIST:
+        sentences.append("The code that met the broken list need not be the one that broke it.")
+    found = _trap_frame(case, 2) + Reasoning(tuple(findings), tuple(sentences), tuple(notes))
+    if record is not None:
+        found += exception_reasoning(case, record.code, record, address)
+        found = Reasoning(found.findings, tuple(sentences), found.notes)
+    return found + Reasoning(specifiers=(f"{code:x}", name) if name else (f"{code:x}",))
+
+
+# processor traps ------------------------------------------------------------------------------------------------------
+
+
+@rule(0x7F)
+def unexpected_trap(case: Case) -> Reasoning:
+    """P1 the processor's trap number; 8 is a double fault, as a rule because the kernel stack was used up."""
+    number = case.argument(1)
+    if number is None:
+        return Reasoning()
+    words = case.bug_check.arguments[0].value_meaning
+    findings = [Finding("TRAP_NUMBER", f"{number:x}", number, words or "")]
+    sentences = [f"The processor raised trap {number:#x}{f' ({words})' if words else ''} in kernel mode."]
+    found = Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{number:x}",))
+    located = _interrupted(case)
+    if located is None:
+        missing = Finding(
+            "TRAP_FRAME", "not in the dump", None, "no trap frame was found on the stack of the bug check"
+        )
+        return found + Reasoning((missing,))
+    address, context = located
+    found += Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address, case.target.name_of(context.ip or 0) or ""),))
+    return found + _double_fault(case, address, context) if number == _DOUBLE_FAULT else found
+
+
+def _interrupted(case: Case) -> tuple[int, Context] | None:
+    """The trap frame of the trap: the innermost one that unwinding comes by, else one found by a scan."""
+    target = case.target
+    if target.header.architecture != "x64":
+        return None
+    if case.failure is not None and case.failure.trap_frame is not None:
+        return case.failure.trap_frame, case.failure.context
+    with contextlib.suppress(stacks.NoStack):
+        for frame in target.walker.walk(stacks.crash_start(target)).frames:
+            if frame.trap_frame is not None:
+                context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
+                if context is not None:
+                    return frame.trap_frame, context
+    return next(iter(trap_frames(target)), None)
+
+
+def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
+    """Was the stack used up? The stack pointer at the fault against the limits of the stacks that it can be on."""
+    target, sp, thread = case.target, context.sp, case.target.crash_thread
+    limits = target.stack_limits(thread.address) if thread is not None else None
+    if sp is None or limits is None or thread is None:
+        why = "the thread's stack limits are not in the dump"
+        return Reasoning((Finding("STACK_POINTER", "not known" if sp is None else f"{sp:016x}", sp, why),))
+    low, high = limits
+    found = Reasoning(
+        (Finding("STACK_POINTER", f"{sp:016x}", sp, f"stack {low:x} to {high:x} of thread {thread.address:x}"),)
+    )
+    processor = target.crash_processor
+    other = processor_stacks(target, processor.prcb if processor is not None else None)
+    if low <= sp < high:
+        used = high - sp
+        if sp - low < _PAGE_SIZE // 4:
+            sentence = f"The kernel stack was all but used up: {used:#x} of {high - low:#x} bytes."
+            return found + Reasoning(
+                (Finding("POSSIBLE_STACK_OVERFLOW", f"{sp - low:#x} bytes left", sp),), (sentence,)
+            )
+        said = f"The kernel stack was not used up ({used:#x} of {high - low:#x} bytes)"
+        return found + Reasoning(sentences=(f"{said}: suspect the hardware or a corrupted task state.",))
+    inside = next((name for name, start, end in other if start <= sp < end), None)
+    if inside is not None:
+        return found + Reasoning(sentences=(f"At the fault the processor was on its {inside}.",))
+    for name, start, end in (("kernel stack", low, high), *other):
+        if start - _OVERRUN <= sp < start:
+            sentence = (
+                f"The {name} overflowed: the stack pointer {sp:#x} is {start - sp:#x} bytes below its end at "
+                f"{start:#x} ({end - start:#x} bytes in all)."
+            )
+            overflow = Finding("STACK_OVERFLOW", f"{start - sp:#x} bytes below {start:x}", sp, name)
+            return found + Reasoning((overflow,), (sentence,)) + _users(case, trap_frame)
+    sentence = f"The stack pointer {sp:#x} is in no stack of the thread or of the processor: it was corrupt."
+    return found + Reasoning((Finding("STACK_POINTER_ERROR", f"{sp:016x}", sp),), (sentence,))
+
+
+def _users(case: Case, trap_frame: int) -> Reasoning:
+    """Who used the stack: a function that calls itself, and the modules by the bytes of their frames."""
+    target = case.target
+    try:
+        frames = target.walker.walk(stacks.trap_start(target, trap_frame)).frames
+    except stacks.NoStack:
+        return Reasoning()
+    functions: collections.Counter[str] = collections.Counter()
+    modules: collections.Counter[str] = collections.Counter()
+    for frame, caller in itertools.pairwise(frames):
+        name, module = target.lookup(frame.ip), target.names.module_of(frame.ip)
+        if name is None or module is None:
+            continue
+        functions[f"{name.module}!{name.symbol}" if name.symbol else str(name)] += 1
+        if frame.sp is not None and caller.sp is not None and caller.sp > frame.sp:
+            modules[module.image_name] += caller.sp - frame.sp
+    found = Reasoning()
+    if modules:
+        image, size = modules.most_common(1)[0]
+        found += Reasoning((Finding("STACKUSAGE_IMAGE", image, size, f"{size:#x} bytes of the stack"),))
+        found += Reasoning(sentences=(f"{image} took the most of the stack: {size:#x} bytes.",))
+    if functions:
+        function, count = functions.most_common(1)[0]
+        if count >= _RECURSION:
+            found += Reasoning(
+                (Finding("STACKUSAGE_RECURSION_COUNT", f"{count}", count, function),),
+                (f"{function} is on the stack {count} times: it calls itself without end.",),
+            )
+    return found
