@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -55,7 +54,7 @@ def run_worker(script: str, *arguments: str | Path | int) -> Values:
 def alternate(
     what: str, rounds: int, contenders: Mapping[str, Callable[[], Values]]
 ) -> dict[str, Values | NotMeasured]:
-    """Run each contender ``rounds`` times, in alternating order; gives the median of each value.
+    """Run each contender ``rounds`` times, in alternating order; gives the least of each value.
 
     A contender that does not run gives its :class:`NotMeasured`.
     """
@@ -70,12 +69,12 @@ def alternate(
                 taken[name].append(contenders[name]())
             except NotMeasured as reason:
                 failed[name] = reason
-    medians = {
-        name: {key: statistics.median(values[key] for values in runs) for key in runs[0]}
+    least = {
+        name: {key: min(values[key] for values in runs) for key in runs[0]}
         for name, runs in taken.items()
         if name not in failed
     }
-    return {name: failed[name] if name in failed else medians[name] for name in contenders}
+    return {name: failed[name] if name in failed else least[name] for name in contenders}
 
 
 def faster(

@@ -7,11 +7,12 @@ The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The d
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk
 (``--directory`` names another place, on a file system that has sparse files).
 
-How to read the table: ``ours`` and ``peer`` are medians of several runs, each in a process of its own, in alternating
+How to read the table: ``ours`` and ``peer`` are the best of several runs, each in a process of its own, in alternating
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
-crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read. What exactly is timed is
-written at the top of ``opening.py``, ``reading.py`` and ``command.py``.
+crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read. Opening is measured in
+processor time, everything else in time passed. What exactly is timed is written at the top of ``opening.py``,
+``reading.py`` and ``command.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package. What cannot be
 measured is shown with the reason. Figures of a busy machine vary; the order of magnitude should not.
