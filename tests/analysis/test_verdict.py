@@ -1,0 +1,498 @@
+"""The culprit, the bucket and its hash, against verdicts that were published."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.analysis.score_vectors import MISTAKES, VECTORS, differences, entry_of, score, vectors, verdict_of
+from volatility3_kdump import open as open_dump
+from volatility3_kdump.analysis.buckets import FailureFacts, failure_facts, failure_hash
+from volatility3_kdump.analysis.bugcheck import describe, header_bug_check, known_codes
+from volatility3_kdump.analysis.failure import find_failure
+from volatility3_kdump.analysis.owners import OwnerRules
+from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
+from volatility3_kdump.analysis.verdict import StackEntry, Verdict, decide, entry_at, stack_entries
+from volatility3_kdump.windows.stacks import crash_start
+
+RULES = OwnerRules.load()
+
+#: Pairs of FAILURE_BUCKET_ID and FAILURE_ID_HASH as the debugger printed them.
+PUBLISHED = {
+    "AV_myfault!unknown_function": "9745090a-9bce-ccba-c096-ca6e9ca04c64",
+    "MEMORY_CORRUPTION_ONE_BIT": "e3faf315-c3d0-81db-819a-6c43d23c63a7",
+    "MEMORY_CORRUPTION_LARGE": "e29154ac-69a4-0eb8-172a-a860f73c0a3c",
+    "MEMORY_CORRUPTION_STRIDE": "574dbc1b-92cb-fb09-cb7a-cacc1bb2c511",
+    "0x133_DPC_nvlddmkm!unknown_function": "15c3af0e-5564-7a80-2e26-65b5115ecc4d",
+    "0x9F_3_RtsPer_IMAGE_pci.sys": "ce555a86-e2a6-4bdd-cc96-f64b1a03e85a",
+    "0x124_16_GenuineIntel__UNKNOWN_IMAGE_GenuineIntel.sys": "37af9407-4a3e-0b08-acdd-dadffdc34c3c",
+    "AV_W_(null)_Driver!unknown_function": "2f4cb3f6-118f-01c9-d978-7b6c7a9a1257",
+    "0x7f_8_nt!KiDoubleFaultAbort": "d1f8395a-8c58-45da-6ebf-e8bb4aad2fc5",
+    "0x133_ISR_nt!KeAccumulateTicks": "65350307-c3b9-f4b5-8829-4d27e9ff9b06",
+    "0x133_DPC_nt!KeAccumulateTicks": "88dc98ce-f842-4daa-98d0-858621db6b0f",
+    "CLOCK_WATCHDOG_TIMEOUT_INVALID_CONTEXT_nt!KeAccumulateTicks": "95498f51-33a9-903b-59e5-d236937d8ecf",
+    "0x139_3_CORRUPT_LIST_ENTRY_nt!KiFastFailDispatch": "3aede96a-54dd-40d6-d4cb-2a161a843851",
+    "0x139_3_CORRUPT_LIST_ENTRY_KTIMER_LIST_CORRUPTION_nt!KiProcessExpiredTimerList": (
+        "9db7945b-255d-24a1-9f2c-82344e883ab8"
+    ),
+    "0x116_IMAGE_nvlddmkm.sys": "c89bfe8c-ed39-f658-ef27-f2898997fdbd",
+    "CORRUPT_MODULELIST_AV": "fc259191-ef0c-6215-476f-d32e5dcaf1b7",
+    "0x18_OVER_DEREFERENCE_nt!ObfDereferenceObjectWithTag": "4139309c-4e9f-52f0-ac5e-4041e7a86a20",
+    "AV_CODE_AV_BAD_IP_nt!KiPageFault": "73cd60cc-83fa-6b76-df08-1961c31d7403",
+}
+
+
+def decided(
+    code: int,
+    arguments: tuple[int, ...],
+    *frames: str,
+    facts: FailureFacts | None = None,
+    reasoning: Reasoning | None = None,
+    resolve: dict[int, StackEntry] | None = None,
+    rules: OwnerRules = RULES,
+) -> Verdict:
+    names = (resolve or {}).get
+    entries = [entry_of(frame) for frame in frames]
+    return decide(describe(code, arguments), facts, entries, reasoning or Reasoning(), rules, names)
+
+
+@pytest.mark.parametrize(("bucket", "published"), PUBLISHED.items())
+def test_the_hash_of_a_bucket_is_the_debuggers(bucket, published):
+    assert failure_hash(bucket) == failure_hash(bucket.upper()) == published
+
+
+@pytest.mark.skipif(not VECTORS.is_file(), reason="the published stacks are not beside the checkout")
+def test_verdicts_on_published_stacks_equal_the_debuggers():
+    for vector in vectors():
+        if vector["bucket"] not in MISTAKES:
+            assert differences(vector, verdict_of(vector)) == []
+    count, lines = score()
+    print("\n".join(lines))
+    print(f"{count} of {len(vectors())} verdicts equal the published ones")
+    assert count == len(vectors()) - len(MISTAKES)
+
+
+CLOCK = (
+    "nt!KeBugCheckEx",
+    "nt!KeAccumulateTicks+0x20f4e5",
+    "nt!KeClockInterruptNotify+0x453",
+    "hal!HalpTimerClockIpiRoutine+0x1a",
+    "nt!KiCallInterruptServiceRoutine+0xa5",
+    "nt!KiInterruptSubDispatchNoLockNoEtw+0xfa",
+    "nt!KiInterruptDispatchNoLockNoEtw+0x37",
+    "nt!KeYieldProcessorEx+0x13",
+    "nt!KxWaitForLockOwnerShip+0xe",
+)
+LIST = (
+    "nt!KeBugCheckEx",
+    "nt!KiBugCheckDispatch+0x69",
+    "nt!KiFastFailDispatch+0xd0",
+    "nt!KiRaiseSecurityCheckFailure+0x31d",
+)
+FAULT = ("nt!KeBugCheckEx", "nt!KiBugCheckDispatch+0x69", "nt!KiPageFault+0x469")
+
+
+@pytest.mark.parametrize(
+    ("bucket", "code", "arguments", "frames", "options"),
+    [
+        (
+            "0x7f_8_nt!KiDoubleFaultAbort",
+            0x7F,
+            (8,),
+            ("nt!KeBugCheckEx", "nt!KiBugCheckDispatch+0x69", "nt!KiDoubleFaultAbort+0x2c3", "nt!KiPageFault+0x5"),
+            {},
+        ),
+        ("0x133_ISR_nt!KeAccumulateTicks", 0x133, (1,), CLOCK, {}),
+        ("0x133_DPC_nt!KeAccumulateTicks", 0x133, (0,), CLOCK, {}),
+        ("0x133_DPC_nvlddmkm!unknown_function", 0x133, (0,), (*CLOCK, "nvlddmkm+0x1234", "myfault+0x1"), {}),
+        (
+            "CLOCK_WATCHDOG_TIMEOUT_INVALID_CONTEXT_nt!KeAccumulateTicks",
+            0x101,
+            (0xC, 0, 0xFFFFB000, 3),
+            CLOCK,
+            {"facts": FailureFacts(small_dump=True)},
+        ),
+        ("0x139_3_CORRUPT_LIST_ENTRY_nt!KiFastFailDispatch", 0x139, (3,), (*LIST, "nt!KiInsertQueueDpc+0x1"), {}),
+        (
+            "0x139_3_CORRUPT_LIST_ENTRY_KTIMER_LIST_CORRUPTION_nt!KiProcessExpiredTimerList",
+            0x139,
+            (3,),
+            (*LIST, "nt!KiProcessExpiredTimerList+0x1a2ae5", "nt!KiRetireDpcList+0x9dd", "nt!KiIdleLoop+0x9e"),
+            {},
+        ),
+        (
+            "0x18_OVER_DEREFERENCE_nt!ObfDereferenceObjectWithTag",
+            0x18,
+            (0, 0xFFFFA00012345678, 2, 0xFFFFFFFFFFFFFFFF),
+            ("nt!KeBugCheckEx", "nt!ObfDereferenceObjectWithTag+0x192ea5", "nt!ObCloseHandleTableEntry+0x2a1"),
+            {},
+        ),
+        (
+            "AV_CODE_AV_BAD_IP_nt!KiPageFault",
+            0xD1,
+            (0xFFFF800000001000, 2, 8, 0xFFFF800000001000),
+            (*FAULT, "0xffff800000001000"),
+            {},
+        ),
+        (
+            "0x116_IMAGE_nvlddmkm.sys",
+            0x116,
+            (0xFFFFA00000001000, 0xFFFFF80012345678, 0, 4),
+            ("nt!KeBugCheckEx", "dxgkrnl!TdrBugcheckOnTimeout+0xfe", "dxgkrnl!DXGADAPTER::Reset+0x16e"),
+            {"resolve": {0xFFFFF80012345678: entry_of("nvlddmkm+0xcb1f30")}},
+        ),
+        (
+            "0x9F_3_RtsPer_IMAGE_pci.sys",
+            0x9F,
+            (3, 1, 2, 3),
+            ("nt!KeBugCheckEx", "nt!PopIrpWatchdogBugcheck+0x251"),
+            {
+                "reasoning": Reasoning(
+                    specifiers=("3", "RtsPer"), culprit=Culprit("pci.sys", "pci", None, "it owns the PDO")
+                )
+            },
+        ),
+        (
+            "0x124_16_GenuineIntel__UNKNOWN_IMAGE_GenuineIntel.sys",
+            0x124,
+            (0x10,),
+            ("nt!KeBugCheckEx", "nt!HalBugCheckSystem+0xd7", "PSHED!PshedBugCheckSystem+0x10"),
+            {
+                "reasoning": Reasoning(
+                    specifiers=("16", "GenuineIntel", "_UNKNOWN"),
+                    culprit=Culprit("GenuineIntel.sys", "GenuineIntel", None, "the processor reported the error"),
+                )
+            },
+        ),
+        (
+            "MEMORY_CORRUPTION_ONE_BIT",
+            0xA,
+            (1, 2, 0, 4),
+            (*FAULT, "nt!KeSetEvent+0x1"),
+            {"reasoning": Reasoning(prefix="MEMORY_CORRUPTION_ONE_BIT")},
+        ),
+        ("CORRUPT_MODULELIST_AV", 0xD1, (1, 2, 0, 4), FAULT, {"reasoning": Reasoning(prefix="CORRUPT_MODULELIST")}),
+    ],
+)
+def test_published_buckets_come_from_stacks_of_their_kind(bucket, code, arguments, frames, options):
+    """The frames are of the kind that these buckets were published with."""
+    verdict = decided(code, arguments, *frames, **options)
+    assert verdict.bucket == bucket
+    assert verdict.bucket_hash == PUBLISHED[bucket]
+
+
+def test_the_transcript():
+    frames = (
+        *FAULT,
+        "myfault+0x1981",
+        "myfault+0x1d3d",
+        "myfault+0x1ea1",
+        "nt!IofCallDriver+0x55",
+        "nt!NtDeviceIoControlFile+0x56",
+        "nt!KiSystemServiceCopyEnd+0x25",
+        "0x00007ff8`f16ece54",
+    )
+    verdict = decided(0xD1, (0xFFFFD8024AAA8010, 2, 0, 0xFFFFF80060DA1981), *frames)
+    assert verdict.symbol_name == "myfault+1981"
+    assert (verdict.module_name, verdict.image_name) == ("myfault", "myfault.sys")
+    assert verdict.bucket == "AV_myfault!unknown_function"
+    assert verdict.bucket_hash == "9745090a-9bce-ccba-c096-ca6e9ca04c64"
+    assert verdict.function_offset == 0x1981
+    assert (verdict.frame, verdict.confidence, verdict.followup) == (3, "high", "MachineOwner")
+    assert not verdict.all_microsoft
+    assert "default=MachineOwner" in verdict.rule
+    assert verdict.runner_up == "nt!IofCallDriver+55"
+    assert "weaker" in verdict.runner_up_rule
+
+
+# the walk -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stack_of_only_microsoft_says_so():
+    verdict = decided(
+        0xA, (8, 2, 0, 1), *FAULT, "nt!KeSetEvent+0x11", "tcpip!TcpSend+0x5", "nt!KiStartSystemThread+0x28"
+    )
+    assert verdict.symbol_name == "tcpip!TcpSend+5"
+    assert verdict.all_microsoft
+    assert verdict.confidence == "low"
+    assert "every frame belongs to Microsoft" in verdict.rule
+
+
+def test_the_file_system_gives_way_to_a_filter_but_not_to_the_kernel_below():
+    frames = (*FAULT, "Ntfs!NtfsCommonCreate+0x5", "FLTMGR!FltpDispatch+0x1")
+    assert decided(0xA, (8, 2, 0, 1), *frames, "filter+0x10", "nt!NtCreateFile+0x1").symbol_name == "filter+10"
+    assert decided(0xA, (8, 2, 0, 1), *frames, "nt!NtCreateFile+0x1").symbol_name == "Ntfs!NtfsCommonCreate+5"
+    waiting = ("nt!KiSwapContext+0x76", "nt!KiSwapThread+0x500", "Ntfs!NtfsWait+0x3", "nt!NtCreateFile+0x1")
+    verdict = decided(0x1CC, (), *waiting)
+    assert verdict.bucket == "LKD_0x1CC_nt!KiSwapContext"
+
+
+def test_the_runner_up_is_somebody_elses_driver_where_there_is_one():
+    verdict = decided(0xA, (8, 2, 0, 1), *FAULT, "ndis!NdisFoo+0x1", "tcpip!TcpFoo+0x2", "mydriver+0x33")
+    assert verdict.module_name == "ndis"
+    assert verdict.runner_up == "mydriver+33"
+    assert verdict.confidence == "low"
+    assert not verdict.all_microsoft
+
+
+def test_handlers_above_the_instruction_that_failed_are_not_blamed():
+    ip = 0xFFFFF80012345678
+    entries = [
+        entry_of(frame) for frame in ("nt!KeBugCheckEx", "filterer!Filter+0x1", "nt!KiPageFault+0x1", "culprit+0x5")
+    ]
+    entries[3] = StackEntry("culprit", None, 5, "culprit.sys", ip, True)
+    failed = FailureFacts(ip=ip, in_module=True)
+    assert decide(describe(0x1E, (0xC0000005, ip)), failed, entries, Reasoning(), RULES).symbol_name == "culprit+5"
+    assert decide(describe(0x139, (3,)), failed, entries, Reasoning(), RULES).symbol_name == "filterer!Filter+1"
+
+
+@pytest.mark.parametrize(("ip", "word"), [(0, ""), (0x10, "CODE_AV_NULL_IP_"), (0xFFFF800000001000, "CODE_AV_BAD_IP_")])
+def test_a_jump_to_nowhere_is_its_callers(ip, word):
+    verdict = decided(0xD1, (ip, 2, 8, ip), *FAULT, f"{ip:#x}", "mydriver!Call+0x20", "nt!IofCallDriver+0x5")
+    assert verdict.bucket == f"AV_{word}mydriver!Call"
+    assert verdict.symbol_name == "mydriver!Call+20"
+
+
+def test_frames_found_by_a_scan_lower_the_confidence():
+    entries = [entry_of(frame) for frame in (*FAULT, "mydriver+0x10")]
+    sure = decide(describe(0xD1, (1, 2, 0, 4)), None, entries, Reasoning(), RULES)
+    entries[3] = StackEntry("mydriver", None, 0x10, "mydriver.sys", 0, False)
+    unsure = decide(describe(0xD1, (1, 2, 0, 4)), None, entries, Reasoning(), RULES)
+    assert (sure.confidence, unsure.confidence) == ("high", "medium")
+    assert "scan" in unsure.confidence_reason
+    assert sure.bucket == unsure.bucket
+
+
+def test_a_kernel_without_symbols_is_no_more_than_a_guess():
+    verdict = decided(0x3D, (), "nt+0x3fcd70", "nt+0x44314b")
+    assert (verdict.bucket, verdict.confidence) == ("0x3D_nt!unknown_function", "low")
+    assert "no symbols" in verdict.confidence_reason
+
+
+@pytest.mark.parametrize("frames", [(), ("0xfffff80012345678",), ("nt!KeBugCheckEx",)])
+def test_without_anybody_to_blame_the_analysis_is_inconclusive(frames):
+    verdict = decided(0x109, (1, 2, 3, 0x19), *frames)
+    assert verdict.bucket == "0x109_19_ANALYSIS_INCONCLUSIVE!unknown_function"
+    assert (verdict.module_name, verdict.image_name) == ("Unknown_Module", "Unknown_Image")
+    assert verdict.confidence == "low"
+    assert verdict.frame is None
+
+
+def test_without_a_bug_check_there_is_no_bucket():
+    verdict = decide(None, None, [entry_of("mydriver+0x10")], Reasoning(), RULES)
+    assert verdict.symbol_name == "mydriver+10"
+    assert verdict.bucket is None
+    assert verdict.bucket_hash is None
+
+
+def test_a_users_rules_change_the_choice_and_the_follow_up(tmp_path):
+    path = tmp_path / "mine.ini"
+    path.write_text("mydriver=ignore\nother=StorageTeam\n", encoding="utf-8")
+    verdict = decided(0xD1, (1, 2, 0, 4), *FAULT, "mydriver+0x10", "other+0x20", rules=OwnerRules.load(path))
+    assert verdict.module_name == "other"
+    assert verdict.followup == "StorageTeam"
+    assert "'other=StorageTeam'" in verdict.rule
+    assert str(path) in verdict.rule
+
+
+# what the arguments name ----------------------------------------------------------------------------------------------
+
+
+def test_a_culprit_of_the_arguments_goes_before_the_stack():
+    reasoning = Reasoning(culprit=Culprit("usbhub.sys", None, None, "it holds the request"), specifiers=("3", "usbhub"))
+    verdict = decided(0x9F, (3, 1, 2, 3), "nt!KeBugCheckEx", "nt!PopFoo+0x1", "mydriver+0x5", reasoning=reasoning)
+    assert verdict.bucket == "0x9F_3_usbhub_IMAGE_usbhub.sys"
+    assert (verdict.module_name, verdict.image_name, verdict.symbol_name) == ("usbhub", "usbhub.sys", None)
+    assert verdict.rule == "it holds the request"
+    assert verdict.runner_up == "mydriver+5"
+    assert verdict.confidence == "high"
+
+
+def test_an_unloaded_driver_is_blamed_for_its_old_addresses():
+    facts = FailureFacts(ip=0xFFFFF80012341981, in_module=False, unloaded=("gone.sys", 0xFFFFF80012340000))
+    arguments = (0xFFFFF80012341981, 2, 8, 0xFFFFF80012341981)
+    verdict = decided(0xD1, arguments, *FAULT, "0xfffff80012341981", "nt!IofCallDriver+0x1", facts=facts)
+    assert verdict.symbol_name == "gone+1981"
+    assert (verdict.module_name, verdict.image_name) == ("gone", "gone.sys")
+    assert "unloaded" in verdict.rule
+    assert verdict.runner_up == "nt!IofCallDriver+1"
+
+
+def test_a_worker_routine_of_a_driver_is_blamed():
+    verdict = decided(
+        0xE1,
+        (0x1000, 2, 3, 4),
+        "nt!KeBugCheckEx",
+        "nt!ExpWorkerThread+0x1",
+        resolve={0x1000: entry_of("mydriver!Work")},
+    )
+    assert verdict.symbol_name == "mydriver!Work+0"
+    assert verdict.bucket == "0xE1_mydriver!Work"
+    assert verdict.confidence == "high"
+
+
+# buckets --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "reasoning", "start"),
+    [
+        (0x3B, (0xC000001D,), Reasoning(), "0x3B_c000001d_"),
+        (0x3B, (0xFFFFFFFFC0000005,), Reasoning(), "AV_"),
+        (0x7E, (0x80000003,), Reasoning(), "0x7E_80000003_"),
+        (0x1000007E, (0xC0000005,), Reasoning(), "AV_"),
+        (0x1E, (0xC0000005, 1, 0, 0xFFFFFFFFFFFFFFFF), Reasoning(), "AV_R_"),
+        (0x1E, (0xC0000005, 1, 1, 0x10), Reasoning(), "AV_W_"),
+        (0x1E, (0xC0000096, 1, 0, 0), Reasoning(), "0x1E_c0000096_"),
+        (0x50, (0x1000, 0, 1, 2), Reasoning(), "AV_R_INVALID_"),
+        (0x50, (0x1000, 2, 1, 2), Reasoning(), "AV_W_INVALID_"),
+        (0x50, (0x1000, 0, 1, 2), Reasoning(prefix="AV_R", specifiers=("INVALID",)), "AV_R_INVALID_"),
+        (0x50, (), Reasoning(), "AV_"),
+        (0xD1, (1, 2, 0, 4), Reasoning(prefix="AV"), "AV_"),
+        (0x139, (3,), Reasoning(specifiers=("3", "CORRUPT_LIST_ENTRY")), "0x139_3_CORRUPT_LIST_ENTRY_"),
+        (0x139, (0x7777,), Reasoning(), "0x139_7777_"),
+        (0x133, (1,), Reasoning(prefix="0x133_ISR"), "0x133_ISR_"),
+        (0x133, (1,), Reasoning(specifiers=("ISR",)), "0x133_ISR_"),
+        (0x1A, (0x41790,), Reasoning(), "0x1a_41790_"),
+        (0x162, (0x41790,), Reasoning(), "0x162_"),
+        (0x161, (), Reasoning(), "LKD_0x161_"),
+        (0x119, (2,), Reasoning(), "0x119_2_DRIVER_FAILED_SUBMIT_COMMAND_"),
+        (
+            0xEF,
+            (1,),
+            Reasoning(specifiers=("a.exe", "BUGCHECK_CRITICAL_PROCESS")),
+            "0xEF_a.exe_BUGCHECK_CRITICAL_PROCESS_",
+        ),
+        (0xDEADBEEF, (1,), Reasoning(), "0xDEADBEEF_"),
+    ],
+)
+def test_the_head_of_the_bucket(code, arguments, reasoning, start):
+    verdict = decided(code, arguments, "nt!KeBugCheckEx", "mydriver!F+0x1", reasoning=reasoning)
+    assert verdict.bucket == f"{start}mydriver!F"
+
+
+def test_buckets_without_a_module():
+    culprit = Culprit("AuthenticAMD.sys", None, None, "no instruction starts there")
+    verdict = decided(0x1E, (0xC000001D,), *FAULT, reasoning=Reasoning(prefix="IP_MISALIGNED", culprit=culprit))
+    assert (verdict.bucket, verdict.image_name) == ("IP_MISALIGNED_AuthenticAMD.sys", "hardware")
+    verdict = decided(0x3B, (0xC000001D,), *FAULT, reasoning=Reasoning(prefix="PAGE_NOT_ZERO"))
+    assert (verdict.bucket, verdict.image_name) == ("PAGE_NOT_ZERO_0x3B", "Unknown_Image")
+    verdict = decided(0x1A, (0x41792,), *FAULT, reasoning=Reasoning(prefix="MEMORY_CORRUPTION_ONE_BIT"))
+    assert (verdict.module_name, verdict.followup) == ("memory_corruption", "memory_corruption")
+
+
+def test_verifier_and_live_dumps_show_in_the_bucket():
+    frames = ("nt!KeBugCheckEx", "mydriver!F+0x1")
+    assert decided(0xD1, (1, 2, 0, 4), *frames, facts=FailureFacts(verifier=True)).bucket == "AV_VRF_mydriver!F"
+    assert decided(0x144, (7,), *frames, facts=FailureFacts(live=True)).bucket == "LKD_0x144_7_mydriver!F"
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        ("ntoskrnl.exe", "ntkrnlmp.exe"),
+        ("ntkrnlmp.exe", "ntkrnlmp.exe"),
+        ("ntkrpamp.exe", "ntkrpamp.exe"),
+        (None, "ntkrnlmp.exe"),
+    ],
+)
+def test_the_kernel_goes_by_the_name_it_was_built_with(image, shown):
+    entries = [StackEntry("nt", "KeFoo", 1, image, 0, True)]
+    assert decide(describe(0x3D, ()), None, entries, Reasoning(), RULES).image_name == shown
+
+
+# anything at all ------------------------------------------------------------------------------------------------------
+
+_WORDS = st.text(max_size=12) | st.sampled_from(
+    ["nt", "hal", "Ntfs", "KeBugCheckEx", "KiPageFault", "nt!a", "mydriver"]
+)
+_NUMBERS = st.integers(0, (1 << 64) - 1) | st.integers(0, 64)
+_MAYBE_NUMBERS = st.none() | _NUMBERS
+_ENTRIES = st.builds(
+    StackEntry,
+    module=st.none() | _WORDS,
+    symbol=st.none() | _WORDS,
+    offset=_NUMBERS,
+    image=st.none() | _WORDS,
+    address=_NUMBERS,
+    trusted=st.booleans(),
+)
+_CULPRITS = st.builds(
+    Culprit, image_name=st.none() | _WORDS, module_name=st.none() | _WORDS, address=_MAYBE_NUMBERS, why=_WORDS
+)
+_REASONINGS = st.builds(
+    Reasoning,
+    specifiers=st.lists(_WORDS, max_size=3).map(tuple),
+    prefix=st.none() | _WORDS | st.sampled_from(["AV", "PAGE_NOT_ZERO", "IP_MISALIGNED", "MEMORY_CORRUPTION"]),
+    culprit=st.none() | _CULPRITS,
+)
+_FACTS = st.builds(
+    FailureFacts,
+    ip=_MAYBE_NUMBERS,
+    in_module=st.none() | st.booleans(),
+    access=st.sampled_from([None, "read", "write", "execute"]),
+    address=_MAYBE_NUMBERS,
+    unloaded=st.none() | st.tuples(_WORDS, _NUMBERS),
+    verifier=st.booleans(),
+    small_dump=st.booleans(),
+    live=st.booleans(),
+)
+
+
+@given(
+    code=st.sampled_from(sorted(known_codes())) | st.integers(0, 0xFFFFFFFF),
+    arguments=st.lists(_MAYBE_NUMBERS, max_size=4),
+    facts=st.none() | _FACTS,
+    entries=st.lists(_ENTRIES, max_size=8),
+    reasoning=_REASONINGS,
+    resolved=st.none() | _ENTRIES,
+)
+def test_any_stack_and_any_arguments_give_a_verdict(code, arguments, facts, entries, reasoning, resolved):
+    verdict = decide(describe(code, arguments), facts, entries, reasoning, RULES, lambda address: resolved)
+    assert verdict.bucket is not None
+    assert verdict.bucket_hash == failure_hash(verdict.bucket)
+    assert verdict.confidence in ("high", "medium", "low")
+    assert verdict.rule or reasoning.culprit is not None
+    assert (verdict.runner_up is None) == (verdict.runner_up_rule is None)
+    if verdict.frame is not None:
+        assert verdict.symbol_name == entries[verdict.frame].name
+
+
+# dumps ----------------------------------------------------------------------------------------------------------------
+
+
+def _of_dump(path) -> Verdict:
+    target = open_dump(path)
+    bug_check = header_bug_check(target)
+    failure = find_failure(target, bug_check)
+    entries = stack_entries(target, target.walker.walk(crash_start(target)))
+    return decide(
+        bug_check,
+        failure_facts(target, failure),
+        entries,
+        Reasoning(),
+        RULES,
+        lambda address: entry_at(target, address),
+    )
+
+
+@pytest.mark.parametrize("dump_type", [1, 2, 4, 5, 6])
+def test_the_sample_has_the_verdict_of_the_session(sample, dump_type):
+    verdict = _of_dump(sample(dump_type))
+    assert verdict.symbol_name == "myfault+1981"
+    assert verdict.image_name == "myfault.sys"
+    assert verdict.bucket_hash == PUBLISHED["AV_myfault!unknown_function"]
+    # A small memory dump holds no code, so that what is below the failure is found by a scan.
+    assert verdict.runner_up.startswith("nt!" if dump_type == 4 else "nt!IofCallDriver+")
+    assert verdict.confidence == "high"
+
+
+@pytest.mark.parametrize(
+    "name", ["triage_x64_17763", "triage_x64_19041", "triage_x64_19041_0x1a", "triage_x64_9600", "triage_arm64_22000"]
+)
+def test_real_dumps_have_a_verdict(shared_data, name):
+    verdict = _of_dump(shared_data / "dumps" / f"{name}.dmp")
+    assert verdict.bucket_hash == failure_hash(verdict.bucket)
+    assert verdict.module_name
+    assert verdict.confidence_reason

@@ -1,0 +1,472 @@
+"""The verdict: which component is to blame for a crash, why that one, which came second, and how sure it is.
+
+The choice follows the debugger's documented algorithm ("Using the !analyze Extension" in Microsoft's debugger
+documentation). An owner is looked up for every frame from the top; the strongest owner wins, among equals the one
+nearest the top (:mod:`volatility3_kdump.analysis.owners`). What the arguments of the bug check name goes before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from volatility3_kdump.analysis import buckets
+from volatility3_kdump.analysis.buckets import FailureFacts
+from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.analysis.owners import (
+    DEFAULT_OWNER,
+    IGNORE,
+    LAST,
+    LAST_IGNORE,
+    MAYBE,
+    PLAIN,
+    RANKS,
+    OwnerRules,
+    Ownership,
+)
+from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
+from volatility3_kdump.windows.modules import debugger_name
+from volatility3_kdump.windows.stacks import SCAN, Stack
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+HIGH, MEDIUM, LOW = "high", "medium", "low"
+_LEVELS = (LOW, MEDIUM, HIGH)
+#: The kernel is known by the file name that it was built with, not by that on disk.
+_KERNEL_IMAGE, _KERNEL_IMAGES = "ntkrnlmp.exe", ("ntkrnlpa.exe", "ntkrpamp.exe")
+
+
+@dataclass(frozen=True)
+class StackEntry:
+    """A frame as the walk sees it. ``module`` and ``image`` are ``None`` outside every module, ``symbol`` where the
+    module has no symbols; ``offset`` is from the symbol, else from the module's base. ``trusted`` is false for frames
+    found by a scan of the stack, ``unloaded`` true where the module was there once and had been unloaded."""
+
+    module: str | None
+    symbol: str | None
+    offset: int
+    image: str | None
+    address: int
+    trusted: bool
+    unloaded: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the debugger writes a SYMBOL_NAME: ``module!function+hex`` or ``module+hex``."""
+        stem = self.module if self.symbol is None else f"{self.module}!{self.symbol}"
+        return f"{stem}+{self.offset:x}" if self.module is not None else f"{self.address:#x}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who is to blame.
+
+    ``symbol_name``, ``module_name``, ``image_name``, ``bucket``, ``bucket_hash`` (no braces) and ``function_offset``
+    are the debugger's SYMBOL_NAME, MODULE_NAME, IMAGE_NAME, FAILURE_BUCKET_ID, FAILURE_ID_HASH and
+    BUCKET_ID_FUNC_OFFSET. ``rule`` says why, ``runner_up`` and ``runner_up_rule`` who came second and why not first.
+    ``confidence`` is ``high``, ``medium`` or ``low``, ``confidence_reason`` why. ``frame`` is the index of the
+    entry blamed. ``all_microsoft`` says that no frame belongs to anyone but Microsoft. ``followup`` is the owner.
+    ``None`` is "there is none", or "not known".
+    """
+
+    symbol_name: str | None
+    module_name: str | None
+    image_name: str | None
+    bucket: str | None
+    bucket_hash: str | None
+    function_offset: int | None
+    rule: str
+    runner_up: str | None
+    runner_up_rule: str | None
+    confidence: str
+    frame: int | None
+    all_microsoft: bool
+    followup: str
+    confidence_reason: str = ""
+
+
+def stack_entries(target: Target, stack: Stack) -> tuple[StackEntry, ...]:
+    """The frames of a backtrace for :func:`decide`."""
+    entries = []
+    for frame in stack.frames:
+        entry = entry_at(target, frame.ip, frame.call_site)
+        if frame.trust == SCAN:
+            entry = replace(entry, trusted=False)
+        entries.append(entry)
+    return tuple(entries)
+
+
+def entry_at(target: Target, address: int, call_site: bool = False) -> StackEntry:
+    """What an address is; ``call_site`` says that it is a return address."""
+    names = target.names
+    name = names.lookup_return(address) if call_site else names.lookup(address)
+    if name is None:
+        gone = next((found for found in target.unloaded_modules if found.start <= address < found.end), None)
+        if gone is None:
+            return StackEntry(None, None, 0, None, address, True)
+        return StackEntry(debugger_name(gone.name), None, address - gone.start, gone.name, address, True, True)
+    module = names.module_of(address) or names.module_of(address - 1)
+    return StackEntry(name.module, name.symbol, name.offset, module.image_name if module else None, address, True)
+
+
+class _Candidate(NamedTuple):
+    number: int
+    entry: StackEntry
+    ownership: Ownership
+
+
+def decide(
+    bug_check: BugCheck | None,
+    facts: FailureFacts | None,
+    entries: Sequence[StackEntry],
+    reasoning: Reasoning,
+    rules: OwnerRules,
+    resolve: Callable[[int], StackEntry | None] | None = None,
+) -> Verdict:
+    """Choose the culprit.
+
+    ``entries`` is the stack of the failure, its top first. ``resolve`` names an address (:func:`entry_at`); it serves
+    arguments that are themselves addresses of code. Never raises for any content of the arguments.
+    """
+    return _Decision(bug_check, facts, entries, reasoning, rules, resolve).verdict()
+
+
+class _Decision:
+    def __init__(
+        self,
+        bug_check: BugCheck | None,
+        facts: FailureFacts | None,
+        entries: Sequence[StackEntry],
+        reasoning: Reasoning,
+        rules: OwnerRules,
+        resolve: Callable[[int], StackEntry | None] | None,
+    ) -> None:
+        self.bug_check = bug_check
+        self.facts = buckets.completed(facts, bug_check)
+        self.reasoning = reasoning
+        self.resolve = resolve
+        self.record = buckets.record_of(bug_check.code) if bug_check is not None else {}
+        self.entries = entries
+        self.rules = rules
+        every = [
+            _Candidate(index, entry, rules.owner(entry.module, entry.symbol))
+            for index, entry in enumerate(entries)
+            if entry.module is not None
+        ]
+        self.top = self._top()
+        below = [found for found in every if found.number >= self.top]
+        if not any(found.ownership.strength != IGNORE for found in below):
+            # The instruction that failed lies in no module and nothing called it: what is left is who reported it.
+            self.top, below = 0, every
+        self.candidates = below
+        considered = [found for found in self.candidates if found.ownership.strength not in (IGNORE, LAST_IGNORE)]
+        self.all_microsoft = bool(self.candidates) and all(found.ownership.microsoft for found in considered)
+        self.ranked = sorted(
+            (found for found in self.candidates if found.ownership.strength != IGNORE),
+            key=lambda found: (-RANKS[found.ownership.strength], found.number),
+        )
+
+    def _top(self) -> int:
+        """Where the walk starts: at the instruction that failed, when an exception is reported and the stack has it.
+
+        What lies above are handlers."""
+        ip = self.facts.ip
+        if ip is None or self.bug_check is None or not buckets.reports_exception(self.bug_check):
+            return 0
+        return next((index for index, entry in enumerate(self.entries) if entry.address == ip), 0)
+
+    # who ------------------------------------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        culprit = self.reasoning.culprit
+        found = buckets.special(self.reasoning.prefix, self.bug_check, culprit.image_name if culprit else None)
+        if found is not None:
+            return self._special(found)
+        if culprit is not None and not self.record.get("from_stack"):
+            named = self._named(culprit)
+            if named is not None:
+                return named
+        return self._driver() or self._routine() or self._unloaded() or self._walked()
+
+    def _special(self, found: buckets.Special) -> Verdict:
+        runner_up, why = self._second(None)
+        return Verdict(
+            symbol_name=None,
+            module_name=found.module,
+            image_name=found.image,
+            bucket=found.bucket,
+            bucket_hash=buckets.failure_hash(found.bucket),
+            function_offset=None,
+            rule=self.reasoning.culprit.why
+            if self.reasoning.culprit is not None
+            else f"what was found ({found.bucket}) speaks against every driver on the stack",
+            runner_up=runner_up,
+            runner_up_rule=why,
+            confidence=MEDIUM,
+            confidence_reason="the damage was found, but not when or how it came about",
+            frame=None,
+            all_microsoft=False,
+            followup=found.followup or DEFAULT_OWNER,
+        )
+
+    def _named(self, culprit: Culprit) -> Verdict | None:
+        """The component that the rule of the code took from the arguments."""
+        entry = self._entry(culprit.address)
+        image = culprit.image_name or (entry.image if entry is not None else None)
+        module = culprit.module_name or (debugger_name(image) if image else None)
+        if module is None and entry is not None:
+            module = entry.module
+        if module is None and image is None:
+            return None
+        return self._by_argument(module, image, entry, culprit.why, HIGH, "the arguments of the bug check name it")
+
+    def _driver(self) -> Verdict | None:
+        """Codes with an argument that is an address inside the driver to blame."""
+        number = self.record.get("driver")
+        entry = self._entry(self._argument(number)) if number else None
+        if entry is None or entry.module is None:
+            return None
+        why = f"argument {number} is the address {entry.name}, inside the driver that the bug check is about"
+        return self._by_argument(entry.module, entry.image, entry, why, HIGH, "the arguments of the bug check name it")
+
+    def _by_argument(
+        self, module: str | None, image: str | None, entry: StackEntry | None, why: str, confidence: str, reason: str
+    ) -> Verdict:
+        image_name = _image_name(module, image)
+        runner_up, runner_up_rule = self._second(module)
+        owner = self.rules.owner(module or buckets.UNKNOWN_MODULE, None)
+        in_module = entry is not None and entry.module is not None
+        return Verdict(
+            symbol_name=entry.name if entry is not None and in_module else None,
+            module_name=module or buckets.UNKNOWN_MODULE,
+            image_name=image_name or buckets.UNKNOWN_IMAGE,
+            **self._bucket(f"IMAGE_{image_name or buckets.UNKNOWN_IMAGE}"),
+            function_offset=None,
+            rule=why,
+            runner_up=runner_up,
+            runner_up_rule=runner_up_rule,
+            confidence=confidence,
+            confidence_reason=reason,
+            frame=None,
+            all_microsoft=self.all_microsoft and owner.microsoft,
+            followup=_followup(owner),
+        )
+
+    def _routine(self) -> Verdict | None:
+        """Codes with an argument that is the address of a worker routine that misbehaved."""
+        number = self.record.get("routine")
+        entry = self._entry(self._argument(number)) if number else None
+        if entry is None or entry.module is None:
+            return None
+        owner = self.rules.owner(entry.module, entry.symbol)
+        if owner.microsoft:
+            confidence, reason = LOW, "the routine is a part of Windows that may have acted for a driver"
+        else:
+            confidence, reason = HIGH, "the arguments of the bug check name it"
+        why = f"argument {number} is the address of the routine that misbehaved, {entry.name}"
+        return self._of_entry(entry, owner, None, why, confidence, reason)
+
+    def _unloaded(self) -> Verdict | None:
+        if self.facts.unloaded is None:
+            return None
+        executing = self.facts.ip is not None and self.facts.in_module is False
+        if not executing and self.record and "violation" not in self.record:
+            return None
+        name, start = self.facts.unloaded
+        module = debugger_name(name)
+        place = self.facts.ip if executing else self.facts.address
+        offset = place - start if place is not None and place >= start else 0
+        entry = StackEntry(module, None, offset, name, start + offset, True, True)
+        what = "the instruction that failed lies" if executing else "the address that was accessed lies"
+        why = f"{what} where {name} was before it was unloaded"
+        confidence, reason = (HIGH, "") if executing else (MEDIUM, ": its old addresses may have been used again")
+        return self._of_entry(
+            entry, self.rules.owner(module, None), None, why, confidence, f"the driver was unloaded too early{reason}"
+        )
+
+    def _walked(self) -> Verdict:
+        chosen, extra = self._telltale() or ((self.ranked[0] if self.ranked else None), ())
+        if chosen is None:
+            return self._nothing()
+        confidence, reason = self._confidence(chosen)
+        return self._of_entry(chosen.entry, chosen.ownership, chosen, self._why(chosen), confidence, reason, extra)
+
+    def _telltale(self) -> tuple[_Candidate, tuple[str, ...]] | None:
+        """A function that tells what was corrupt, when it is the first below the report; with the word for it."""
+        for entry in self.record.get("telling", ()):
+            if self._argument(entry["argument"]) != entry["value"]:
+                continue
+            for found in self.candidates:
+                name = f"{found.entry.module}!{found.entry.symbol}"
+                if found.ownership.strength in (IGNORE, LAST_IGNORE) or name in entry["below"]:
+                    continue
+                if name in entry["frames"]:
+                    return found, (entry["word"],)
+                break
+        return None
+
+    def _nothing(self) -> Verdict:
+        if not self.entries:
+            why = "the dump holds no stack of the failure"
+        elif not self.candidates:
+            why = "no frame of the stack lies in a module"
+        else:
+            why = "every frame of the stack only reports the failure"
+        return Verdict(
+            symbol_name=buckets.INCONCLUSIVE,
+            module_name=buckets.UNKNOWN_MODULE,
+            image_name=buckets.UNKNOWN_IMAGE,
+            **self._bucket(f"{buckets.INCONCLUSIVE}!{buckets.UNKNOWN_FUNCTION}"),
+            function_offset=None,
+            rule=f"nobody can be blamed: {why}",
+            runner_up=None,
+            runner_up_rule=None,
+            confidence=LOW,
+            confidence_reason=why,
+            frame=None,
+            all_microsoft=False,
+            followup=DEFAULT_OWNER,
+        )
+
+    # how it is told ---------------------------------------------------------------------------------------------------
+
+    def _of_entry(
+        self,
+        entry: StackEntry,
+        owner: Ownership,
+        chosen: _Candidate | None,
+        why: str,
+        confidence: str,
+        reason: str,
+        extra: Sequence[str] = (),
+    ) -> Verdict:
+        runner_up, runner_up_rule = self._second(entry.module, chosen)
+        return Verdict(
+            symbol_name=entry.name,
+            module_name=entry.module,
+            image_name=_image_name(entry.module, entry.image),
+            **self._bucket(f"{entry.module}!{entry.symbol or buckets.UNKNOWN_FUNCTION}", extra),
+            function_offset=entry.offset,
+            rule=why,
+            runner_up=runner_up,
+            runner_up_rule=runner_up_rule,
+            confidence=confidence,
+            confidence_reason=reason,
+            frame=chosen.number if chosen is not None else None,
+            all_microsoft=self.all_microsoft and (owner.microsoft or owner.owner == IGNORE),
+            followup=_followup(owner),
+        )
+
+    def _bucket(self, tail: str, extra: Sequence[str] = ()) -> dict[str, str | None]:
+        if self.bug_check is None:
+            return {"bucket": None, "bucket_hash": None}
+        bucket = f"{buckets.head(self.bug_check, self._placed(), self.reasoning, extra)}_{tail}"
+        return {"bucket": bucket, "bucket_hash": buckets.failure_hash(bucket)}
+
+    def _placed(self) -> FailureFacts:
+        """The facts with what the stack and the symbols say of the instruction's module."""
+        facts = self.facts
+        if facts.in_module is not None or facts.ip is None:
+            return facts
+        entry = next((entry for entry in self.entries if entry.address == facts.ip), None) or self._entry(facts.ip)
+        if entry is None:
+            return facts
+        in_module = entry.module is not None and not entry.unloaded
+        return replace(facts, in_module=in_module)
+
+    def _why(self, chosen: _Candidate) -> str:
+        strength = chosen.ownership.strength
+        what = {
+            PLAIN: "the first frame from the top that may be blamed",
+            MAYBE: "no frame has a stronger owner, and it is the first of its kind",
+            LAST: "nothing on the stack but the kernel and what counts as the kernel here; the first frame of these",
+            LAST_IGNORE: "nothing else on the stack can be blamed",
+        }[strength]
+        passed = [found for found in self.candidates if found.number < chosen.number]
+        text = f"{what} (rule {chosen.ownership.rule!r}, {chosen.ownership.source})"
+        if self.top:
+            text += f"; the walk starts at the instruction that failed, frame {self.top}"
+        if passed:
+            noun = "frame" if len(passed) == 1 else "frames"
+            owners = sorted({found.ownership.rule for found in passed})
+            shown = ", ".join(repr(rule) for rule in owners[:3]) + (", ..." if len(owners) > 3 else "")
+            text += f"; passed over {len(passed)} {noun} above it ({shown})"
+        if self.all_microsoft:
+            text += (
+                "; every frame belongs to Microsoft, so this is where the failure showed "
+                "and what caused it may have left no frame"
+            )
+        return text
+
+    def _confidence(self, chosen: _Candidate) -> tuple[str, str]:
+        """How sure the choice of a frame is, and why."""
+        level, reasons = 2, []
+        if self.all_microsoft:
+            level -= 2
+            reasons.append("every frame on the stack belongs to Microsoft")
+        elif chosen.ownership.strength in (LAST, LAST_IGNORE):
+            level -= 2
+            reasons.append("the stack holds nothing but frames that are blamed last")
+        elif chosen.ownership.microsoft:
+            level -= 2
+            reasons.append("the frame belongs to Microsoft, and the stack holds a driver that does not")
+        elif chosen.ownership.strength == MAYBE:
+            level -= 1
+            reasons.append("its owner rule says maybe")
+        above = [found for found in self.candidates if found.number < chosen.number]
+        if self.record.get("uncertain"):
+            level -= 1
+            reasons.append(self.record["uncertain"])
+        elif self.bug_check is not None and buckets.reports_exception(self.bug_check):
+            if any(found.ownership.strength not in (IGNORE, LAST_IGNORE) for found in above):
+                level -= 1
+                reasons.append("the instruction that failed is in a function that it called")
+        if not all(entry.trusted for entry in self.entries[: chosen.number + 1]):
+            level -= 1
+            reasons.append("the frame or one above it was found by a scan of the stack, not by unwinding")
+        if chosen.ownership.microsoft and chosen.entry.symbol is None:
+            reasons.append(
+                f"{chosen.entry.module} has no symbols here, so that a debugger with symbols may choose otherwise"
+            )
+        if chosen.entry.unloaded:
+            reasons.append("the driver had been unloaded")
+        if not reasons:
+            reasons.append(
+                "the instruction that failed is its own"
+                if self.bug_check is not None and buckets.reports_exception(self.bug_check)
+                else "it called the function that stopped the system"
+            )
+        return _LEVELS[max(level, 0)], "; ".join(reasons)
+
+    def _second(self, module: str | None, chosen: _Candidate | None = None) -> tuple[str | None, str | None]:
+        """The best candidate of another module; one that is not Microsoft's before those of Microsoft."""
+        others = [found for found in self.ranked if (found.entry.module or "").lower() != (module or "").lower()]
+        if not others:
+            return None, None
+        foreign = [found for found in others if not found.ownership.microsoft and found.ownership.owner != IGNORE]
+        second = foreign[0] if foreign else others[0]
+        name, rule = second.entry.name, repr(second.ownership.rule)
+        if chosen is None:
+            return name, f"frame {second.number}: on the stack (rule {rule}), but the stack was not what decided"
+        if RANKS[second.ownership.strength] < RANKS[chosen.ownership.strength]:
+            return name, f"frame {second.number}: its owner is weaker (rule {rule})"
+        return name, f"frame {second.number}: as strong (rule {rule}), but farther from the top"
+
+    def _argument(self, number: int | None) -> int | None:
+        return None if number is None or self.bug_check is None else buckets.argument(self.bug_check, number)
+
+    def _entry(self, address: int | None) -> StackEntry | None:
+        return self.resolve(address) if address is not None and self.resolve is not None else None
+
+
+def _image_name(module: str | None, image: str | None) -> str | None:
+    """The file name as the debugger has it."""
+    if module is not None and module.lower() == "nt":
+        return image if image is not None and image.lower() in _KERNEL_IMAGES else _KERNEL_IMAGE
+    return image
+
+
+def _followup(owner: Ownership) -> str:
+    return DEFAULT_OWNER if owner.microsoft or owner.owner == IGNORE else owner.owner
