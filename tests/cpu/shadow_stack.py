@@ -170,6 +170,8 @@ class ShadowStack:
         self._error = unicorn.UcError
         self._fetches = unicorn.UC_ERR_FETCH_UNMAPPED, unicorn.UC_ERR_FETCH_PROT
         self._edges = image.edges()
+        self._touches = unicorn.UC_ERR_READ_UNMAPPED, unicorn.UC_ERR_WRITE_UNMAPPED
+        self._missing = (0, 0)
         self._start()
 
     def _start(self) -> None:
@@ -218,17 +220,24 @@ class ShadowStack:
         return struct.pack(f"<{len(values)}Q", *values)
 
     def _touch(self, uc: Any, access: int, address: int, size: int, value: int, data: Any) -> bool:
+        # Nothing may be mapped while an instruction is under way: it is stopped, and executed again.
+        self._missing = address, size
+        return False
+
+    def _map(self) -> bool:
+        """Map the pages that the instruction which was stopped needs; whether that can be done."""
         import unicorn
 
+        address, size = self._missing
         first, last = address & ~(PAGE - 1), (address + size - 1 & _MASK) & ~(PAGE - 1)
         for page in sorted({first, last} - self._mapped):
             if self._pages_left == 0 or self.image.base <= page < self._end:
                 return False
             try:
-                uc.mem_map(page, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+                self.uc.mem_map(page, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
             except self._error:
                 return False
-            uc.mem_write(page, self._page)
+            self.uc.mem_write(page, self._page)
             self._mapped.add(page)
             self._pages_left -= 1
         return True
@@ -286,6 +295,11 @@ class ShadowStack:
             try:
                 uc.emu_start(address, SENTINEL, count=0)
             except self._error as error:
+                if error.errno in self._touches and self._map():
+                    self._pending = None
+                    self.result.instructions -= 1
+                    address = uc.reg_read(self._rip)
+                    continue
                 if error.errno not in self._fetches:
                     self._stop(str(error))
             if self.result.ended:

@@ -179,7 +179,8 @@ def _stripped(image: Any) -> Any:
         count = data[info + 2]
         slots = struct.unpack_from(f"<{count}H", data, info + 4)
         epilogs = next((index for index, slot in enumerate(slots) if slot >> 8 & 15 != 6), count)
-        behind = data[info + 4 + 2 * (count + count % 2) :][: 12 if data[info] & 0x20 else 4 if data[info] & 0x18 else 0]
+        length = 12 if data[info] & 0x20 else 4 if data[info] & 0x18 else 0
+        behind = data[info + 4 + 2 * (count + count % 2) :][:length]
         left = slots[epilogs:]
         data[info] = data[info] & ~7 | 1
         data[info + 2] = len(left)

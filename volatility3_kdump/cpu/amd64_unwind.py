@@ -419,6 +419,7 @@ class Function:
         "end",
         "epilog_size",
         "epilogs",
+        "frame_register",
         "info",
         "machine_frame",
         "own_pushes",
@@ -440,6 +441,8 @@ class Function:
         self.pushes: tuple[int, ...] = ()
         self.own_pushes: tuple[int, ...] = ()
         self.allocated = 0
+        #: The register that an epilogue restores the stack pointer from, 0 when it adds to it.
+        self.frame_register = 0
         #: RVAs of the epilogues that version 2 lists, and their size in bytes.
         self.epilogs: tuple[int, ...] = ()
         self.epilog_size = 0
@@ -449,6 +452,11 @@ class Function:
 
     def __repr__(self) -> str:
         return f"Function({self.begin:#x}, {self.end:#x})"
+
+    @property
+    def codes(self) -> tuple[UnwindCode, ...]:
+        """The codes of the entry and of those that it is chained to, in the order in which they are undone."""
+        return tuple(code for link in self._links for code in link.codes)
 
     def _fill(self, infos: Sequence[UnwindInfo], primary: int, *, in_body: bool) -> None:
         own = infos[0]
@@ -462,6 +470,8 @@ class Function:
         self.pushes = tuple(code.info for code in codes if code.operation == PUSH_NONVOL)
         self.own_pushes = self.pushes[: sum(code.operation == PUSH_NONVOL for code in own.codes)]
         self.allocated = sum(code.value for code in codes if code.operation in (ALLOC_LARGE, ALLOC_SMALL))
+        if any(code.operation == SET_FPREG for code in codes):
+            self.frame_register = own.frame_register
         self.body = _compile(self._links, None)
         if own.epilogs and not in_body:
             size, info_bits = own.epilogs[0]
@@ -1038,7 +1048,7 @@ def _stack_release(code: bytes, function: Function) -> tuple[int, int, int]:
         return 4, _RSP, struct.unpack_from("<b", code, 3)[0]
     if code[:3] == b"\x48\x81\xc4" and len(code) > 6:
         return 7, _RSP, struct.unpack_from("<i", code, 3)[0]
-    frame = function.info.frame_register if function.info is not None else 0
+    frame = function.frame_register
     if not frame or len(code) < 4 or code[0] != 0x48 | frame >> 3 or code[1] != 0x8D:
         return 0, _RSP, 0
     mode, register, base = code[2] >> 6, code[2] >> 3 & 7, code[2] & 7
