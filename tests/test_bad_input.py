@@ -271,7 +271,7 @@ def test_without_a_kernel_the_header_is_still_shown(case: str, tmp_path: Path) -
     shown = {row[1]: row[2] for row in rows}
     assert shown["Type"].startswith("Kernel Complete Dump File")
     rows, lines = run_plugin("analyze", path)
-    assert rows[0][:3] == ["Bug check", "Code", "DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)"]
+    assert ["Bug check", "Code", "DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)"] in [row[:3] for row in rows]
     assert any(line.startswith("DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)") for line in lines)
     missing = {row[1]: row[4] for row in rows if row[0] == "Crash"}
     assert missing["Process"] == "not in the dump"
@@ -285,7 +285,7 @@ def test_a_sample_that_is_cut_short_keeps_what_is_there(sample: Sample, tmp_path
     shown = {row[1]: int(row[3]) for row in rows if row[0] == "Pages"}
     assert 35 <= shown["Missing"] <= 45 and shown["Missing"] == shown["Declared"] - shown["Present"]
     rows, _ = run_plugin("analyze", path)
-    assert rows[0][2] == "DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)"
+    assert ["Bug check", "Code", "DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)"] in [row[:3] for row in rows]
     assert any(row[0] == "Warning" and f"{shown['Missing']} of {shown['Declared']} pages" in row[2] for row in rows)
 
 

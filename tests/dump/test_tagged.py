@@ -71,7 +71,7 @@ contents = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(contents, st.integers(0, 50), st.sampled_from([0x20, 0x28]))
 def test_any_blobs_anywhere(blobs: list[tuple[uuid.UUID, bytes, int, int]], start: int, header_size: int) -> None:
     data = bytes(start) + packing.tagged(blobs, header_size)
