@@ -98,3 +98,18 @@ NOTEPAD_STACK = """\
         ffffd48f`777bfdd0 00007ff8`eed7a104     nt!KiSystemServiceCopyEnd+0x25 (TrapFrame @ ffffd48f`777bfe40)
         000000bb`6f17e2d8 00000000`00000000     0x00007ff8`eed7a104
 """
+
+VERDICT = """\
+SYMBOL_NAME:  myfault+1981
+MODULE_NAME: myfault
+IMAGE_NAME:  myfault.sys
+STACK_COMMAND:  .thread ; .cxr ; kb
+BUCKET_ID_FUNC_OFFSET:  1981
+FAILURE_BUCKET_ID:  AV_myfault!unknown_function
+OS_VERSION:  10.0.19041.1
+BUILDLAB_STR:  vb_release
+OSPLATFORM_TYPE:  x64
+OSNAME:  Windows 10
+FAILURE_ID_HASH:  {9745090a-9bce-ccba-c096-ca6e9ca04c64}
+Followup:     MachineOwner
+"""

@@ -17,7 +17,16 @@ from urllib.request import url2pathname
 
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
-from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, DumpHeader, DumpType, Segment, open_dump
+from volatility3_kdump.dump import (
+    PAGE_SIZE,
+    PHYSICAL_TYPES,
+    CrashDump,
+    DumpHeader,
+    DumpType,
+    Segment,
+    open_dump,
+    parse_header,
+)
 from volatility3_kdump.errors import KdumpError, KernelNotFound
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
@@ -28,7 +37,7 @@ from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.paths import PathText, SearchPath
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.windows import modules as nt_modules
-from volatility3_kdump.windows import processes, processors
+from volatility3_kdump.windows import processes, processors, threads
 from volatility3_kdump.windows.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
 from volatility3_kdump.windows.modules import Module, UnloadedModule
 from volatility3_kdump.windows.pe import PeImage
@@ -156,22 +165,19 @@ class Target:
         file_path = join(config_path, "dump_file")
         context.config[join(file_path, "location")] = location
         file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
-        dump = open_dump(source_of(file_layer))
+        source = source_of(file_layer)
+        header = parse_header(source)
+        if header.dump_type != DumpType.TRIAGE and header.dump_type not in PHYSICAL_TYPES:
+            open_dump(source)
         context.add_layer(file_layer)
-        if dump.header.dump_type == DumpType.TRIAGE:
-            layer_path = join(config_path, "triage_layer")
-            context.config[join(layer_path, "base_layer")] = file_layer.name
-            triage = KdumpTriageLayer(context, layer_path, context.layers.free_layer_name("KdumpTriageLayer"))
-            context.add_layer(triage)
-            return construct(name, dump, context, triage.name, None)
-        assert dump.header.dump_type in PHYSICAL_TYPES
-        crash_class = KdumpCrash64Layer if dump.header.bits == 64 else KdumpCrash32Layer
-        crash_path = join(config_path, "crash_layer")
-        context.config[join(crash_path, "base_layer")] = file_layer.name
-        crash = crash_class(context, crash_path, context.layers.free_layer_name(crash_class.__name__))
-        context.add_layer(crash)
+        layer_path = join(config_path, "dump_layer")
+        context.config[join(layer_path, "base_layer")] = file_layer.name
+        if header.dump_type == DumpType.TRIAGE:
+            triage = _layer(KdumpTriageLayer, context, layer_path)
+            return construct(name, triage.dump, context, triage.name, None)
+        crash = _layer(KdumpCrash64Layer if header.bits == 64 else KdumpCrash32Layer, context, layer_path)
         virtual = build_virtual_layer(context, crash.name, join(config_path, "virtual_layer"))
-        target = construct(name, dump, context, virtual.name if virtual else None, crash.name)
+        target = construct(name, crash.dump, context, virtual.name if virtual else None, crash.name)
         if virtual is not None:
             context.add_layer(virtual)
         else:
@@ -440,6 +446,25 @@ class Target:
         return read_shared_data(self.memory)
 
     @functools.cached_property
+    def clock_increment(self) -> int | None:
+        """KeMaximumIncrement: 100 ns units of a clock tick; ``None`` when it is not in the dump."""
+        for address in (self.symbol("KeMaximumIncrement"), self.variable("KeTimeIncrement", "KeTimeIncrement")):
+            value = self.memory.unsigned(address, 4) if address else None
+            if value:
+                return value
+        return None
+
+    @functools.cached_property
+    def process_reader(self) -> processes.ProcessReader | None:
+        """Reads processes; ``None`` without the kernel's symbols."""
+        return processes.make_reader(self)
+
+    @functools.cached_property
+    def thread_reader(self) -> threads.ThreadReader | None:
+        """Reads threads; ``None`` without the kernel's symbols."""
+        return threads.make_reader(self)
+
+    @functools.cached_property
     def build_lab(self) -> str | None:
         """The build string (``19041.1.amd64fre.vb_release.191206-1406``), ``None`` when it is not in the dump."""
         for address in (self.symbol("NtBuildLabEx"), self.variable("NtBuildLab", "NtBuildLab")):
@@ -515,6 +540,20 @@ def _refuse_unopenable(location: str) -> None:
         raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
     if path.stat().st_size == 0:
         open_dump(path)
+
+
+def _layer(layer_class: type[Any], context: interfaces.context.ContextInterface, config_path: str) -> Any:
+    """Construct a layer and add it to the context. Raises the :class:`KdumpError` that keeps it from opening."""
+    from volatility3.framework import exceptions
+
+    try:
+        layer = layer_class(context, config_path, context.layers.free_layer_name(layer_class.__name__))
+    except exceptions.LayerException as error:
+        if isinstance(error.__cause__, KdumpError):
+            raise error.__cause__ from error
+        raise
+    context.add_layer(layer)
+    return layer
 
 
 def _why_no_translation(target: Target) -> str:

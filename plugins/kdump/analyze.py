@@ -1,11 +1,33 @@
 """The analysis of the crash."""
 
+from pathlib import Path
+
+from volatility3.framework.configuration import requirements
+
+from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.plugin import KdumpPlugin
 from volatility3_kdump.views.analyze import analyze_grid
 
 
 class Analyze(KdumpPlugin):
-    """Analyses a crash: bug check, process, registers and instruction at the failure, module (KD: !analyze -v)."""
+    """Analyses a crash: what happened, where, who most probably did it, and how sure that is (KD: !analyze -v).
+
+    The plain words come first, then the verdict with the rule that chose it, then every value with its place.
+    """
+
+    @classmethod
+    def options(cls):
+        return [
+            requirements.StringRequirement(
+                name="report", description="Write the analysis to this file as one JSON document", optional=True
+            ),
+            requirements.StringRequirement(
+                name="triage-ini",
+                description="Rules of yours for choosing the culprit, in triage.ini syntax (module!function=owner)",
+                optional=True,
+            ),
+        ]
 
     def grid(self, target):
-        return analyze_grid(target)
+        report = self.option("report")
+        return analyze_grid(target, OwnerRules.load(self.option("triage-ini")), Path(report) if report else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis.buckets import failure_facts
 from volatility3_kdump.analysis.bugcheck import (
     BugCheck,
     RecordedBugCheck,
@@ -12,10 +13,14 @@ from volatility3_kdump.analysis.bugcheck import (
     mismatch,
     recorded_bug_check,
 )
+from volatility3_kdump.analysis.facts import Facts, gather_facts, version_of
 from volatility3_kdump.analysis.failure import Failure, find_failure
-from volatility3_kdump.windows.processes import Process, Thread
+from volatility3_kdump.analysis.owners import OwnerRules
+from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
+from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
+from volatility3_kdump.windows.processes import Process, Thread, read_process, read_thread
 from volatility3_kdump.windows.processors import Processor
-from volatility3_kdump.windows.stacks import NoStack, Stack, context_start, crash_start
+from volatility3_kdump.windows.stacks import NoStack, Stack, context_start, crash_start, thread_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -25,8 +30,10 @@ if TYPE_CHECKING:
 class Crash:
     """An analysed crash. ``None`` parts are not in the dump; ``notes`` are contradictions found, one line each.
 
-    ``stack`` is the backtrace of the failure: from the context record where an argument names one, else from the call
-    that reported the bug check. It may be empty; its ``end`` then says why.
+    ``thread`` and ``process`` are those that the crash is about: the crashing ones unless the bug check names others.
+    ``stack`` is the backtrace of the failure: of the thread that the bug check names, from the context record where an
+    argument names one, else from the call that reported the bug check. It may be empty; its ``end`` then says why.
+    ``image_version`` is that of the image held responsible.
     """
 
     bug_check: BugCheck | None
@@ -36,38 +43,65 @@ class Crash:
     process: Process | None
     failure: Failure | None
     stack: Stack
+    reasoning: Reasoning
+    verdict: Verdict
+    facts: Facts
+    image_version: str | None
     notes: tuple[str, ...]
 
 
-def analyze_crash(target: Target) -> Crash:
-    """Analyse the crash of a dump."""
+def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
+    """Analyse the crash of a dump; ``rules`` choose the culprit, by default the shipped ones."""
     bug_check = header_bug_check(target)
     recorded = recorded_bug_check(target)
-    notes = []
+    notes: list[str] = []
     if bug_check is not None:
         differing = mismatch(target, bug_check, recorded)
         if differing:
             notes.append(differing)
     failure = find_failure(target, bug_check)
-    if failure is not None and failure.operand_agrees is False:
-        notes.append(
-            f"the instruction accesses {failure.operand:#x}, but the bug check names {failure.address:#x}: "
-            "one of the two is not what the processor saw"
-        )
+    reasoning = reason(Case(target, bug_check, failure)) if bug_check is not None else Reasoning()
+    notes += [note for note in reasoning.notes if note not in notes]
+    rules = rules or OwnerRules.load()
+    notes += rules.problems
+    thread = read_thread(target, reasoning.thread) if reasoning.thread else target.crash_thread
+    stack = _stack(target, failure, reasoning.thread)
+    verdict = decide(
+        bug_check,
+        failure_facts(target, failure),
+        stack_entries(target, stack),
+        reasoning,
+        rules,
+        lambda address: entry_at(target, address),
+    )
+    blamed = next((module for module in target.modules if module.name == verdict.module_name), None)
     return Crash(
         bug_check,
         recorded,
         target.crash_processor,
-        target.crash_thread,
-        target.crash_process,
+        thread,
+        _process(target, reasoning, thread),
         failure,
-        _failure_stack(target, failure),
+        stack,
+        reasoning,
+        verdict,
+        gather_facts(target, failure, thread.address if thread else None),
+        version_of(target, blamed),
         tuple(notes),
     )
 
 
-def _failure_stack(target: Target, failure: Failure | None) -> Stack:
+def _process(target: Target, reasoning: Reasoning, thread: Thread | None) -> Process | None:
+    """The process that the debugger names: that of the thread held responsible."""
+    if reasoning.thread and thread is not None and thread.process:
+        return read_process(target, thread.process)
+    return target.crash_process
+
+
+def _stack(target: Target, failure: Failure | None, thread: int | None) -> Stack:
     try:
+        if thread:
+            return target.walker.walk(thread_start(target, thread))
         if failure is not None and failure.context_record is not None:
             return target.walker.walk(context_start(target, failure.context_record))
         return target.walker.walk(crash_start(target))

@@ -1,10 +1,11 @@
-"""The output of ``!analyze -v`` from an analysed crash."""
+"""The output of ``!analyze -v`` from an analysed crash, in KD's order and layout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cpu.exception import ExceptionRecord, access_kind, accessed_address, code_text
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.bugcheck import box, explanation
 from volatility3_kdump.text.registers import absent_code_line, code_line, register_block
@@ -13,22 +14,71 @@ from volatility3_kdump.text.stacks import stack_text
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
     from volatility3_kdump.analysis.failure import Failure
+    from volatility3_kdump.analysis.reasoning import Finding
     from volatility3_kdump.target import Target
 
 NOTE = (
     "NOTE: The trap frame does not contain all registers.",
     "Some register values may be zeroed or incorrect.",
 )
+_RESET = "Resetting default scope"
+
+#: Tags that KD prints behind PROCESS_NAME; all others of the per-code findings come before it.
+_LATE = frozenset(
+    {
+        "ERROR_CODE",
+        "EXCEPTION_CODE",
+        "EXCEPTION_CODE_STR",
+        "EXCEPTION_PARAMETER1",
+        "EXCEPTION_PARAMETER2",
+        "EXCEPTION_STR",
+        "DPC_STACK_BASE",
+        "LOCK_ADDRESS",
+        "PNP_TRIAGE_DATA",
+        "FAILED_INSTRUCTION_ADDRESS",
+        "BAD_STACK_POINTER",
+    }
+)
+#: Tags with one space behind the colon instead of two.
+_ONE_SPACE = frozenset(
+    {
+        "MODULE_NAME",
+        "DUMP_FILE_ATTRIBUTES",
+        "DEVICE_OBJECT",
+        "DRIVER_OBJECT",
+        "FAULTING_MODULE",
+        "ERROR_CODE",
+        "BLACKBOXBSD",
+        "BLACKBOXNTFS",
+        "BLACKBOXPNP",
+        "BLACKBOXWINLOGON",
+        "BUGCHECK_P1",
+        "BUGCHECK_P2",
+        "BUGCHECK_P3",
+        "BUGCHECK_P4",
+    }
+)
+_ATTRIBUTE_WORDS = {
+    "HiberCrash": "Hiber Crash Dump",
+    "DumpDevicePowerOff": "Dump Device Power Off",
+    "InsufficientDumpfileSize": "Insufficient Dumpfile Size",
+    "KernelGeneratedTriageDump": "Kernel Generated Triage Dump",
+    "LiveDumpGeneratedDump": "Live Generated Dump",
+    "DumpIsGeneratedOffline": "Dump Is Generated Offline",
+    "FilterDumpFile": "Filter Dump File",
+    "EarlyBootCrash": "Early Boot Crash",
+    "EncryptedDumpData": "Encrypted Dump Data",
+    "DecryptedDump": "Decrypted Dump",
+}
 
 
 def analyze(target: Target, crash: Crash) -> Iterator[str]:
-    """Every line, in KD's order and layout."""
-    size = target.memory.pointer_size
+    """Every line."""
     yield from box()
     if crash.bug_check is None:
         yield "The bug check code in the dump header was never set."
     else:
-        yield from explanation(crash.bug_check, size)
+        yield from explanation(crash.bug_check, target.memory.pointer_size)
     yield ""
     yield "Debugging Details:"
     yield "------------------"
@@ -37,39 +87,131 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
         yield f"*** WARNING: {warning}"
     if crash.notes:
         yield ""
-    if crash.process is not None and crash.process.name:
-        yield f"PROCESS_NAME:  {crash.process.name}"
-        yield ""
+    yield from _first_fields(crash)
+    yield from _findings(crash, late=False)
     failure = crash.failure
-    if failure is not None and failure.at_fault:
-        yield from _failure(target, failure)
+    if failure is not None:
+        yield from _records(target, failure)
+    yield from _black_boxes(crash)
+    if crash.process is not None and crash.process.name:
+        yield from field("PROCESS_NAME", crash.process.name)
+    yield from _findings(crash, late=True)
+    if failure is not None and failure.trap_frame is not None:
+        yield f"TRAP_FRAME:  {failure.trap_frame:016x} -- (.trap 0x{failure.trap_frame:x})"
+        yield from NOTE
+        yield from _registers(target, failure)
     if crash.stack.frames:
         yield "STACK_TEXT:  "
         yield from stack_text(target.walker, crash.stack)
         yield ""
-    if failure is not None and failure.at_fault:
-        if failure.module is not None:
-            yield f"MODULE_NAME: {failure.module.name}"
-            yield ""
-            yield f"IMAGE_NAME:  {failure.module.image_name}"
-            yield ""
+    yield from _last_fields(crash)
 
 
-def _failure(target: Target, failure: Failure) -> Iterator[str]:
-    if failure.exception_record is not None:
-        yield f"EXCEPTION_RECORD:  {failure.exception_record:016x} -- (.exr 0x{failure.exception_record:x})"
+def field(tag: str, value: str) -> Iterator[str]:
+    """A field and the blank line behind it."""
+    yield f"{tag}:{' ' if tag in _ONE_SPACE else '  '}{value}"
+    yield ""
+
+
+def _first_fields(crash: Crash) -> Iterator[str]:
+    facts = crash.facts
+    if crash.bug_check is not None:
+        yield from field("BUGCHECK_CODE", f"{crash.bug_check.raw_code:x}")
+        for argument in crash.bug_check.arguments:
+            if argument.value is not None:
+                yield from field(f"BUGCHECK_P{argument.number}", f"{argument.value:x}")
+    yield from field("FILE_IN_CAB", facts.dump_file)
+    if facts.virtual_machine:
+        yield from field("VIRTUAL_MACHINE", facts.virtual_machine)
+    if facts.attributes is not None:
+        yield f"DUMP_FILE_ATTRIBUTES: 0x{facts.attributes:x}"
+        for name in facts.attribute_names:
+            yield f"  {_ATTRIBUTE_WORDS.get(name, name)}"
         yield ""
-    if failure.trap_frame is not None:
-        yield f"TRAP_FRAME:  {failure.trap_frame:016x} -- (.trap 0x{failure.trap_frame:x})"
-        yield from NOTE
-    elif failure.context_record is not None:
+    if facts.faulting_thread is not None:
+        yield from field("FAULTING_THREAD", f"{facts.faulting_thread:016x}")
+    if crash.recorded.driver:
+        yield from field("BUGCHECKING_DRIVER", crash.recorded.driver)
+
+
+def _findings(crash: Crash, late: bool) -> Iterator[str]:
+    own = {"TRAP_FRAME", "CONTEXT", "EXCEPTION_RECORD", "PROCESS_NAME", "MODULE_NAME", "IMAGE_NAME"}
+    for finding in crash.reasoning.findings:
+        # Tags with a dot are keys of KD's KEY_VALUES_STRING block, which nobody misses.
+        if (finding.tag in _LATE) == late and finding.tag not in own and "." not in finding.tag:
+            yield from field(finding.tag, _finding_text(finding))
+
+
+def _finding_text(finding: Finding) -> str:
+    return finding.value if not finding.note else f"{finding.value} ({finding.note})"
+
+
+def _records(target: Target, failure: Failure) -> Iterator[str]:
+    if failure.exception_record is not None and failure.exception is not None:
+        yield f"EXCEPTION_RECORD:  {failure.exception_record:016x} -- (.exr 0x{failure.exception_record:x})"
+        yield from exception_lines(target, failure.exception)
+        yield ""
+    if failure.context_record is not None:
         yield f"CONTEXT:  {failure.context_record:016x} -- (.cxr 0x{failure.context_record:x})"
-    else:
-        yield "CONTEXT:  (.ecxr)"
+        yield from _registers(target, failure)
+
+
+def _registers(target: Target, failure: Failure) -> Iterator[str]:
     yield from register_block(failure.shown, kd=True)
     yield from shown_code(target, failure)
-    yield "Resetting default scope"
+    yield _RESET
     yield ""
+
+
+def exception_lines(target: Target, record: ExceptionRecord) -> Iterator[str]:
+    """The output of ``.exr`` for an exception record."""
+    size = target.memory.pointer_size
+    name = target.lookup(record.address)
+    site = ""
+    if name is not None:
+        stem = name.module if name.symbol is None else f"{name.module}!{name.symbol}"
+        site = f" ({stem}+0x{name.offset:016x})"
+    words = code_text(record.code)
+    yield f"ExceptionAddress: {pointer(record.address, size, tick=False)}{site}"
+    yield f"   ExceptionCode: {record.code:08x}" + (f" ({words})" if words else "")
+    yield f"  ExceptionFlags: {record.flags:08x}"
+    yield f"NumberParameters: {len(record.parameters)}"
+    for number, value in enumerate(record.parameters):
+        yield f"   Parameter[{number}]: {pointer(value, size, tick=False)}"
+    kind = access_kind(record)
+    if kind is not None:
+        phrase = {"read": "read from", "write": "write to", "execute": "execute non-executable"}[kind]
+        yield f"Attempt to {phrase} address {pointer(accessed_address(record), size, tick=False)}"
+
+
+def _black_boxes(crash: Crash) -> Iterator[str]:
+    for name in crash.facts.black_boxes:
+        yield from field(name, f"1 (!{name.lower()})")
+    if crash.facts.crash_count is not None:
+        yield from field("CUSTOMER_CRASH_COUNT", str(crash.facts.crash_count))
+
+
+def _last_fields(crash: Crash) -> Iterator[str]:
+    verdict, facts = crash.verdict, crash.facts
+    offset = verdict.function_offset
+    for tag, value in (
+        ("SYMBOL_NAME", verdict.symbol_name),
+        ("MODULE_NAME", verdict.module_name),
+        ("IMAGE_NAME", verdict.image_name),
+        ("IMAGE_VERSION", crash.image_version),
+        ("STACK_COMMAND", facts.stack_command),
+        ("BUCKET_ID_FUNC_OFFSET", None if offset is None else f"{offset:x}"),
+        ("FAILURE_BUCKET_ID", verdict.bucket),
+        ("OS_VERSION", facts.os_version),
+        ("BUILDLAB_STR", facts.build_lab),
+        ("OSPLATFORM_TYPE", facts.platform),
+        ("OSNAME", facts.os_name),
+        ("FAILURE_ID_HASH", None if verdict.bucket_hash is None else f"{{{verdict.bucket_hash}}}"),
+    ):
+        if value is not None:
+            yield from field(tag, value)
+    yield f"Followup:     {verdict.followup}"
+    yield "---------"
 
 
 def shown_code(target: Target, failure: Failure) -> Iterator[str]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
 from volatility3_kdump.grid import KdumpGrid, Row, absent, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import analyze
 from volatility3_kdump.text.registers import code_line, flags_words
 from volatility3_kdump.text.stacks import call_site
+from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import session_time, uptime
+from volatility3_kdump.views.report import write_report
 from volatility3_kdump.windows.version import windows_name
 
 COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
@@ -36,9 +40,15 @@ _GENERAL = {
 _MOST_FRAMES = 64
 
 
-def analyze_grid(target: Target) -> KdumpGrid:
-    """The analysis of a crash dump."""
-    crash = analyze_crash(target)
+def analyze_grid(target: Target, rules: OwnerRules | None = None, report: Path | None = None) -> KdumpGrid:
+    """The analysis of a crash dump.
+
+    ``rules`` choose the culprit; ``report`` is where the JSON document goes. Raises :class:`KdumpError` when it cannot
+    be written.
+    """
+    crash = analyze_crash(target, rules)
+    if report is not None:
+        write_report(report, target, crash)
     return KdumpGrid(COLUMNS, _rows(target, crash), lambda: analyze(target, crash))
 
 
@@ -48,7 +58,12 @@ def _row(section: str, field: str, value: str | None, address: int | None = None
 
 
 def _rows(target: Target, crash: Crash) -> Iterator[Row]:
+    for number, sentence in enumerate(summary(target, crash), 1):
+        yield _row("Summary", str(number), sentence)
+    yield from _verdict_rows(crash)
     yield from _bug_check_rows(crash)
+    for finding in crash.reasoning.findings:
+        yield _row("Finding", finding.tag, finding.value, finding.address, finding.note)
     yield from _crash_rows(target, crash)
     if crash.failure is None:
         yield _row("Failure", "Registers", None, note="the dump header holds no registers")
@@ -60,6 +75,22 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield _row("Warning", "Symbols", "no kernel symbols", note=target.symbol_status)
     for warning in [*crash.notes, *target.warnings]:
         yield _row("Warning", "", warning)
+
+
+def _verdict_rows(crash: Crash) -> Iterator[Row]:
+    verdict = crash.verdict
+    for field, value, note in (
+        ("Symbol", verdict.symbol_name, verdict.rule),
+        ("Module", verdict.module_name, ""),
+        ("Image", verdict.image_name, crash.image_version or ""),
+        ("Confidence", verdict.confidence, verdict.confidence_reason),
+        ("Runner-up", verdict.runner_up, verdict.runner_up_rule or ""),
+        ("Bucket", verdict.bucket, ""),
+        ("Hash", f"{{{verdict.bucket_hash}}}" if verdict.bucket_hash else None, ""),
+        ("Followup", verdict.followup, ""),
+    ):
+        if value is not None:
+            yield _row("Verdict", field, value, note=note)
 
 
 def _stack_rows(target: Target, crash: Crash) -> Iterator[Row]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.analysis.failure import Failure
-from volatility3_kdump.cpu.exception import ExceptionRecord, access_kind, accessed_address, code_text
+from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.grid import KdumpGrid, Row
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.text.analyze import NOTE, shown_code
+from volatility3_kdump.text.analyze import NOTE, exception_lines, shown_code
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.views.analyze import COLUMNS, exception_rows, failure_rows, register_rows
 
@@ -32,25 +31,4 @@ def failure_grid(target: Target, failure: Failure) -> KdumpGrid:
 
 def exception_grid(target: Target, address: int, record: ExceptionRecord) -> KdumpGrid:
     """An exception record."""
-    return KdumpGrid(COLUMNS, exception_rows(target, address, record), lambda: _exception_lines(target, record))
-
-
-def _exception_lines(target: Target, record: ExceptionRecord) -> Iterator[str]:
-    size = target.memory.pointer_size
-    name = target.lookup(record.address)
-    site = ""
-    if name is not None:
-        stem = name.module if name.symbol is None else f"{name.module}!{name.symbol}"
-        site = f" ({stem}+0x{name.offset:016x})"
-    words = code_text(record.code)
-    yield f"ExceptionAddress: {pointer(record.address, size, tick=False)}{site}"
-    yield f"   ExceptionCode: {record.code:08x}" + (f" ({words})" if words else "")
-    yield f"  ExceptionFlags: {record.flags:08x}"
-    yield f"NumberParameters: {len(record.parameters)}"
-    for number, value in enumerate(record.parameters):
-        yield f"   Parameter[{number}]: {pointer(value, size, tick=False)}"
-    kind = access_kind(record)
-    if kind is not None:
-        phrase = {"read": "read from", "write": "write to", "execute": "execute non-executable"}[kind]
-        accessed = accessed_address(record)
-        yield f"Attempt to {phrase} address {pointer(accessed, size, tick=False)}"
+    return KdumpGrid(COLUMNS, exception_rows(target, address, record), lambda: exception_lines(target, record))

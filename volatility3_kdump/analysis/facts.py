@@ -1,0 +1,89 @@
+"""Facts of a crash that need no judgement: what system it was, which dump, which thread."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.dump.smbios import machine_information
+from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.windows.version import windows_name
+from volatility3_kdump.windows.version_resource import image_version
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_MINIDUMP_NAME = re.compile(r"\d{6}-\d+-(\d+)\.dmp", re.IGNORECASE)
+_BUILD_LAB = re.compile(r"(?P<build>\d+)\.(?P<revision>\d+)\.(?P<kind>[^.]+)\.(?P<branch>[^.]+)")
+#: Tagged data of the black boxes, by the tag that the debugger prints when they are there.
+_BLACK_BOXES = {
+    "f57308df-cc45-4e01-ad76-29a4ebb010ec": "BLACKBOXBSD",
+    "00afe9c4-940d-4213-8016-cd3719b5bc20": "BLACKBOXNTFS",
+    "b7631941-532a-4cd6-b1b1-edb5917d4557": "BLACKBOXPNP",
+    "80cc79cf-a719-4af1-bf97-fe29ff76ebc1": "BLACKBOXWINLOGON",
+}
+#: Version numbers before KUSER_SHARED_DATA is consulted, by the first build that has them.
+_VERSIONS = ((10240, "10.0"), (9600, "6.3"), (9200, "6.2"), (7600, "6.1"), (6000, "6.0"), (3790, "5.2"), (2600, "5.1"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ``!analyze -v`` prints of the system and the dump; ``None`` where the dump does not tell.
+
+    ``os_version`` is ``10.0.BUILD.REVISION`` with the revision of the build lab string; ``attributes`` the header's
+    DUMP_FILE_ATTRIBUTES; ``crash_count`` the number in a small memory dump's file name.
+    """
+
+    dump_file: str
+    virtual_machine: str | None
+    attributes: int | None
+    attribute_names: tuple[str, ...]
+    faulting_thread: int | None
+    black_boxes: tuple[str, ...]
+    crash_count: int | None
+    os_version: str | None
+    build_lab: str | None
+    platform: str
+    os_name: str | None
+    stack_command: str
+
+
+def gather_facts(target: Target, failure: Failure | None, thread: int | None) -> Facts:
+    """The facts of a crash; ``thread`` is the ETHREAD that is held responsible."""
+    header = target.header
+    machine = machine_information(target.dump.source, target.dump.tagged)
+    counted = _MINIDUMP_NAME.fullmatch(target.name)
+    lab = _BUILD_LAB.match(target.build_lab or "")
+    build = header.build_number
+    shared = target.shared_data
+    version = next((text for first, text in _VERSIONS if build is not None and build >= first), None)
+    if shared is not None:
+        version = f"{shared.major_version}.{shared.minor_version}"
+    record = failure.context_record if failure is not None else None
+    tags = {str(blob.tag) for blob in target.dump.tagged}
+    return Facts(
+        dump_file=target.name,
+        virtual_machine=machine.virtual_machine if machine else None,
+        attributes=header.attributes,
+        attribute_names=header.attribute_names or (),
+        faulting_thread=thread,
+        black_boxes=tuple(name for tag, name in _BLACK_BOXES.items() if tag in tags),
+        crash_count=int(counted[1]) if counted and target.dump.triage is not None else None,
+        os_version=f"{version}.{lab['build']}.{lab['revision']}" if version and lab else None,
+        build_lab=lab["branch"] if lab else None,
+        platform=header.architecture,
+        os_name=windows_name(build),
+        stack_command=".thread ; .cxr ; kb" if record is None else f".cxr 0x{record:x} ; kb",
+    )
+
+
+def version_of(target: Target, module: Module | None) -> str | None:
+    """The file version of a module's image, ``None`` when its resources are neither in the dump nor in an image file."""
+    if module is None:
+        return None
+    image = target.images.image_of(module)
+    headers = image.headers()
+    found = image_version(image.read, headers) if headers is not None else None
+    return found.file_version if found else None

@@ -1,0 +1,85 @@
+"""The crash in plain words: what happened, where, who most probably did it, how sure that is, what to look at next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.windows.stacks import SCAN
+
+if TYPE_CHECKING:
+    from volatility3_kdump.analysis.crash import Crash
+    from volatility3_kdump.target import Target
+
+_CONFIDENCE = {
+    "high": "That is well supported",
+    "medium": "That is likely, not certain",
+    "low": "That is a weak guess",
+}
+
+
+def summary(target: Target, crash: Crash) -> list[str]:
+    """A few sentences, the most important first."""
+    sentences = [_what(crash)]
+    where = _where(target, crash)
+    if where:
+        sentences.append(where)
+    sentences += crash.reasoning.sentences
+    sentences.append(_who(crash))
+    sentences += [f"Contradiction: {note}." for note in crash.notes]
+    sentences.append(f"Next: {'; '.join(_next(target, crash))}.")
+    return sentences
+
+
+def _what(crash: Crash) -> str:
+    bug_check = crash.bug_check
+    if bug_check is None:
+        return "The dump header does not say what happened: its bug check code was never set."
+    name = bug_check.name or "a code that is not publicly known"
+    action = "A live dump was taken" if bug_check.live else "The system stopped"
+    meaning = f" {bug_check.variant or bug_check.text}" if bug_check.variant or bug_check.text else ""
+    return f"{action} with bug check {bug_check.raw_code:X} ({name}).{meaning}"
+
+
+def _where(target: Target, crash: Crash) -> str | None:
+    parts = []
+    failure = crash.failure
+    if failure is not None and failure.at_fault and failure.context.ip is not None:
+        parts.append(f"at {failure.name or hex(failure.context.ip)}")
+    if crash.process is not None and crash.process.name:
+        parts.append(f"in process {crash.process.name}")
+    if crash.processor is not None:
+        parts.append(f"on processor {crash.processor.number}")
+    if failure is not None and failure.access and failure.address is not None:
+        verb = {"read": "reading", "write": "writing", "execute": "executing"}[failure.access]
+        parts.append(f"while {verb} {failure.address:#x}")
+    return f"It happened {' '.join(parts)}." if parts else None
+
+
+def _who(crash: Crash) -> str:
+    verdict = crash.verdict
+    image = verdict.image_name or verdict.module_name
+    because = verdict.rule.rstrip(".")
+    if verdict.all_microsoft:
+        shown = f" It showed in {image}." if image and verdict.module_name != "nt" else ""
+        return f"Every frame of the stack belongs to Windows itself: what caused the failure may have left none.{shown}"
+    if image is None:
+        return f"No component can be named: {because}."
+    sure = _CONFIDENCE.get(verdict.confidence, "How sure that is cannot be said")
+    reason = f": {verdict.confidence_reason.rstrip('.')}" if verdict.confidence_reason else ""
+    second = f" Next candidate: {verdict.runner_up}." if verdict.runner_up else ""
+    return f"Most probably {image} is to blame ({because}). {sure}{reason}.{second}"
+
+
+def _next(target: Target, crash: Crash) -> list[str]:
+    """Commands of our own that show more of this crash."""
+    commands = []
+    if crash.failure is not None and crash.failure.at_fault:
+        commands.append("kdump.trap for the registers")
+    commands.append("kdump.stack for the whole stack")
+    if any(frame.trust == SCAN for frame in crash.stack.frames):
+        commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
+    if target.nt is None:
+        commands.append(f"kernel symbols would tell more: {target.symbol_status}")
+    elif crash.failure is not None and crash.failure.at_fault:
+        commands.append("kdump.disasm for the code")
+    return commands

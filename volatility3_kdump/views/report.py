@@ -1,0 +1,226 @@
+"""The analysis as one JSON document; its keys are described in ``docs/analyze-schema.md`` and only grow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from volatility3_kdump.analysis.crash import Crash
+from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.target import Target
+from volatility3_kdump.text.escape import printable
+from volatility3_kdump.text.registers import code_line
+from volatility3_kdump.text.stacks import call_site
+from volatility3_kdump.text.summary import summary
+from volatility3_kdump.text.times import filetime
+
+SCHEMA = 1
+
+
+def write_report(path: Path, target: Target, crash: Crash) -> None:
+    """Write the document. Raises :class:`KdumpError` when the file cannot be written."""
+    text = json.dumps(report(target, crash), indent=2, ensure_ascii=True) + "\n"
+    try:
+        path.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise KdumpError(f"--report {path}: cannot be written: {error.strerror or error}") from error
+
+
+def report(target: Target, crash: Crash) -> dict[str, Any]:
+    """The document as plain values; addresses are ``0x`` strings, since JSON numbers lose precision beyond 2**53."""
+    document = {
+        "schema": SCHEMA,
+        "dump": _dump(target, crash),
+        "system": _system(target, crash),
+        "bug_check": _bug_check(crash),
+        "summary": summary(target, crash),
+        "verdict": _verdict(crash),
+        "findings": [
+            {"tag": finding.tag, "value": finding.value, "address": _hex(finding.address), "note": finding.note or None}
+            for finding in crash.reasoning.findings
+        ],
+        "processor": crash.processor.number if crash.processor else None,
+        "process": _process(crash),
+        "thread": _thread(crash),
+        "failure": _failure(crash.failure),
+        "stack": _stack(target, crash),
+        "notes": list(crash.notes),
+        "warnings": target.warnings,
+        "symbols": {"loaded": target.nt is not None, "status": target.symbol_status},
+    }
+    escaped: dict[str, Any] = _escaped(document)
+    return escaped
+
+
+def _dump(target: Target, crash: Crash) -> dict[str, Any]:
+    pages = target.dump.pages
+    facts = crash.facts
+    return {
+        "file": target.name,
+        "size": target.dump.source.size,
+        "type": target.header.dump_type,
+        "attributes": _hex(facts.attributes),
+        "attribute_names": list(facts.attribute_names),
+        "pages": {"declared": pages.declared, "present": pages.present} if pages is not None else None,
+        "black_boxes": list(facts.black_boxes),
+        "customer_crash_count": facts.crash_count,
+    }
+
+
+def _system(target: Target, crash: Crash) -> dict[str, Any]:
+    header, facts = target.header, crash.facts
+    moment = filetime(header.system_time)
+    return {
+        "os_name": facts.os_name,
+        "os_version": facts.os_version,
+        "build": header.build_number,
+        "build_lab": target.build_lab,
+        "build_branch": facts.build_lab,
+        "platform": facts.platform,
+        "processors": header.number_processors,
+        "time_utc": moment.isoformat() if moment else None,
+        "uptime_seconds": header.system_up_time / 10_000_000 if header.system_up_time is not None else None,
+        "kernel_base": _hex(target.kernel.base) if target.kernel else None,
+        "virtual_machine": facts.virtual_machine,
+    }
+
+
+def _bug_check(crash: Crash) -> dict[str, Any] | None:
+    found = crash.bug_check
+    if found is None:
+        return None
+    return {
+        "code": _hex(found.raw_code),
+        "base_code": _hex(found.code),
+        "name": found.name,
+        "text": found.text,
+        "variant": found.variant,
+        "live": found.live,
+        "driver": crash.recorded.driver,
+        "arguments": [
+            {"value": _hex(argument.value), "meaning": argument.meaning, "value_meaning": argument.value_meaning}
+            for argument in found.arguments
+        ],
+    }
+
+
+def _verdict(crash: Crash) -> dict[str, Any]:
+    verdict = crash.verdict
+    return {
+        "symbol_name": verdict.symbol_name,
+        "module_name": verdict.module_name,
+        "image_name": verdict.image_name,
+        "image_version": crash.image_version,
+        "bucket": verdict.bucket,
+        "hash": verdict.bucket_hash,
+        "function_offset": _hex(verdict.function_offset),
+        "rule": verdict.rule,
+        "runner_up": verdict.runner_up,
+        "runner_up_rule": verdict.runner_up_rule,
+        "confidence": verdict.confidence,
+        "confidence_reason": verdict.confidence_reason or None,
+        "frame": verdict.frame,
+        "all_microsoft": verdict.all_microsoft,
+        "followup": verdict.followup,
+        "stack_command": crash.facts.stack_command,
+    }
+
+
+def _process(crash: Crash) -> dict[str, Any] | None:
+    process = crash.process
+    if process is None:
+        return None
+    return {
+        "address": _hex(process.address),
+        "pid": process.pid,
+        "name": process.name,
+        "image_path": process.image_path,
+    }
+
+
+def _thread(crash: Crash) -> dict[str, Any] | None:
+    thread = crash.thread
+    return None if thread is None else {"address": _hex(thread.address), "pid": thread.pid, "tid": thread.tid}
+
+
+def _failure(failure: Failure | None) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    instruction, module, record = failure.instruction, failure.module, failure.exception
+    return {
+        "origin": failure.origin,
+        "at_fault": failure.at_fault,
+        "address": _hex(failure.context.ip),
+        "name": failure.name,
+        "module": None
+        if module is None
+        else {
+            "name": module.name,
+            "image": module.image_name,
+            "path": module.path,
+            "base": _hex(module.base),
+            "size": module.size,
+            "timestamp": _hex(module.timestamp),
+            "checksum": _hex(module.checksum),
+        },
+        "unloaded_module": failure.unloaded.name if failure.unloaded else None,
+        "instruction": code_line(instruction, failure.context) if instruction else None,
+        "instruction_bytes": instruction.raw.hex() if instruction else None,
+        "instruction_absent": failure.instruction_absent,
+        "access": failure.access,
+        "access_address": _hex(failure.address),
+        "operand_address": _hex(failure.operand),
+        "operand_agrees": failure.operand_agrees,
+        "trap_frame": _hex(failure.trap_frame),
+        "context_record": _hex(failure.context_record),
+        "exception_record": None
+        if record is None
+        else {
+            "address": _hex(failure.exception_record),
+            "code": _hex(record.code),
+            "flags": _hex(record.flags),
+            "exception_address": _hex(record.address),
+            "parameters": [_hex(value) for value in record.parameters],
+        },
+        "registers": {name: _hex(value) for name, value in failure.context.registers.items()},
+        "recovered_registers": list(failure.recovered),
+    }
+
+
+def _stack(target: Target, crash: Crash) -> dict[str, Any]:
+    frames = []
+    for frame in crash.stack.frames:
+        name = target.walker.name_of(frame)
+        frames.append(
+            {
+                "number": frame.number,
+                "call_site": call_site(target.walker, frame, target.memory.pointer_size),
+                "module": name.module if name else None,
+                "symbol": name.symbol if name else None,
+                "offset": _hex(name.offset) if name else None,
+                "address": _hex(frame.ip),
+                "child_sp": _hex(frame.sp),
+                "return_address": _hex(frame.return_address),
+                "arguments": [_hex(value) for value in frame.arguments],
+                "trap_frame": _hex(frame.trap_frame),
+                "trust": frame.trust,
+            }
+        )
+    return {"frames": frames, "end": crash.stack.end, "complete": crash.stack.complete}
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"{value:#x}"
+
+
+def _escaped(value: Any) -> Any:
+    """The value with every text in it made fit for a terminal: names come from the dump."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _escaped(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_escaped(entry) for entry in value]
+    return value
