@@ -32,7 +32,8 @@ PENDING, ON_CANCEL, ON_SUCCESS, ON_ERROR = 0x01, 0x20, 0x40, 0x80
 _MOST_LOCATIONS = 127
 #: Longest device stack that is followed; real ones have less than twenty devices.
 _MOST_DEVICES = 64
-_IRP_MJ_POWER = 22
+#: The major function of power requests.
+IRP_MJ_POWER = 22
 
 
 @dataclass(frozen=True)
@@ -439,7 +440,7 @@ def request_name(major: int, minor: int | None) -> str:
 def power_request(location: StackLocation) -> str | None:
     """What a power IRP asks for: ``device power state D3``, ``system power state Shutdown``; ``None`` if it is none, or
     if its parameters are not in the dump."""
-    if location.major != _IRP_MJ_POWER or location.minor not in (2, 3):
+    if location.major != IRP_MJ_POWER or location.minor not in (2, 3):
         return None
     kind, state = location.parameters[1:3]
     if kind is None or state is None:

@@ -1,0 +1,155 @@
+"""Hardware errors: 0x124 with its error record, 0x12B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.arguments import hexadecimal, said
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.windows import whea
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+#: Where it is not known what kind of error it was, the bucket has this word, underscore included.
+_UNKNOWN = "_UNKNOWN"
+_MACHINE_CHECK_SOURCE = 0
+_VENDORS = ("GenuineIntel", "AuthenticAMD", "CentaurHauls", "HygonGenuine")
+_VENDOR_SIZE = 13
+#: What to do, by the kind of error.
+_ADVICE = {
+    "CACHE": "Errors in the processor's caches come from overclocking, a low voltage, heat or a worn-out processor.",
+    "TLB": "Errors in the processor's TLB come from overclocking, a low voltage, heat or a worn-out processor.",
+    "BUS": "Bus errors come from the memory, the board, a device that does not answer, or overclocking.",
+    "MEMORY": "Test or replace the memory module.",
+    "PCIEXPRESS": "Look at the device, its slot and its firmware; its driver is seldom the reason.",
+}
+
+
+@rule(0x124)
+def uncorrectable_hardware_error(case: Case) -> Reasoning:
+    """P1 error source, P2 WHEA_ERROR_RECORD; for machine checks P3 and P4 are MCi_STATUS, its upper half first."""
+    source, address = case.argument(1), case.pointer(2)
+    findings: list[Finding] = []
+    notes: list[str] = []
+    record = None
+    if address is not None:
+        text = hexadecimal(case.target, address)
+        try:
+            record = whea.read_error_record(case.target.memory, address)
+        except KdumpError as error:
+            findings.append(Finding("WHEA_ERROR_RECORD", text, address, str(error)))
+        else:
+            note = f"{record.severity}, {len(record.sections)} sections, told by {record.notification}"
+            findings.append(Finding("WHEA_ERROR_RECORD", text, address, note))
+            findings += _sections(record)
+            notes += record.notes
+    status = _status(case, record, notes)
+    if status is not None:
+        findings.append(Finding("MCI_STATUS", f"{status.value:016x}", status.value, f"{status.error}; {status.state}"))
+    section, kind = _words(record, status, source)
+    vendor = _vendor(case.target, record)
+    if vendor is not None:
+        findings.append(Finding("CPU_VENDOR", vendor))
+    words = ([str(source)] if source is not None else []) + [word for word in (vendor, section) if word]
+    why = "the processor or the platform reported a hardware error; no driver is to blame"
+    name = vendor or "hardware"
+    culprit = Culprit(f"{vendor}.sys" if vendor else "hardware", name, None, why)
+    return Reasoning(
+        tuple(findings),
+        (*said(case), *_sentences(record, status, section, kind)),
+        tuple(notes),
+        (*words, kind or _UNKNOWN),
+        culprit=culprit,
+    )
+
+
+def _sections(record: whea.ErrorRecord) -> Iterator[Finding]:
+    for number, section in enumerate(record.sections, 1):
+        name = section.name or section.type_id
+        note = ", ".join(filter(None, (section.severity, section.fru_text, section.absent)))
+        yield Finding(f"WHEA_SECTION_{number}", name, record.address + section.offset, note)
+        for label, text in section.facts:
+            yield Finding(f"WHEA_SECTION_{number}", f"{label}: {text}")
+
+
+def _status(case: Case, record: whea.ErrorRecord | None, notes: list[str]) -> whea.MachineCheckStatus | None:
+    """MCi_STATUS from the arguments, which a dump always has, or from the record."""
+    high, low = case.argument(3), case.argument(4)
+    section = record.section(whea.MACHINE_CHECK) if record is not None else None
+    recorded = section.values.get("status") if section is not None else None
+    given = None
+    if case.argument(1) == _MACHINE_CHECK_SOURCE and high is not None and low is not None:
+        if high >> 32 == 0 and low >> 32 == 0:
+            given = high << 32 | low or None
+        else:
+            notes.append("arguments 3 and 4 are no halves of MCi_STATUS: they have more than 32 bits")
+    if given is not None and recorded is not None and given != recorded:
+        notes.append(f"MCi_STATUS is {given:#x} in the arguments, but {recorded:#x} in the error record")
+    value = given if given is not None else recorded
+    return None if value is None else whea.MachineCheckStatus(value)
+
+
+def _words(
+    record: whea.ErrorRecord | None, status: whea.MachineCheckStatus | None, source: int | None
+) -> tuple[str | None, str | None]:
+    """The bucket's words for section and error, such as ``PROCESSOR`` and ``CACHE``; ``None`` if not known."""
+    kind = status.bucket_word if status is not None else None
+    sections = list(record.sections) if record is not None else []
+    sections.sort(key=lambda section: not section.primary)
+    for section in sections:
+        word = whea.bucket_word("section", section.type_id)
+        if word is not None:
+            return word, kind
+    return ("PROCESSOR" if source == _MACHINE_CHECK_SOURCE else None), kind
+
+
+def _vendor(target: Target, record: whea.ErrorRecord | None) -> str | None:
+    """The processor's name for its maker: what the record says, else KPRCB.VendorString."""
+    if record is not None:
+        for section in record.sections:
+            for label, text in section.facts:
+                if label == "vendor":
+                    return text
+    field = target.nt.find("_KPRCB", "VendorString") if target.nt is not None else None
+    for processor in target.processors if field is not None else ():
+        if processor.prcb is None or field is None:
+            continue
+        name = target.memory.c_string(processor.prcb + field.offset, _VENDOR_SIZE)
+        if name in _VENDORS:
+            return name
+    return None
+
+
+def _sentences(
+    record: whea.ErrorRecord | None, status: whea.MachineCheckStatus | None, section: str | None, kind: str | None
+) -> Iterator[str]:
+    bank = record.section(whea.MACHINE_CHECK) if record is not None else None
+    if status is not None:
+        where = ""
+        if bank is not None and "processor" in bank.values:
+            where = f"Processor {bank.values['processor']}, bank {bank.values['bank']}: "
+        state = "uncorrected" if status.uncorrected else "corrected"
+        lost = ", the processor's context is lost" if status.context_corrupt else ""
+        yield f"{where}{'the' if where else 'The'} machine check says {status.error}, {state}{lost}."
+    express = record.section(whea.PCI_EXPRESS) if record is not None else None
+    if express is not None and "vendor_id" in express.values:
+        facts = dict(express.facts)
+        yield f"The PCI Express device is {facts['device']} at {facts['location']}."
+    advice = _ADVICE.get(kind or "") or _ADVICE.get(section or "")
+    if advice:
+        yield advice
+    yield "This is a hardware error: the stack and the drivers on it say nothing about the reason."
+
+
+@rule(0x12B)
+def faulty_hardware_corrupted_page(case: Case) -> Reasoning:
+    """A page that the memory store had compressed came back changed."""
+    sentence = (
+        "A compressed page changed in physical memory: test the memory, and look at the firmware and at devices that "
+        "do DMA, before any driver on the stack."
+    )
+    why = "a page changed in physical memory"
+    return Reasoning(sentences=(sentence,), culprit=Culprit("memory_corruption", "memory_corruption", None, why))

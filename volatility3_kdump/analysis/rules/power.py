@@ -1,0 +1,365 @@
+"""Power and Plug and Play: 0x9F, 0xA0, 0xCA, 0x1C8.
+
+The structures that 0x9F hands over (``_TRIAGE_9F_POWER``, ``_TRIAGE_9F_PNP`` and what they lead to) are those of the
+public kernel symbols; the meaning of the arguments is that of Microsoft's bug check reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.arguments import (
+    device_reasoning,
+    driver_culprit,
+    follow,
+    hexadecimal,
+    irp_reasoning,
+    node_of,
+    said,
+    subtype,
+    thread_text,
+)
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.windows import io
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_MOST_IRPS = 256
+_MOST_NAMED = 16
+
+#: SYSTEM_POWER_STATE arguments of 0xA0, and the argument that is the thread to look at.
+_TIMEOUTS = (0xD, 0xF, 0xF0, 0xF1)
+
+
+@rule(0x9F)
+def driver_power_state_failure(case: Case) -> Reasoning:
+    """A power transition that does not end. P1 tells who waits for what."""
+    kind = case.argument(1)
+    text = f"{kind:x}" if kind is not None else "not in the dump"
+    base = Reasoning((Finding("DRVPOWERSTATE_SUBCODE", text, kind),))
+    if kind == 3:
+        return base + _blocked_irp(case)
+    if kind == 4:
+        return base + _pnp_timeout(case)
+    return base + Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+
+
+# P1 = 3 -------------------------------------------------------------------------------------------------------------
+
+
+def _blocked_irp(case: Case) -> Reasoning:
+    """P2: the PDO of the stack, P3: _TRIAGE_9F_POWER, P4: the IRP."""
+    target = case.target
+    found = attempt(lambda: _holder(case), "the blocked IRP")
+    stack = attempt(lambda: _devices(case), "the device stack")
+    others = attempt(lambda: _power_irps(target, case.pointer(3), case.pointer(4)), "the list of power IRPs")
+    return found + stack + others + Reasoning(specifiers=("3",))
+
+
+def _holder(case: Case) -> Reasoning:
+    """The driver that has the IRP, which is the one that must complete it or pass it down."""
+    target = case.target
+    address, pdo_address = case.pointer(4), case.pointer(2)
+    if address is None:
+        return _without_irp(case, "the bug check names no IRP")
+    reasoning = irp_reasoning(target, address)
+    try:
+        current = io.read_irp(target, address).current
+        device = io.read_device(target, current.device) if current is not None and current.device else None
+    except KdumpError:
+        current = device = None
+    if device is None or device.driver is None:
+        return reasoning + _without_irp(case, "the dump does not hold the IRP, its stack location, device and driver")
+    pdo = _read_device(target, pdo_address)
+    culprit = reasoning.culprit
+    text = device.driver.text
+    sentences = [
+        f"The IRP {hexadecimal(target, address)} waits for {text}, which has neither completed it nor passed it on."
+    ]
+    request = reasoning.finding("IRP_REQUEST")
+    if request is not None:
+        sentences.append(f"The IRP asks for {request.value}.")
+    specifiers = _bucket_words(target, device, pdo)
+    notes = reasoning.notes
+    if current is not None and current.major not in (None, io.IRP_MJ_POWER):
+        notes += (
+            f"the IRP {hexadecimal(target, address)} of argument 4 is no power IRP: it asks for {current.request}",
+        )
+    if culprit is not None:
+        culprit = replace(culprit, why=f"{text} has the power IRP that was not completed in time")
+    return replace(reasoning, sentences=tuple(sentences), notes=notes, specifiers=specifiers, culprit=culprit)
+
+
+def _without_irp(case: Case, why: str) -> Reasoning:
+    """Who else can be named: the function driver, which is attached above the PDO."""
+    target = case.target
+    pdo = _read_device(target, case.pointer(2))
+    if pdo is None:
+        words = f"Which driver holds the IRP cannot be told: {why}, nor its physical device object."
+        return Reasoning(sentences=(words,), specifiers=("3",))
+    holder = _read_device(target, pdo.above) if pdo.above else None
+    node = node_of(target, pdo)
+    if holder is not None and holder.driver is not None:
+        text = holder.driver.text
+        words = (
+            f"Which driver holds the IRP cannot be told ({why}); {text} is the first driver above the physical device."
+        )
+        culprit = driver_culprit(holder.driver, f"{text} drives the device whose power IRP nobody completed in time")
+        return Reasoning(sentences=(words,), specifiers=_bucket_words(target, holder, pdo), culprit=culprit)
+    if node is not None and node.service:
+        words = f"Which driver holds the IRP cannot be told ({why}); the device belongs to the service {node.service}."
+        return Reasoning(sentences=(words,), specifiers=("3", node.service), culprit=_service_culprit(target, node))
+    return Reasoning(sentences=(f"Which driver holds the IRP cannot be told: {why}.",), specifiers=("3",))
+
+
+def _function_device(target: Target, pdo: io.DeviceObject, node: io.DeviceNode | None) -> io.DeviceObject | None:
+    """The device of the function driver: that of the device node's service, else the first above the PDO."""
+    above = [device for device in io.device_stack(target, pdo.address) if device.driver is not None]
+    above = above[: next((index for index, device in enumerate(above) if device.address == pdo.address), len(above))]
+    service = (node.service or "").lower() if node is not None else ""
+    for device in above:
+        if service and device.driver is not None and (device.driver.name or "").rsplit("\\", 1)[-1].lower() == service:
+            return device
+    return above[-1] if above else None
+
+
+def _service_culprit(target: Target, node: io.DeviceNode) -> Culprit | None:
+    """The loaded driver that has the name of a device's service."""
+    wanted = (node.service or "").lower()
+    for module in target.modules:
+        if module.image_name.lower().rsplit(".", 1)[0] == wanted:
+            why = f"the device {node.instance_path or ''} belongs to the service {node.service}".replace("  ", " ")
+            return Culprit(module.image_name, module.name, module.base, why)
+    return None
+
+
+def _bucket_words(target: Target, holder: io.DeviceObject, pdo: io.DeviceObject | None) -> tuple[str, ...]:
+    """``3``, the driver, for ACPI devices their hardware id, and the image of the physical device's driver."""
+    words = ["3"]
+    driver = holder.driver
+    if driver is not None:
+        name = driver.module.name if driver.module else (driver.name or "").rsplit("\\", 1)[-1]
+        if name:
+            words.append(name)
+    if pdo is None or pdo.driver is None or pdo.driver.module is None:
+        return tuple(words)
+    node = node_of(target, pdo)
+    parts = (node.instance_path or "").split("\\") if node is not None else []
+    if len(parts) > 1 and parts[0].upper() == "ACPI":
+        words += ["DEV", parts[1]]
+    return (*words, "IMAGE", pdo.driver.module.image_name)
+
+
+def _read_device(target: Target, address: int | None) -> io.DeviceObject | None:
+    if not address:
+        return None
+    try:
+        return io.read_device(target, address)
+    except KdumpError:
+        return None
+
+
+def _devices(case: Case) -> Reasoning:
+    """The device stack from the top down to the PDO, each device with its driver."""
+    target = case.target
+    pdo_address = case.pointer(2)
+    if pdo_address is None:
+        return Reasoning()
+    text = hexadecimal(target, pdo_address)
+    try:
+        stack = io.device_stack(target, pdo_address)
+    except KdumpError as error:
+        return Reasoning((Finding("PHYSICAL_DEVICE_OBJECT", text, pdo_address, str(error)),))
+    findings = [Finding("PHYSICAL_DEVICE_OBJECT", text, pdo_address, stack[-1].driver_text or "")]
+    pdo = next(device for device in stack if device.address == pdo_address)
+    node = node_of(target, pdo)
+    sentences: tuple[str, ...] = ()
+    if node is not None and node.instance_path:
+        service = f"service {node.service}" if node.service else ""
+        findings.append(Finding("DEVICE_NODE", node.instance_path, node.address, service))
+        sentences = (f"The device is {node.instance_path}{f', driven by {node.service}' if node.service else ''}.",)
+    for device in stack:
+        driver = device.driver_text or "driver not in the dump"
+        role = "physical device" if device.address == pdo_address else ""
+        findings.append(
+            Finding(
+                "DEVICE_STACK",
+                hexadecimal(target, device.address),
+                device.address,
+                f"{driver}{f', {role}' if role else ''}",
+            )
+        )
+    top = stack[0]
+    if top.above:
+        findings.append(
+            Finding("DEVICE_STACK", f"{hexadecimal(target, top.above)} above these is not in the dump", top.above)
+        )
+    return Reasoning(tuple(findings), sentences)
+
+
+def _power_irps(target: Target, address: int | None, blocked: int | None) -> Reasoning:
+    """The power IRPs under way, from _TRIAGE_9F_POWER.IrpList."""
+    if address is None:
+        return Reasoning()
+    text = hexadecimal(target, address)
+    try:
+        values = io.read_fields(target, "_TRIAGE_9F_POWER", address, {"signature": "Signature", "irps": "IrpList"})
+    except KdumpError as error:
+        return Reasoning((Finding("TRIAGE_9F_POWER", text, address, str(error)),))
+    if values["signature"] == 0:
+        return Reasoning(notes=("P3 leads to no _TRIAGE_9F_POWER: the signature there is zero",))
+    findings = []
+    listed = list(_listed_irps(target, values["irps"])) if values["irps"] else []
+    for irp, pdo in listed[:_MOST_NAMED]:
+        note = _irp_summary(target, irp)
+        device = _read_device(target, pdo)
+        node = node_of(target, device) if device is not None else None
+        if node is not None and node.instance_path:
+            note = f"{note}; device {node.instance_path}" if note else f"device {node.instance_path}"
+        findings.append(Finding("POWER_IRP", hexadecimal(target, irp), irp, note))
+    if len(listed) > _MOST_NAMED:
+        findings.append(Finding("POWER_IRP", f"{len(listed) - _MOST_NAMED} more", None))
+    notes: tuple[str, ...] = ()
+    if blocked is not None and listed and all(irp != blocked for irp, _ in listed):
+        notes = (f"the IRP {hexadecimal(target, blocked)} of P4 is not in the list of power IRPs at P3",)
+    return Reasoning(tuple(findings), notes=notes)
+
+
+def _listed_irps(target: Target, head: int) -> Iterator[tuple[int, int]]:
+    """(IRP, PDO) of every _TRIAGE_POP_IRP_DATA in a list; the kernel's own _POP_IRP_DATA starts in the same way."""
+    layouts = io.layouts_of(target)
+    type_name = "_TRIAGE_POP_IRP_DATA" if layouts.has_type("_TRIAGE_POP_IRP_DATA") else "_POP_IRP_DATA"
+    for entry in target.memory.list_entries(head, _MOST_IRPS):
+        try:
+            values = io.read_fields(target, type_name, entry, {"irp": "Irp", "pdo": "Pdo"})
+        except KdumpError:
+            continue
+        if values["irp"]:
+            yield values["irp"], values["pdo"] or 0
+
+
+def _irp_summary(target: Target, address: int) -> str:
+    try:
+        current = io.read_irp(target, address).current
+    except KdumpError as error:
+        return str(error)
+    if current is None:
+        return "its stack location is not in the dump"
+    words = [current.request or "unknown request"]
+    power = io.power_request(current)
+    if power:
+        words.append(power)
+    device = _read_device(target, current.device)
+    if device is not None and device.driver_text:
+        words.append(f"at {device.driver_text}")
+    return ", ".join(words)
+
+
+# P1 = 4 -------------------------------------------------------------------------------------------------------------
+
+
+def _pnp_timeout(case: Case) -> Reasoning:
+    """P2: seconds, P3: the thread that holds the PnP lock, P4: _TRIAGE_9F_PNP."""
+    target = case.target
+    seconds, thread = case.argument(2), case.pointer(3)
+    findings = []
+    sentences = []
+    if thread is None:
+        sentences.append(
+            "A power transition timed out while it waited for Plug and Play; the bug check names no thread."
+        )
+    else:
+        text = thread_text(target, thread)
+        findings.append(Finding("FAULTING_THREAD", hexadecimal(target, thread), thread, text))
+        within = f" for {seconds} seconds" if seconds else ""
+        sentences.append(
+            f"A power transition waited{within} for Plug and Play, whose lock thread {hexadecimal(target, thread)} "
+            "holds: what that thread waits for is the reason."
+        )
+    reasoning = Reasoning(tuple(findings), tuple(sentences), specifiers=("4",), thread=thread)
+    return reasoning + attempt(lambda: _pending_devices(target, case.pointer(4)), "the PnP completion queue")
+
+
+def _pending_devices(target: Target, address: int | None) -> Reasoning:
+    """The devices whose PnP requests are not completed, from _TRIAGE_9F_PNP.CompletionQueue."""
+    if address is None:
+        return Reasoning()
+    text = hexadecimal(target, address)
+    try:
+        values = io.read_fields(
+            target, "_TRIAGE_9F_PNP", address, {"signature": "Signature", "queue": "CompletionQueue"}
+        )
+    except KdumpError as error:
+        return Reasoning((Finding("TRIAGE_9F_PNP", text, address, str(error)),))
+    if values["signature"] == 0:
+        return Reasoning(notes=("P4 leads to no _TRIAGE_9F_PNP: the signature there is zero",))
+    if not values["queue"]:
+        return Reasoning()
+    findings = []
+    width = target.memory.pointer_size
+    # The queue starts with DispatchedList, its requests with their list entry and DeviceNode.
+    for entry in list(target.memory.list_entries(values["queue"], _MOST_IRPS))[:_MOST_NAMED]:
+        pointer = target.memory.pointer(entry + 2 * width)
+        if not pointer:
+            continue
+        try:
+            node = io.read_node(target, pointer)
+        except KdumpError as error:
+            findings.append(Finding("DEVICE_NODE", hexadecimal(target, pointer), pointer, str(error)))
+            continue
+        service = f"service {node.service}" if node.service else ""
+        findings.append(Finding("DEVICE_NODE", node.instance_path or "not in the dump", pointer, service))
+    named = [finding.value for finding in findings if finding.value != "not in the dump"]
+    sentences = (f"Plug and Play waits for the device {named[0]}.",) if len(named) == 1 else ()
+    return Reasoning(tuple(findings), sentences)
+
+
+# the others ---------------------------------------------------------------------------------------------------------
+
+
+@rule(0xA0)
+def internal_power_error(case: Case) -> Reasoning:
+    """An error of power management; where a transition timed out, the thread that carries it out."""
+    reasoning = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    kind = case.argument(1)
+    if kind not in _TIMEOUTS:
+        return reasoning
+    state = case.argument(2)
+    name = io.system_power_state(state) if state is not None else None
+    if name is not None:
+        found = Finding("SYSTEM_POWER_STATE", name, None, "P2: system power state being entered")
+        reasoning += Reasoning((found,))
+    if kind != 0xD:
+        reasoning = replace(reasoning, thread=case.pointer(4))
+    return reasoning
+
+
+@rule(0xCA)
+def pnp_detected_fatal_error(case: Case) -> Reasoning:
+    """A fatal error that Plug and Play found: the driver of the PDO that an argument names."""
+    reasoning = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    device = case.pointer(2)
+    if device is not None and reasoning.finding("DEVICE_OBJECT") is None:
+        # Kinds that the table does not know yet: P2 has been a device object in all of them.
+        named = attempt(lambda: device_reasoning(case.target, device, "P2"), "P2")
+        if named.finding("DRIVER_OBJECT") is not None:
+            reasoning += named
+    return reasoning
+
+
+@rule(0x1C8)
+def power_button_hold(case: Case) -> Reasoning:
+    """The user held the power button: whatever hangs did so before."""
+    held = case.argument(1)
+    findings: tuple[Finding, ...] = ()
+    if held is not None:
+        findings = (Finding("POWER_BUTTON_HELD", f"{held} ms", None, "P1: how long the power button was held"),)
+    sentences = (
+        "The user crashed the system by holding the power button, most likely because it no longer responded: the "
+        "crashing thread is not the reason, look at what the other processors and threads wait for.",
+    )
+    return Reasoning(findings, sentences)

@@ -1,0 +1,72 @@
+"""Rules that were broken: of Driver Verifier (0xC4, 0xC9, 0xE6), KMDF (0x10D), USB (0xFE, 0x144), PnP (0x1D5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from volatility3_kdump.analysis.arguments import follow, hexadecimal, said, subtype, thread_text
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+
+#: 0xC4: an unloading driver has left allocations behind.
+_LEAKED_POOL = 0x62
+
+
+@rule(0xC4)
+def driver_verifier_violation(case: Case) -> Reasoning:
+    """P1 the violation; what the other arguments are depends on it."""
+    kind = case.argument(1)
+    found = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    if kind is None:
+        return found
+    found = Reasoning((Finding("VERIFIER_STOP", f"{kind:x}", None, case.bug_check.variant or ""),)) + found
+    text = found.finding("RULE")
+    if text is not None and text.value != "not in the dump":
+        found += Reasoning(sentences=(f"The rule says: {text.value}.",))
+    if kind == _LEAKED_POOL:
+        found = replace(found, specifiers=(*found.specifiers, "LEAKED_POOL"))
+        count = case.argument(4)
+        if count:
+            found += Reasoning((Finding("UNFREED_ALLOCATIONS", f"{count}", None, "P4"),))
+    return found + _who(found)
+
+
+def _who(found: Reasoning) -> Reasoning:
+    if found.culprit is None:
+        sentence = "The arguments name no driver: it is the one that called the verified routine, on the stack."
+        return Reasoning(sentences=(sentence,))
+    name = found.culprit.image_name or found.culprit.module_name
+    return Reasoning(sentences=(f"The arguments name {name}: {found.culprit.why}.",))
+
+
+@rule(0xC9, 0xE6)
+def io_violation(case: Case) -> Reasoning:
+    """P1 the violation; most have the driver's address in P2 and the IRP in P3."""
+    found = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    kind = case.argument(1)
+    if kind is not None and case.bug_check.code == 0xC9:
+        found = Reasoning((Finding("DRIVER_VERIFIER_IO_VIOLATION_TYPE", f"{kind:x}", kind),)) + found
+    return found
+
+
+@rule(0x10D, 0x144, 0xFE)
+def framework_violation(case: Case) -> Reasoning:
+    """P1 the violation; P2 to P4 as the table says: IRPs, device objects of client drivers, callers."""
+    return Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+
+
+@rule(0x1D5)
+def pnp_watchdog(case: Case) -> Reasoning:
+    """P1 the first characters of the service's name, P3 the thread that Plug and Play waits for, P4 milliseconds."""
+    target = case.target
+    characters, thread, waited = case.argument(1), case.pointer(3), case.argument(4)
+    findings = []
+    if characters:
+        data = characters.to_bytes(8, "little").rstrip(b"\0")
+        if data and all(0x20 <= byte < 0x7F for byte in data):
+            findings.append(Finding("SERVICE", data.decode("ascii"), None, "P1: the name starts like this"))
+    if thread is not None:
+        findings.append(Finding("FAULTING_THREAD", hexadecimal(target, thread), thread, thread_text(target, thread)))
+    if waited:
+        findings.append(Finding("WATCHDOG_TIME", f"{waited} ms", None, "P4"))
+    sentences = ("A Plug and Play operation does not end: what the thread of argument 3 waits for is the reason.",)
+    return Reasoning(tuple(findings), sentences, thread=thread)
