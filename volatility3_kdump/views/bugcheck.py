@@ -27,7 +27,8 @@ def bug_check_grid(target: Target) -> KdumpGrid:
     bug_check = header_bug_check(target)
     recorded = recorded_bug_check(target)
     if bug_check is None:
-        raise CorruptDump(f"{target.name}: the bug check code at offset 0x38 of the dump header was never set")
+        offset = 0x38 if target.header.bits == 64 else 0x28
+        raise CorruptDump(f"{target.name}: the bug check code at offset {offset:#x} of the dump header was never set")
     differing = mismatch(target, bug_check, recorded)
 
     def rows() -> Iterator[Row]:
