@@ -277,6 +277,20 @@ def test_without_a_kernel_the_header_is_still_shown(case: str, tmp_path: Path) -
     assert missing["Process"] == "not in the dump"
 
 
+@pytest.mark.parametrize("bits, offset", [(64, 0x38), (32, 0x28)])
+def test_a_bug_check_that_was_never_written(bits: int, offset: int, tmp_path: Path) -> None:
+    path = tmp_path / "unset.dmp"
+    path.write_bytes(put(packing.full([(1, 2)], bits), offset, "I", 0x45474150))
+    with pytest.raises(PluginFailure) as failure:
+        run_plugin("bugcheck", path)
+    check_line(
+        str(failure.value), "unset.dmp", f"bug check code at offset {offset:#x} of the dump header was never set"
+    )
+    rows, lines = run_plugin("analyze", path)
+    assert any("never set" in str(row[4]) for row in rows) and any("never set" in line for line in lines)
+    run_plugin("info", path)
+
+
 def test_a_sample_that_is_cut_short_keeps_what_is_there(sample: Sample, tmp_path: Path) -> None:
     whole = sample(6).read_bytes()
     path = tmp_path / "cut.dmp"
