@@ -1,0 +1,83 @@
+"""Doubly linked lists of the kernel, walked so that damage costs only the entries that it hides.
+
+A list is followed from its head through Flink. Where that does not come back to the head, it is followed through Blink
+as well, from the other end; what lies between the two ends is lost, and is said to be.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+
+@dataclass(frozen=True)
+class ListWalk:
+    """The LIST_ENTRY addresses of a list in list order, without the head, and what was found wrong, a line each.
+
+    ``break_at`` is how many entries came before the break, ``None`` for a whole list. ``backwards`` are the entries
+    that following Blink gives, in list order, where that was asked for or needed. ``present`` is False where not even
+    the head could be read.
+    """
+
+    entries: tuple[int, ...]
+    problems: tuple[str, ...]
+    break_at: int | None = None
+    backwards: tuple[int, ...] | None = None
+    present: bool = True
+
+
+def walk_list(target: Target, head: int, most: int, what: str, both: bool = False) -> ListWalk:
+    """Walk the list at ``head``; ``what`` names it in messages. At most ``most`` entries are followed each way.
+
+    ``both`` follows Blink even where Flink leads back to the head. An entry whose own links are not in the dump is in
+    the result nevertheless: its neighbour names it.
+    """
+    forward, wrong = _follow(target, head, most, 0)
+    if wrong is None and not both:
+        return ListWalk(tuple(forward), ())
+    backward, wrong_back = _follow(target, head, most, 1)
+    backward.reverse()
+    if not forward and not backward and wrong is not None and wrong_back is not None:
+        return ListWalk((), (f"{what}: {wrong}",), 0, (), target.memory.pointer(head) is not None)
+    if wrong is None:
+        problems = [] if wrong_back is None else [f"{what}, backwards: {wrong_back}"]
+        return ListWalk(tuple(forward), tuple(problems), None, tuple(backward))
+    known = set(forward)
+    entries = [*forward, *(entry for entry in backward if entry not in known)]
+    problems = [f"{what}: {wrong}; entries may be missing there"]
+    if wrong_back is not None:
+        problems.append(f"{what}, backwards: {wrong_back}")
+    return ListWalk(tuple(entries), tuple(problems), len(forward), tuple(backward))
+
+
+def _follow(target: Target, head: int, most: int, link: int) -> tuple[list[int], str | None]:
+    """The entries in one direction (0 Flink, 1 Blink), and why they do not end at the head."""
+    memory = target.memory
+    size = memory.pointer_size
+    layout = struct.Struct("<QQ" if size == 8 else "<II")
+    seen = {head}
+    found: list[int] = []
+    name = ("Flink", "Blink")[link]
+    at = head
+    while True:
+        data = memory.read(at, 2 * size)
+        if data is None:
+            return found, f"the entry at {at:#x} is not in the dump"
+        following = layout.unpack(data)[link]
+        if size == 4 and following & 0x80000000:
+            following |= 0xFFFFFFFF00000000
+        if following == head:
+            return found, None
+        if following in seen:
+            return found, f"{name} at {at:#x} leads back to {following:#x}: the list is cyclic"
+        if not target.is_kernel_address(following) or following % size:
+            return found, f"{name} at {at:#x} is {following:#x}, which is no kernel structure"
+        if len(found) >= most:
+            return found, f"more than {most} entries"
+        seen.add(following)
+        found.append(following)
+        at = following

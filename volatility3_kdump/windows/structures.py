@@ -1,0 +1,48 @@
+"""Reading a structure that may be in the dump only in part: as many of its fields as there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from volatility3_kdump.layout import StructReader
+from volatility3_kdump.memory import Memory
+
+_SIGN_BIT, _EXTENSION = 0x80000000, 0xFFFFFFFF00000000
+
+
+def read_row(memory: Memory, reader: StructReader, address: int) -> Any | None:
+    """The fields of ``reader``, with one access where the dump holds them all.
+
+    Otherwise each field is read for itself, and those that the dump lacks are ``None``, like fields that the kernel's
+    structure does not have. Pointers of 32-bit targets are sign-extended. ``None`` when nothing is there.
+    """
+    data = memory.read(address, reader.size)
+    row = reader.unpack(data) if data is not None else _in_part(memory, reader, address)
+    if row is None or memory.pointer_size == 8:
+        return row
+    return row._replace(
+        **{
+            name: value | _EXTENSION
+            for name, value in row._asdict().items()
+            if isinstance(value, int) and value & _SIGN_BIT and _is_pointer(reader, name)
+        }
+    )
+
+
+def _is_pointer(reader: StructReader, name: str) -> bool:
+    field = reader.fields[name]
+    return field is not None and field.kind == "pointer"
+
+
+def _in_part(memory: Memory, reader: StructReader, address: int) -> Any | None:
+    pieces = bytearray(reader.size)
+    absent: dict[str, None] = {}
+    present = False
+    for name, field in reader.fields.items():
+        piece = memory.read(address + field.offset, field.size) if field is not None and field.size else None
+        if field is None or piece is None:
+            absent[name] = None
+        else:
+            present = True
+            pieces[field.offset : field.offset + field.size] = piece
+    return reader.unpack(pieces)._replace(**absent) if present else None
