@@ -61,7 +61,7 @@ def _triage(machine: Machine, process: Process) -> TriageContents:
         processor_block=(machine.processors.blocks[number], work.structures.size("_KPRCB")),
         process=(process.address, work.structures.size("_EPROCESS")),
         thread=(thread.address, work.structures.size("_ETHREAD")),
-        stack=(stack.pointer, stack.base - stack.pointer),
+        stack=(stack.used[0][0], stack.used[0][1] - stack.used[0][0]),
         debugger_data=(machine.debugger_data, work.era.kdbg_size),
         blocks=list(_blocks(machine, process.address, thread.address)),
         drivers=[
@@ -94,10 +94,10 @@ def _blocks(machine: Machine, process: int, thread: int) -> Iterator[tuple[int, 
     crashed = machine.scene.bug_check.processor
     idle = [address for number, address in enumerate(processors.idle_threads) if number != crashed]
     for owner in (thread, *idle):
-        stack = machine.processes.stacks[owner]
-        middle = stack.pointer + min(0x138, (stack.base - stack.pointer) // 2)
-        yield stack.pointer, middle - stack.pointer
-        yield middle, stack.base - middle
+        for low, high in machine.processes.stacks[owner].used:
+            middle = low + min(0x138, (high - low) // 2)
+            yield low, middle - low
+            yield middle, high - middle
     yield machine.scene.kernel_base, PAGE
     yield from _argument_pages(machine)
     yield from machine.scene.triage_blocks
@@ -109,7 +109,7 @@ def _argument_pages(machine: Machine) -> Iterator[tuple[int, int]]:
     for value in machine.scene.bug_check.parameters:
         page = value // PAGE * PAGE
         stacks = machine.processes.stacks.values()
-        on_stack = any(page < stack.base and stack.pointer < page + PAGE for stack in stacks)
+        on_stack = any(page < high and low < page + PAGE for stack in stacks for low, high in stack.used)
         if page >> 47 and page not in seen and not on_stack and machine.work.memory.read(page, PAGE) is not None:
             seen.add(page)
             yield page, PAGE

@@ -101,15 +101,19 @@ class Images:
         exports = ((name, work.layouts.symbol(name)) for name in KERNEL_EXPORTS)
         image.exports = {name: rva for name, rva in exports if rva is not None}
         module = Module("\\SystemRoot\\system32\\ntoskrnl.exe", image)
-        for function in KERNEL_FUNCTIONS.values():
+        for function in self._kernel_functions().values():
             placed = self._place(function)
             if placed is not None:
                 module.functions[function.name] = placed
         return module
 
+    def _kernel_functions(self) -> Mapping[str, Function]:
+        """The functions of the kernel by name; a scene's own ones stand in for those that every scene has."""
+        return {**KERNEL_FUNCTIONS, **{function.name: function for function in self._work.scene.kernel_functions}}
+
     def _debug_rva(self) -> int:
         """A place for the debug directory in the first megabytes, off the pages of the functions that are placed."""
-        taken = {(self._work.layouts.symbol(name) or 0) // PAGE for name in KERNEL_FUNCTIONS}
+        taken = {(self._work.layouts.symbol(name) or 0) // PAGE for name in self._kernel_functions()}
         rva = _KERNEL_DEBUG_RVA
         while taken & {rva // PAGE - 1, rva // PAGE}:
             rva += PAGE

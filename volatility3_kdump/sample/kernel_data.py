@@ -78,7 +78,8 @@ def _regions(work: Workspace) -> None:
             made.set(f"Vs.SystemVaRegions[{index}].BaseAddress", address)
             made.set(f"Vs.SystemVaRegions[{index}].NumberOfBytes", size)
         kind = types.get(f"MiVa{_VA_TYPES.get(name, name)}")
-        for part in range(address >> 39, (address + size - 1 >> 39) + 1) if kind is not None else ():
+        typed = kind is not None and layouts.has("_MI_SYSTEM_INFORMATION", "Vs.SystemVaType")
+        for part in range(address >> 39, (address + size - 1 >> 39) + 1) if typed else ():
             made.set(f"Vs.SystemVaType[{part & 0xFF}]", kind or 0)
 
 

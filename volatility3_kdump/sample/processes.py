@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ _STILL_ACTIVE = 0x103
 _BUG_CHECK_FLAGS = 0x40286
 _BUG_CHECK_CONTEXT_FLAGS = 0x10000F
 
+#: No stack of a scene is larger.
+_LARGEST_STACK = 0x6000
+
 #: Bytes between the stack pointer of a thread without user mode, or of one that entered from it, and its stack base.
 STACK_TOP = 0x30
 
@@ -44,16 +48,26 @@ _FIELDS: dict[str, FieldPath] = {
 
 @dataclass(frozen=True)
 class StackRange:
-    """A thread's kernel stack: stack pointer, lowest address, and the first address beyond the highest."""
+    """A thread's kernel stack: stack pointer, lowest address, and the first address beyond the highest.
+
+    ``others`` are the used parts of further stacks that the thread went on to, as (lowest address, first above), the
+    last one first. ``pointer`` is then where it left its own.
+    """
 
     pointer: int
     limit: int
     base: int
+    others: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def used(self) -> list[tuple[int, int]]:
+        """The parts in use, as (lowest address, first above), that with the stack pointer first."""
+        return [*self.others, (self.pointer, self.base)]
 
 
 class Processes:
-    """Makes the processes of a machine. ``context`` is then the CONTEXT record of the bug check; ``stacks`` and
-    ``frames`` (outermost first) are by the address of the thread."""
+    """Makes the processes of a machine. ``context`` is then the CONTEXT record of the bug check; ``stacks``,
+    ``frames`` (outermost first) and ``registers`` (of the innermost frame) are by the address of the thread."""
 
     def __init__(self, work: Workspace, images: Images, objects: Objects) -> None:
         self._work = work
@@ -61,6 +75,7 @@ class Processes:
         self._objects = objects
         self.context = b""
         self.stacks: dict[int, StackRange] = {}
+        self.registers: dict[int, dict[str, int]] = {}
         self.frames: dict[int, list[Placed]] = {}
         for process in work.scene.processes:
             self._process(process)
@@ -235,14 +250,24 @@ class Processes:
         return registers.context(_BUG_CHECK_CONTEXT_FLAGS)
 
     def keep_stack(self, thread: int, stack: Stack, extent: StackRange) -> None:
-        """Write a thread's stack, from the page of its lowest word to its base, and remember it."""
-        self.stacks[thread] = extent
+        """Write a thread's stack, from the page of its lowest word to its base, and remember it. The same for other
+        stacks that its frames lie on."""
+        others: list[tuple[int, int]] = []
+        for top in stack.tops:
+            words = {address: value for address, value in stack.words.items() if top - _LARGEST_STACK <= address < top}
+            base = extent.base if top == stack.tops[0] else top
+            start = min(words, default=base) // PAGE * PAGE
+            content = bytearray(base - start)
+            for address, value in words.items():
+                struct.pack_into("<Q", content, address - start, value)
+            self._work.memory.write(start, content)
+            if top != stack.tops[0]:
+                others.insert(0, (stack.sp if top == stack.tops[-1] else min(words), top))
+            elif len(stack.tops) > 1:
+                extent = dataclasses.replace(extent, pointer=min(words))
+        self.stacks[thread] = dataclasses.replace(extent, others=tuple(others))
         self.frames[thread] = stack.placed
-        start = min(stack.words, default=extent.base) // PAGE * PAGE
-        content = bytearray(extent.base - start)
-        for address, value in stack.words.items():
-            struct.pack_into("<Q", content, address - start, value)
-        self._work.memory.write(start, content)
+        self.registers[thread] = stack.registers
         for placed in stack.placed:
             if placed.trap_frame is not None:
                 self._trap_frame(placed.frame, placed.trap_frame)

@@ -15,8 +15,8 @@ _RUNNING = 2
 _IDLE_STACK_SIZE = 0x6000
 _HIGH_LEVEL, _DISPATCH_LEVEL = 15, 2
 
-#: IpiFrozen of a processor that another one has stopped.
-_FROZEN = 5
+#: IpiFrozen of a processor that has stopped for another one, as small memory dumps of real machines show it.
+_FROZEN = 2
 
 
 class Processors:
@@ -45,8 +45,9 @@ class Processors:
         directory = (scene.processes[0] if running is None else running[0]).directory_table_base
         crashed = number == scene.bug_check.processor
         record = work.pool("nonpaged", context.SIZE)
-        idle_registers = Registers(idle_stack.registers, 0x246).context()
-        work.memory.write(record, self._processes.context if crashed else idle_registers)
+        state = idle_stack.registers if running is None else self._processes.registers[running[1].address]
+        stopped = self._processes.context if crashed else Registers(state, 0x246).context()
+        work.memory.write(record, stopped)
         self.blocks.append(block)
         self.contexts.append(record)
         self.idle_threads.append(idle_thread)

@@ -219,7 +219,8 @@ class Scene:
     ``structures``, ``variables`` and ``records`` are what a scene adds to what its other parts come to.
     ``triage_blocks`` are (address, size) of memory that small memory dumps copy besides what they always do, as a bug
     check's own code adds it. ``regions`` are the parts of the kernel's address space, (address, bytes) by the names of
-    _MI_ASSIGNED_REGION_TYPES.
+    _MI_ASSIGNED_REGION_TYPES. ``kernel_functions`` are functions of the kernel's image besides those that every scene
+    has, or in place of them.
     """
 
     system_time: int
@@ -251,6 +252,7 @@ class Scene:
     records: tuple[Record, ...] = ()
     triage_blocks: tuple[tuple[int, int], ...] = ()
     regions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    kernel_functions: tuple[Function, ...] = ()
     system_root: str = "C:\\Windows"
 
 

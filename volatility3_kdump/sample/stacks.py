@@ -15,7 +15,9 @@ class Trap:
     """What the processor and the trap handler leave in a KTRAP_FRAME.
 
     ``registers`` are the volatile ones by name; ``rip`` and ``rsp`` are given for entries from user mode and follow
-    from the stack otherwise. ``fields`` are further KTRAP_FRAME fields by name.
+    from the stack otherwise. ``stack`` is the top of the stack that the processor switches to (interrupt stack table);
+    ``called`` says that the interrupted frame had made a call to ``rip``, so that its return address lies on the stack.
+    ``fields`` are further KTRAP_FRAME fields by name.
     """
 
     registers: Mapping[str, int]
@@ -25,6 +27,8 @@ class Trap:
     rip: int | None = None
     rsp: int | None = None
     error_code: int = 0
+    stack: int | None = None
+    called: bool = False
     fields: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -36,7 +40,7 @@ class Frame:
     frame, where the functions that it calls keep their arguments; ``words`` are others by offset from there. ``sets``
     are the nonvolatile registers that the body changes before it calls on. ``stopped_at`` is the offset of the
     instruction that an exception interrupted, where the frame does not end in a call; ``call`` chooses among the
-    function's call sites.
+    function's call sites. ``switches_to`` is the top of another stack on which the function goes on after its prologue.
     """
 
     function: str
@@ -46,6 +50,7 @@ class Frame:
     trap: Trap | None = None
     stopped_at: int | None = None
     call: int = 0
+    switches_to: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,15 @@ class Placed:
 
 @dataclass
 class Stack:
-    """What a list of frames comes to: the placed frames, outermost first, and the registers of the innermost."""
+    """What a list of frames comes to: the placed frames, outermost first, and the registers of the innermost.
+
+    ``tops`` are the first addresses above the stacks that the frames lie on.
+    """
 
     placed: list[Placed]
     registers: dict[str, int]
     words: dict[int, int]
+    tops: list[int]
 
     @property
     def sp(self) -> int:
@@ -89,13 +98,16 @@ def lay_out(frames: Sequence[Frame], top: int, find: Find, registers: Mapping[st
     """
     state = dict(registers)
     state["rsp"], state["rip"] = top, 0
-    stack = Stack([], state, {})
+    stack = Stack([], state, {}, [top])
     for frame in frames:
         found = find(frame.function)
         if found is None:
             continue
         function, address, returns = found
         _enter(stack, function, frame)
+        if frame.switches_to is not None:
+            state["rsp"] = frame.switches_to
+            stack.tops.append(frame.switches_to)
         if function.below:
             state["rsp"] -= function.below
         trap_frame = stack.sp + function.below if frame.trap is not None else None
@@ -141,8 +153,14 @@ def _interrupt(stack: Stack, machine_frame: MachineFrame, frame: Frame) -> None:
     """What the processor pushes, on a stack that it has aligned to 16 bytes."""
     assert frame.trap is not None
     trap, state = frame.trap, stack.registers
+    if trap.called:
+        state["rsp"] -= 8
+        stack.words[stack.sp] = state["rip"]
     old_sp = stack.sp if trap.rsp is None else trap.rsp
     ip = state["rip"] if trap.rip is None else trap.rip
+    if trap.stack is not None:
+        state["rsp"] = trap.stack
+        stack.tops.append(trap.stack)
     state["rsp"] &= ~15
     for value in (trap.ss, old_sp, trap.eflags, trap.cs, ip):
         state["rsp"] -= 8

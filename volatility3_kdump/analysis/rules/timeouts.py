@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _SINGLE, _CUMULATIVE = 0, 1
 _TICKS_PER_SECOND = 10_000_000
-#: KPRCB.IpiFrozen (low bits) of a processor that has stopped for the one that crashed.
-_FROZEN = 5
+#: KPRCB.IpiFrozen (low bits) of a processor that was told to stop for the one that crashed, and did not do so.
+_NOT_STOPPED = 5
 _IPI_STATE = 0xF
 _KERNEL_MODULES = ("nt", "hal")
 #: The routines that run DPCs: what they called is the routine of a DPC.
@@ -246,7 +246,7 @@ def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | 
         findings.append(Finding("HUNG_THREAD", f"{processor.current_thread:016x}", processor.current_thread, note))
     if processor.prcb is not None:
         frozen = _ipi_frozen(target, processor.prcb)
-        if frozen is not None and frozen != _FROZEN:
+        if frozen == _NOT_STOPPED:
             findings.append(Finding("HUNG_PROCESSOR_STATE", f"IpiFrozen {frozen:#x}", processor.prcb))
             sentences.append(
                 "It did not answer when the system was stopped either, so its saved registers may be from another "
