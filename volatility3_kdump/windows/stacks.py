@@ -547,7 +547,7 @@ class _Amd64Walk(_Walk):
             self.add(ip, sp, trust, call_site)
             if len(self.rows) >= self.most:
                 return self.finish(f"{self.most} frames, the limit", False)
-            following = self.step(registers, trust, call_site)
+            following = self.step(registers, call_site)
             if isinstance(following, str):
                 return self.finish(following, False)
             registers, trust, call_site = following
@@ -555,7 +555,7 @@ class _Amd64Walk(_Walk):
                 self.found = registers.to_context("unwind")
                 return self.finish("the wanted trap frame", True)
 
-    def step(self, registers: Any, trust: str, call_site: bool) -> tuple[Any, str, bool] | str:
+    def step(self, registers: Any, call_site: bool) -> tuple[Any, str, bool] | str:
         """The caller's registers, how they are known and whether its ip is a return address; or why there is none."""
         target = self.target
         module = target.names.module_of(registers.rip)
@@ -573,10 +573,13 @@ class _Amd64Walk(_Walk):
             if self.wanted_trap is not None or target.is_kernel_address(outcome.registers.rip):
                 self.merge_trap_frame(outcome.registers, trap)
             return outcome.registers, TRAP_FRAME, False
+        if outcome.leaf and call_site:
+            # A function that called another one has unwind data: either the table or the frame is not what it seems.
+            return self.without_unwind_data(registers, f"{module.name} has no unwind data for {registers.rip:#x}")
         caller = outcome.registers
         if caller.rip and target.is_kernel_address(caller.rip) and target.names.module_of(caller.rip) is None:
             return f"the return address {caller.rip:#x} lies outside every module"
-        return caller, SCAN if trust == SCAN and outcome.leaf else UNWIND, True
+        return caller, UNWIND, True
 
     def merge_trap_frame(self, registers: Any, trap: int) -> None:
         """Add the volatile registers that a trap frame saved to those that unwinding kept."""
