@@ -306,7 +306,37 @@ def test_a_culprit_of_the_arguments_goes_before_the_stack():
     assert (verdict.module_name, verdict.image_name, verdict.symbol_name) == ("usbhub", "usbhub.sys", None)
     assert verdict.rule == "it holds the request"
     assert verdict.runner_up == "mydriver+5"
-    assert verdict.confidence == "high"
+    assert (verdict.confidence, verdict.suspect) == ("high", "usbhub.sys")
+
+
+def test_the_bucket_may_name_the_device_and_the_verdict_the_driver_in_its_stack():
+    culprit = Culprit("RtsPer.sys", "RtsPer", None, "it has the power IRP")
+    reasoning = Reasoning(culprit=culprit, specifiers=("3", "RtsPer", "IMAGE", "pci.sys"))
+    verdict = decided(0x9F, (3, 1, 2, 3), "nt!KeBugCheckEx", reasoning=reasoning)
+    assert verdict.bucket_hash == PUBLISHED["0x9F_3_RtsPer_IMAGE_pci.sys"]
+    assert (verdict.module_name, verdict.image_name) == ("pci", "pci.sys")
+    assert verdict.suspect == "RtsPer.sys"
+
+
+def test_what_the_dump_does_not_hold_is_an_unknown_image():
+    verdict = decided(0x9F, (3, 1, 2, 3), "nt!KeBugCheckEx", "nt!PopIrpWatchdogBugcheck+0x1")
+    assert (verdict.bucket, verdict.module_name) == ("0x9F_3_IMAGE_Unknown_Image", "Unknown_Module")
+    assert (verdict.suspect, verdict.confidence) == (None, "low")
+    verdict = decided(0x9F, (4, 300), "nt!KiSwapContext+0x76", "mydriver+0x1")
+    assert verdict.bucket == "0x9F_4_mydriver!unknown_function"
+
+
+def test_where_the_debugger_goes_by_the_stack_the_bucket_does_and_the_suspect_does_not():
+    culprit = Culprit("mydriver.sys", "mydriver", None, "its routine was the DPC that ran")
+    verdict = decided(0x133, (0,), *CLOCK, reasoning=Reasoning(culprit=culprit))
+    assert verdict.bucket_hash == PUBLISHED["0x133_DPC_nt!KeAccumulateTicks"]
+    assert (verdict.suspect, verdict.rule) == ("mydriver.sys", "its routine was the DPC that ran")
+    assert verdict.runner_up.startswith("nt!KeAccumulateTicks+")
+    assert not verdict.all_microsoft
+    verdict = decided(0x133, (0,), *CLOCK, "mydriver+0x10", reasoning=Reasoning(culprit=culprit))
+    assert verdict.symbol_name == "mydriver+10"
+    assert (verdict.suspect, verdict.confidence) == ("mydriver.sys", "high")
+    assert "its routine was the DPC that ran; on the stack, " in verdict.rule
 
 
 def test_an_unloaded_driver_is_blamed_for_its_old_addresses():

@@ -184,6 +184,11 @@ def head(bug_check: BugCheck, facts: FailureFacts, reasoning: Reasoning, extra: 
     return f"LKD_{text}" if live and not text.startswith("LKD_") else text
 
 
+def image_of(words: Sequence[str]) -> str | None:
+    """The file that the words of a bucket themselves end with (``..., "IMAGE", "pci.sys"``), ``None`` for others."""
+    return words[-1] if len(words) > 1 and words[-2] == "IMAGE" and words[-1] else None
+
+
 def _continues(text: str, start: str) -> bool:
     return text.lower() == start.lower() or text.lower().startswith(f"{start.lower()}_")
 

@@ -65,7 +65,9 @@ class Verdict:
 
     ``symbol_name``, ``module_name``, ``image_name``, ``bucket``, ``bucket_hash`` (no braces) and ``function_offset``
     are the debugger's SYMBOL_NAME, MODULE_NAME, IMAGE_NAME, FAILURE_BUCKET_ID, FAILURE_ID_HASH and
-    BUCKET_ID_FUNC_OFFSET. ``rule`` says why, ``runner_up`` and ``runner_up_rule`` who came second and why not first.
+    BUCKET_ID_FUNC_OFFSET, chosen as the debugger chooses. ``suspect`` is the file, else the module, that we hold most
+    probably responsible: the same component, unless the arguments name one where the debugger goes by the stack.
+    ``rule`` says why, ``runner_up`` and ``runner_up_rule`` who came second and why not first.
     ``confidence`` is ``high``, ``medium`` or ``low``, ``confidence_reason`` why. ``frame`` is the index of the
     entry blamed. ``all_microsoft`` says that no frame belongs to anyone but Microsoft. ``followup`` is the owner.
     ``None`` is "there is none", or "not known".
@@ -85,6 +87,7 @@ class Verdict:
     all_microsoft: bool
     followup: str
     confidence_reason: str = ""
+    suspect: str | None = None
 
 
 def stack_entries(target: Target, stack: Stack) -> tuple[StackEntry, ...]:
@@ -184,11 +187,41 @@ class _Decision:
         found = buckets.special(self.reasoning.prefix, self.bug_check, culprit.image_name if culprit else None)
         if found is not None:
             return self._special(found)
-        if culprit is not None and not self.record.get("from_stack"):
-            named = self._named(culprit)
+        if self._goes_by_name():
+            named = self._named(culprit) or self._driver() or self._unnamed()
             if named is not None:
                 return named
-        return self._driver() or self._routine() or self._unloaded() or self._walked()
+        chosen = self._routine() or self._unloaded() or self._walked()
+        return self._suspecting(chosen, culprit)
+
+    def _goes_by_name(self) -> bool:
+        """Whether the debugger blames a file that the arguments name, for this code and these arguments."""
+        condition = self.record.get("named")
+        if condition is None:
+            return False
+        value = self._argument(condition.get("argument"))
+        return not condition or (value is not None and f"{value:x}" in condition["values"])
+
+    def _suspecting(self, chosen: Verdict, culprit: Culprit | None) -> Verdict:
+        """A verdict on the stack, with the component that the arguments name where that is another one."""
+        name = culprit.image_name or culprit.module_name if culprit is not None else None
+        if culprit is None or name is None:
+            return chosen
+        module = culprit.module_name or debugger_name(name)
+        if chosen.module_name is not None and module.lower() == chosen.module_name.lower():
+            return replace(chosen, rule=f"{culprit.why}; on the stack, {chosen.rule}", confidence=HIGH)
+        return replace(
+            chosen,
+            rule=culprit.why,
+            runner_up=chosen.symbol_name if chosen.frame is not None else chosen.runner_up,
+            runner_up_rule=f"the stack alone would name it: {chosen.rule}"
+            if chosen.frame is not None
+            else chosen.runner_up_rule,
+            confidence=MEDIUM if self.rules.owner(module, None).microsoft else HIGH,
+            confidence_reason="the arguments of the bug check name it",
+            all_microsoft=False,
+            suspect=name,
+        )
 
     def _special(self, found: buckets.Special) -> Verdict:
         runner_up, why = self._second(None)
@@ -209,10 +242,13 @@ class _Decision:
             frame=None,
             all_microsoft=False,
             followup=found.followup or DEFAULT_OWNER,
+            suspect=found.image,
         )
 
-    def _named(self, culprit: Culprit) -> Verdict | None:
+    def _named(self, culprit: Culprit | None) -> Verdict | None:
         """The component that the rule of the code took from the arguments."""
+        if culprit is None:
+            return None
         entry = self._entry(culprit.address)
         image = culprit.image_name or (entry.image if entry is not None else None)
         module = culprit.module_name or (debugger_name(image) if image else None)
@@ -221,6 +257,17 @@ class _Decision:
         if module is None and image is None:
             return None
         return self._by_argument(module, image, entry, culprit.why, HIGH, "the arguments of the bug check name it")
+
+    def _unnamed(self) -> Verdict | None:
+        """What the debugger writes where the arguments lead to a driver that the dump does not hold."""
+        if not self.record.get("unnamed"):
+            return None
+        shown = buckets.image_of(self.reasoning.specifiers)
+        if shown is not None:
+            why = f"the device that the arguments lead to belongs to {shown}, and no other driver can be named"
+            return self._by_argument(debugger_name(shown), shown, None, why, LOW, why)
+        why = "the arguments lead to the driver, but the dump does not hold what they point at"
+        return self._by_argument(None, None, None, why, LOW, why)
 
     def _driver(self) -> Verdict | None:
         """Codes with an argument that is an address inside the driver to blame."""
@@ -235,13 +282,15 @@ class _Decision:
         self, module: str | None, image: str | None, entry: StackEntry | None, why: str, confidence: str, reason: str
     ) -> Verdict:
         image_name = _image_name(module, image)
+        # A rule may name another file for the bucket: that of the device, where the culprit is the driver in its stack.
+        shown = buckets.image_of(self.reasoning.specifiers)
         runner_up, runner_up_rule = self._second(module)
         owner = self.rules.owner(module or buckets.UNKNOWN_MODULE, None)
-        in_module = entry is not None and entry.module is not None
+        symbol = entry.name if entry is not None and entry.module is not None and not shown else None
         return Verdict(
-            symbol_name=entry.name if entry is not None and in_module else None,
-            module_name=module or buckets.UNKNOWN_MODULE,
-            image_name=image_name or buckets.UNKNOWN_IMAGE,
+            symbol_name=symbol,
+            module_name=debugger_name(shown) if shown else module or buckets.UNKNOWN_MODULE,
+            image_name=shown or image_name or buckets.UNKNOWN_IMAGE,
             **self._bucket(f"IMAGE_{image_name or buckets.UNKNOWN_IMAGE}"),
             function_offset=None,
             rule=why,
@@ -252,6 +301,7 @@ class _Decision:
             frame=None,
             all_microsoft=self.all_microsoft and owner.microsoft,
             followup=_followup(owner),
+            suspect=image_name or module,
         )
 
     def _routine(self) -> Verdict | None:
@@ -357,12 +407,14 @@ class _Decision:
             frame=chosen.number if chosen is not None else None,
             all_microsoft=self.all_microsoft and (owner.microsoft or owner.owner == IGNORE),
             followup=_followup(owner),
+            suspect=_image_name(entry.module, entry.image) or entry.module,
         )
 
     def _bucket(self, tail: str, extra: Sequence[str] = ()) -> dict[str, str | None]:
         if self.bug_check is None:
             return {"bucket": None, "bucket_hash": None}
-        bucket = f"{buckets.head(self.bug_check, self._placed(), self.reasoning, extra)}_{tail}"
+        head = buckets.head(self.bug_check, self._placed(), self.reasoning, extra)
+        bucket = head if buckets.image_of(self.reasoning.specifiers) else f"{head}_{tail}"
         return {"bucket": bucket, "bucket_hash": buckets.failure_hash(bucket)}
 
     def _placed(self) -> FailureFacts:
