@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.failure import crash_stack
+from volatility3_kdump.analysis.failure import crash_stack, trap_frames
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
 from volatility3_kdump.analysis.regions import (
     KERNEL,
@@ -18,6 +19,8 @@ from volatility3_kdump.analysis.regions import (
     address_bits,
     region_of,
 )
+from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
     ACCESS_VIOLATION,
     IN_PAGE_ERROR,
@@ -29,6 +32,7 @@ from volatility3_kdump.cpu.exception import (
     parse_exception_record,
     record_size,
 )
+from volatility3_kdump.windows import stacks
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 _NO_ADDRESS = {8: 0xFFFFFFFFFFFFFFFF, 4: 0xFFFFFFFF}
 _DISPATCH_LEVEL = 2
 _ACCESSES = {0: "read", 1: "write", 8: "execute"}
-_PAST = {"read": "read", "write": "wrote to", "execute": "executed code at"}
+_PAST = {"read": "read", "write": "wrote to", "execute": "tried to execute"}
 _TAGS = {"read": "READ_ADDRESS", "write": "WRITE_ADDRESS", "execute": "EXECUTE_ADDRESS"}
 _LETTERS = {"read": "R", "write": "W", "execute": "E"}
 #: The message of an access violation, as the system's message table has it.
@@ -82,13 +86,7 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
         return Reasoning()
     findings = [Finding("AV.Type", access.kind.capitalize())]
     if access.address is None:
-        sentence = (
-            f"The processor reported no address for the {access.kind}: "
-            "the address was not canonical, which is typical of a corrupted pointer."
-        )
-        ones = f"{_NO_ADDRESS[target.memory.pointer_size]:x}"
-        note = "the processor reported no address: it was not canonical"
-        return Reasoning((Finding(_TAGS[access.kind], ones, None, note), *findings), (sentence,))
+        return _unreported(case, access.kind) + Reasoning(tuple(findings))
     region = region_of(target, access.address)
     width = 2 * target.memory.pointer_size
     value = f"{access.address & (1 << 4 * width) - 1:0{width}x} {region.debugger_words}".rstrip()
@@ -105,14 +103,38 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
     return Reasoning(tuple(findings), tuple(sentences), notes) + _unloaded(access.kind, access.address, region)
 
 
+def _unreported(case: Case, kind: str) -> Reasoning:
+    """An access whose address the processor did not report; the instruction's operand may tell it."""
+    target, failure = case.target, case.failure
+    ones = f"{_NO_ADDRESS[target.memory.pointer_size]:x}"
+    note = "the processor reported no address: it was not canonical, or the fault was no page fault"
+    finding = Finding(_TAGS[kind], ones, None, note)
+    operand = failure.operand if failure is not None and failure.at_fault else None
+    region = region_of(target, operand) if operand is not None else None
+    if operand is None or region is None or region.kind != NON_CANONICAL:
+        sentence = (
+            f"The processor reported no address for the {kind}: most often the address was not canonical, "
+            "which is typical of a corrupted pointer."
+        )
+        return Reasoning((finding,), (sentence,))
+    flip = _canonical_flip(target, operand, region)
+    return Reasoning(
+        (finding, Finding("OPERAND_ADDRESS", f"{operand:016x}", operand, region.text)),
+        (_sentence(case, kind, operand, region, None),),
+        (flip,) if flip else (),
+    )
+
+
 def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | None) -> str:
     failure = case.failure
-    who = "Code"
-    if failure is not None and failure.at_fault:
-        if failure.name and address != failure.context.ip:
+    who = "The kernel"
+    if failure is not None and failure.at_fault and address != failure.context.ip:
+        if failure.name:
             who = failure.name
-        elif failure.module is None and failure.unloaded is not None and address != failure.context.ip:
+        elif failure.unloaded is not None:
             who = f"Code of the unloaded driver {failure.unloaded.name}"
+    elif kind == "execute":
+        who = "The processor"
     level = "" if irql is None else f" at IRQL {irql}"
     place = region.text
     if region.kind == NULL_PAGE:
@@ -264,6 +286,34 @@ def find_exception_record(target: Target, code: int, ip: int | None) -> tuple[in
                 return start + position, record
         position = data.find(wanted, position + 1)
     return None
+
+
+def interrupted(case: Case) -> tuple[int, Context] | None:
+    """The trap frame of what failed, and its registers: that of the failure, else the innermost that unwinding from the
+    bug check comes by, else one found by a scan of the stack. ``None`` where there is none."""
+    target, failure = case.target, case.failure
+    if target.header.architecture != "x64":
+        return None
+    if failure is not None and failure.trap_frame is not None:
+        return failure.trap_frame, failure.context
+    with contextlib.suppress(stacks.NoStack):
+        for frame in target.walker.walk(stacks.crash_start(target)).frames:
+            if frame.trap_frame is not None:
+                context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
+                if context is not None:
+                    return frame.trap_frame, context
+    return next(iter(trap_frames(target)), None)
+
+
+def trap_frame_reasoning(case: Case) -> Reasoning:
+    """TRAP_FRAME with what it interrupted, for bug checks whose arguments name neither."""
+    located = interrupted(case)
+    if located is None:
+        why = "no trap frame was found on the stack of the bug check"
+        return Reasoning((Finding("TRAP_FRAME", "not in the dump", None, why),))
+    address, context = located
+    where = case.target.name_of(context.ip) if context.ip is not None else None
+    return Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address, where or ""),))
 
 
 def is_access_violation(code: int | None) -> bool:

@@ -10,7 +10,9 @@ from volatility3_kdump.analysis.faults import (
     exception_reasoning,
     exception_record_at,
     fault_access,
+    interrupted,
     stem,
+    trap_frame_reasoning,
 )
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.analysis.regions import DRIVER, STACK, UNLOADED, region_of
@@ -70,23 +72,26 @@ def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
 @rule(0xBE)
 def write_to_read_only_memory(case: Case) -> Reasoning:
     """P1 address, P2 contents of the PTE."""
-    found = access_reasoning(case, fault_access(case)) + _page_table_entry(case)
+    found = trap_frame_reasoning(case) + access_reasoning(case, fault_access(case)) + _page_table_entry(case)
     address = case.pointer(1)
     module = None if address is None else region_of(case.target, address).module
+    located = interrupted(case)
+    where = case.target.name_of(located[1].ip) if located is not None and located[1].ip is not None else None
     sentence = "The page is mapped, but it may only be read."
     if module is not None and address is not None:
         image = case.target.image_of(module)
         section = image.section_of(address - module.base) if image else None
-        where = f"section {section.name} of {module.image_name}" if section else module.image_name
-        sentence = f"The page belongs to {where} and may only be read."
-    return found + Reasoning(sentences=(sentence,))
+        part = f"section {section.name} of {module.image_name}" if section else module.image_name
+        sentence = f"The page belongs to {part} and may only be read."
+    written = (f"The instruction that wrote is at {where}.",) if where else ()
+    return found + Reasoning(sentences=(*written, sentence))
 
 
 @rule(0xFC)
 def execute_of_no_execute_memory(case: Case) -> Reasoning:
     """P1 address, P2 contents of the PTE."""
     address = case.pointer(1)
-    found = access_reasoning(case, Access("execute", address)) + _page_table_entry(case)
+    found = trap_frame_reasoning(case) + access_reasoning(case, Access("execute", address)) + _page_table_entry(case)
     sentences = []
     if address is not None:
         region = region_of(case.target, address)

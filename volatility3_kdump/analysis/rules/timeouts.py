@@ -64,7 +64,8 @@ def _ticks(case: Case, tag: str, number: int) -> tuple[Finding, ...]:
     value = case.argument(number)
     if value is None:
         return ()
-    return (Finding(tag, f"{value:x}", value, f"ticks: {_seconds(case, number)}"),)
+    text = _seconds(case, number)
+    return (Finding(tag, f"{value:x}", value, text if text.endswith("ticks") else f"{value} ticks, {text}"),)
 
 
 def _seconds(case: Case, number: int) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from volatility3_kdump.analysis.failure import trap_frames
 from volatility3_kdump.analysis.faults import (
     Access,
     access_letter,
@@ -20,7 +18,9 @@ from volatility3_kdump.analysis.faults import (
     exception_record_at,
     fault_access,
     find_exception_record,
+    interrupted,
     is_access_violation,
+    trap_frame_reasoning,
 )
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 from volatility3_kdump.analysis.regions import processor_stacks
@@ -166,7 +166,6 @@ def security_check_failure(case: Case) -> Reasoning:
     address = case.pointer(3)
     record = exception_record_at(case.target, address)
     if record is not None and address is not None:
-        findings.append(Finding("EXCEPTION_RECORD", f"{address:016x}", address))
         if record.parameters and record.parameters[0] != code:
             notes.append(
                 f"argument 1 is fast-fail code {code:#x}, but the exception record has {record.parameters[0]:#x}"
@@ -197,31 +196,9 @@ def unexpected_trap(case: Case) -> Reasoning:
     findings = [Finding("TRAP_NUMBER", f"{number:x}", number, words or "")]
     sentences = [f"The processor raised trap {number:#x}{f' ({words})' if words else ''} in kernel mode."]
     found = Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{number:x}",))
-    located = _interrupted(case)
-    if located is None:
-        missing = Finding(
-            "TRAP_FRAME", "not in the dump", None, "no trap frame was found on the stack of the bug check"
-        )
-        return found + Reasoning((missing,))
-    address, context = located
-    found += Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address, case.target.name_of(context.ip or 0) or ""),))
-    return found + _double_fault(case, address, context) if number == _DOUBLE_FAULT else found
-
-
-def _interrupted(case: Case) -> tuple[int, Context] | None:
-    """The trap frame of the trap: the innermost one that unwinding comes by, else one found by a scan."""
-    target = case.target
-    if target.header.architecture != "x64":
-        return None
-    if case.failure is not None and case.failure.trap_frame is not None:
-        return case.failure.trap_frame, case.failure.context
-    with contextlib.suppress(stacks.NoStack):
-        for frame in target.walker.walk(stacks.crash_start(target)).frames:
-            if frame.trap_frame is not None:
-                context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
-                if context is not None:
-                    return frame.trap_frame, context
-    return next(iter(trap_frames(target)), None)
+    found += trap_frame_reasoning(case)
+    located = interrupted(case)
+    return found + _double_fault(case, *located) if located is not None and number == _DOUBLE_FAULT else found
 
 
 def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
