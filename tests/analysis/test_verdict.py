@@ -247,6 +247,19 @@ def test_handlers_above_the_instruction_that_failed_are_not_blamed():
     assert decide(describe(0x139, (3,)), failed, entries, Reasoning(), RULES).symbol_name == "filterer!Filter+1"
 
 
+def test_the_instruction_that_failed_counts_where_the_stack_lacks_its_frame():
+    """Small memory dumps hold no code to unwind by; the registers of the failure are there all the same."""
+    ip = 0xFFFFF80012345678
+    frames = (*FAULT, "other+0x5", "nt!NtCreateFile+0x1")
+    verdict = decided(0x50, (8, 0, ip, 2), *frames, resolve={ip: entry_of("culprit+0x5678")})
+    assert (verdict.symbol_name, verdict.bucket) == ("culprit+5678", "AV_R_INVALID_culprit!unknown_function")
+    assert (verdict.frame, verdict.confidence, verdict.runner_up) == (None, "high", "other+5")
+    verdict = decided(0x50, (8, 0, ip, 2), *frames, resolve={ip: entry_of("nt!memcpy+0x12")})
+    assert verdict.symbol_name == "other+5"
+    assert "in a function that it called" in verdict.confidence_reason
+    assert verdict.runner_up == "nt!memcpy+12"
+
+
 @pytest.mark.parametrize(("ip", "word"), [(0, ""), (0x10, "CODE_AV_NULL_IP_"), (0xFFFF800000001000, "CODE_AV_BAD_IP_")])
 def test_a_jump_to_nowhere_is_its_callers(ip, word):
     verdict = decided(0xD1, (ip, 2, 8, ip), *FAULT, f"{ip:#x}", "mydriver!Call+0x20", "nt!IofCallDriver+0x5")
@@ -324,6 +337,16 @@ def test_what_the_dump_does_not_hold_is_an_unknown_image():
     assert (verdict.suspect, verdict.confidence) == (None, "low")
     verdict = decided(0x9F, (4, 300), "nt!KiSwapContext+0x76", "mydriver+0x1")
     assert verdict.bucket == "0x9F_4_mydriver!unknown_function"
+
+
+def test_a_stack_that_proves_nothing_leaves_little_confidence():
+    frames = ("nt!KeBugCheckEx", "mydriver!F+0x1")
+    for code, words in ((0xE2, "asked for"), (0x109, "random times"), (0x101, "another one")):
+        verdict = decided(code, (), *frames)
+        assert verdict.confidence == "low"
+        assert words in verdict.confidence_reason
+    verdict = decided(0x101, (), *frames, reasoning=Reasoning(thread=0xFFFF800000001000))
+    assert (verdict.confidence, verdict.confidence_reason) == ("high", "the thread that the arguments name was there")
 
 
 def test_where_the_debugger_goes_by_the_stack_the_bucket_does_and_the_suspect_does_not():

@@ -157,7 +157,7 @@ def is_access_violation(bug_check: BugCheck) -> bool:
 def reports_exception(bug_check: BugCheck) -> bool:
     """Whether the bug check reports that an instruction failed, rather than what a check found."""
     record = record_of(bug_check.code)
-    return bool(record.get("violation")) or "exception" in record
+    return bool(record.get("violation")) or "exception" in record or "ip" in _tables()[2].get(bug_check.code, {})
 
 
 def _exception(bug_check: BugCheck, record: Mapping[str, Any]) -> int | None:

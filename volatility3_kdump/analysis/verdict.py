@@ -115,6 +115,9 @@ def entry_at(target: Target, address: int, call_site: bool = False) -> StackEntr
 
 
 class _Candidate(NamedTuple):
+    """A frame with its owner. ``number`` is its index, negative for the instruction that failed where the stack lacks
+    that frame."""
+
     number: int
     entry: StackEntry
     ownership: Ownership
@@ -158,11 +161,13 @@ class _Decision:
             for index, entry in enumerate(entries)
             if entry.module is not None
         ]
-        self.top = self._top()
+        self.top, missing = self._top()
+        if missing is not None:
+            every.insert(0, _Candidate(-1, missing, rules.owner(missing.module or "", missing.symbol)))
         below = [found for found in every if found.number >= self.top]
         if not any(found.ownership.strength != IGNORE for found in below):
             # The instruction that failed lies in no module and nothing called it: what is left is who reported it.
-            self.top, below = 0, every
+            self.top, below = -1, every
         self.candidates = below
         considered = [found for found in self.candidates if found.ownership.strength not in (IGNORE, LAST_IGNORE)]
         self.all_microsoft = bool(self.candidates) and all(found.ownership.microsoft for found in considered)
@@ -171,14 +176,19 @@ class _Decision:
             key=lambda found: (-RANKS[found.ownership.strength], found.number),
         )
 
-    def _top(self) -> int:
-        """Where the walk starts: at the instruction that failed, when an exception is reported and the stack has it.
+    def _top(self) -> tuple[int, StackEntry | None]:
+        """Where the walk starts when an exception is reported: at the instruction that failed; above it are handlers.
 
-        What lies above are handlers."""
+        The entry is that instruction where the stack does not have it.
+        """
         ip = self.facts.ip
-        if ip is None or self.bug_check is None or not buckets.reports_exception(self.bug_check):
-            return 0
-        return next((index for index, entry in enumerate(self.entries) if entry.address == ip), 0)
+        if ip is None or not self._reports_exception():
+            return -1, None
+        index = next((index for index, entry in enumerate(self.entries) if entry.address == ip), None)
+        if index is not None:
+            return index, None
+        entry = self._entry(ip)
+        return -1, entry if entry is not None and entry.module is not None else None
 
     # who ------------------------------------------------------------------------------------------------------------
 
@@ -209,7 +219,8 @@ class _Decision:
             return chosen
         module = culprit.module_name or debugger_name(name)
         if chosen.module_name is not None and module.lower() == chosen.module_name.lower():
-            return replace(chosen, rule=f"{culprit.why}; on the stack, {chosen.rule}", confidence=HIGH)
+            rule = culprit.why if chosen.frame is None else f"{culprit.why}; on the stack, {chosen.rule}"
+            return replace(chosen, rule=rule, confidence=HIGH)
         return replace(
             chosen,
             rule=culprit.why,
@@ -404,7 +415,7 @@ class _Decision:
             runner_up_rule=runner_up_rule,
             confidence=confidence,
             confidence_reason=reason,
-            frame=chosen.number if chosen is not None else None,
+            frame=chosen.number if chosen is not None and chosen.number >= 0 else None,
             all_microsoft=self.all_microsoft and (owner.microsoft or owner.owner == IGNORE),
             followup=_followup(owner),
             suspect=_image_name(entry.module, entry.image) or entry.module,
@@ -438,7 +449,7 @@ class _Decision:
         }[strength]
         passed = [found for found in self.candidates if found.number < chosen.number]
         text = f"{what} (rule {chosen.ownership.rule!r}, {chosen.ownership.source})"
-        if self.top:
+        if self.top > 0:
             text += f"; the walk starts at the instruction that failed, frame {self.top}"
         if passed:
             noun = "frame" if len(passed) == 1 else "frames"
@@ -468,13 +479,16 @@ class _Decision:
             level -= 1
             reasons.append("its owner rule says maybe")
         above = [found for found in self.candidates if found.number < chosen.number]
-        if self.record.get("uncertain"):
-            level -= 1
+        failed = self.top >= 0 or any(found.number < 0 or found.ownership.strength == LAST_IGNORE for found in above)
+        failed = failed or chosen.number < 0 or (not above and self._reports_exception())
+        between = [found for found in above if found.ownership.strength not in (IGNORE, LAST_IGNORE)]
+        # The reason not to be sure is about the thread that stopped the system, not one that the arguments name.
+        if self.record.get("uncertain") and self.reasoning.thread is None:
+            level -= 2 if self.record.get("blameless") else 1
             reasons.append(self.record["uncertain"])
-        elif self.bug_check is not None and buckets.reports_exception(self.bug_check):
-            if any(found.ownership.strength not in (IGNORE, LAST_IGNORE) for found in above):
-                level -= 1
-                reasons.append("the instruction that failed is in a function that it called")
+        elif failed and between:
+            level -= 1
+            reasons.append("the instruction that failed is in a function that it called")
         if not all(entry.trusted for entry in self.entries[: chosen.number + 1]):
             level -= 1
             reasons.append("the frame or one above it was found by a scan of the stack, not by unwinding")
@@ -485,11 +499,12 @@ class _Decision:
         if chosen.entry.unloaded:
             reasons.append("the driver had been unloaded")
         if not reasons:
-            reasons.append(
-                "the instruction that failed is its own"
-                if self.bug_check is not None and buckets.reports_exception(self.bug_check)
-                else "it called the function that stopped the system"
-            )
+            if self.reasoning.thread is not None:
+                reasons.append("the thread that the arguments name was there")
+            elif failed:
+                reasons.append("the instruction that failed is its own")
+            else:
+                reasons.append("the system was stopped in a function that it called")
         return _LEVELS[max(level, 0)], "; ".join(reasons)
 
     def _second(self, module: str | None, chosen: _Candidate | None = None) -> tuple[str | None, str | None]:
@@ -500,11 +515,15 @@ class _Decision:
         foreign = [found for found in others if not found.ownership.microsoft and found.ownership.owner != IGNORE]
         second = foreign[0] if foreign else others[0]
         name, rule = second.entry.name, repr(second.ownership.rule)
+        place = f"frame {second.number}" if second.number >= 0 else "the instruction that failed"
         if chosen is None:
-            return name, f"frame {second.number}: on the stack (rule {rule}), but the stack was not what decided"
+            return name, f"{place}: on the stack (rule {rule}), but the stack was not what decided"
         if RANKS[second.ownership.strength] < RANKS[chosen.ownership.strength]:
-            return name, f"frame {second.number}: its owner is weaker (rule {rule})"
-        return name, f"frame {second.number}: as strong (rule {rule}), but farther from the top"
+            return name, f"{place}: its owner is weaker (rule {rule})"
+        return name, f"{place}: as strong (rule {rule}), but farther from the top"
+
+    def _reports_exception(self) -> bool:
+        return self.bug_check is not None and buckets.reports_exception(self.bug_check)
 
     def _argument(self, number: int | None) -> int | None:
         return None if number is None or self.bug_check is None else buckets.argument(self.bug_check, number)
