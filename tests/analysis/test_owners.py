@@ -18,6 +18,7 @@ from volatility3_kdump.analysis.owners import (
     parse,
 )
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.symbols import tables
 
 EXAMPLE = """\
 ; The form of the examples in the debugger's documentation.
@@ -140,7 +141,7 @@ def test_the_shipped_rules_are_all_understood():
 
 
 def test_no_line_of_the_shipped_rules_stands_twice():
-    rules, problems = parse((OwnerRules.load.__globals__["tables"].data_path("triage.ini")).read_text(), "triage.ini")
+    rules, problems = parse(tables.data_path("triage.ini").read_text(encoding="utf-8"), "triage.ini")
     assert not problems
     keys = [rule.key for rule in rules]
     assert len(keys) == len(set(keys))
