@@ -6,7 +6,6 @@ import abc
 import sys
 from typing import Any
 
-from volatility3 import framework
 from volatility3.framework import interfaces
 from volatility3.framework.configuration import requirements
 
@@ -31,12 +30,25 @@ class PluginFailure(Exception, SystemExit):
         self.code = message
 
 
-@framework.hide_from_subclasses
+class _HiddenHere:
+    """True for the class that has it, false for its subclasses: keeps a base out of the host's list of plugins.
+
+    The host's own decorator for this does not hide anything.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
+
+    def __get__(self, instance: object, owner: type) -> bool:
+        return owner is self._owner
+
+
 class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
     """Base of the plugins. Subclasses say what they show in :meth:`grid`."""
 
     _required_framework_version = (2, 0, 0)
     _version = (1, 0, 0)
+    hidden = _HiddenHere()
 
     #: Whether the plugin can run without a dump.
     needs_dump = True

@@ -57,7 +57,7 @@ def _where(target: Target, crash: Crash) -> str | None:
 
 def _who(crash: Crash) -> str:
     verdict = crash.verdict
-    image = verdict.image_name or verdict.module_name
+    image = verdict.suspect or verdict.image_name or verdict.module_name
     because = verdict.rule.rstrip(".")
     if verdict.all_microsoft:
         shown = f" It showed in {image}." if image and verdict.module_name != "nt" else ""

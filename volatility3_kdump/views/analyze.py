@@ -79,10 +79,12 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
 
 def _verdict_rows(crash: Crash) -> Iterator[Row]:
     verdict = crash.verdict
+    suspect = verdict.suspect if verdict.suspect != verdict.image_name else None
     for field, value, note in (
         ("Symbol", verdict.symbol_name, verdict.rule),
         ("Module", verdict.module_name, ""),
         ("Image", verdict.image_name, crash.image_version or ""),
+        ("Suspect", suspect, "named by the arguments, which is stronger than the stack"),
         ("Confidence", verdict.confidence, verdict.confidence_reason),
         ("Runner-up", verdict.runner_up, verdict.runner_up_rule or ""),
         ("Bucket", verdict.bucket, ""),

@@ -113,6 +113,7 @@ def _verdict(crash: Crash) -> dict[str, Any]:
         "module_name": verdict.module_name,
         "image_name": verdict.image_name,
         "image_version": crash.image_version,
+        "suspect": verdict.suspect,
         "bucket": verdict.bucket,
         "hash": verdict.bucket_hash,
         "function_offset": _hex(verdict.function_offset),
