@@ -61,11 +61,6 @@ def subtype(case: Case) -> tuple[str, ...]:
     return () if value is None else (f"{value:x}",)
 
 
-def said(case: Case) -> tuple[str, ...]:
-    """The table's own sentence for this combination of arguments."""
-    return (case.bug_check.variant,) if case.bug_check.variant else ()
-
-
 # the kinds of arguments ---------------------------------------------------------------------------------------------
 
 _Reader = Callable[[Case, int, str], "Named | None"]
@@ -216,7 +211,8 @@ def _code(case: Case, number: int, meaning: str) -> Named | None:
 def code_named(target: Target, address: int, tag: str, number: int, meaning: str, strength: int) -> Named:
     """An argument that is an address in code: its symbol and its module, also of one that has been unloaded."""
     note = _note(number, meaning)
-    words = f"P{number} ({meaning})" if meaning else f"P{number}"
+    short = meaning.split(" (", maxsplit=1)[0]
+    words = f"P{number} ({short})" if short else f"P{number}"
     name = target.name_of(address)
     region = region_of(target, address)
     value = name or hexadecimal(target, address)

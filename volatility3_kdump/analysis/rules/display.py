@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volatility3_kdump.analysis.arguments import code_named, follow, hexadecimal, said, subtype, text_at, thread_text
+from volatility3_kdump.analysis.arguments import code_named, follow, hexadecimal, subtype, text_at, thread_text
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.cpu.exception import code_name, code_text
 
@@ -77,5 +77,5 @@ def thread_stuck_in_device_driver(case: Case) -> Reasoning:
         for module in target.modules:
             if module.image_name.lower().removesuffix(".sys") == wanted:
                 culprit = Culprit(module.image_name, module.name, module.base, f"P3 names {name}")
-    sentences = ["A thread of the display driver loops and waits for hardware that does not answer."]
-    return Reasoning(tuple(findings), (*said(case), *sentences), culprit=culprit, thread=thread)
+    sentences = ("A thread of the display driver loops and waits for hardware that does not answer.",)
+    return Reasoning(tuple(findings), sentences, culprit=culprit, thread=thread)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.arguments import hexadecimal, said
+from volatility3_kdump.analysis.arguments import hexadecimal
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows import whea
@@ -42,7 +42,8 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
         except KdumpError as error:
             findings.append(Finding("WHEA_ERROR_RECORD", text, address, str(error)))
         else:
-            note = f"{record.severity}, {len(record.sections)} sections, told by {record.notification}"
+            count = len(record.sections)
+            note = f"{record.severity}, {count} section{'' if count == 1 else 's'}, told by {record.notification}"
             findings.append(Finding("WHEA_ERROR_RECORD", text, address, note))
             findings += _sections(record)
             notes += record.notes
@@ -59,7 +60,7 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
     culprit = Culprit(f"{vendor}.sys" if vendor else "hardware", name, None, why)
     return Reasoning(
         tuple(findings),
-        (*said(case), *_sentences(record, status, section, kind)),
+        tuple(_sentences(record, status, section, kind)),
         tuple(notes),
         (*words, kind or _UNKNOWN),
         culprit=culprit,
@@ -151,5 +152,6 @@ def faulty_hardware_corrupted_page(case: Case) -> Reasoning:
         "A compressed page changed in physical memory: test the memory, and look at the firmware and at devices that "
         "do DMA, before any driver on the stack."
     )
-    why = "a page changed in physical memory"
-    return Reasoning(sentences=(sentence,), culprit=Culprit("memory_corruption", "memory_corruption", None, why))
+    status = case.argument(1)
+    findings = () if status is None else (Finding("FAIL_STATUS", f"{status & 0xFFFFFFFF:#x}", None, "P1"),)
+    return Reasoning(findings, (sentence,))

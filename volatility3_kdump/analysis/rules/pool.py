@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from volatility3_kdump.analysis.arguments import follow, hexadecimal, said, subtype
+from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype
 from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
 from volatility3_kdump.analysis.regions import UNLOADED, USER, region_of
@@ -48,7 +48,7 @@ _WRONG_TAG = 0xA
 def bad_pool_header(case: Case) -> Reasoning:
     """P1 the kind of damage; the header that is damaged, and the block before it, which was most probably overrun."""
     kind = case.argument(1)
-    found = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    found = Reasoning(specifiers=subtype(case)) + follow(case)
     if kind is None:
         return found
     found += _blocks(case, _HEADERS_19.get(kind, ()), _BLOCKS_19.get(kind, ()))
@@ -103,7 +103,7 @@ def _overrun(case: Case, damaged: int) -> Reasoning:
 def bad_pool_caller(case: Case) -> Reasoning:
     """P1 the violation; the pool block and its tag. The caller is on the stack."""
     target, kind = case.target, case.argument(1)
-    found = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    found = Reasoning(specifiers=subtype(case)) + follow(case)
     if kind is None:
         return found
     found += _blocks(case, _HEADERS_C2.get(kind, ()), _BLOCKS_C2.get(kind, ()))
@@ -136,7 +136,7 @@ def _freed(found: Reasoning, header: PoolHeader | None) -> Reasoning:
 def special_pool_corruption(case: Case) -> Reasoning:
     """P4 the violation, P1 the address that is freed, P2 where the damage is."""
     kind = case.argument(4)
-    found = Reasoning(sentences=said(case), specifiers=() if kind is None else (f"{kind:x}",)) + follow(case, (1, 2, 3))
+    found = Reasoning(specifiers=() if kind is None else (f"{kind:x}",)) + follow(case, (1, 2, 3))
     findings = []
     if kind is not None:
         findings.append(Finding("SPECIAL_POOL_CORRUPTION_TYPE", f"{kind:x}", kind, case.bug_check.variant or ""))
@@ -188,7 +188,7 @@ _ADDRESSES = {0x3300: 2, 0x3470: 2, 0x4477: 2, 0x5200: 2, 0x5305: 2, 0x6001: 3, 
 def memory_management(case: Case) -> Reasoning:
     """P1 the kind of damage; PTEs are decoded, and values that should be equal compared bit by bit."""
     kind = case.argument(1)
-    found = Reasoning(sentences=said(case), specifiers=subtype(case))
+    found = Reasoning(specifiers=subtype(case))
     if kind is None:
         return found
     found += attempt(lambda: _page_table_entry(case, kind), "the PTE")

@@ -17,7 +17,6 @@ from volatility3_kdump.analysis.arguments import (
     hexadecimal,
     irp_reasoning,
     node_of,
-    said,
     subtype,
     thread_text,
 )
@@ -45,7 +44,7 @@ def driver_power_state_failure(case: Case) -> Reasoning:
         return base + _blocked_irp(case)
     if kind == 4:
         return base + _pnp_timeout(case)
-    return base + Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    return base + Reasoning(specifiers=subtype(case)) + follow(case)
 
 
 # P1 = 3 -------------------------------------------------------------------------------------------------------------
@@ -324,7 +323,7 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
 @rule(0xA0)
 def internal_power_error(case: Case) -> Reasoning:
     """An error of power management; where a transition timed out, the thread that carries it out."""
-    reasoning = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    reasoning = Reasoning(specifiers=subtype(case)) + follow(case)
     kind = case.argument(1)
     if kind not in _TIMEOUTS:
         return reasoning
@@ -341,13 +340,13 @@ def internal_power_error(case: Case) -> Reasoning:
 @rule(0xCA)
 def pnp_detected_fatal_error(case: Case) -> Reasoning:
     """A fatal error that Plug and Play found: the driver of the PDO that an argument names."""
-    reasoning = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    reasoning = Reasoning(specifiers=subtype(case)) + follow(case)
     device = case.pointer(2)
     if device is not None and reasoning.finding("DEVICE_OBJECT") is None:
         # Kinds that the table does not know yet: P2 has been a device object in all of them.
         named = attempt(lambda: device_reasoning(case.target, device, "P2"), "P2")
         if named.finding("DRIVER_OBJECT") is not None:
-            reasoning += named
+            reasoning += replace(named, culprit=None)
     return reasoning
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from volatility3_kdump.analysis.arguments import follow, hexadecimal, said, subtype, thread_text
+from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype, thread_text
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 
 #: 0xC4: an unloading driver has left allocations behind.
@@ -15,7 +15,7 @@ _LEAKED_POOL = 0x62
 def driver_verifier_violation(case: Case) -> Reasoning:
     """P1 the violation; what the other arguments are depends on it."""
     kind = case.argument(1)
-    found = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    found = Reasoning(specifiers=subtype(case)) + follow(case)
     if kind is None:
         return found
     found = Reasoning((Finding("VERIFIER_STOP", f"{kind:x}", None, case.bug_check.variant or ""),)) + found
@@ -27,21 +27,16 @@ def driver_verifier_violation(case: Case) -> Reasoning:
         count = case.argument(4)
         if count:
             found += Reasoning((Finding("UNFREED_ALLOCATIONS", f"{count}", None, "P4"),))
-    return found + _who(found)
-
-
-def _who(found: Reasoning) -> Reasoning:
     if found.culprit is None:
         sentence = "The arguments name no driver: it is the one that called the verified routine, on the stack."
-        return Reasoning(sentences=(sentence,))
-    name = found.culprit.image_name or found.culprit.module_name
-    return Reasoning(sentences=(f"The arguments name {name}: {found.culprit.why}.",))
+        found += Reasoning(sentences=(sentence,))
+    return found
 
 
 @rule(0xC9, 0xE6)
 def io_violation(case: Case) -> Reasoning:
     """P1 the violation; most have the driver's address in P2 and the IRP in P3."""
-    found = Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    found = Reasoning(specifiers=subtype(case)) + follow(case)
     kind = case.argument(1)
     if kind is not None and case.bug_check.code == 0xC9:
         found = Reasoning((Finding("DRIVER_VERIFIER_IO_VIOLATION_TYPE", f"{kind:x}", kind),)) + found
@@ -51,7 +46,7 @@ def io_violation(case: Case) -> Reasoning:
 @rule(0x10D, 0x144, 0xFE)
 def framework_violation(case: Case) -> Reasoning:
     """P1 the violation; P2 to P4 as the table says: IRPs, device objects of client drivers, callers."""
-    return Reasoning(sentences=said(case), specifiers=subtype(case)) + follow(case)
+    return Reasoning(specifiers=subtype(case)) + follow(case)
 
 
 @rule(0x1D5)
