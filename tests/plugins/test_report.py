@@ -62,7 +62,7 @@ def test_plain_words_come_first(sample, run_vol):
     shown = run_vol("-q", "-f", sample(), "kdump.analyze").stdout
     rows = [line for line in shown.splitlines() if "\t" in line]
     assert rows[1].startswith("Summary\t1\tThe system stopped with bug check D1 (DRIVER_IRQL_NOT_LESS_OR_EQUAL).")
-    who = next(line for line in rows if "is to blame" in line)
+    who = next(line for line in rows if "to blame" in line)
     assert "myfault.sys" in who
 
 

@@ -11,9 +11,16 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _CONFIDENCE = {
-    "high": "That is well supported",
-    "medium": "That is likely, not certain",
-    "low": "That is a weak guess",
+    "high": "{image} is most probably to blame: {because}",
+    "medium": "{image} is likely to blame, but not certainly: {because}",
+    "low": "{image} is the best candidate, no more than a weak guess: {because}",
+}
+#: What the debugger's invented image names stand for.
+_STANDS_FOR = {
+    "memory_corruption": "Corrupted memory",
+    "hardware": "The hardware",
+    "GenuineIntel.sys": "The hardware",
+    "AuthenticAMD.sys": "The hardware",
 }
 
 
@@ -25,7 +32,7 @@ def summary(target: Target, crash: Crash) -> list[str]:
         sentences.append(where)
     sentences += crash.reasoning.sentences
     sentences.append(_who(crash))
-    sentences += [f"Contradiction: {note}." for note in crash.notes]
+    sentences += [f"Mind: {note}." for note in crash.notes]
     sentences.append(f"Next: {'; '.join(_next(target, crash))}.")
     return sentences
 
@@ -58,16 +65,17 @@ def _where(target: Target, crash: Crash) -> str | None:
 def _who(crash: Crash) -> str:
     verdict = crash.verdict
     image = verdict.suspect or verdict.image_name or verdict.module_name
-    because = verdict.rule.rstrip(".")
+    # The rule in full, with its line of triage.ini, stands in the verdict's own rows.
+    because = verdict.rule.split(" (rule ")[0].split("; ")[0].rstrip(".")
     if verdict.all_microsoft:
         shown = f" It showed in {image}." if image and verdict.module_name != "nt" else ""
         return f"Every frame of the stack belongs to Windows itself: what caused the failure may have left none.{shown}"
-    if image is None:
+    if image is None or verdict.confidence not in _CONFIDENCE:
         return f"No component can be named: {because}."
-    sure = _CONFIDENCE.get(verdict.confidence, "How sure that is cannot be said")
-    reason = f": {verdict.confidence_reason.rstrip('.')}" if verdict.confidence_reason else ""
-    second = f" Next candidate: {verdict.runner_up}." if verdict.runner_up else ""
-    return f"Most probably {image} is to blame ({because}). {sure}{reason}.{second}"
+    reason = f" ({verdict.confidence_reason.rstrip('.')})" if verdict.confidence_reason else ""
+    sentence = _CONFIDENCE[verdict.confidence].format(image=_STANDS_FOR.get(image, image), because=because)
+    second = f" Next candidate: {verdict.runner_up}." if verdict.runner_up and image not in _STANDS_FOR else ""
+    return f"{sentence}{reason}.{second}"
 
 
 def _next(target: Target, crash: Crash) -> list[str]:
