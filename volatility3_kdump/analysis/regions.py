@@ -172,8 +172,8 @@ def _stack(target: Target, address: int) -> Region | None:
 def processor_stacks(target: Target, prcb: int | None) -> list[tuple[str, int, int]]:
     """The stacks that belong to a processor, not to a thread: (name, lowest address, first above).
 
-    Only their tops are recorded (KPRCB.DpcStack, KPRCB.IsrStack, KTSS64.Ist); each is taken to be as large as a
-    thread's kernel stack.
+    Only where they start is recorded (KPRCB.DpcStack, which is a little below the base, KPRCB.IsrStack, KTSS64.Ist);
+    each is taken to be as large as a thread's kernel stack.
     """
     if prcb is None:
         return []
@@ -190,7 +190,8 @@ def processor_stacks(target: Target, prcb: int | None) -> list[tuple[str, int, i
         for index in range(1, 8) if task_state else ():
             top = memory.pointer((task_state or 0) + nt.offset("_KTSS64", "Ist") + 8 * index)
             tops.append((f"interrupt stack table entry {index}", top))
-    return [(name, top - _STACK_SIZE, top) for name, top in tops if top and target.is_kernel_address(top)]
+    bases = [(name, -(-top // _PAGE_SIZE) * _PAGE_SIZE) for name, top in tops if top and target.is_kernel_address(top)]
+    return [(name, base - _STACK_SIZE, base) for name, base in bases]
 
 
 def _kernel_region(target: Target, address: int) -> Region | None:

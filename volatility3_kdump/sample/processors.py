@@ -86,7 +86,7 @@ class Processors:
                 "MajorVersion": 1,
                 "VendorString": "GenuineIntel",
                 "InitialApicId": 2 * number,
-                "DpcStack": processor.idle_stack_base - 0x1000,
+                "DpcStack": processor.dpc_stack,
                 "DebuggerSavedIRQL": _DISPATCH_LEVEL if crashed else 0,
                 "IpiFrozen": 0 if crashed else _FROZEN,
                 "Context": record,

@@ -23,6 +23,9 @@ from volatility3_kdump.sample.pe import (
 )
 from volatility3_kdump.sample.stacks import Frame, Trap
 
+#: From the base of a processor's idle stack to that of its DPC stack, and the bytes at the base that are not used.
+_DPC_STACK_DISTANCE, _DPC_STACK_RESERVED = 0x7000, 0x50
+
 #: 100 ns units per second.
 SECOND = 10_000_000
 
@@ -109,7 +112,11 @@ class Thread:
 
 @dataclass(frozen=True)
 class Process:
-    """A process and the fields of EPROCESS that a scene sets. ``created`` is in seconds before the crash."""
+    """A process and the fields of EPROCESS that a scene sets. ``created`` is in seconds before the crash.
+
+    ``hidden_from`` are places that it was unlinked from: ``list`` (PsActiveProcessHead), ``ids`` (PspCidTable),
+    ``session``, ``handles``.
+    """
 
     address: int
     pid: int
@@ -130,6 +137,7 @@ class Process:
     command_line: str = ""
     parameters: int = 0
     image_base: int = 0
+    hidden_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,11 @@ class Processor:
     pcr: int
     idle_stack_base: int
     idle_thread: int = 0
+
+    @property
+    def dpc_stack(self) -> int:
+        """KPRCB.DpcStack: where the stack for DPCs starts, a little below its base."""
+        return self.idle_stack_base + _DPC_STACK_DISTANCE - _DPC_STACK_RESERVED
 
 
 @dataclass(frozen=True)
@@ -157,8 +170,38 @@ class BugCheck:
 
 
 @dataclass(frozen=True)
+class DeviceNode:
+    """A DEVICE_NODE: its instance path and the service that drives it."""
+
+    address: int
+    instance_path: str
+    service: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A DEVICE_OBJECT besides a driver's first one.
+
+    ``name`` is its path in the object directory, empty for none; ``below`` the device that it is attached to, 0 for
+    none; ``node`` makes it a physical device object.
+    """
+
+    address: int
+    device_type: int
+    name: str = ""
+    below: int = 0
+    extension: int = 0
+    node: DeviceNode | None = None
+
+
+@dataclass(frozen=True)
 class DriverObject:
-    """A DRIVER_OBJECT of a module, its only device, and the function (by name) that takes its requests."""
+    """A DRIVER_OBJECT of a module, its first device, and the function (by name) that takes its requests.
+
+    ``majors`` are further dispatch routines: RVAs in the module, or names of functions, by major function code; with an
+    empty ``dispatch`` they are all that there are. The driver has no device where ``device`` is 0. ``hidden`` leaves it
+    out of the object directory.
+    """
 
     module: str
     address: int
@@ -166,6 +209,9 @@ class DriverObject:
     device: int
     device_type: int
     dispatch: str
+    devices: tuple[Device, ...] = ()
+    majors: Mapping[int, int | str] = field(default_factory=dict)
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +224,34 @@ class Request:
     file: int
     control_code: int
     input_length: int
+
+
+@dataclass(frozen=True)
+class Location:
+    """An IO_STACK_LOCATION. ``completion`` is ``module+RVA`` as a pair, or ``None``."""
+
+    major: int
+    minor: int
+    device: int
+    flags: int = 0
+    control: int = 0
+    parameters: tuple[int, int, int, int] = (0, 0, 0, 0)
+    completion: tuple[str, int] | None = None
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class PendingRequest:
+    """An IRP with several stack locations, the lowest device's first; ``current`` counts from 1. ``path`` is the name
+    in its file object."""
+
+    address: int
+    thread: int
+    file: int
+    path: str
+    locations: tuple[Location, ...]
+    current: int
+    flags: int = 0x60000
 
 
 @dataclass(frozen=True)
@@ -247,6 +321,7 @@ class Scene:
     paged_out: tuple[int, ...] = ()
     driver_objects: tuple[DriverObject, ...] = ()
     requests: tuple[Request, ...] = ()
+    pending: tuple[PendingRequest, ...] = ()
     structures: tuple[KernelStructure, ...] = ()
     variables: tuple[Variable, ...] = ()
     records: tuple[Record, ...] = ()
@@ -772,6 +847,124 @@ _NOTEPAD = Process(
 )
 
 
+# devices ------------------------------------------------------------------------------------------------------------
+
+_ACPI_DRIVER, _PCI_DRIVER, _PPM_DRIVER = 0xFFFF91894E210DF0, 0xFFFF91894E214DF0, 0xFFFF91894E218DF0
+_NTFS_DRIVER, _FILTER_DRIVER = 0xFFFF91894E21CDF0, 0xFFFF91894E220DF0
+_PROCESSOR_PDO, _ROOT_PDO, _PCI_PDO = 0xFFFF91894E231060, 0xFFFF91894E232060, 0xFFFF91894E233060
+_PCI_FILTER, _PCI_BUS, _PROCESSOR_FDO = 0xFFFF91894E234A20, 0xFFFF91894E235A20, 0xFFFF91894E236A20
+_NTFS_DEVICE, _FILTER_DEVICE = 0xFFFF91894E237060, 0xFFFF91894E238060
+_DISPATCH_RVA, _COMPLETION_RVA = 0x1000, 0x1420
+_ACPI_TYPE, _UNKNOWN_TYPE, _FILE_SYSTEM_TYPE, _BUS_TYPE = 0x32, 0x22, 0x8, 0x4
+_EVERY_DISPATCH = {major: _DISPATCH_RVA for major in (0, 2, 14, 15, 22, 23, 27)}
+_FILE_DISPATCH = {major: _DISPATCH_RVA for major in (0, 2, 3, 4, 5, 6, 9, 12, 13, 14, 18)}
+_DIRECTORY_CONTROL, _NOTIFY_CHANGE = 12, 2
+
+_DRIVER_OBJECTS = (
+    DriverObject(
+        "ACPI",
+        _ACPI_DRIVER,
+        "\\Driver\\ACPI",
+        _PROCESSOR_PDO,
+        _ACPI_TYPE,
+        "",
+        devices=(
+            Device(
+                _PROCESSOR_PDO,
+                _ACPI_TYPE,
+                "\\Device\\0000001c",
+                node=DeviceNode(
+                    0xFFFF91894E241A20, "ACPI\\GenuineIntel_-_Intel64_Family_6_Model_158\\_1", "intelppm"
+                ),
+            ),
+            Device(
+                _ROOT_PDO,
+                _ACPI_TYPE,
+                "\\Device\\00000018",
+                node=DeviceNode(0xFFFF91894E242A20, "ACPI\\PNP0A08\\0", "pci"),
+            ),
+            Device(_PCI_FILTER, _ACPI_TYPE, below=_PCI_PDO, extension=0xFFFF91894C4E0010),
+        ),
+        majors=_EVERY_DISPATCH,
+    ),
+    DriverObject(
+        "pci",
+        _PCI_DRIVER,
+        "\\Driver\\pci",
+        _PCI_PDO,
+        _UNKNOWN_TYPE,
+        "",
+        devices=(
+            Device(
+                _PCI_PDO,
+                _UNKNOWN_TYPE,
+                "\\Device\\NTPNP_PCI0007",
+                extension=_PCI_PDO + 0x150,
+                node=DeviceNode(
+                    0xFFFF91894E243A20, "PCI\\VEN_8086&DEV_A36D&SUBSYS_86941043&REV_10\\3&11583659&0&A0", ""
+                ),
+            ),
+            Device(_PCI_BUS, _BUS_TYPE, below=_ROOT_PDO, extension=_PCI_BUS + 0x150),
+        ),
+        majors=_EVERY_DISPATCH,
+    ),
+    DriverObject(
+        "intelppm",
+        _PPM_DRIVER,
+        "\\Driver\\intelppm",
+        _PROCESSOR_FDO,
+        _UNKNOWN_TYPE,
+        "",
+        devices=(
+            Device(_PROCESSOR_FDO, _UNKNOWN_TYPE, below=_PROCESSOR_PDO, extension=_PROCESSOR_FDO + 0x150),
+        ),
+        majors=_EVERY_DISPATCH,
+    ),
+    DriverObject(
+        "Ntfs",
+        _NTFS_DRIVER,
+        "\\FileSystem\\Ntfs",
+        _NTFS_DEVICE,
+        _FILE_SYSTEM_TYPE,
+        "",
+        devices=(Device(_NTFS_DEVICE, _FILE_SYSTEM_TYPE, "\\Ntfs"),),
+        majors=_FILE_DISPATCH,
+    ),
+    DriverObject(
+        "FLTMGR",
+        _FILTER_DRIVER,
+        "\\FileSystem\\FltMgr",
+        _FILTER_DEVICE,
+        _FILE_SYSTEM_TYPE,
+        "",
+        devices=(Device(_FILTER_DEVICE, _FILE_SYSTEM_TYPE, below=_NTFS_DEVICE, extension=_FILTER_DEVICE + 0x150),),
+        majors=_FILE_DISPATCH,
+    ),
+)
+
+#: Explorer waits for changes of a directory: the filter manager has passed the request on to the file system.
+_DIRECTORY_CHANGES = PendingRequest(
+    0xFFFF91894E250A60,
+    0xFFFF91894F200080 + 6 * 0x41000 + 0x3000,
+    0xFFFF91894E251A20,
+    "\\Users\\user\\Desktop",
+    (
+        Location(
+            _DIRECTORY_CONTROL,
+            _NOTIFY_CHANGE,
+            _NTFS_DEVICE,
+            1,
+            0xE1,
+            (0x1000, 0x15F, 0, 0),
+            ("FLTMGR", _COMPLETION_RVA),
+            0xFFFF91894E252B10,
+        ),
+        Location(_DIRECTORY_CONTROL, _NOTIFY_CHANGE, _FILTER_DEVICE, 1, 0x1, (0x1000, 0x15F, 0, 0)),
+    ),
+    1,
+)
+
+
 def high_irql_fault() -> Scene:
     """The crash in myfault.sys, bug check 0xD1, of 2021-10-07 11:33:12.945 UTC."""
     return Scene(
@@ -833,6 +1026,8 @@ def high_irql_fault() -> Scene:
         },
         driver_objects=(
             DriverObject("myfault", 0xFFFF91894ED30C80, "\\Driver\\MYFAULT", _DEVICE_OBJECT, 0x8336, "DeviceControl"),
+            *_DRIVER_OBJECTS,
         ),
         requests=(Request(_IRP, _CRASH_THREAD, _DEVICE_OBJECT, _FILE_OBJECT, _CONTROL_CODE, 0xF0),),
+        pending=(_DIRECTORY_CHANGES,),
     )

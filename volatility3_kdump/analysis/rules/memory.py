@@ -21,6 +21,17 @@ _DISPATCH_LEVEL = 2
 _HIGHEST_IRQL = 15
 _VALID, _NO_EXECUTE = 1, 1 << 63
 
+_HEAP_PREFIX = "heap_failure_"
+#: _HEAP_FAILURE_TYPE, whose values have not moved since Windows 10 1803.
+_HEAP_FAILURES_SINCE = 17134
+_HEAP_FAILURES = (
+    *("internal", "unknown", "generic", "entry_corruption", "multiple_entries_corruption", "virtual_block_corruption"),
+    *("buffer_overrun", "buffer_underrun", "block_not_busy", "invalid_argument", "invalid_allocation_type"),
+    *("usage_after_free", "cross_heap_operation", "freelists_corruption", "listentry_corruption"),
+    *("lfh_bitmap_mismatch", "segment_lfh_bitmap_corruption", "segment_lfh_double_free", "vs_subsegment_corruption"),
+    *("null_heap", "allocation_limit", "commit_limit", "invalid_va_mgr_query"),
+)
+
 #: Argument 4 of 0x50 that the debugger writes as a word; every other value comes out as what ``printf`` makes of a
 #: missing string.
 _INVALID_ADDRESS = 2
@@ -138,9 +149,10 @@ def kernel_heap_corruption(case: Case) -> Reasoning:
     kind, heap, address = case.argument(1), case.pointer(2), case.pointer(3)
     if kind is None:
         return Reasoning()
-    names = case.target.nt.enum("_HEAP_FAILURE_TYPE") if case.target.nt is not None else {}
-    name = names.get(kind)
-    findings = [Finding("HEAP_FAILURE_TYPE", name or f"{kind:#x}", kind, "" if name else "name not in the symbols")]
+    name = _heap_failure(case, kind)
+    findings = [
+        Finding("HEAP_FAILURE_TYPE", name or f"{kind:#x}", kind, "" if name else "name not known for this kernel")
+    ]
     sentences = []
     if heap is not None:
         findings.append(Finding("HEAP_ADDRESS", f"{heap:016x}", heap))
@@ -149,9 +161,20 @@ def kernel_heap_corruption(case: Case) -> Reasoning:
         findings.append(Finding("CORRUPTING_POOL_ADDRESS", f"{address:016x}", address, region.text))
         sentences.append(
             f"The heap found the damage at {address:#x} ({region.text})"
-            + (f", of the kind {name.removeprefix('heap_failure_').replace('_', ' ')}." if name else ".")
+            + (f": {name.removeprefix(_HEAP_PREFIX).replace('_', ' ')}." if name else ".")
         )
     return Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{kind:x}",))
+
+
+def _heap_failure(case: Case, kind: int) -> str | None:
+    """The constant of _HEAP_FAILURE_TYPE: of the kernel's symbols, else of the table where it fits the build."""
+    names = case.target.nt.enum("_HEAP_FAILURE_TYPE") if case.target.nt is not None else {}
+    if names:
+        return names.get(kind)
+    build = case.target.header.build_number
+    if build is None or build < _HEAP_FAILURES_SINCE or kind >= len(_HEAP_FAILURES):
+        return None
+    return _HEAP_PREFIX + _HEAP_FAILURES[kind]
 
 
 @rule(0x154)

@@ -68,7 +68,7 @@ def critical_object_termination(case: Case) -> Reasoning:
         pointer = case.pointer(number)
         text = target.memory.c_string(pointer, _LONGEST_TEXT) if pointer is not None else None
         if text is not None:
-            findings.append(Finding(tag, text.strip(), pointer))
+            findings.append(Finding(tag, text.strip() or "an empty string", pointer))
         elif pointer is not None:
             findings.append(Finding(tag, "not in the dump", pointer, target.memory.why_unreadable(pointer)))
     found = Reasoning(tuple(findings))

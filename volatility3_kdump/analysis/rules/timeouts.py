@@ -175,9 +175,11 @@ def _on_stack(case: Case) -> Reasoning:
 def _dpc_stack(case: Case, processor: Processor) -> Reasoning:
     context = case.target.header_context
     sp = context.sp if context is not None else None
+    located = case.target.offset("_KPRCB", "DpcStack", "OffsetPrcbDpcStack")
+    start = case.target.memory.pointer((processor.prcb or 0) + located) if located is not None else None
     for name, low, high in processor_stacks(case.target, processor.prcb):
-        if name == "DPC stack" and sp is not None and low <= sp < high:
-            return Reasoning((Finding("DPC_STACK_BASE", f"{high:016X}", high),))
+        if start and name == "DPC stack" and sp is not None and low <= sp < high:
+            return Reasoning((Finding("DPC_STACK_BASE", f"{start:016X}", start),))
     return Reasoning()
 
 

@@ -22,17 +22,19 @@ from volatility3_kdump.analysis.faults import (
     is_access_violation,
     trap_frame_reasoning,
 )
-from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.analysis.regions import processor_stacks
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.symbols import tables
 from volatility3_kdump.windows import stacks
+from volatility3_kdump.windows.modules import Module
 
 _DOUBLE_FAULT = 8
 _CORRUPT_LIST = 3
 _PAGE_SIZE = 0x1000
+_KERNEL_MODULES = ("nt", "hal")
 #: A function that often on one stack calls itself.
 _RECURSION = 8
 #: How far from a stack's end a stack pointer still counts as having run over it.
@@ -246,19 +248,24 @@ def _users(case: Case, trap_frame: int) -> Reasoning:
     except stacks.NoStack:
         return Reasoning()
     functions: collections.Counter[str] = collections.Counter()
-    modules: collections.Counter[str] = collections.Counter()
+    modules: collections.Counter[Module] = collections.Counter()
     for frame, caller in itertools.pairwise(frames):
         name, module = target.lookup(frame.ip), target.names.module_of(frame.ip)
         if name is None or module is None:
             continue
         functions[f"{name.module}!{name.symbol}" if name.symbol else str(name)] += 1
         if frame.sp is not None and caller.sp is not None and caller.sp > frame.sp:
-            modules[module.image_name] += caller.sp - frame.sp
+            modules[module] += caller.sp - frame.sp
     found = Reasoning()
     if modules:
-        image, size = modules.most_common(1)[0]
-        found += Reasoning((Finding("STACKUSAGE_IMAGE", image, size, f"{size:#x} bytes of the stack"),))
-        found += Reasoning(sentences=(f"{image} took the most of the stack: {size:#x} bytes.",))
+        module, size = modules.most_common(1)[0]
+        image = module.image_name
+        why = f"it took {size:#x} bytes of the kernel stack that was used up"
+        found += Reasoning(
+            (Finding("STACKUSAGE_IMAGE", image, size, f"{size:#x} bytes of the stack"),),
+            (f"{image} took the most of the stack: {size:#x} bytes.",),
+            culprit=Culprit(image, module.name, frames[0].ip, why) if module.name not in _KERNEL_MODULES else None,
+        )
     if functions:
         function, count = functions.most_common(1)[0]
         if count >= _RECURSION:

@@ -56,7 +56,7 @@ def _dpc(made: Scene, layouts: Layouts) -> Scene:
 def _dpc_scene(layouts: Layouts) -> Scene:
     wait = touch("Wait", _SPIN)
     base = request(wait, ())
-    stack = base.processors[base.bug_check.processor].idle_stack_base - 0x1000
+    stack = base.processors[base.bug_check.processor].dpc_stack
     made = request(
         wait,
         (
