@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3_kdump.cpu import amd64, amd64_unwind, arm64, arm64_unwind, x86_unwind
-from volatility3_kdump.cpu.context import Context, context_size, parse_context
+from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.symbols import tables
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.modules import Module
@@ -29,18 +29,25 @@ if TYPE_CHECKING:
 #: A frame's trust, best first.
 CONTEXT, UNWIND, TRAP_FRAME, FRAME_POINTER, SCAN = "context", "unwind", "trap frame", "frame pointer", "scan"
 
+_ARCHITECTURES = ("x64", "x86", "arm64")
+
 MOST_FRAMES = 1024
 _KERNEL_STACK_SIZE = 0x6000
 _PAGE_SHIFT = 12
 _LARGEST_STACK = 0x20000
 #: How far a scan looks for the next return address, in bytes.
 _SCAN_REACH = 0x1000
+#: How far below its stack an overflow leaves a stack pointer: the guard page, and what is allocated without a probe.
+_OVERFLOW = 0x2000
+#: How far below the end of its stack a thread's outermost frame begins: behind the save area of the vector registers.
+_TOP_OF_STACK = 0x1000
 _EXCEPTION_FRAME_SIZE = 0x140
 _RIP_IN_TRAP_FRAME = 0x168
 _VOLATILE = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
 
-_STATE_NAMES = {0: "initialized", 1: "ready", 2: "running", 3: "standby", 4: "terminated", 5: "waiting"}
-_RUNNING, _TERMINATED, _INITIALIZED = 2, 4, 0
+#: KTHREAD.State of threads without a stack, and of those whose switch frame is of no use.
+_WITHOUT_STACK = {0: "initialized", 4: "terminated"}
+_RUNNING, _TRANSITION = 2, 6
 
 
 class Frame(NamedTuple):
@@ -105,18 +112,24 @@ def crash_start(target: Target) -> Start:
 def context_start(target: Target, address: int) -> Start:
     """A CONTEXT record in memory. Raises :class:`NoStack` when there is none at the address."""
     architecture = target.header.architecture
+    if architecture not in _ARCHITECTURES:
+        raise NoStack(f"the layout of context records of {architecture} is not known")
     data = target.memory.read(address, context_size(architecture))
-    context = parse_context(data, architecture, "context record", address) if data else None
+    if data is None:
+        raise NoStack(f"no context record at {address:#x}: {target.memory.why_unreadable(address)}")
+    context = parse_context(data, architecture, "context record", address)
     if context is None or context.ip is None or context.sp is None:
-        raise NoStack(f"no context record at {address:#x}")
+        why = why_not_context(data, architecture) or "it does not give the stack and instruction pointers"
+        raise NoStack(f"no context record at {address:#x}: {why}")
     return Start(context, CONTEXT, _segments_around(target, context.sp))
 
 
 def trap_start(target: Target, address: int) -> Start:
     """A KTRAP_FRAME in memory (x64). Raises :class:`NoStack` when there is none at the address."""
-    context = None
-    if target.header.architecture == "x64":
-        context = amd64.trap_frame(target.memory.read, address, target.nt)
+    architecture = target.header.architecture
+    if architecture != "x64":
+        raise NoStack(f"the layout of trap frames of {architecture} is not known")
+    context = amd64.trap_frame(target.memory.read, address, target.nt)
     if context is None or context.sp is None:
         why = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
         raise NoStack(f"no trap frame at {address:#x}" + (f": {why}" if why else ""))
@@ -155,9 +168,11 @@ def thread_start(target: Target, thread: int) -> Start:
     saved = _saved_stack(target, thread)
     if saved is None:
         raise NoStack("the thread object is not in the dump")
-    if saved.state in (_INITIALIZED, _TERMINATED):
-        raise NoStack(f"the thread is {_STATE_NAMES[saved.state]}: it has no stack")
-    if saved.resident == 0:
+    if saved.state in _WITHOUT_STACK:
+        raise NoStack(f"the thread is {_WITHOUT_STACK[saved.state]}: it has no stack")
+    if saved.state == _RUNNING:
+        raise NoStack("the thread is running, and no processor in the dump says that it runs it")
+    if saved.resident == 0 or saved.state == _TRANSITION:
         raise NoStack("kernel stack not resident: it is paged out")
     limits = (saved.limit, saved.base)
     stack = saved.kernel
@@ -341,10 +356,14 @@ def _expansions(target: Target, control: int | None) -> list[tuple[int, int]]:
     ``control`` is KTHREAD.InitialStack, where a KSTACK_CONTROL names the previous segment.
     """
     nt = target.nt
-    if nt is None or not nt.has("_KSTACK_CONTROL", "Previous") or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
+    if nt is None or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
+        return []
+    # Windows 8 renamed it.
+    types = ("_KSTACK_CONTROL", "_KERNEL_STACK_CONTROL")
+    previous = next((nt.offset(name, "Previous") for name in types if nt.has(name, "Previous")), None)
+    if previous is None:
         return []
     segments: list[tuple[int, int]] = []
-    previous = nt.offset("_KSTACK_CONTROL", "Previous")
     reader = nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
     while control and len(segments) < 8:
         data = target.memory.read(control + previous, reader.size)
@@ -455,17 +474,21 @@ class _Walk:
     def add(self, ip: int, sp: int | None, trust: str, call_site: bool) -> None:
         self.rows.append([sp, ip, trust, call_site, None])
 
-    def enter(self, sp: int) -> str | None:
-        """Check a new stack pointer against the known stacks. The reason to stop, or ``None``."""
+    def enter(self, sp: int, interrupted: bool = False) -> str | None:
+        """Check a new stack pointer against the known stacks. The reason to stop, or ``None``.
+
+        Code that used up its stack is interrupted with a stack pointer below it.
+        """
         if self.segment is not None:
             if self.segment[0] <= sp <= self.segment[1]:
                 if self.rows and self.rows[-1][0] is not None and sp < self.rows[-1][0]:
                     return f"the stack pointer goes down, from {self.rows[-1][0]:#x} to {sp:#x}"
                 return None
         for segment in self.unused:
-            if segment[0] <= sp <= segment[1]:
+            low = segment[0] - _OVERFLOW if interrupted else segment[0]
+            if low <= sp <= segment[1]:
                 self.unused.remove(segment)
-                self.segment = segment
+                self.segment = (min(low, sp), segment[1])
                 return None
         return f"the stack pointer {sp:#x} lies outside the thread's stacks"
 
@@ -532,18 +555,18 @@ class _Amd64Walk(_Walk):
         target = self.target
         while True:
             ip, sp = registers.rip, registers.rsp
-            if ip == 0:
-                return self.finish("start of the thread", True)
-            if not target.is_kernel_address(ip):
-                self.add(ip, sp or 0, trust, call_site)
+            if ip == 0 and call_site:
+                return self.finish(*self.zero(sp))
+            if not target.is_kernel_address(ip) and not (sp and target.is_kernel_address(sp)):
+                self.add(ip, sp, trust, call_site)
                 return self.finish("user mode", True)
-            problem = "the stack pointer is not known" if sp is None else self.enter(sp)
+            problem = "the stack pointer is not known" if sp is None else self.enter(sp, trust == TRAP_FRAME)
             if problem or sp is None:
                 if not self.rows:
-                    self.add(ip, sp or 0, trust, call_site)
+                    self.add(ip, sp, trust, call_site)
                 return self.finish(problem or "", False)
-            if self.rows and (sp, ip) == (self.rows[-1][0], self.rows[-1][1]):
-                return self.finish("the same frame comes again", False)
+            if self.rows and sp == self.rows[-1][0]:
+                return self.finish(f"the stack pointer {sp:#x} does not go up", False)
             self.add(ip, sp, trust, call_site)
             if len(self.rows) >= self.most:
                 return self.finish(f"{self.most} frames, the limit", False)
@@ -554,6 +577,12 @@ class _Amd64Walk(_Walk):
             if self.wanted_trap is not None and self.rows[-1][4] == self.wanted_trap:
                 self.found = registers.to_context("unwind")
                 return self.finish("the wanted trap frame", True)
+
+    def zero(self, sp: int | None) -> tuple[str, bool]:
+        """What a return address of zero means: the outermost frame, which lies at the top of its stack."""
+        if sp is None or self.segment is None or sp + _TOP_OF_STACK >= self.segment[1]:
+            return "start of the thread", True
+        return f"the return address below {sp:#x} is zero, far from the top of the stack", False
 
     def step(self, registers: Any, call_site: bool) -> tuple[Any, str, bool] | str:
         """The caller's registers, how they are known and whether its ip is a return address; or why there is none."""
@@ -577,7 +606,7 @@ class _Amd64Walk(_Walk):
             # A function that called another one has unwind data: either the table or the frame is not what it seems.
             return self.without_unwind_data(registers, f"{module.name} has no unwind data for {registers.rip:#x}")
         caller = outcome.registers
-        if caller.rip and target.is_kernel_address(caller.rip) and target.names.module_of(caller.rip) is None:
+        if caller.rip and target.names.module_of(caller.rip) is None:
             return f"the return address {caller.rip:#x} lies outside every module"
         return caller, UNWIND, True
 
