@@ -46,3 +46,14 @@ def _named(target: Target, module_name: str, symbol: str | None, whole: str) -> 
         status = target.symbol_status_of(module)
         raise KdumpError(f"{whole!r}: {module.name} has no symbol {symbol} ({status})")
     return found
+
+
+def parse_id(text: str) -> int:
+    """A process or thread id: decimal, or hexadecimal after ``0x``. Raises :class:`KdumpError`."""
+    try:
+        value = int(text, 16 if text[:2].lower() == "0x" else 10)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 32:
+        raise KdumpError(f"{text!r} is not an id: use decimal digits, or 0x and hexadecimal ones")
+    return value

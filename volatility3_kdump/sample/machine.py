@@ -6,6 +6,7 @@ from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample import paging
 from volatility3_kdump.sample.images import Images
 from volatility3_kdump.sample.kernel_data import write_debugger_data, write_kernel_data
+from volatility3_kdump.sample.lists import write_lists
 from volatility3_kdump.sample.objects import Objects
 from volatility3_kdump.sample.processes import Processes
 from volatility3_kdump.sample.processors import Processors
@@ -38,6 +39,7 @@ class Machine:
         for request in scene.requests:
             self.objects.request(request)
         self.processors = Processors(self.work, self.images, self.objects, self.processes)
+        write_lists(self.work, self.processors)
         self._extras(scene)
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:

@@ -86,7 +86,8 @@ class Processes:
         links = work.layouts.offset("_EPROCESS", "ActiveProcessLinks")
         head = work.symbol("PsActiveProcessHead")
         if head is not None:
-            work.structures.link(head, [process.address + links for process in processes])
+            listed = [process for process in processes if "list" not in process.hidden_from]
+            work.structures.link(head, [process.address + links for process in listed])
         system = next((process for process in processes if process.pid == 4), None)
         if system is not None:
             work.variable("PsInitialSystemProcess", system.address)

@@ -44,3 +44,20 @@ def uptime(value: int | None) -> str | None:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return f"{days} days {hours}:{minutes:02d}:{seconds:02d}.{milliseconds:03d}"
+
+
+def span(value: int | None, days: bool = False) -> str | None:
+    """``00:00:47.378`` from 100 ns units, ``1 Day 02:03:04.000`` and ``2 Days 02:03:04.000`` from a day on.
+
+    With ``days`` as in tick counts: ``0:00:00:00.187``. ``None`` for an unknown or negative duration.
+    """
+    if value is None or value < 0:
+        return None
+    seconds, milliseconds = divmod(value // _TICKS_PER_MILLISECOND, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    number, hours = divmod(hours, 24)
+    clock = f"{hours:02d}:{minutes:02d}:{seconds:02d}.{milliseconds:03d}"
+    if days:
+        return f"{number}:{clock}"
+    return clock if not number else f"1 Day {clock}" if number == 1 else f"{number} Days {clock}"
