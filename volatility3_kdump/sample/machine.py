@@ -38,6 +38,8 @@ class Machine:
             self.objects.driver(driver)
         for request in scene.requests:
             self.objects.request(request)
+        for pending in scene.pending:
+            self.objects.pending(pending)
         self.processors = Processors(self.work, self.images, self.objects, self.processes)
         write_lists(self.work, self.processors)
         self._extras(scene)
