@@ -110,7 +110,7 @@ def check(subject: Case) -> None:
     for finding in found.findings:
         assert finding.tag and finding.value and finding.tag == finding.tag.strip()
     for sentence in found.sentences:
-        assert sentence[0].isupper() or sentence.split()[0].count("+") or "!" in sentence.split()[0]
+        assert sentence[0].isupper() or set(sentence.split()[0]) & set(".!+"), "a sentence or a name in front"
         assert sentence.endswith((".", "!")) and "None" not in sentence.split()
 
 

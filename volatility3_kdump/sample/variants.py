@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.sample.code import Function
 from volatility3_kdump.sample.context import Registers
 from volatility3_kdump.sample.images import Images
@@ -39,11 +39,15 @@ class Draft:
     stack: Stack
 
     def frame(self, function: str) -> Placed:
-        """The innermost frame of a function. Raises ``LookupError`` where the kernel does not have it."""
+        """The innermost frame of a function.
+
+        Raises :class:`~volatility3_kdump.layout.LayoutError` where the kernel does not have it: the scene then cannot
+        be shown for that kernel.
+        """
         for placed in reversed(self.stack.placed):
             if placed.frame.function == function:
                 return placed
-        raise LookupError(function)
+        raise LayoutError(f"the kernel has no {function}, which the scene needs")
 
     def has(self, function: str) -> bool:
         return any(placed.frame.function == function for placed in self.stack.placed)
@@ -52,7 +56,7 @@ class Draft:
         """The address of the KTRAP_FRAME that a handler's frame keeps."""
         address = self.frame(function).trap_frame
         if address is None:
-            raise LookupError(f"{function} keeps no trap frame")
+            raise ValueError(f"{function} keeps no trap frame")
         return address
 
     def context(self, handler: str) -> bytes:
