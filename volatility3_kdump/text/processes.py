@@ -237,9 +237,8 @@ def thread_block(thread: Thread, names: ThreadNames, size: int = 8) -> Iterator[
     if thread.name:
         yield f"Name {thread.name}"
     yield f"Stack Init {_full(thread.initial_stack, size)} Current {_full(thread.kernel_stack, size)}"
-    # Kernels since Windows 8 do not keep the callback stack in the thread; KD shows 0 for it.
-    call = pointer(thread.callback_stack or 0, size, tick=False)
-    yield f"Base {_full(thread.stack_base, size)} Limit {_full(thread.stack_limit, size)} Call {call}"
+    limits = f"Base {_full(thread.stack_base, size)} Limit {_full(thread.stack_limit, size)}"
+    yield f"{limits} Call {_full(thread.callback_stack, size)}"
     yield (
         f"Priority {_decimal(thread.priority)} BasePriority {_decimal(thread.base_priority)} "
         f"PriorityDecrement {_decimal(thread.priority_decrement)} IoPriority {_decimal(thread.io_priority)} "

@@ -214,7 +214,7 @@ def names_of(target: Target, thread: Thread, owner: Process | None) -> text.Thre
     attached = reader.process_name(thread.attached)[1] if reader is not None and thread.attached else None
     return text.ThreadNames(
         owner.device_map if owner else None,
-        owner.name if owner else None,
+        owner.name if owner and thread.owner else None,
         attached,
         target.name_of(start) if start else None,
     )

@@ -127,7 +127,8 @@ class Thread:
     #: ETHREAD.StartAddress and Win32StartAddress.
     start_address: int | None = None
     win32_start_address: int | None = None
-    #: InitialStack, KernelStack (the saved stack pointer, stale while the thread runs), CallbackStack (Windows 7).
+    #: InitialStack, KernelStack (the saved stack pointer, stale while the thread runs), CallbackStack (0 in kernels
+    #: since Windows 8, which do not keep it here).
     initial_stack: int | None = None
     kernel_stack: int | None = None
     callback_stack: int | None = None
@@ -307,7 +308,7 @@ class ThreadReader:
             win32_start_address=row.win32_start,
             initial_stack=row.initial,
             kernel_stack=row.stack,
-            callback_stack=row.callback,
+            callback_stack=0 if self._reader.fields["callback"] is None else row.callback,
             stack_resident=None if row.resident is None else bool(row.resident),
             trap_frame=row.trap,
             priority=_signed(row.priority),
