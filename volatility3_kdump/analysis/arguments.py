@@ -165,6 +165,59 @@ def node_of(target: Target, device: io.DeviceObject) -> io.DeviceNode | None:
         return None
 
 
+def service_culprit(target: Target, node: io.DeviceNode) -> Culprit | None:
+    """The loaded driver that has the name of a device's service."""
+    wanted = (node.service or "").lower()
+    for module in target.modules:
+        if module.image_name.lower().rsplit(".", 1)[0] == wanted:
+            why = f"the device {node.instance_path or ''} belongs to the service {node.service}".replace("  ", " ")
+            return Culprit(module.image_name, module.name, module.base, why)
+    return None
+
+
+def _node(case: Case, number: int, meaning: str) -> Named | None:
+    address = case.pointer(number)
+    if address is None:
+        return None
+    try:
+        node = io.read_node(case.target, address)
+    except KdumpError as error:
+        note = _join(_note(number, meaning), str(error))
+        return Named((Finding("DEVICE_NODE", hexadecimal(case.target, address), address, note),))
+    return Named((_node_finding(case.target, node, _note(number, meaning)),), service_culprit(case.target, node), 3)
+
+
+def _node_finding(target: Target, node: io.DeviceNode, note: str) -> Finding:
+    service = f"service {node.service}" if node.service else ""
+    return Finding(
+        "DEVICE_NODE", node.instance_path or hexadecimal(target, node.address), node.address, _join(note, service)
+    )
+
+
+def _power_device(case: Case, number: int, meaning: str) -> Named | None:
+    """A POP_FX_DEVICE or the short form of it in small memory dumps: its IRP and its device node."""
+    target, address = case.target, case.pointer(number)
+    if address is None:
+        return None
+    text, note = hexadecimal(target, address), _note(number, meaning)
+    layouts = target.nt
+    names = ("_POP_FX_DEVICE", "_TRIAGE_POP_FX_DEVICE")
+    known = next((name for name in names if layouts is not None and layouts.has(name, "Irp")), None)
+    if known is None:
+        return Named((Finding("POWER_DEVICE", text, address, _join(note, "its layout is not in the symbols")),))
+    try:
+        values = io.read_fields(target, known, address, {"irp": "Irp", "node": ("DevNode", "DeviceNode")})
+        node = io.read_node(target, values["node"]) if values["node"] else None
+    except KdumpError as error:
+        return Named((Finding("POWER_DEVICE", text, address, _join(note, str(error))),))
+    findings = [Finding("POWER_DEVICE", text, address, note)]
+    if node is not None:
+        findings.append(_node_finding(target, node, ""))
+    if values["irp"]:
+        findings += irp_reasoning(target, values["irp"], "of the power device").findings
+    return Named(tuple(findings), service_culprit(target, node) if node is not None else None, 3)
+
+
 def _driver(case: Case, number: int, meaning: str) -> Named | None:
     address = case.pointer(number)
     if address is None:
@@ -393,29 +446,31 @@ def _rule_text(case: Case, number: int, meaning: str) -> Named | None:
 _KINDS: tuple[tuple[re.Pattern[str], _Reader], ...] = tuple(
     (re.compile(pattern), reader)
     for pattern, reader in (
-        # Numbers and flags, whatever else their words mention.
+        # Numbers, flags and user memory, whatever else their words mention.
         (r"^(count|number|kind|index|size|length|milliseconds|line number|checksum|maximum|bytes)\b", _nothing),
         (r"^(zero|reserved|always|0\b|1\b|\d)", _nothing),
-        (r"APC disable count|disable count|MDL flags|\bflag\b|illegal|combined", _nothing),
+        (r"APC disable count|disable count|MDL flags|\bflag\b|illegal|function code", _nothing),
+        (r"user-mode address|extended context|^pool block", _nothing),
         (r"^address of the (IRQL|time-out) value", _nothing),
         (r"\bIRQL\b", _irql),
         (r"\bpool type\b", _pool_type),
         (r"four-character tag|\bpool tag\b|\btag of the|\btag used\b", _tag),
+        (r"\bNTSTATUS\b|\bstatus (code|returned|of)|^status code|exception status", _status),
         (r"string naming the broken rule condition", _rule_text),
         (r"\bdriver name\b", _driver_name),
         (r"\bdriver object\b", _driver),
-        (r"DEVICE_OBJECT_POWER_EXTENSION|PADDED", _nothing),
         (r"\b(dispatch|cancel|completion|callback) routine\b|\bcaller\b|\bcallback\b(?!.*context)", _code),
         (
             r"\baddress in the driver|driver's code|\b(EtwRegister|API) call\b|\bof the ISR\b|^start address of the dr",
             _code,
         ),
+        (r"\bDEVICE_NODE\b", _node),
+        (r"POP_FX_DEVICE\b", _power_device),
         (r"device object\b|\bDEVICE_OBJECT\b|\bPDO\b|\bphysical device object\b", _device),
-        (r"\bIRP\b(?!s)", _irp),
-        (r"\bNTSTATUS\b|\bstatus (code|returned|of)|^status code|exception status", _status),
+        (r"\bIRP\b", _irp),
         (r"\bthread\b", _thread),
         (r"\bof the (current )?process\b", _process),
-        (r"\btext that tells\b|\bmessage string\b|\bfile name\b|\bUnicode string\b|UNICODE_STRING with|UTF-8", _text),
+        (r"\btext that tells\b|\bmessage string\b|\bfile name\b|\b(Unicode|UTF-8|wide) string\b|_STRING with", _text),
     )
 )
 

@@ -387,6 +387,7 @@ _DECODERS: dict[str, Callable[[bytes, _Facts, _Values], None]] = {
 
 # machine checks -----------------------------------------------------------------------------------------------------
 
+_INTERNAL_TIMER = 0x0400
 _SIMPLE = {
     0x0000: "no error",
     0x0001: "unclassified",
@@ -395,7 +396,7 @@ _SIMPLE = {
     0x0004: "functional redundancy check error",
     0x0005: "internal parity error",
     0x0006: "SMM handler code access violation",
-    0x0400: "internal timer error",
+    _INTERNAL_TIMER: "internal timer error",
     0x0E0B: "I/O error",
 }
 _TRANSACTIONS = ("I", "D", "G", "*")
@@ -466,6 +467,8 @@ class MachineCheckStatus:
     @property
     def bucket_word(self) -> str | None:
         """What failure buckets call the kind of error; ``None`` where they have no word."""
+        if self.code in _SIMPLE:
+            return "MAE" if self.code == _INTERNAL_TIMER else None
         code = self.code & 0xEFFF
         if code >> 8 == 0x01 or code & 0xFFFC == 0x000C:
             return "CACHE"
@@ -473,7 +476,7 @@ class MachineCheckStatus:
             return "TLB"
         if code & 0xF800 == 0x0800:
             return "BUS"
-        return "MAE" if code == 0x0400 else None
+        return None
 
 
 def _error_text(code: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype
-from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access
+from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access, stem
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
 from volatility3_kdump.analysis.regions import UNLOADED, USER, region_of
 from volatility3_kdump.windows.pool import PoolHeader, block_before, header_size, read_header
@@ -168,8 +168,16 @@ def special_pool_fault(case: Case) -> Reasoning:
         sentences.append("The memory was freed before: something kept a pointer to it.")
     elif code in (0xCD, 0xD6):
         sentences.append("The access went beyond the end of a block: look at lengths and indexes of the code at fault.")
-    elif address is not None and region_of(case.target, address).kind != UNLOADED:
-        sentences.append("A driver was unloaded with work outstanding, but it is not in the list of unloaded drivers.")
+    elif found.culprit is None and address is not None:
+        region = region_of(case.target, address)
+        if region.kind == UNLOADED and region.unloaded is not None:
+            name = region.unloaded.name
+            why = f"{hexadecimal(case.target, address)} lies where {name} was, which had been unloaded"
+            found += Reasoning(culprit=Culprit(name, stem(name), address, why))
+        else:
+            sentences.append(
+                "A driver was unloaded with work outstanding, but it is not in the list of unloaded drivers."
+            )
     return found + Reasoning(sentences=tuple(sentences))
 
 

@@ -6,6 +6,7 @@ public kernel symbols; the meaning of the arguments is that of Microsoft's bug c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ from volatility3_kdump.analysis.arguments import (
     hexadecimal,
     irp_reasoning,
     node_of,
+    service_culprit,
     subtype,
     thread_text,
 )
-from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attempt, rule
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows import io
 
@@ -82,7 +84,7 @@ def _holder(case: Case) -> Reasoning:
     request = reasoning.finding("IRP_REQUEST")
     if request is not None:
         sentences.append(f"The IRP asks for {request.value}.")
-    specifiers = _bucket_words(target, device, pdo)
+    specifiers = _bucket_words(target, _name_of(device), pdo)
     notes = reasoning.notes
     if current is not None and current.major not in (None, io.IRP_MJ_POWER):
         notes += (
@@ -94,56 +96,50 @@ def _holder(case: Case) -> Reasoning:
 
 
 def _without_irp(case: Case, why: str) -> Reasoning:
-    """Who else can be named: the function driver, which is attached above the PDO."""
+    """Who else can be named: the driver of the device's service, else the first one above the PDO."""
     target = case.target
     pdo = _read_device(target, case.pointer(2))
     if pdo is None:
         words = f"Which driver holds the IRP cannot be told: {why}, nor its physical device object."
         return Reasoning(sentences=(words,), specifiers=("3",))
-    holder = _read_device(target, pdo.above) if pdo.above else None
+    unknown = f"Which driver holds the IRP cannot be told ({why})"
     node = node_of(target, pdo)
-    if holder is not None and holder.driver is not None:
-        text = holder.driver.text
-        words = (
-            f"Which driver holds the IRP cannot be told ({why}); {text} is the first driver above the physical device."
-        )
-        culprit = driver_culprit(holder.driver, f"{text} drives the device whose power IRP nobody completed in time")
-        return Reasoning(sentences=(words,), specifiers=_bucket_words(target, holder, pdo), culprit=culprit)
-    if node is not None and node.service:
-        words = f"Which driver holds the IRP cannot be told ({why}); the device belongs to the service {node.service}."
-        return Reasoning(sentences=(words,), specifiers=("3", node.service), culprit=_service_culprit(target, node))
-    return Reasoning(sentences=(f"Which driver holds the IRP cannot be told: {why}.",), specifiers=("3",))
+    devices = [device for device in io.device_stack(target, pdo.address) if device.driver is not None]
+    above = list(itertools.takewhile(lambda device: device.address != pdo.address, devices))
+    service = node.service if node is not None else None
+    holder = next((device for device in above if service and _has_driver(device, service)), None)
+    if holder is None and node is not None and service:
+        words = f"{unknown}; the device belongs to the service {service}."
+        culprit = service_culprit(target, node)
+        name = culprit.module_name if culprit is not None and culprit.module_name else service
+        return Reasoning(sentences=(words,), specifiers=_bucket_words(target, name, pdo), culprit=culprit)
+    if holder is None and above:
+        holder = above[-1]
+    if holder is None or holder.driver is None:
+        return Reasoning(sentences=(f"{unknown}.",), specifiers=("3",))
+    text = holder.driver.text
+    culprit = driver_culprit(holder.driver, f"{text} drives the device whose power IRP was not completed in time")
+    words = f"{unknown}; {text} drives its device."
+    return Reasoning(sentences=(words,), specifiers=_bucket_words(target, _name_of(holder), pdo), culprit=culprit)
 
 
-def _function_device(target: Target, pdo: io.DeviceObject, node: io.DeviceNode | None) -> io.DeviceObject | None:
-    """The device of the function driver: that of the device node's service, else the first above the PDO."""
-    above = [device for device in io.device_stack(target, pdo.address) if device.driver is not None]
-    above = above[: next((index for index, device in enumerate(above) if device.address == pdo.address), len(above))]
-    service = (node.service or "").lower() if node is not None else ""
-    for device in above:
-        if service and device.driver is not None and (device.driver.name or "").rsplit("\\", 1)[-1].lower() == service:
-            return device
-    return above[-1] if above else None
+def _has_driver(device: io.DeviceObject, service: str) -> bool:
+    """Whether a device belongs to the driver of a service: driver objects are named after those."""
+    name = device.driver.name if device.driver is not None else None
+    return name is not None and name.rsplit("\\", 1)[-1].lower() == service.lower()
 
 
-def _service_culprit(target: Target, node: io.DeviceNode) -> Culprit | None:
-    """The loaded driver that has the name of a device's service."""
-    wanted = (node.service or "").lower()
-    for module in target.modules:
-        if module.image_name.lower().rsplit(".", 1)[0] == wanted:
-            why = f"the device {node.instance_path or ''} belongs to the service {node.service}".replace("  ", " ")
-            return Culprit(module.image_name, module.name, module.base, why)
-    return None
+def _name_of(device: io.DeviceObject) -> str | None:
+    """What the debugger calls a device's driver: its module, else its driver object."""
+    driver = device.driver
+    if driver is None:
+        return None
+    return driver.module.name if driver.module else (driver.name or "").rsplit("\\", 1)[-1] or None
 
 
-def _bucket_words(target: Target, holder: io.DeviceObject, pdo: io.DeviceObject | None) -> tuple[str, ...]:
+def _bucket_words(target: Target, name: str | None, pdo: io.DeviceObject | None) -> tuple[str, ...]:
     """``3``, the driver, for ACPI devices their hardware id, and the image of the physical device's driver."""
-    words = ["3"]
-    driver = holder.driver
-    if driver is not None:
-        name = driver.module.name if driver.module else (driver.name or "").rsplit("\\", 1)[-1]
-        if name:
-            words.append(name)
+    words = ["3", name] if name else ["3"]
     if pdo is None or pdo.driver is None or pdo.driver.module is None:
         return tuple(words)
     node = node_of(target, pdo)
@@ -335,6 +331,16 @@ def internal_power_error(case: Case) -> Reasoning:
     if kind != 0xD:
         reasoning = replace(reasoning, thread=case.pointer(4))
     return reasoning
+
+
+@rule(0x15F)
+def connected_standby_watchdog(case: Case) -> Reasoning:
+    """Too little sleep. P1 = 2: a device keeps the machine awake, P2 its TRIAGE_POP_FX_DEVICE; P1 = 3: a veto."""
+    found = Reasoning(specifiers=subtype(case)) + follow(case)
+    node = found.finding("DEVICE_NODE")
+    if case.argument(1) == 2 and node is not None and node.address is not None and node.note:
+        found += Reasoning(sentences=(f"The device {node.value} keeps the machine out of its deepest idle state.",))
+    return found
 
 
 @rule(0xCA)

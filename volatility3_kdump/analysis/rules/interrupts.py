@@ -1,0 +1,31 @@
+"""Exceptions while an interrupt is handled: 0x3D."""
+
+from __future__ import annotations
+
+from volatility3_kdump.analysis.faults import (
+    access_reasoning,
+    code_reasoning,
+    exception_reasoning,
+    exception_record_at,
+    fault_access,
+    is_access_violation,
+)
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+
+
+@rule(0x3D)
+def interrupt_exception_not_handled(case: Case) -> Reasoning:
+    """P1 EXCEPTION_RECORD and P2 CONTEXT, where the kernel had them."""
+    address = case.pointer(1)
+    record = exception_record_at(case.target, address)
+    if record is None:
+        why = "the bug check names none"
+        if address is not None:
+            why = "nothing was written there"
+            if case.target.memory.read(address, 1) is None:
+                why = case.target.memory.why_unreadable(address)
+        return Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", address, why),))
+    found = exception_reasoning(case, record.code, record, address)
+    if is_access_violation(record.code):
+        found = code_reasoning(case) + found + access_reasoning(case, fault_access(case, record))
+    return found
