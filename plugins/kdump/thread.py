@@ -5,6 +5,7 @@ from volatility3.framework.configuration import requirements
 from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin
 from volatility3_kdump.views.thread import Threads, thread_grid
+from volatility3_kdump.views.waits import waits_grid
 
 
 class Thread(KdumpPlugin):
@@ -37,6 +38,9 @@ class Thread(KdumpPlugin):
             ),
             requirements.BooleanRequirement(name="all", description="Every thread", optional=True),
             requirements.BooleanRequirement(name="no-stack", description="Without stacks", optional=True),
+            requirements.BooleanRequirement(
+                name="waits", description="Who waits for whom, and deadlocks, instead", optional=True
+            ),
         ]
 
     def grid(self, target):
@@ -48,4 +52,6 @@ class Thread(KdumpPlugin):
             self.option("cpu") or [],
             bool(self.option("all")),
         )
+        if self.option("waits"):
+            return waits_grid(target, chosen, self._progress_callback)
         return thread_grid(target, chosen, not self.option("no-stack"), self._progress_callback)

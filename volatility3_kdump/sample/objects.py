@@ -21,7 +21,15 @@ _TYPE_NAMES = (
 _TYPES = {name: index for index, name in enumerate(_TYPE_NAMES, 2)}
 _MARKER = 0xBAD0B0B0
 
-EVENT, QUEUE, PROCESS, THREAD = 1, 4, 3, 6
+EVENT, MUTANT, PROCESS, QUEUE, SEMAPHORE, THREAD = 1, 2, 3, 4, 5, 6
+#: DISPATCHER_HEADER.Size of a _KQUEUE and of smaller objects, in 32-bit words.
+_QUEUE_SIZE, _EVENT_SIZE = 0x10, 6
+#: What threads wait for besides events: structure and object type.
+_AWAITED = {
+    QUEUE: ("_KQUEUE", "IoCompletion"),
+    MUTANT: ("_KMUTANT", "Mutant"),
+    SEMAPHORE: ("_KSEMAPHORE", "Semaphore"),
+}
 
 _IRP_TYPE, _FILE_TYPE, _DRIVER_TYPE, _DEVICE_TYPE = 6, 5, 4, 3
 _DEVICE_CONTROL = 14
@@ -155,13 +163,19 @@ class Objects:
                     "Object": item.address,
                 },
             )
-            queue = item.kind == QUEUE
-            awaited = work.structure("_KQUEUE" if queue else "_KEVENT", item.address)
-            awaited.fill({"Header.Type": item.kind, "Header.Size": 0x10 if queue else 6})
+            if work.layouts.has("_KWAIT_BLOCK", "NextWaitBlock"):
+                # Windows 7: the blocks are a ring
+                following = made.place(f"Tcb.WaitBlock[{(index + 1) % len(thread.wait_objects)}]")
+                work.structure("_KWAIT_BLOCK", block, {"NextWaitBlock": following or 0})
+            type_name, kind = _AWAITED.get(item.kind, ("_KEVENT", "Event"))
+            awaited = work.structure(type_name, item.address)
+            awaited.fill({"Header.Type": item.kind, "Header.Size": _QUEUE_SIZE if item.kind == QUEUE else _EVENT_SIZE})
             head = awaited.place("Header.WaitListHead")
             if head is not None:
                 work.structures.link(head, [block])
-            self.header(item.address, "IoCompletion" if queue else "Event")
+            # processes and threads have the headers that they were made with
+            if item.kind not in (PROCESS, THREAD):
+                self.header(item.address, kind)
         if thread.wait_objects:
             made.set("Tcb.WaitBlockList", made.place("Tcb.WaitBlock[0]") or 0)
             made.set("Tcb.WaitBlockCount", len(thread.wait_objects))

@@ -271,17 +271,24 @@ class Threads:
         """The threads. Raises :class:`KdumpError` when there are none."""
         if self.addresses:
             found = [read_thread(target, thread) for thread in self.addresses]
-        elif self.everything or self.tids or self.pids or self.states or self.processors:
-            found = [thread for thread in _every_thread(target, self.pids, progress) if self._fits(thread)]
+        elif self.everything or self.chosen:
+            found = [thread for thread in every_thread(target, self.pids, progress) if self.fits(thread)]
         else:
             found = [] if target.crash_thread is None else [target.crash_thread]
         if not found:
             raise KdumpError(f"{target.name}: no thread found: {self._why_none(target)}")
         return found
 
-    def _fits(self, thread: Thread) -> bool:
+    @property
+    def chosen(self) -> bool:
+        """Whether particular threads are asked for."""
+        return bool(self.addresses or self.tids or self.pids or self.states or self.processors)
+
+    def fits(self, thread: Thread) -> bool:
+        """Whether a thread is asked for."""
         return (
-            (not self.tids or thread.tid in self.tids)
+            (not self.addresses or thread.address in self.addresses)
+            and (not self.tids or thread.tid in self.tids)
             and (not self.pids or thread.pid in self.pids)
             and (not self.states or (thread.state_name or "").lower() in self.states)
             and (not self.processors or thread.processor in self.processors)
@@ -292,12 +299,13 @@ class Threads:
             return "a small memory dump holds the thread that crashed, and no others"
         if target.nt is None:
             return f"the thread lists need the kernel's symbols ({target.symbol_status})"
-        if self.states or self.tids or self.pids or self.processors:
+        if self.chosen:
             return "none is like that"
         return "the dump does not say which thread crashed"
 
 
-def _every_thread(target: Target, pids: set[int], progress: Progress) -> Iterator[Thread]:
+def every_thread(target: Target, pids: set[int], progress: Progress) -> Iterator[Thread]:
+    """The threads of the processes of these ids, or of all processes."""
     addresses = processes.process_addresses(target)
     if not addresses and target.crash_thread is not None:
         yield target.crash_thread
