@@ -560,14 +560,11 @@ class _Amd64Walk(_Walk):
             if not target.is_kernel_address(ip) and not (sp and target.is_kernel_address(sp)):
                 self.add(ip, sp, trust, call_site)
                 return self.finish("user mode", True)
-            problem = "the stack pointer is not known" if sp is None else self.enter(sp, trust == TRAP_FRAME)
-            if problem or sp is None:
-                if not self.rows:
-                    self.add(ip, sp, trust, call_site)
-                return self.finish(problem or "", False)
-            if self.rows and sp == self.rows[-1][0]:
-                return self.finish(f"the stack pointer {sp:#x} does not go up", False)
-            self.add(ip, sp, trust, call_site)
+            problem = self.against(sp, trust)
+            if problem is None or not self.rows:
+                self.add(ip, sp, trust, call_site)
+            if problem is not None:
+                return self.finish(problem, False)
             if len(self.rows) >= self.most:
                 return self.finish(f"{self.most} frames, the limit", False)
             following = self.step(registers, call_site)
@@ -577,6 +574,15 @@ class _Amd64Walk(_Walk):
             if self.wanted_trap is not None and self.rows[-1][4] == self.wanted_trap:
                 self.found = registers.to_context("unwind")
                 return self.finish("the wanted trap frame", True)
+
+    def against(self, sp: int | None, trust: str) -> str | None:
+        """What is wrong with a frame's stack pointer; ``None`` when the walk can go on there."""
+        if sp is None:
+            return "the stack pointer is not known"
+        if sp & 7:
+            return f"the stack pointer {sp:#x} is not a multiple of 8"
+        before = self.rows[-1][0] if self.rows else None
+        return f"the stack pointer {sp:#x} does not go up" if sp == before else self.enter(sp, trust == TRAP_FRAME)
 
     def zero(self, sp: int | None) -> tuple[str, bool]:
         """What a return address of zero means: the outermost frame, which lies at the top of its stack."""
@@ -767,9 +773,9 @@ class _X86Walk(_Walk):
     def run(self) -> Stack:
         registers = x86_unwind.Registers.from_context(self.start.context)
         trust, call_site = self.start.trust, self.start.context.source == "switch frame"
-        sp = self.start.context.sp or 0
-        held = [segment for segment in self.start.segments if segment[0] <= _extended(sp) < segment[1]]
-        limits = (held[0][0] & 0xFFFFFFFF, held[0][1] & 0xFFFFFFFF) if held else None
+        sp = (self.start.context.sp or 0) & 0xFFFFFFFF
+        segments = [(low & 0xFFFFFFFF, high & 0xFFFFFFFF) for low, high in self.start.segments]
+        limits = next((segment for segment in segments if segment[0] <= sp < segment[1]), None)
         while True:
             ip = _extended(registers.eip)
             if ip == 0:
