@@ -173,6 +173,13 @@ def test_the_thread_that_holds_the_pnp_lock(case: MakeCase, dump_type: int) -> N
     assert found.sentences[1] == f"Plug and Play waits for the device {INSTANCE}."
 
 
+def test_without_that_thread_s_stack_the_pending_device_names_a_driver(case: MakeCase) -> None:
+    assert reason(case("pnp-timeout", KERNEL)).culprit is None
+    found = reason(case("pnp-timeout", TRIAGE))
+    assert found.culprit is not None and found.culprit.image_name == "RtsPer.sys"
+    assert analyze_crash(case("pnp-timeout", TRIAGE).target).verdict.suspect == "RtsPer.sys"
+
+
 def test_that_thread_s_driver_is_blamed(case: MakeCase) -> None:
     crash = analyze_crash(case("pnp-timeout").target)
     assert crash.thread is not None and crash.thread.address == HOLDER

@@ -276,7 +276,14 @@ def _pnp_timeout(case: Case) -> Reasoning:
             "holds: what that thread waits for is the reason."
         )
     reasoning = Reasoning(tuple(findings), tuple(sentences), specifiers=("4",), thread=thread)
-    return reasoning + attempt(lambda: _pending_devices(target, case.pointer(4)), "the PnP completion queue")
+    reasoning += attempt(lambda: _pending_devices(target, case.pointer(4)), "the PnP completion queue")
+    # What the thread waits for says more than the device that is pending, if its stack is there.
+    return replace(reasoning, culprit=None) if thread is not None and _has_stack(target, thread) else reasoning
+
+
+def _has_stack(target: Target, thread: int) -> bool:
+    limits = target.stack_limits(thread)
+    return limits is not None and target.memory.read(limits[1] - target.memory.pointer_size, 1) is not None
 
 
 def _pending_devices(target: Target, address: int | None) -> Reasoning:
@@ -295,6 +302,7 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
     if not values["queue"]:
         return Reasoning()
     findings = []
+    nodes: list[io.DeviceNode] = []
     width = target.memory.pointer_size
     # The queue starts with DispatchedList, its requests with their list entry and DeviceNode.
     for entry in list(target.memory.list_entries(values["queue"], _MOST_IRPS))[:_MOST_NAMED]:
@@ -306,11 +314,13 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
         except KdumpError as error:
             findings.append(Finding("DEVICE_NODE", hexadecimal(target, pointer), pointer, str(error)))
             continue
+        nodes.append(node)
         service = f"service {node.service}" if node.service else ""
         findings.append(Finding("DEVICE_NODE", node.instance_path or "not in the dump", pointer, service))
-    named = [finding.value for finding in findings if finding.value != "not in the dump"]
-    sentences = (f"Plug and Play waits for the device {named[0]}.",) if len(named) == 1 else ()
-    return Reasoning(tuple(findings), sentences)
+    if len(nodes) != 1 or not nodes[0].instance_path:
+        return Reasoning(tuple(findings))
+    sentence = f"Plug and Play waits for the device {nodes[0].instance_path}."
+    return Reasoning(tuple(findings), (sentence,), culprit=service_culprit(target, nodes[0]))
 
 
 # the others ---------------------------------------------------------------------------------------------------------
