@@ -7,6 +7,8 @@ address in their module is first looked up.
 from __future__ import annotations
 
 import bisect
+import functools
+import gc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +117,7 @@ class AddressNames:
                 inside = offsets[: np.searchsorted(offsets, module.size)]
                 named += self._named_inside(index, inside.astype(np.int64))
                 named += [None] * (high - len(named))
-        return [named[place] for place in places.tolist()]
+        return list(map(named.__getitem__, places.tolist()))
 
     def _named_inside(self, index: int, offsets: NDArray[np.int64]) -> list[Name | None]:
         """The names of places in one module, by their offsets from its base in ascending order."""
@@ -125,16 +127,22 @@ class AddressNames:
         prepared = self._prepared[index] or self._prepare(index)
         starts = np.array(prepared.starts, np.int64)
         nearest = np.searchsorted(starts, offsets, side="right") - 1
-        names, source, new = prepared.names, prepared.source, tuple.__new__
-        # What Name() does, without the call.
-        return [
-            new(Name, (module_name, None, offset, None))
-            if (symbol := names[place]) is None
-            else new(Name, (module_name, symbol, distance, source))
-            for place, offset, distance in zip(
-                nearest.tolist(), offsets.tolist(), (offsets - starts[nearest]).tolist(), strict=True
-            )
-        ]
+        symbols = list(map(prepared.names.__getitem__, nearest.tolist()))
+        distances = (offsets - starts[nearest]).tolist()
+        values = zip(itertools.repeat(module_name), symbols, distances, itertools.repeat(prepared.source), strict=False)
+        # What Name() does, without the calls. No name is part of a cycle: collecting while they are made is waste.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            named: list[Name | None] = list(map(functools.partial(tuple.__new__, Name), values))
+        finally:
+            if collecting:
+                gc.enable()
+        if None in symbols:
+            for place, offset in enumerate(offsets.tolist()):
+                if symbols[place] is None:
+                    named[place] = Name(module_name, None, offset)
+        return named
 
     def text(self, address: int) -> str | None:
         """As :meth:`lookup`, as KD writes it."""
