@@ -26,8 +26,9 @@ def open(
     isf_file: str | os.PathLike[str] | None = None,
     symbol_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     image_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    member: str | None = None,
 ) -> Target:
     """Open a crash dump. See :meth:`volatility3_kdump.target.Target.open`."""
     from volatility3_kdump.target import Target
 
-    return Target.open(path, isf_directories, isf_file, symbol_path, image_path)
+    return Target.open(path, isf_directories, isf_file, symbol_path, image_path, member)

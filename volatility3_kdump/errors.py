@@ -22,6 +22,18 @@ class CorruptDump(KdumpError):
     """A crash dump whose structures contradict themselves or the file, so that nothing useful is left."""
 
 
+class CorruptContainer(KdumpError):
+    """An archive or compressed file that is damaged, cut short or contradicts itself."""
+
+
+class UnsupportedContainer(KdumpError):
+    """An archive or compressed file that cannot be read: no decompressor, part of a set, encrypted, too large."""
+
+
+class MemberNotChosen(KdumpError):
+    """An archive from which no dump was chosen: several are inside, or none is of the name asked for."""
+
+
 class KernelNotFound(KdumpError):
     """No translation root or no kernel image could be established from the dump."""
 

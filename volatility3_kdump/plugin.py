@@ -85,6 +85,11 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
                 optional=True,
                 default=[],
             ),
+            requirements.StringRequirement(
+                name="member",
+                description="The dump inside an archive (CAB, zip, 7z): its name or number; by default the only one",
+                optional=True,
+            ),
             *cls.options(),
         ]
 
@@ -120,6 +125,8 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             self.config.get("isf-file", None),
             self.config.get("symbol-path", None) or None,
             self.config.get("image-path", None) or None,
+            self.config.get("member", None),
+            self._progress_callback,
         )
 
     def option(self, name: str) -> Any:

@@ -27,6 +27,7 @@ from volatility3_kdump.dump import (
     open_dump,
     parse_header,
 )
+from volatility3_kdump.dump.archive import shown
 from volatility3_kdump.errors import KdumpError, KernelNotFound
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
@@ -48,6 +49,7 @@ from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
+    from volatility3_kdump.dump.containers import Extracted, Progress
     from volatility3_kdump.windows.stacks import StackWalker
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
@@ -84,6 +86,8 @@ class Target:
         self._isf_file = isf_file
         self._symbol_path = symbol_path or SearchPath()
         self._image_path = image_path or SearchPath()
+        #: The container that the dump was taken out of, ``None`` for a plain file.
+        self.container: Extracted | None = None
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = [*self._symbol_path.complaints, *self._image_path.complaints]
 
@@ -97,19 +101,31 @@ class Target:
         isf_file: str | os.PathLike[str] | None = None,
         symbol_path: PathText | Sequence[PathText] | None = None,
         image_path: PathText | Sequence[PathText] | None = None,
+        member: str | None = None,
+        progress: Progress | None = None,
     ) -> Target:
         """Open a dump file for a script.
 
         ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the
         kernel's table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in
         the grammar of :mod:`volatility3_kdump.symbols.paths`; by default those of the debugger's environment variables
-        ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
+        ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Of an archive, the dump inside is opened; ``member`` is
+        its name or number where several are, and ``progress`` is told the percentage and what is done while it is
+        extracted. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
         """
         from volatility3.framework import contexts
 
         location = Path(path).absolute().as_uri()
         return cls.from_context(
-            contexts.Context(), "kdump", location, isf_directories, isf_file, symbol_path, image_path
+            contexts.Context(),
+            "kdump",
+            location,
+            isf_directories,
+            isf_file,
+            symbol_path,
+            image_path,
+            member,
+            progress,
         )
 
     @classmethod
@@ -122,11 +138,13 @@ class Target:
         isf_file: str | os.PathLike[str] | None = None,
         symbol_path: PathText | Sequence[PathText] | None = None,
         image_path: PathText | Sequence[PathText] | None = None,
+        member: str | None = None,
+        progress: Progress | None = None,
     ) -> Target:
         """Build the layers for a file URL in a context, and the target over them.
 
-        The parameters are those of :meth:`open`. Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text
-        starts with the file's name.
+        The URL's fragment may name the member of an archive. The other parameters are those of :meth:`open`. Raises a
+        :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the file's name.
         """
         name = _display_name(location)
         directories = [Path(directory) for directory in isf_directories]
@@ -140,9 +158,20 @@ class Target:
             image_path=_search_path(image_path, "image path", IMAGE_PATH_VARIABLE),
         )
         try:
-            return cls._build(context, config_path, location, name, construct)
+            _refuse_unopenable(location)
+            from volatility3_kdump.layers.container import extract
+
+            extracted = extract(location, member, progress)
+            try:
+                target = cls._build(context, config_path, location, name, construct, extracted)
+            except KdumpError as error:
+                if extracted is None:
+                    raise
+                raise type(error)(f"{shown(extracted.member.name)} inside: {error}") from error
         except KdumpError as error:
             raise type(error)(f"{name}: {error}") from error
+        target._add_container(extracted, progress)
+        return target
 
     @classmethod
     def _build(
@@ -152,19 +181,23 @@ class Target:
         location: str,
         name: str,
         construct: Callable[[str, CrashDump, Any, str | None, str | None], Target],
+        extracted: Extracted | None,
     ) -> Target:
         from volatility3.framework import interfaces
         from volatility3.framework.layers import physical
 
+        from volatility3_kdump.layers.container import member_layer
         from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
         from volatility3_kdump.layers.translation import build_virtual_layer
         from volatility3_kdump.layers.triage import KdumpTriageLayer
 
         join = interfaces.configuration.path_join
-        _refuse_unopenable(location)
         file_path = join(config_path, "dump_file")
-        context.config[join(file_path, "location")] = location
-        file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
+        if extracted is not None:
+            file_layer = member_layer(context, file_path, location, extracted)
+        else:
+            context.config[join(file_path, "location")] = location
+            file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
         source = source_of(file_layer)
         header = parse_header(source)
         if header.dump_type != DumpType.TRIAGE and header.dump_type not in PHYSICAL_TYPES:
@@ -184,7 +217,24 @@ class Target:
             target.problems.append(_why_no_translation(target))
         return target
 
+    def _add_container(self, extracted: Extracted | None, progress: Progress | None) -> None:
+        """Note the container that the dump came from, and use the paging files in it."""
+        from volatility3_kdump.layers.container import add_swap_layers
+
+        self.container = extracted
+        if extracted is not None:
+            self.problems += extracted.warnings
+            if self.layer_name is not None:
+                self.problems += add_swap_layers(self.context, self.context.layers[self.layer_name], progress)
+
     # the file ---------------------------------------------------------------------------------------------------
+
+    @property
+    def dump_file(self) -> str:
+        """The dump file's own name, without directories: inside a container, that of the member."""
+        if self.container is None:
+            return self.name
+        return self.container.member.name.replace("\\", "/").rpartition("/")[2] or self.name
 
     @property
     def header(self) -> DumpHeader:

@@ -54,7 +54,7 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
     """The facts of a crash; ``thread`` is the ETHREAD that is held responsible."""
     header = target.header
     machine = machine_information(target.dump.source, target.dump.tagged)
-    counted = _MINIDUMP_NAME.fullmatch(target.name)
+    counted = _MINIDUMP_NAME.fullmatch(target.dump_file)
     lab = _BUILD_LAB.match(target.build_lab or "")
     build = header.build_number
     shared = target.shared_data
@@ -64,7 +64,7 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
     record = failure.context_record if failure is not None else None
     tags = {str(blob.tag) for blob in target.dump.tagged}
     return Facts(
-        dump_file=target.name,
+        dump_file=target.dump_file,
         virtual_machine=machine.virtual_machine if machine else None,
         attributes=header.attributes,
         attribute_names=header.attribute_names or (),

@@ -329,6 +329,8 @@ _OTHER_KINDS = (
     (b"\xfd7zXZ", "an xz file: decompress it first"),
     (b"BZh", "a bzip2 file: decompress it first"),
     (b"7z\xbc\xaf", "a 7-Zip archive: extract the dump first"),
+    (b"Rar!", "a RAR archive: extract the dump first"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file: decompress it first"),
     (b"\x7fELF", "an ELF file"),
     (b"hibr", "a hibernation file"),
     (b"HIBR", "a hibernation file"),

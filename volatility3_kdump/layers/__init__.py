@@ -1,5 +1,5 @@
 """Volatility layers over crash dumps. Importing this package makes the host aware of its stackers and kernel finder."""
 
-from volatility3_kdump.layers import crash, kernel, stackers, triage
+from volatility3_kdump.layers import container, crash, kernel, stackers, triage
 
-__all__ = ["crash", "kernel", "stackers", "triage"]
+__all__ = ["container", "crash", "kernel", "stackers", "triage"]

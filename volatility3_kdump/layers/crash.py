@@ -16,6 +16,7 @@ from volatility3.framework.layers import crash, physical
 
 from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, FileSource, Source, open_dump
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
+from volatility3_kdump.layers.container import KdumpMemberLayer
 
 _PAGE_MASK = PAGE_SIZE - 1
 _PAGE_SHIFT = 12
@@ -40,6 +41,8 @@ class LayerSource:
 
 def source_of(layer: interfaces.layers.DataLayerInterface) -> Source:
     """The quickest way to the bytes of a layer: the file itself where the layer is a plain local file."""
+    if isinstance(layer, KdumpMemberLayer):
+        return layer.source
     if isinstance(layer, physical.FileLayer):
         parsed = urllib.parse.urlparse(layer.location)
         if parsed.scheme == "file":

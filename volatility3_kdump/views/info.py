@@ -7,7 +7,7 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.dump import DumpHeader
+from volatility3_kdump.dump import DumpHeader, archive
 from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
@@ -68,6 +68,10 @@ def _set(section: str, field: str, number: int | None, shown: str | None = None,
 def _dump_rows(target: Target) -> Iterator[Row]:
     header = target.header
     yield _row("Dump", "File", target.name)
+    if target.container is not None:
+        count = len(target.container.members)
+        yield _row("Dump", "Container", f"{target.container.kind} with {count:,} file{'s' if count > 1 else ''}")
+        yield _row("Dump", "Member", archive.shown(target.container.member.name), target.container.member.number)
     yield _row("Dump", "Size", f"{target.dump.source.size:,} bytes", target.dump.source.size)
     yield _row("Dump", "Type", KINDS[header.dump_type or 0], header.dump_type)
     if header.comment:

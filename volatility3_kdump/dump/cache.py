@@ -1,0 +1,453 @@
+"""The cache of what was extracted from containers.
+
+It is a directory of files whose names are hashes, nothing else: ``members/KEY`` with ``members/KEY.json`` beside it
+once it is complete, ``members/KEY.part`` while it is not, ``digests/`` and ``notes/``. The directory is
+``$XDG_CACHE_HOME/volatility3-kdump``, or what the system has in its place, and only its owner may read it: dumps hold
+secrets.
+
+A key is made from the SHA-256 of the whole container. Size, time stamps and samples of a file do not identify it, but
+hashing gigabytes for each opening would take seconds, so the hash of a file is remembered by device, inode, size,
+modification time and *change* time. The change time is the system's own: no program sets it, as it may the modification
+time, and every write changes it. Where it is as recent as its resolution, the hash is not remembered; nor on Windows,
+which has none.
+
+An interrupted extraction is taken up where its last whole segment ended, which its checksums vouch for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
+
+LIMIT_VARIABLE = "KDUMP_CACHE_LIMIT"
+DEFAULT_LIMIT = 100 << 30
+#: An interrupted extraction loses at most this much; the disk is looked at as often.
+SEGMENT = 64 << 20
+#: What is left free on the disk, in bytes.
+_HEADROOM = 256 << 20
+_CHUNK = 1 << 20
+_WINDOW = 1 << 15
+#: Seconds within which a file system may give two changes the same time: FAT and some network file systems, 2 s.
+_RESOLUTION = 2.0
+_MOST_NOTES = 2000
+#: Seconds after which the system has written a file to the disk by itself, so that asking for it costs nothing.
+_SETTLED = 60.0
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+Report = Callable[[int], None]
+
+
+class Stream(Protocol):
+    """Gives the bytes from an offset on; the second argument is what is in front of it, at most 32 KiB."""
+
+    def __call__(self, start: int, before: bytes) -> Iterator[bytes]: ...
+
+
+class CacheError(KdumpError):
+    """The cache cannot be written, or has no room."""
+
+
+def default_directory() -> Path:
+    """Where the cache is on this system."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen and Path(chosen).is_absolute():
+        return Path(chosen) / "volatility3-kdump"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "volatility3-kdump" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "volatility3-kdump"
+    return Path.home() / ".cache" / "volatility3-kdump"
+
+
+def limit_from_environment() -> int:
+    """The most bytes of members that the cache keeps. Raises :class:`CacheError` for what is no size."""
+    text = os.environ.get(LIMIT_VARIABLE, "").strip()
+    if not text:
+        return DEFAULT_LIMIT
+    found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?)(i?b)?", text.lower())
+    if not found:
+        raise CacheError(f"{LIMIT_VARIABLE} is {text[:40]!r}, which is no size: write it like 20G or 500M")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+class MemberCache:
+    """The files of one cache directory. Several processes may use it at a time."""
+
+    def __init__(self, directory: Path | None = None, limit: int | None = None) -> None:
+        """Make the directory if need be. Raises :class:`CacheError`."""
+        self.directory = default_directory() if directory is None else directory
+        self.limit = limit_from_environment() if limit is None else limit
+        self._members = self.directory / "members"
+        with self._writing():
+            for path in (self.directory, self._members, self.directory / "digests", self.directory / "notes"):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def scratch(self) -> Path:
+        """A directory on the cache's file system for files of the moment."""
+        return self.directory
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CacheError(
+                f"the cache {self.directory} cannot be written: {error.strerror or error}: "
+                "set XDG_CACHE_HOME to a directory with room"
+            ) from error
+
+    # what a file is -------------------------------------------------------------------------------------------------
+
+    def digest(self, file: BinaryIO, report: Report | None = None) -> str:
+        """The SHA-256 of a file, from memory where the file is known not to have changed.
+
+        ``report`` is told how many bytes were read. Raises :class:`KdumpError` for a file that changes meanwhile.
+        """
+        now = time.time()
+        identity = identify(file)
+        known = self.directory / "digests" / identity
+        changed = os.fstat(file.fileno()).st_ctime
+        trusted = sys.platform != "win32" and now - changed > _RESOLUTION
+        if trusted:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                text = known.read_text("ascii")
+                if re.fullmatch("[0-9a-f]{64}", text):
+                    return text
+        state = hashlib.sha256()
+        buffer = bytearray(_CHUNK)
+        done = 0
+        file.seek(0)
+        while length := file.readinto(buffer):  # type: ignore[attr-defined]
+            state.update(memoryview(buffer)[:length])
+            done += length
+            if report is not None:
+                report(done)
+        if identify(file) != identity:
+            raise KdumpError("the file changes while it is read: copy it first")
+        text = state.hexdigest()
+        if trusted:
+            self._note(known, text)
+        return text
+
+    # notes ----------------------------------------------------------------------------------------------------------
+
+    def recall(self, key: str) -> str | None:
+        """What :meth:`note` was given for a key, ``None`` for nothing."""
+        try:
+            return (self.directory / "notes" / key).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def note(self, key: str, text: str) -> None:
+        """Remember a short text."""
+        self._note(self.directory / "notes" / key, text)
+
+    def _note(self, path: Path, text: str) -> None:
+        with self._writing():
+            _write_atomically(path, text)
+            notes = list(path.parent.iterdir())
+            if len(notes) > _MOST_NOTES:
+                notes.sort(key=_modified)
+                for old in notes[: len(notes) // 2]:
+                    old.unlink(missing_ok=True)
+
+    # members --------------------------------------------------------------------------------------------------------
+
+    def find(self, key: str) -> Path | None:
+        """The complete member of a key, marked as just used and kept from eviction while this process lives."""
+        path = self._members / key
+        record = path.with_suffix(".json")
+        try:
+            known = json.loads(record.read_text("ascii"))
+            if path.stat().st_size != known["size"]:
+                return None
+            if known["boot"] != _boot() and not known["synced"]:
+                # Written before the system was started, and perhaps never to the disk.
+                return None
+            _keep(path)
+            with contextlib.suppress(OSError):
+                if not known["synced"] and time.time() - path.stat().st_mtime > _SETTLED:
+                    with path.open("rb+") as file:
+                        os.fsync(file.fileno())
+                    _write_atomically(record, json.dumps({**known, "synced": True}))
+                os.utime(record)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return path
+
+    def store(
+        self, key: str, size: int | None, stream: Stream, resume_point: Callable[[int], int] = lambda length: 0
+    ) -> Path:
+        """Write a member and give its path.
+
+        ``size`` is how many bytes it has, if that is known; ``resume_point`` the largest offset up to a length from
+        which ``stream`` can go on. What ``stream`` raises passes through, and leaves what was written for the next
+        time. Raises :class:`CacheError` where there is no room.
+        """
+        path = self._members / key
+        part = self._members / f"{key}.part"
+        with self._writing():
+            file, shared = _open_part(part, self._members)
+            written = part if shared else Path(file.name)
+        try:
+            with file:
+                with self._writing():
+                    done, sums, before = _take_up(file, _sums_of(part), resume_point) if shared else (0, [], b"")
+                    self._make_room(size or SEGMENT, done, written)
+                    if file.seek(0, os.SEEK_END) != done:
+                        file.truncate(done)
+                total = self._fill(file, written, done, sums, size, stream(done, before))
+                if size is not None and total != size:
+                    raise CorruptContainer(f"extracting gave {total:,} bytes instead of {size:,}")
+                with self._writing():
+                    boot = _boot()
+                    if boot is None:
+                        os.fsync(file.fileno())
+                    # The record is what makes the member count: the old one goes first, the new one comes last.
+                    path.with_suffix(".json").unlink(missing_ok=True)
+                    if sys.platform == "win32":
+                        file.close()
+                    os.replace(written, path)
+                    record = {"size": total, "boot": boot, "synced": boot is None}
+                    _write_atomically(path.with_suffix(".json"), json.dumps(record))
+                    _sums_of(written).unlink(missing_ok=True)
+                    _keep(path)
+        finally:
+            if not shared:
+                written.unlink(missing_ok=True)
+                _sums_of(written).unlink(missing_ok=True)
+        self._evict(self.limit, path)
+        return path
+
+    def _fill(
+        self, file: BinaryIO, part: Path, done: int, sums: list[int], size: int | None, pieces: Iterator[bytes]
+    ) -> int:
+        """Append to a part, with the checksum of each whole segment noted; gives the length."""
+        with self._writing():
+            # What belongs to no whole segment was verified, and is summed anew.
+            segment = _sum(file, len(sums) * SEGMENT, done - len(sums) * SEGMENT)
+            file.seek(done)
+        for data in pieces:
+            view = memoryview(data)
+            while view:
+                piece = view[: SEGMENT - done % SEGMENT]
+                view = view[len(piece) :]
+                segment = zlib.crc32(piece, segment)
+                with self._writing():
+                    file.write(piece)
+                done += len(piece)
+                if done % SEGMENT == 0:
+                    sums.append(segment)
+                    segment = 0
+                    with self._writing():
+                        file.flush()
+                        _sums_of(part).write_text("\n".join(map(str, sums)), "ascii")
+                    if size is None:
+                        self._make_room(done + SEGMENT, done, part)
+        with self._writing():
+            file.flush()
+        return done
+
+    # room -----------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, needed: int, have: int, keep: Path) -> None:
+        """See that a member of ``needed`` bytes, ``have`` of them written, fits the limit and the disk."""
+        if needed > self.limit:
+            raise UnsupportedContainer(
+                f"the dump inside takes {needed:,} bytes, but the cache is limited to {self.limit:,}: "
+                f"set {LIMIT_VARIABLE} to more, or extract the dump yourself"
+            )
+        self._evict(self.limit - needed + have, keep)
+        missing = needed - have
+        free = shutil.disk_usage(self._members).free
+        if missing + _HEADROOM > free:
+            # Whatever was not used for the longest time goes, even where the limit would allow it.
+            held = sum(size for _, size, _ in self._entries())
+            self._evict(max(0, held - (missing + _HEADROOM - free)), keep)
+            free = shutil.disk_usage(self._members).free
+        if missing + _HEADROOM > free:
+            raise CacheError(
+                f"the dump inside takes {needed:,} bytes, but the disk of the cache {self.directory} has {free:,} "
+                "free: set XDG_CACHE_HOME to a directory with room"
+            )
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """(last use, size, path) of every member and part, the one that was not used for the longest time first."""
+        found = []
+        for path in self._members.iterdir():
+            if path.suffix in (".json", ".sums"):
+                continue
+            try:
+                status = path.stat()
+                record = path.with_suffix(".json")
+                used = record.stat().st_mtime if path.suffix == "" and record.exists() else status.st_mtime
+                found.append((used, status.st_size, path))
+            except OSError:
+                continue
+        return sorted(found)
+
+    def _evict(self, limit: int, keep: Path) -> None:
+        """Remove members until the rest takes at most ``limit`` bytes; those in use stay."""
+        entries = self._entries()
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if total <= limit:
+                return
+            if path.stem != keep.stem and _remove(path):
+                total -= size
+
+
+def identify(file: BinaryIO) -> str:
+    """A name for the present state of an open file: changes whenever its content may have changed."""
+    status = os.fstat(file.fileno())
+    values = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:40]
+
+
+def key_of(*parts: str) -> str:
+    """The key of a member, of its container's digest and what else it depends on."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def _sums_of(part: Path) -> Path:
+    return part.with_suffix(".sums")
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(prefix="new-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _boot() -> str | None:
+    """What is the same until the system is started again; ``None`` where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _open_part(part: Path, directory: Path) -> tuple[BinaryIO, bool]:
+    """A locked file to extract to: the part, and True; or one of our own where another process is at work on that."""
+    handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.fdopen(handle, "r+b")
+    try:
+        if _lock(file, exclusive=True) and os.path.samestat(os.fstat(handle), part.stat()):
+            return file, True
+    except FileNotFoundError:
+        pass
+    file.close()
+    handle, name = tempfile.mkstemp(prefix="own-", suffix=".part", dir=directory)
+    os.close(handle)
+    file = open(name, "r+b")
+    _lock(file, exclusive=True)
+    return file, False
+
+
+def _take_up(file: BinaryIO, sums: Path, resume_point: Callable[[int], int]) -> tuple[int, list[int], bytes]:
+    """Where an interrupted extraction goes on, the checksums up to there, and the bytes in front of it."""
+    try:
+        noted = [int(line) for line in sums.read_text("ascii").split()]
+    except (OSError, ValueError):
+        noted = []
+    length = file.seek(0, os.SEEK_END)
+    good = 0
+    for number, expected in enumerate(noted):
+        if (number + 1) * SEGMENT > length or _sum(file, number * SEGMENT, SEGMENT) != expected:
+            break
+        good = (number + 1) * SEGMENT
+    start = resume_point(good) if good else 0
+    file.seek(max(0, start - _WINDOW))
+    return start, noted[: start // SEGMENT], file.read(min(start, _WINDOW))
+
+
+def _sum(file: BinaryIO, start: int, length: int) -> int:
+    """The CRC-32 of a range of a file."""
+    value = 0
+    file.seek(start)
+    while length > 0:
+        data = file.read(min(length, _CHUNK))
+        if not data:
+            break
+        value = zlib.crc32(data, value)
+        length -= len(data)
+    return value
+
+
+#: Members that this process uses, open and locked.
+_in_use: dict[Path, BinaryIO] = {}
+
+
+def _keep(path: Path) -> None:
+    """Keep a member from eviction by any process as long as this one lives. Raises ``OSError`` where it is gone."""
+    if sys.platform == "win32":
+        return  # an open file cannot be removed there
+    held = _in_use.get(path)
+    if held is not None:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(held.fileno()), path.stat()):
+                return
+        held.close()
+    file = path.open("rb", buffering=0)
+    _lock(file, exclusive=False)
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        file.close()
+        raise FileNotFoundError(path)
+    _in_use[path] = file
+
+
+def _lock(file: BinaryIO, exclusive: bool) -> bool:
+    """Lock an open file until it is closed, without waiting; whether that worked."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> bool:
+    """Remove a member or a part that no process uses; whether that worked."""
+    try:
+        with path.open("rb") as file:
+            if sys.platform != "win32" and not _lock(file, exclusive=True):
+                return False
+            if path.suffix == "":
+                path.with_suffix(".json").unlink(missing_ok=True)
+            _sums_of(path).unlink(missing_ok=True)
+            if sys.platform != "win32":
+                path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
