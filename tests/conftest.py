@@ -3,7 +3,7 @@
 ``shared_data``       directory of the test data (``dumps/``, ``isf/``, ``pe/``); skips where it is absent
 ``isf_paths``         the kernel symbol tables in it, sorted by name
 ``isf_path``          one of them: a test that asks for it runs once for each table
-``sample``            ``sample(dump_type=6, isf=None)`` -> path of a made dump, written once per session
+``sample``            ``sample(dump_type=6, isf=None, scene="myfault")`` -> path of a made dump, written once
 ``run_vol``           ``run_vol(*arguments)`` -> finished process of ``vol`` with the checkout's plugins and symbols
 
 The modules of the checkout are the ones under test, whether or not the package is installed as well.
@@ -79,20 +79,20 @@ def isf_paths(shared_data: Path) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``sample(dump_type=6, isf=None)``: path of the sample dump of that type, laid out from that symbol table.
+    """``sample(dump_type=6, isf=None, scene="myfault")``: path of the sample dump of that type, from that symbol table.
 
     Each combination is written once; tests must not change the file.
     """
     directory = tmp_path_factory.mktemp("samples")
-    made: dict[tuple[int, Path | None], Path] = {}
+    made: dict[tuple[int, Path | None, str], Path] = {}
 
-    def make(dump_type: int = 6, isf: str | Path | None = None) -> Path:
+    def make(dump_type: int = 6, isf: str | Path | None = None, scene: str = "myfault") -> Path:
         from volatility3_kdump.sample import write_sample
 
-        key = (dump_type, None if isf is None else Path(isf))
+        key = (dump_type, None if isf is None else Path(isf), scene)
         if key not in made:
             path = directory / f"type{dump_type}-{len(made)}.dmp"
-            write_sample(path, dump_type, isf)
+            write_sample(path, dump_type, isf, scene)
             made[key] = path
         return made[key]
 
