@@ -53,6 +53,13 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
     #: Whether the plugin can run without a dump.
     needs_dump = True
 
+    def __init__(self, context: Any, config_path: str, progress_callback: Any = None) -> None:
+        super().__init__(context, config_path, progress_callback)
+        # The host saves a plugin's configuration before it runs: the dump has to be in it by then.
+        location = self.context.config.get(_LOCATION, None)
+        if location:
+            self.config["dump"] = location
+
     @classmethod
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
         # No layer requirement: the host would scan for layers that a crash dump names, and report a bad file as an
@@ -113,10 +120,9 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
         """The plugin's table and KD text."""
 
     def _open(self) -> Target:
-        location = self.config.get("dump", None) or self.context.config.get(_LOCATION, None)
+        location = self.config.get("dump", None)
         if not location:
             raise KdumpError("no dump given: use -f FILE")
-        self.config["dump"] = location
         return Target.from_context(
             self.context,
             interfaces.configuration.path_join(self.config_path, "target"),
