@@ -342,6 +342,18 @@ def test_many_threads_with_and_without_a_stack(plain: Target, changed) -> None:
     assert not found[NT].frames
 
 
+def test_user_memory_is_that_of_the_process_that_crashed(sample) -> None:
+    """Threads of other processes have other memory at the same addresses."""
+    target = volatility3_kdump.open(sample())
+    held = target.memory.read
+    target.memory.read = lambda address, size: held(address, size) if address >> 63 else b"\x11" * size
+    at = 0x1111111111111111
+    assert crash_stack(target).frames[-2].arguments == (at,) * 4
+    notepad = target.walker.walk(stacks.thread_start(target, NOTEPAD))
+    assert notepad.end == "user mode"
+    assert notepad.frames[-2].arguments == (None,) * 4
+
+
 # traps -----------------------------------------------------------------------------------------------------------
 
 

@@ -254,13 +254,15 @@ class _Program:
     ``slots`` are (target, anchor register, offset); ``final`` is where the stack pointer ends, as (anchor, offset), for
     a machine frame where that begins; ``base`` is the frame base. Where all slots lie near each other at offsets from
     one anchor, ``unpack`` takes them out of ``span`` bytes read at ``low``: ``gprs`` are (register, index of the
-    value), ``rip_index`` is the index of the return address. Otherwise ``unpack`` is ``None``.
+    value), ``rip_index`` is the index of the return address. Otherwise ``unpack`` is ``None``, and ``extent`` is the
+    number of bytes from ``low`` on that hold all slots, 0 when they lie apart.
     """
 
     __slots__ = (
         "anchor",
         "base",
         "base_is_rsp",
+        "extent",
         "final",
         "gprs",
         "low",
@@ -302,6 +304,10 @@ class _Program:
             self.span += gap + 8
         together = together and self.span <= _MOST_SPAN
         self.unpack = struct.Struct(layout).unpack if together else None
+        ends = [offset + (16 if _XMM_TARGET <= target < _RIP_TARGET else 8) for target, _, offset in ordered]
+        extent = max(ends, default=self.low) - self.low
+        one_anchor = all(slot_anchor == self.anchor for _, slot_anchor, _ in ordered)
+        self.extent = extent if one_anchor and extent <= _MOST_SPAN else 0
 
     @property
     def trivial(self) -> bool:
@@ -861,9 +867,10 @@ def _run_slowly(
         what = "the machine frame" if program.machine else "the return address"
         reason = f"{what} at {rip_slot:#x} is not in the dump"
         return Unwound(None, function=function, reason=reason, absent=True)
-    for target, slot_anchor, offset in program.slots:
-        if target < _RIP_TARGET:
-            _restore_slot(result, target, before[slot_anchor], offset, read)
+    if not _restore_together(program, result, anchor, read):
+        for target, slot_anchor, offset in program.slots:
+            if target < _RIP_TARGET:
+                _restore_slot(result, target, before[slot_anchor], offset, read)
     establisher = _base_of(program, before)
     (result.rip,) = struct.unpack_from("<Q", data)
     if program.machine:
@@ -873,6 +880,26 @@ def _run_slowly(
     gpr[_RSP] = final
     machine_frame = rip_slot if program.machine else None
     return Unwound(result, machine_frame, False, function, establisher, None, False, final <= rsp)
+
+
+def _restore_together(program: _Program, registers: Registers, anchor: int, read: Read) -> bool:
+    """Restore the saved registers by one read; ``False`` where they lie apart, or are not all in the dump."""
+    size = program.extent
+    if not size:
+        return False
+    data = _stack_bytes(read, anchor + program.low, size)
+    if data is None:
+        return False
+    vectors = {}
+    for target, _, offset in program.slots:
+        start = offset - program.low
+        if target < _XMM_TARGET:
+            registers.gpr[target] = int.from_bytes(data[start : start + 8], "little")
+        elif _XMM_TARGET + _FIRST_XMM <= target < _RIP_TARGET:
+            vectors[target - _XMM_TARGET] = int.from_bytes(data[start : start + 16], "little")
+    if vectors:
+        registers.xmm = {**(registers.xmm or {}), **vectors}
+    return True
 
 
 def _forget_volatile(gpr: list[int | None]) -> None:

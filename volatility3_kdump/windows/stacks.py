@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from volatility3_kdump.cpu import amd64, amd64_unwind, arm64, arm64_unwind, x86_unwind
+from volatility3_kdump.cpu import Read, amd64, amd64_unwind, arm64, arm64_unwind, x86_unwind
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.symbols import tables
 from volatility3_kdump.symbols.names import Name
@@ -26,12 +26,16 @@ from volatility3_kdump.windows.pe import EXCEPTION
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
+_Value = TypeVar("_Value")
+
 #: A frame's trust, best first.
 CONTEXT, UNWIND, TRAP_FRAME, FRAME_POINTER, SCAN = "context", "unwind", "trap frame", "frame pointer", "scan"
 
 _ARCHITECTURES = ("x64", "x86", "arm64")
 
 MOST_FRAMES = 1024
+_MOST_REMEMBERED = 0x10000
+_NO_ARGUMENTS: tuple[int | None, ...] = (None,) * 4
 _KERNEL_STACK_SIZE = 0x6000
 _PAGE_SHIFT = 12
 _LARGEST_STACK = 0x20000
@@ -43,6 +47,8 @@ _OVERFLOW = 0x2000
 _TOP_OF_STACK = 0x1000
 _EXCEPTION_FRAME_SIZE = 0x140
 _RIP_IN_TRAP_FRAME = 0x168
+#: The lowest address of the kernel's half (x64).
+_KERNEL = 0xFFFF_8000_0000_0000
 _VOLATILE = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
 
 #: KTHREAD.State of threads without a stack, and of those whose switch frame is of no use.
@@ -87,11 +93,17 @@ class Stack:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a backtrace begins: registers, how they are known, and the stacks that it may walk on, as (low, high)."""
+    """Where a backtrace begins: registers, how they are known, and the stacks that it may walk on, as (low, high).
+
+    ``user_memory`` says whether the target's user-mode memory is that of the thread: it is that of one process alone.
+    ``held`` is a part of the stack that was read already, as (address, bytes).
+    """
 
     context: Context
     trust: str
     segments: tuple[tuple[int, int], ...]
+    user_memory: bool = True
+    held: tuple[int, bytes] = field(default=(0, b""), repr=False, compare=False)
 
 
 class NoStack(Exception):
@@ -147,11 +159,12 @@ def processor_start(target: Target, number: int) -> Start:
             return crash_start(target)
         raise NoStack(f"the dump holds no registers of processor {number}")
     segments = []
-    limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
-    if limits:
-        segments.append(limits)
+    saved = _saved_stack(target, processor.current_thread) if processor.current_thread else None
+    if saved is not None and saved.limit < saved.base:
+        segments.append((saved.limit, saved.base))
     segments += _processor_stacks(target, processor.prcb)
-    return Start(processor.context, CONTEXT, _with(target, tuple(segments), processor.context.sp))
+    stacks = _with(target, tuple(segments), processor.context.sp)
+    return Start(processor.context, CONTEXT, stacks, saved is not None and _maps_user_memory(target, saved))
 
 
 def thread_start(target: Target, thread: int) -> Start:
@@ -180,15 +193,25 @@ def thread_start(target: Target, thread: int) -> Start:
         raise NoStack(f"KernelStack {stack:#x} lies outside the stack {limits[0]:#x} to {limits[1]:#x}")
     if target.header.architecture == "arm64":
         return _arm64_waiting(target, thread, stack, limits)
+    held = stack, _present(target, stack, min(limits[1], stack + _LARGEST_STACK))
+    read = _Covered(target.memory.read, *held).read
     if target.header.architecture == "x64":
-        context = _amd64_switch_frame(target, stack)
+        context = _amd64_switch_frame(target, stack, read)
     else:
         context = _x86_switch_frame(target, stack)
-    return Start(context, CONTEXT, (limits, *_expansions(target, saved.initial)))
+    segments = (limits, *_expansions(target, saved.initial, read))
+    return Start(context, CONTEXT, segments, _maps_user_memory(target, saved), held)
+
+
+def _maps_user_memory(target: Target, saved: _SavedStack) -> bool:
+    """Whether a thread runs in the address space that the target shows: that of the process that crashed."""
+    process = target.crash_process
+    return process is not None and saved.process == process.address
 
 
 class _SavedStack(NamedTuple):
-    """Where a thread's kernel stack lies (KTHREAD): bounds, saved and initial stack pointer, state, residency."""
+    """Where a thread's kernel stack lies (KTHREAD): bounds, saved and initial stack pointer, state, residency; and the
+    process whose address space it runs in."""
 
     limit: int
     base: int
@@ -196,6 +219,7 @@ class _SavedStack(NamedTuple):
     initial: int | None
     state: int | None
     resident: int | None
+    process: int | None
 
 
 def _saved_stack(target: Target, thread: int) -> _SavedStack | None:
@@ -210,15 +234,16 @@ def _saved_stack(target: Target, thread: int) -> _SavedStack | None:
             initial="InitialStack",
             state="State",
             resident="KernelStackResident",
+            process=("ApcState.Process", "Process"),
         )
         data = target.memory.read(thread, reader.size)
         if data is None:
             return None
         row = reader.unpack(data)
-        extend = _extended if target.memory.pointer_size == 4 else int
-        return _SavedStack(
-            extend(row.limit), extend(row.base), extend(row.kernel), extend(row.initial), row.state, row.resident
-        )
+        if target.memory.pointer_size == 4:
+            addresses = ("limit", "base", "kernel", "initial", "process")
+            row = row._replace(**{name: _extended(getattr(row, name)) for name in addresses})
+        return _SavedStack(row.limit, row.base, row.kernel, row.initial, row.state, row.resident, row.process)
     limits = target.stack_limits(thread)
     kernel = _thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
     if limits is None or kernel is None:
@@ -226,13 +251,14 @@ def _saved_stack(target: Target, thread: int) -> _SavedStack | None:
     initial = _thread_pointer(target, thread, "InitialStack", "OffsetKThreadInitialStack")
     located = target.offset("_KTHREAD", "State", "OffsetKThreadState")
     state = target.memory.unsigned(thread + located, 1) if located is not None else None
-    return _SavedStack(*limits, kernel, initial, state, None)
+    process = _thread_pointer(target, thread, "ApcState.Process", "OffsetKThreadApcProcess")
+    return _SavedStack(*limits, kernel, initial, state, None, process)
 
 
-def _amd64_switch_frame(target: Target, stack: int) -> Context:
+def _amd64_switch_frame(target: Target, stack: int, read: Read) -> Context:
     layouts = tables.structures()
     reader = layouts.reader("_KSWITCH_FRAME", rbp="Rbp", ip="Return")
-    data = target.memory.read(stack, reader.size)
+    data = read(stack, reader.size)
     if data is None:
         raise NoStack(f"the switch frame at {stack:#x} cannot be read: {target.memory.why_unreadable(stack)}")
     row = reader.unpack(data)
@@ -287,7 +313,7 @@ def _crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
         if limits:
             segments.append(limits)
         initial = _thread_pointer(target, target.crash_thread.address, "InitialStack", "OffsetKThreadInitialStack")
-        segments += _expansions(target, initial)
+        segments += _expansions(target, initial, target.memory.read)
     if target.crash_processor is not None:
         segments += _processor_stacks(target, target.crash_processor.prcb)
     sp = target.header_context.sp if target.header_context else None
@@ -350,7 +376,7 @@ def _processor_stacks(target: Target, prcb: int | None) -> list[tuple[int, int]]
     return stacks
 
 
-def _expansions(target: Target, control: int | None) -> list[tuple[int, int]]:
+def _expansions(target: Target, control: int | None, read: Read) -> list[tuple[int, int]]:
     """Stack segments that a thread left when it expanded its kernel stack.
 
     ``control`` is KTHREAD.InitialStack, where a KSTACK_CONTROL names the previous segment.
@@ -366,7 +392,7 @@ def _expansions(target: Target, control: int | None) -> list[tuple[int, int]]:
     segments: list[tuple[int, int]] = []
     reader = nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
     while control and len(segments) < 8:
-        data = target.memory.read(control + previous, reader.size)
+        data = read(control + previous, reader.size)
         row = reader.unpack(data) if data else None
         if row is None or not row.base or not row.limit < row.base <= row.limit + _LARGEST_STACK:
             break
@@ -378,30 +404,42 @@ def _expansions(target: Target, control: int | None) -> list[tuple[int, int]]:
 # walking ---------------------------------------------------------------------------------------------------------
 
 
-class _StackBytes:
-    """Memory with the used part of a stack read once."""
+class _Covered:
+    """Memory of which a part was read before."""
 
-    def __init__(self, target: Target, start: Start) -> None:
-        self._fallback = target.memory.read
-        self._low = 0
-        self._data = b""
-        sp = start.context.sp
-        for low, high in start.segments:
-            if sp is not None and low <= sp < high:
-                self._prefetch(target, sp, min(high, sp + _LARGEST_STACK))
+    __slots__ = ("_data", "_low", "_size", "_source")
 
-    def _prefetch(self, target: Target, low: int, high: int) -> None:
-        data = target.memory.read(low, high - low)
-        while data is None and high - low > 0x1000:
-            high = (high - 1) & ~0xFFF
-            data = target.memory.read(low, high - low)
-        self._low, self._data = low, data or b""
+    def __init__(self, source: Read, low: int, data: bytes) -> None:
+        self._source = source
+        self._low = low
+        self._data = data
+        self._size = len(data)
 
     def read(self, address: int, size: int) -> bytes | None:
         offset = address - self._low
-        if offset >= 0 and offset + size <= len(self._data):
+        if offset >= 0 and offset + size <= self._size:
             return self._data[offset : offset + size]
-        return self._fallback(address, size)
+        return self._source(address, size)
+
+
+def _present(target: Target, low: int, high: int) -> bytes:
+    """What the dump holds of a stack from ``low`` on, without a gap."""
+    data = target.memory.read(low, high - low)
+    while data is None and high - low > 0x1000:
+        high = (high - 1) & ~0xFFF
+        data = target.memory.read(low, high - low)
+    return data or b""
+
+
+def _stack_bytes(target: Target, start: Start) -> _Covered:
+    """The target's memory, with the used part of the stack that the walk begins on read once."""
+    sp, (low, data) = start.context.sp, start.held
+    if sp is not None and not low <= sp < low + len(data):
+        low, data = 0, b""
+        for limit, base in start.segments:
+            if limit <= sp < base:
+                low, data = sp, _present(target, sp, min(base, sp + _LARGEST_STACK))
+    return _Covered(target.memory.read, low, data)
 
 
 class StackWalker:
@@ -411,6 +449,8 @@ class StackWalker:
         self.target = target
         self.architecture = target.header.architecture
         self._tables: dict[int, Any] = {}
+        self._places: dict[int, tuple[Module, Any] | None] = {}
+        self._return_names: dict[int, Name | None] = {}
         #: KDDEBUGGER_DATA64.PointerAuthMask, ``None`` where the kernel does not report it.
         self.authentication = target.debugger["PointerAuthMask"] if target.debugger else None
 
@@ -440,9 +480,21 @@ class StackWalker:
 
     def name_of(self, frame: Frame) -> Name | None:
         """The name of where a frame executes; a return address is looked up as the call before it."""
-        if frame.call_site:
-            return self.target.names.lookup_return(frame.ip)
-        return self.target.names.lookup(frame.ip)
+        if not frame.call_site:
+            return self.target.names.lookup(frame.ip)
+        try:
+            return self._return_names[frame.ip]
+        except KeyError:
+            name = self.target.names.lookup_return(frame.ip)
+            return _remember(self._return_names, frame.ip, name)
+
+    def place_of(self, ip: int) -> tuple[Module, Any] | None:
+        """The module that an address lies in and its function table (see :meth:`table_of`); ``None`` outside of all."""
+        try:
+            return self._places[ip]
+        except KeyError:
+            module = self.target.names.module_of(ip)
+            return _remember(self._places, ip, None if module is None else (module, self.table_of(module)))
 
     def table_of(self, module: Module) -> Any:
         """The function table of a module's image, made when first asked for; ``None`` when its headers are absent."""
@@ -457,6 +509,14 @@ class StackWalker:
         return table
 
 
+def _remember(known: dict[int, _Value], key: int, value: _Value) -> _Value:
+    """Keep what was found for an address: the same functions are on the stacks of many threads."""
+    if len(known) >= _MOST_REMEMBERED:
+        known.clear()
+    known[key] = value
+    return value
+
+
 class _Walk:
     """What the walks of all architectures share: frames, limits, and the reasons to stop."""
 
@@ -465,7 +525,7 @@ class _Walk:
         self.target = walker.target
         self.start = start
         self.most = most
-        self.bytes = _StackBytes(self.target, start)
+        self.bytes = _stack_bytes(self.target, start)
         self.rows: list[list[Any]] = []
         self.unused = list(start.segments)
         self.segment: tuple[int, int] | None = None
@@ -493,30 +553,25 @@ class _Walk:
         return f"the stack pointer {sp:#x} lies outside the thread's stacks"
 
     def finish(self, end: str, complete: bool) -> Stack:
+        rows = self.rows
         frames = []
-        for number, (sp, ip, trust, call_site, trap) in enumerate(self.rows):
-            following = self.rows[number + 1] if number + 1 < len(self.rows) else None
-            frames.append(
-                Frame(
-                    number,
-                    sp,
-                    ip,
-                    trust,
-                    call_site,
-                    following[1] if following else None,
-                    self.arguments(following[0]) if following and following[0] is not None else (None,) * 4,
-                    trap,
-                )
-            )
+        for number, (sp, ip, trust, call_site, trap) in enumerate(rows[:-1]):
+            following = rows[number + 1]
+            arguments = self.arguments(following[0])
+            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap))
+        for sp, ip, trust, call_site, trap in rows[-1:]:
+            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap))
         return Stack(tuple(frames), end, complete)
 
-    def arguments(self, sp: int) -> tuple[int | None, ...]:
+    def arguments(self, sp: int | None) -> tuple[int | None, ...]:
+        if sp is None or not (self.start.user_memory or self.target.is_kernel_address(sp)):
+            return _NO_ARGUMENTS
         width = self.width
         data = self.bytes.read(sp, 4 * width)
         if data is not None:
             return struct.unpack("<4Q" if width == 8 else "<4I", data)
         if sp >> _PAGE_SHIFT == sp + 4 * width - 1 >> _PAGE_SHIFT:
-            return (None,) * 4
+            return _NO_ARGUMENTS
         parts = [self.bytes.read(sp + index * width, width) for index in range(4)]
         return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
 
@@ -552,26 +607,26 @@ class _Amd64Walk(_Walk):
     def run(self) -> Stack:
         registers = amd64_unwind.Registers.from_context(self.start.context)
         trust, call_site = self.start.trust, self.start.context.source == "switch frame"
-        target = self.target
+        rows = self.rows
         while True:
             ip, sp = registers.rip, registers.rsp
             if ip == 0 and call_site:
                 return self.finish(*self.zero(sp))
-            if not target.is_kernel_address(ip) and not (sp and target.is_kernel_address(sp)):
+            if ip < _KERNEL and not (sp and sp >= _KERNEL):
                 self.add(ip, sp, trust, call_site)
                 return self.finish("user mode", True)
             problem = self.against(sp, trust)
-            if problem is None or not self.rows:
-                self.add(ip, sp, trust, call_site)
+            if problem is None or not rows:
+                rows.append([sp, ip, trust, call_site, None])
             if problem is not None:
                 return self.finish(problem, False)
-            if len(self.rows) >= self.most:
+            if len(rows) >= self.most:
                 return self.finish(f"{self.most} frames, the limit", False)
             following = self.step(registers, call_site)
             if isinstance(following, str):
                 return self.finish(following, False)
             registers, trust, call_site = following
-            if self.wanted_trap is not None and self.rows[-1][4] == self.wanted_trap:
+            if self.wanted_trap is not None and rows[-1][4] == self.wanted_trap:
                 self.found = registers.to_context("unwind")
                 return self.finish("the wanted trap frame", True)
 
@@ -582,6 +637,8 @@ class _Amd64Walk(_Walk):
         if sp & 7:
             return f"the stack pointer {sp:#x} is not a multiple of 8"
         before = self.rows[-1][0] if self.rows else None
+        if before is not None and self.segment is not None and before < sp <= self.segment[1]:
+            return None
         return f"the stack pointer {sp:#x} does not go up" if sp == before else self.enter(sp, trust == TRAP_FRAME)
 
     def zero(self, sp: int | None) -> tuple[str, bool]:
@@ -592,11 +649,11 @@ class _Amd64Walk(_Walk):
 
     def step(self, registers: Any, call_site: bool) -> tuple[Any, str, bool] | str:
         """The caller's registers, how they are known and whether its ip is a return address; or why there is none."""
-        target = self.target
-        module = target.names.module_of(registers.rip)
-        if module is None:
+        place_of = self.walker.place_of
+        place = place_of(registers.rip)
+        if place is None:
             return self.without_module(registers, call_site)
-        table = self.walker.table_of(module)
+        module, table = place
         if table is None:
             return self.without_unwind_data(registers, f"the headers of {module.name} are not in the dump")
         outcome = amd64_unwind.unwind(registers, table, module.base, self.bytes.read, call_site=call_site)
@@ -605,14 +662,14 @@ class _Amd64Walk(_Walk):
         if outcome.machine_frame is not None:
             trap = outcome.machine_frame - _RIP_IN_TRAP_FRAME
             self.rows[-1][4] = trap
-            if self.wanted_trap is not None or target.is_kernel_address(outcome.registers.rip):
+            if self.wanted_trap is not None or self.target.is_kernel_address(outcome.registers.rip):
                 self.merge_trap_frame(outcome.registers, trap)
             return outcome.registers, TRAP_FRAME, False
         if outcome.leaf and call_site:
             # A function that called another one has unwind data: either the table or the frame is not what it seems.
             return self.without_unwind_data(registers, f"{module.name} has no unwind data for {registers.rip:#x}")
         caller = outcome.registers
-        if caller.rip and target.names.module_of(caller.rip) is None:
+        if caller.rip and place_of(caller.rip) is None:
             return f"the return address {caller.rip:#x} lies outside every module"
         return caller, UNWIND, True
 
