@@ -113,3 +113,48 @@ OSNAME:  Windows 10
 FAILURE_ID_HASH:  {9745090a-9bce-ccba-c096-ca6e9ca04c64}
 Followup:     MachineOwner
 """
+
+#: The entry of ``!process 0 0``.
+NOTEPAD_ENTRY = """\
+PROCESS ffff9189527e9080
+    SessionId: 2  Cid: 1e90    Peb: bb6f2ac000  ParentCid: 15e8
+    DirBase: 1d822d000  ObjectTable: ffffd80249eb8040  HandleCount: 817.
+    Image: notepad.exe
+"""
+
+#: ``!process ffff9189527e9080 7``, but for the stack.
+NOTEPAD_PROCESS = f"""\
+{NOTEPAD_ENTRY}\
+    VadRoot ffff918953a30a20 Vads 285 Clone 0 Private 2175. Modified 340. Locked 2.
+    DeviceMap ffffd80247fe8cf0
+    Token                             ffffd8024a19c770
+    ElapsedTime                       00:00:47.378
+    UserTime                          00:00:00.000
+    KernelTime                        00:00:00.000
+    QuotaPoolUsage[PagedPool]         430688
+    QuotaPoolUsage[NonPagedPool]      39648
+    Working Set Sizes (now,min,max)  (11788, 50, 345) (47152KB, 200KB, 1380KB)
+    PeakWorkingSetSize                11793
+    VirtualSize                       2101500 Mb
+    PeakVirtualSize                   2101501 Mb
+    PageFaultCount                    14745
+    MemoryPriority                    BACKGROUND
+    BasePriority                      8
+    CommitCharge                      3452
+
+        THREAD ffff91895309d080  Cid 1e90.1e94  Teb: 000000bb6f2ad000 Win32Thread: ffff9189523d0fc0 WAIT: (UserRequest) UserMode Non-Alertable
+            ffff918953118260  SynchronizationEvent
+            ffff918952d83d80  QueueObject
+        Not impersonating
+        DeviceMap                 ffffd80247fe8cf0
+        Owning Process            ffff9189527e9080       Image:         notepad.exe
+        Attached Process          N/A            Image:         N/A
+        Wait Start TickCount      3492           Ticks: 12 (0:00:00:00.187)
+        Context Switch Count      10798          IdealProcessor: 2             
+        UserTime                  00:00:00.140
+        KernelTime                00:00:00.328
+        Win32 Start Address 0x00007ff7e2e85a30
+        Stack Init ffffd48f777bffd0 Current ffffd48f777bead0
+        Base ffffd48f777c0000 Limit ffffd48f777ba000 Call 0000000000000000
+        Priority 10 BasePriority 8 PriorityDecrement 0 IoPriority 2 PagePriority 5
+"""

@@ -368,8 +368,11 @@ class ThreadReader:
         if not self._target.is_kernel_address(row.blocks):
             notes.append(f"WaitBlockList {row.blocks:#x} is no kernel address")
             return ()
-        if row.block_count is None:
+        if self._reader.fields["block_count"] is None:
             return tuple(self._ring(row.blocks, notes))
+        if row.block_count is None:
+            notes.append("the number of its wait blocks is not in the dump")
+            return ()
         if row.block_count > _MOST_WAIT_BLOCKS:
             notes.append(f"{row.block_count} wait blocks: impossible")
             return ()
@@ -396,7 +399,7 @@ class ThreadReader:
         while block not in seen:
             seen.add(block)
             row = read_row(self._memory, self._block, block) if self._target.is_kernel_address(block) else None
-            if row is None or len(seen) > _MOST_WAIT_BLOCKS:
+            if row is None or None in row or len(seen) > _MOST_WAIT_BLOCKS:
                 notes.append(f"its wait block at {block:#x} is not in the dump")
                 break
             found.append(self._object(row.object, row.type, notes))
