@@ -856,8 +856,8 @@ _PCI_FILTER, _PCI_BUS, _PROCESSOR_FDO = 0xFFFF91894E234A20, 0xFFFF91894E235A20, 
 _NTFS_DEVICE, _FILTER_DEVICE = 0xFFFF91894E237060, 0xFFFF91894E238060
 _DISPATCH_RVA, _COMPLETION_RVA = 0x1000, 0x1420
 _ACPI_TYPE, _UNKNOWN_TYPE, _FILE_SYSTEM_TYPE, _BUS_TYPE = 0x32, 0x22, 0x8, 0x4
-_EVERY_DISPATCH = {major: _DISPATCH_RVA for major in (0, 2, 14, 15, 22, 23, 27)}
-_FILE_DISPATCH = {major: _DISPATCH_RVA for major in (0, 2, 3, 4, 5, 6, 9, 12, 13, 14, 18)}
+_EVERY_DISPATCH = dict.fromkeys((0, 2, 14, 15, 22, 23, 27), _DISPATCH_RVA)
+_FILE_DISPATCH = dict.fromkeys((0, 2, 3, 4, 5, 6, 9, 12, 13, 14, 18), _DISPATCH_RVA)
 _DIRECTORY_CONTROL, _NOTIFY_CHANGE = 12, 2
 
 _DRIVER_OBJECTS = (
@@ -873,9 +873,7 @@ _DRIVER_OBJECTS = (
                 _PROCESSOR_PDO,
                 _ACPI_TYPE,
                 "\\Device\\0000001c",
-                node=DeviceNode(
-                    0xFFFF91894E241A20, "ACPI\\GenuineIntel_-_Intel64_Family_6_Model_158\\_1", "intelppm"
-                ),
+                node=DeviceNode(0xFFFF91894E241A20, "ACPI\\GenuineIntel_-_Intel64_Family_6_Model_158\\_1", "intelppm"),
             ),
             Device(
                 _ROOT_PDO,
@@ -915,9 +913,7 @@ _DRIVER_OBJECTS = (
         _PROCESSOR_FDO,
         _UNKNOWN_TYPE,
         "",
-        devices=(
-            Device(_PROCESSOR_FDO, _UNKNOWN_TYPE, below=_PROCESSOR_PDO, extension=_PROCESSOR_FDO + 0x150),
-        ),
+        devices=(Device(_PROCESSOR_FDO, _UNKNOWN_TYPE, below=_PROCESSOR_PDO, extension=_PROCESSOR_FDO + 0x150),),
         majors=_EVERY_DISPATCH,
     ),
     DriverObject(

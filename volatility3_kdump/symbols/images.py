@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +110,19 @@ class ModuleImage:
             stored = source.read(start, len(held)) if source is not None else None
             if stored is not None:
                 compared += len(held)
+            if stored is not None and stored != held:
                 found += [(start + i, a, b) for i, (a, b) in enumerate(zip(held, stored, strict=True)) if a != b]
         return compared, found
+
+    def pieces(self, rva: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """What memory holds of a range, as (RVA, bytes), in order."""
+        if rva >= 0 and size > 0 and rva + size <= self.module.size:
+            for address, data in self._pieces(self.module.base + rva, size):
+                yield address - self.module.base, data
+
+    def image_file(self) -> FileImage | None:
+        """The module's image file, looked for now; ``None`` where the image path has none that fits."""
+        return self._image_file()
 
     def headers(self) -> PeImage | None:
         """The PE headers; ``None`` when they are not to be had or not those of an image.
@@ -211,6 +222,11 @@ class ImageSet:
         self._pieces = pieces
         self._images: dict[int, ModuleImage] = {}
 
+    @property
+    def has_path(self) -> bool:
+        """Whether there are directories to look for image files in."""
+        return self._path is not None and bool(self._path.directories)
+
     def image_of(self, module: Module) -> ModuleImage:
         """The image at a module's base."""
         image = self._images.get(module.base)
@@ -251,6 +267,16 @@ class FileImage:
         self._pages: dict[int, bytes] = {}
         self._changed = sorted(self._loader_written())
         self._sites = self._relocations() if self._delta else []
+
+    @property
+    def headers(self) -> PeImage:
+        """The headers as they stand in the file."""
+        return self._header
+
+    @property
+    def width(self) -> int:
+        """Size of a pointer in bytes."""
+        return self._width
 
     @classmethod
     def load(cls, path: Path, timestamp: int, size_of_image: int, base: int) -> FileImage:

@@ -32,6 +32,8 @@ PENDING, ON_CANCEL, ON_SUCCESS, ON_ERROR = 0x01, 0x20, 0x40, 0x80
 _MOST_LOCATIONS = 127
 #: Longest device stack that is followed; real ones have less than twenty devices.
 _MOST_DEVICES = 64
+#: Most devices of one driver that are listed.
+_MOST_OF_DRIVER = 4096
 #: The major function of power requests.
 IRP_MJ_POWER = 22
 
@@ -39,13 +41,18 @@ IRP_MJ_POWER = 22
 @dataclass(frozen=True)
 class DriverObject:
     """A DRIVER_OBJECT: its object ``name`` (``\\Driver\\disk``), where its image starts, its size in bytes, and the
-    loaded module that this is, ``None`` when the start is not known or lies in no loaded module."""
+    loaded module that this is, ``None`` when the start is not known or lies in no loaded module.
+
+    ``section`` is DriverSection, the loader entry of its image, and ``device`` its first device object, 0 for none.
+    """
 
     address: int
     name: str | None
     start: int | None
     size: int | None
     module: Module | None
+    section: int | None = None
+    device: int | None = None
 
     @property
     def image_name(self) -> str | None:
@@ -75,8 +82,8 @@ class DeviceObject:
     """A DEVICE_OBJECT.
 
     ``above`` is the device attached on top of it (AttachedDevice), ``below`` the one that it is attached to, ``node``
-    the DEVICE_NODE of a physical device object: each an address, 0 for none. ``driver_address`` is what the device
-    points at, ``driver`` that driver if it could be read.
+    the DEVICE_NODE of a physical device object, ``following`` the next device of the same driver: each an address, 0
+    for none. ``driver_address`` is what the device points at, ``driver`` that driver if it could be read.
     """
 
     address: int
@@ -91,6 +98,7 @@ class DeviceObject:
     characteristics: int | None
     extension: int | None
     stack_size: int | None
+    following: int | None = None
 
     @property
     def driver_text(self) -> str | None:
@@ -227,12 +235,12 @@ def read_driver(target: Target, address: int) -> DriverObject:
         "_DRIVER_OBJECT",
         _TYPE_DRIVER,
         address,
-        {"start": "DriverStart", "size": "DriverSize", "section": "DriverSection"},
+        {"start": "DriverStart", "size": "DriverSize", "section": "DriverSection", "device": "DeviceObject"},
     )
     start: int | None = values["start"] or None
     name = target.memory.unicode_string(address + layouts_of(target).offset("_DRIVER_OBJECT", "DriverName"))
     module = target.names.module_of(start) if start is not None else None
-    return DriverObject(address, name or None, start, values["size"], module)
+    return DriverObject(address, name or None, start, values["size"], module, values["section"], values["device"])
 
 
 def read_device(target: Target, address: int) -> DeviceObject:
@@ -252,6 +260,7 @@ def read_device(target: Target, address: int) -> DeviceObject:
             "extension": "DeviceExtension",
             "stack_size": "StackSize",
             "more": "DeviceObjectExtension",
+            "following": "NextDevice",
         },
     )
     below = node = None
@@ -278,7 +287,118 @@ def read_device(target: Target, address: int) -> DeviceObject:
         values["characteristics"],
         values["extension"],
         values["stack_size"],
+        values["following"],
     )
+
+
+def driver_devices(target: Target, driver: DriverObject) -> tuple[list[int], str | None]:
+    """The addresses of a driver's device objects, and why the list ends early, ``None`` if it does not."""
+    following = driver.device
+    found: list[int] = []
+    while following:
+        if following in found:
+            return found, f"the device list of {driver.text} is cyclic at {following:#x}"
+        if len(found) >= _MOST_OF_DRIVER:
+            return found, f"{driver.text} has more than {_MOST_OF_DRIVER} devices"
+        found.append(following)
+        try:
+            following = read_device(target, following).following
+        except Unreadable as error:
+            return found, str(error)
+    return found, None if following == 0 else f"the device list of {driver.text} is not in the dump as a whole"
+
+
+@dataclass(frozen=True)
+class Routines:
+    """What a driver has entered into its DRIVER_OBJECT: addresses, 0 where it has none.
+
+    ``dispatch`` is MajorFunction, by IRP_MJ code. ``add_device`` and ``extensions`` come from its DRIVER_EXTENSION; the
+    latter are (identification address, address) of its client extensions, ``None`` where symbols do not describe them.
+    """
+
+    entry: int | None
+    start_io: int | None
+    unload: int | None
+    fast_io: int | None
+    add_device: int | None
+    dispatch: tuple[int | None, ...]
+    extensions: tuple[tuple[int, int], ...] | None
+
+
+def read_routines(target: Target, address: int) -> Routines:
+    """The routines of the driver object at an address. Raises :class:`Unreadable` when there is none in the dump."""
+    layouts, memory = layouts_of(target), target.memory
+    values = _object(
+        target,
+        "_DRIVER_OBJECT",
+        _TYPE_DRIVER,
+        address,
+        {
+            "entry": "DriverInit",
+            "start_io": "DriverStartIo",
+            "unload": "DriverUnload",
+            "fast_io": "FastIoDispatch",
+            "extension": "DriverExtension",
+        },
+    )
+    field = layouts.field("_DRIVER_OBJECT", "MajorFunction")
+    step = memory.pointer_size
+    dispatch = tuple(memory.pointer(address + field.offset + step * index) for index in range(field.size // step))
+    add_device: int | None = None
+    extensions: tuple[tuple[int, int], ...] | None = None
+    if values["extension"]:
+        with contextlib.suppress(Unreadable, LayoutError):
+            more = read_fields(
+                target,
+                "_DRIVER_EXTENSION",
+                values["extension"],
+                {"add_device": "AddDevice", "clients": "ClientDriverExtension"},
+            )
+            add_device = more["add_device"]
+            extensions = _client_extensions(target, more["clients"])
+    return Routines(
+        values["entry"],
+        values["start_io"],
+        values["unload"],
+        values["fast_io"],
+        add_device,
+        dispatch,
+        extensions,
+    )
+
+
+def _client_extensions(target: Target, first: int | None) -> tuple[tuple[int, int], ...] | None:
+    """The list of IO_CLIENT_EXTENSION: what IoAllocateDriverObjectExtension has allocated."""
+    if not first:
+        return () if first == 0 else None
+    layouts = layouts_of(target)
+    if not layouts.has_type("_IO_CLIENT_EXTENSION"):
+        return None
+    found: dict[int, int] = {}
+    following: int | None = first
+    while following and following not in found and len(found) < _MOST_DEVICES:
+        try:
+            values = read_fields(
+                target,
+                "_IO_CLIENT_EXTENSION",
+                following,
+                {"next": "NextExtension", "identification": "ClientIdentificationAddress"},
+            )
+        except Unreadable:
+            break
+        found[following] = values["identification"] or 0
+        following = values["next"]
+    size = layouts.size_of("_IO_CLIENT_EXTENSION")
+    return tuple((identification, address + size) for address, identification in found.items())
+
+
+def read_file_name(target: Target, address: int) -> str | None:
+    """FILE_OBJECT.FileName, empty for none; ``None`` when there is no file object in the dump at the address."""
+    try:
+        _object(target, "_FILE_OBJECT", _TYPE_FILE, address, {"device": "DeviceObject"})
+    except (Unreadable, LayoutError):
+        return None
+    return target.memory.unicode_string(address + layouts_of(target).offset("_FILE_OBJECT", "FileName"))
 
 
 def device_stack(target: Target, address: int) -> list[DeviceObject]:
@@ -435,6 +555,18 @@ def request_name(major: int, minor: int | None) -> str:
     if minor is None or (not known and minor == 0):
         return str(record["name"])
     return f"{record['name']}, {known.get(str(minor), f'minor function {minor:#x}')}"
+
+
+def major_name(major: int) -> str:
+    """``IRP_MJ_POWER``; ``major function 0x1c`` where there is no such."""
+    record = _requests().get(major)
+    return f"major function {major:#x}" if record is None else str(record["name"])
+
+
+def minor_name(major: int, minor: int) -> str | None:
+    """``IRP_MN_SET_POWER``, ``None`` where the function code has no name."""
+    name: str | None = _requests().get(major, {}).get("minor", {}).get(str(minor))
+    return name
 
 
 def power_request(location: StackLocation) -> str | None:

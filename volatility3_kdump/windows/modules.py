@@ -25,7 +25,8 @@ class Module:
 
     ``name`` is the name that KD uses in symbols (``nt``, ``myfault``), ``image_name`` the file name, ``path`` the full
     NT path (``None`` when its string is not in the dump). ``timestamp`` is TimeDateStamp: seconds since 1970, or a hash
-    where the image was built reproducibly. ``None`` values are not in the dump.
+    where the image was built reproducibly. ``entry`` is the address of its KLDR_DATA_TABLE_ENTRY. ``None`` values are
+    not in the dump.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Module:
     size: int
     timestamp: int | None
     checksum: int | None
+    entry: int | None = None
 
     @property
     def end(self) -> int:
@@ -133,6 +135,7 @@ def _module(
         row.size,  # type: ignore[attr-defined]
         image.timestamp if image else row.timestamp,  # type: ignore[attr-defined]
         row.checksum or (image.checksum if image else None),  # type: ignore[attr-defined]
+        entry,
     )
 
 

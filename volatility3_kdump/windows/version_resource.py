@@ -19,11 +19,22 @@ _LARGEST = 0x10000
 
 @dataclass(frozen=True)
 class ImageVersion:
-    """Four-part versions (``10.0.19041.1``) and the strings of the first language, by their names."""
+    """Four-part versions (``10.0.19041.1``) and the strings of the first language, by their names.
+
+    The rest are fields of VS_FIXEDFILEINFO as they stand there (dwFileFlags, dwFileFlagsMask, dwFileOS, dwFileType,
+    dwFileSubtype, and dwFileDate as one number), and ``translation``, language and code page (``0409.04b0``).
+    """
 
     file_version: str
     product_version: str
     strings: dict[str, str]
+    flags: int = 0
+    flags_mask: int = 0
+    system: int = 0
+    file_type: int = 0
+    subtype: int = 0
+    date: int = 0
+    translation: str | None = None
 
 
 def image_version(read: ReadImage, image: PeImage) -> ImageVersion | None:
@@ -68,7 +79,33 @@ def _parse(block: bytes) -> ImageVersion | None:
     if position < 0 or position + 24 > len(block):
         return None
     file_high, file_low, product_high, product_low = struct.unpack_from("<IIII", block, position + 8)
-    return ImageVersion(_dotted(file_high, file_low), _dotted(product_high, product_low), _strings(block))
+    mask, flags, system, kind, subtype, high, low = struct.unpack_from(
+        "<7I", block.ljust(position + 52, b"\0"), position + 24
+    )
+    return ImageVersion(
+        _dotted(file_high, file_low),
+        _dotted(product_high, product_low),
+        _strings(block),
+        flags,
+        mask,
+        system,
+        kind,
+        subtype,
+        high << 32 | low,
+        _translation(block),
+    )
+
+
+def _translation(block: bytes) -> str | None:
+    """Language and code page of the first entry of the Var called Translation."""
+    key = "Translation\0".encode("utf-16-le")
+    found = block.find(key)
+    # The key starts behind the node's six bytes of header, and its value at a multiple of four.
+    position = (found + len(key) + 3) & ~3
+    if found < 0 or position + 4 > len(block):
+        return None
+    language, code_page = struct.unpack_from("<HH", block, position)
+    return f"{language:04x}.{code_page:04x}"
 
 
 def _dotted(high: int, low: int) -> str:

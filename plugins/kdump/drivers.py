@@ -1,0 +1,54 @@
+"""Loaded and unloaded modules."""
+
+from volatility3.framework.configuration import requirements
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.plugin import KdumpPlugin
+from volatility3_kdump.views.drivers import address_grid, check_grid, chosen_modules, chosen_unloaded, drivers_grid
+
+
+class Drivers(KdumpPlugin):
+    """Shows loaded and unloaded kernel modules, their driver objects and versions (KD: lm, lmv, !drivers, !chkimg).
+
+    --check compares their code with the files on the image path. Addresses are hexadecimal or module!symbol+offset.
+    """
+
+    @classmethod
+    def options(cls):
+        return [
+            requirements.ListRequirement(
+                name="module",
+                element_type=str,
+                description="Only modules of these names, * allowed",
+                optional=True,
+                default=[],
+            ),
+            requirements.ListRequirement(
+                name="address",
+                element_type=str,
+                description="Which module, section and symbol these addresses lie in",
+                optional=True,
+                default=[],
+            ),
+            requirements.BooleanRequirement(
+                name="verbose", description="Versions, sections, driver objects and devices (KD: lmv)", optional=True
+            ),
+            requirements.BooleanRequirement(
+                name="check", description="Compare code with the files on --image-path (KD: !chkimg)", optional=True
+            ),
+        ]
+
+    def grid(self, target):
+        names = self.option("module") or []
+        if self.option("address"):
+            return address_grid(target, [parse_address(text, target) for text in self.option("address")])
+        loaded = chosen_modules(target, names)
+        if not loaded and not (names and chosen_unloaded(target, names)):
+            reason = f"no module is named {' or '.join(names)}" if names else "no module list is in the dump"
+            raise KdumpError(f"{target.name}: {reason}")
+        if self.option("check"):
+            if not target.images.has_path:
+                raise KdumpError(f"{target.name}: --check needs the drivers' files: --image-path names their directory")
+            return check_grid(target, names, self._progress_callback)
+        return drivers_grid(target, names, bool(self.option("verbose")), self._progress_callback)

@@ -1,0 +1,220 @@
+"""Modules in the words of KD's ``lm t n``, ``lmv``, ``!drivers`` and ``!chkimg``.
+
+Times are UTC. What the dump does not hold is said, and lines of our own start with a label that KD does not have.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+
+from volatility3_kdump.analysis.image_check import Difference, ImageCheck
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.times import session_time
+from volatility3_kdump.windows.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
+from volatility3_kdump.windows.modules import Module, UnloadedModule
+from volatility3_kdump.windows.version_resource import ImageVersion
+
+_PAGE_KB = 4
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+#: VOS_* and VFT_* of ``verrsrc.h``, as the debugger words them.
+_SYSTEMS = {0x40004: "NT Win32", 0x40000: "NT Base", 0x4: "Win32"}
+_TYPES = {1: "App", 2: "Dll", 3: "Driver", 4: "Font", 5: "VxD", 7: "Static Lib"}
+#: The order of the strings; others follow as they come.
+_STRINGS = (
+    "CompanyName",
+    "ProductName",
+    "InternalName",
+    "OriginalFilename",
+    "ProductVersion",
+    "FileVersion",
+    "FileDescription",
+    "LegalCopyright",
+)
+
+
+def header(size: int = 8) -> str:
+    """The heading of every list of modules."""
+    return "start             end                 module name" if size == 8 else "start    end        module name"
+
+
+def built(stamp: int | None) -> str | None:
+    """``Wed Jul 17 18:40:42 2019``: a TimeDateStamp as a time, UTC."""
+    if stamp is None:
+        return None
+    moment = datetime.datetime.fromtimestamp(stamp, datetime.timezone.utc)
+    day = f"{_DAYS[moment.weekday()]} {_MONTHS[moment.month - 1]} {moment.day:2d}"
+    return f"{day} {moment:%H:%M:%S} {moment.year}"
+
+
+def stamp(details: DriverDetails) -> str:
+    """A TimeDateStamp with what it is."""
+    value = details.module.timestamp
+    if not value:
+        return "unavailable (00000000)"
+    if details.stamp_kind == HASH:
+        return f"{value:08X} (This is a reproducible build file hash, not a timestamp)"
+    if details.stamp_kind == NO_TIME:
+        return f"{value:08X} (This is no time before the crash, presumably a reproducible build file hash)"
+    return f"{built(value)} ({value:08X})"
+
+
+def line(details: DriverDetails, size: int = 8) -> str:
+    """A row of ``lm t n``."""
+    module = details.module
+    return f"{_range(module.base, module.end, size)}   {module.name:<8} {module.image_name:<12} {stamp(details)}"
+
+
+def symbols_line(module: Module, status: str, size: int = 8) -> str:
+    """A row of ``lm``."""
+    return f"{_range(module.base, module.end, size)}   {module.name:<11} {f'({status})':<23}"
+
+
+def _range(start: int, end: int, size: int) -> str:
+    return f"{pointer(start, size)} {pointer(end, size)}"
+
+
+def verbose(
+    details: DriverDetails, status: str, drivers: Sequence[FoundDriver], vendor: str, size: int = 8
+) -> Iterator[str]:
+    """The block of ``lmv``, and below it what the debugger has other commands for."""
+    module = details.module
+    yield symbols_line(module, status, size)
+    yield f"    Image path: {module.path or 'not in the dump'}"
+    yield f"    Image name: {module.image_name}"
+    if details.stamp_kind == HASH:
+        yield "    Image was built with /Brepro flag."
+    either = ", or a reproducible build file hash" if details.stamp_kind == UNCERTAIN and module.timestamp else ""
+    yield _label("Timestamp", stamp(details) + either)
+    yield _label("CheckSum", "not in the dump" if module.checksum is None else f"{module.checksum:08X}")
+    yield _label("ImageSize", f"{module.size:08X}")
+    if details.version is not None:
+        yield from _version(details.version)
+    elif details.image is None:
+        yield _label("NOTE", "its headers and resources are not in the dump; --image-path with its file adds them")
+    yield _label("Vendor", vendor)
+    if details.signing is not None:
+        yield _label("Signing level", f"{details.signing} {details.signing_name}")
+    yield _label("Pages in dump", f"{details.present} of {details.pages}")
+    for item in drivers:
+        yield _label("Driver object", driver_text(item, size))
+    if details.sections:
+        yield "    Sections:"
+    for info in details.sections:
+        span = _range(info.address, info.address + info.size, size)
+        yield f"        {info.section.name:<8} {span}  {info.text}, {info.present} of {info.pages} pages in the dump"
+    for note in details.notes:
+        yield _label("NOTE", note)
+
+
+def driver_text(found: FoundDriver, size: int = 8) -> str:
+    """``ffff91894ed30c80 \\Driver\\MYFAULT, 1 device``, and how it was found where that is not the directory."""
+    count = len(found.devices)
+    devices = f"{count} device{'' if count == 1 else 's'}" + ("" if found.note is None else f" ({found.note})")
+    hidden = "" if found.known_by == "object directory" else f", known by the {found.known_by} only"
+    return f"{pointer(found.driver.address, size, tick=False)} {found.driver.name or '?'}, {devices}{hidden}"
+
+
+def _version(version: ImageVersion) -> Iterator[str]:
+    kind = _TYPES.get(version.file_type, "Unknown")
+    yield _label("File version", version.file_version)
+    yield _label("Product version", version.product_version)
+    yield _label("File flags", f"{version.flags & version.flags_mask:X} (Mask {version.flags_mask:X})")
+    yield _label("File OS", f"{version.system:X} {_SYSTEMS.get(version.system, 'Unknown')}")
+    yield _label("File type", f"{version.file_type}.{version.subtype:X} {kind}")
+    yield _label("File date", f"{version.date >> 32:08X}.{version.date & 0xFFFFFFFF:08X}")
+    if version.translation:
+        yield _label("Translations", version.translation)
+    if version.strings:
+        yield "    Information from resource tables:"
+    known = [name for name in _STRINGS if name in version.strings]
+    for name in [*known, *(name for name in version.strings if name not in _STRINGS)]:
+        yield f"        {f'{name}:':<17} {version.strings[name]}"
+
+
+def _label(label: str, text: str) -> str:
+    return f"    {f'{label}:':<17} {text}"
+
+
+def unloaded_header() -> str:
+    return "Unloaded modules:"
+
+
+def unloaded_line(module: UnloadedModule, size: int = 8) -> str:
+    """A row of the unloaded modules."""
+    return f"{_range(module.start, module.end, size)}   {module.name:<12}".rstrip()
+
+
+def unloaded_verbose(module: UnloadedModule, size: int = 8) -> Iterator[str]:
+    """The block of an unloaded module in ``lmv``: nothing of its image is kept."""
+    yield unloaded_line(module, size)
+    yield "    Timestamp: unavailable (00000000)"
+    yield "    Checksum:  00000000"
+    yield f"    ImageSize:  {module.end - module.start:08X}"
+    when = session_time(module.time)
+    if when:
+        yield f"    Unloaded:  {when}"
+
+
+def total(all_details: Sequence[DriverDetails], third_party: int) -> Iterator[str]:
+    """The sums that ``!drivers`` ends with."""
+    if not all_details:
+        return
+    images = sum(details.module.size for details in all_details)
+    known = [details for details in all_details if details.sections]
+    present = sum(details.present for details in all_details)
+    code, data = (sum(getattr(details, name) or 0 for details in known) for name in ("code", "data"))
+    pageable = sum(details.pageable or 0 for details in known)
+    yield (
+        f"TOTAL: {len(all_details)} modules, {images:x} ({_kb(images)} kb)  "
+        f"Code: {code:x} ({_kb(code)} kb)  Data: {data:x} ({_kb(data)} kb)  "
+        f"Pageable: {pageable:x} ({_kb(pageable)} kb)  In dump: {present * _PAGE_KB} kb"
+    )
+    missing = len(all_details) - len(known)
+    if missing:
+        yield f"       code and data of {missing} modules are not known: their headers are not in the dump"
+    if third_party:
+        yield f"       {third_party} of them from others than Microsoft"
+
+
+def _kb(size: int) -> int:
+    return -(-size // 1024)
+
+
+# image check --------------------------------------------------------------------------------------------------------
+
+
+def check_lines(check: ImageCheck, size: int = 8) -> Iterator[str]:
+    """The result for one module: differences as ``!chkimg -d`` lists them (``[ file:memory ]``), and a sum."""
+    module = check.module
+    if check.reason is not None:
+        yield f"{module.name}: not compared: {check.reason}"
+        return
+    previous: Difference | None = None
+    for item in check.differences:
+        yield from _difference(item, previous, size)
+        previous = item
+    if check.truncated:
+        yield f"    more than {len(check.differences)} differences: the rest is not listed"
+    errors = check.errors
+    explained = len(check.differences) - len(errors)
+    count = sum(item.size for item in errors)
+    ends = (errors[0].address, errors[-1].address + errors[-1].size - 1) if errors else ()
+    span = f" ({'-'.join(dict.fromkeys(_plain(end, size) for end in ends))})" if errors else ""
+    yield f"{count} error{'' if count == 1 else 's'} : {module.name}{span}"
+    yield f"    {check.compared} of {check.size} bytes of code compared with {check.file}"
+    if explained:
+        yield f"    {explained} changes that Windows makes itself"
+
+
+def _difference(item: Difference, previous: Difference | None, size: int) -> Iterator[str]:
+    last = item.address + item.size - 1
+    where = _plain(item.address, size) + (f"-{_plain(last, size)}  {item.size} bytes" if item.size > 1 else "")
+    gap = "" if previous is None else f" (+0x{item.address - previous.address:x})"
+    yield f"    {where} - {item.symbol or '?'}{gap}  {item.kind}{f': {item.note}' if item.note else ''}"
+    yield f"\t[ {item.file[:16].hex(' ')}:{item.memory[:16].hex(' ')} ]"
+
+
+def _plain(address: int, size: int) -> str:
+    return pointer(address, size, tick=False)
