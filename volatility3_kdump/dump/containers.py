@@ -349,7 +349,7 @@ def recognise(head: bytes) -> str | None:
         return "gz"
     if head.startswith(_XZ_MAGIC):
         return "xz"
-    if head.startswith(b"BZh") and head[3:4] in b"123456789":
+    if head.startswith(b"BZh") and head[3:4].isdigit():
         return "bz2"
     if head.startswith(_SEVEN_ZIP_MAGIC):
         return "7z"
@@ -539,6 +539,10 @@ class _Session:
             self._report(share, f"{text}: {given >> 20:,} MiB")
         if head is not None:
             _check_head(member, head)
+        if member.size is not None and given != member.size:
+            raise CorruptContainer(
+                f"{shown(member.name)} ends after {given:,} of the {member.size:,} bytes it should be"
+            )
         if self._progress is not None:
             self._progress(100.0, text)
 

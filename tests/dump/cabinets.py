@@ -1,0 +1,121 @@
+"""CAB archives packed by hand from [MS-CAB] and [MS-MCI]: no reader of the package has a part in them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+BLOCK = 0x8000
+STORED, MSZIP, LZX = 0, 1, 0x1503  # LZX with a window of 2 MiB
+
+#: (bytes in the archive, bytes unpacked)
+Data = list[tuple[bytes, int]]
+
+
+def stored(content: bytes) -> Data:
+    return [(content[at : at + BLOCK], len(content[at : at + BLOCK])) for at in range(0, len(content), BLOCK)]
+
+
+def mszip(content: bytes) -> Data:
+    """Blocks that refer to the 32 KiB before them."""
+    blocks = []
+    for at in range(0, len(content), BLOCK):
+        plain = content[at : at + BLOCK]
+        packer = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=content[max(0, at - BLOCK) : at])
+        blocks.append((b"CK" + packer.compress(plain) + packer.flush(), len(plain)))
+    return blocks
+
+
+def lzx(content: bytes) -> Data:
+    """One uncompressed LZX block: no translation of calls (1 bit), type 3 (3 bits), size (24 bits), R0 to R2, bytes."""
+    head = 0b0011 << 28 | len(content) << 4
+    start = struct.pack("<HHIII", head >> 16, head & 0xFFFF, 1, 1, 1)
+    frames = stored(content)
+    frames[0] = (start + frames[0][0], frames[0][1])
+    return frames
+
+
+@dataclass
+class File:
+    name: bytes
+    size: int
+    start: int
+    folder: int = 0
+    attributes: int = 0x20
+
+
+@dataclass
+class Folder:
+    data: Data
+    compression: int
+    blocks: int | None = None
+    start: int | None = None
+
+
+@dataclass
+class Cabinet:
+    folders: list[Folder]
+    files: list[File]
+    header: dict[str, int] = field(default_factory=dict)
+    checksums: bool = True
+
+    def pack(self) -> bytes:
+        names = b"".join(
+            struct.pack("<IIHHHH", file.size, file.start, file.folder, 0x5A21, 0x6000, file.attributes)
+            + file.name
+            + b"\0"
+            for file in self.files
+        )
+        first_file = 36 + 8 * len(self.folders)
+        position = first_file + len(names)
+        table, blocks = b"", b""
+        for folder in self.folders:
+            start = position + len(blocks) if folder.start is None else folder.start
+            count = len(folder.data) if folder.blocks is None else folder.blocks
+            table += struct.pack("<IHH", start, count, folder.compression)
+            for packed, size in folder.data:
+                sizes = struct.pack("<HH", len(packed), size)
+                checksum = words(packed) ^ words(sizes) if self.checksums else 0
+                blocks += struct.pack("<I", checksum) + sizes + packed
+        values = {
+            "length": position + len(blocks),
+            "first_file": first_file,
+            "minor": 3,
+            "major": 1,
+            "folders": len(self.folders),
+            "files": len(self.files),
+            "flags": 0,
+            "set": 1234,
+            "index": 0,
+            **self.header,
+        }
+        head = struct.pack(
+            "<4sIIIIIBBHHHHH",
+            *(b"MSCF", 0, values["length"], 0, values["first_file"], 0, values["minor"], values["major"]),
+            *(values["folders"], values["files"], values["flags"], values["set"], values["index"]),
+        )
+        return head + table + names + blocks
+
+
+def words(data: bytes) -> int:
+    """The checksum of [MS-CAB], word by word."""
+    result = 0
+    whole = len(data) // 4 * 4
+    for at in range(0, whole, 4):
+        result ^= struct.unpack_from("<I", data, at)[0]
+    rest = data[whole:]
+    return result ^ (int.from_bytes(rest, "big") if rest else 0)
+
+
+def cabinet(
+    members: Sequence[tuple[str | bytes, bytes]], pack: Callable[[bytes], Data] = mszip, compression: int | None = None
+) -> Cabinet:
+    """A cabinet with all members in one folder."""
+    known = {stored: STORED, mszip: MSZIP, lzx: LZX}
+    files, content = [], b""
+    for name, data in members:
+        files.append(File(name if isinstance(name, bytes) else name.encode("latin-1"), len(data), len(content)))
+        content += data
+    return Cabinet([Folder(pack(content), known[pack] if compression is None else compression)], files)
