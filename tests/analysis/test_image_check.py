@@ -5,20 +5,29 @@ The file is what the sample maker builds of myfault.sys, whose sections have equ
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import volatility3_kdump
 from volatility3_kdump.analysis.image_check import ImageCheck, check_image
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.memory import Memory
 from volatility3_kdump.sample import pe
 from volatility3_kdump.sample.machine import Machine
 from volatility3_kdump.sample.scene import high_irql_fault
+from volatility3_kdump.symbols.images import ImageSet
+from volatility3_kdump.symbols.paths import SearchPath
 from volatility3_kdump.symbols.tables import kernel_table_path
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.windows.pe import parse_headers
+from volatility3_kdump.windows.version_resource import image_version
 
 BASE = 0xFFFFF80060DA0000
 #: HighIrqlFault and DeviceControl, and a place without code between functions.
@@ -263,3 +272,86 @@ def test_headers_of_the_file_that_lie_about_sections(checked, myfault: bytes) ->
     check = checked(bytes(file), {})
     assert check.size <= SIZE
     assert check.compared <= SIZE
+
+
+# a real driver --------------------------------------------------------------------------------------------------------
+
+LOADED = 0xFFFFF80312340000
+
+
+@pytest.fixture(scope="module")
+def windivert() -> Path:
+    """The driver that the package pydivert carries; the package itself cannot be imported outside of Windows."""
+    spec = importlib.util.find_spec("pydivert")
+    for directory in (spec.submodule_search_locations or []) if spec else []:
+        for found in Path(directory).rglob("WinDivert64.sys"):
+            return found
+    pytest.skip("no WinDivert64.sys: install pydivert>=3,<4")
+
+
+def loaded(path: Path) -> tuple[bytearray, Any]:
+    """The image as pefile maps and relocates it, with addresses in its import table."""
+    pefile = pytest.importorskip("pefile")
+    parsed = pefile.PE(str(path))
+    parsed.relocate_image(LOADED)
+    image = bytearray(parsed.get_memory_mapped_image())
+    image += bytes(parsed.OPTIONAL_HEADER.SizeOfImage - len(image))
+    for library in parsed.DIRECTORY_ENTRY_IMPORT:
+        for item in library.imports:
+            rva = item.address - parsed.OPTIONAL_HEADER.ImageBase
+            struct.pack_into("<Q", image, rva, 0xFFFFF80062600000 + rva)
+    return image, parsed
+
+
+def check_loaded(path: Path, image: bytearray, parsed: Any) -> ImageCheck:
+    def read(address: int, size: int) -> bytes | None:
+        start = address - LOADED
+        return bytes(image[start : start + size]) if start >= 0 and start + size <= len(image) else None
+
+    memory = Memory(read, 8, lambda address: "not there")
+    header = parsed.FILE_HEADER.TimeDateStamp, parsed.OPTIONAL_HEADER.CheckSum
+    module = Module("WinDivert64", "WinDivert64.sys", None, LOADED, parsed.OPTIONAL_HEADER.SizeOfImage, *header)
+    problems: list[str] = []
+    images = ImageSet(memory, SearchPath([path.parent]), problems)
+    target: Any = SimpleNamespace(images=images, memory=memory, problems=problems, name_of=lambda address: None)
+    return check_image(target, module)
+
+
+def test_a_relocated_driver_has_no_differences(windivert: Path) -> None:
+    image, parsed = loaded(windivert)
+    check = check_loaded(windivert, image, parsed)
+    assert check.differences == ()
+    code = [
+        section
+        for section in parsed.sections
+        if section.IMAGE_SCN_MEM_EXECUTE and not section.IMAGE_SCN_MEM_WRITE and not section.IMAGE_SCN_MEM_DISCARDABLE
+    ]
+    assert check.compared == check.size == sum(section.Misc_VirtualSize for section in code) > 0x4000
+
+
+def test_one_bit_of_a_relocated_driver(windivert: Path) -> None:
+    image, parsed = loaded(windivert)
+    place = parsed.sections[0].VirtualAddress + 0x777
+    image[place] ^= 0x20
+    check = check_loaded(windivert, image, parsed)
+    assert [(item.address, item.kind, item.bit) for item in check.differences] == [(LOADED + place, "single bit", 5)]
+
+
+def test_version_resource_of_a_real_driver(windivert: Path) -> None:
+    image, parsed = loaded(windivert)
+
+    def read(rva: int, size: int) -> bytes | None:
+        return bytes(image[rva : rva + size]) if rva + size <= len(image) else None
+
+    headers = parse_headers(read)
+    assert headers is not None
+    found = image_version(read, headers)
+    assert found is not None
+    fixed = parsed.VS_FIXEDFILEINFO[0]
+    assert (found.flags_mask, found.flags, found.system) == (fixed.FileFlagsMask, fixed.FileFlags, fixed.FileOS)
+    assert (found.file_type, found.subtype) == (fixed.FileType, fixed.FileSubtype)
+    (table,) = (part for part in parsed.FileInfo[0] if part.Key == b"StringFileInfo")
+    assert found.strings == {key.decode(): value.decode() for key, value in table.StringTable[0].entries.items()}
+    (variables,) = (part for part in parsed.FileInfo[0] if part.Key == b"VarFileInfo")
+    language, code_page = next(iter(variables.Var[0].entry.values())).split()
+    assert found.translation == f"{int(language, 16):04x}.{int(code_page, 16):04x}"
