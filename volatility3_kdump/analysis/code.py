@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cpu.amd64_unwind import TableAbsent
 from volatility3_kdump.cpu.disasm import decode_many
 from volatility3_kdump.cpu.instruction import Instruction
 
@@ -20,37 +21,87 @@ def instructions_from(target: Target, address: int, count: int) -> list[Instruct
 
 
 def instructions_before(target: Target, address: int, count: int) -> list[Instruction]:
-    """Up to ``count`` instructions that end at an address.
+    """Up to ``count`` instructions that end at an address; fewer where the code is not in the dump or does not decode.
 
-    Instructions of x86 and x64 cannot be decoded backwards. Decoding starts at the nearest symbol where that is close,
-    else at the farthest start within reach from which decoding meets the address exactly.
+    Instructions of x86 and x64 cannot be decoded backwards. Decoding starts where the function begins by the image's
+    unwind data, or at the nearest symbol, if that is within 4 KB; else at the farthest start, of those that are near
+    enough for ``count`` instructions, from which it meets the address exactly.
     """
+    found: list[Instruction] = []
+    while len(found) < count:
+        before = _run_before(target, address, count - len(found))
+        if not before:
+            break
+        found = before + found
+        address = before[0].address
+    return found
+
+
+def _run_before(target: Target, address: int, count: int) -> list[Instruction]:
+    """Some of the instructions that end at an address, the last ones, at most ``count``."""
     if target.header.architecture == "arm64":
-        found = []
-        for back in range(count, 0, -1):
-            found += instructions_from(target, address - 4 * back, 1)
-        return found
-    name = target.lookup(address)
-    if name is not None and name.symbol is not None and 0 < name.offset <= _MOST_BACK:
-        found = _until(target, address - name.offset, address)
+        return instructions_from(target, address - 4, 1)
+    run = _Backwards(target, address)
+    for start in (_function_start(target, address - 1), _symbol_start(target, address - 1)):
+        found = run.from_start(start) if start is not None and address - start <= _MOST_BACK else []
         if found:
             return found[-count:]
-    for start in range(address - _LONGEST * count, address):
-        found = _until(target, start, address)
-        if len(found) >= count:
-            return found[-count:]
-    starts = range(address - _LONGEST * count, address)
-    return max((_until(target, start, address) for start in starts), key=len)[-count:]
+    return run.from_farthest(max(address - min(_LONGEST * count, _MOST_BACK), 0), count)
 
 
-def _until(target: Target, start: int, end: int) -> list[Instruction]:
-    """The instructions from ``start`` to ``end``, empty unless one ends exactly there."""
-    found: list[Instruction] = []
-    position = start
-    while position < end:
-        step = instructions_from(target, position, 1)
-        if not step:
-            return []
-        found += step
-        position += step[0].size
-    return found if position == end else []
+def _function_start(target: Target, address: int) -> int | None:
+    """Where the function that holds an address begins, by the unwind data of an x64 image."""
+    module = target.names.module_of(address) if target.header.architecture == "x64" else None
+    table = target.walker.table_of(module) if module is not None else None
+    if module is None or table is None:
+        return None
+    try:
+        function = table.find(address - module.base)
+    except TableAbsent:
+        return None
+    return None if function is None else int(module.base + function.begin)
+
+
+def _symbol_start(target: Target, address: int) -> int | None:
+    name = target.lookup(address)
+    return None if name is None or name.symbol is None else address - name.offset
+
+
+class _Backwards:
+    """Runs of instructions that end at an address; each place in front of it is decoded once."""
+
+    def __init__(self, target: Target, end: int) -> None:
+        self._target = target
+        self._end = end
+        self._decoded: dict[int, Instruction | None] = {}
+
+    def _at(self, address: int) -> Instruction | None:
+        if address not in self._decoded:
+            step = instructions_from(self._target, address, 1)
+            self._decoded[address] = step[0] if step else None
+        return self._decoded[address]
+
+    def from_start(self, start: int) -> list[Instruction]:
+        """The instructions from ``start`` to the end, empty unless one ends exactly there."""
+        found: list[Instruction] = []
+        position = start
+        while position < self._end:
+            step = self._at(position)
+            if step is None:
+                return []
+            found.append(step)
+            position += step.size
+        return found if position == self._end else []
+
+    def from_farthest(self, lowest: int, count: int) -> list[Instruction]:
+        """The last ``count`` instructions of the run from the lowest start that has so many, else the longest run."""
+        lengths = {self._end: 0}
+        for start in range(self._end - 1, lowest - 1, -1):
+            step = self._at(start)
+            following = lengths.get(start + step.size) if step is not None else None
+            if following is not None:
+                lengths[start] = following + 1
+        enough = [start for start, length in lengths.items() if length >= count]
+        # The farther the start, the more instructions have brought decoding into step with the code.
+        best = min(enough) if enough else max(lengths, key=lambda start: lengths[start])
+        return self.from_start(best)[-count:]

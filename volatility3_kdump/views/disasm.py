@@ -45,4 +45,4 @@ def disasm_grid(target: Target, start: int, count: int, before: bool) -> KdumpGr
             why = target.memory.why_unreadable(start) if target.memory.read(start, 1) is None else "no instruction"
             yield 0, (format_hints.Hex(start), text(target.name_of(start)), *(absent(),) * 2, why, absent(), absent())
 
-    return KdumpGrid(_COLUMNS, rows(), lambda: listing(target, start, found, count))
+    return KdumpGrid(_COLUMNS, rows(), lambda: listing(target, start, found, len(found) if before and found else count))

@@ -1,0 +1,147 @@
+"""The layouts of KD's ``k`` commands, from the published stacks and from the rules of KD's documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import volatility3_kdump
+from tests import transcript
+from tests.edited import edited
+from volatility3_kdump.target import Target
+from volatility3_kdump.text import stacks as text
+from volatility3_kdump.windows import stacks
+from volatility3_kdump.windows.stacks import Frame, Stack
+
+#: (Child-SP, RetAddr, arguments, call site) of the published crash stack.
+PUBLISHED = [
+    (line[:17], line[18:35], line[42:113], line[116:]) for line in transcript.STACK_TEXT.splitlines()[1:] if line
+]
+TRAP_NOTES = {2: "ffffd48f`77af97e0", 10: "ffffd48f`77af9e40"}
+
+
+@pytest.fixture(scope="module")
+def target(sample) -> Target:
+    return volatility3_kdump.open(sample())
+
+
+@pytest.fixture(scope="module")
+def crash(target: Target) -> Stack:
+    return target.walker.walk(stacks.crash_start(target))
+
+
+def shown(target: Target, stack: Stack, layout: str) -> list[str]:
+    return list(text.rows(target.walker, stack, layout))
+
+
+def test_the_published_stack_is_cut_where_its_columns_are() -> None:
+    assert len(PUBLISHED) == 12
+    assert PUBLISHED[0] == (
+        "ffffd48f`77af9698",
+        "fffff800`62a09169",
+        "00000000`0000000a ffffd802`4aaa8010 00000000`00000002 00000000`00000000",
+        "nt!KeBugCheckEx",
+    )
+
+
+@pytest.mark.parametrize("layout", ["k", "kn"])
+def test_k(target: Target, crash: Stack, layout: str) -> None:
+    assert text.header(layout) == " # Child-SP          RetAddr               Call Site"
+    assert shown(target, crash, layout) == [
+        f"{number:02x} {child} {back}     {site}" for number, (child, back, _, site) in enumerate(PUBLISHED)
+    ]
+
+
+def test_kb(target: Target, crash: Stack) -> None:
+    assert text.header("kb") == (
+        " # RetAddr               : Args to Child                                                           : Call Site"
+    )
+    assert shown(target, crash, "kb") == [
+        f"{number:02x} {back}     : {words} : {site}" for number, (_, back, words, site) in enumerate(PUBLISHED)
+    ]
+
+
+def test_kv(target: Target, crash: Stack) -> None:
+    assert text.header("kv") == transcript.KV_AFTER_TRAP.splitlines()[1]
+    assert shown(target, crash, "kv") == [
+        f"{number:02x} {child} {back}     : {words} : {site}"
+        + (f" (TrapFrame @ {TRAP_NOTES[number]})" if number in TRAP_NOTES else "")
+        for number, (child, back, words, site) in enumerate(PUBLISHED)
+    ]
+
+
+def test_kc(target: Target, crash: Stack) -> None:
+    assert text.header("kc") == " # Call Site"
+    assert shown(target, crash, "kc") == [f"{number:02x} {site}" for number, (*_, site) in enumerate(PUBLISHED)]
+
+
+def test_stack_text(target: Target, crash: Stack) -> None:
+    assert list(text.stack_text(target.walker, crash)) == transcript.STACK_TEXT.splitlines()[1:]
+
+
+def test_the_layout_inside_thread_listings(target: Target) -> None:
+    stack = target.walker.walk(stacks.thread_start(target, 0xFFFF91895309D080))
+    published = [line.strip() for line in transcript.NOTEPAD_STACK.splitlines()]
+    assert text.header(text.EMBEDDED) == published[0]
+    got = shown(target, stack, text.EMBEDDED)
+    # One row of the published text has lost its first column.
+    torn = next(number for number, row in enumerate(published[1:]) if row.startswith("fffff800"))
+    assert got[torn].split(" ", 1)[1] == published[1 + torn]
+    assert got[:torn] + got[torn + 1 :] == published[1 : 1 + torn] + published[2 + torn :]
+
+
+def test_a_warning_stands_once_in_front_of_the_first_frame_of_a_scan(sample) -> None:
+    small = volatility3_kdump.open(sample(4))
+    stack = small.walker.walk(stacks.crash_start(small))
+    rows = shown(small, stack, "kc")
+    first = next(frame.number for frame in stack.frames if frame.trust == "scan")
+    warning = "WARNING: Stack unwind information not available. Following frames may be wrong."
+    assert rows.index(warning) == first
+    assert rows.count(warning) == 1
+    assert len(rows) == len(stack.frames) + 1
+
+
+def test_what_is_absent_is_zero_as_the_debugger_has_it_but_an_unknown_stack_pointer_is_not(target: Target) -> None:
+    frame = Frame(0x1F, None, 0x1234, "scan", False, None, (1, None, None, 4), None)
+    zeros = "00000000`00000000"
+    assert text.row(target.walker, frame, "kv") == (
+        f"1f ????????`???????? {zeros}     : 00000000`00000001 {zeros} {zeros} 00000000`00000004 : 0x00000000`00001234"
+    )
+
+
+def test_frames_of_32_bit_targets_are_narrow(target: Target) -> None:
+    frame = Frame(3, 0xFFFFFFFFB2341E48, 0xFFFFFFFF80402000, "frame pointer", True, 0xFFFFFFFF80403000, (1, 2, 3, 4), 0)
+    assert text.row(target.walker, frame, "k", 4) == "03 b2341e48 80403000     0x80402000"
+    assert text.row(target.walker, frame, "kb", 4) == (
+        "03 80403000     : 00000001 00000002 00000003 00000004 : 0x80402000"
+    )
+    assert text.row(target.walker, frame, "kv", 4).endswith(" (TrapFrame @ 00000000)")
+
+
+def test_a_return_address_is_named_by_the_call_before_it(target: Target, sample, tmp_path: Path) -> None:
+    """A call that does not return may be the last instruction of its function: the next function begins behind it."""
+    following = target.symbol("KiBugCheckDispatch")
+    frame = Frame(0, 0, following, "unwind", True, None, (None,) * 4, None)
+    before = target.names.lookup(following - 1)
+    assert before.symbol != "KiBugCheckDispatch"
+    assert text.call_site(target.walker, frame) == f"nt!{before.symbol}+{before.offset + 1:#x}"
+    assert text.call_site(target.walker, frame._replace(call_site=False)) == "nt!KiBugCheckDispatch"
+
+
+def test_the_reason_why_a_stack_ends_early_follows_it(target: Target, sample, tmp_path: Path) -> None:
+    from volatility3_kdump.views.stack import Request, request_thread, stack_grid
+
+    damaged = edited(target, sample(), tmp_path / "x.dmp", {0xFFFFD48F77AF97E0 + 0x180: bytes(8)})
+    start = stacks.crash_start(damaged)
+    grid = stack_grid(damaged, [Request(None, None, start), request_thread(damaged, 0x10, "THREAD 10")], "kc", 256)
+    assert list(grid.kd_lines()) == [
+        " # Call Site",
+        "00 nt!KeBugCheckEx",
+        "01 nt!KiBugCheckDispatch+0x69",
+        "02 nt!KiPageFault+0x469",
+        "Stack ends here: the stack pointer 0x0 lies outside the thread's stacks",
+        "",
+        "THREAD 10",
+        "No stack: the thread object is not in the dump",
+    ]
