@@ -119,6 +119,25 @@ def member_layer(
     return KdumpMemberLayer(context, config_path, context.layers.free_layer_name("KdumpMemberLayer"), extracted)
 
 
+def _member_below(
+    context: interfaces.context.ContextInterface, layer: interfaces.layers.DataLayerInterface
+) -> KdumpMemberLayer | None:
+    """The dump inside a container that a layer rests on."""
+    while not isinstance(layer, KdumpMemberLayer):
+        if not isinstance(layer, interfaces.layers.TranslationLayerInterface) or not layer.dependencies:
+            return None
+        layer = context.layers[layer.dependencies[0]]
+    return layer
+
+
+def paging_files_below(
+    context: interfaces.context.ContextInterface, layer: interfaces.layers.DataLayerInterface
+) -> bool:
+    """Whether a layer rests on a dump from a container that has paging files as well."""
+    base = _member_below(context, layer)
+    return base is not None and any(base.extracted.paging_files)
+
+
 def add_swap_layers(
     context: interfaces.context.ContextInterface,
     layer: interfaces.layers.TranslationLayerInterface,
@@ -129,10 +148,7 @@ def add_swap_layers(
     The layers are added to the context. Returns what could not be, one line each.
     """
     join = interfaces.configuration.path_join
-    base: interfaces.layers.DataLayerInterface | None = layer
-    while base is not None and not isinstance(base, KdumpMemberLayer):
-        below = base.dependencies[:1] if isinstance(base, interfaces.layers.TranslationLayerInterface) else []
-        base = context.layers[below[0]] if below else None
+    base = _member_below(context, layer)
     if base is None or not isinstance(layer, intel.Intel) or not base.extracted.paging_files:
         return []
     swap_path = join(layer.config_path, "swap_layers")

@@ -6,6 +6,7 @@ from volatility3.framework import exceptions, interfaces
 from volatility3.framework.layers import intel
 
 from volatility3_kdump.dump.header import DumpHeader
+from volatility3_kdump.layers.container import paging_files_below
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 
 KUSER_SHARED_DATA_64 = 0xFFFFF78000000000
@@ -24,6 +25,40 @@ class KdumpIntel57Layer(intel.WindowsIntel32e):
     _structure = [("page map layer 5", 9, False), *intel.WindowsIntel32e._structure]
 
 
+class _PagedOut(intel.Intel):
+    """Pages in paging files. The host gives where such a page starts, whatever the offset in it."""
+
+    def _translate(self, offset: int) -> tuple[int, int, str]:
+        located, size, name = super()._translate(offset)
+        if name != self._base_layer:
+            located = located & -size | offset & size - 1
+        return located, size, name
+
+
+class KdumpPagedIntelLayer(_PagedOut, intel.WindowsIntel):
+    """x86 without PAE, with paging files."""
+
+
+class KdumpPagedIntelPAELayer(_PagedOut, intel.WindowsIntelPAE):
+    """x86 with PAE and paging files."""
+
+
+class KdumpPagedIntel32eLayer(_PagedOut, intel.WindowsIntel32e):
+    """x64 with paging files."""
+
+
+class KdumpPagedIntel57Layer(_PagedOut, KdumpIntel57Layer):
+    """x64 with five-level paging and paging files."""
+
+
+_WITH_PAGING_FILES: dict[type[intel.Intel], type[intel.Intel]] = {
+    intel.WindowsIntel: KdumpPagedIntelLayer,
+    intel.WindowsIntelPAE: KdumpPagedIntelPAELayer,
+    intel.WindowsIntel32e: KdumpPagedIntel32eLayer,
+    KdumpIntel57Layer: KdumpPagedIntel57Layer,
+}
+
+
 def build_virtual_layer(
     context: interfaces.context.ContextInterface, physical_name: str, config_path: str
 ) -> interfaces.layers.TranslationLayerInterface | None:
@@ -38,7 +73,10 @@ def build_virtual_layer(
     root = header.directory_table_base
     if root is None:
         return None
+    paging_files = paging_files_below(context, physical)
     for layer_class, mask in _paging_modes(header):
+        if paging_files:
+            layer_class = _WITH_PAGING_FILES[layer_class]
         name = context.layers.free_layer_name("IntelLayer")
         path = interfaces.configuration.path_join(config_path, name)
         context.config[interfaces.configuration.path_join(path, "memory_layer")] = physical_name
