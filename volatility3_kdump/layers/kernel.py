@@ -8,11 +8,17 @@ from collections.abc import Callable
 from volatility3.framework import constants, exceptions, interfaces, layers
 from volatility3.framework.automagic import pdbscan
 
+from volatility3_kdump.dump import PAGE_SIZE
+from volatility3_kdump.dump.source import Source
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.symbols.kernel import find_kernel
 from volatility3_kdump.windows.kdbg import read_debugger_data
 
 vollog = logging.getLogger(__name__)
+
+_PAGE_SHIFT, _PAGE_MASK = 12, PAGE_SIZE - 1
+#: How many pages a reader remembers: 256 MB of addresses, in a few MB.
+_MOST_PAGES = 65536
 
 
 def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[int, int], bytes | None]:
@@ -22,6 +28,7 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
     with or without their extension.
     """
     mask: int = layer.address_mask
+    locate = _page_locator(layer)
     sign = (mask + 1) >> 1
     extension = ~mask & 0xFFFFFFFFFFFFFFFF
 
@@ -32,6 +39,13 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
     def read(address: int, size: int) -> bytes | None:
         if not canonical(address) or (size > 1 and not canonical(address + size - 1)):
             return None
+        within = address & _PAGE_MASK
+        if locate is not None and 0 < size <= PAGE_SIZE - within:
+            found = locate(address & mask & ~_PAGE_MASK)
+            if found is not None:
+                source, offset = found
+                piece = source.read(offset + within, size)
+                return piece if len(piece) == size else None
         try:
             data: bytes = layer.read(address & mask, size)
         except exceptions.InvalidAddressException:
@@ -39,6 +53,42 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
         return data
 
     return read
+
+
+def _page_locator(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> Callable[[int], tuple[Source, int] | None] | None:
+    """Where the pages of a layer lie in the dump file, remembered; ``None`` for layers that are not over such a file.
+
+    Walking the page tables through the host's layers takes ten times as long as reading what they lead to, and lists
+    of structures come back to the same pages. A page that is not there is not remembered.
+    """
+    if not isinstance(layer, layers.intel.Intel):
+        return None
+    physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
+    if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+        return None
+    pages, source, name = physical.dump.pages, physical.dump.source, physical.name
+    if pages is None:
+        return None
+    known: dict[int, int] = {}
+
+    def locate(page: int) -> tuple[Source, int] | None:
+        offset = known.get(page)
+        if offset is None:
+            try:
+                translated, _, behind = layer._translate(page)
+            except exceptions.InvalidAddressException:
+                return None
+            offset = pages.offset_of(translated >> _PAGE_SHIFT) if behind == name else None
+            if offset is None:
+                return None
+            if len(known) >= _MOST_PAGES:
+                known.clear()
+            known[page] = offset
+        return source, offset
+
+    return locate
 
 
 class KdumpKernelFinder(pdbscan.KernelPDBScanner):
