@@ -1,7 +1,8 @@
 """Compare with other readers of crash dumps, side by side, and print one table.
 
     make bench                                    everything, a few minutes
-    python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks
+    python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
+                                                  processes
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk
@@ -11,8 +12,9 @@ How to read the table: ``ours`` and ``peer`` are the best of several runs, each 
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
-are read as objects of the host. Opening and stacks are measured in processor time, everything else in time passed. What
-exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py`` and ``stacks.py``.
+are read as objects of the host. Opening, stacks and processes are measured in processor time, everything else in time
+passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py``, ``stacks.py`` and
+``processes.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package. What cannot be
 measured is shown with the reason. Figures of a busy machine vary; the order of magnitude should not.
@@ -26,11 +28,18 @@ from pathlib import Path
 
 import command
 import opening
+import processes
 import reading
 import stacks
 from comparison import environment, table
 
-_SUBJECTS = {"opening": opening.rows, "reading": reading.rows, "command": command.rows, "stacks": stacks.rows}
+_SUBJECTS = {
+    "opening": opening.rows,
+    "reading": reading.rows,
+    "command": command.rows,
+    "stacks": stacks.rows,
+    "processes": processes.rows,
+}
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
     def kd_lines(self) -> Iterator[str]:
         """KD's text, every line escaped for a terminal."""
         for line in self._kd_lines():
-            yield "\t".join(printable(part) for part in line.split("\t"))
+            plain = line.isascii() and line.isprintable()
+            yield line if plain else "\t".join(printable(part) for part in line.split("\t"))
 
 
 def _escaped(rows: Iterable[Row]) -> Iterator[Row]:

@@ -61,7 +61,7 @@ _OBJECTS = {
 
 def header(process: Process, size: int = 8) -> Iterator[str]:
     """The entry of ``!process 0 0``, without the empty line after it. ``size`` is that of a pointer in bytes."""
-    address = pointer(process.address, size, tick=False)
+    address = _full(process.address, size)
     if not process.present:
         yield f"PROCESS {address}"
         return
@@ -146,7 +146,7 @@ class ThreadNames(NamedTuple):
 
 def thread_line(thread: Thread, size: int = 8) -> str:
     """The first line of a thread: ids and state."""
-    address = pointer(thread.address, size, tick=False)
+    address = _full(thread.address, size)
     if not thread.present:
         return f"THREAD {address}"
     return (
@@ -174,7 +174,7 @@ def state(thread: Thread) -> str:
 
 def wait_object(found: WaitObject, size: int = 8) -> str:
     """``ffff948ff718d608  Mutant - owning thread ffff948ffeb54080``."""
-    return f"{pointer(found.address, size, tick=False)}  {wait_object_kind(found, size)}"
+    return f"{_full(found.address, size)}  {wait_object_kind(found, size)}"
 
 
 def wait_object_kind(found: WaitObject, size: int = 8) -> str:
@@ -192,7 +192,7 @@ def wait_object_kind(found: WaitObject, size: int = 8) -> str:
 
 def irp(found: PendingIrp, size: int = 8) -> str:
     """``ffff8a071d3fc2d0: (0006,0118) Flags: 00060070  Mdl: 00000000``."""
-    address = pointer(found.address, size, tick=False)
+    address = _full(found.address, size)
     return (
         f"{address}: ({_hex(found.type, 4)},{_hex(found.size, 4)}) "
         f"Flags: {_hex(found.flags, 8)}  Mdl: {_hex(found.mdl, 8)}"
@@ -265,7 +265,7 @@ def _process_line(label: str, address: int | None, name: str | None, size: int) 
 def _start(address: int | None, name: str | None, size: int) -> str:
     if address is None:
         return _UNKNOWN
-    text = f"0x{pointer(address, size, tick=False)}"
+    text = f"0x{_full(address, size)}"
     return f"{name} ({text})" if name else text
 
 
@@ -281,7 +281,8 @@ def _hex(value: int | None, digits: int = 0) -> str:
 
 
 def _full(value: int | None, size: int) -> str:
-    return pointer(value, size, tick=False)
+    # There are many of these: what pointer() does, for the most frequent case.
+    return f"{value:016x}" if value is not None and size == 8 else pointer(value, size, tick=False)
 
 
 def _address(value: int | None, size: int) -> str:
