@@ -80,7 +80,7 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
 
 
 def version_of(target: Target, module: Module | None) -> str | None:
-    """The file version of a module's image, ``None`` when its resources are neither in the dump nor in an image file."""
+    """The file version of a module's image; ``None`` when its resources are not in the dump and in no image file."""
     if module is None:
         return None
     image = target.images.image_of(module)

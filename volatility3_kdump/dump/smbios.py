@@ -1,7 +1,7 @@
 """SMBIOS tables that the kernel adds to a dump as tagged data: who made the machine, and which firmware it runs.
 
-The blob starts with the header that ``GetSystemFirmwareTable`` uses (RawSMBIOSData: method, version, revision, length),
-then come structures as the DMTF's SMBIOS reference specification lays them out (DSP0134, section 6.1.2). Checked on real
+The blob starts with the header that ``GetSystemFirmwareTable`` uses (RawSMBIOSData: method, version, length), then come
+structures as the DMTF's SMBIOS reference specification lays them out (DSP0134, section 6.1.2). Checked on real
 small memory dumps, x64 and ARM64.
 """
 
