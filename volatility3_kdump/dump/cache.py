@@ -106,10 +106,13 @@ class MemberCache:
         try:
             yield
         except OSError as error:
-            raise CacheError(
-                f"the cache {self.directory} cannot be written: {error.strerror or error}: "
-                "set XDG_CACHE_HOME to a directory with room"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> CacheError:
+        return CacheError(
+            f"the cache {self.directory} cannot be written: {error.strerror or error}: "
+            "set XDG_CACHE_HOME to a directory with room"
+        )
 
     # what a file is -------------------------------------------------------------------------------------------------
 
@@ -248,8 +251,10 @@ class MemberCache:
                 piece = view[: SEGMENT - done % SEGMENT]
                 view = view[len(piece) :]
                 segment = zlib.crc32(piece, segment)
-                with self._writing():
+                try:
                     file.write(piece)
+                except OSError as error:
+                    raise self._unwritable(error) from error
                 done += len(piece)
                 if done % SEGMENT == 0:
                     sums.append(segment)
