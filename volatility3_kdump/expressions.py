@@ -10,6 +10,7 @@ from volatility3_kdump.errors import KdumpError
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
+_HIGHEST = (1 << 64) - 1
 _NUMBER = re.compile(r"(0x)?[0-9a-f]{1,16}", re.IGNORECASE)
 _NAME = re.compile(r"(?P<module>[\w.~$-]+)(!(?P<symbol>[^+\s]+))?")
 
@@ -17,16 +18,23 @@ _NAME = re.compile(r"(?P<module>[\w.~$-]+)(!(?P<symbol>[^+\s]+))?")
 def parse_address(text: str, target: Target | None = None) -> int:
     """The address that a text names: ``fffff800`60da1981``, ``0xfffff80060da1981``, ``nt!KeBugCheckEx+5``.
 
-    Numbers are hexadecimal, as in KD. Raises :class:`KdumpError` with what is wrong.
+    Numbers are hexadecimal, as in KD; those of a 32-bit target are sign-extended, as all addresses are here. Raises
+    :class:`KdumpError` with what is wrong.
     """
     base_text, plus, offset_text = text.replace("`", "").strip().partition("+")
     offset = _number(offset_text, text) if plus else 0
-    if _NUMBER.fullmatch(base_text):
-        return _number(base_text, text) + offset
     match = _NAME.fullmatch(base_text)
-    if match is None or target is None:
+    if _NUMBER.fullmatch(base_text):
+        address = _number(base_text, text) + offset
+    elif match is None or target is None:
         raise KdumpError(f"{text!r} is not an address: use hexadecimal digits or module!symbol+offset")
-    return _named(target, match["module"], match["symbol"], text) + offset
+    else:
+        address = _named(target, match["module"], match["symbol"], text) + offset
+    if address > _HIGHEST:
+        raise KdumpError(f"{text!r} is not an address: it is beyond 64 bits")
+    if target is not None and target.memory.pointer_size == 4 and 0x80000000 <= address <= 0xFFFFFFFF:
+        address |= 0xFFFFFFFF00000000
+    return address
 
 
 def _number(text: str, whole: str) -> int:

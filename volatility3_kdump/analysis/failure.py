@@ -76,9 +76,10 @@ class Failure:
 
     @property
     def operand_agrees(self) -> bool | None:
-        """Whether the operand covers the address that the bug check names; ``None`` when either is not known."""
+        """Whether the operand covers the address that the bug check names; ``None`` when either is not known, or the
+        registers are not those of the failure."""
         memory = self._memory
-        if memory is None or memory.address is None or self.address is None:
+        if not self.at_fault or memory is None or memory.address is None or self.address is None:
             return None
         return memory.address <= self.address < memory.address + max(memory.size, 1)
 
