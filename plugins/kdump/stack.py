@@ -44,11 +44,15 @@ class Stack(KdumpPlugin):
         ]
 
     def grid(self, target):
+        most = self.option("frames")
+        most = 256 if most is None else most
+        if not 1 <= most <= stacks.MOST_FRAMES:
+            raise KdumpError(f"--frames is {most}: use a number from 1 to {stacks.MOST_FRAMES}")
         return stack_grid(
             target,
             self._requests(target),
             self.option("layout") or "kv",
-            self.option("frames") or 256,
+            most,
             bool(self.option("unique")),
             self._progress_callback,
         )

@@ -102,6 +102,7 @@ def test_unique_counts_threads(sample, run_vol):
         (("--context", "fffff80062600000"), "no context record at 0xfffff80062600000"),
         (("--trap", "nonsense!"), "is not an address"),
         (("--trap", "nosuch!symbol"), "no loaded module is named nosuch"),
+        (("--frames", "0"), "--frames is 0: use a number from 1 to 1024"),
     ],
 )
 def test_bad_start(sample, run_vol, arguments, message):
