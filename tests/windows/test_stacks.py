@@ -113,24 +113,22 @@ def words(*values: int) -> bytes:
 # every call that the maker put on a stack ------------------------------------------------------------------------
 
 
-#: Scenes in which code runs outside of every module, so that unwinding cannot go on from there.
-_ELSEWHERE = {"no-execute", "unloaded-driver"}
-
-
 @pytest.mark.parametrize("name", scene_names())
 def test_every_scene_is_walked_call_by_call(name: str, layouts: Layouts, tmp_path: Path) -> None:
     scene = make_scene(name, layouts)
     target, machine = opened(scene, layouts, tmp_path / "scene.dmp")
     stack = crash_stack(target)
     assert stack.complete, stack.end
-    wanted = calls_on_stack(machine, crashing(scene)[1].address)
+    thread = crashing(scene)[1].address
     got = places(stack)[1:]
     if stack.end == "user mode":
         got.pop()
-    strays = [frame for frame in stack.frames if target.names.module_of(frame.ip) is None and frame.ip >> 63]
-    assert [place for place in got if place[1] not in {frame.ip for frame in strays}] == wanted
-    assert len(strays) == (name in _ELSEWHERE)
-    assert trusts(stack) <= TRUSTED | ({"scan"} if strays else set())
+    strays = {frame.ip for frame in stack.frames if target.names.module_of(frame.ip) is None and frame.sp >> 63}
+    assert [place for place in got if place[1] not in strays] == calls_on_stack(machine, thread)
+    # Calls of places outside every module, from where unwinding cannot go on.
+    traps = (placed.frame.trap for placed in machine.processes.frames[thread])
+    assert len(strays) == sum(trap is not None and trap.called for trap in traps)
+    assert trusts(stack) == TRUSTED & trusts(stack) | ({"scan"} if strays else set())
     for before, after in itertools.pairwise(stack.frames):
         assert before.return_address == after.ip
 
