@@ -22,6 +22,7 @@ from volatility3_kdump.sample.scene import DriverObject, Scene, high_irql_fault
 from volatility3_kdump.symbols.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.views import irp as views
+from volatility3_kdump.views.drivers import drivers_grid
 from volatility3_kdump.windows.drivers import BY_DEVICE, driver_objects
 from volatility3_kdump.windows.io import device_stack, driver_devices, read_driver, read_irp
 from volatility3_kdump.windows.namespace import object_name, object_type, read_directory
@@ -319,6 +320,16 @@ def test_cyclic_device_list(damaged) -> None:
     assert "cyclic" in (problem or "")
     shown = list(views.driver_grid(target, "ACPI").kd_lines())
     assert any(line.startswith("NOTE: the device list of \\Driver\\ACPI") for line in shown)
+
+
+def test_device_list_that_leads_nowhere(damaged) -> None:
+    target = damaged((ROOT_PDO + NEXT_DEVICE, struct.pack("<Q", 0xFFFF918912340000)))
+    devices, problem = driver_devices(target, read_driver(target, ACPI))
+    assert devices[-1] == 0xFFFF918912340000
+    assert (problem or "").startswith("_DEVICE_OBJECT at 0xffff918912340000: ")
+    notes = {int(row[2]): row[-1] for row in rows_of(drivers_grid(target, ["ACPI"], True)) if row[0] == "device"}
+    assert notes[0xFFFF918912340000] == problem
+    assert any("0xffff918912340000" in line for line in drivers_grid(target, ["ACPI"], True).kd_lines())
 
 
 def test_cyclic_object_directory(damaged, sample) -> None:

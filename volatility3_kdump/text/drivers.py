@@ -21,6 +21,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 #: VOS_* and VFT_* of ``verrsrc.h``, as the debugger words them.
 _SYSTEMS = {0x40004: "NT Win32", 0x40000: "NT Base", 0x4: "Win32"}
 _TYPES = {1: "App", 2: "Dll", 3: "Driver", 4: "Font", 5: "VxD", 7: "Static Lib"}
+#: What the sums of all modules are made of.
+_SUMS = ("Code", "Data", "Pageable")
 #: The order of the strings; others follow as they come.
 _STRINGS = (
     "CompanyName",
@@ -164,18 +166,17 @@ def total(all_details: Sequence[DriverDetails], third_party: int) -> Iterator[st
     images = sum(details.module.size for details in all_details)
     known = [details for details in all_details if details.sections]
     present = sum(details.present for details in all_details)
-    code, data = (sum(getattr(details, name) or 0 for details in known) for name in ("code", "data"))
-    pageable = sum(details.pageable or 0 for details in known)
-    yield (
-        f"TOTAL: {len(all_details)} modules, {images:x} ({_kb(images)} kb)  "
-        f"Code: {code:x} ({_kb(code)} kb)  Data: {data:x} ({_kb(data)} kb)  "
-        f"Pageable: {pageable:x} ({_kb(pageable)} kb)  In dump: {present * _PAGE_KB} kb"
-    )
+    line = f"TOTAL: {len(all_details)} modules, {images:x} ({_kb(images)} kb)"
+    if known:
+        sums = ((label, sum(getattr(details, label.lower()) or 0 for details in known)) for label in _SUMS)
+        line += "".join(f"  {label}: {size:x} ({_kb(size)} kb)" for label, size in sums)
+    yield f"{line}  In dump: {present * _PAGE_KB} kb"
     missing = len(all_details) - len(known)
     if missing:
-        yield f"       code and data of {missing} modules are not known: their headers are not in the dump"
+        those = "1 module is" if missing == 1 else f"{missing} modules are"
+        yield f"       code and data of {those} not known: their headers are not in the dump"
     if third_party:
-        yield f"       {third_party} of them from others than Microsoft"
+        yield f"       {third_party} of them not from Microsoft"
 
 
 def _kb(size: int) -> int:

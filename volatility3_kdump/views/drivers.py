@@ -10,6 +10,7 @@ from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.image_check import ImageCheck, check_image
 from volatility3_kdump.analysis.vendors import Vendor, vendor_of
+from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as words
@@ -319,7 +320,10 @@ def _driver_cells(item: FoundDriver, note: str = "") -> tuple[Any, ...]:
 
 
 def _device_note(target: Target, device: int) -> str:
-    above = read_device(target, device).above
+    try:
+        above = read_device(target, device).above
+    except Unreadable as error:
+        return str(error)
     return f"under {above:#x}" if above else ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.requests import IrpView, judge_dispatch, view_irp
-from volatility3_kdump.errors import KdumpError, Unreadable
+from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.expressions import parse_address
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
@@ -114,7 +114,7 @@ def _number(value: int | None) -> Any:
     return address(None) if value is None else value
 
 
-def _wrapped(target: Target, error: Unreadable) -> KdumpError:
+def _wrapped(target: Target, error: KdumpError) -> KdumpError:
     return KdumpError(f"{target.name}: {error}")
 
 
@@ -125,7 +125,7 @@ def irp_grid(target: Target, at: int) -> KdumpGrid:
     """One IRP, a row for each stack location, the lowest first. Raises :class:`KdumpError` if there is none."""
     try:
         view = view_irp(target, read_irp(target, at))
-    except Unreadable as error:
+    except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     size = target.memory.pointer_size
     return KdumpGrid(_IRP_COLUMNS, _irp_rows(view), lambda: words.irp_lines(view, size))
@@ -290,7 +290,7 @@ def stack_grid(target: Target, at: int) -> KdumpGrid:
     """The device stack that a device belongs to, topmost first. Raises :class:`KdumpError` if there is no device."""
     try:
         stack = device_stack(target, at)
-    except Unreadable as error:
+    except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     notes = stack_notes(stack)
     return KdumpGrid(
@@ -373,7 +373,7 @@ def driver_grid(target: Target, wanted: str) -> KdumpGrid:
     try:
         driver = _find_driver(target, wanted)
         routines = read_routines(target, driver.address)
-    except Unreadable as error:
+    except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     devices, problem = driver_devices(target, driver)
     notes = _driver_notes(target, driver) + ([problem] if problem else [])
