@@ -2,22 +2,23 @@
 
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
-                                                  processes
+                                                  containers, processes
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
-directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk
-(``--directory`` names another place, on a file system that has sparse files).
+directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
+and 1 GB for a while where archives are compared (``--directory`` names another place, on a file system that has sparse
+files).
 
 How to read the table: ``ours`` and ``peer`` are the best of several runs, each in a process of its own, in alternating
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
 are read as objects of the host. Opening, stacks and processes are measured in processor time, everything else in time
-passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py``, ``stacks.py`` and
-``processes.py``.
+passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py``, ``stacks.py``,
+``containers.py`` and ``processes.py``.
 
-leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package. What cannot be
-measured is shown with the reason. Figures of a busy machine vary; the order of magnitude should not.
+leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
+commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the order of magnitude should not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 import command
+import containers
 import opening
 import processes
 import reading
@@ -38,6 +40,7 @@ _SUBJECTS = {
     "reading": reading.rows,
     "command": command.rows,
     "stacks": stacks.rows,
+    "containers": containers.rows,
     "processes": processes.rows,
 }
 

@@ -252,6 +252,8 @@ def test_sign_extension() -> None:
         (b"PK\x03\x04" + bytes(100), "zip archive"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(100), "7-Zip"),
         (b"\x1f\x8b\x08" + bytes(100), "gzip"),
+        (b"Rar!\x1a\x07\x01\0" + bytes(100), "RAR archive"),
+        (b"\x28\xb5\x2f\xfd" + bytes(100), "Zstandard file"),
         (b"PAG", "no crash dump header at offset 0x0"),
         (bytes(range(1, 200)), "no crash dump header at offset 0x0"),
         (b"\0" * 8 + b"data" * 0x1000, "no crash dump header at offset 0x0"),
