@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.edited import edited
 from volatility3_kdump.analysis.waits import Wait, WaitGraph, _circles, find_waits, held_resources
 from volatility3_kdump.sample.scenes import waits as scene
 from volatility3_kdump.target import Target
@@ -68,6 +70,84 @@ def test_resources_and_their_owners(target: Target) -> None:
 def test_nobody_waits_for_anybody(sample: Callable[..., Path]) -> None:
     graph = graph_of(volatility3_kdump.open(sample()))
     assert (graph.waits, graph.deadlocks) == ((), ())
+
+
+# what the scene lacks -----------------------------------------------------------------------------------------------
+
+#: The scene's resources, and memory of it that nothing uses.
+RESOURCE_1, FREE = 0xFFFF918961801000, 0xFFFF918961803800
+
+
+@pytest.mark.parametrize("server", (0, SECOND))
+def test_alpc(isf_path: Path, sample: Callable[..., Path], tmp_path: Path, server: int) -> None:
+    """A reply comes from the thread that works on the message, or else from the process that owns the port."""
+    path = sample(6, isf_path, "waits")
+    target = volatility3_kdump.open(path, isf_file=isf_path)
+    nt = target.nt
+    assert nt is not None
+    if not nt.has("_KALPC_MESSAGE", "ServerThread"):
+        pytest.skip("this kernel's symbols do not have the message")
+    reasons = {name: value for value, name in nt.enum("_KWAIT_REASON").items()}
+    waiter, port, owner = scene.thread_address(0, 8), FREE + 0x200, scene.process_address(3)
+
+    def message(field: str) -> int:
+        return FREE + nt.offset("_KALPC_MESSAGE", field)
+
+    changes = {
+        waiter + nt.offset("_KTHREAD", "WaitReason"): bytes([reasons["WrLpcReply"]]),
+        waiter + nt.offset("_ETHREAD", "AlpcMessage"): struct.pack("<Q", FREE),
+        message("WaitingThread"): struct.pack("<Q", waiter),
+        message("ServerThread"): struct.pack("<Q", server),
+        message("PortQueue"): struct.pack("<Q", port),
+        port + nt.offset("_ALPC_PORT", "OwnerProcess"): struct.pack("<Q", owner),
+    }
+    found = graph_of(edited(target, path, tmp_path / "alpc.dmp", changes, isf_file=isf_path)).of(waiter)
+    assert [(wait.kind, wait.object, wait.holder, wait.process) for wait in found] == [
+        ("ALPC", FREE, server or None, None if server else owner)
+    ]
+
+
+def test_waiters_by_their_stacks_and_owners_in_a_table(sample: Callable[..., Path], tmp_path: Path) -> None:
+    """Since Windows 10 1607 a resource names entries on the stacks of its waiters; a shared one has several owners."""
+    path = sample(6, None, "waits")
+    target = volatility3_kdump.open(path)
+    nt = target.nt
+    assert nt is not None
+    base = read_thread(target, SYSTEM_2).stack_base
+    assert base is not None
+    entry = base - 0x200
+
+    def owner(index: int, thread: int, count: int) -> bytes:
+        return struct.pack("<QII", thread, 3 if index == 0 else count << 3, 0)
+
+    changes = {
+        RESOURCE_1 + nt.offset("_ERESOURCE", "ExclusiveWaiters"): struct.pack("<Q", entry),
+        entry: bytes(8),
+        RESOURCE_1 + nt.offset("_ERESOURCE", "Flag"): bytes(2),
+        RESOURCE_1 + nt.offset("_ERESOURCE", "OwnerTable"): struct.pack("<Q", FREE),
+        RESOURCE_1 + nt.offset("_ERESOURCE", "OwnerEntry.OwnerThread"): bytes(8),
+        FREE: owner(0, 0, 0) + owner(1, FIRST, 2) + owner(2, THIRD, 1),
+    }
+    found = edited(target, path, tmp_path / "shared.dmp", changes)
+    problems: list[str] = []
+    [resource] = [item for item in held_resources(found, problems) if item.address == RESOURCE_1]
+    assert (resource.owners, resource.exclusive, problems) == (((FIRST, 2), (THIRD, 1)), False, [])
+    waits = [(wait.waiter, wait.holder) for wait in graph_of(found).waits if wait.object == RESOURCE_1]
+    assert waits == [(SYSTEM_2, FIRST), (SYSTEM_2, THIRD)]
+
+
+@pytest.mark.parametrize("size", (0xFFFFFFFF, 0x10000))
+def test_an_owner_table_of_an_impossible_size(sample: Callable[..., Path], tmp_path: Path, size: int) -> None:
+    path = sample(6, None, "waits")
+    target = volatility3_kdump.open(path)
+    assert target.nt is not None
+    changes = {
+        RESOURCE_1 + target.nt.offset("_ERESOURCE", "OwnerTable"): struct.pack("<Q", FREE),
+        FREE: struct.pack("<QII", 0, size, 0),
+    }
+    graph = graph_of(edited(target, path, tmp_path / "owners.dmp", changes))
+    assert any("are not in the dump" in problem for problem in graph.problems)
+    assert len(graph.deadlocks) == 2
 
 
 # made-up graphs -----------------------------------------------------------------------------------------------------

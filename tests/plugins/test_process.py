@@ -119,6 +119,16 @@ def test_every_type_lists_the_same(sample, run_vol, table: list[dict], dump_type
     assert rows(run_vol("-q", "-f", sample(dump_type), "-r", "json", "kdump.process")) == table
 
 
+def test_the_idle_process_by_its_id(sample, run_vol) -> None:
+    shown = lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--pid", "0"))
+    assert shown[0].startswith("PROCESS fffff800")
+    assert shown[3] == "    Image: Idle"
+    threads = [line for line in shown if line.startswith("        THREAD ")]
+    assert [line.rsplit(" ", 4)[1:] for line in threads] == [["RUNNING", "on", "processor", str(n)] for n in range(3)]
+    assert sum("nt!KiIdleLoop" in line for line in shown) == 2
+    assert not any("NOTE" in line for line in shown)
+
+
 def test_user_mode_only_where_the_dump_has_it(sample, run_vol) -> None:
     def of(dump_type: int) -> dict:
         [row] = rows(

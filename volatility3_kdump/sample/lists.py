@@ -20,6 +20,7 @@ def write_lists(work: Workspace, processors: Processors) -> None:
     _id_table(work)
     _handle_tables(work)
     _sessions(work)
+    _idle_process(work, processors)
     for process in work.scene.processes:
         for thread in process.threads:
             work.structure("_ETHREAD", thread.address, {"Tcb.EnableStackSwap": 1})
@@ -104,6 +105,19 @@ def _sessions(work: Workspace) -> None:
     for session, found in members.items():
         entries = [process.address + link.offset for process in found if "session" not in process.hidden_from]
         work.structures.link(session_space(work.scene, session) + head.offset, entries)
+
+
+def _idle_process(work: Workspace, processors: Processors) -> None:
+    """The idle process, in no list, and its threads: one for each processor."""
+    process = work.symbol("KiInitialProcess")
+    head, entry = work.layouts.find("_EPROCESS", "ThreadListHead"), work.layouts.find("_ETHREAD", "ThreadListEntry")
+    if process is None or head is None or entry is None:
+        return
+    threads = processors.idle_threads
+    work.structure("_EPROCESS", process, {"ActiveThreads": len(threads)})
+    work.structures.link(process + head.offset, [thread + entry.offset for thread in threads])
+    for thread in threads:
+        work.empty_list(work.structures.at("_ETHREAD", thread).place("IrpList"))
 
 
 def session_space(scene: Scene, number: int) -> int:

@@ -94,6 +94,7 @@ class Processes:
         idle = work.symbol("KiInitialProcess")
         if idle is not None:
             base = processes[0].directory_table_base
+            work.zeroed("_EPROCESS", idle)
             made = work.structure("_EPROCESS", idle, {"Pcb.DirectoryTableBase": base, "ImageFileName": "Idle"})
             self._objects.dispatcher_header(made, "Pcb.Header", PROCESS)
             work.variable("PsIdleProcess", idle)

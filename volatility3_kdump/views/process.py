@@ -143,6 +143,11 @@ class Listing:
         if target.dump.triage is not None:
             addresses, problems = self._of_triage(addresses)
         self.problems += problems
+        if 0 in self.chosen.pids:
+            # The idle process is in no list.
+            variable = target.symbol("PsIdleProcess")
+            idle = target.memory.pointer(variable) if variable is not None else None
+            addresses = [*addresses, *([idle] if idle and target.is_kernel_address(idle) else [])]
         found = []
         for index, process in enumerate(addresses):
             if self.progress is not None and index % 64 == 0:

@@ -65,14 +65,16 @@ class CrossView:
 
 def _belongs(process: Process, view: str) -> bool:
     """Whether a process is expected in a place: not every one has a session, handles or threads."""
+    if process.pid == 0:
+        # The idle process is in no list.
+        return False
     if view == SESSIONS:
         return bool(process.session_space) and not process.exit_time and process.pid != _SYSTEM_PID
     if view == HANDLES:
         return bool(process.object_table)
     if view == OWNERS:
         return bool(process.active_threads)
-    # The idle process is in no list; a process object that outlives the process leaves PspCidTable at its very end.
-    return process.pid != 0
+    return True
 
 
 def cross_view(target: Target) -> CrossView | None:
