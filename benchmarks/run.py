@@ -18,7 +18,8 @@ passed. What exactly is timed is written at the top of ``opening.py``, ``reading
 ``containers.py`` and ``processes.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
-commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the order of magnitude should not.
+commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
+order of magnitude should not.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def rows_of(plugin: Any) -> list[list[str]]:
     return found
 
 
+@pytest.mark.newest_host
 @pytest.mark.parametrize("dump_type", PHYSICAL)
 def test_host_plugins_run_on_every_type_without_a_scan_and_say_the_same(
     dump_type: int, sample: Sample, plain_table: Path, monkeypatch: pytest.MonkeyPatch, on_type_1: dict[str, Any]
@@ -117,6 +118,7 @@ def on_type_1() -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.newest_host
 @pytest.mark.parametrize("dump_type, plugin", [(6, plugin) for plugin in PLUGINS] + [(10, "windows.info")])
 def test_host_plugins_run_from_the_command_line(
     dump_type: int, plugin: str, sample: Sample, run_vol: RunVol, plain_table: Path

@@ -76,6 +76,7 @@ def test_loaded_modules_are_the_hosts(drivers, host) -> None:
     assert ours == expected
 
 
+@pytest.mark.newest_host
 def test_unloaded_modules_are_the_hosts(drivers, host) -> None:
     expected = {(row["Name"], row["StartAddress"], row["EndAddress"]) for row in host("windows.unloadedmodules")}
     ours = {(row["Image"], row["Start"] & ADDRESS, row["End"] & ADDRESS) for row in of_kind(drivers, "unloaded")}

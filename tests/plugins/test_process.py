@@ -193,6 +193,7 @@ def test_an_address_that_is_no_process(sample, run_vol) -> None:
     assert shown[1].startswith("    NOTE: EPROCESS is not in the dump: ")
 
 
+@pytest.mark.newest_host
 def test_timeline(sample, run_vol, tmp_path: Path) -> None:
     """The body file: the host's table of it repeats the times of the last event."""
     options = ("--plugin-filter", "kdump", "--create-bodyfile")

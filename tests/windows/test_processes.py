@@ -94,6 +94,7 @@ def test_one_memory_read_for_a_process(sample: Sample) -> None:
 # the host -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.newest_host
 def test_the_host_lists_the_same_processes(isf_path: Path, sample: Sample) -> None:
     from volatility3.plugins.windows import pslist
 

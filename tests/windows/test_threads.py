@@ -79,6 +79,7 @@ def test_the_session_stack_pointer(sample: Sample) -> None:
     assert read_thread(volatility3_kdump.open(sample()), NOTEPAD).kernel_stack == 0xFFFFD48F777BEAD0
 
 
+@pytest.mark.newest_host
 def test_the_host_lists_the_same_threads(isf_path: Path, sample: Sample) -> None:
     from volatility3.plugins.windows import pslist, thrdscan, threads
 
