@@ -13,8 +13,9 @@ from volatility3.framework.symbols import windows
 #: The host's addresses have 48 bits.
 ADDRESS = 0xFFFFFFFFFFFF
 
-_BASE = 0xFFFFF80062600000 & ADDRESS
-_SYSTEM_DIRECTORY = 0x1AD000
+#: Where the made machine's kernel lies, and the page tables of its System process.
+BASE = 0xFFFFF80062600000 & ADDRESS
+SYSTEM_DIRECTORY = 0x1AD000
 
 
 def host_kernel(dump: Path, table: Path) -> Any:
@@ -25,13 +26,13 @@ def host_kernel(dump: Path, table: Path) -> Any:
     context.config["dump.base_layer"] = "file"
     context.add_layer(crash.WindowsCrashDump64Layer(context, "dump", "dump"))
     context.config["virtual.memory_layer"] = "dump"
-    context.config["virtual.page_map_offset"] = _SYSTEM_DIRECTORY
-    context.config["virtual.kernel_virtual_offset"] = _BASE
+    context.config["virtual.page_map_offset"] = SYSTEM_DIRECTORY
+    context.config["virtual.kernel_virtual_offset"] = BASE
     context.add_layer(intel.WindowsIntel32e(context, "virtual", "virtual"))
     context.symbol_space.append(
         windows.WindowsKernelIntermedSymbols(context, "symbols", "nt", isf_url=table.as_uri(), validate=False)
     )
-    return context.module("nt", "virtual", _BASE)
+    return context.module("nt", "virtual", BASE)
 
 
 def plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The same scene stands on every kernel layout at hand: the host's own layers and plugins read it.
 
-The layers are the host's crash dump layer and its Intel layer, put together here without any part of the package.
+The layers are the host's crash dump layer and its Intel layer, put together without any part of the package.
 """
 
 from __future__ import annotations
@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from volatility3.framework import contexts
-from volatility3.framework.layers import crash, intel, physical
-from volatility3.framework.symbols import windows
 
+from tests.host import ADDRESS, BASE, SYSTEM_DIRECTORY, host_kernel
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample.machine import Machine
 from volatility3_kdump.sample.scene import high_irql_fault
-
-#: The host's addresses have 48 bits.
-ADDRESS = 0xFFFFFFFFFFFF
-
-BASE = 0xFFFFF80062600000 & ADDRESS
-SYSTEM_DIRECTORY = 0x1AD000
 
 PROCESSES = {
     4: "System",
@@ -56,23 +48,6 @@ ABSENT = {
 
 BUILDS = {0x4F8: 7601, 0x700: 10240, 0x708: 10586, 0x7C8: 14393, 0x7D0: 14393, 0x850: 17134, 0x858: 17763, 0x880: 18362}
 BUILDS.update({0xA40: 19041, 0xB80: 22000, 0xBC0: 22621})
-
-
-def host_kernel(dump: Path, table: Path) -> Any:
-    """The kernel of a dump as a host module, on the host's own layers."""
-    context = contexts.Context()
-    context.config["file.location"] = dump.as_uri()
-    context.add_layer(physical.FileLayer(context, "file", "file"))
-    context.config["dump.base_layer"] = "file"
-    context.add_layer(crash.WindowsCrashDump64Layer(context, "dump", "dump"))
-    context.config["virtual.memory_layer"] = "dump"
-    context.config["virtual.page_map_offset"] = SYSTEM_DIRECTORY
-    context.config["virtual.kernel_virtual_offset"] = BASE
-    context.add_layer(intel.WindowsIntel32e(context, "virtual", "virtual"))
-    context.symbol_space.append(
-        windows.WindowsKernelIntermedSymbols(context, "symbols", "nt", isf_url=table.as_uri(), validate=False)
-    )
-    return context.module("nt", "virtual", BASE)
 
 
 def text(module: Any, name: str) -> bytes:
