@@ -19,6 +19,13 @@ from volatility3_kdump.text.escape import printable
 _LOCATION = "automagic.LayerStacker.single_location"
 
 
+def list_option(name: str, description: str, element_type: type = str) -> requirements.ListRequirement:
+    """An option that takes any number of values and is an empty list where it is not given."""
+    return requirements.ListRequirement(
+        name=name, element_type=element_type, description=description, optional=True, default=[]
+    )
+
+
 class PluginFailure(Exception, SystemExit):
     """A plugin cannot go on: an ordinary exception for a program that drives it, one line and status 1 on a terminal.
 
@@ -68,29 +75,13 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             requirements.URIRequirement(
                 name="dump", description="The crash dump, when it is not given with -f", optional=True
             ),
-            requirements.ListRequirement(
-                name="isf-dir",
-                element_type=str,
-                description="Directories searched for symbol tables before the host's own",
-                optional=True,
-                default=[],
-            ),
+            list_option("isf-dir", "Directories searched for symbol tables before the host's own"),
             requirements.StringRequirement(
                 name="isf-file", description="The kernel's symbol table itself (ISF, .json or .json.xz)", optional=True
             ),
-            requirements.ListRequirement(
-                name="symbol-path",
-                element_type=str,
-                description="Where PDB files are: directories, or as KD's -y; by default _NT_SYMBOL_PATH",
-                optional=True,
-                default=[],
-            ),
-            requirements.ListRequirement(
-                name="image-path",
-                element_type=str,
-                description="Where image files are: directories, or as KD's -i; by default _NT_EXECUTABLE_IMAGE_PATH",
-                optional=True,
-                default=[],
+            list_option("symbol-path", "Where PDB files are: directories, or as KD's -y; by default _NT_SYMBOL_PATH"),
+            list_option(
+                "image-path", "Where image files are: directories, or as KD's -i; by default _NT_EXECUTABLE_IMAGE_PATH"
             ),
             requirements.StringRequirement(
                 name="member",

@@ -4,7 +4,7 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
-from volatility3_kdump.plugin import KdumpPlugin
+from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.views.drivers import address_grid, check_grid, chosen_modules, chosen_unloaded, drivers_grid
 
 
@@ -17,20 +17,8 @@ class Drivers(KdumpPlugin):
     @classmethod
     def options(cls):
         return [
-            requirements.ListRequirement(
-                name="module",
-                element_type=str,
-                description="Only modules of these names, * allowed",
-                optional=True,
-                default=[],
-            ),
-            requirements.ListRequirement(
-                name="address",
-                element_type=str,
-                description="Which module, section and symbol these addresses lie in",
-                optional=True,
-                default=[],
-            ),
+            list_option("module", "Only modules of these names, * allowed"),
+            list_option("address", "Which module, section and symbol these addresses lie in"),
             requirements.BooleanRequirement(
                 name="verbose", description="Versions, sections, driver objects and devices (KD: lmv)", optional=True
             ),

@@ -4,7 +4,7 @@ from volatility3.framework.configuration import requirements
 from volatility3.plugins import timeliner
 
 from volatility3_kdump.expressions import parse_address, parse_id
-from volatility3_kdump.plugin import KdumpPlugin
+from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.views.process import DETAILS, Processes, events, process_grid
 
 
@@ -18,15 +18,9 @@ class Process(KdumpPlugin, timeliner.TimeLinerInterface):
     @classmethod
     def options(cls):
         return [
-            requirements.ListRequirement(
-                name="pid", element_type=str, description="Process ids, decimal or 0x...", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="address", element_type=str, description="EPROCESS addresses", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="name", element_type=str, description="Parts of image names", optional=True, default=[]
-            ),
+            list_option("pid", "Process ids, decimal or 0x..."),
+            list_option("address", "EPROCESS addresses"),
+            list_option("name", "Parts of image names"),
             requirements.ChoiceRequirement(
                 choices=[str(detail) for detail in DETAILS],
                 name="detail",

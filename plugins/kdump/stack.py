@@ -4,7 +4,7 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
-from volatility3_kdump.plugin import KdumpPlugin
+from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.text.stacks import LAYOUTS
 from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
 from volatility3_kdump.windows import stacks
@@ -19,15 +19,9 @@ class Stack(KdumpPlugin):
     @classmethod
     def options(cls):
         return [
-            requirements.ListRequirement(
-                name="thread", element_type=str, description="ETHREAD addresses", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="pid", element_type=int, description="All threads of these processes", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="cpu", element_type=int, description="What these processors ran", optional=True, default=[]
-            ),
+            list_option("thread", "ETHREAD addresses"),
+            list_option("pid", "All threads of these processes", int),
+            list_option("cpu", "What these processors ran", int),
             requirements.BooleanRequirement(name="all-cpus", description="What every processor ran", optional=True),
             requirements.BooleanRequirement(name="all", description="All threads of all processes", optional=True),
             requirements.BooleanRequirement(

@@ -3,7 +3,7 @@
 from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.expressions import parse_address, parse_id
-from volatility3_kdump.plugin import KdumpPlugin
+from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.views.thread import Threads, thread_grid
 from volatility3_kdump.views.waits import waits_grid
 
@@ -17,25 +17,11 @@ class Thread(KdumpPlugin):
     @classmethod
     def options(cls):
         return [
-            requirements.ListRequirement(
-                name="address", element_type=str, description="ETHREAD addresses", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="tid", element_type=str, description="Thread ids, decimal or 0x...", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="pid", element_type=str, description="Threads of these processes", optional=True, default=[]
-            ),
-            requirements.ListRequirement(
-                name="state",
-                element_type=str,
-                description="Threads in these states: Ready, Running, Standby, Waiting...",
-                optional=True,
-                default=[],
-            ),
-            requirements.ListRequirement(
-                name="cpu", element_type=int, description="Threads of these processors", optional=True, default=[]
-            ),
+            list_option("address", "ETHREAD addresses"),
+            list_option("tid", "Thread ids, decimal or 0x..."),
+            list_option("pid", "Threads of these processes"),
+            list_option("state", "Threads in these states: Ready, Running, Standby, Waiting..."),
+            list_option("cpu", "Threads of these processors", int),
             requirements.BooleanRequirement(name="all", description="Every thread", optional=True),
             requirements.BooleanRequirement(name="no-stack", description="Without stacks", optional=True),
             requirements.BooleanRequirement(
