@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value, values
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.crash import analyze_crash
-from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, reason
+from volatility3_kdump.analysis.reasoning import RULES, reason
 
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-both = pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
 RECORD = 0xFFFF91894EF51028
 STATUS = 0xBE00000000800135
 NVLDDMKM = 0xFFFFF80060EE0000
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
-
-
-def values(found: Reasoning, tag: str) -> list[str]:
-    return [finding.value for finding in found.findings if finding.tag == tag]
 
 
 @both

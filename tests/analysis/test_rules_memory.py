@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
-
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
+from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, value
+from volatility3_kdump.analysis.reasoning import reason
 
 
 def test_the_demonstration(case: MakeCase) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,24 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
-from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, reason
+from volatility3_kdump.analysis.reasoning import RULES, Case, reason
 from volatility3_kdump.windows.pool import block_before, read_header, tag_text
 from volatility3_kdump.windows.pte import mapped_address, parse_pte
 
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-both = pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
 POOL_PAGE, FREED = 0xFFFF91894EF70000, 0xFFFF91894EF72010
 DAMAGED = POOL_PAGE + 0x230
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
 
 
 @both

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value, values
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
-from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, reason
+from volatility3_kdump.analysis.reasoning import RULES, Case, reason
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample import containers
 from volatility3_kdump.sample.contents import make_contents
@@ -26,24 +27,11 @@ from volatility3_kdump.sample.scenes import make_scene
 from volatility3_kdump.symbols.tables import kernel_table_path
 from volatility3_kdump.target import Target
 
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-both = pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
-
 IRP, PDO, FILTER, FDO = 0xFFFF91894EF3A010, 0xFFFF91894EF40060, 0xFFFF91894EF41A40, 0xFFFF91894EF42B10
 RTSPER = 0xFFFF91894EF45E30
 NODE = 0xFFFF91894EF46010
 HOLDER = 0xFFFF91894C2E1040
 INSTANCE = "PCI\\VEN_10EC&DEV_525A&SUBSYS_382517AA&REV_01\\00000001004CE00000"
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
-
-
-def values(found: Reasoning, tag: str) -> list[str]:
-    return [finding.value for finding in found.findings if finding.tag == tag]
 
 
 @both

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
-
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-both = pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
+from tests.analysis.reasons import KERNEL, MakeCase, both, value
+from volatility3_kdump.analysis.reasoning import reason
 
 CSRSS, CRASHING = 0xFFFF91894F241080, 0xFFFF91895301A080
 CRASHING_THREAD = 0xFFFF918952F55080
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
 
 
 @both

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
-
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-both = pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
+from tests.analysis.reasons import TRIAGE, MakeCase, both, value
+from volatility3_kdump.analysis.reasoning import reason
 
 
 @both

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.arguments import irql_name, text_at
 from volatility3_kdump.analysis.bugcheck import describe
 from volatility3_kdump.analysis.crash import analyze_crash
-from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, reason
+from volatility3_kdump.analysis.reasoning import RULES, Reasoning, reason
 from volatility3_kdump.symbols import tables
 
-MakeCase = Callable[..., Case]
-KERNEL, TRIAGE = 6, 4
-both = pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
 #: Of the demonstration: its request, its device, its driver object, the thread, code, and a driver no longer loaded.
 IRP, DEVICE, DRIVER, THREAD = 0xFFFF91894ED94D70, 0xFFFF91894ED31E00, 0xFFFF91894ED30C80, 0xFFFF918952F55080
 CODE, KERNEL_CODE, UNLOADED = 0xFFFFF80060DA1981, 0xFFFFF80062A0B2C4, 0xFFFFF80060184A10
-
-
-def value(found: Reasoning, tag: str) -> str | None:
-    finding = found.finding(tag)
-    return None if finding is None else finding.value
 
 
 def blamed(found: Reasoning) -> str | None:
