@@ -1,0 +1,105 @@
+"""The registry of commands and KD's grammar of command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from volatility3_kdump.console import commands
+from volatility3_kdump.console.commands import Arguments, Command, execute, find, split
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+
+
+@pytest.fixture
+def few_commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
+    def say(session: Session, arguments: Arguments) -> Iterable[str]:
+        yield f"{arguments.name}|{arguments.text}"
+
+    def fail(session: Session, arguments: Arguments) -> Iterable[str]:
+        yield "one line"
+        raise KdumpError("it failed")
+
+    entries: dict[str, Command] = {}
+    for names, glued in ((("k", "kb", "kv", "kP"), True), (("lm",), True), ((".frame", "!process", "~", "||"), False)):
+        entries.update(dict.fromkeys(names, Command(names, say, "", glued=glued)))
+    entries["!fail"] = Command(("!fail",), fail, "")
+    monkeypatch.setattr(commands, "registry", lambda: entries)
+    return entries
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "rest"),
+    (
+        ("kvn 5", "kv", "n 5"),
+        ("k", "k", ""),
+        ("kP", "kP", ""),
+        ("KB 3", "kb", "3"),
+        ("~2s", "~", "2s"),
+        ("||1s", "||", "1s"),
+        ("lmvm myfault", "lm", "vm myfault"),
+        ("k=ffff8000`12345678", "k", "=ffff8000`12345678"),
+        (".frame 3", ".frame", "3"),
+        ("!PROCESS 0 0", "!process", "0 0"),
+    ),
+)
+def test_the_longest_name_that_fits(few_commands: dict[str, Command], text: str, name: str, rest: str) -> None:
+    _, arguments = find(text)
+    assert (arguments.name, arguments.text) == (name, rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    (
+        ("!proces 0 0", "!proces: no such command here; did you mean !process?"),
+        (".framework", ".framework: no such command here; did you mean .frame?"),
+        ("xyzzy 1", "xyzzy: no such command here; .help lists the commands"),
+    ),
+)
+def test_unknown_commands_suggest_the_nearest(few_commands: dict[str, Command], text: str, words: str) -> None:
+    with pytest.raises(KdumpError) as caught:
+        find(text)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "texts"),
+    (
+        ("!analyze -v;r;kv;lmnt;q", ["!analyze -v", "r", "kv", "lmnt", "q"]),
+        ('.echo "a;b" ; k', ['.echo "a;b"', "k"]),
+        ("k ; * all ; of this", ["k"]),
+        ("$$ not this ; k", ["k"]),
+        (".shell rm x; y", [".shell rm x; y"]),
+        (" ;; ", []),
+        ('.echo "open ; end', ['.echo "open ; end']),
+    ),
+)
+def test_splitting(line: str, texts: list[str]) -> None:
+    assert list(split(line)) == texts
+
+
+def test_words_and_quotes() -> None:
+    assert Arguments("x", 'a "b c" d"e f" "').words == ["a", "b c", "d", "e f", ""]
+
+
+def test_a_failure_is_a_line_and_the_next_command_runs(few_commands: dict[str, Command]) -> None:
+    assert list(execute(Session(), "!fail; k 3")) == ["one line", "it failed", "k|3"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_any_line_is_answered(line: str) -> None:
+    """Without a dump every command says so, or does not need one."""
+    for shown in execute(Session(), line):
+        assert isinstance(shown, str)
+
+
+def test_every_command_has_help_and_no_name_twice() -> None:
+    entries = commands.registry()
+    assert {"q", ".bugcheck"} <= set(entries)
+    for name, entry in entries.items():
+        assert name in entry.names
+        assert entry.help

@@ -1,0 +1,165 @@
+"""The registry of the prompt's commands, and KD's grammar of command lines.
+
+A command is a function of a :class:`Session` and its :class:`Arguments` that yields lines of text::
+
+    @command(".bugcheck", help="bug check code and arguments", plugin="bugcheck")
+    def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
+        return bug_check_grid(session.target).kd_lines()
+
+It raises :class:`~volatility3_kdump.errors.KdumpError` with one line where it cannot answer. Whoever shows the lines
+escapes them for the terminal. Modules of this package are imported by :func:`registry`; nothing else lists them.
+
+Grammar: commands are separated by ``;`` outside of double quotes. ``*`` comments out the rest of the line, ``$$`` up
+to the next ``;``. A command whose name is made of letters may have its options glued to it (``kvn``, ``lmvm``), if it
+is registered with ``glued``; names that begin with ``.`` or ``!`` end where a word ends; names made of other
+characters (``~``, ``||``, ``?``) may be followed by anything (``~2s``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+
+#: Commands whose text is all of the rest of the line, ``;`` included.
+_WHOLE_LINE = re.compile(r"\*|\.shell\b|\.hh\b", re.IGNORECASE)
+_WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
+_NAME = re.compile(r"[.!]?[A-Za-z_][\w.]*|[^\w\s]+")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What follows a command's name: ``name`` is the one that was typed, as registered, ``text`` the rest, stripped."""
+
+    name: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        """The text in words; double quotes keep one together and are taken off."""
+        return [quoted or plain for quoted, plain in _WORD.findall(self.text)]
+
+
+Function = Callable[[Session, Arguments], Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its names, what it does in a few words (``help``), its arguments (``usage``), the plugin whose values
+    it shows (``plugin``), and whether letters may be glued to its name."""
+
+    names: tuple[str, ...]
+    function: Function
+    help: str
+    usage: str = ""
+    plugin: str | None = None
+    glued: bool = False
+
+
+_COMMANDS: dict[str, Command] = {}
+
+
+def command(
+    *names: str, help: str, usage: str = "", plugin: str | None = None, glued: bool = False
+) -> Callable[[Function], Function]:
+    """Register a function as a command by these names. A name that is taken is a mistake: ``ValueError``."""
+
+    def register(function: Function) -> Function:
+        entry = Command(names, function, help, usage, plugin, glued)
+        for name in names:
+            if name in _COMMANDS and _COMMANDS[name].function.__qualname__ != function.__qualname__:
+                raise ValueError(f"two commands are named {name}")
+            _COMMANDS[name] = entry
+        return function
+
+    return register
+
+
+def registry() -> dict[str, Command]:
+    """Every command by each of its names."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return _COMMANDS
+
+
+def split(line: str) -> Iterator[str]:
+    """The commands of a line, stripped; comments and empty commands are left out."""
+    position = 0
+    while position < len(line):
+        rest = line[position:].lstrip()
+        if _WHOLE_LINE.match(rest):
+            if not rest.startswith("*"):
+                yield rest.rstrip()
+            return
+        end = _end_of_command(line, position)
+        text = line[position:end].strip()
+        if text and not text.startswith("$$"):
+            yield text
+        position = end + 1
+
+
+def _end_of_command(line: str, start: int) -> int:
+    quoted = False
+    for index in range(start, len(line)):
+        if line[index] == '"':
+            quoted = not quoted
+        elif line[index] == ";" and not quoted:
+            return index
+    return len(line)
+
+
+def find(text: str) -> tuple[Command, Arguments]:
+    """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
+    commands = registry()
+    for fold in (False, True):
+        name = _longest(text, commands, fold)
+        if name is not None:
+            return commands[name], Arguments(name, text[len(name) :].strip())
+    raise KdumpError(_unknown(text, commands))
+
+
+def _longest(text: str, commands: dict[str, Command], fold: bool) -> str | None:
+    """The longest name, in the case that it is registered in, or in any (``fold``)."""
+    best = None
+    given = text.lower() if fold else text
+    for name, entry in commands.items():
+        if best is not None and len(name) <= len(best):
+            continue
+        if given.startswith(name.lower() if fold else name) and _may_end(name, entry, text):
+            best = name
+    return best
+
+
+def _may_end(name: str, entry: Command, text: str) -> bool:
+    following = text[len(name) : len(name) + 1]
+    if not following or following.isspace() or not (name[-1].isalnum() or name[-1] == "_"):
+        return True
+    if following.isalnum() or following == "_":
+        return entry.glued
+    return name[0] not in ".!" or following not in ".:"
+
+
+def _unknown(text: str, commands: dict[str, Command]) -> str:
+    match = _NAME.match(text)
+    name = match[0] if match else text.split(maxsplit=1)[0]
+    near = difflib.get_close_matches(name.lower(), commands, 3, 0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else ".help lists the commands"
+    return f"{name}: no such command here; {hint}"
+
+
+def execute(session: Session, line: str) -> Iterator[str]:
+    """The text of every command of a line, line by line. A command that fails gives one line, and the next follow."""
+    for text in split(line):
+        try:
+            entry, arguments = find(text)
+            yield from entry.function(session, arguments)
+        except KdumpError as error:
+            yield str(error)
+        if session.finished:
+            return

@@ -1,0 +1,229 @@
+"""A session: the opened dumps, which one is current, and what commands leave behind for those that follow.
+
+Nothing is printed here: opening a dump and changes of state only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.memory import Memory
+
+if TYPE_CHECKING:
+    from volatility3_kdump.analysis.failure import Failure
+    from volatility3_kdump.dump.containers import Progress
+    from volatility3_kdump.target import Target
+    from volatility3_kdump.windows.stacks import Start
+
+#: KD's default of ``.kframes``.
+DEFAULT_FRAMES = 0x100
+
+
+@dataclass
+class State:
+    """What commands leave behind in one dump. ``None`` stands for the default: that of the crash.
+
+    ``processor`` is the number that ``~Ns`` chose; ``process`` and ``thread`` are the EPROCESS and ETHREAD of
+    ``.process`` and ``.thread``. ``context`` holds the registers that ``.trap``, ``.cxr`` or ``.thread`` set, ``start``
+    where a backtrace from there begins, ``failure`` the same place as ``.trap`` and ``.cxr`` show it, ``trap_frame``
+    the address of the trap frame it came from; ``frame`` is the number that ``.frame`` chose. ``radix`` is the base of
+    numbers (``n``), ``frames`` the most that ``k`` shows. ``code`` and ``data`` are the addresses where ``u`` and ``d``
+    go on, ``data_format`` the letters of the last ``d``, ``symbol`` the name that was looked up last.
+    """
+
+    processor: int | None = None
+    process: int | None = None
+    thread: int | None = None
+    context: Context | None = None
+    start: Start | None = None
+    failure: Failure | None = None
+    trap_frame: int | None = None
+    frame: int = 0
+    radix: int = 16
+    frames: int = DEFAULT_FRAMES
+    code: int | None = None
+    data: int | None = None
+    data_format: str = "b"
+    symbol: str | None = None
+
+    def reset_context(self) -> None:
+        """Back to the registers of the crash: ``.cxr``, ``.trap`` and ``.thread`` without an address."""
+        self.context = self.start = self.failure = self.trap_frame = None
+        self.frame = 0
+
+
+@dataclass
+class OpenDump:
+    """One dump of a session: where it was opened from, its target, and the state of its commands."""
+
+    path: str
+    target: Target
+    member: str | None = None
+    state: State = field(default_factory=State)
+    #: The memory of the process that ``.process /p`` chose; ``None`` for that of the process that crashed.
+    process_memory: Memory | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """The virtual memory that commands read."""
+        return self.process_memory or self.target.memory
+
+    @property
+    def processor(self) -> int | None:
+        """The number of the current processor; ``None`` where nothing in the dump tells which one crashed."""
+        if self.state.processor is not None:
+            return self.state.processor
+        crashed = self.target.crash_processor
+        return crashed.number if crashed is not None else None
+
+    @property
+    def process(self) -> int | None:
+        """The EPROCESS address of the current process: that of ``.process``, of the thread, or of the processor."""
+        if self.state.process is not None:
+            return self.state.process
+        thread = self.thread
+        crashed = self.target.crash_thread
+        if thread is None or (crashed is not None and crashed.address == thread):
+            process = self.target.crash_process
+            return process.address if process is not None else None
+        from volatility3_kdump.windows.processes import read_thread
+
+        return read_thread(self.target, thread).process
+
+    @property
+    def thread(self) -> int | None:
+        """The ETHREAD address of the current thread: that of ``.thread``, else what the current processor runs."""
+        if self.state.thread is not None:
+            return self.state.thread
+        number = self.state.processor
+        crashed = self.target.crash_processor
+        if number is not None and not (crashed is not None and crashed.number == number):
+            return next((found.current_thread for found in self.target.processors if found.number == number), None)
+        thread = self.target.crash_thread
+        return thread.address if thread is not None else None
+
+    @property
+    def registers(self) -> Context | None:
+        """The current registers: those last set, else those of the current processor; ``None`` if there are none.
+
+        A register that is not known is absent from the context.
+        """
+        if self.state.context is not None:
+            return self.state.context
+        number = self.state.processor
+        crashed = self.target.crash_processor
+        if number is None or (crashed is not None and crashed.number == number):
+            return self.target.header_context
+        return next((found.context for found in self.target.processors if found.number == number), None)
+
+
+class Session:
+    """The opened dumps and what they have in common.
+
+    ``dumps`` is in the order of opening; ``index`` is the current one. ``symbol_path`` and ``image_path`` are in KD's
+    grammar, ``None`` for the environment's. ``finished`` says that the user is done. ``log`` is the open log file.
+    """
+
+    def __init__(
+        self,
+        symbol_path: str | None = None,
+        image_path: str | None = None,
+        isf_directories: Sequence[str] = (),
+        isf_file: str | None = None,
+        verbose: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.symbol_path = symbol_path
+        self.image_path = image_path
+        self.isf_directories = tuple(isf_directories)
+        self.isf_file = isf_file
+        self.verbose = verbose
+        self.progress = progress
+        self.dumps: list[OpenDump] = []
+        self.index = 0
+        self.finished = False
+        self.log: IO[str] | None = None
+        self.log_path: str | None = None
+        #: Dumps that ``.opendump`` opened and ``g`` has not yet announced.
+        self.pending: list[OpenDump] = []
+        #: Called with a line that a command wants shown before it is finished.
+        self.say: Callable[[str], None] = lambda line: None
+
+    # dumps ------------------------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> OpenDump:
+        """The current dump. Raises :class:`KdumpError` when none is open."""
+        if not self.dumps:
+            raise KdumpError("no dump is open: .opendump FILE opens one")
+        return self.dumps[self.index]
+
+    @property
+    def target(self) -> Target:
+        """The current dump's target."""
+        return self.current.target
+
+    @property
+    def state(self) -> State:
+        """The current dump's state."""
+        return self.current.state
+
+    def open(self, path: str, member: str | None = None) -> OpenDump:
+        """Open a dump and make it the current one. Raises :class:`KdumpError`."""
+        dump = OpenDump(path, self._target(path, member), member)
+        self.dumps.append(dump)
+        self.index = len(self.dumps) - 1
+        return dump
+
+    def reload(self) -> None:
+        """Read the symbols of every dump anew, with the paths as they are now; the state of commands stays."""
+        for dump in self.dumps:
+            dump.target = self._target(dump.path, dump.member)
+            dump.process_memory = None
+
+    def _target(self, path: str, member: str | None) -> Target:
+        from volatility3_kdump.target import Target
+
+        return Target.open(
+            path,
+            self.isf_directories,
+            self.isf_file,
+            self.symbol_path,
+            self.image_path,
+            member,
+            self.progress,
+        )
+
+    # expressions ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, text: str) -> int:
+        """The value of an expression in the current dump. Raises :class:`KdumpError` in one line."""
+        from volatility3_kdump.expressions import parse_address
+
+        return parse_address(text, self.target)
+
+    # log --------------------------------------------------------------------------------------------------------
+
+    def open_log(self, path: str, append: bool = False) -> None:
+        """Copy everything that is shown to a file from now on. Raises :class:`KdumpError`."""
+        self.close_log()
+        try:
+            self.log = Path(os.path.expanduser(path)).open("a" if append else "w", encoding="utf-8", newline="")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise KdumpError(f"{path}: the log cannot be opened: {reason}") from error
+        self.log_path = path
+
+    def close_log(self) -> str | None:
+        """Close the log; returns its path, ``None`` when none was open."""
+        path, self.log_path = self.log_path, None
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+        return path
