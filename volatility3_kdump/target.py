@@ -274,6 +274,21 @@ class Target:
             return "not mapped, or its page table is not in the dump"
         return f"page {physical >> 12:x} is not in the dump file"
 
+    @functools.cached_property
+    def physical_memory(self) -> Memory:
+        """The machine's physical memory, by physical address; empty for small memory dumps."""
+        if self.physical_layer_name is None:
+            return Memory(
+                lambda address, size: None, self.header.pointer_size, lambda address: "a small memory dump has none"
+            )
+        from volatility3_kdump.layers.kernel import physical_reader_of
+
+        return Memory(
+            physical_reader_of(self.context.layers[self.physical_layer_name]),
+            self.header.pointer_size,
+            lambda address: f"page {address >> 12:x} is not in the dump file",
+        )
+
     def is_kernel_address(self, address: int) -> bool:
         """Whether an address lies in the kernel's half of the address space."""
         return address >= (0xFFFF_8000_0000_0000 if self.header.bits == 64 else 0xFFFF_FFFF_8000_0000)

@@ -18,6 +18,7 @@ from volatility3_kdump.memory import Memory
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.dump.containers import Progress
+    from volatility3_kdump.expressions import TargetNames
     from volatility3_kdump.target import Target
     from volatility3_kdump.windows.stacks import Start
 
@@ -34,7 +35,8 @@ class State:
     where a backtrace from there begins, ``failure`` the same place as ``.trap`` and ``.cxr`` show it, ``trap_frame``
     the address of the trap frame it came from; ``frame`` is the number that ``.frame`` chose. ``radix`` is the base of
     numbers (``n``), ``frames`` the most that ``k`` shows. ``code`` and ``data`` are the addresses where ``u`` and ``d``
-    go on, ``data_format`` the letters of the last ``d``, ``symbol`` the name that was looked up last.
+    go on, ``data_format`` the letters of the last ``d``, ``symbol`` the name that was looked up last. ``variables`` are
+    the pseudo-registers that commands set: ``t0`` to ``t19``, ``exp`` (the last value of ``?``), ``p`` (of ``d``).
     """
 
     processor: int | None = None
@@ -51,6 +53,7 @@ class State:
     data: int | None = None
     data_format: str = "b"
     symbol: str | None = None
+    variables: dict[str, int] = field(default_factory=lambda: {f"t{number}": 0 for number in range(20)})
 
     def reset_context(self) -> None:
         """Back to the registers of the crash: ``.cxr``, ``.trap`` and ``.thread`` without an address."""
@@ -202,11 +205,18 @@ class Session:
 
     # expressions ------------------------------------------------------------------------------------------------
 
+    @property
+    def names(self) -> TargetNames:
+        """What names mean in expressions: those of the current dump, registers those of the current context."""
+        from volatility3_kdump.expressions import TargetNames
+
+        return TargetNames(self.target, self.current, self.state.variables)
+
     def evaluate(self, text: str) -> int:
         """The value of an expression in the current dump. Raises :class:`KdumpError` in one line."""
-        from volatility3_kdump.expressions import parse_address
+        from volatility3_kdump.expressions import evaluate
 
-        return parse_address(text, self.target)
+        return evaluate(text, self.names, self.state.radix)
 
     # log --------------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,19 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
     return read
 
 
+def physical_reader_of(layer: interfaces.layers.DataLayerInterface) -> Callable[[int, int], bytes | None]:
+    """Reads of a layer of physical memory that answer ``None`` instead of raising."""
+
+    def read(address: int, size: int) -> bytes | None:
+        try:
+            data: bytes = layer.read(address, size)
+        except (exceptions.InvalidAddressException, exceptions.LayerException):
+            return None
+        return data
+
+    return read
+
+
 def _page_locator(
     layer: interfaces.layers.TranslationLayerInterface,
 ) -> Callable[[int], tuple[Source, int] | None] | None:

@@ -136,6 +136,13 @@ def context_start(target: Target, address: int) -> Start:
     return Start(context, CONTEXT, _segments_around(target, context.sp))
 
 
+def start_at(target: Target, context: Context) -> Start:
+    """Registers that were found elsewhere. Raises :class:`NoStack` where they do not give the stack pointer."""
+    if context.ip is None or context.sp is None:
+        raise NoStack(f"the {context.source} does not give the stack and instruction pointers")
+    return Start(context, CONTEXT, _segments_around(target, context.sp))
+
+
 def trap_start(target: Target, address: int) -> Start:
     """A KTRAP_FRAME in memory (x64). Raises :class:`NoStack` when there is none at the address."""
     architecture = target.header.architecture

@@ -14,6 +14,7 @@ from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.target import Target
 
 NT = 0xFFFFF80062600000
+HEADER = SimpleNamespace(architecture="")
 
 
 @pytest.fixture(scope="module")
@@ -54,51 +55,52 @@ def test_names(target: Target) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not an address: use hexadecimal digits or module!symbol+offset"),
-        ("+5", "is not an address: use hexadecimal digits or module!symbol+offset"),
-        ("nt!", "is not an address: use hexadecimal digits or module!symbol+offset"),
-        ("!KeBugCheckEx", "is not an address: use hexadecimal digits or module!symbol+offset"),
-        ("nt!Ke BugCheckEx", "is not an address: use hexadecimal digits or module!symbol+offset"),
-        ("@rip", "is not an address: use hexadecimal digits or module!symbol+offset"),
-        ("nt+xyz", "'xyz' is no hexadecimal number of at most 64 bits"),
-        ("nt!KeBugCheckEx+", "'' is no hexadecimal number of at most 64 bits"),
-        ("nt+1+1", "'1+1' is no hexadecimal number of at most 64 bits"),
-        ("1+-1", "'-1' is no hexadecimal number of at most 64 bits"),
-        ("ffffffffffffffff+1", "is not an address: it is beyond 64 bits"),
-        ("nt+ffffffffffffffff", "is not an address: it is beyond 64 bits"),
-        ("0x12345678123456781", "no loaded module is named 0x12345678123456781"),
-        ("nosuch!thing", "no loaded module is named nosuch"),
-        ("nt!NoSuchThing", "nt has no symbol NoSuchThing (isf)"),
-        ("myfault!main", "myfault has no symbol main (no symbols)"),
+        ("", "Numeric expression missing from '<EOL>'"),
+        ("nt!", "Syntax error at '!': no symbol after the module's name"),
+        ("!KeBugCheckEx", "Syntax error at '!KeBugCheckEx'"),
+        ("nt!Ke BugCheckEx", "Couldn't resolve error at 'nt!Ke BugCheckEx': nt has no symbol Ke (isf)"),
+        ("nt+xyz", "Couldn't resolve error at 'xyz'"),
+        ("nt!KeBugCheckEx+", "Numeric expression missing from '<EOL>'"),
+        ("nt 5", "Extra character error at '5'"),
+        ("0x12345678123456781", "Overflow error at '0x12345678123456781': the number is beyond 64 bits"),
+        ("nosuch!thing", "Couldn't resolve error at 'nosuch!thing': no loaded module is named nosuch"),
+        ("5+nt!NoSuchThing", "Couldn't resolve error at 'nt!NoSuchThing': nt has no symbol NoSuchThing (isf)"),
+        ("myfault!main", "Couldn't resolve error at 'myfault!main': myfault has no symbol main (no symbols)"),
     ],
 )
 def test_what_is_wrong_is_said(target: Target, text: str, message: str) -> None:
     with pytest.raises(KdumpError) as caught:
         parse_address(text, target)
-    assert str(caught.value).endswith(message)
-    assert repr(text) in str(caught.value)
+    assert str(caught.value) == f"{text!r} is not an address: {message}"
+
+
+def test_addresses_are_expressions(target: Target) -> None:
+    assert parse_address("poi(nt!PsInitialSystemProcess)", target) == 0xFFFF91894C27A040
+    assert parse_address("@rip", target) == target.symbol("KeBugCheckEx")
+    assert parse_address("+5") == 5
+    assert parse_address("ffffffffffffffff+1") == 0
 
 
 def test_names_need_a_dump() -> None:
-    with pytest.raises(KdumpError, match="'nt!KeBugCheckEx' is not an address"):
+    with pytest.raises(KdumpError, match=r"'nt!KeBugCheckEx' is not an address: .*: names need a dump"):
         parse_address("nt!KeBugCheckEx")
 
 
 def test_addresses_of_32_bit_targets_are_sign_extended() -> None:
     module = SimpleNamespace(name="nt", base=0xFFFFFFFF80400000)
-    narrow = SimpleNamespace(memory=SimpleNamespace(pointer_size=4), modules=[module])
+    narrow = SimpleNamespace(memory=SimpleNamespace(pointer_size=4), modules=[module], header=HEADER)
     assert parse_address("80401234", narrow) == 0xFFFFFFFF80401234
     assert parse_address("ffffffff80401234", narrow) == 0xFFFFFFFF80401234
     assert parse_address("80400000+1234", narrow) == 0xFFFFFFFF80401234
     assert parse_address("nt+1234", narrow) == 0xFFFFFFFF80401234
     assert parse_address("7ffe0000", narrow) == 0x7FFE0000
-    wide = SimpleNamespace(memory=SimpleNamespace(pointer_size=8), modules=[])
+    wide = SimpleNamespace(memory=SimpleNamespace(pointer_size=8), modules=[], header=HEADER)
     assert parse_address("80401234", wide) == 0x80401234
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_an_address_or_said_to_be_none(text: str) -> None:
-    target = SimpleNamespace(memory=SimpleNamespace(pointer_size=8), modules=[])
+    target = SimpleNamespace(memory=SimpleNamespace(pointer_size=8), modules=[], header=HEADER, header_context=None)
     try:
         assert 0 <= parse_address(text, target) < 1 << 64
     except KdumpError as error:

@@ -1,0 +1,59 @@
+"""Numbers as KD's ``?``, ``.formats`` and ``n`` show them."""
+
+from __future__ import annotations
+
+import datetime
+import struct
+from collections.abc import Iterator
+
+from volatility3_kdump.text.addresses import pointer
+
+_EPOCH = datetime.datetime(1970, 1, 1)
+_FILETIME_EPOCH = datetime.datetime(1601, 1, 1)
+#: Values from here on are taken for a FILETIME, those below for a time_t.
+_LARGEST_TIME = 1 << 32
+
+
+def signed(value: int, size: int = 8) -> int:
+    """The lowest ``size`` bytes of a value, as a signed number."""
+    value &= (1 << 8 * size) - 1
+    return value - (1 << 8 * size) if value >> (8 * size - 1) else value
+
+
+def evaluated(value: int, size: int = 8) -> str:
+    """The line of ``?``: decimal, signed, and hexadecimal of the target's width (``size`` bytes)."""
+    return f"Evaluate expression: {signed(value, size)} = {pointer(value, size)}"
+
+
+def formats(value: int, size: int = 8) -> Iterator[str]:
+    """The lines of ``.formats`` for a value of ``size`` bytes; times are UTC."""
+    value &= (1 << 8 * size) - 1
+    data = value.to_bytes(size, "big")
+    yield "Evaluate expression:"
+    yield f"  Hex:     {pointer(value, size)}"
+    yield f"  Decimal: {signed(value, size)}"
+    if signed(value, size) < 0:
+        yield f"  Decimal (unsigned) : {value}"
+    yield f"  Octal:   {value:0{-(-8 * size // 3)}o}"
+    yield f"  Binary:  {' '.join(f'{byte:08b}' for byte in data)}"
+    yield f"  Chars:   {characters(data)}"
+    yield f"  Time:    {_time(value)}"
+    low, high = (struct.unpack("<f", struct.pack("<I", value >> shift & 0xFFFFFFFF))[0] for shift in (0, 32))
+    yield f"  Float:   low {low:g} high {high:g}"
+    yield f"  Double:  {struct.unpack('<d', struct.pack('<Q', value))[0]:g}"
+
+
+def characters(data: bytes) -> str:
+    """Bytes as ASCII text, a full stop for each that cannot be shown."""
+    return "".join(chr(byte) if 0x20 <= byte <= 0x7E else "." for byte in data)
+
+
+def _time(value: int) -> str:
+    try:
+        if value < _LARGEST_TIME:
+            time = _EPOCH + datetime.timedelta(seconds=value)
+            return f"{time:%a %b} {time.day:2} {time:%H:%M:%S} {time.year} (UTC)"
+        time = _FILETIME_EPOCH + datetime.timedelta(microseconds=value // 10)
+    except OverflowError:
+        return "***** Invalid FILETIME"
+    return f"{time:%a %b} {time.day:2} {time:%H:%M:%S}.{time.microsecond // 1000:03} {time.year} (UTC)"
