@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
     from volatility3_kdump.dump.containers import Extracted, Progress
+    from volatility3_kdump.windows.pool import Pool
     from volatility3_kdump.windows.stacks import StackWalker
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
@@ -504,6 +505,13 @@ class Target:
         from volatility3_kdump.windows.stacks import StackWalker
 
         return StackWalker(self)
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """Finds blocks of pool; shared, so that its tables are read once."""
+        from volatility3_kdump.windows.pool import Pool
+
+        return Pool(self)
 
     @functools.cached_property
     def shared_data(self) -> SharedData | None:

@@ -10,6 +10,7 @@ import pytest
 from volatility3_kdump.analysis import regions
 from volatility3_kdump.analysis.regions import Region, canonical, processor_stacks, region_of
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows import kernel_regions
 
 Scenes = Callable[..., Target]
 KERNEL, TRIAGE = 6, 4
@@ -28,15 +29,15 @@ KERNEL, TRIAGE = 6, 4
         (0xFFFFF80060DA1981, regions.DRIVER),
         (0xFFFFF80062600000, regions.DRIVER),
         (0xFFFFF80060184A10, regions.UNLOADED),
-        (0xFFFFD48F77AF9698, regions.STACK),
-        (0xFFFFD48F77AF3FF8, regions.STACK),
-        (0xFFFFBD0000000000, regions.PAGE_TABLES),
-        (0xFFFFBD7FFFFFFFFF, regions.PAGE_TABLES),
-        (0xFFFFBD8000000000, regions.HYPERSPACE),
-        (0xFFFF918953118260, regions.NONPAGED_POOL),
-        (0xFFFFD8024AAA8010, regions.PAGED_POOL),
-        (0xFFFFA98000000000, regions.PFN_DATABASE),
-        (0xFFFFF87000000000, regions.IMAGES),
+        (0xFFFFD48F77AF9698, kernel_regions.STACK),
+        (0xFFFFD48F77AF3FF8, kernel_regions.STACK),
+        (0xFFFFBD0000000000, kernel_regions.PAGE_TABLES),
+        (0xFFFFBD7FFFFFFFFF, kernel_regions.PAGE_TABLES),
+        (0xFFFFBD8000000000, kernel_regions.HYPERSPACE),
+        (0xFFFF918953118260, kernel_regions.NONPAGED_POOL),
+        (0xFFFFD8024AAA8010, kernel_regions.PAGED_POOL),
+        (0xFFFFA98000000000, kernel_regions.PFN_DATABASE),
+        (0xFFFFF87000000000, kernel_regions.IMAGES),
         (0xFFFF800000000000, regions.KERNEL),
     ],
 )
@@ -50,7 +51,7 @@ def test_every_kind(scene: Scenes, address: int, kind: str) -> None:
         (0xFFFFD8024AAA8010, regions.KERNEL),
         (0xFFFFF80060DA1981, regions.DRIVER),
         (0xFFFFF80060184A10, regions.UNLOADED),
-        (0xFFFFBD0000000000, regions.PAGE_TABLES),
+        (0xFFFFBD0000000000, kernel_regions.PAGE_TABLES),
         (0x1234, regions.NULL_PAGE),
     ],
 )
@@ -68,8 +69,8 @@ def test_names_of_drivers_and_threads(scene: Scenes) -> None:
 
 
 def test_words_of_the_debugger() -> None:
-    assert Region(regions.PAGED_POOL, "", "").debugger_words == "Paged pool"
-    assert Region(regions.STACK, "", "").debugger_words == ""
+    assert Region(kernel_regions.PAGED_POOL, "", "").debugger_words == "Paged pool"
+    assert Region(kernel_regions.STACK, "", "").debugger_words == ""
 
 
 def test_every_kernel_that_says_it_places_the_pools(scene: Scenes, isf_paths: list[Path]) -> None:
@@ -79,24 +80,24 @@ def test_every_kernel_that_says_it_places_the_pools(scene: Scenes, isf_paths: li
         assert target.nt is not None
         found = region_of(target, 0xFFFFD8024AAA8010)
         if target.nt.has("_MI_SYSTEM_INFORMATION", "Vs.SystemVaRegions"):
-            assert found.kind == regions.PAGED_POOL, path
+            assert found.kind == kernel_regions.PAGED_POOL, path
             answers[path] = found.source
     assert len(answers) > 8
     assert set(answers.values()) == {"nt!MiState.Vs.SystemVaRegions"}
 
 
 def test_the_type_of_512_gib_serves_where_no_region_is_assigned(scene: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regions, "_assigned", lambda target, address: None)
+    monkeypatch.setattr(kernel_regions, "_assigned", lambda target, address: None)
     found = region_of(scene("myfault"), 0xFFFFD8024AAA8010)
-    assert (found.kind, found.source) == (regions.PAGED_POOL, "nt!MiState.Vs.SystemVaType")
+    assert (found.kind, found.source) == (kernel_regions.PAGED_POOL, "nt!MiState.Vs.SystemVaType")
 
 
 def test_windows_7_has_a_fixed_layout(scene: Scenes, isf_paths: list[Path]) -> None:
     oldest = next(path for path in isf_paths if "339E7413" in path.name)
     target = scene("myfault", KERNEL, oldest)
     assert target.header.build_number == 7601
-    assert region_of(target, 0xFFFFF8A000100000).kind == regions.PAGED_POOL
-    assert region_of(target, 0xFFFFF68000100000).kind == regions.PAGE_TABLES
+    assert region_of(target, 0xFFFFF8A000100000).kind == kernel_regions.PAGED_POOL
+    assert region_of(target, 0xFFFFF68000100000).kind == kernel_regions.PAGE_TABLES
 
 
 def test_stacks_of_a_processor_start_where_it_says(scene: Scenes) -> None:

@@ -18,7 +18,7 @@ from volatility3_kdump.cpu.exception import code_name, code_text
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows import io
 from volatility3_kdump.windows.modules import Module, debugger_name
-from volatility3_kdump.windows.pool import tag_text
+from volatility3_kdump.windows.pool_header import tag_text
 from volatility3_kdump.windows.processes import read_process, read_thread
 
 if TYPE_CHECKING:

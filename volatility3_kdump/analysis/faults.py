@@ -12,8 +12,6 @@ from volatility3_kdump.analysis.regions import (
     KERNEL,
     NON_CANONICAL,
     NULL_PAGE,
-    PAGED_POOL,
-    SPECIAL_POOL,
     UNLOADED,
     Region,
     address_bits,
@@ -33,6 +31,7 @@ from volatility3_kdump.cpu.exception import (
     record_size,
 )
 from volatility3_kdump.windows import stacks
+from volatility3_kdump.windows.kernel_regions import PAGED_POOL, SPECIAL_POOL
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

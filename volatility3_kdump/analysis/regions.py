@@ -1,10 +1,8 @@
 """What lies at an address: user space, a driver, pool, a stack, page tables, or nothing that can be named.
 
-Modules, stacks and the canonical form of addresses decide first, since they are certain. The kernel's own regions come
-from ``nt!MiState``: ``Vs.SystemVaRegions`` (``_MI_SYSTEM_VA_ASSIGNMENT`` by ``_MI_ASSIGNED_REGION_TYPES``), then
-``Vs.SystemVaType`` (``_MI_SYSTEM_VA_TYPE`` for each 512 GiB of the kernel's half). Kernels that have neither give the
-bounds of their pools in KDDEBUGGER_DATA64; Windows 7 has a fixed layout (Windows Internals, 6th edition, chapter 10).
-Where none of them says anything, the answer is no more than ``kernel``.
+Modules, stacks and the canonical form of addresses decide first, since they are certain. Then the memory manager's own
+regions are asked (:mod:`volatility3_kdump.windows.kernel_regions`); where they say nothing, the answer is no more than
+``kernel``.
 """
 
 from __future__ import annotations
@@ -13,66 +11,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu.amd64 import is_canonical
+from volatility3_kdump.windows.kernel_regions import (
+    NONPAGED_POOL,
+    PAGED_POOL,
+    SPECIAL_POOL,
+    STACK,
+    kernel_region,
+)
 from volatility3_kdump.windows.modules import Module, UnloadedModule, find_module
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 NULL_PAGE, USER, NON_CANONICAL = "null page", "user", "non-canonical"
-DRIVER, UNLOADED, STACK, SHARED_DATA = "driver", "unloaded driver", "kernel stack", "shared user data"
-PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL = "paged pool", "nonpaged pool", "special pool"
-PAGE_TABLES, HYPERSPACE, SYSTEM_CACHE, SESSION = "page tables", "hyperspace", "system cache", "session space"
-SYSTEM_PTES, PFN_DATABASE, IMAGES, KERNEL = "system PTEs", "PFN database", "system images", "kernel"
+DRIVER, UNLOADED, SHARED_DATA, KERNEL = "driver", "unloaded driver", "shared user data", "kernel"
 
 #: The lowest 64 KiB of user space are never mapped: an address there is a null pointer plus an offset.
 NULL_PAGE_SIZE = 0x10000
 
 _SHARED_DATA = {8: 0xFFFFF78000000000, 4: 0xFFFFFFFFFFDF0000}
 _PAGE_SIZE = 0x1000
-#: Bytes of virtual memory that the PTEs of 48-bit addresses take.
-_PTE_SPACE = 1 << 39
 _STACK_SIZE = 0x6000
-_WINDOWS_7 = (7600, 7601)
-
-#: Names of _MI_ASSIGNED_REGION_TYPES (``AssignedRegion``...) and _MI_SYSTEM_VA_TYPE (``MiVa``...) to kinds.
-_KINDS = {
-    "NonPagedPool": NONPAGED_POOL,
-    "SecureNonPagedPool": NONPAGED_POOL,
-    "PagedPool": PAGED_POOL,
-    "SpecialPool": SPECIAL_POOL,
-    "SpecialPoolPaged": SPECIAL_POOL,
-    "SpecialPoolNonPaged": SPECIAL_POOL,
-    "SystemCache": SYSTEM_CACHE,
-    "SystemPtes": SYSTEM_PTES,
-    "SystemPtesLarge": SYSTEM_PTES,
-    "PfnDatabase": PFN_DATABASE,
-    "HyperSpace": HYPERSPACE,
-    "ProcessSpace": HYPERSPACE,
-    "PageTables": PAGE_TABLES,
-    "KernelStacks": STACK,
-    "KernelShadowStacks": "kernel shadow stacks",
-    "Session": SESSION,
-    "SessionSpace": SESSION,
-    "SessionGlobalSpace": SESSION,
-    "SystemImages": IMAGES,
-    "DriverImages": IMAGES,
-    "BootLoaded": "memory of the boot loader",
-    "Hal": "memory of the HAL",
-    "Cfg": "control flow guard bitmap",
-    "UltraZero": "zeroing window",
-    "WorkingSetPagedPool": "working set of paged pool",
-    "WorkingSetSystemCache": "working set of the system cache",
-}
-
-#: The kernel half of Windows 7 x64: start, end, kind.
-_FIXED = (
-    (0xFFFFF68000000000, 0xFFFFF70000000000, PAGE_TABLES),
-    (0xFFFFF70000000000, 0xFFFFF78000000000, HYPERSPACE),
-    (0xFFFFF88000000000, 0xFFFFF8A000000000, SYSTEM_PTES),
-    (0xFFFFF8A000000000, 0xFFFFF8C000000000, PAGED_POOL),
-    (0xFFFFF90000000000, 0xFFFFF98000000000, SESSION),
-    (0xFFFFF98000000000, 0xFFFFFA8000000000, SYSTEM_CACHE),
-)
 
 #: The debugger's words behind an address.
 _DEBUGGER_WORDS = {PAGED_POOL: "Paged pool", NONPAGED_POOL: "Nonpaged pool", SPECIAL_POOL: "Special pool"}
@@ -102,7 +61,12 @@ class Region:
 def region_of(target: Target, address: int) -> Region:
     """The region of a virtual address (sign-extended)."""
     certain = _outside_kernel(target, address) or _driver(target, address) or _stack(target, address)
-    return certain or _kernel_region(target, address) or Region(KERNEL, "kernel address space", "the address")
+    if certain is not None:
+        return certain
+    found = kernel_region(target, address)
+    return (
+        Region(found.kind, found.kind, found.source) if found else Region(KERNEL, "kernel address space", "the address")
+    )
 
 
 def address_bits(target: Target) -> int:
@@ -192,74 +156,3 @@ def processor_stacks(target: Target, prcb: int | None) -> list[tuple[str, int, i
             tops.append((f"interrupt stack table entry {index}", top))
     bases = [(name, -(-top // _PAGE_SIZE) * _PAGE_SIZE) for name, top in tops if top and target.is_kernel_address(top)]
     return [(name, base - _STACK_SIZE, base) for name, base in bases]
-
-
-def _kernel_region(target: Target, address: int) -> Region | None:
-    if target.header.architecture == "x64":
-        base = _pte_base(target)
-        if base and base <= address < base + _PTE_SPACE:
-            return Region(PAGE_TABLES, "page tables", "MmPteBase")
-    return _assigned(target, address) or _typed(target, address) or _pools(target, address) or _fixed(target, address)
-
-
-def _pte_base(target: Target) -> int | None:
-    variable = target.symbol("MmPteBase")
-    base = target.memory.pointer(variable) if variable else None
-    return base or (target.debugger["PteBase"] if target.debugger else None)
-
-
-def _assigned(target: Target, address: int) -> Region | None:
-    nt, state = target.nt, target.symbol("MiState")
-    regions = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaRegions") if nt else None
-    if nt is None or state is None or regions is None or regions.type_name is None or not regions.count:
-        return None
-    data = target.memory.read(state + regions.offset, regions.size)
-    if data is None:
-        return None
-    stride = regions.size // regions.count
-    reader = nt.reader(regions.type_name, base="BaseAddress", size="NumberOfBytes")
-    for index, name in nt.enum("_MI_ASSIGNED_REGION_TYPES").items():
-        if not 0 <= index < regions.count:
-            continue
-        row = reader.unpack(data, index * stride)
-        if row.base and row.size and row.base <= address < row.base + row.size:
-            return _named(name.removeprefix("AssignedRegion"), "nt!MiState.Vs.SystemVaRegions")
-    return None
-
-
-def _typed(target: Target, address: int) -> Region | None:
-    nt, state = target.nt, target.symbol("MiState")
-    types = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaType") if nt else None
-    if nt is None or state is None or types is None or types.size != 256 or target.header.architecture != "x64":
-        return None
-    value = target.memory.unsigned(state + types.offset + (address >> 39 & 0xFF), 1)
-    name = nt.enum("_MI_SYSTEM_VA_TYPE").get(value or 0, "").removeprefix("MiVa")
-    return _named(name, "nt!MiState.Vs.SystemVaType") if value and name not in ("", "Unused") else None
-
-
-def _named(name: str, source: str) -> Region:
-    kind = _KINDS.get(name, name)
-    return Region(kind, kind, source)
-
-
-def _pools(target: Target, address: int) -> Region | None:
-    """The pools by the variables that KDDEBUGGER_DATA64 names, where both bounds are there."""
-    debugger, memory = target.debugger, target.memory
-    if debugger is None:
-        return None
-    for kind, low, high in (
-        (PAGED_POOL, "MmPagedPoolStart", "MmPagedPoolEnd"),
-        (NONPAGED_POOL, "MmNonPagedPoolStart", "MmNonPagedPoolEnd"),
-    ):
-        names = [debugger[low], debugger[high]]
-        start, end = (memory.pointer(variable) if variable else None for variable in names)
-        if start and end and start <= address <= end:
-            return Region(kind, kind, "KDDEBUGGER_DATA64")
-    return None
-
-
-def _fixed(target: Target, address: int) -> Region | None:
-    if target.header.architecture != "x64" or target.header.build_number not in _WINDOWS_7:
-        return None
-    kind = next((kind for start, end, kind in _FIXED if start <= address < end), None)
-    return Region(kind, kind, "the fixed layout of this Windows version") if kind else None

@@ -1,0 +1,124 @@
+"""Big pool allocations: those of more than a page, which ``nt!PoolBigPageTable`` tracks and no header precedes.
+
+The table is an open hash of ``_POOL_TRACKER_BIG_PAGES`` by address; bit 0 of ``Va`` marks an entry that is free. The
+segment heap of Windows 10 1903 and later has it as well, for everything that it gives out at the start of a page.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.memory import PAGE_SIZE
+from volatility3_kdump.windows.pool_header import tag_text
+from volatility3_kdump.windows.pool_tables import read_table, table_bounds
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_TYPE = "_POOL_TRACKER_BIG_PAGES"
+_FREE = 1
+#: Entries that are free overlap, those in use do not: so many of the former are looked at.
+_MOST_OVERLAPPING = 64
+
+
+@dataclass(frozen=True)
+class BigPage:
+    """An entry of nt!PoolBigPageTable. ``size`` is NumberOfBytes; ``entry`` is where the entry itself lies.
+
+    ``pool_type`` is a POOL_TYPE. An entry that is free describes what was there last.
+    """
+
+    address: int
+    size: int
+    tag_value: int
+    pool_type: int
+    allocated: bool
+    entry: int
+
+    @property
+    def tag(self) -> str | None:
+        return tag_text(self.tag_value)
+
+
+@dataclass(frozen=True)
+class BigPages:
+    """The big allocations by address. ``problem`` says why there are none or what is missing, ``None`` if nothing.
+
+    ``rows`` is the size of the table, ``missing`` how many of its entries lie in absent pages.
+    """
+
+    entries: tuple[BigPage, ...]
+    rows: int
+    missing: int
+    problem: str | None
+
+    def find(self, address: int) -> BigPage | None:
+        """The allocation that holds an address: one in use before one that is free."""
+        used = _last(self._used, self._used_starts, address, 1)
+        return used or _last(self._free, self._free_starts, address, _MOST_OVERLAPPING)
+
+    @functools.cached_property
+    def _used(self) -> list[BigPage]:
+        return [entry for entry in self.entries if entry.allocated]
+
+    @functools.cached_property
+    def _free(self) -> list[BigPage]:
+        return [entry for entry in self.entries if not entry.allocated]
+
+    @functools.cached_property
+    def _used_starts(self) -> list[int]:
+        return [entry.address for entry in self._used]
+
+    @functools.cached_property
+    def _free_starts(self) -> list[int]:
+        return [entry.address for entry in self._free]
+
+
+def _last(entries: list[BigPage], starts: list[int], address: int, most: int) -> BigPage | None:
+    """The last entry that starts at or below an address and reaches beyond it, of so many below it."""
+    end = bisect.bisect_right(starts, address)
+    below = reversed(entries[max(0, end - most) : end])
+    return next((entry for entry in below if address < entry.address + entry.size), None)
+
+
+def read_big_pages(target: Target) -> BigPages:
+    """The entries of nt!PoolBigPageTable, sorted by address; ``target.pool.big_pages`` keeps them."""
+    nt = target.nt
+    if nt is None or not nt.has_type(_TYPE):
+        reason = target.symbol_status if nt is None else f"the kernel's symbols have no {_TYPE}"
+        return BigPages((), 0, 0, f"big pages are not known: {reason}")
+    bounds = table_bounds(target, "PoolBigPageTable", "PoolBigPageTableSize", nt.size_of(_TYPE))
+    if isinstance(bounds, str):
+        return BigPages((), 0, 0, f"big pages are not known: {bounds}")
+    table = read_table(
+        target.memory, nt, _TYPE, *bounds, va="Va", key="Key", pool_type="PoolType", size="NumberOfBytes"
+    )
+    entries = []
+    columns = table.columns
+    impossible = 0
+    for index in (columns["va"] > _FREE).nonzero()[0].tolist():
+        va, size = int(columns["va"][index]), int(columns["size"][index])
+        address = va & ~_FREE
+        if address % PAGE_SIZE or not target.is_kernel_address(address) or size == 0 or address + size > 1 << 64:
+            impossible += 1
+            continue
+        entries.append(
+            BigPage(
+                address,
+                size,
+                int(columns["key"][index]) & 0xFFFFFFFF,
+                int(columns["pool_type"][index]),
+                not va & _FREE,
+                int(table.addresses[index]),
+            )
+        )
+    entries.sort(key=lambda entry: (entry.address, entry.allocated))
+    problems = []
+    if table.missing:
+        problems.append(f"{table.missing} of {table.count} entries of nt!PoolBigPageTable are not in the dump")
+    if impossible:
+        problems.append(f"{impossible} entries of nt!PoolBigPageTable are impossible")
+    return BigPages(tuple(entries), table.count, table.missing, "; ".join(problems) or None)

@@ -1,0 +1,145 @@
+"""The memory manager's own regions of the kernel's address space: pools, system PTEs, page tables and the rest.
+
+They come from ``nt!MiState``: ``Vs.SystemVaRegions`` (``_MI_SYSTEM_VA_ASSIGNMENT`` by ``_MI_ASSIGNED_REGION_TYPES``),
+then ``Vs.SystemVaType`` (``_MI_SYSTEM_VA_TYPE`` for each 512 GiB of the kernel's half). Kernels that have neither give
+the bounds of their pools in KDDEBUGGER_DATA64; Windows 7 has a fixed layout (Windows Internals, 6th edition, chapter
+10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL, STACK = "paged pool", "nonpaged pool", "special pool", "kernel stack"
+PAGE_TABLES, HYPERSPACE, SYSTEM_CACHE, SESSION = "page tables", "hyperspace", "system cache", "session space"
+SYSTEM_PTES, PFN_DATABASE, IMAGES = "system PTEs", "PFN database", "system images"
+
+#: Bytes of virtual memory that the PTEs of 48-bit addresses take.
+_PTE_SPACE = 1 << 39
+_WINDOWS_7 = (7600, 7601)
+
+#: Names of _MI_ASSIGNED_REGION_TYPES (``AssignedRegion``...) and _MI_SYSTEM_VA_TYPE (``MiVa``...) to kinds.
+_KINDS = {
+    "NonPagedPool": NONPAGED_POOL,
+    "SecureNonPagedPool": NONPAGED_POOL,
+    "PagedPool": PAGED_POOL,
+    "SpecialPool": SPECIAL_POOL,
+    "SpecialPoolPaged": SPECIAL_POOL,
+    "SpecialPoolNonPaged": SPECIAL_POOL,
+    "SystemCache": SYSTEM_CACHE,
+    "SystemPtes": SYSTEM_PTES,
+    "SystemPtesLarge": SYSTEM_PTES,
+    "PfnDatabase": PFN_DATABASE,
+    "HyperSpace": HYPERSPACE,
+    "ProcessSpace": HYPERSPACE,
+    "PageTables": PAGE_TABLES,
+    "KernelStacks": STACK,
+    "KernelShadowStacks": "kernel shadow stacks",
+    "Session": SESSION,
+    "SessionSpace": SESSION,
+    "SessionGlobalSpace": SESSION,
+    "SystemImages": IMAGES,
+    "DriverImages": IMAGES,
+    "BootLoaded": "memory of the boot loader",
+    "Hal": "memory of the HAL",
+    "Cfg": "control flow guard bitmap",
+    "UltraZero": "zeroing window",
+    "WorkingSetPagedPool": "working set of paged pool",
+    "WorkingSetSystemCache": "working set of the system cache",
+}
+
+#: The kernel half of Windows 7 x64: start, end, kind.
+_FIXED = (
+    (0xFFFFF68000000000, 0xFFFFF70000000000, PAGE_TABLES),
+    (0xFFFFF70000000000, 0xFFFFF78000000000, HYPERSPACE),
+    (0xFFFFF88000000000, 0xFFFFF8A000000000, SYSTEM_PTES),
+    (0xFFFFF8A000000000, 0xFFFFF8C000000000, PAGED_POOL),
+    (0xFFFFF90000000000, 0xFFFFF98000000000, SESSION),
+    (0xFFFFF98000000000, 0xFFFFFA8000000000, SYSTEM_CACHE),
+)
+
+
+@dataclass(frozen=True)
+class KernelRegion:
+    """A region: ``kind`` is one of the constants above, or what the kernel calls a region that has none.
+
+    ``source`` names the variable or structure that says it.
+    """
+
+    kind: str
+    source: str
+
+
+def kernel_region(target: Target, address: int) -> KernelRegion | None:
+    """The memory manager's region of a kernel address (sign-extended), ``None`` where nothing says it."""
+    if target.header.architecture == "x64":
+        base = _pte_base(target)
+        if base and base <= address < base + _PTE_SPACE:
+            return KernelRegion(PAGE_TABLES, "MmPteBase")
+    return _assigned(target, address) or _typed(target, address) or _pools(target, address) or _fixed(target, address)
+
+
+def _pte_base(target: Target) -> int | None:
+    variable = target.symbol("MmPteBase")
+    base = target.memory.pointer(variable) if variable else None
+    return base or (target.debugger["PteBase"] if target.debugger else None)
+
+
+def _assigned(target: Target, address: int) -> KernelRegion | None:
+    nt, state = target.nt, target.symbol("MiState")
+    regions = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaRegions") if nt else None
+    if nt is None or state is None or regions is None or regions.type_name is None or not regions.count:
+        return None
+    data = target.memory.read(state + regions.offset, regions.size)
+    if data is None:
+        return None
+    stride = regions.size // regions.count
+    reader = nt.reader(regions.type_name, base="BaseAddress", size="NumberOfBytes")
+    for index, name in nt.enum("_MI_ASSIGNED_REGION_TYPES").items():
+        if not 0 <= index < regions.count:
+            continue
+        row = reader.unpack(data, index * stride)
+        if row.base and row.size and row.base <= address < row.base + row.size:
+            return _named(name.removeprefix("AssignedRegion"), "nt!MiState.Vs.SystemVaRegions")
+    return None
+
+
+def _typed(target: Target, address: int) -> KernelRegion | None:
+    nt, state = target.nt, target.symbol("MiState")
+    types = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaType") if nt else None
+    if nt is None or state is None or types is None or types.size != 256 or target.header.architecture != "x64":
+        return None
+    value = target.memory.unsigned(state + types.offset + (address >> 39 & 0xFF), 1)
+    name = nt.enum("_MI_SYSTEM_VA_TYPE").get(value or 0, "").removeprefix("MiVa")
+    return _named(name, "nt!MiState.Vs.SystemVaType") if value and name not in ("", "Unused") else None
+
+
+def _named(name: str, source: str) -> KernelRegion:
+    return KernelRegion(_KINDS.get(name, name), source)
+
+
+def _pools(target: Target, address: int) -> KernelRegion | None:
+    """The pools by the variables that KDDEBUGGER_DATA64 names, where both bounds are there."""
+    debugger, memory = target.debugger, target.memory
+    if debugger is None:
+        return None
+    for kind, low, high in (
+        (PAGED_POOL, "MmPagedPoolStart", "MmPagedPoolEnd"),
+        (NONPAGED_POOL, "MmNonPagedPoolStart", "MmNonPagedPoolEnd"),
+    ):
+        names = [debugger[low], debugger[high]]
+        start, end = (memory.pointer(variable) if variable else None for variable in names)
+        if start and end and start <= address <= end:
+            return KernelRegion(kind, "KDDEBUGGER_DATA64")
+    return None
+
+
+def _fixed(target: Target, address: int) -> KernelRegion | None:
+    if target.header.architecture != "x64" or target.header.build_number not in _WINDOWS_7:
+        return None
+    kind = next((kind for start, end, kind in _FIXED if start <= address < end), None)
+    return KernelRegion(kind, "the fixed layout of this Windows version") if kind else None
