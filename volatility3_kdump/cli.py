@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from volatility3_kdump import __version__
+from volatility3_kdump import __version__, batch
 from volatility3_kdump.errors import KdumpError
 
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"what the dump shows (default {DEFAULT_SCENE}; a wrong name lists them all)",
     )
 
+    batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
     commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
     commands.add_parser("link", help="make plain `vol` find the plugins of an editable install")
     commands.add_parser("unlink", help="undo `link`")
@@ -74,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command line."""
     if arguments.command == "sample":
         return write_sample(arguments.out, arguments.dump_type, arguments.isf, arguments.scene)
+    if arguments.command == "batch":
+        return batch.run(arguments)
     if arguments.command == "doctor":
         return doctor()
     return change_links(arguments.command)

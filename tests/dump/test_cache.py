@@ -433,3 +433,16 @@ def test_notes_are_few(cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> N
 def test_records_are_plain(cache: MemberCache) -> None:
     path = cache.store("k", 5, give(b"bytes"))
     assert json.loads(path.with_suffix(".json").read_text())["size"] == 5
+
+
+@posix
+def test_members_are_let_go_of(cache: MemberCache) -> None:
+    held = cache.store("held", 5, give(b"bytes"))
+    with cache_module.releasing():
+        let_go = cache.store("k", 5, give(b"bytes"))
+        assert cache.find("held") == held
+        assert {held, let_go} <= set(cache_module._in_use)
+    assert held in cache_module._in_use and let_go not in cache_module._in_use
+    cache.limit = 12
+    cache.store("d", 5, give(b"bytes"))
+    assert kept(cache) == {"held", "d"}

@@ -428,6 +428,22 @@ def _keep(path: Path) -> None:
     _in_use[path] = file
 
 
+@contextlib.contextmanager
+def releasing() -> Iterator[None]:
+    """Let go of the members that come into use inside: for a process that opens one container after another.
+
+    Without it, each of them takes room in the cache, whatever the limit, as long as the process lives.
+    """
+    before = set(_in_use)
+    try:
+        yield
+    finally:
+        for path in set(_in_use) - before:
+            held = _in_use.pop(path, None)
+            if held is not None:
+                held.close()
+
+
 def _lock(file: BinaryIO, exclusive: bool) -> bool:
     """Lock an open file until it is closed, without waiting; whether that worked."""
     if sys.platform == "win32":

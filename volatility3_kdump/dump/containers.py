@@ -628,6 +628,36 @@ def list_members(path: Path, cache: MemberCache | None = None) -> tuple[Member, 
         return None if session is None else session.archive.members
 
 
+def dump_members(path: Path, cache: MemberCache | None = None) -> tuple[Member, ...] | None:
+    """The kernel crash dumps in a container, in its order; ``None`` for a file that is none.
+
+    A member that may be a dump and does not decompress is among them, so that whoever extracts it learns why. Raises
+    :class:`~volatility3_kdump.errors.KdumpError` for a container that cannot be listed.
+    """
+
+    def may_be_dump(archive: Archive, member: Member) -> bool:
+        try:
+            return _is_kernel_dump(archive.head(member, _HEADER_SIZE))
+        except KdumpError:
+            return True
+
+    with _session(path, None, cache) as session:
+        if session is None:
+            return None
+        candidates = _candidates(session.archive)
+        found = [member for member in candidates if may_be_dump(session.archive, member)]
+        return tuple(sorted(found, key=lambda member: member.number))
+
+
+def digest_of(path: Path, cache: MemberCache | None = None) -> str:
+    """The SHA-256 of a container, from the cache where that knows it. Raises :class:`KdumpError`."""
+    try:
+        with path.open("rb", buffering=CHUNK) as file:
+            return (cache or MemberCache()).digest(file)
+    except OSError as error:
+        raise KdumpError(f"cannot be read: {error.strerror or error}") from error
+
+
 def _paging_files(session: _Session) -> tuple[Member | None, ...]:
     """The members that ``Cabmanifest.xml`` of a CAB names: WatsonPageFileManifest/Pagefiles/Pagefile@Name.
 
