@@ -229,6 +229,7 @@ class MemberCache:
                     record = {"size": total, "boot": boot, "synced": boot is None}
                     _write_atomically(path.with_suffix(".json"), json.dumps(record))
                     _sums_of(written).unlink(missing_ok=True)
+                    _lock(file, exclusive=False)  # as an exclusive one, it would be in the way of our own
                     _keep(path)
         finally:
             if not shared:
