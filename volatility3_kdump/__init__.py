@@ -27,8 +27,9 @@ def open(
     symbol_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     image_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     member: str | None = None,
+    offline: bool | None = None,
 ) -> Target:
     """Open a crash dump. See :meth:`volatility3_kdump.target.Target.open`."""
     from volatility3_kdump.target import Target
 
-    return Target.open(path, isf_directories, isf_file, symbol_path, image_path, member)
+    return Target.open(path, isf_directories, isf_file, symbol_path, image_path, member, offline=offline)

@@ -79,9 +79,15 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             requirements.StringRequirement(
                 name="isf-file", description="The kernel's symbol table itself (ISF, .json or .json.xz)", optional=True
             ),
-            list_option("symbol-path", "Where PDB files are: directories, or as KD's -y; by default _NT_SYMBOL_PATH"),
             list_option(
-                "image-path", "Where image files are: directories, or as KD's -i; by default _NT_EXECUTABLE_IMAGE_PATH"
+                "symbol-path", "Where PDB files are: directories, servers, as KD's -y; by default _NT_SYMBOL_PATH"
+            ),
+            list_option("image-path", "Where image files are, as KD's -i; by default _NT_EXECUTABLE_IMAGE_PATH"),
+            requirements.BooleanRequirement(
+                name="offline",
+                description="Ask no symbol server, whatever the paths say (also: KDUMP_OFFLINE=1)",
+                optional=True,
+                default=False,
             ),
             requirements.StringRequirement(
                 name="member",
@@ -124,6 +130,7 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             self.config.get("image-path", None) or None,
             self.config.get("member", None),
             self._progress_callback,
+            bool(self.config.get("offline", None)) or None,
         )
 
     def option(self, name: str) -> Any:

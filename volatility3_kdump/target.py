@@ -36,6 +36,7 @@ from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_ta
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.paths import PathText, SearchPath
+from volatility3_kdump.symbols.servers import Servers
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.windows import modules as nt_modules
 from volatility3_kdump.windows import processes, processors, threads
@@ -85,8 +86,8 @@ class Target:
         self.physical_layer_name = physical_layer_name
         self._isf_directories = list(isf_directories)
         self._isf_file = isf_file
-        self._symbol_path = symbol_path or SearchPath()
-        self._image_path = image_path or SearchPath()
+        self._symbol_path = SearchPath() if symbol_path is None else symbol_path
+        self._image_path = SearchPath() if image_path is None else image_path
         #: The container that the dump was taken out of, ``None`` for a plain file.
         self.container: Extracted | None = None
         #: What was found wrong while reading, one line each; views append to it.
@@ -104,13 +105,16 @@ class Target:
         image_path: PathText | Sequence[PathText] | None = None,
         member: str | None = None,
         progress: Progress | None = None,
+        offline: bool | None = None,
     ) -> Target:
         """Open a dump file for a script.
 
         ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the
         kernel's table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in
         the grammar of :mod:`volatility3_kdump.symbols.paths`; by default those of the debugger's environment variables
-        ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Of an archive, the dump inside is opened; ``member`` is
+        ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Symbol servers that they name are asked unless
+        ``offline`` is true; by default, the environment variable ``KDUMP_OFFLINE`` and the host's ``--offline`` decide.
+        Of an archive, the dump inside is opened; ``member`` is
         its name or number where several are, and ``progress`` is told the percentage and what is done while it is
         extracted. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
         """
@@ -127,6 +131,7 @@ class Target:
             image_path,
             member,
             progress,
+            offline,
         )
 
     @classmethod
@@ -141,6 +146,7 @@ class Target:
         image_path: PathText | Sequence[PathText] | None = None,
         member: str | None = None,
         progress: Progress | None = None,
+        offline: bool | None = None,
     ) -> Target:
         """Build the layers for a file URL in a context, and the target over them.
 
@@ -151,12 +157,14 @@ class Target:
         directories = [Path(directory) for directory in isf_directories]
         if os.environ.get(ISF_DIRECTORY_VARIABLE):
             directories += [Path(part) for part in os.environ[ISF_DIRECTORY_VARIABLE].split(os.pathsep) if part]
+        # Shared by both paths: a host that does not answer one of them need not be asked for the other.
+        servers = Servers(offline=offline or None, progress=progress)
         construct = functools.partial(
             cls,
             isf_directories=directories,
             isf_file=Path(isf_file) if isf_file else None,
-            symbol_path=_search_path(symbol_path, "symbol path", SYMBOL_PATH_VARIABLE),
-            image_path=_search_path(image_path, "image path", IMAGE_PATH_VARIABLE),
+            symbol_path=_search_path(symbol_path, "symbol path", SYMBOL_PATH_VARIABLE, servers),
+            image_path=_search_path(image_path, "image path", IMAGE_PATH_VARIABLE, servers),
         )
         try:
             _refuse_unopenable(location)
@@ -585,11 +593,11 @@ class Target:
         return found.stack_limit, found.stack_base
 
 
-def _search_path(path: PathText | Sequence[PathText] | None, name: str, variable: str) -> SearchPath:
+def _search_path(path: PathText | Sequence[PathText] | None, name: str, variable: str, servers: Servers) -> SearchPath:
     """The path that the user gives; else that of the environment, without complaints: it is meant for the debugger."""
     if path is not None:
-        return SearchPath.parse(path, name)
-    return SearchPath(SearchPath.parse(os.environ.get(variable), name).directories)
+        return SearchPath.parse(path, name, servers)
+    return SearchPath.parse(os.environ.get(variable), name, servers).quiet()
 
 
 def _display_name(location: str) -> str:

@@ -128,9 +128,9 @@ class Watched(SearchPath):
         super().__init__(directories)
         self.asked: list[tuple[str, str | None]] = []
 
-    def files(self, name: str, key: str | None) -> Any:
+    def matching(self, name: str, key: str, check: Any, problems: Any) -> Any:
         self.asked.append((name, key))
-        return super().files(name, key)
+        return super().matching(name, key, check, problems)
 
 
 def test_nothing_is_searched_until_memory_misses_and_then_once(

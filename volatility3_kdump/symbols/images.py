@@ -167,7 +167,7 @@ class ModuleImage:
         return self._file
 
     def _find(self, path: SearchPath) -> FileImage | None:
-        if not path.directories:
+        if not path:
             return None
         module = self.module
         names = self._file_names()
@@ -181,9 +181,16 @@ class ModuleImage:
         if not timestamp:
             self._problems.append(f"{module.name}: its TimeDateStamp is not in the dump, no image file can be matched")
             return None
-        key = f"{timestamp:08X}{module.size:x}"
+        known = timestamp
+
+        def check(found: Path) -> None:
+            try:
+                check_image(found, known, module.size)
+            except ImageRefused as refusal:
+                raise ImageRefused(f"image of {module.name}: {refusal}") from refusal
+
         for name in names:
-            for found in path.files(name, key):
+            for found in path.matching(name, image_key(timestamp, module.size), check, self._problems):
                 try:
                     return FileImage.load(found, timestamp, module.size, module.base)
                 except ImageRefused as refusal:
@@ -224,8 +231,8 @@ class ImageSet:
 
     @property
     def has_path(self) -> bool:
-        """Whether there are directories to look for image files in."""
-        return self._path is not None and bool(self._path.directories)
+        """Whether there is any place to look for image files in."""
+        return bool(self._path)
 
     def image_of(self, module: Module) -> ModuleImage:
         """The image at a module's base."""
@@ -281,25 +288,15 @@ class FileImage:
     @classmethod
     def load(cls, path: Path, timestamp: int, size_of_image: int, base: int) -> FileImage:
         """Open a file for a module. Raises :class:`ImageRefused` when it is not that module's, and says why."""
+        check_image(path, timestamp, size_of_image)
         try:
             with path.open("rb") as stream:
-                head = stream.read(2 * PAGE_SIZE)
-                header = parse_headers(
-                    lambda offset, size: head[offset : offset + size] if offset + size <= len(head) else None
-                )
-                if header is None:
-                    raise ImageRefused(f"{path}: not a PE image; refused")
-                if (header.timestamp, header.size_of_image) != (timestamp, size_of_image):
-                    raise ImageRefused(
-                        f"{path}: TimeDateStamp {header.timestamp:08X} and SizeOfImage {header.size_of_image:x} "
-                        f"are not the module's {timestamp:08X} and {size_of_image:x}; refused"
-                    )
-                rest = stream.read(_LARGEST_FILE)
+                data = stream.read(_LARGEST_FILE + 1)
         except OSError as error:
             raise ImageRefused(f"{path}: {error.strerror or error}; refused") from error
-        if len(rest) == _LARGEST_FILE:
+        if len(data) > _LARGEST_FILE:
             raise ImageRefused(f"{path}: larger than {_LARGEST_FILE >> 20} MiB; refused")
-        return cls(path, head + rest, base)
+        return cls(path, data, base)
 
     def read(self, rva: int, size: int) -> bytes | None:
         """Bytes as memory holds them; ``None`` where they are not the same in memory for sure."""
@@ -412,6 +409,28 @@ class FileImage:
                     raise ImageRefused(f"{self.path}: has relocations of the unknown type {kind}; refused")
             position += size
         return sorted(sites.items())
+
+
+def image_key(timestamp: int, size_of_image: int) -> str:
+    """The directory of an image in a symbol store: TimeDateStamp and SizeOfImage, in hexadecimal."""
+    return f"{timestamp:08X}{size_of_image:x}"
+
+
+def check_image(path: Path, timestamp: int, size_of_image: int) -> None:
+    """Raise :class:`ImageRefused` unless a file is the image of that TimeDateStamp and SizeOfImage."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(2 * PAGE_SIZE)
+    except OSError as error:
+        raise ImageRefused(f"{path}: {error.strerror or error}; refused") from error
+    header = parse_headers(lambda offset, size: head[offset : offset + size] if offset + size <= len(head) else None)
+    if header is None:
+        raise ImageRefused(f"{path}: not a PE image; refused")
+    if (header.timestamp, header.size_of_image) != (timestamp, size_of_image):
+        raise ImageRefused(
+            f"{path}: TimeDateStamp {header.timestamp:08X} and SizeOfImage {header.size_of_image:x} "
+            f"are not the module's {timestamp:08X} and {size_of_image:x}; refused"
+        )
 
 
 def _regions(data: bytes, header: PeImage) -> list[_Region]:
