@@ -174,6 +174,35 @@ _TRIAGE_DUMP64 80
     74 DebuggerDataSize u32
     78 DataBlocksOffset u32
     7c DataBlocksCount u32
+# What the memory manager leaves in a small memory dump, at MmOffset. Counts are pages; zeros were never written.
+_DUMP_MM_STORAGE64 50
+    00 Version u32
+    04 Size u32
+    08 MmSpecialPoolTag u32
+    0c MiTriageActionTaken u32
+    10 MmVerifyDriverLevel u32
+    14 KernelVerifier u32
+    18 MmMaximumNonPagedPool u64
+    20 MmAllocatedNonPagedPool u64
+    28 PagedPoolMaximum u64
+    30 PagedPoolAllocated u64
+    38 CommittedPages u64
+    40 CommittedPagesPeak u64
+    48 CommitLimitMaximum u64
+_DUMP_MM_STORAGE32 34
+    00 Version u32
+    04 Size u32
+    08 MmSpecialPoolTag u32
+    0c MiTriageActionTaken u32
+    10 MmVerifyDriverLevel u32
+    14 KernelVerifier u32
+    18 MmMaximumNonPagedPool u32
+    1c MmAllocatedNonPagedPool u32
+    20 PagedPoolMaximum u32
+    24 PagedPoolAllocated u32
+    28 CommittedPages u32
+    2c CommittedPagesPeak u32
+    30 CommitLimitMaximum u32
 _TRIAGE_DUMP32 68
     00 ServicePackBuild u32
     04 SizeOfDump u32

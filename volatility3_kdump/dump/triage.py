@@ -85,6 +85,8 @@ class TriageDump:
     data_page: Segment | None
     blocks: tuple[Segment, ...] = field(repr=False)
     warnings: tuple[str, ...] = ()
+    #: DUMP_MM_STORAGE: counters of the memory manager.
+    memory_manager: Blob | None = None
 
 
 def parse_triage(source: Source, header: DumpHeader) -> TriageDump:
@@ -138,6 +140,7 @@ class _TriageParser:
             stack=self._segment("TopOfStack", "CallStackOffset", "SizeOfCallStack"),
             data_page=self._segment("DataPageAddress", "DataPageOffset", "DataPageSize"),
             blocks=self._blocks(),
+            memory_manager=self._blob("MmOffset"),
             warnings=tuple(self.warnings),
         )
 

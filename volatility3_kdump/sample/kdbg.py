@@ -1,7 +1,8 @@
 """KDDEBUGGER_DATA64, as the kernel fills it.
 
 Which variable each member names was read off the block of a Windows 10 19041 kernel against that kernel's public
-symbols; members that are zero there stay zero. Offsets inside KPRCB, KTHREAD and EPROCESS come from the symbol table.
+symbols; members that are zero there stay zero, but for counters of the memory manager, which only earlier kernels have
+as variables. Offsets inside KPRCB, KTHREAD and EPROCESS come from the symbol table.
 """
 
 from __future__ import annotations
@@ -27,11 +28,26 @@ _VARIABLES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0x098, ("ObpRootDirectoryObject",)),
     (0x0A0, ("ObpTypeObjectType",)),
     (0x0C0, ("MmPfnDatabase",)),
+    (0x0E0, ("MmNumberOfPagingFiles",)),
     (0x0F0, ("MmHighestPhysicalPage",)),
     (0x0F8, ("MmNumberOfPhysicalPages",)),
+    (0x100, ("MmMaximumNonPagedPoolInBytes",)),
     (0x110, ("MmNonPagedPoolStart",)),
+    (0x130, ("MmPagedPoolInfo",)),
     (0x140, ("MmSizeOfPagedPoolInBytes",)),
+    (0x148, ("MmTotalCommitLimit",)),
+    (0x150, ("MmTotalCommittedPages",)),
+    (0x158, ("MmSharedCommit",)),
+    (0x160, ("MmDriverCommit",)),
+    (0x168, ("MmProcessCommit",)),
+    (0x170, ("MmPagedPoolCommit",)),
+    (0x180, ("MmZeroedPageListHead",)),
+    (0x188, ("MmFreePageListHead",)),
+    (0x190, ("MmStandbyPageListHead",)),
+    (0x198, ("MmModifiedPageListHead",)),
+    (0x1A0, ("MmModifiedNoWritePageListHead",)),
     (0x1A8, ("MmAvailablePages",)),
+    (0x1B0, ("MmResidentAvailablePages",)),
     (0x1B8, ("PoolTrackTable",)),
     (0x1C8, ("MmHighestUserAddress",)),
     (0x1D0, ("MmSystemRangeStart",)),
@@ -48,6 +64,9 @@ _VARIABLES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0x238, ("MmSpecialPoolTag",)),
     (0x240, ("KernelVerifier",)),
     (0x248, ("MmVerifierData",)),
+    (0x250, ("MmAllocatedNonPagedPool",)),
+    (0x258, ("MmPeakCommitment",)),
+    (0x260, ("MmTotalCommitLimitMaximum",)),
     (0x268, ("CmNtCSDVersion",)),
     (0x270, ("MmPhysicalMemoryBlock",)),
     (0x2C8, ("KdPrintCircularBuffer",)),

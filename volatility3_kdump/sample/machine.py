@@ -7,6 +7,7 @@ from volatility3_kdump.sample import paging
 from volatility3_kdump.sample.images import Images
 from volatility3_kdump.sample.kernel_data import write_debugger_data, write_kernel_data
 from volatility3_kdump.sample.lists import write_lists
+from volatility3_kdump.sample.memory_counters import write_memory_counters
 from volatility3_kdump.sample.objects import Objects
 from volatility3_kdump.sample.processes import Processes
 from volatility3_kdump.sample.processors import Processors
@@ -42,6 +43,7 @@ class Machine:
             self.objects.pending(pending)
         self.processors = Processors(self.work, self.images, self.objects, self.processes)
         write_lists(self.work, self.processors)
+        write_memory_counters(self.work, self.processors)
         self._extras(scene)
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:

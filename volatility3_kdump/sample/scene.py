@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from volatility3_kdump.layout import FieldPath
 from volatility3_kdump.sample.code import Allocate, Call, Function, pushes
+from volatility3_kdump.sample.memory_use import MemoryUse
 from volatility3_kdump.sample.pe import (
     CODE,
     DISCARDABLE,
@@ -329,6 +330,7 @@ class Scene:
     regions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     kernel_functions: tuple[Function, ...] = ()
     system_root: str = "C:\\Windows"
+    memory_use: MemoryUse = field(default_factory=MemoryUse)
 
 
 # the crash ----------------------------------------------------------------------------------------------------------
