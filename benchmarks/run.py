@@ -2,7 +2,7 @@
 
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
-                                                  containers, processes
+                                                  containers, processes, yara
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
@@ -15,7 +15,7 @@ is about, and ``met`` says whether it holds; rows without a floor are there for 
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
 are read as objects of the host. Opening, stacks and processes are measured in processor time, everything else in time
 passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py``, ``stacks.py``,
-``containers.py`` and ``processes.py``.
+``containers.py``, ``processes.py`` and ``yara_scan.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
 commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
@@ -34,6 +34,7 @@ import opening
 import processes
 import reading
 import stacks
+import yara_scan
 from comparison import environment, table
 
 _SUBJECTS = {
@@ -43,6 +44,7 @@ _SUBJECTS = {
     "stacks": stacks.rows,
     "containers": containers.rows,
     "processes": processes.rows,
+    "yara": yara_scan.rows,
 }
 
 

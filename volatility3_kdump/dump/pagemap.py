@@ -11,19 +11,24 @@ bit is the number of set bits below it, found from a running count per 64 bytes 
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import operator
 import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from volatility3_kdump.dump.header import DumpHeader, DumpType
 from volatility3_kdump.dump.segments import Segment, disjoint
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 from volatility3_kdump.symbols import tables
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PAGE_SHIFT = 12
 #: Page frames that 64-bit physical addresses can name.
@@ -63,6 +68,10 @@ class PageMap(Protocol):
 
     def next_present(self, pfn: int) -> int | None:
         """The first stored page frame at or above ``pfn``."""
+        ...
+
+    def offsets_of(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As :meth:`offset_of` for an array of page frames of any order, -1 where the dump does not hold one."""
         ...
 
     @property
@@ -125,6 +134,22 @@ class RunPageMap:
         if index >= 0 and pfn < self._starts[index] + self._counts[index]:
             return pfn
         return self._starts[index + 1] if index + 1 < len(self._starts) else None
+
+    def offsets_of(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        import numpy as np
+
+        if not self._starts:
+            return np.full(pfns.shape, -1, np.int64)
+        # Page frames and file offsets have at most 63 bits, so that the sign does not matter.
+        starts, counts, offsets = (
+            np.frombuffer(column, np.int64) for column in (self._starts, self._counts, self._offsets)
+        )
+        index = np.searchsorted(starts, pfns, side="right") - 1
+        delta = pfns - starts[index]
+        found: NDArray[np.int64] = np.where(
+            (index >= 0) & (delta < counts[index]), offsets[index] + (delta << _PAGE_SHIFT), -1
+        )
+        return found
 
     @property
     def highest(self) -> int | None:
@@ -193,6 +218,31 @@ class BitmapPageMap:
         index = self._index_of(pfn)
         return None if index is None or index >= self.present else self._first_page + (index << _PAGE_SHIFT)
 
+    def offsets_of(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        import numpy as np
+
+        words, rank = self._words
+        inside = (pfns >= 0) & (pfns < self._bits)
+        bits = np.where(inside, pfns, 0)
+        word = words[bits >> 6]
+        bit = (bits & 63).astype(np.uint64)
+        present = inside & (word >> bit & np.uint64(1) != 0)
+        index = rank[bits >> 6] + _set_bits(word & ((np.uint64(1) << bit) - np.uint64(1)))
+        present &= index < self.present
+        found: NDArray[np.int64] = np.where(present, self._first_page + (index << _PAGE_SHIFT), -1)
+        return found
+
+    @functools.cached_property
+    def _words(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The bitmap in words of 64 bits, and how many bits are set before each."""
+        import numpy as np
+
+        words = np.zeros(len(self._bitmap) + 7 >> 3, np.uint64)
+        words.view(np.uint8)[: len(self._bitmap)] = np.frombuffer(self._bitmap, np.uint8)
+        rank = np.zeros(len(words), np.int64)
+        np.cumsum(_set_bits(words[:-1]), out=rank[1:])
+        return words, rank
+
     def extent(self, pfn: int, limit: int) -> Extent:
         index = self._index_of(pfn)
         if index is None or index >= self.present:
@@ -234,6 +284,17 @@ class BitmapPageMap:
         for _ in range(wanted - 1):
             bits &= bits - 1
         return start * 8 + (bits & -bits).bit_length() - 1
+
+
+def _set_bits(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """How many bits of each word are set."""
+    import numpy as np
+
+    two, four, eight, ones = (np.uint64(pattern * 0x0101010101010101) for pattern in (0x55, 0x33, 0x0F, 0x01))
+    words = words - (words >> np.uint64(1) & two)
+    words = (words & four) + (words >> np.uint64(2) & four)
+    words = words + (words >> np.uint64(4)) & eight
+    return (words * ones >> np.uint64(56)).astype(np.int64)
 
 
 def build_page_map(source: Source, header: DumpHeader) -> PageMap:

@@ -1,0 +1,261 @@
+"""YARA rules: compiled by the library that the host would choose, and matched against bytes.
+
+The host takes yara-x where it can be imported, else yara-python from 3.8 on; so does this. Both compile the same rules,
+but compiled files are of one library each, and a compiled file is code: only load one that you made yourself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from volatility3_kdump.errors import KdumpError
+
+YARA_X, YARA_PYTHON = "yara-x", "yara-python"
+
+_LEAST_YARA_PYTHON = (3, 8)
+#: As many matches of one string as yara-x gives at most; yara-python warns by itself.
+_MOST_MATCHES = 1_000_000
+_LOCATION = re.compile(r"-->\s*(?P<origin>.*?)line:(?P<line>\d+):(?P<column>\d+)")
+#: A definition of a string, as opposed to rules: text, hexadecimal bytes, or a regular expression.
+_DEFINITION = re.compile(r"\s*(\"|\{|/(?![/*]))")
+
+
+class Rule(NamedTuple):
+    """A rule that matched; ``meta`` are its pairs of name and value."""
+
+    name: str
+    namespace: str
+    tags: tuple[str, ...]
+    meta: tuple[tuple[str, Any], ...]
+
+
+class Match(NamedTuple):
+    """A string of a rule that was found: offset and length in bytes, and the string's identifier (``$a``)."""
+
+    offset: int
+    length: int
+    rule: Rule
+    string: str
+
+
+class Rules(Protocol):
+    """Compiled rules.
+
+    ``library`` is one of the constants above; ``threads`` says whether several threads may match at once, which gains
+    nothing otherwise; ``notes`` what a scan could not find, if so.
+    """
+
+    library: str
+    threads: bool
+    notes: list[str]
+
+    def matches(self, data: bytes) -> Iterator[Match]:
+        """The strings of the rules that match some bytes. Raises :class:`KdumpError` where the library gives up."""
+        ...
+
+
+def load_rules(
+    text: str | None = None,
+    file: str | None = None,
+    compiled_file: str | None = None,
+    library: str | None = None,
+) -> Rules:
+    """Compile rules from a text or a file, or load a file of compiled ones; exactly one of them is given.
+
+    ``text`` may also be the definition of a single string, which becomes the rule ``r1`` with the string ``$a``, as the
+    host's plugin does. ``library`` asks for one of the two; by default it is as the host has it. Raises
+    :class:`KdumpError` with what is wrong in one line.
+    """
+    if sum(value is not None for value in (text, file, compiled_file)) != 1:
+        raise KdumpError("give rules in one way: --rules TEXT, --rules-file FILE or --compiled-file FILE")
+    make = _library(library)
+    if text is not None:
+        if not text.strip():
+            raise KdumpError("--rules is empty: give YARA rules, or one string in quotes, braces or slashes")
+        if _DEFINITION.match(text):
+            text = f"rule r1 {{ strings: $a = {text} condition: $a }}"
+        return make.compile(text, None)
+    path = Path(file if file is not None else compiled_file or "")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KdumpError(f"{path}: {error.strerror or error}") from error
+    if compiled_file is not None:
+        return make.load(data, path)
+    try:
+        return make.compile(data.decode("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        raise KdumpError(
+            f"{path}: no text at offset {error.start:#x}: for compiled rules use --compiled-file"
+        ) from error
+
+
+def _library(name: str | None) -> type[_YaraX] | type[_YaraPython]:
+    """The class for the library that is at hand."""
+    if name in (None, YARA_X):
+        try:
+            import yara_x  # noqa: F401
+        except ImportError:
+            if name is not None:
+                raise KdumpError("yara-x is not installed: pip install yara-x") from None
+        else:
+            return _YaraX
+    try:
+        import yara
+    except ImportError:
+        raise KdumpError("no YARA library is installed: pip install yara-x (or yara-python)") from None
+    if _version(yara.__version__) < _LEAST_YARA_PYTHON:
+        raise KdumpError(f"yara-python {yara.__version__} is too old: pip install yara-x (or yara-python 3.8 or later)")
+    return _YaraPython
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def _bad_rules(path: Path | None, message: str) -> KdumpError:
+    where = "--rules" if path is None else str(path)
+    return KdumpError(f"{where}: {' '.join(message.split())}")
+
+
+def _bad_compiled(path: Path, library: str, error: BaseException) -> KdumpError:
+    return KdumpError(f"{path}: not rules that {library} compiled: {' '.join(str(error).split())}")
+
+
+class _YaraX:
+    library = YARA_X
+    # A scanner works only in the thread that made it, and keeps the others from running.
+    threads = False
+
+    def __init__(self, rules: Any) -> None:
+        import yara_x
+
+        self.notes: list[str] = []
+        # One scanner for all data: making one takes several times as long as scanning a page.
+        self._scanner = yara_x.Scanner(rules)
+        self._known: dict[tuple[str, str], Rule] = {}
+
+    @classmethod
+    def compile(cls, text: str, path: Path | None) -> _YaraX:
+        import yara_x
+
+        compiler = yara_x.Compiler()
+        if hasattr(compiler, "add_include_dir"):
+            compiler.add_include_dir(str(path.parent if path is not None else Path()))
+        try:
+            compiler.add_source(text)
+            return cls(compiler.build())
+        except (yara_x.CompileError, ValueError) as error:
+            message = str(error)
+            place = _LOCATION.search(message)
+            first = message.partition("\n")[0]
+            # Its message is a picture of several lines: what, and where.
+            detail = re.search(r"\^+ *(.+)", message)
+            first += f" ({detail[1]})" if detail else ""
+            raise _bad_rules(
+                path, f"line {place['line']}, column {place['column']}: {first}" if place else first
+            ) from error
+
+    @classmethod
+    def load(cls, data: bytes, path: Path) -> _YaraX:
+        import io
+
+        import yara_x
+
+        try:
+            return cls(yara_x.Rules.deserialize_from(file=io.BytesIO(data)))
+        except Exception as error:  # the library raises whatever its decoder raises
+            raise _bad_compiled(path, cls.library, error) from error
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def matches(self, data: bytes) -> Iterator[Match]:
+        import yara_x
+
+        try:
+            matching = self._scanner.scan(data).matching_rules
+        except (yara_x.ScanError, yara_x.TimeoutError) as error:
+            raise KdumpError(f"yara-x gave up: {' '.join(str(error).split())}") from error
+        for found in matching:
+            key = found.namespace, found.identifier
+            rule = self._known.get(key)
+            if rule is None:
+                rule = Rule(found.identifier, found.namespace, tuple(found.tags), tuple(found.metadata))
+                self._known[key] = rule
+            for pattern in found.patterns:
+                identifier, matches = pattern.identifier, pattern.matches
+                if len(matches) >= _MOST_MATCHES:
+                    self._note(f"yara-x: too many matches for string {identifier} in rule {rule.name!r}")
+                for match in matches:
+                    yield Match(match.offset, match.length, rule, identifier)
+
+
+class _YaraPython:
+    library = YARA_PYTHON
+    threads = True
+
+    def __init__(self, rules: Any) -> None:
+        import yara
+
+        self.notes: list[str] = []
+        self._rules = rules
+        # Where the library has no warnings, it gives up at too many matches.
+        self._options = {"warnings_callback": self._warned} if hasattr(yara, "CALLBACK_TOO_MANY_MATCHES") else {}
+        self._known: dict[tuple[str, str], Rule] = {}
+
+    def _warned(self, kind: int, message: Any) -> int:
+        import yara
+
+        what = "too many matches" if kind == yara.CALLBACK_TOO_MANY_MATCHES else f"warning {kind}"
+        note = f"yara-python: {what} for string {message.string} in rule {message.rule!r}"
+        if note not in self.notes:
+            self.notes.append(note)
+        return int(yara.CALLBACK_CONTINUE)
+
+    @classmethod
+    def compile(cls, text: str, path: Path | None) -> _YaraPython:
+        import yara
+
+        try:
+            # Of a file, the name: what it includes is looked for beside it.
+            return cls(yara.compile(source=text) if path is None else yara.compile(filepath=str(path)))
+        except yara.Error as error:
+            raise _bad_rules(path, str(error)) from error
+
+    @classmethod
+    def load(cls, data: bytes, path: Path) -> _YaraPython:
+        import io
+
+        import yara
+
+        try:
+            return cls(yara.load(file=io.BytesIO(data)))
+        except yara.Error as error:
+            raise _bad_compiled(path, cls.library, error) from error
+
+    def matches(self, data: bytes) -> Iterator[Match]:
+        import yara
+
+        try:
+            matching = self._rules.match(data=data, **self._options)
+        except yara.Error as error:
+            raise KdumpError(f"yara-python gave up: {' '.join(str(error).split())}") from error
+        for found in matching:
+            key = found.namespace, found.rule
+            rule = self._known.get(key)
+            if rule is None:
+                rule = Rule(found.rule, found.namespace, tuple(found.tags), tuple(found.meta.items()))
+                self._known[key] = rule
+            for string in found.strings:
+                if isinstance(string, tuple):  # before 4.3
+                    offset, identifier, matched = string
+                    yield Match(offset, len(matched), rule, identifier)
+                    continue
+                identifier = string.identifier
+                for match in string.instances:
+                    yield Match(match.offset, match.matched_length, rule, identifier)
