@@ -38,9 +38,10 @@ from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.paths import PathText, SearchPath
 from volatility3_kdump.symbols.servers import Servers
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
+from volatility3_kdump.windows import kernel_regions, processes, processors, threads
 from volatility3_kdump.windows import modules as nt_modules
-from volatility3_kdump.windows import processes, processors, threads
 from volatility3_kdump.windows.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
+from volatility3_kdump.windows.kernel_regions import KernelRange
 from volatility3_kdump.windows.modules import Module, UnloadedModule
 from volatility3_kdump.windows.pe import PeImage
 from volatility3_kdump.windows.processes import Process, Thread
@@ -513,6 +514,11 @@ class Target:
         from volatility3_kdump.windows.stacks import StackWalker
 
         return StackWalker(self)
+
+    @functools.cached_property
+    def kernel_ranges(self) -> tuple[KernelRange, ...]:
+        """What the memory manager says of the kernel's address space; an earlier range hides a later one."""
+        return tuple(kernel_regions.kernel_ranges(self))
 
     @functools.cached_property
     def pool(self) -> Pool:

@@ -87,8 +87,10 @@ def test_every_kernel_that_says_it_places_the_pools(scene: Scenes, isf_paths: li
 
 
 def test_the_type_of_512_gib_serves_where_no_region_is_assigned(scene: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_regions, "_assigned", lambda target, address: None)
-    found = region_of(scene("myfault"), 0xFFFFD8024AAA8010)
+    target = scene("myfault")
+    monkeypatch.setattr(kernel_regions, "_assigned", lambda target: iter(()))
+    monkeypatch.setitem(target.__dict__, "kernel_ranges", tuple(kernel_regions.kernel_ranges(target)))
+    found = region_of(target, 0xFFFFD8024AAA8010)
     assert (found.kind, found.source) == (kernel_regions.PAGED_POOL, "nt!MiState.Vs.SystemVaType")
 
 
@@ -115,3 +117,21 @@ def test_five_levels_make_more_addresses_canonical(
 ) -> None:
     monkeypatch.setattr(regions, "address_bits", lambda target: bits)
     assert canonical(scene("myfault"), address) is expected
+
+
+def test_ranges_of_a_kind_leave_out_what_is_known_more_exactly() -> None:
+    class Ranges:
+        kernel_ranges = (
+            kernel_regions.KernelRange(0x3000, 0x4000, kernel_regions.KernelRegion("page tables", "")),
+            kernel_regions.KernelRange(0x1000, 0x6000, kernel_regions.KernelRegion("paged pool", "")),
+            kernel_regions.KernelRange(0x5000, 0x9000, kernel_regions.KernelRegion("nonpaged pool", "")),
+            kernel_regions.KernelRange(0x8000, 0xB000, kernel_regions.KernelRegion("paged pool", "")),
+        )
+
+    chosen = kernel_regions.ranges_of_kinds(Ranges(), {"paged pool"})  # type: ignore[arg-type]
+    assert chosen == [(0x1000, 0x3000), (0x4000, 0x6000), (0x9000, 0xB000)]
+    both = kernel_regions.ranges_of_kinds(Ranges(), {"paged pool", "nonpaged pool"})  # type: ignore[arg-type]
+    assert both == [(0x1000, 0x3000), (0x4000, 0xB000)]
+    for address in range(0, 0xC000, 0x800):
+        region = kernel_regions.kernel_region(Ranges(), address)  # type: ignore[arg-type]
+        assert any(low <= address < high for low, high in both) == bool(region and "pool" in region.kind)

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +57,8 @@ def check(pages: PageMap, model: Model) -> None:
                 following, here = model.get(pfn + found.count), model.get(pfn + found.count - 1)
                 assert (following is None) != (here is None) or (following is not None and here is not None)
     assert pages.offset_of(-1) is None
+    asked = [-1, *reversed(probes(model)), 1 << 51]
+    assert pages.offsets_of(np.array(asked, np.int64)).tolist() == [model.get(pfn, -1) for pfn in asked]
     collected: Model = {}
     for found in extents(pages, 0, SPAN):
         assert found.offset is not None

@@ -8,8 +8,9 @@ the bounds of their pools in KDDEBUGGER_DATA64; Windows 7 has a fixed layout (Wi
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -20,6 +21,8 @@ SYSTEM_PTES, PFN_DATABASE, IMAGES = "system PTEs", "PFN database", "system image
 
 #: Bytes of virtual memory that the PTEs of 48-bit addresses take.
 _PTE_SPACE = 1 << 39
+#: Where the first of the 256 ranges of 512 GiB begins that Vs.SystemVaType has.
+_KERNEL_HALF = 0xFFFF800000000000
 _WINDOWS_7 = (7600, 7601)
 
 #: Names of _MI_ASSIGNED_REGION_TYPES (``AssignedRegion``...) and _MI_SYSTEM_VA_TYPE (``MiVa``...) to kinds.
@@ -74,13 +77,59 @@ class KernelRegion:
     source: str
 
 
+class KernelRange(NamedTuple):
+    """A range of the kernel's address space, ``[low, high)``, sign-extended, and what it is."""
+
+    low: int
+    high: int
+    region: KernelRegion
+
+
 def kernel_region(target: Target, address: int) -> KernelRegion | None:
     """The memory manager's region of a kernel address (sign-extended), ``None`` where nothing says it."""
+    return next((found.region for found in target.kernel_ranges if found.low <= address < found.high), None)
+
+
+def kernel_ranges(target: Target) -> Iterator[KernelRange]:
+    """All regions that are known. They overlap: an earlier one is more exact, and hides what a later one says."""
     if target.header.architecture == "x64":
         base = _pte_base(target)
-        if base and base <= address < base + _PTE_SPACE:
-            return KernelRegion(PAGE_TABLES, "MmPteBase")
-    return _assigned(target, address) or _typed(target, address) or _pools(target, address) or _fixed(target, address)
+        if base:
+            yield KernelRange(base, base + _PTE_SPACE, KernelRegion(PAGE_TABLES, "MmPteBase"))
+    yield from _assigned(target)
+    yield from _typed(target)
+    yield from _pools(target)
+    yield from _fixed(target)
+
+
+def ranges_of_kinds(target: Target, kinds: Container[str]) -> list[tuple[int, int]]:
+    """The ranges ``[low, high)`` that are of some kinds and not hidden by others, ascending, abutting ones joined."""
+    taken: list[tuple[int, int]] = []
+    chosen: list[tuple[int, int]] = []
+    for low, high, region in target.kernel_ranges:
+        if region.kind in kinds:
+            chosen += _without(low, high, taken)
+        taken.append((low, high))
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(chosen):
+        if joined and joined[-1][1] >= low:
+            joined[-1] = joined[-1][0], max(high, joined[-1][1])
+        else:
+            joined.append((low, high))
+    return joined
+
+
+def _without(low: int, high: int, taken: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What is left of a range without some others."""
+    for other_low, other_high in sorted(taken):
+        if low >= high:
+            return
+        if low < other_high and other_low < high:
+            if low < other_low:
+                yield low, other_low
+            low = other_high
+    if low < high:
+        yield low, high
 
 
 def _pte_base(target: Target) -> int | None:
@@ -89,57 +138,59 @@ def _pte_base(target: Target) -> int | None:
     return base or (target.debugger["PteBase"] if target.debugger else None)
 
 
-def _assigned(target: Target, address: int) -> KernelRegion | None:
+def _assigned(target: Target) -> Iterator[KernelRange]:
     nt, state = target.nt, target.symbol("MiState")
     regions = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaRegions") if nt else None
     if nt is None or state is None or regions is None or regions.type_name is None or not regions.count:
-        return None
+        return
     data = target.memory.read(state + regions.offset, regions.size)
     if data is None:
-        return None
+        return
     stride = regions.size // regions.count
     reader = nt.reader(regions.type_name, base="BaseAddress", size="NumberOfBytes")
     for index, name in nt.enum("_MI_ASSIGNED_REGION_TYPES").items():
         if not 0 <= index < regions.count:
             continue
         row = reader.unpack(data, index * stride)
-        if row.base and row.size and row.base <= address < row.base + row.size:
-            return _named(name.removeprefix("AssignedRegion"), "nt!MiState.Vs.SystemVaRegions")
-    return None
+        if row.base and row.size:
+            region = _named(name.removeprefix("AssignedRegion"), "nt!MiState.Vs.SystemVaRegions")
+            yield KernelRange(row.base, row.base + row.size, region)
 
 
-def _typed(target: Target, address: int) -> KernelRegion | None:
+def _typed(target: Target) -> Iterator[KernelRange]:
     nt, state = target.nt, target.symbol("MiState")
     types = nt.find("_MI_SYSTEM_INFORMATION", "Vs.SystemVaType") if nt else None
     if nt is None or state is None or types is None or types.size != 256 or target.header.architecture != "x64":
-        return None
-    value = target.memory.unsigned(state + types.offset + (address >> 39 & 0xFF), 1)
-    name = nt.enum("_MI_SYSTEM_VA_TYPE").get(value or 0, "").removeprefix("MiVa")
-    return _named(name, "nt!MiState.Vs.SystemVaType") if value and name not in ("", "Unused") else None
+        return
+    names = nt.enum("_MI_SYSTEM_VA_TYPE")
+    for index in range(types.size):
+        value = target.memory.unsigned(state + types.offset + index, 1)
+        name = names.get(value or 0, "").removeprefix("MiVa")
+        if value and name not in ("", "Unused"):
+            low = _KERNEL_HALF + (index << 39)
+            yield KernelRange(low, low + (1 << 39), _named(name, "nt!MiState.Vs.SystemVaType"))
 
 
 def _named(name: str, source: str) -> KernelRegion:
     return KernelRegion(_KINDS.get(name, name), source)
 
 
-def _pools(target: Target, address: int) -> KernelRegion | None:
+def _pools(target: Target) -> Iterator[KernelRange]:
     """The pools by the variables that KDDEBUGGER_DATA64 names, where both bounds are there."""
     debugger, memory = target.debugger, target.memory
     if debugger is None:
-        return None
+        return
     for kind, low, high in (
         (PAGED_POOL, "MmPagedPoolStart", "MmPagedPoolEnd"),
         (NONPAGED_POOL, "MmNonPagedPoolStart", "MmNonPagedPoolEnd"),
     ):
         names = [debugger[low], debugger[high]]
         start, end = (memory.pointer(variable) if variable else None for variable in names)
-        if start and end and start <= address <= end:
-            return KernelRegion(kind, "KDDEBUGGER_DATA64")
-    return None
+        if start and end and start <= end:
+            yield KernelRange(start, end + 1, KernelRegion(kind, "KDDEBUGGER_DATA64"))
 
 
-def _fixed(target: Target, address: int) -> KernelRegion | None:
-    if target.header.architecture != "x64" or target.header.build_number not in _WINDOWS_7:
-        return None
-    kind = next((kind for start, end, kind in _FIXED if start <= address < end), None)
-    return KernelRegion(kind, "the fixed layout of this Windows version") if kind else None
+def _fixed(target: Target) -> Iterator[KernelRange]:
+    if target.header.architecture == "x64" and target.header.build_number in _WINDOWS_7:
+        for low, high, kind in _FIXED:
+            yield KernelRange(low, high, KernelRegion(kind, "the fixed layout of this Windows version"))
