@@ -2,7 +2,7 @@
 
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
-                                                  containers, processes, yara
+                                                  containers, processes, yara, locks
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
@@ -13,9 +13,9 @@ How to read the table: ``ours`` and ``peer`` are the best of several runs, each 
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
-are read as objects of the host. Opening, stacks and processes are measured in processor time, everything else in time
-passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py``, ``stacks.py``,
-``containers.py``, ``processes.py`` and ``yara_scan.py``.
+are read as objects of the host. Opening, stacks, processes and locks are measured in processor time, everything else in
+time passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``, ``command.py``,
+``stacks.py``, ``containers.py``, ``processes.py``, ``yara_scan.py`` and ``locks.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
 commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import command
 import containers
+import locks
 import opening
 import processes
 import reading
@@ -45,6 +46,7 @@ _SUBJECTS = {
     "containers": containers.rows,
     "processes": processes.rows,
     "yara": yara_scan.rows,
+    "locks": locks.rows,
 }
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from tests.edited import edited
-from volatility3_kdump.analysis.waits import Wait, WaitGraph, _circles, find_waits, held_resources
+from volatility3_kdump.analysis.waits import Wait, WaitGraph, _circles, find_waits
 from volatility3_kdump.sample.scenes import waits as scene
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes import process_addresses, read_thread, thread_addresses
+from volatility3_kdump.windows.resources import scan_resources
 
 FIRST, SECOND, THIRD, FOURTH = (scene.thread_address(0, index) for index in range(4))
 SYSTEM_1, SYSTEM_2 = scene.thread_address(7, 0), scene.thread_address(7, 1)
@@ -55,16 +56,6 @@ def test_a_chain_ends_in_its_circle(target: Target) -> None:
     assert [wait.waiter for wait in graph.chain(THIRD)] == [THIRD, FIRST, SECOND]
     assert graph.chain(scene.thread_address(0, 4)) == []
     assert [wait.kind for wait in graph.of(SYSTEM_1)] == ["resource"]
-
-
-def test_resources_and_their_owners(target: Target) -> None:
-    problems: list[str] = []
-    held = held_resources(target, problems)
-    assert [(resource.owners, resource.exclusive) for resource in held] == [
-        (((SYSTEM_1, 1),), True),
-        (((SYSTEM_2, 1),), True),
-    ]
-    assert problems == []
 
 
 def test_nobody_waits_for_anybody(sample: Callable[..., Path]) -> None:
@@ -108,7 +99,7 @@ def test_alpc(isf_path: Path, sample: Callable[..., Path], tmp_path: Path, serve
 
 
 def test_waiters_by_their_stacks_and_owners_in_a_table(sample: Callable[..., Path], tmp_path: Path) -> None:
-    """Since Windows 10 1607 a resource names entries on the stacks of its waiters; a shared one has several owners."""
+    """An entry that does not name its thread lies on the thread's stack; a shared resource has several owners."""
     path = sample(6, None, "waits")
     target = volatility3_kdump.open(path)
     nt = target.nt
@@ -122,16 +113,16 @@ def test_waiters_by_their_stacks_and_owners_in_a_table(sample: Callable[..., Pat
 
     changes = {
         RESOURCE_1 + nt.offset("_ERESOURCE", "ExclusiveWaiters"): struct.pack("<Q", entry),
-        entry: bytes(8),
+        entry: struct.pack("<QQQ", entry, entry, 0),
         RESOURCE_1 + nt.offset("_ERESOURCE", "Flag"): bytes(2),
         RESOURCE_1 + nt.offset("_ERESOURCE", "OwnerTable"): struct.pack("<Q", FREE),
         RESOURCE_1 + nt.offset("_ERESOURCE", "OwnerEntry.OwnerThread"): bytes(8),
         FREE: owner(0, 0, 0) + owner(1, FIRST, 2) + owner(2, THIRD, 1),
     }
     found = edited(target, path, tmp_path / "shared.dmp", changes)
-    problems: list[str] = []
-    [resource] = [item for item in held_resources(found, problems) if item.address == RESOURCE_1]
-    assert (resource.owners, resource.exclusive, problems) == (((FIRST, 2), (THIRD, 1)), False, [])
+    [resource] = [item for item in scan_resources(found).resources if item.address == RESOURCE_1]
+    assert [(owner.thread, owner.count) for owner in resource.owners] == [(FIRST, 2), (THIRD, 1)]
+    assert [waiter.thread for waiter in resource.exclusive_waiters] == [None]
     waits = [(wait.waiter, wait.holder) for wait in graph_of(found).waits if wait.object == RESOURCE_1]
     assert waits == [(SYSTEM_2, FIRST), (SYSTEM_2, THIRD)]
 
@@ -146,7 +137,7 @@ def test_an_owner_table_of_an_impossible_size(sample: Callable[..., Path], tmp_p
         FREE: struct.pack("<QII", 0, size, 0),
     }
     graph = graph_of(edited(target, path, tmp_path / "owners.dmp", changes))
-    assert any("are not in the dump" in problem for problem in graph.problems)
+    assert any(f"is {size}: impossible" in problem for problem in graph.problems)
     assert len(graph.deadlocks) == 2
 
 

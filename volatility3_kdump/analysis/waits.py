@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.layout import Layouts
-from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.windows.resources import Resource, scan_resources
 from volatility3_kdump.windows.structures import read_row
 from volatility3_kdump.windows.threads import MUTANT, PROCESS, TERMINATED, THREAD, WAITING, Thread, read_thread
 
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
 
 MUTANT_WAIT, THREAD_WAIT, PROCESS_WAIT, RESOURCE_WAIT, ALPC_WAIT = "mutant", "thread", "process", "resource", "ALPC"
 
-_MOST_RESOURCES = 1 << 18
-_MOST_OWNERS = 4096
 _LONGEST_CHAIN = 64
-#: ERESOURCE.Flag: ResourceOwnedExclusive.
-_EXCLUSIVE = 0x80
-#: The low bits of OWNER_ENTRY.OwnerThread are flags: 3 marks an owner that is not a thread.
-_OWNER_FLAGS = 3
 
 
 @dataclass(frozen=True)
@@ -45,18 +39,6 @@ class Wait:
     holder: int | None
     process: int | None
     sure: bool = True
-
-
-@dataclass(frozen=True)
-class Resource:
-    """An ERESOURCE that somebody owns: owners as (ETHREAD, count), whether exclusively, and where its waiters are."""
-
-    address: int
-    owners: tuple[tuple[int, int], ...]
-    exclusive: bool
-    waiters: tuple[int, ...]
-    shared_waiters: int
-    exclusive_waiters: int
 
 
 @dataclass(frozen=True)
@@ -86,8 +68,11 @@ class WaitGraph:
         return found
 
 
-def find_waits(target: Target, threads: Iterable[Thread]) -> WaitGraph:
-    """The waits among threads, usually all of a dump."""
+def find_waits(target: Target, threads: Iterable[Thread], resources: Sequence[Resource] | None = None) -> WaitGraph:
+    """The waits among threads, usually all of a dump.
+
+    ``resources`` are those that somebody owns; where they are not given, they are looked for.
+    """
     known = {thread.address: thread for thread in threads}
     waits: list[Wait] = []
     problems: list[str] = []
@@ -95,7 +80,9 @@ def find_waits(target: Target, threads: Iterable[Thread]) -> WaitGraph:
         if thread.state == WAITING:
             waits += _object_waits(target, thread, known)
             waits += _alpc_waits(target, thread)
-    waits += _resource_waits(target, known, problems)
+    if resources is None:
+        resources = _owned_resources(target, problems)
+    waits += _resource_waits(resources, known, problems)
     unique = tuple(dict.fromkeys(waits))
     return WaitGraph(unique, tuple(_circles(unique)), tuple(problems))
 
@@ -139,110 +126,35 @@ def _alpc_waits(target: Target, thread: Thread) -> Iterator[Wait]:
 # resources ------------------------------------------------------------------------------------------------------------
 
 
-def held_resources(target: Target, problems: list[str]) -> list[Resource]:
-    """The ERESOURCEs of ExpSystemResourcesList that a thread owns."""
-    nt = target.nt
-    head = target.variable("ExpSystemResourcesList", "ExpSystemResourcesList")
-    if nt is None or head is None or not nt.has_type("_ERESOURCE"):
-        return []
-    walk = walk_list(target, head, _MOST_RESOURCES, "ExpSystemResourcesList")
-    if not walk.present:
-        return []
-    problems += walk.problems
-    reader = nt.reader(
-        "_ERESOURCE",
-        table="OwnerTable",
-        active="ActiveCount",
-        flag="Flag",
-        shared="SharedWaiters",
-        exclusive="ExclusiveWaiters",
-        owner="OwnerEntry.OwnerThread",
-        count="OwnerEntry.OwnerCount",
-    )
-    link = nt.offset("_ERESOURCE", "SystemResourcesList")
-    found = []
-    for entry in walk.entries:
-        row = read_row(target.memory, reader, entry - link)
-        if row is None or not row.active:
-            continue
-        owners = [(row.owner & ~_OWNER_FLAGS, row.count or 1)] if row.owner and row.owner & _OWNER_FLAGS != 3 else []
-        if row.table:
-            owners += _owner_table(target, nt, row.table, entry - link, problems)
-        found.append(
-            Resource(
-                entry - link,
-                tuple(dict.fromkeys(owners)),
-                bool((row.flag or 0) & _EXCLUSIVE),
-                (),
-                _pointer(row.shared),
-                _pointer(row.exclusive),
-            )
-        )
-    return found
+def _owned_resources(target: Target, problems: list[str]) -> tuple[Resource, ...]:
+    try:
+        scan = scan_resources(target)
+    except KdumpError as error:
+        problems.append(str(error))
+        return ()
+    problems += scan.problems
+    return scan.resources
 
 
-def _pointer(value: int | bytes | None) -> int:
-    """A pointer, or the first one of a KWAIT_CHAIN."""
-    return int.from_bytes(value[:8], "little") if isinstance(value, bytes) else value or 0
+def _resource_waits(resources: Sequence[Resource], known: dict[int, Thread], problems: list[str]) -> Iterator[Wait]:
+    """Waits for resources: of each waiter for each owner."""
+    threads = [thread for thread in known.values() if thread.state == WAITING]
+    for resource in resources:
+        if resource.contended:
+            problems += [f"the resource {resource.address:#x}: {note}" for note in resource.notes]
+        for waiter in (*resource.shared_waiters, *resource.exclusive_waiters):
+            thread = waiter.thread or _on_stack(threads, waiter.entry)
+            for owner in resource.owners:
+                if thread is not None and owner.thread is not None and owner.thread != thread:
+                    yield Wait(thread, RESOURCE_WAIT, resource.address, owner.thread, None)
 
 
-def _owner_table(target: Target, nt: Layouts, table: int, resource: int, problems: list[str]) -> list[tuple[int, int]]:
-    """Owners of a shared resource. The first entry of the table holds its size."""
-    reader = nt.reader("_OWNER_ENTRY", thread="OwnerThread", count="OwnerCount", size="TableSize")
-    stride = nt.size_of("_OWNER_ENTRY")
-    head = read_row(target.memory, reader, table) if target.is_kernel_address(table) else None
-    if head is None or head.size is None or head.size > _MOST_OWNERS:
-        problems.append(f"the owners of the resource {resource:#x} are not in the dump")
-        return []
-    found = []
-    for index in range(1, head.size):
-        row = read_row(target.memory, reader, table + index * stride)
-        if row is not None and row.thread and row.count and row.thread & _OWNER_FLAGS != 3:
-            found.append((row.thread & ~_OWNER_FLAGS, row.count))
-    return found
-
-
-def _resource_waits(target: Target, known: dict[int, Thread], problems: list[str]) -> Iterator[Wait]:
-    """Waits for resources.
-
-    Before Windows 10 1607 a resource names the event and the semaphore that threads wait for. Since then it names
-    entries on the stacks of the waiting threads.
-    """
-    by_object: dict[int, list[Thread]] = {}
-    stacks: list[Thread] = []
-    for thread in known.values():
-        if thread.state == WAITING and thread.wait_reason_name in ("WrResource", "Executive", "WrExecutive"):
-            stacks.append(thread)
-            for waited in thread.waits:
-                by_object.setdefault(waited.address, []).append(thread)
-    if not stacks:
-        return
-    for resource in held_resources(target, problems):
-        for waiter in _waiters(target, resource, by_object, stacks):
-            for owner, _ in resource.owners:
-                if owner != waiter.address:
-                    yield Wait(waiter.address, RESOURCE_WAIT, resource.address, owner, None)
-
-
-def _waiters(
-    target: Target, resource: Resource, by_object: dict[int, list[Thread]], threads: Sequence[Thread]
-) -> Iterator[Thread]:
-    for first in (resource.shared_waiters, resource.exclusive_waiters):
-        entry, seen = first, set[int]()
-        while entry and target.is_kernel_address(entry) and entry not in seen and len(seen) < _MOST_OWNERS:
-            seen.add(entry)
-            if entry in by_object:
-                yield from by_object[entry]
-                break
-            on_stack = next((thread for thread in threads if _holds(thread, entry)), None)
-            if on_stack is None:
-                break
-            yield on_stack
-            entry = target.memory.pointer(entry) or 0
-
-
-def _holds(thread: Thread, address: int) -> bool:
-    return bool(thread.stack_limit and thread.stack_base and thread.stack_limit <= address < thread.stack_base)
+def _on_stack(threads: Sequence[Thread], address: int) -> int | None:
+    """The thread on whose stack an address lies."""
+    for thread in threads:
+        if thread.stack_limit and thread.stack_base and thread.stack_limit <= address < thread.stack_base:
+            return thread.address
+    return None
 
 
 # circles --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from volatility3_kdump.sample.memory_counters import write_memory_counters
 from volatility3_kdump.sample.objects import Objects
 from volatility3_kdump.sample.processes import Processes
 from volatility3_kdump.sample.processors import Processors
+from volatility3_kdump.sample.resources import write_resources
 from volatility3_kdump.sample.scene import Scene
 from volatility3_kdump.sample.workspace import Workspace
 
@@ -44,6 +45,7 @@ class Machine:
         self.processors = Processors(self.work, self.images, self.objects, self.processes)
         write_lists(self.work, self.processors)
         write_memory_counters(self.work, self.processors)
+        write_resources(self.work, self.processes)
         self._extras(scene)
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:

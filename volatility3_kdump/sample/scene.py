@@ -256,6 +256,24 @@ class PendingRequest:
 
 
 @dataclass(frozen=True)
+class Resource:
+    """An ERESOURCE of the system's list: in nonpaged pool, or the kernel's variable ``symbol``.
+
+    ``owners`` are (OwnerThread, count). The waiters are ETHREADs of the scene, in line in this order; ``fast`` makes it
+    a FAST_ERESOURCE, in kernels that have them.
+    """
+
+    address: int
+    owners: tuple[tuple[int, int], ...] = ()
+    exclusive: bool = False
+    shared_waiters: tuple[int, ...] = ()
+    exclusive_waiters: tuple[int, ...] = ()
+    contention: int = 0
+    symbol: str = ""
+    fast: bool = False
+
+
+@dataclass(frozen=True)
 class KernelStructure:
     """A structure of the kernel's symbols anywhere in kernel memory.
 
@@ -323,6 +341,7 @@ class Scene:
     driver_objects: tuple[DriverObject, ...] = ()
     requests: tuple[Request, ...] = ()
     pending: tuple[PendingRequest, ...] = ()
+    resources: tuple[Resource, ...] = ()
     structures: tuple[KernelStructure, ...] = ()
     variables: tuple[Variable, ...] = ()
     records: tuple[Record, ...] = ()

@@ -48,17 +48,19 @@ class _Waits:
             reached = {wait for thread in wanted for wait in self.graph.chain(thread.address)}
             self.shown = [wait for wait in self.graph.waits if wait in reached]
 
-    def title(self, thread: int) -> str:
-        """``deadlock.exe 2040.2044``."""
-        reader = self.target.thread_reader
-        return (reader.title(thread) if reader is not None else None) or f"{thread:x}"
 
-    def holder(self, wait: Wait) -> str:
-        """Who ends a wait."""
-        if wait.holder is not None:
-            return self.title(wait.holder)
-        process = read_process(self.target, wait.process or 0)
-        return f"{process.name or '?'} {process.pid or 0:x}"
+def title(target: Target, thread: int) -> str:
+    """``deadlock.exe 2040.2044``."""
+    reader = target.thread_reader
+    return (reader.title(thread) if reader is not None else None) or f"{thread:x}"
+
+
+def holder_name(target: Target, wait: Wait) -> str:
+    """Who ends a wait."""
+    if wait.holder is not None:
+        return title(target, wait.holder)
+    process = read_process(target, wait.process or 0)
+    return f"{process.name or '?'} {process.pid or 0:x}"
 
 
 def waits_grid(target: Target, chosen: Threads, progress: Progress = None) -> KdumpGrid:
@@ -74,11 +76,11 @@ def _rows(waits: _Waits) -> Iterator[Row]:
             0,
             (
                 format_hints.Hex(wait.waiter),
-                waits.title(wait.waiter),
+                title(waits.target, wait.waiter),
                 wait.kind,
                 format_hints.Hex(wait.object),
                 format_hints.Hex(wait.holder if wait.holder is not None else wait.process or 0),
-                text_cell(waits.holder(wait)),
+                text_cell(holder_name(waits.target, wait)),
                 wait.sure,
                 absent() if number is None else number,
                 absent(),
@@ -90,7 +92,7 @@ def _rows(waits: _Waits) -> Iterator[Row]:
 
 def _lines(waits: _Waits) -> Iterator[str]:
     for wait in waits.shown:
-        yield _sentence(waits, wait)
+        yield sentence(waits.target, wait)
     if not waits.shown:
         yield "No thread waits for another one, as far as objects have owners."
     for number, circle in enumerate(waits.graph.deadlocks, 1):
@@ -100,14 +102,18 @@ def _lines(waits: _Waits) -> Iterator[str]:
         certain = all(wait.sure for wait in circle)
         yield f"DEADLOCK {number}:" if certain else f"Possible deadlock {number} (some wait may end otherwise):"
         for wait in circle:
-            yield f"    {_sentence(waits, wait)}"
+            yield f"    {sentence(waits.target, wait)}"
     for problem in waits.graph.problems:
         yield f"NOTE: {problem}"
 
 
-def _sentence(waits: _Waits, wait: Wait) -> str:
+def sentence(target: Target, wait: Wait) -> str:
+    """Who waits for what of whom."""
+    holder = holder_name(target, wait)
     if wait.kind in ("thread", "process"):
-        what = f"the end of {wait.kind} {wait.object:x}, {waits.holder(wait)}"
+        what = f"the end of {wait.kind} {wait.object:x}, {holder}"
     else:
-        what = f"the {wait.kind} {wait.object:x} of {waits.holder(wait)} ({wait.holder or wait.process or 0:x})"
-    return f"{waits.title(wait.waiter)} ({wait.waiter:x}) waits for {what}"
+        name = target.name_of(wait.object)
+        what = f"the {wait.kind} {f'{name} ({wait.object:x})' if name else f'{wait.object:x}'} of {holder}"
+        what += f" ({wait.holder or wait.process or 0:x})"
+    return f"{title(target, wait.waiter)} ({wait.waiter:x}) waits for {what}"

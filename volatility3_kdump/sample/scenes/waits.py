@@ -11,10 +11,12 @@ import dataclasses
 import struct
 
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.sample.resources import WAIT_FRAMES, WAIT_FUNCTIONS
 from volatility3_kdump.sample.scene import (
     KernelStructure,
     Process,
     Record,
+    Resource,
     Scene,
     Thread,
     WaitObject,
@@ -27,7 +29,6 @@ _STACKS = 0xFFFFD48F79000000
 _MUTANT_A, _MUTANT_B, _MUTANT_FREE = 0xFFFF918961800020, 0xFFFF918961800120, 0xFFFF918961800220
 _SEMAPHORE = 0xFFFF918961800320
 _RESOURCE_1, _RESOURCE_2 = 0xFFFF918961801000, 0xFFFF918961801100
-_EVENT_1, _EVENT_2 = 0xFFFF918961801400, 0xFFFF918961801440
 _NAME = 0xFFFF918961802000
 _WOW64, _TOKEN = 0xFFFF918961802800, 0xFFFFD802491AA060
 _IRP_1, _IRP_2 = 0xFFFF918961803000, 0xFFFF918961803400
@@ -51,6 +52,7 @@ def thread_address(process: int, index: int) -> int:
 #: The stacks of the demonstration's waiting threads.
 _SYSTEM_FRAMES = high_irql_fault().processes[0].threads[0].frames
 _USER_FRAMES = high_irql_fault().processes[1].threads[0].frames
+_RESOURCE_FRAMES = (*_SYSTEM_FRAMES[:3], *WAIT_FRAMES)
 
 
 def _thread(process: int, index: int, tid: int, **fields: object) -> Thread:
@@ -64,7 +66,7 @@ def _thread(process: int, index: int, tid: int, **fields: object) -> Thread:
         **fields,
     }
     base = _STACKS + (process * 16 + index) * 0x8000
-    frames = _USER_FRAMES if values["teb"] else _SYSTEM_FRAMES
+    frames = values.pop("frames", _USER_FRAMES if values["teb"] else _SYSTEM_FRAMES)
     return Thread(thread_address(process, index), tid, base, frames, **values)  # type: ignore[arg-type]
 
 
@@ -122,38 +124,15 @@ def _system_threads() -> tuple[Thread, ...]:
             win32_start_address=0,
             wait_reason=_RESOURCE_WAIT,
             wait_mode=0,
-            wait_objects=(WaitObject(event, 1),),
+            frames=_RESOURCE_FRAMES,
         )
-        for index, event in enumerate((_EVENT_2, _EVENT_1))
+        for index in range(2)
     )
 
 
 def _structures(layouts: Layouts, base: Scene) -> tuple[KernelStructure, ...]:
     created = base.system_time - 100_000_000
-    exited, owned = 0xC0000005, 0x80
-    first, second = thread_address(7, 0), thread_address(7, 1)
-    resources = layouts.symbol("ExpSystemResourcesList") or 0
-    head = base.kernel_base + resources
-    # OwnerCount lies above two or three flags.
-    owner_field = layouts.find("_OWNER_ENTRY", "OwnerCount")
-    shift = owner_field.bit if owner_field is not None else 0
-
-    def resource(address: int, owner: int, event: int, before: int, after: int) -> KernelStructure:
-        return KernelStructure(
-            "_ERESOURCE",
-            address,
-            {
-                "SystemResourcesList": struct.pack("<QQ", after, before),
-                "ActiveCount": 1,
-                "Flag": owned,
-                "ExclusiveWaiters": event,
-                "OwnerEntry.OwnerThread": owner,
-                "OwnerEntry.TableSize": 1 << shift,
-                "ActiveEntries": 1,
-                "ContentionCount": 1,
-                "NumberOfExclusiveWaiters": 1,
-            },
-        )
+    exited = 0xC0000005
 
     def irp(address: int, flags: int) -> KernelStructure:
         return KernelStructure("_IRP", address, {"Type": 6, "Size": 0x118, "Flags": flags})
@@ -166,9 +145,6 @@ def _structures(layouts: Layouts, base: Scene) -> tuple[KernelStructure, ...]:
         KernelStructure("_KMUTANT", _MUTANT_B, {"OwnerThread": thread_address(0, 1)}),
         KernelStructure("_KMUTANT", _MUTANT_FREE, {"OwnerThread": 0, "Header.SignalState": 1}),
         KernelStructure("_KSEMAPHORE", _SEMAPHORE, {"Limit": 0x10}),
-        resource(_RESOURCE_1, first, _EVENT_1, head, _RESOURCE_2),
-        resource(_RESOURCE_2, second, _EVENT_2, _RESOURCE_1, head),
-        KernelStructure("_LIST_ENTRY", head, {"Flink": _RESOURCE_1, "Blink": _RESOURCE_2}),
         KernelStructure(
             "_EPROCESS",
             process_address(2),
@@ -208,12 +184,18 @@ def _structures(layouts: Layouts, base: Scene) -> tuple[KernelStructure, ...]:
 def waits(layouts: Layouts) -> Scene:
     """Deadlocks, hidden, exiting, frozen, minimal and 32-bit processes, ready queues."""
     base = high_irql_fault()
+    first, second = thread_address(7, 0), thread_address(7, 1)
     system, *others = base.processes
     system = dataclasses.replace(system, threads=(*system.threads, *_system_threads()))
     name = "Watch\x07dog".encode("utf-16-le")
     return dataclasses.replace(
         base,
         processes=(system, *others, *_processes()),
+        kernel_functions=WAIT_FUNCTIONS,
+        resources=(
+            Resource(_RESOURCE_1, ((first, 1),), True, exclusive_waiters=(second,), contention=1),
+            Resource(_RESOURCE_2, ((second, 1),), True, exclusive_waiters=(first,), contention=1),
+        ),
         structures=(*base.structures, *_structures(layouts, base)),
         records=(
             *base.records,
