@@ -18,10 +18,18 @@ class Memory:
     the bytes asked for.
     """
 
-    def __init__(self, read: ReadMemory, pointer_size: int, why: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        read: ReadMemory,
+        pointer_size: int,
+        why: Callable[[int], str],
+        ranges: Callable[[int, int], Iterator[tuple[int, int]]] | None = None,
+    ) -> None:
+        """``ranges`` gives the parts of a range, as (address, bytes), outside of which nothing can be read."""
         self.read = read
         self.pointer_size = pointer_size
         self._why = why
+        self._ranges = ranges
 
     def why_unreadable(self, address: int) -> str:
         """The reason why an address cannot be read, for a message."""
@@ -90,14 +98,14 @@ class Memory:
 
     def present(self, address: int, length: int) -> Iterator[tuple[int, bytes]]:
         """The readable pages or part pages of a range, as (address, bytes), in order."""
-        position = address
-        end = address + length
-        while position < end:
-            size = min(PAGE_SIZE - position % PAGE_SIZE, end - position)
-            data = self.read(position, size)
-            if data is not None:
-                yield position, data
-            position += size
+        for start, extent in [(address, length)] if self._ranges is None else self._ranges(address, length):
+            position, end = start, start + extent
+            while position < end:
+                size = min(PAGE_SIZE - position % PAGE_SIZE, end - position)
+                data = self.read(position, size)
+                if data is not None:
+                    yield position, data
+                position += size
 
     def list_entries(self, head: int, most: int) -> Iterator[int]:
         """Addresses of the LIST_ENTRYs of a circular list, without the head.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -264,9 +264,10 @@ class Target:
             return Memory(
                 lambda address, size: None, self.header.pointer_size, lambda address: "no address translation"
             )
-        from volatility3_kdump.layers.kernel import reader_of
+        from volatility3_kdump.layers.kernel import ranges_of, reader_of
 
-        return Memory(reader_of(self.context.layers[self.layer_name]), self.header.pointer_size, self._why_unreadable)
+        layer = self.context.layers[self.layer_name]
+        return Memory(reader_of(layer), self.header.pointer_size, self._why_unreadable, ranges_of(layer))
 
     def _why_unreadable(self, address: int) -> str:
         if self.physical_layer_name is None:
@@ -447,18 +448,7 @@ class Target:
     @functools.cached_property
     def images(self) -> ImageSet:
         """The images of the modules: what memory holds of them, completed from files on the image path."""
-        return ImageSet(self.memory, self._image_path, self.problems, self._pieces)
-
-    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
-        """The parts of a memory range that the dump holds: of any size in small memory dumps, else whole pages."""
-        if self.dump.triage is None or self.layer_name is None:
-            yield from self.memory.present(address, size)
-            return
-        layer = self.context.layers[self.layer_name]
-        for start, length, *_ in layer.mapping(address, size, ignore_errors=True):
-            data = self.memory.read(start, length)
-            if data is not None:
-                yield start, data
+        return ImageSet(self.memory, self._image_path, self.problems)
 
     @functools.cached_property
     def _symbol_sources(self) -> SymbolSources:

@@ -80,6 +80,8 @@ class Range:
             length = self.count * size
         else:
             return None
+        if self.unlimited:
+            length = min(length, (1 << 64) - self.start)
         if length <= 0 or self.start + length > 1 << 64:
             raise KdumpError(f"Range error: {self.start:x} is not followed by {length:#x} bytes")
         if length > _LONGEST_RANGE and not self.unlimited:
@@ -90,8 +92,9 @@ class Range:
 def parse_range(text: str, names: Names, radix: int = 16) -> tuple[Range | None, str]:
     """The range at the start of a text, and the rest of the text; ``None`` where the text is empty.
 
-    ``address``, ``address L count``, ``address L-count`` (the objects before the address are left to the caller: the
-    count is negative), ``address L?count``, ``address end``. Raises :class:`ExpressionError`.
+    ``address``, ``address Lcount``, ``address L-count`` (the objects before the address are left to the caller: the
+    count is negative), ``address L?count`` (of any size), ``address L?`` (to the end of memory). Raises
+    :class:`ExpressionError`.
     """
     parser = Parser(text, names, radix)
     parser.skip_space()
@@ -102,14 +105,15 @@ def parse_range(text: str, names: Names, radix: int = 16) -> tuple[Range | None,
     match = _LENGTH.match(text, parser.position)
     if match is not None:
         behind = text[match.end() :].lstrip()
-        if behind or match["unlimited"] is None:
+        if match["unlimited"] is None or (behind and not behind.startswith(('"', "'"))):
             parser.position = match.end()
             count = parser.expression()
             parser.skip_space()
-            count -= (count >> 63) << 64
+            if match["unlimited"] is None:
+                count -= (count >> 63) << 64
         else:
             # To the end of memory.
-            return Range(start, None, MASK, True), ""
+            return Range(start, None, MASK, True), behind
         return Range(start, count, None, match["unlimited"] is not None), text[parser.position :]
     return Range(start), text[parser.position :]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from volatility3.framework import constants, exceptions, interfaces, layers
 from volatility3.framework.automagic import pdbscan
@@ -53,6 +53,43 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
         return data
 
     return read
+
+
+def ranges_of(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> Callable[[int, int], Iterator[tuple[int, int]]]:
+    """Which parts of a range of sign-extended addresses a virtual layer maps, as (address, bytes) in order.
+
+    Where the page tables leave out much at once, so is it here: the whole address space can be asked for. What is
+    mapped need not be in the dump.
+    """
+    mask: int = layer.address_mask
+    sign = (mask + 1) >> 1
+    halves = [(0, sign), ((1 << 64) - sign, 1 << 64)]
+    if mask == 0xFFFFFFFF:
+        halves.insert(1, (sign, mask + 1))
+
+    def ranges(address: int, length: int) -> Iterator[tuple[int, int]]:
+        if not isinstance(layer, layers.intel.Intel):
+            for start, size, *_ in layer.mapping(address, length, ignore_errors=True):
+                yield start, size
+            return
+        for low, high in halves:
+            position, end = max(address, low), min(address + length, high)
+            while position < end:
+                try:
+                    _, size, _ = layer._translate(position & mask)
+                except exceptions.PagedInvalidAddressException as error:
+                    size = 1 << error.invalid_bits
+                    position += size - position % size
+                except exceptions.InvalidAddressException:
+                    position += PAGE_SIZE - position % PAGE_SIZE
+                else:
+                    size = min(size - position % size, end - position)
+                    yield position, size
+                    position += size
+
+    return ranges
 
 
 def physical_reader_of(layer: interfaces.layers.DataLayerInterface) -> Callable[[int, int], bytes | None]:

@@ -57,6 +57,7 @@ class _Prepared:
     names: list[str | None]
     source: str | None
     reason: str
+    table: SymbolTable | None
 
 
 class AddressNames:
@@ -173,6 +174,21 @@ class AddressNames:
         if index is not None and self._prepared[index] is None:
             self._prepare(index)
 
+    def table_of(self, module: Module) -> SymbolTable | None:
+        """All symbols of a module, which are looked for now; ``None`` when there are none."""
+        self.load(module)
+        prepared = self._prepared_of(module)
+        return None if prepared is None else prepared.table
+
+    def next_symbol(self, module: Module, rva: int) -> int | None:
+        """The RVA of the first symbol of a module above an RVA; ``None`` when there is none."""
+        self.load(module)
+        prepared = self._prepared_of(module)
+        if prepared is None:
+            return None
+        first = bisect.bisect_right(prepared.starts, rva)
+        return next((prepared.starts[i] for i in range(first, len(prepared.starts)) if prepared.names[i]), None)
+
     def address_of(self, module: Module, symbol: str) -> int | None:
         """The virtual address of a symbol of a module, by its exact name or else without regard to case."""
         if module.base in self._tables:
@@ -235,6 +251,7 @@ class AddressNames:
             [at[start] for start in starts],
             table.source if table else None,
             reason,
+            table,
         )
         return prepared
 

@@ -77,7 +77,7 @@ def process_memory(target: Target, process: Process) -> Memory | None:
     from volatility3.framework import interfaces
     from volatility3.framework.layers import intel
 
-    from volatility3_kdump.layers.kernel import reader_of
+    from volatility3_kdump.layers.kernel import ranges_of, reader_of
 
     root = process.directory_table_base
     if target.physical_layer_name is None or target.layer_name is None or not root:
@@ -95,7 +95,7 @@ def process_memory(target: Target, process: Process) -> Memory | None:
     target.context.config[join(path, "memory_layer")] = target.physical_layer_name
     target.context.config[join(path, "page_map_offset")] = root
     layer = type(kernel)(target.context, config_path=path, name=name, metadata={"os": "Windows"})
-    return Memory(reader_of(layer), target.memory.pointer_size, lambda address: NOT_IN_THE_DUMP)
+    return Memory(reader_of(layer), target.memory.pointer_size, lambda address: NOT_IN_THE_DUMP, ranges_of(layer))
 
 
 def _user_pointer(memory: Memory, address: int) -> int | None:

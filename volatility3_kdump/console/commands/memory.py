@@ -1,0 +1,105 @@
+"""Commands over memory: ``d`` and its relatives, ``s``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.expressions import Range, TargetNames, parse_bounds, parse_first
+
+_LETTERS = ("a", "b", "c", "d", "D", "f", "p", "q", "s", "S", "u", "w", "W", "yb", "yd")
+_POINTED = tuple(f"{size}{what}" for size in "dpq" for what in "sapu")
+_COLUMNS = re.compile(r"/c\s*([0-9]+)\s*")
+_SEARCH = re.compile(r"-(\[(?P<flags>[^\]]*)\])?(?P<kind>s[au]|[bwdqau])(?=\s)\s*")
+_LEAST = re.compile(r"l([0-9]+)")
+
+
+@command(
+    "d",
+    *(f"d{letters}" for letters in _LETTERS + _POINTED),
+    help="memory as bytes, numbers, text, or pointers with symbols",
+    usage="[/c columns] [address [Lcount | end]]",
+    plugin="memory",
+)
+def display(session: Session, arguments: Arguments) -> Iterator[str]:
+    """Without an address it goes on where the last one ended; ``d`` keeps its format."""
+    from volatility3_kdump.views.memory import MemoryView
+
+    state = session.state
+    layout = arguments.name[1:] or state.data_format
+    rest, columns = arguments.text, None
+    match = _COLUMNS.match(rest)
+    if match is not None:
+        rest, columns = rest[match.end() :], int(match[1][:4])
+    wanted, rest = parse_bounds(rest, session.names, state.radix)
+    if rest:
+        raise KdumpError(f"Extra character error at '{rest[:40]}'")
+    if wanted is None:
+        wanted = Range(session.evaluate("$ip") if state.data is None else state.data)
+    view = MemoryView(session.target, wanted, layout, session.current.memory, columns)
+    state.data_format = layout
+    yield from view.lines()
+    state.data = view.next
+    last = session.current.memory.unsigned(view.start, min(view.unit, 8))
+    if last is not None:
+        state.variables["p"] = last
+
+
+@command(
+    "s",
+    help="searches memory for bytes, numbers or text",
+    usage='[-[1]b|w|d|q|a|u|sa|su] address Lcount|end pattern|"text"',
+    plugin="memory",
+)
+def search(session: Session, arguments: Arguments) -> Iterator[str]:
+    """Only what the dump holds is searched; ``[1]`` shows addresses alone, ``[lN]`` strings of at least N characters."""
+    from volatility3_kdump.text.addresses import pointer
+    from volatility3_kdump.views.memory import SearchView, string_lines
+
+    match = _SEARCH.match(arguments.text)
+    if match is None and arguments.text.startswith("-"):
+        raise KdumpError("s searches by -b, -w, -d, -q, -a, -u, -sa and -su")
+    kind, flags = (match["kind"], match["flags"] or "") if match else ("b", "")
+    names, radix, memory = session.names, session.state.radix, session.current.memory
+    wanted, rest = parse_bounds(arguments.text[match.end() :] if match else arguments.text, names, radix)
+    if wanted is None:
+        raise KdumpError('s needs a range and a pattern: s -a nt L1000 "text"')
+    if kind in ("sa", "su"):
+        least = _LEAST.search(flags)
+        yield from string_lines(memory, wanted, 1 if kind == "sa" else 2, max(int(least[1][:4]), 1) if least else 3)
+        return
+    view = SearchView(session.target, wanted, kind, _pattern(rest, kind, names, radix), memory)
+    if "1" in flags:
+        for place in view.places():
+            yield f"0x{pointer(place, memory.pointer_size)}"
+    else:
+        yield from view.lines()
+
+
+def _pattern(text: str, kind: str, names: TargetNames, radix: int) -> bytes:
+    """The bytes that are searched for. Raises :class:`KdumpError`."""
+    text = text.strip()
+    if kind in ("a", "u"):
+        if len(text) > 1 and text[0] == text[-1] == '"':
+            text = text[1:-1]
+        try:
+            return text.encode("utf-16-le" if kind == "u" else "latin-1")
+        except UnicodeError:
+            raise KdumpError(
+                f"{text!r} cannot be searched for as {'UTF-16' if kind == 'u' else '8-bit'} text"
+            ) from None
+    size = {"b": 1, "w": 2, "d": 4, "q": 8}[kind]
+    data = bytearray()
+    while text:
+        if text[0] in "\"'" and (end := text.find(text[0], 1)) > 0:
+            data += b"".join((ord(c) & 0xFF).to_bytes(size, "little") for c in text[1:end])
+            text = text[end + 1 :].lstrip()
+            continue
+        value, text = parse_first(text, names, radix)
+        if value >> 8 * size and (1 << 64) - value > 1 << 8 * size - 1:
+            raise KdumpError(f"Overflow error: {value:x} does not fit into {size} bytes")
+        data += (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    return bytes(data)

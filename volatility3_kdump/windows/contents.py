@@ -1,0 +1,115 @@
+"""Contents of memory, byte by byte held or absent: what the prompt's ``d`` commands and ``kdump.memory`` show.
+
+* :func:`stretches` - a range of memory in pieces that say which bytes the dump holds.
+* :func:`read_text` - a string that ends at a NUL, in pieces.
+* :func:`counted_string` - the buffer of a UNICODE_STRING or ANSI_STRING.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from volatility3_kdump.memory import Memory
+
+_CHUNK = 0x10000
+_TOP = 1 << 64
+#: The most bytes of a string that is looked at where no length was given.
+LONGEST_TEXT = 0x10000
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """``data`` are the bytes from ``address`` on, ``held`` a byte for each: 1 where the dump has it, else 0."""
+
+    address: int
+    data: bytes
+    held: bytes
+
+    def unit(self, offset: int, size: int) -> int | None:
+        """The unsigned number of ``size`` bytes at an offset; ``None`` where a byte of it is absent."""
+        if not all(self.held[offset : offset + size]) or offset + size > len(self.data):
+            return None
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+
+def stretches(memory: Memory, address: int, length: int, row: int = 16) -> Iterator[Stretch]:
+    """A range in pieces of some 64 KB; all but the last are whole multiples of ``row`` bytes."""
+    end = min(address + length, _TOP)
+    step = max(_CHUNK // row, 1) * row
+    while address < end:
+        size = min(step, end - address)
+        yield stretch(memory, address, size)
+        address += size
+
+
+def stretch(memory: Memory, address: int, size: int) -> Stretch:
+    """A range of memory; it must not reach beyond 64 bits."""
+    data, held = bytearray(size), bytearray(size)
+    for start, piece in memory.present(address, size):
+        offset = start - address
+        data[offset : offset + len(piece)] = piece
+        held[offset : offset + len(piece)] = b"\1" * len(piece)
+    return Stretch(address, bytes(data), bytes(held))
+
+
+class Text(NamedTuple):
+    """A piece of a string at ``address``; ``text`` is ``None`` where the dump lacks it. ``next`` is the address behind
+    it, behind the NUL in the last piece."""
+
+    address: int
+    text: str | None
+    next: int
+
+
+def read_text(memory: Memory, address: int, width: int, most: int | None = None, piece: int = 32) -> Iterator[Text]:
+    """A string of characters of ``width`` bytes (1: Latin-1, 2: UTF-16), ``piece`` characters at a time.
+
+    It ends at its NUL, after ``most`` characters, or at the first that the dump lacks.
+    """
+    left = LONGEST_TEXT // width if most is None else most
+    while left > 0 and address < _TOP:
+        characters = min(piece, left, max((_TOP - address) // width, 1))
+        found = stretch(memory, address, min(characters * width, _TOP - address))
+        count = next((i for i in range(characters) if not _whole(found, i, width)), characters)
+        data = found.data[: count * width]
+        end = next((i for i in range(count) if not any(data[i * width : (i + 1) * width])), None)
+        text = data[: (count if end is None else end) * width].decode(
+            "latin-1" if width == 1 else "utf-16-le", "replace"
+        )
+        if end is not None:
+            yield Text(address, text, address + (end + 1) * width)
+            return
+        if count:
+            yield Text(address, text, address + count * width)
+        if count < characters:
+            yield Text(address + count * width, None, address + count * width)
+            return
+        address += count * width
+        left -= count
+
+
+def _whole(found: Stretch, index: int, width: int) -> bool:
+    return all(found.held[index * width : (index + 1) * width]) and (index + 1) * width <= len(found.data)
+
+
+class CountedString(NamedTuple):
+    """The fields of a UNICODE_STRING or ANSI_STRING: lengths in bytes, and the buffer's address."""
+
+    length: int
+    maximum: int
+    buffer: int
+
+
+def counted_string(memory: Memory, address: int) -> CountedString | None:
+    """The structure at an address; ``None`` where the dump lacks it. Its layout is the same in every Windows version."""
+    head = memory.read(address, 2 * memory.pointer_size)
+    if head is None:
+        return None
+    length, maximum = struct.unpack_from("<HH", head)
+    buffer = int.from_bytes(head[memory.pointer_size :], "little")
+    if memory.pointer_size == 4 and buffer >> 31:
+        buffer |= 0xFFFFFFFF00000000
+    return CountedString(length, maximum, buffer)
