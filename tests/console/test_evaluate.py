@@ -54,7 +54,7 @@ def test_registers_are_those_of_the_current_context(session: Session) -> None:
     assert answer(session, "? @rbx") == ["Bad register error at '@rbx': the trap frame does not give rbx"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(["?", ".formats", "n", "??"]), st.text(max_size=50))
 def test_any_arguments_get_an_answer(session: Session, name: str, text: str) -> None:
     for line in answer(session, f"{name} {text}"):

@@ -178,7 +178,7 @@ def both(sample, isf_paths):
 
 
 @pytest.mark.parametrize(("letter", "code"), [("b", "B"), ("w", "H"), ("d", "I"), ("q", "Q"), ("c", "I"), ("p", "Q")])
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(offset=st.integers(0, 0x3000), count=st.integers(1, 40))
 def test_numbers_are_those_that_the_host_reads(both, letter: str, code: str, offset: int, count: int) -> None:
     opened, layer = both

@@ -33,7 +33,7 @@ def test_patterns_against_the_table(session: Session, isf_paths) -> None:
         expected = sorted(
             (base + entry["address"], name)
             for name, entry in document["symbols"].items()
-            if fnmatch.fnmatchcase(name.lower(), pattern) and entry["address"] and not name.startswith("?")
+            if fnmatch.fnmatchcase(name.lower(), pattern.lower()) and entry["address"] and not name.startswith("?")
         )
         found = [(symbol.address, symbol.name) for symbol in matching(session.target, f"nt!{pattern}")]
         assert sorted(found) == expected

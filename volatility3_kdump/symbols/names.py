@@ -59,6 +59,16 @@ class _Prepared:
     reason: str
     table: SymbolTable | None
 
+    @functools.cached_property
+    def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
+        """RVA by name: by the exact one, and by that in lower case. The lowest address of a name counts."""
+        exact: dict[str, int] = {}
+        folded: dict[str, int] = {}
+        for rva, name in self.table.symbols if self.table is not None else ():
+            exact.setdefault(name, rva)
+            folded.setdefault(name.lower(), rva)
+        return exact, folded
+
 
 class AddressNames:
     """Looks addresses up among the modules of a dump and their symbols."""
@@ -197,12 +207,11 @@ class AddressNames:
                 return module.base + rva
         self.load(module)
         prepared = self._prepared_of(module)
-        named = [] if prepared is None else list(zip(prepared.names, prepared.starts, strict=True))
-        for wanted, fold in ((symbol, str), (symbol.lower(), str.lower)):
-            for name, rva in named:
-                if name is not None and fold(name) == wanted:
-                    return module.base + rva
-        return None
+        if prepared is None:
+            return None
+        exact, folded = prepared.by_name
+        found = exact.get(symbol, folded.get(symbol.lower()))
+        return None if found is None else module.base + found
 
     def _index_of(self, module: Module) -> int | None:
         index = bisect.bisect_right(self._bases, module.base) - 1

@@ -170,7 +170,7 @@ class MemoryView:
     # rows -------------------------------------------------------------------------------------------------------
 
     def rows(self) -> Iterator[Row]:
-        """The same values as :meth:`lines`: a row for each unit, for sixteen bytes of ``b``, or for each line of text."""
+        """The values of :meth:`lines`: a row for each unit, for sixteen bytes of ``b``, or for each line of text."""
         if self.layout in POINTED:
             for at, value, _, behind in self._pointers():
                 symbol = behind if POINTED[self.layout][1] == "s" else None

@@ -104,7 +104,7 @@ class CountedString(NamedTuple):
 
 
 def counted_string(memory: Memory, address: int) -> CountedString | None:
-    """The structure at an address; ``None`` where the dump lacks it. Its layout is the same in every Windows version."""
+    """The structure at an address; ``None`` where the dump lacks it. Its layout never changed."""
     head = memory.read(address, 2 * memory.pointer_size)
     if head is None:
         return None

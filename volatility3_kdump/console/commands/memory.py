@@ -55,7 +55,7 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
     plugin="memory",
 )
 def search(session: Session, arguments: Arguments) -> Iterator[str]:
-    """Only what the dump holds is searched; ``[1]`` shows addresses alone, ``[lN]`` strings of at least N characters."""
+    """Only what the dump holds is searched; ``[1]`` shows addresses alone, ``[lN]`` wants N characters of a string."""
     from volatility3_kdump.text.addresses import pointer
     from volatility3_kdump.views.memory import SearchView, string_lines
 
