@@ -1,4 +1,4 @@
-"""The ``kdump`` command: the sample dump, the state of the installation, and ``vol`` with everything of ours loaded."""
+"""The ``kdump`` command: KD's prompt, the sample dump, the state of the installation, and ``vol`` with all of ours."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from volatility3_kdump.errors import KdumpError
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
 SAMPLE_TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
 DEFAULT_SCENE = "myfault"
+#: Options of ``kdump`` without a command; all others are those of KD, and open its prompt.
+_OWN_OPTIONS = ("-h", "--help", "--version")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["vol"]:  # its options are not ours to parse
             return run_vol(arguments[1:])
+        if arguments and arguments[0].startswith("-") and arguments[0] not in _OWN_OPTIONS:
+            from volatility3_kdump.console.application import main as run_console
+
+            return run_console(arguments)
         return run(build_parser().parse_args(arguments))
     except KdumpError as error:
         print(f"kdump: {error}", file=sys.stderr)
@@ -37,7 +43,11 @@ def _dump_type(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
-    parser = argparse.ArgumentParser(prog="kdump", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="kdump",
+        description="Windows crash dumps, as KD shows them.",
+        epilog='`kdump -z DUMP [-c "!analyze -v;q"]` opens KD\'s prompt; `kdump -?` lists the options of that.',
+    )
     parser.add_argument("--version", action="version", version=f"kdump {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -8,7 +8,7 @@ from typing import Any
 from volatility3.framework import renderers
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.text.escape import printable
+from volatility3_kdump.text.escape import printable, terminal_line
 
 Row = tuple[int, tuple[Any, ...]]
 
@@ -30,9 +30,7 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
 
     def kd_lines(self) -> Iterator[str]:
         """KD's text, every line escaped for a terminal."""
-        for line in self._kd_lines():
-            plain = line.isascii() and line.isprintable()
-            yield line if plain else "\t".join(printable(part) for part in line.split("\t"))
+        return map(terminal_line, self._kd_lines())
 
 
 def _escaped(rows: Iterable[Row]) -> Iterator[Row]:

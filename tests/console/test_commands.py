@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility3_kdump.console import commands
@@ -89,12 +90,50 @@ def test_a_failure_is_a_line_and_the_next_command_runs(few_commands: dict[str, C
     assert list(execute(Session(), "!fail; k 3")) == ["one line", "it failed", "k|3"]
 
 
+#: Commands that write files or end the session.
+_NOT_AT_RANDOM = (".logopen", ".logappend", "q", "qq", "qd")
+_ARGUMENTS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                "0",
+                "1",
+                "7",
+                "-1",
+                "ffff9189527e9080",
+                "fffff80060da1981",
+                "nt!KeBugCheckEx",
+                "L5",
+                "L0",
+                "=",
+                "/p",
+                "-t",
+            ]
+        ),
+        st.integers(0, (1 << 64) - 1).map(lambda value: f"{value:x}"),
+        st.text(max_size=8),
+    ),
+    max_size=4,
+).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_line_is_answered(session: Session, data: st.DataObject) -> None:
+    names = sorted(set(commands.registry()) - set(_NOT_AT_RANDOM))
+    line = data.draw(st.sampled_from(names)) + data.draw(st.sampled_from(["", " "])) + data.draw(_ARGUMENTS)
+    texts = [text for text in split(line) if not text.lower().startswith((".logo", ".loga"))]
+    for shown in itertools.islice((shown for text in texts for shown in execute(session, text)), 200):
+        assert isinstance(shown, str)
+        assert not shown.startswith("This command failed by a mistake"), (line, shown)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
-def test_any_line_is_answered(line: str) -> None:
-    """Without a dump every command says so, or does not need one."""
-    for shown in execute(Session(), line):
-        assert isinstance(shown, str)
+def test_any_text_is_split(line: str) -> None:
+    for text in split(line):
+        assert text in line
+        assert text == text.strip()
 
 
 def test_every_command_has_help_and_no_name_twice() -> None:

@@ -118,11 +118,6 @@ def record_of(code: int) -> Mapping[str, Any]:
     return _tables()[0].get(code, {})
 
 
-@functools.lru_cache(maxsize=1)
-def _fast_fail_names() -> dict[int, str]:
-    return {record["code"]: record["name"] for record in tables.json_lines("fastfail.jsonl")}
-
-
 def argument(bug_check: BugCheck, number: int) -> int | None:
     """Argument 1 to 4, ``None`` when it was never set."""
     return bug_check.arguments[number - 1].value if 1 <= number <= len(bug_check.arguments) else None
@@ -231,7 +226,7 @@ def _words(bug_check: BugCheck, record: Mapping[str, Any]) -> list[str]:
         if value is None:
             continue
         if entry.get("fast_fail"):
-            word = _fast_fail_names().get(value)
+            word = tables.fast_fail_codes().get(value, {}).get("name")
         elif "values" in entry:
             word = _named(value, entry["values"])
         else:

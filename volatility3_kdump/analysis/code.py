@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.cpu.amd64_unwind import TableAbsent
+from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
 from volatility3_kdump.cpu.disasm import decode_many
 from volatility3_kdump.cpu.instruction import Instruction
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 15
 _MOST_BACK = 4096
+_BATCH = 64
 
 
 def instructions_from(target: Target, address: int, count: int) -> list[Instruction]:
@@ -37,6 +38,40 @@ def instructions_before(target: Target, address: int, count: int) -> list[Instru
     return found
 
 
+def instructions_between(target: Target, start: int, end: int, most: int) -> list[Instruction]:
+    """The instructions from ``start`` on that begin before ``end``, at most ``most``; fewer where one is missing."""
+    found: list[Instruction] = []
+    while start < end and len(found) < most:
+        batch = instructions_from(target, start, min(_BATCH, most - len(found)))
+        if not batch:
+            break
+        found += [instruction for instruction in batch if instruction.address < end]
+        start = batch[-1].address + batch[-1].size
+    return found
+
+
+def function_around(target: Target, address: int) -> tuple[int, int] | None:
+    """(start, first address behind) of the function that holds an address, by the image's unwind data.
+
+    ``None`` where it has none, as for leaf functions, or where the dump does not hold it.
+    """
+    found = _function(target, address) if target.header.architecture in ("x64", "arm64") else None
+    return None if found is None else (found[0] + found[1].begin, found[0] + found[1].end)
+
+
+def _function(target: Target, address: int) -> tuple[int, Any] | None:
+    """(base of the module, entry of its function table) for an address."""
+    module = target.names.module_of(address)
+    table = target.walker.table_of(module) if module is not None else None
+    if module is None or table is None:
+        return None
+    try:
+        function = table.find(address - module.base)
+    except (amd64_unwind.TableAbsent, arm64_unwind.TableAbsent):
+        return None
+    return None if function is None else (module.base, function)
+
+
 def _run_before(target: Target, address: int, count: int) -> list[Instruction]:
     """Some of the instructions that end at an address, the last ones, at most ``count``."""
     if target.header.architecture == "arm64":
@@ -51,15 +86,8 @@ def _run_before(target: Target, address: int, count: int) -> list[Instruction]:
 
 def _function_start(target: Target, address: int) -> int | None:
     """Where the function that holds an address begins, by the unwind data of an x64 image."""
-    module = target.names.module_of(address) if target.header.architecture == "x64" else None
-    table = target.walker.table_of(module) if module is not None else None
-    if module is None or table is None:
-        return None
-    try:
-        function = table.find(address - module.base)
-    except TableAbsent:
-        return None
-    return None if function is None else int(module.base + function.begin)
+    found = _function(target, address) if target.header.architecture == "x64" else None
+    return None if found is None else int(found[0] + found[1].begin)
 
 
 def _symbol_start(target: Target, address: int) -> int | None:

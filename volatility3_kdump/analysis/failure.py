@@ -140,6 +140,11 @@ def failure_at_context(target: Target, address: int) -> Failure:
     return _Finder(target, None).complete((context, "context record", None, address))
 
 
+def failure_in(target: Target, context: Context) -> Failure:
+    """The state that registers describe: those of a processor or a thread."""
+    return _Finder(target, None).complete((context, context.source, None, None))
+
+
 _ARCHITECTURES = ("x64", "x86", "arm64")
 
 

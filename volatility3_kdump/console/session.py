@@ -6,7 +6,7 @@ Nothing is printed here: opening a dump and changes of state only.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -33,10 +33,11 @@ class State:
     ``processor`` is the number that ``~Ns`` chose; ``process`` and ``thread`` are the EPROCESS and ETHREAD of
     ``.process`` and ``.thread``. ``context`` holds the registers that ``.trap``, ``.cxr`` or ``.thread`` set, ``start``
     where a backtrace from there begins, ``failure`` the same place as ``.trap`` and ``.cxr`` show it, ``trap_frame``
-    the address of the trap frame it came from; ``frame`` is the number that ``.frame`` chose. ``radix`` is the base of
-    numbers (``n``), ``frames`` the most that ``k`` shows. ``code`` and ``data`` are the addresses where ``u`` and ``d``
-    go on, ``data_format`` the letters of the last ``d``, ``symbol`` the name that was looked up last. ``variables`` are
-    the pseudo-registers that commands set: ``t0`` to ``t19``, ``exp`` (the last value of ``?``), ``p`` (of ``d``).
+    the address of the trap frame it came from; ``no_context`` is why the chosen thread has neither. ``frame`` is the
+    number that ``.frame`` chose. ``radix`` is the base of numbers (``n``), ``frames`` the most that ``k`` shows.
+    ``code`` and ``data`` are the addresses where ``u`` and ``d`` go on, ``data_format`` the letters of the last ``d``,
+    ``symbol`` the name that was looked up last. ``variables`` are the pseudo-registers that commands set: ``t0`` to
+    ``t19``, ``exp`` (the last value of ``?``), ``p`` (of ``d``).
     """
 
     processor: int | None = None
@@ -46,6 +47,7 @@ class State:
     start: Start | None = None
     failure: Failure | None = None
     trap_frame: int | None = None
+    no_context: str | None = None
     frame: int = 0
     radix: int = 16
     frames: int = DEFAULT_FRAMES
@@ -57,8 +59,9 @@ class State:
 
     def reset_context(self) -> None:
         """Back to the registers of the crash: ``.cxr``, ``.trap`` and ``.thread`` without an address."""
-        self.context = self.start = self.failure = self.trap_frame = None
+        self.context = self.start = self.failure = self.trap_frame = self.no_context = None
         self.frame = 0
+        self.code = None
 
 
 @dataclass
@@ -117,7 +120,7 @@ class OpenDump:
 
         A register that is not known is absent from the context.
         """
-        if self.state.context is not None:
+        if self.state.context is not None or self.state.no_context is not None:
             return self.state.context
         number = self.state.processor
         crashed = self.target.crash_processor
@@ -155,8 +158,8 @@ class Session:
         self.log_path: str | None = None
         #: Dumps that ``.opendump`` opened and ``g`` has not yet announced.
         self.pending: list[OpenDump] = []
-        #: Called with a line that a command wants shown before it is finished.
-        self.say: Callable[[str], None] = lambda line: None
+        #: How deep commands are inside commands.
+        self.depth = 0
 
     # dumps ------------------------------------------------------------------------------------------------------
 

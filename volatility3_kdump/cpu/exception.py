@@ -18,6 +18,8 @@ MAXIMUM_PARAMETERS = 15
 
 ACCESS_VIOLATION = 0xC0000005
 IN_PAGE_ERROR = 0xC0000006
+#: Also raised by __fastfail, whose code is then the first parameter.
+STACK_BUFFER_OVERRUN = 0xC0000409
 
 #: Exception code to its constant and its words.
 CODES: dict[int, tuple[str, str]] = {

@@ -213,6 +213,14 @@ class AddressNames:
         found = exact.get(symbol, folded.get(symbol.lower()))
         return None if found is None else module.base + found
 
+    def starting_with(self, module: Module, prefix: str, most: int) -> list[str]:
+        """Names of a module's symbols that start with a prefix, whatever its case: the first ``most`` in order."""
+        self.load(module)
+        prepared = self._prepared_of(module)
+        names = {name for name in (prepared.names if prepared is not None else []) if name is not None}
+        wanted = prefix.lower()
+        return sorted(name for name in names if name.lower().startswith(wanted))[:most]
+
     def _index_of(self, module: Module) -> int | None:
         index = bisect.bisect_right(self._bases, module.base) - 1
         return index if index >= 0 and self._bases[index] == module.base else None

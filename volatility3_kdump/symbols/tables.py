@@ -59,3 +59,9 @@ def json_lines(name: str) -> Iterator[dict[str, Any]]:
         for line in stream:
             if line.strip():
                 yield json.loads(line)
+
+
+@functools.lru_cache(maxsize=1)
+def fast_fail_codes() -> dict[int, dict[str, Any]]:
+    """The codes of __fastfail: ``name`` (FAST_FAIL_ constants of ``winnt.h``, without that prefix) and ``text``."""
+    return {record["code"]: record for record in json_lines("fastfail.jsonl")}

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.cpu.exception import ExceptionRecord, access_kind, accessed_address, code_text
+from volatility3_kdump.cpu.exception import (
+    STACK_BUFFER_OVERRUN,
+    ExceptionRecord,
+    access_kind,
+    accessed_address,
+    code_text,
+)
+from volatility3_kdump.symbols.tables import fast_fail_codes
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.bugcheck import box, explanation
 from volatility3_kdump.text.registers import absent_code_line, code_line, register_block
@@ -107,6 +114,27 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
     yield from _last_fields(crash)
 
 
+def brief(target: Target, crash: Crash) -> Iterator[str]:
+    """The output of ``!analyze`` without ``-v``."""
+    yield from box()
+    yield "Use !analyze -v to get detailed debugging information."
+    yield ""
+    if crash.bug_check is None:
+        yield "The bug check code in the dump header was never set."
+    else:
+        values = (argument.value for argument in crash.bug_check.arguments)
+        words = ", ".join("?" if value is None else f"{value:x}" for value in values)
+        yield f"BugCheck {crash.bug_check.raw_code:X}, {{{words}}}"
+    yield ""
+    verdict = crash.verdict
+    if verdict.image_name:
+        site = f" ( {verdict.symbol_name} )" if verdict.symbol_name else ""
+        yield f"Probably caused by : {verdict.image_name}{site}"
+        yield ""
+    yield f"Followup:     {verdict.followup}"
+    yield "---------"
+
+
 def field(tag: str, value: str) -> Iterator[str]:
     """A field and the blank line behind it."""
     yield f"{tag}:{' ' if tag in _ONE_SPACE else '  '}{value}"
@@ -182,6 +210,10 @@ def exception_lines(target: Target, record: ExceptionRecord) -> Iterator[str]:
     if kind is not None:
         phrase = {"read": "read from", "write": "write to", "execute": "execute non-executable"}[kind]
         yield f"Attempt to {phrase} address {pointer(accessed_address(record), size, tick=False)}"
+    if record.code == STACK_BUFFER_OVERRUN and record.parameters:
+        code = record.parameters[0]
+        known = fast_fail_codes().get(code)
+        yield f"Subcode: 0x{code:x}" + (f" FAST_FAIL_{known['name']}" if known else "")
 
 
 def _black_boxes(crash: Crash) -> Iterator[str]:
@@ -214,14 +246,18 @@ def _last_fields(crash: Crash) -> Iterator[str]:
     yield "---------"
 
 
-def shown_code(target: Target, failure: Failure) -> Iterator[str]:
-    """The symbol line and the instruction line that follow a register block, with KD's own operand note."""
+def shown_code(target: Target, failure: Failure, kd: bool = True) -> Iterator[str]:
+    """The symbol line and the instruction line that follow a register block.
+
+    The note on the operand is KD's own, for which an unknown register is zero; without ``kd`` it is made from the
+    registers that are known.
+    """
     ip = failure.shown.ip
     if ip is None:
         return
     yield f"{failure.name or pointer(ip, target.memory.pointer_size)}:"
-    instruction = failure.shown_instruction
+    instruction = failure.shown_instruction if kd else failure.instruction
     if instruction is None:
         yield absent_code_line(ip, failure.shown.architecture)
     else:
-        yield code_line(instruction, failure.shown, kd=True)
+        yield code_line(instruction, failure.shown if kd else failure.context, kd=kd)

@@ -63,14 +63,34 @@ def base_line(target: Target) -> str | None:
     return line if head is None else f"{line} PsLoadedModuleList = 0x{pointer(_truncated(head, size), size)}"
 
 
+def loading(target: Target, path: str | None = None) -> Iterator[str]:
+    """What is loaded: the file, by ``path`` where that is given, and the kind of dump."""
+    yield f"Loading Dump File [{path or target.name}]"
+    yield KINDS[target.header.dump_type or 0]
+
+
 def banner(target: Target) -> Iterator[str]:
     """The lines that KD prints when it has loaded a dump."""
-    header = target.header
-    yield f"Loading Dump File [{target.name}]"
-    yield KINDS[header.dump_type or 0]
+    yield from loading(target)
+    yield from headline(target)
+    yield from version(target)
+    for warning in target.warnings:
+        yield f"WARNING: {warning}"
+
+
+def headline(target: Target, search_paths: tuple[str, str] | None = None) -> Iterator[str]:
+    """What stands between the kind of dump and the version: the comment, and the paths of symbols and images."""
     yield ""
-    if header.comment and header.comment.strip():
-        yield f"Comment: '{header.comment}'"
+    comment = target.header.comment
+    if comment and comment.strip():
+        yield f"Comment: '{comment}'"
+    if search_paths is not None:
+        yield f"Symbol search path is: {search_paths[0]}"
+        yield f"Executable search path is: {search_paths[1]}"
+
+
+def version(target: Target) -> Iterator[str]:
+    """``vertarget``: Windows, its kernel, and the time of the crash."""
     yield version_line(target)
     product = product_line(target)
     if product:
@@ -82,14 +102,33 @@ def banner(target: Target) -> Iterator[str]:
     base = base_line(target)
     if base:
         yield base
+    yield from times(target)
+
+
+def times(target: Target) -> Iterator[str]:
+    """``.time``: when it crashed, in the zone of the machine, and how long it had been up."""
+    header = target.header
     bias = target.shared_data.time_zone_bias if target.shared_data else 0
     moment = session_time(header.system_time, bias) or session_time(header.system_time)
     if moment:
         yield f"Debug session time: {moment}"
     running = uptime(header.system_up_time)
     yield f"System Uptime: {running}" if running else "System Uptime: not available"
-    for warning in target.warnings:
-        yield f"WARNING: {warning}"
+
+
+def kind(target: Target) -> str:
+    """``64-bit Kernel bitmap dump``, as ``||`` lists dumps."""
+    words = KINDS[target.header.dump_type or 0].partition(" File:")[0]
+    return f"{target.header.bits}-bit {words[0]}{words[1:].lower()}"
+
+
+def title() -> str:
+    """Our own version, and the host's."""
+    from volatility3.framework import constants
+
+    from volatility3_kdump import __version__
+
+    return f"kdump {__version__}, volatility3 {constants.PACKAGE_VERSION}"
 
 
 def _truncated(address: int, size: int) -> int:

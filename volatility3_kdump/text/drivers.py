@@ -13,6 +13,7 @@ from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
 from volatility3_kdump.windows.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
 from volatility3_kdump.windows.modules import Module, UnloadedModule
+from volatility3_kdump.windows.user_mode import UserModule
 from volatility3_kdump.windows.version_resource import ImageVersion
 
 _PAGE_KB = 4
@@ -71,6 +72,17 @@ def line(details: DriverDetails, size: int = 8) -> str:
 def symbols_line(module: Module, status: str, size: int = 8) -> str:
     """A row of ``lm``."""
     return f"{_range(module.base, module.end, size)}   {module.name:<11} {f'({status})':<23}"
+
+
+def path_line(module: Module, size: int = 8) -> str:
+    """A row of ``lm f``."""
+    return f"{_range(module.base, module.end, size)}   {module.name:<11} {module.path or module.image_name}"
+
+
+def user_line(module: UserModule, size: int = 8) -> str:
+    """A row of ``lm u``: a module of a process."""
+    end = "?" * (2 * size + (size == 8)) if module.size is None else pointer(module.base + module.size, size)
+    return f"{pointer(module.base, size)} {end}   {module.name or '?':<11} {module.path or ''}".rstrip()
 
 
 def _range(start: int, end: int, size: int) -> str:

@@ -18,6 +18,13 @@ def printable(text: str) -> str:
     )
 
 
+def terminal_line(line: str) -> str:
+    """A line fit for a terminal: as :func:`printable`, but with its tabs."""
+    if line.isascii() and line.isprintable():
+        return line
+    return "\t".join(printable(part) for part in line.split("\t"))
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     if code <= 0xFF:

@@ -145,6 +145,27 @@ def stack_line(device: DeviceObject, name: str | None, asked: bool, size: int = 
     ).rstrip()
 
 
+def device_lines(
+    device: DeviceObject, name: str | None, below: str | None, above: str | None, size: int = 8
+) -> Iterator[str]:
+    """``!devobj``: one device. ``below`` and ``above`` are the drivers of its neighbours in the device stack."""
+    driver = device.driver.name if device.driver else None
+    yield f"Device object ({pointer(device.address, size, tick=False)}) is for:"
+    where = "not in the dump" if device.driver_address is None else pointer(device.driver_address, size, tick=False)
+    yield f" {name or ''} {driver or '?'} DriverObject {where}"
+    numbers = (device.device_type, device.flags)
+    kind, flags = ("?" * 8 if value is None else f"{value:08x}" for value in numbers)
+    yield f"Current Irp {short(device.current_irp, size)} Type {kind} Flags {flags}"
+    node = "" if device.node is None else f" DevNode {short(device.node, size)}"
+    yield f"DevExt {short(device.extension, size)}{node}"
+    traits = "?" * 8 if device.characteristics is None else f"{device.characteristics:08x}"
+    yield f"Characteristics (0x{traits})"
+    for label, link, owner in (("Upper", device.above, above), ("Lower", device.below, below)):
+        if link:
+            attached = "AttachedDevice" if label == "Upper" else "AttachedTo"
+            yield f"{attached} ({label}) {pointer(link, size, tick=False)} {owner or '?'}"
+
+
 def node_lines(node: DeviceNode, size: int = 8) -> Iterator[str]:
     """The device node below a stack."""
     yield f"!DevNode {pointer(node.address, size, tick=False)} :"

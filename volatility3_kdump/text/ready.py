@@ -29,18 +29,29 @@ def irql_text(level: int) -> str:
 def running(states: Iterable[ProcessorState], threads: Mapping[int, Thread], size: int = 8) -> Iterator[str]:
     """``!running -i``: every processor with its current, next and idle thread, and its queued spin locks."""
     states = list(states)
+    yield from running_header(states)
+    for state in states:
+        yield running_line(state, threads, size)
+
+
+def running_header(states: Iterable[ProcessorState]) -> Iterator[str]:
+    """The processors as masks, and the heading of their list."""
+    states = list(states)
     everyone = sum(1 << state.number for state in states)
     idle = sum(1 << state.number for state in states if state.idle)
     yield f"System Processors:  ({everyone:016x})"
     yield f"  Idle Processors:  ({idle:016x})"
     yield ""
     yield "       Prcbs             Current         (pri) Next            (pri) Idle"
-    for state in states:
-        yield (
-            f"  {state.number:<5}{pointer(state.prcb, size, tick=False)}  "
-            f"{_with_priority(state.current, threads, size)} {_with_priority(state.next, threads, size)} "
-            f"{pointer(state.idle_thread, size, tick=False)}  {state.locks or '?'}"
-        )
+
+
+def running_line(state: ProcessorState, threads: Mapping[int, Thread], size: int = 8) -> str:
+    """A row of ``!running``."""
+    return (
+        f"  {state.number:<5}{pointer(state.prcb, size, tick=False)}  "
+        f"{_with_priority(state.current, threads, size)} {_with_priority(state.next, threads, size)} "
+        f"{pointer(state.idle_thread, size, tick=False)}  {state.locks or '?'}"
+    )
 
 
 def activity(state: ProcessorState) -> str:

@@ -83,3 +83,43 @@ def trap_note(frame: Frame, size: int = 8) -> str:
 
 def _cut(address: int, size: int) -> int:
     return address & ((1 << 8 * size) - 1)
+
+
+SUMMARY_HEADER = "Proc.Thread  .Thread  Ticks   ThreadState Blocker"
+#: Functions in which threads give up their processor: who called them is of interest.
+_WAITING = frozenset(
+    {
+        "KiSwapContext",
+        "KiSwapThread",
+        "KiCommitThreadWait",
+        "KiCommitThread",
+        "KeWaitForSingleObject",
+        "KeWaitForMultipleObjects",
+        "KeDelayExecutionThread",
+        "KeRemoveQueueEx",
+        "KeRemovePriQueue",
+        "KeRemoveQueue",
+        "KiAbThreadWait",
+        "KeWaitForAlertByThreadId",
+        "KeWaitForGate",
+        "KiIdleLoop",
+    }
+)
+_SUMMARY_INDENT = " " * 40
+
+
+def blocker(walker: StackWalker, stack: Stack) -> str:
+    """Where a thread stands: the first frame that is none of the kernel's own for waiting."""
+    size = walker.target.memory.pointer_size
+    for frame in stack.frames:
+        name = walker.name_of(frame)
+        if name is None or name.module != "nt" or name.symbol not in _WAITING:
+            return call_site(walker, frame, size)
+    return call_site(walker, stack.frames[0], size) if stack.frames else ""
+
+
+def summary_rest(walker: StackWalker, stack: Stack) -> Iterator[str]:
+    """The frames below the first, under the line of a thread."""
+    size = walker.target.memory.pointer_size
+    for frame in stack.frames[1:]:
+        yield _SUMMARY_INDENT + call_site(walker, frame, size)

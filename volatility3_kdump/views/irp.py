@@ -24,6 +24,7 @@ from volatility3_kdump.windows.io import (
     driver_devices,
     major_name,
     minor_name,
+    read_device,
     read_driver,
     read_irp,
     read_node,
@@ -296,6 +297,25 @@ def stack_grid(target: Target, at: int) -> KdumpGrid:
     return KdumpGrid(
         _STACK_COLUMNS, _stack_rows(target, stack, at, notes), lambda: _stack_lines(target, stack, at, notes)
     )
+
+
+def device_lines(target: Target, at: int) -> Iterator[str]:
+    """``!devobj``. Raises :class:`KdumpError` if there is no device."""
+    try:
+        device = read_device(target, at)
+    except (Unreadable, SymbolsNotFound) as error:
+        raise _wrapped(target, error) from error
+    below, above = (_driver_name(target, link) for link in (device.below, device.above))
+    return words.device_lines(device, object_name(target, at), below, above, target.memory.pointer_size)
+
+
+def _driver_name(target: Target, device: int | None) -> str | None:
+    if not device:
+        return None
+    try:
+        return read_device(target, device).driver_text
+    except KdumpError:
+        return None
 
 
 def stack_notes(stack: list[DeviceObject]) -> list[str]:

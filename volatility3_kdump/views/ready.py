@@ -12,9 +12,11 @@ from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import ready as text
+from volatility3_kdump.text import stacks as stack_text
 from volatility3_kdump.views.thread import joined, number, seconds
 from volatility3_kdump.windows.processes import read_process
 from volatility3_kdump.windows.ready import ProcessorState, ReadyQueue, processor_states, shared_queues
+from volatility3_kdump.windows.stacks import NoStack, processor_start
 from volatility3_kdump.windows.threads import Thread, read_thread
 
 _COLUMNS: list[tuple[str, type]] = [
@@ -130,7 +132,41 @@ def _kd_lines(dispatcher: _Dispatcher) -> Iterator[str]:
     for state in dispatcher.states:
         yield text.activity(state)
     yield ""
+    yield from _queue_lines(dispatcher)
+
+
+def _queue_lines(dispatcher: _Dispatcher) -> Iterator[str]:
     for index, queue in enumerate(dispatcher.shared):
         yield from text.shared_queue(queue, index, len(dispatcher.states), dispatcher.threads)
     for state in dispatcher.states:
         yield from text.processor_queue(state, dispatcher.threads)
+
+
+def ready_lines(target: Target) -> Iterator[str]:
+    """``!ready``: the queues alone."""
+    return _queue_lines(_Dispatcher(target))
+
+
+def running_lines(target: Target, idle: bool, stacks: bool) -> Iterator[str]:
+    """``!running``: the processors that are busy, with ``idle`` all; with ``stacks`` what they run."""
+    dispatcher = _Dispatcher(target)
+    size = target.memory.pointer_size
+    yield from text.running_header(dispatcher.states)
+    for state in dispatcher.states:
+        if state.idle and not idle:
+            continue
+        yield text.running_line(state, dispatcher.threads, size)
+        if stacks:
+            yield ""
+            yield from _stack_lines(target, state.number)
+            yield ""
+
+
+def _stack_lines(target: Target, number: int) -> Iterator[str]:
+    try:
+        stack = target.walker.walk(processor_start(target, number))
+    except NoStack as error:
+        yield f"No stack: {error}"
+        return
+    yield stack_text.header("kn")
+    yield from stack_text.rows(target.walker, stack, "kn")

@@ -8,10 +8,11 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
+from volatility3_kdump.errors import SymbolsNotFound
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
-from volatility3_kdump.windows import processes
+from volatility3_kdump.windows import processes, threads
 from volatility3_kdump.windows.stacks import NoStack, Stack, StackWalker, Start, thread_start
 
 _COLUMNS: list[tuple[str, type]] = [
@@ -70,7 +71,7 @@ def stack_grid(
     progress: Any = None,
 ) -> KdumpGrid:
     """The stacks asked for, one row a frame and one for where a backtrace ends early."""
-    walker = StackWalker(target)
+    walker = target.walker
     results: list[tuple[Request, Stack, int]] = []
 
     def walked() -> list[tuple[Request, Stack, int]]:
@@ -97,7 +98,7 @@ def stack_grid(
                 continue
             yield text.header(layout)
             yield from text.rows(walker, stack, layout)
-            if not stack.complete:
+            if not stack.complete and len(stack.frames) < most:
                 yield f"Stack ends here: {stack.end}"
 
     return KdumpGrid(_COLUMNS, _rows(target, walker, walked), kd_lines)
@@ -147,3 +148,60 @@ def _thread_cells(target: Target, thread: int | None) -> tuple[Any, ...]:
         absent() if found.tid is None else found.tid,
         format_hints.Hex(thread),
     )
+
+
+# !stacks --------------------------------------------------------------------------------------------------------------
+
+
+_STATES = {"Running": "RUNNING", "Ready": "READY", "Waiting": "Blocked"}
+
+
+def summary_lines(target: Target, level: int, wanted: str = "", progress: Any = None) -> Iterator[str]:
+    """``!stacks``: a line for each thread with what it waits in; at ``level`` 2 its whole stack.
+
+    Level 0 leaves threads out whose stack is paged out. ``wanted`` chooses threads with that text in a frame's name.
+    """
+    if target.thread_reader is None:
+        raise SymbolsNotFound(f"{target.name}: the threads need the kernel's symbols: {target.symbol_status}")
+    yield text.SUMMARY_HEADER
+    count = 0
+    addresses = processes.process_addresses(target)
+    for index, process in enumerate(addresses):
+        if progress is not None:
+            progress(100 * index / len(addresses), "Walking stacks")
+        found = processes.read_process(target, process)
+        title: str | None = f"{'':28}[{process:x} {found.name or '?'}]"
+        for thread in processes.thread_addresses(target, process):
+            count += 1
+            for line in _summary(target, thread, level, wanted):
+                if title is not None:
+                    yield title
+                    title = None
+                yield line
+    yield ""
+    yield f"Threads Processed: {count}"
+
+
+def _summary(target: Target, address: int, level: int, wanted: str) -> Iterator[str]:
+    walker = target.walker
+    thread = threads.read_thread(target, address)
+    try:
+        stack = walker.walk(thread_start(target, address))
+    except NoStack as error:
+        stack = Stack((), str(error), False)
+    if not stack.frames and level == 0:
+        return
+    sites = [text.call_site(walker, frame, target.memory.pointer_size) for frame in stack.frames]
+    if wanted and not any(wanted.lower() in site.lower() for site in sites):
+        return
+    pid = "????" if thread.pid is None else f"{thread.pid:4x}"
+    tid = "??????" if thread.tid is None else f"{thread.tid:06x}"
+    ticks = "?" if thread.wait_ticks is None else f"{thread.wait_ticks & 0xFFFFFFFF:07x}"
+    state = _STATES.get(thread.state_name or "", thread.state_name or "?")
+    if not stack.frames:
+        site = "Stack paged out" if stack.end.startswith("kernel stack not resident") else f"no stack: {stack.end}"
+    else:
+        site = sites[0] if level == 2 else text.blocker(walker, stack)
+    yield f"{pid}.{tid}  {address:x} {ticks} {state:<10} {site}"
+    if level == 2:
+        yield from text.summary_rest(walker, stack)

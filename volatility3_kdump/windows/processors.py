@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
+from volatility3_kdump.layout import FieldPath
+from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -129,3 +131,77 @@ def crash_processor(target: Target, processors: list[Processor], context: Contex
     if copied:
         return next((processor for processor in processors if processor.prcb == copied.address), None)
     return processors[0] if len(processors) == 1 else None
+
+
+#: Fields of KPCR, newest layout first: x64 has the tables' bases, x86 their addresses and NT_TIB.
+_REGION: dict[str, FieldPath] = {
+    "major": "MajorVersion",
+    "minor": "MinorVersion",
+    "own": ("Self", "SelfPcr"),
+    "prcb": ("CurrentPrcb", "Prcb"),
+    "irql": "Irql",
+    "idt": ("IdtBase", "IDT"),
+    "gdt": ("GdtBase", "GDT"),
+    "tss": ("TssBase", "TSS"),
+    "user_stack": "UserRsp",
+    "interrupt_requests": "IRR",
+    "interrupts_disabled": "IDR",
+}
+#: Fields of KPRCB.
+_BLOCK: dict[str, FieldPath] = {
+    "current": "CurrentThread",
+    "next": "NextThread",
+    "idle": "IdleThread",
+    "saved_irql": "DebuggerSavedIRQL",
+    "number": "Number",
+    "group": "Group",
+    "group_index": ("GroupIndex", "Number"),
+    "group_member": ("GroupSetMember", "SetMember"),
+    "interrupts": "InterruptCount",
+    "dpc_time": "DpcTime",
+    "interrupt_time": "InterruptTime",
+    "kernel_time": "KernelTime",
+    "user_time": "UserTime",
+}
+
+
+@dataclass(frozen=True)
+class ControlRegion:
+    """A KPCR and the KPRCB in it: their addresses, and fields by name.
+
+    ``region`` and ``block`` map names to values; a field that this kernel does not have, or that the dump does not
+    hold, is ``None``. Times are counts of clock interrupts.
+    """
+
+    number: int
+    address: int
+    prcb: int
+    region: dict[str, int | None]
+    block: dict[str, int | None]
+
+
+def control_region(target: Target, processor: Processor) -> ControlRegion | None:
+    """The control region of a processor; ``None`` without the kernel's symbols or its control block."""
+    nt, prcb = target.nt, processor.prcb
+    if nt is None or prcb is None:
+        return None
+    inside = nt.find("_KPCR", ("Prcb", "PrcbData")) if nt.has_type("_KPCR") else None
+    if inside is None:
+        return None
+    if target.header.architecture == "x86":
+        # Prcb is a pointer there, and the block itself is PrcbData.
+        inside = nt.field("_KPCR", "PrcbData")
+    address = prcb - inside.offset
+    return ControlRegion(
+        processor.number,
+        address,
+        prcb,
+        _fields(target, "_KPCR", _REGION, address),
+        _fields(target, "_KPRCB", _BLOCK, prcb),
+    )
+
+
+def _fields(target: Target, type_name: str, paths: dict[str, FieldPath], address: int) -> dict[str, int | None]:
+    assert target.nt is not None
+    row: Any = read_row(target.memory, target.nt.reader(type_name, **paths), address)
+    return {name: None if row is None else getattr(row, name) for name in paths}

@@ -121,6 +121,13 @@ def crash_start(target: Target) -> Start:
     return Start(context, CONTEXT, _crash_segments(target))
 
 
+def registers_start(target: Target, context: Context) -> Start:
+    """Any registers. Raises :class:`NoStack` when they lack a stack or an instruction pointer."""
+    if context.ip is None or context.sp is None:
+        raise NoStack("the registers do not give the stack and instruction pointers")
+    return Start(context, CONTEXT, _segments_around(target, context.sp))
+
+
 def context_start(target: Target, address: int) -> Start:
     """A CONTEXT record in memory. Raises :class:`NoStack` when there is none at the address."""
     architecture = target.header.architecture
@@ -464,13 +471,18 @@ class StackWalker:
     def walk(self, start: Start, most: int = MOST_FRAMES) -> Stack:
         """The backtrace from a start; at most ``most`` frames (never more than 1,024)."""
         most = max(1, min(most, MOST_FRAMES))
-        if self.architecture == "x64":
-            return _Amd64Walk(self, start, most).run()
-        if self.architecture == "arm64":
-            return _Arm64Walk(self, start, most).run()
-        if self.architecture == "x86":
-            return _X86Walk(self, start, most).run()
-        return Stack((), f"no unwinder for {self.architecture}", False)
+        walks: dict[str, type[_Amd64Walk | _Arm64Walk | _X86Walk]] = {
+            "x64": _Amd64Walk,
+            "arm64": _Arm64Walk,
+            "x86": _X86Walk,
+        }
+        if self.architecture not in walks:
+            return Stack((), f"no unwinder for {self.architecture}", False)
+        # One frame more: it gives the return address and the arguments of the last one.
+        stack = walks[self.architecture](self, start, most + 1).run()
+        if len(stack.frames) <= most:
+            return stack
+        return Stack(stack.frames[:most], f"{most} frames, the limit", False)
 
     def registers_at_trap(self, start: Start, trap: int) -> Context | None:
         """The registers that a trap interrupted, as far as unwinding to its frame recovers them (x64).

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import collections
-import functools
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
 from volatility3_kdump.analysis.faults import (
     Access,
@@ -148,18 +145,13 @@ def _trap_frame(case: Case, number: int) -> Reasoning:
 # fast fail -----------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1)
-def _fast_fail_codes() -> dict[int, Mapping[str, Any]]:
-    return {record["code"]: record for record in tables.json_lines("fastfail.jsonl")}
-
-
 @rule(0x139)
 def security_check_failure(case: Case) -> Reasoning:
     """P1 fast-fail code, P2 trap frame, P3 EXCEPTION_RECORD. Names: FAST_FAIL_ constants of ``winnt.h``."""
     code = case.argument(1)
     if code is None:
         return Reasoning()
-    known = _fast_fail_codes().get(code, {})
+    known = tables.fast_fail_codes().get(code, {})
     name = known.get("name")
     findings = [
         Finding("FAST_FAIL_CODE", name or f"{code:#x}", code, known.get("text", "not a code that winnt.h names")),

@@ -21,6 +21,7 @@ import difflib
 import importlib
 import pkgutil
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -161,5 +162,9 @@ def execute(session: Session, line: str) -> Iterator[str]:
             yield from entry.function(session, arguments)
         except KdumpError as error:
             yield str(error)
+        except Exception as error:  # a mistake of ours ends the command, not the session
+            if session.verbose:
+                yield from traceback.format_exc().splitlines()
+            yield f"This command failed by a mistake of kdump: {type(error).__name__}: {error}"
         if session.finished:
             return

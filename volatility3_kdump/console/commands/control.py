@@ -1,14 +1,349 @@
-"""Commands that steer the session."""
+"""Commands that steer the session: dumps, paths, logs, processors, help."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import os
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.console.commands import Arguments, command
-from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
+from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text import banner
+from volatility3_kdump.text.analyze import shown_code
+
+_DOTS = 64
+_PATHS = {"symbol": "_NT_SYMBOL_PATH", "image": "_NT_EXECUTABLE_IMAGE_PATH"}
+_MACHINES = {"x64": "x64 (AMD64)", "x86": "x86 compatible (x86)", "arm64": "ARM 64-bit (AArch64) (arm64)"}
+_PROCESSOR = re.compile(r"(\d+)\s*(s?)\s*(.*)", re.DOTALL)
+_ALIAS = re.compile(r"@#(\w+)")
+_MOST_NESTED = 4
+
+
+# dumps ----------------------------------------------------------------------------------------------------------------
+
+
+def search_path(session: Session, kind: str) -> str:
+    """The ``symbol`` or ``image`` path as the user wrote it, or that of the environment."""
+    own = session.symbol_path if kind == "symbol" else session.image_path
+    return os.environ.get(_PATHS[kind], "") if own is None else own
+
+
+def opening(session: Session, dump: OpenDump) -> Iterator[str]:
+    """What KD prints when a dump is loaded: banner, modules as dots, the current instruction."""
+    target = dump.target
+    paths = search_path(session, "symbol"), search_path(session, "image")
+    # Warnings come last: reading the lists of modules adds to them.
+    yield from banner.loading(target, dump.path)
+    yield from banner.headline(target, paths)
+    yield from banner.version(target)
+    yield from _loaded(target.modules, "Loading Kernel Symbols")
+    yield from _loaded(target.unloaded_modules, "Loading unloaded module list")
+    if target.nt is None:
+        yield f"WARNING: no kernel symbols: {target.symbol_status}"
+    for warning in target.warnings:
+        yield f"WARNING: {warning}"
+    yield "For analysis of this file, run !analyze -v"
+    registers = dump.registers
+    if registers is not None and registers.ip is not None:
+        from volatility3_kdump.analysis.failure import failure_in
+
+        yield from shown_code(target, failure_in(target, registers))
+
+
+def _loaded(modules: Iterable[object], title: str) -> Iterator[str]:
+    dots = "." * sum(1 for _ in modules)
+    if dots:
+        yield title
+        yield from (dots[start : start + _DOTS] for start in range(0, len(dots), _DOTS))
+
+
+@command(".opendump", help="opens another dump; g goes to it", usage='[/c "MEMBER"] FILE')
+def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = arguments.words
+    member = None
+    if words[:1] == ["/c"] and len(words) > 2:
+        member, words = words[1], words[2:]
+    if len(words) != 1:
+        raise KdumpError('.opendump takes a file: .opendump [/c "MEMBER"] FILE (with spaces in double quotes)')
+    before = session.index
+    dump = session.open(words[0], member)
+    if session.dumps[0] is not dump:
+        session.index = before
+    session.pending.append(dump)
+    yield ""
+    yield from banner.loading(dump.target, dump.path)
+    yield f"Opened '{dump.path}'"
+
+
+@command("g", "gh", "gn", "gu", "p", "pa", "pc", "pt", "t", "ta", "tc", "tt", "wt", help="after .opendump: go to it")
+def go(session: Session, arguments: Arguments) -> Iterable[str]:
+    if not session.pending:
+        raise KdumpError(f"       ^ No runnable debuggees error in '{arguments.name}'")
+    dump = session.pending.pop(0)
+    session.index = session.dumps.index(dump)
+    yield from itertools.islice(opening(session, dump), 2, None)
+
+
+@command("||", help="lists the dumps; ||N s makes one current", usage="[N [s]]")
+def systems(session: Session, arguments: Arguments) -> Iterable[str]:
+    match = _PROCESSOR.fullmatch(arguments.text)
+    if arguments.text and match is None:
+        raise KdumpError("|| takes the number of a dump: ||1s makes dump 1 current")
+    number = int(match[1]) if match else None
+    if number is not None and number >= len(session.dumps):
+        raise KdumpError(f"there is no dump {number}: || lists them")
+    if match is not None and match[2]:
+        session.index = number or 0
+        if match[3]:
+            raise KdumpError(f"||{number}s takes nothing else, not {match[3]!r}")
+        registers = session.current.registers
+        if registers is not None and registers.ip is not None:
+            from volatility3_kdump.analysis.failure import failure_in
+
+            yield from shown_code(session.target, failure_in(session.target, registers))
+        return
+    for index, dump in enumerate(session.dumps):
+        if number in (None, index):
+            mark = "." if index == session.index else " "
+            yield f"{mark} {index:2d} {banner.kind(dump.target)}: {dump.path}"
+
+
+@command("~", help="lists processors; ~Ns makes one current", usage="[N[s]]")
+def processors(session: Session, arguments: Arguments) -> Iterable[str]:
+    dump = session.current
+    match = _PROCESSOR.fullmatch(arguments.text)
+    if arguments.text and (match is None or (match[2] and match[3])):
+        raise KdumpError("~ takes the number of a processor: ~1s makes processor 1 current")
+    number = int(match[1]) if match else None
+    known = {found.number for found in dump.target.processors}
+    if number is not None and number not in known:
+        raise KdumpError(f"processor {number} has no control block in the dump")
+    if match is not None and match[3]:
+        yield from _on_processor(session, number or 0, match[3])
+    elif match is not None and match[2]:
+        dump.state.processor = number
+        dump.state.thread = dump.state.process = None
+        dump.process_memory = None
+        dump.state.reset_context()
+    else:
+        for found in dump.target.processors:
+            if number in (None, found.number):
+                mark = "." if found.number == dump.processor else " "
+                thread = "not in the dump" if found.current_thread is None else f"{found.current_thread:016x}"
+                prcb = "not in the dump" if found.prcb is None else f"{found.prcb:016x}"
+                yield f"{mark} {found.number:2d}  Prcb {prcb}  Thread {thread}"
+
+
+def _on_processor(session: Session, number: int, text: str) -> Iterator[str]:
+    """``~1 k``: a command as if on another processor."""
+    dump = session.current
+    kept, memory = dump.state, dump.process_memory
+    dump.state = type(kept)(processor=number, radix=kept.radix, frames=kept.frames)
+    try:
+        yield from execute(session, text)
+    finally:
+        dump.state, dump.process_memory = kept, memory
+
+
+# paths ----------------------------------------------------------------------------------------------------------------
+
+
+@command(".sympath", ".sympath+", help="shows, sets or extends the symbol path", usage="[PATH]")
+def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
+    session.symbol_path = _changed(session, arguments, "symbol")
+    if arguments.text:
+        yield from _reload(session)
+    yield f"Symbol search path is: {search_path(session, 'symbol')}"
+
+
+@command(".exepath", ".exepath+", help="shows, sets or extends the image path", usage="[PATH]")
+def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
+    session.image_path = _changed(session, arguments, "image")
+    if arguments.text:
+        yield from _reload(session)
+    yield f"Executable image search path is: {search_path(session, 'image')}"
+
+
+def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
+    own = session.symbol_path if kind == "symbol" else session.image_path
+    text = arguments.text.strip('"')
+    if not text:
+        return own
+    before = search_path(session, kind)
+    return f"{before};{text}" if arguments.name.endswith("+") and before else text
+
+
+@command(".reload", help="looks for symbols and images anew", usage="[/f] [MODULE]")
+def reload(session: Session, arguments: Arguments) -> Iterable[str]:
+    yield from _reload(session)
+    if session.dumps:
+        yield from _loaded(session.target.modules, "Loading Kernel Symbols")
+        yield from _loaded(session.target.unloaded_modules, "Loading unloaded module list")
+
+
+def _reload(session: Session) -> Iterator[str]:
+    session.reload()
+    for dump in session.dumps:
+        for problem in dump.target.problems:
+            yield f"WARNING: {problem}"
+
+
+# log ------------------------------------------------------------------------------------------------------------------
+
+
+@command(".logopen", ".logappend", help="copies the session to a file", usage="FILE")
+def open_log(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = [word for word in arguments.words if word.lower() not in ("/t", "/u", "/d")]
+    if len(words) != 1:
+        raise KdumpError(f"{arguments.name} takes a file")
+    if session.log_path is not None:
+        yield f"Closing open log file {session.log_path}"
+    session.open_log(words[0], append=arguments.name == ".logappend")
+    yield f"Opened log file '{words[0]}'"
+
+
+@command(".logclose", help="ends the copy of the session")
+def close_log(session: Session, arguments: Arguments) -> Iterable[str]:
+    if session.log_path is None:
+        raise KdumpError("no log file is open")
+    # The line itself belongs into the log.
+    yield f"Closing open log file {session.log_path}"
+    session.close_log()
+
+
+@command(".logfile", help="says whether a log file is open")
+def log_file(session: Session, arguments: Arguments) -> Iterable[str]:
+    yield "No log file open" if session.log_path is None else f"Log '{session.log_path}' open"
+
+
+# the rest -------------------------------------------------------------------------------------------------------------
 
 
 @command("q", "qq", "qd", help="ends the session")
 def leave(session: Session, arguments: Arguments) -> Iterable[str]:
     session.finished = True
-    return ()
+    yield "quit:"
+
+
+@command(".echo", help="shows a text", usage="TEXT")
+def echo(session: Session, arguments: Arguments) -> Iterable[str]:
+    text = arguments.text
+    yield text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+@command(".effmach", help="shows the machine type", usage="[.]")
+def effective_machine(session: Session, arguments: Arguments) -> Iterable[str]:
+    architecture = session.target.header.architecture
+    known = {".", "#", architecture, {"x64": "amd64"}.get(architecture, architecture)}
+    if arguments.text and arguments.text.lower() not in known:
+        raise KdumpError(f"a dump of {architecture} cannot be seen as {arguments.text}")
+    yield f"Effective machine: {_MACHINES.get(architecture, architecture)}"
+
+
+@command(".kframes", help="shows or sets how many frames k shows", usage="[COUNT]")
+def frames(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.windows.stacks import MOST_FRAMES
+
+    if arguments.text:
+        count = session.evaluate(arguments.text)
+        if not 1 <= count <= MOST_FRAMES:
+            raise KdumpError(f".kframes takes 1 to {MOST_FRAMES:x} (hexadecimal), not {count:x}")
+        session.state.frames = count
+    yield f"Default stack trace depth is 0n{session.state.frames} frames"
+
+
+@command(".shell", ".create", ".attach", "!!", help="refused: no other programs are run")
+def refused(session: Session, arguments: Arguments) -> Iterable[str]:
+    raise KdumpError(f"{arguments.name} is refused: this prompt runs no other programs")
+
+
+@command(
+    *("a", "bp", "bu", "bm", "ba", "bl", "bc", "bd", "be", "e", "ea", "eb", "ed", "eq", "eu", "ew", "f", "m"),
+    *(".crash", ".reboot", ".dump", ".kill", ".detach", ".restart", ".breakin", ".pagein", ".writemem"),
+    help="not for a dump: it cannot run or change",
+)
+def not_for_dumps(session: Session, arguments: Arguments) -> Iterable[str]:
+    raise KdumpError(f"{arguments.name}: a dump can neither run nor be changed")
+
+
+@command(".hh", help="there is no help file; see .help")
+def no_help_file(session: Session, arguments: Arguments) -> Iterable[str]:
+    raise KdumpError("there is no help file here: .help lists the commands, .help COMMAND says more of one")
+
+
+@command(".help", help="lists the commands, or says more of one", usage="[COMMAND]")
+def show_help(session: Session, arguments: Arguments) -> Iterable[str]:
+    if arguments.text and arguments.text not in ("/D", "/d"):
+        entry, _ = find(arguments.text)
+        return _help_of(entry)
+    return help_lines()
+
+
+def help_lines() -> Iterator[str]:
+    """Every command with what it does."""
+    # More than one name of a command may be listed; some are only answered.
+    for entry in dict.fromkeys(sorted(registry().values(), key=lambda entry: _sorting(entry.names[0]))):
+        names = " ".join(entry.names)
+        title = f"{names} {entry.usage}".rstrip()
+        if len(title) < _HELP_COLUMN:
+            yield f"{title:<{_HELP_COLUMN}}{entry.help}"
+        else:
+            yield from textwrap.wrap(title, _WIDTH, subsequent_indent="    ", break_long_words=False)
+            yield f"{'':<{_HELP_COLUMN}}{entry.help}"
+
+
+_HELP_COLUMN, _WIDTH = 44, 100
+
+
+def _sorting(name: str) -> tuple[int, str]:
+    return (2 if name[0] == "!" else 1 if name[0] == "." else 0, name.lower())
+
+
+def _help_of(entry: Command) -> Iterator[str]:
+    yield f"{' '.join(entry.names)} {entry.usage}".rstrip()
+    yield f"    {entry.help}"
+    if entry.plugin:
+        yield f"    the same values in rows: vol -f DUMP kdump.{entry.plugin}"
+
+
+@command("!for_each_module", help="a line for each module, or a command with @#ModuleName...", usage='["COMMANDS"]')
+def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
+    text = " ".join(arguments.words)
+    if text.lower().count("!for_each_module") and _ALIAS.search(text) is None:
+        raise KdumpError("!for_each_module inside of itself would never end")
+    session.depth += 1
+    try:
+        if session.depth > _MOST_NESTED:
+            raise KdumpError("!for_each_module inside of itself is too deep")
+        for index, module in enumerate(sorted(session.target.modules, key=lambda module: module.base)):
+            values = {
+                "base": f"{module.base:016x}",
+                "end": f"{module.end:016x}",
+                "size": f"{module.size:x}",
+                "modulename": module.name,
+                "imagename": module.image_name,
+                "loadedimagename": module.image_name,
+                "checksum": "?" if module.checksum is None else f"{module.checksum:x}",
+                "timedatestamp": "?" if module.timestamp is None else f"{module.timestamp:x}",
+                "moduleindex": f"{index:x}",
+            }
+            if not text:
+                yield f"{index:02x}: {values['base']} {values['end']} {module.name} {module.image_name}"
+                continue
+            yield from execute(session, _replaced(text, values))
+    finally:
+        session.depth -= 1
+
+
+def _replaced(text: str, values: dict[str, str]) -> str:
+    """A command with the values of a module. Names come from the dump: they must not become commands."""
+    parts = _ALIAS.split(text)
+    for index in range(1, len(parts), 2):
+        value = values.get(parts[index].lower())
+        if value is None:
+            raise KdumpError(f"!for_each_module knows no @#{parts[index]}: use {', '.join(sorted(values))}")
+        parts[index] = re.sub(r'[;"]', "_", value)
+    return "".join(parts)

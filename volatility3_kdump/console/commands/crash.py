@@ -1,14 +1,69 @@
-"""Commands on what happened: the bug check and its analysis."""
+"""Commands on what happened: the bug check and its analysis, the exception, data that components added to the dump."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.views.bugcheck import bug_check_grid
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text.analyze import brief
+from volatility3_kdump.views.analyze import analyze_grid
+from volatility3_kdump.views.bugcheck import bug_check_grid, shown_bug_check
+
+_ROW = 16
+_MOST_DUMPED = 0x1000
 
 
 @command(".bugcheck", help="bug check code and arguments", plugin="bugcheck")
 def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
     return bug_check_grid(session.target).kd_lines()
+
+
+@command(
+    "!analyze",
+    help="the analysis of the crash; -show explains any bug check",
+    usage="[-v] [-f] [-show CODE [P1 P2 P3 P4]]",
+    plugin="analyze",
+)
+def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = arguments.words
+    options = [word.lower() for word in words]
+    if "-show" in options:
+        shown = words[options.index("-show") + 1 :]
+        if not 1 <= len(shown) <= 5:
+            raise KdumpError("!analyze -show takes a bug check code and up to four arguments, hexadecimal")
+        return shown_bug_check(shown).kd_lines()
+    if "-hang" in options:
+        raise KdumpError("!analyze -hang is not there: !locks, !running -i -t and !stacks show who waits")
+    unknown = [word for word in options if word not in ("-f", "-vv", "-v") and not word[2:].isdigit()]
+    if unknown:
+        raise KdumpError(f"!analyze knows no {unknown[0]}: use -v, -f or -show CODE")
+    if any(word.startswith("-v") for word in options):
+        return analyze_grid(session.target).kd_lines()
+    from volatility3_kdump.analysis.crash import analyze_crash
+
+    return brief(session.target, analyze_crash(session.target))
+
+
+@command(".enumtag", help="data that kernel components added to the dump")
+def tagged_data(session: Session, arguments: Arguments) -> Iterable[str]:
+    dump = session.target.dump
+    if not dump.tagged:
+        yield "no tagged data in the dump"
+    for blob in dump.tagged:
+        yield f"{{{str(blob.tag).upper()}}} - 0x{blob.size:x} bytes" + (f"  {blob.name}" if blob.name else "")
+        yield from _hexadecimal(dump.source.read(blob.offset, min(blob.size, _MOST_DUMPED)))
+        if blob.size > _MOST_DUMPED:
+            yield f"  ... 0x{blob.size - _MOST_DUMPED:x} more bytes"
+        yield ""
+
+
+def _hexadecimal(data: bytes) -> Iterator[str]:
+    for start in range(0, len(data), _ROW):
+        row = data[start : start + _ROW]
+        words = " ".join(f"{byte:02x}" for byte in row)
+        if len(row) > _ROW // 2:
+            words = words[:23] + "-" + words[24:]
+        letters = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        yield f"  {words:<48}  {letters}"

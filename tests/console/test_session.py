@@ -1,0 +1,220 @@
+"""What commands leave behind: current context, thread, process, processor, dump, paths, log."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests import transcript
+from volatility3_kdump.console.commands import execute
+from volatility3_kdump.console.session import Session
+
+TRAP = ".trap ffffd48f`77af97e0"
+NOTEPAD, NOTEPAD_THREAD = "ffff9189527e9080", "ffff91895309d080"
+CRASHED = "ffff91895301a080"
+LAST = "  *** Stack trace for last set context - .thread/.cxr resets it"
+
+
+def run(session: Session, line: str) -> list[str]:
+    return list(execute(session, line))
+
+
+def test_trap_sets_the_context_until_it_is_reset(session: Session) -> None:
+    default = run(session, "k")
+    assert default[0] == " # Child-SP          RetAddr               Call Site"
+    for reset in (".trap", ".cxr", ".cxr 0"):
+        assert run(session, TRAP) == transcript.REGISTERS.splitlines()
+        assert run(session, "kv") == transcript.KV_AFTER_TRAP.splitlines()
+        assert run(session, reset) == ["Resetting default scope"]
+        assert run(session, "k") == default
+    run(session, TRAP)
+    run(session, ".thread")
+    assert run(session, "k") == default
+
+
+def test_registers_say_what_is_recovered(session: Session) -> None:
+    shown = run(session, "r")
+    assert shown[0].startswith("rax=")
+    assert shown[7].startswith("cs=0010")
+    run(session, TRAP)
+    shown = run(session, "r")
+    assert shown[0] == "Last set context:"
+    # KD shows zero here; the bug check's first argument is what rbx held.
+    assert "rbx=ffffd8024aaa8010" in shown[1]
+    assert "Recovered by unwinding: r12 r13 r14 r15 rbx rdi rsi" in shown
+    assert shown[-1].endswith("mov     eax,dword ptr [rbx] ds:ffffd802`4aaa8010=????????")
+    assert run(session, "r rbx, @rip") == ["rbx=ffffd8024aaa8010", "rip=fffff80060da1981"]
+    assert run(session, "r rbx=5") == ["rbx=5: the registers of a dump cannot be changed"]
+
+
+def test_a_register_that_nobody_knows_is_no_number(session: Session) -> None:
+    run(session, f".thread {NOTEPAD_THREAD}")
+    assert run(session, "r rax") == ["rax is not known: switch frame does not hold it, and it was not recovered"]
+    assert run(session, "r")[1] == "rax=???????????????? rbx=???????????????? rcx=????????????????"
+
+
+def test_a_thread_with_its_stack(session: Session) -> None:
+    assert run(session, f".thread {NOTEPAD_THREAD}") == ["Implicit thread is now ffff9189`5309d080"]
+    shown = run(session, "k")
+    assert shown[0] == LAST
+    sites = [line.split()[-1] for line in transcript.NOTEPAD_STACK.splitlines()[1:3]]
+    assert [line.split()[-1] for line in shown[2:4]] == sites
+    assert run(session, "!thread")[0].split()[1] == NOTEPAD_THREAD
+    assert run(session, "!process -1 0")[0] == f"PROCESS {NOTEPAD}"
+    assert run(session, ".thread") == ["Implicit thread is now ffff9189`52f55080"]
+    assert run(session, "!process -1 0")[0] == f"PROCESS {CRASHED}"
+
+
+def test_what_is_no_thread_changes_nothing(session: Session) -> None:
+    before = run(session, "k")
+    assert run(session, ".thread 10")[0].startswith("type")
+    assert run(session, "k") == before
+
+
+def test_a_process(session: Session) -> None:
+    assert run(session, f".process /p {NOTEPAD}")[0] == "Implicit process is now ffff9189`527e9080"
+    assert run(session, "!process")[0] == f"PROCESS {NOTEPAD}"
+    assert run(session, ".process") == ["Implicit process is now ffff9189`5301a080"]
+    assert run(session, ".process /i 5")[0].startswith(".process /i lets a machine run")
+    assert "no process at 0x10" in run(session, ".process 10")[0]
+
+
+def test_a_processor(session: Session) -> None:
+    assert run(session, "~1s") == []
+    assert session.current.processor == 1
+    assert run(session, "k 1")[1].endswith("nt!HalProcessorIdle+0xf")
+    assert run(session, "!irql") == ["Debugger saved IRQL for processor 0x1 -- 0 (LOW_LEVEL)"]
+    assert run(session, "~2 k 1")[1].endswith("nt!KeBugCheckEx")
+    assert session.current.processor == 1
+    assert run(session, "~")[1].startswith(".  1  Prcb ffffc3014f3c0180")
+    assert run(session, "~9s") == ["processor 9 has no control block in the dump"]
+    assert run(session, "!pcr")[0] == "KPCR for Processor 1 at ffffc3014f3c0000:"
+    assert run(session, "!prcb 2")[:3] == [
+        "PRCB for Processor 2 at ffffc3014f460180:",
+        "Current IRQL -- 2",
+        "Threads--  Current ffff918952f55080 Next 0000000000000000 Idle ffffc3014f46c140",
+    ]
+
+
+def test_opendump_and_go(session: Session, sample) -> None:
+    assert run(session, "g") == ["       ^ No runnable debuggees error in 'g'"]
+    second = sample(4)
+    assert run(session, f".opendump {second}") == [
+        "",
+        f"Loading Dump File [{second}]",
+        "Mini Kernel Dump File: Only registers and stack trace are available",
+        f"Opened '{second}'",
+    ]
+    assert session.index == 0
+    assert "For analysis of this file, run !analyze -v" in run(session, "g")
+    assert session.index == 1
+    assert run(session, "g") == ["       ^ No runnable debuggees error in 'g'"]
+    # Each dump has a state of its own.
+    run(session, TRAP)
+    run(session, "||0s")
+    assert LAST not in run(session, "k")
+    run(session, "|| 1 s")
+    assert LAST in run(session, "k")
+    assert run(session, "||7s") == ["there is no dump 7: || lists them"]
+
+
+def test_opendump_of_nothing(session: Session, tmp_path: Path) -> None:
+    assert run(session, f'.opendump "{tmp_path}/a b.dmp"') == ["a b.dmp: cannot be opened: No such file or directory"]
+    assert len(session.dumps) == 1
+
+
+def test_paths(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("_NT_SYMBOL_PATH", raising=False)
+    run(session, TRAP)
+    assert run(session, ".sympath") == ["Symbol search path is: "]
+    assert run(session, f".sympath {tmp_path}") == [f"Symbol search path is: {tmp_path}"]
+    assert run(session, ".sympath+ srv*") == [f"Symbol search path is: {tmp_path};srv*"]
+    assert session.symbol_path == f"{tmp_path};srv*"
+    assert run(session, f".exepath {tmp_path}") == [f"Executable image search path is: {tmp_path}"]
+    assert session.target.images.has_path
+    before = session.target
+    assert run(session, ".reload /f myfault.sys")[0] == "Loading Kernel Symbols"
+    assert session.target is not before
+    # The context outlives it.
+    assert run(session, "kv") == transcript.KV_AFTER_TRAP.splitlines()
+
+
+def test_logs(session: Session, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.log", tmp_path / "2.log"
+    assert run(session, ".logclose") == ["no log file is open"]
+    assert run(session, f".logopen {first}") == [f"Opened log file '{first}'"]
+    assert run(session, ".logfile") == [f"Log '{first}' open"]
+    assert run(session, f".logappend {second}") == [f"Closing open log file {first}", f"Opened log file '{second}'"]
+    assert run(session, ".logclose") == [f"Closing open log file {second}"]
+    assert session.log is None
+    assert run(session, f".logopen {tmp_path}")[0].startswith(f"{tmp_path}: the log cannot be opened: ")
+
+
+def test_code_goes_on_where_it_ended(session: Session) -> None:
+    first = run(session, "u nt!KiBugCheckDispatch L2")
+    second = run(session, "u")
+    assert run(session, "u nt!KiBugCheckDispatch L0n10")[1:] == first[1:] + second[1:]
+    end = second[-1].split()[0]
+    assert run(session, f"u nt!KiBugCheckDispatch {end}")[1:] == first[1:] + second[1:]
+    assert run(session, f"ub {end} L3")[1:] == [*first[1:], *second[1:]][-4:-1]
+    whole = run(session, "uf nt!KiBugCheckDispatch+10")
+    assert whole[0] == "nt!KiBugCheckDispatch:"
+    assert whole[1:11] == first[1:] + second[1:]
+    # A new context is where it begins again.
+    run(session, TRAP)
+    assert run(session, "u")[:2] == ["myfault+0x1981:", "fffff800`60da1981 8b03            mov     eax,dword ptr [rbx]"]
+
+
+def test_frames_and_their_number(session: Session) -> None:
+    whole = run(session, "kn")
+    assert run(session, "kn 3") == run(session, "k3") == whole[:4]
+    assert run(session, ".frame 2") == [whole[3]]
+    assert run(session, ".frame") == [whole[3]]
+    assert run(session, ".frame 99")[0].startswith("there is no frame 99: the stack has c")
+    assert run(session, ".kframes 2") == ["Default stack trace depth is 0n2 frames"]
+    assert run(session, "k") == whole[:3]
+    assert run(session, "kvn 0") == ["k shows 1 to 400 frames (hexadecimal), not 0"]
+    # From the stack and instruction pointers of a frame the same stack follows.
+    sp, back = whole[4].split()[1:3]
+    ip = whole[3].split()[2]
+    from_there = run(session, f"k = {sp} {ip}")
+    assert from_there[0] == LAST
+    assert from_there[2].split()[1:3] == [sp, back]
+    assert len(run(session, f"k = {sp} {ip} 2")) == 4
+
+
+def test_the_exception_context(session: Session) -> None:
+    assert run(session, ".ecxr") == transcript.REGISTERS.splitlines()
+    assert run(session, "kv") == transcript.KV_AFTER_TRAP.splitlines()
+    assert run(session, ".exr -1")[1] == "   ExceptionCode: 80000003 (Break instruction exception)"
+
+
+def test_a_fast_fail_exception_names_its_code(sample) -> None:
+    session = Session()
+    session.open(str(sample(6, None, "list-corruption")))
+    arguments = run(session, ".bugcheck")[1].split()
+    assert "Subcode: 0x3 FAST_FAIL_CORRUPT_LIST_ENTRY" in run(session, f".exr {arguments[3]}")
+
+
+def test_every_module(session: Session) -> None:
+    shown = run(session, '!for_each_module ".echo @#ModuleName @#Base"')
+    assert "myfault fffff80060da0000" in shown
+    assert len(shown) == len(session.target.modules) == len(run(session, "!for_each_module"))
+    assert run(session, '!for_each_module ".echo @#Nothing"')[0].startswith("!for_each_module knows no @#Nothing")
+    nested = '!for_each_module "!for_each_module !for_each_module !for_each_module !for_each_module k"'
+    assert any("too deep" in line or "never end" in line for line in run(session, nested))
+
+
+def test_a_module_s_name_is_no_command(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = dataclasses.replace(session.target.modules[0], name='x"; q ;"')
+    monkeypatch.setitem(session.target.__dict__, "modules", [evil])
+    assert run(session, '!for_each_module ".echo @#ModuleName"') == ["x__ q __"]
+    assert not session.finished
+
+
+def test_without_a_dump() -> None:
+    session = Session()
+    for line in ("k", "r", "!analyze -v", ".trap 5", "lm", "~", "!process 0 0", ".thread", "u", "vertarget"):
+        assert run(session, line) == ["no dump is open: .opendump FILE opens one"]

@@ -1,0 +1,205 @@
+"""``kdump -z DUMP``: options, banner, and the loop that reads commands and shows what they answer."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TextIO
+
+from volatility3_kdump.console.commands import execute
+from volatility3_kdump.console.commands.control import opening
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text import banner
+from volatility3_kdump.text.escape import printable, terminal_line
+
+_INTERRUPTED = 130
+_SHOWN_EVERY = 0.1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The grammar of the command line: KD's options, and ours with two dashes."""
+    parser = argparse.ArgumentParser(
+        prog="kdump",
+        description="Open crash dumps and answer KD's commands.",
+        epilog="`kdump -h` lists the other commands of kdump.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-?", action="help", help="show this and leave")
+    parser.add_argument("-z", dest="dumps", metavar="DUMP", action="append", default=[], help="a dump, or an archive")
+    parser.add_argument("-y", dest="symbol_path", metavar="PATH", help="symbol path (default _NT_SYMBOL_PATH)")
+    parser.add_argument("-i", dest="image_path", metavar="PATH", help="image path (default _NT_EXECUTABLE_IMAGE_PATH)")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="say more: warnings, tracebacks of mistakes")
+    parser.add_argument("-c", dest="commands", metavar="COMMANDS", help='commands to begin with: "!analyze -v;q"')
+    parser.add_argument("-cf", dest="script", metavar="FILE", help="a file of commands to begin with")
+    log = parser.add_mutually_exclusive_group()
+    log.add_argument("-logo", dest="log", metavar="FILE", help="copy the session to this file, written anew")
+    log.add_argument("-loga", dest="log_append", metavar="FILE", help="append the session to this file")
+    parser.add_argument("--member", metavar="NAME", help="the dump inside an archive: its name or number")
+    parser.add_argument(
+        "--isf-dir", action="append", default=[], metavar="DIR", help="searched for symbol tables before the host's own"
+    )
+    parser.add_argument("--isf-file", metavar="FILE", help="the kernel's symbol table itself")
+    parser.add_argument("--no-paging", dest="paging", action="store_false", help="show long output without stopping")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a session. Returns the exit status; raises :class:`KdumpError` when a dump cannot be opened."""
+    options = build_parser().parse_args(arguments)
+    session = Session(
+        options.symbol_path, options.image_path, options.isf_dir, options.isf_file, verbose=options.verbose
+    )
+    console = Console(session, sys.stdout, options.paging)
+    try:
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(session.close_log)
+            return console.run(options)
+    except BrokenPipeError:
+        # The reader (head, a pager) has seen enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+class Console:
+    """Shows what a session answers, on a stream and in its log."""
+
+    def __init__(self, session: Session, output: TextIO, paging: bool = True) -> None:
+        self.session = session
+        self.paging = paging
+        self._output = output
+        self._progress = _Progress(sys.stderr)
+        session.progress = self._progress
+
+    def run(self, options: argparse.Namespace) -> int:
+        """The whole session, from the options to its end."""
+        if options.log or options.log_append:
+            self.session.open_log(options.log or options.log_append, append=bool(options.log_append))
+        self.show(banner.title())
+        for path in options.dumps:
+            self.show("")
+            dump = self.session.open(path, options.member)
+            self._all(opening(self.session, dump))
+        self.session.index = 0
+        if options.script:
+            for line in _script(options.script):
+                self.echo(line)
+                self.answer(line)
+        if options.commands is not None and not self.session.finished:
+            self.echo(f"kd: Reading initial command '{options.commands}'")
+            self.answer(options.commands)
+        if not self.session.finished:
+            self._read()
+        return 0
+
+    def _read(self) -> None:
+        """Read commands until the user is done."""
+        if not (sys.stdin.isatty() and self._output.isatty()):
+            for line in sys.stdin:
+                self.echo(line.rstrip("\r\n"))
+                self.answer(line)
+                if self.session.finished:
+                    return
+            return
+        from volatility3_kdump.console.terminal import make_reader
+
+        reader = make_reader(self.session)
+        previous = ""
+        while not self.session.finished:
+            try:
+                line = reader.read(prompt(self.session))
+            except EOFError:
+                self.show("")
+                return
+            except KeyboardInterrupt:
+                continue
+            line = line.strip() or previous
+            previous = line
+            self._to_log(f"{prompt(self.session)}{printable(line)}\n")
+            try:
+                self.answer(line, reader.pager() if self.paging else None)
+            except KeyboardInterrupt:
+                self.show("Interrupted.")
+
+    def answer(self, line: str, stop: Callable[[], bool] | None = None) -> None:
+        """Carry out a line of commands. ``stop`` is asked before each line of text whether the user has seen enough."""
+        self._all(execute(self.session, line), stop)
+
+    def _all(self, lines: Iterable[str], stop: Callable[[], bool] | None = None) -> None:
+        for line in lines:
+            self.show(line)
+            if stop is not None and stop():
+                return
+        self._progress.clear()
+        self._output.flush()
+
+    def show(self, line: str) -> None:
+        """A line of text, made fit for a terminal."""
+        self._progress.clear()
+        text = f"{terminal_line(line)}\n"
+        self._output.write(text)
+        self._to_log(text)
+
+    def echo(self, line: str) -> None:
+        """The prompt and a command that nobody types."""
+        self.show(f"{prompt(self.session)}{line}")
+
+    def _to_log(self, text: str) -> None:
+        if self.session.log is not None:
+            try:
+                self.session.log.write(text)
+            except OSError as error:
+                path = self.session.close_log()
+                self._output.write(f"{path}: the log is closed: {error.strerror or error}\n")
+
+
+def prompt(session: Session) -> str:
+    """``2: kd> ``: the current processor, and the dump where several are open; ``kd> `` on one processor."""
+    if not session.dumps:
+        return "NoTarget> "
+    dump = session.current
+    number = dump.processor
+    alone = dump.target.header.number_processors == 1
+    text = "kd> " if number is None or alone else f"{number}: kd> "
+    return f"||{session.index}:{text}" if len(session.dumps) > 1 else text
+
+
+def _script(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8") as lines:
+            yield from (line.rstrip("\r\n") for line in lines)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise KdumpError(f"{path}: the commands cannot be read: {reason}") from error
+
+
+class _Progress:
+    """Percentages on a line of a terminal's standard error; nothing elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._enabled = stream.isatty()
+        self._shown = ""
+        self._at = 0.0
+
+    def __call__(self, percent: float, what: str) -> None:
+        now = time.monotonic()
+        if self._enabled and now - self._at >= _SHOWN_EVERY:
+            self._at = now
+            self._write(f"{percent:5.1f} % {printable(what)}"[:78])
+
+    def clear(self) -> None:
+        """Make way for text."""
+        if self._shown:
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"\r{text:<{len(self._shown)}}" + ("" if text else "\r"))
+        self._stream.flush()
+        self._shown = text

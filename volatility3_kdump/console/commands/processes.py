@@ -1,0 +1,141 @@
+"""Commands on processes and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text import ready as text
+from volatility3_kdump.views.process import STACKS, THREADS, Processes, process_grid
+from volatility3_kdump.views.ready import ready_lines, running_lines
+from volatility3_kdump.views.stack import summary_lines
+from volatility3_kdump.views.thread import Threads, thread_grid
+from volatility3_kdump.windows.processes import process_addresses, read_process
+from volatility3_kdump.windows.ready import processor_states
+
+#: KD's flags: statistics and threads for the current process, all for one that is named.
+_FLAGS_OF_CURRENT, _FLAGS_OF_ONE, _FLAGS_OF_THREAD = 0x3, 0xF, 0x6
+_SWITCH = 0x10
+_MINUS_ONE = (1 << 64) - 1
+
+
+@command(
+    "!process",
+    help="processes: flags 1 statistics, 2 threads, 4 stacks",
+    usage="[/s SESSION] [0 | -1 | PROCESS | PID] [FLAGS] [IMAGE]",
+    plugin="process",
+)
+def processes(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    words = arguments.words
+    number = None
+    if words and words[0].lower() == "/s" and len(words) > 1:
+        number = session.evaluate(words[1])
+        words = words[2:]
+    if words and words[0].startswith("/"):
+        raise KdumpError(f"!process knows no {words[0]}: use /s SESSION")
+    if len(words) > 3:
+        raise KdumpError("!process takes a process, flags and an image name")
+    which = _value(session, words[0]) if words else _MINUS_ONE
+    everything = which == 0
+    flags = _value(session, words[1]) if len(words) > 1 else None
+    image = words[2] if len(words) > 2 else None
+    if flags is None:
+        flags = _FLAGS_OF_CURRENT if which in (0, _MINUS_ONE) else _FLAGS_OF_ONE
+    if which == _MINUS_ONE:
+        current = session.current.process
+        if current is None:
+            raise KdumpError(f"{target.name}: the dump does not say which process crashed: name one")
+        chosen = Processes([current])
+    elif everything and number is not None:
+        chosen = Processes(
+            [address for address in process_addresses(target) if read_process(target, address).session == number]
+        )
+        if chosen.all:
+            raise KdumpError(f"{target.name}: no process is in session {number:x}")
+    elif everything:
+        chosen = Processes(names=[image] if image else [])
+    elif target.is_kernel_address(which):
+        chosen = Processes([which])
+    else:
+        yield f"Searching for Process with Cid == {which:x}"
+        chosen = Processes(pids=[which])
+    detail = flags & 7
+    if detail & STACKS and not detail & THREADS:
+        detail = detail & ~STACKS | THREADS
+    yield from process_grid(target, chosen, detail, session.progress).kd_lines()
+    if flags & _SWITCH:
+        yield "NOTE: flag 10 does not make a process current: .process /p does"
+
+
+def _value(session: Session, word: str) -> int:
+    return _MINUS_ONE if word == "-1" else session.evaluate(word)
+
+
+@command(
+    "!thread",
+    help="a thread; by default the current one",
+    usage="[-t TID] [ADDRESS [FLAGS]]",
+    plugin="thread",
+)
+def threads(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    words = [word for word in arguments.words if word.lower() != "-p"]
+    if words[:1] == ["-t"]:
+        if len(words) < 2:
+            raise KdumpError("!thread -t takes a thread id, hexadecimal")
+        flags = _value(session, words[2]) if len(words) > 2 else _FLAGS_OF_THREAD
+        chosen = Threads(tids=[session.evaluate(words[1])])
+    else:
+        which = _value(session, words[0]) if words else _MINUS_ONE
+        flags = _value(session, words[1]) if len(words) > 1 else _FLAGS_OF_THREAD
+        if which in (0, _MINUS_ONE):
+            current = session.current.thread
+            if current is None:
+                raise KdumpError(f"{target.name}: the dump does not say which thread crashed: name one")
+            which = current
+        chosen = Threads([which])
+    return thread_grid(target, chosen, bool(flags & STACKS), session.progress).kd_lines()
+
+
+@command("!ready", help="threads that are ready to run", plugin="ready")
+def ready(session: Session, arguments: Arguments) -> Iterable[str]:
+    return ready_lines(session.target)
+
+
+@command("!running", help="what the processors run: -i idle ones too, -t stacks", usage="[-i] [-t]", plugin="ready")
+def running(session: Session, arguments: Arguments) -> Iterable[str]:
+    options = {word.lower() for word in arguments.words}
+    letters = {letter for option in options for letter in option.lstrip("-")}
+    if letters - {"i", "t"}:
+        raise KdumpError("!running takes -i and -t")
+    return running_lines(session.target, "i" in letters, "t" in letters)
+
+
+@command(
+    "!stacks",
+    help="a line for each thread: where it waits; 2 whole stacks; FILTER a part of a name",
+    usage="[0|1|2] [FILTER]",
+    plugin="stack",
+)
+def all_stacks(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = arguments.words
+    level = 0
+    if words and words[0] in ("0", "1", "2"):
+        level = int(words.pop(0))
+    return summary_lines(session.target, level, " ".join(words), session.progress)
+
+
+@command("!irql", help="IRQL before the bug check", usage="[PROCESSOR]", plugin="ready")
+def irql(session: Session, arguments: Arguments) -> Iterator[str]:
+    target = session.target
+    number = session.evaluate(arguments.text) if arguments.text else session.current.processor
+    if number is None:
+        raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
+    state = next((found for found in processor_states(target) if found.number == number), None)
+    if state is None or state.irql is None:
+        why = "it has no control block in the dump" if target.nt is not None else target.symbol_status
+        raise KdumpError(f"{target.name}: the IRQL of processor {number:x} is not known: {why}")
+    yield f"Debugger saved IRQL for processor 0x{number:x} -- {text.irql_text(state.irql)}"

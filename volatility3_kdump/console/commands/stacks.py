@@ -1,0 +1,410 @@
+"""Commands on registers, stacks and code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from volatility3_kdump.analysis.bugcheck import header_bug_check
+from volatility3_kdump.analysis.code import function_around, instructions_between, instructions_from
+from volatility3_kdump.analysis.failure import Failure, failure_at_context, failure_at_trap, failure_in, find_failure
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.cpu.context import register_names
+from volatility3_kdump.cpu.exception import parse_exception_record, record_size
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.analyze import exception_lines, shown_code
+from volatility3_kdump.text.registers import register_block
+from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
+from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
+from volatility3_kdump.views.stack import Request, stack_grid
+from volatility3_kdump.views.trap import exception_grid, failure_grid
+from volatility3_kdump.windows import stacks
+from volatility3_kdump.windows.processes import read_process, read_thread
+
+_RESET = "Resetting default scope"
+_K_OPTIONS = re.compile(r"[bcpPvnLMDf]*")
+_COUNT = re.compile(r"(?P<start>.*?)(?:^|\s+)L\s*(?P<count>[^\s]+)$", re.IGNORECASE)
+_MOST_INSTRUCTIONS = 100_000
+
+
+# where a session stands ---------------------------------------------------------------------------------------------
+
+
+def current_start(session: Session) -> stacks.Start:
+    """Where the current backtrace begins. Raises :class:`KdumpError` when the dump does not have it."""
+    dump = session.current
+    state = dump.state
+    if state.no_context is not None:
+        raise KdumpError(f"No stack: {state.no_context}")
+    if state.start is not None:
+        return state.start
+    number, crashed = state.processor, dump.target.crash_processor
+    try:
+        if number is None or (crashed is not None and crashed.number == number):
+            return stacks.crash_start(dump.target)
+        return stacks.processor_start(dump.target, number)
+    except stacks.NoStack as error:
+        raise KdumpError(f"No stack: {error}") from error
+
+
+def current_failure(session: Session) -> Failure:
+    """The current registers and the code there. Raises :class:`KdumpError` when the dump does not have them."""
+    dump = session.current
+    if dump.state.failure is not None:
+        return dump.state.failure
+    context = dump.registers
+    if context is None:
+        raise KdumpError(f"no registers: {dump.state.no_context or 'the dump holds none of this processor'}")
+    return failure_in(dump.target, context)
+
+
+def _set_failure(dump: OpenDump, failure: Failure, start: stacks.Start) -> None:
+    state = dump.state
+    state.reset_context()
+    state.failure, state.context, state.start, state.trap_frame = failure, failure.context, start, failure.trap_frame
+
+
+# k ------------------------------------------------------------------------------------------------------------------
+
+
+@command(
+    *("k", "kb", "kc", "kn", "kp", "kP", "kv", "kL"),
+    help="the stack: b arguments, v trap frames too, c names only",
+    usage="[bcnpPvL] [COUNT] [= [BASE] STACK IP]",
+    plugin="stack",
+    glued=True,
+)
+def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    typed = arguments.name[1:] + arguments.text
+    letters = _K_OPTIONS.match(typed)
+    options = letters[0] if letters else ""
+    rest = typed[len(options) :]
+    if options and rest and (rest[0].isalnum() or rest[0] == "_"):
+        # As in "k base": the letters are the beginning of a word.
+        options, rest = arguments.name[1:], arguments.text
+    if "f" in options:
+        raise KdumpError("the f option of k is not there: kn shows Child-SP of every frame")
+    start, count = _k_arguments(session, rest.strip())
+    layout = next((f"k{letter}" for letter in "cvb" if letter in options), "k")
+    state = session.state
+    set_before = state.start is not None or start is not None
+    request = Request(LAST_SET_CONTEXT if set_before else None, session.current.thread, start or current_start(session))
+    return stack_grid(target, [request], layout, count or state.frames).kd_lines()
+
+
+def _k_arguments(session: Session, text: str) -> tuple[stacks.Start | None, int | None]:
+    """Where ``k =`` says that the stack begins, and how many frames to show."""
+    before, equals, after = text.partition("=")
+    count = _frame_count(session, before) if before.strip() else None
+    if not equals:
+        return None, count
+    values = [session.evaluate(word) for word in after.split()]
+    # A stack pointer is never as small as a number of frames.
+    if len(values) > 1 and values[-1] <= stacks.MOST_FRAMES:
+        count = values.pop() or None
+    if not 1 <= len(values) <= 3:
+        raise KdumpError("k = takes a stack pointer, or stack and instruction pointer, or base, stack and instruction")
+    base, sp, ip = {1: (None, values[0], None), 2: (None, *values), 3: tuple(values)}[len(values)]
+    context = session.current.registers
+    if ip is None and (context is None or context.ip is None):
+        raise KdumpError("k = needs an instruction pointer too: the dump holds no registers")
+    names = {"x64": ("rbp", "rsp", "rip"), "x86": ("ebp", "esp", "eip"), "arm64": ("fp", "sp", "pc")}
+    architecture = session.target.header.architecture
+    if architecture not in names:
+        raise KdumpError(f"k = is not there for {architecture}")
+    if context is None:
+        raise KdumpError("k = needs the registers of the dump, which it does not hold")
+    given: dict[str, Any] = {
+        name: value & (0xFFFFFFFF if architecture == "x86" else ~0)
+        for name, value in zip(names[architecture], (base, sp, ip), strict=True)
+        if value is not None
+    }
+    try:
+        return stacks.registers_start(session.target, context.replace("k =", **given)), count
+    except stacks.NoStack as error:
+        raise KdumpError(f"No stack: {error}") from error
+
+
+def _frame_count(session: Session, text: str) -> int:
+    words = text.split()
+    if len(words) != 1:
+        raise KdumpError(f"k takes a number of frames, not {text.strip()!r}")
+    count = session.evaluate(words[0])
+    if not 1 <= count <= stacks.MOST_FRAMES:
+        raise KdumpError(f"k shows 1 to {stacks.MOST_FRAMES:x} frames (hexadecimal), not {count:x}")
+    return count
+
+
+@command(".frame", help="shows one frame of the stack", usage="[N]", plugin="stack")
+def frame(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    words = [word for word in arguments.words if word.lower() not in ("/c", "/r")]
+    number = session.evaluate(words[0]) if words else session.state.frame
+    found = target.walker.walk(current_start(session)).frames
+    if not 0 <= number < len(found):
+        raise KdumpError(f"there is no frame {number:x}: the stack has {len(found):x} (hexadecimal)")
+    session.state.frame = number
+    yield row(target.walker, found[number], "k", target.memory.pointer_size)
+
+
+# registers ------------------------------------------------------------------------------------------------------------
+
+
+@command("r", help="registers, and the code there", usage="[REGISTER[,REGISTER]]", plugin="trap")
+def registers(session: Session, arguments: Arguments) -> Iterable[str]:
+    if arguments.text:
+        for name in re.split(r"[\s,]+", arguments.text.strip(", ")):
+            yield _one_register(session, name)
+        return
+    failure = current_failure(session)
+    if session.state.failure is not None or session.state.context is not None:
+        yield "Last set context:"
+    yield from register_block(failure.context)
+    if failure.recovered:
+        yield f"Recovered by unwinding: {' '.join(failure.recovered)}"
+    yield from _current_code(session, failure)
+
+
+def _current_code(session: Session, failure: Failure) -> Iterator[str]:
+    """The code line with the operand as the known registers give it."""
+    return shown_code(session.target, failure, kd=False)
+
+
+def _one_register(session: Session, name: str) -> str:
+    if "=" in name:
+        raise KdumpError(f"{name}: the registers of a dump cannot be changed")
+    plain = name.removeprefix("@").lower()
+    context = session.current.registers
+    architecture = session.target.header.architecture
+    if plain in ("efl", "eflags"):
+        plain = "eflags"
+    if context is not None and plain in register_names(context.architecture):
+        value = context.get(plain)
+        if value is None:
+            raise KdumpError(f"{plain} is not known: {context.source} does not hold it, and it was not recovered")
+        digits = {"eflags": 8, "mxcsr": 8}.get(plain, 4 if len(plain) == 2 and plain.endswith("s") else 0)
+        shown = "efl" if plain == "eflags" else plain
+        return f"{shown}={value:0{digits or (8 if architecture == 'x86' else 16)}x}"
+    return f"{plain}={session.evaluate(f'@{plain}'):x}"
+
+
+@command(".trap", help="registers of a trap frame, and makes them current", usage="[ADDRESS]", plugin="trap")
+def trap(session: Session, arguments: Arguments) -> Iterable[str]:
+    dump = session.current
+    if not arguments.text:
+        dump.state.reset_context()
+        return [_RESET]
+    return _set_trap(session, session.evaluate(arguments.text))
+
+
+def _set_trap(session: Session, address: int) -> Iterable[str]:
+    failure = failure_at_trap(session.target, address)
+    try:
+        start = stacks.trap_start(session.target, address)
+    except stacks.NoStack as error:
+        raise KdumpError(str(error)) from error
+    _set_failure(session.current, failure, start)
+    return failure_grid(session.target, failure).kd_lines()
+
+
+@command(".cxr", help="registers of a context record, and makes them current", usage="[ADDRESS]", plugin="trap")
+def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
+    address = session.evaluate(arguments.text) if arguments.text else 0
+    if not address:
+        session.state.reset_context()
+        return [_RESET]
+    return _set_context(session, address)
+
+
+def _set_context(session: Session, address: int) -> Iterable[str]:
+    failure = failure_at_context(session.target, address)
+    try:
+        start = stacks.context_start(session.target, address)
+    except stacks.NoStack as error:
+        raise KdumpError(str(error)) from error
+    _set_failure(session.current, failure, start)
+    return failure_grid(session.target, failure).kd_lines()
+
+
+@command(".ecxr", help="registers of the exception of the crash, and makes them current", plugin="trap")
+def exception_context(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    failure = find_failure(target, header_bug_check(target))
+    if failure is not None and failure.context_record is not None:
+        return _set_context(session, failure.context_record)
+    if failure is not None and failure.trap_frame is not None:
+        return _set_trap(session, failure.trap_frame)
+    raise KdumpError("Unable to get exception context: the bug check names none, and no trap frame is on the stack")
+
+
+@command(".exr", help="an exception record; -1 for that of the dump header", usage="ADDRESS | -1", plugin="trap")
+def exception(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    width = target.memory.pointer_size
+    if arguments.text == "-1":
+        record = parse_exception_record(target.header.exception_record, width)
+        if record is None:
+            raise KdumpError(f"{target.name}: the exception record of the dump header was never set")
+        return exception_lines(target, record)
+    if not arguments.text:
+        raise KdumpError(".exr takes an address, or -1 for the record of the dump header")
+    address = session.evaluate(arguments.text)
+    data = session.current.memory.read(address, record_size(width))
+    record = parse_exception_record(data, width) if data else None
+    if record is None:
+        why = "the bytes there are none" if data else session.current.memory.why_unreadable(address)
+        raise KdumpError(f"{target.name}: no exception record at {address:#x}: {why}")
+    return exception_grid(target, address, record).kd_lines()
+
+
+# thread and process ---------------------------------------------------------------------------------------------------
+
+
+@command(".thread", help="makes a thread current; without an address that of the crash", usage="[/p] [/r] [ADDRESS]")
+def thread(session: Session, arguments: Arguments) -> Iterable[str]:
+    dump = session.current
+    switches, rest = _switches(arguments.text)
+    if not rest:
+        dump.state.thread = None
+        dump.state.reset_context()
+        yield _implicit("thread", dump.thread, dump)
+        return
+    address = session.evaluate(rest)
+    found = read_thread(dump.target, address)
+    if not found.present:
+        raise KdumpError(f"{dump.target.name}: no thread at {address:#x}: {dump.target.memory.why_unreadable(address)}")
+    dump.state.reset_context()
+    dump.state.thread = address
+    if switches & {"/p", "/P"} and found.process:
+        _set_process(dump, found.process)
+    yield _implicit("thread", address, dump)
+    try:
+        start = stacks.thread_start(dump.target, address)
+        dump.state.start, dump.state.context = start, start.context
+    except stacks.NoStack as error:
+        dump.state.no_context = str(error)
+        yield f"NOTE: its registers are not known: {error}"
+
+
+@command(".process", help="makes a process current: its user memory", usage="[/p] [/r] [ADDRESS]")
+def process(session: Session, arguments: Arguments) -> Iterable[str]:
+    dump = session.current
+    switches, rest = _switches(arguments.text)
+    if "/i" in switches:
+        raise KdumpError(".process /i lets a machine run until it is in the process: a dump cannot; use /p")
+    if not rest:
+        dump.state.process = dump.process_memory = None
+        yield _implicit("process", dump.process, dump)
+        return
+    address = session.evaluate(rest)
+    found = read_process(dump.target, address)
+    if not found.present:
+        why = dump.target.memory.why_unreadable(address)
+        raise KdumpError(f"{dump.target.name}: no process at {address:#x}: {why}")
+    problem = _set_process(dump, address)
+    yield _implicit("process", address, dump)
+    if problem:
+        yield f"NOTE: {problem}"
+
+
+def _set_process(dump: OpenDump, address: int) -> str | None:
+    """Make a process current. The reason why its own memory cannot be read, if so."""
+    from volatility3_kdump.windows.user_mode import process_memory
+
+    dump.state.process = address
+    crashed = dump.target.crash_process
+    dump.process_memory = None
+    if crashed is not None and crashed.address == address:
+        return None
+    dump.process_memory = process_memory(dump.target, read_process(dump.target, address))
+    return None if dump.process_memory else "its page tables are not in the dump: its user memory cannot be read"
+
+
+def _switches(text: str) -> tuple[set[str], str]:
+    words = text.split()
+    found = set()
+    while words and words[0].startswith("/"):
+        found.add(words.pop(0))
+    return found, " ".join(words)
+
+
+def _implicit(what: str, address: int | None, dump: OpenDump) -> str:
+    if address is None:
+        return f"Implicit {what} is not known: the dump does not say which one crashed"
+    return f"Implicit {what} is now {pointer(address, dump.target.memory.pointer_size)}"
+
+
+# code -----------------------------------------------------------------------------------------------------------------
+
+
+@command(
+    "u", "up", help="disassembles; goes on where the last u ended", usage="[ADDRESS] [L COUNT | END]", plugin="disasm"
+)
+def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
+    target, state = session.target, session.state
+    start, count, end = _code_range(session, arguments.text)
+    if start is None:
+        start = state.code if state.code is not None else _current_ip(session)
+    if end is not None:
+        found = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
+        ends = found[-1].address + found[-1].size if found else start
+        count = len(found) + (ends < end)
+    else:
+        found = instructions_from(target, start, count)
+        ends = found[-1].address + found[-1].size if found else start
+    state.code = ends
+    return instructions_grid(target, start, found, count).kd_lines()
+
+
+@command("ub", help="disassembles the instructions before an address", usage="[ADDRESS] [L COUNT]", plugin="disasm")
+def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
+    start, count, end = _code_range(session, arguments.text)
+    if end is not None:
+        raise KdumpError("ub takes an address and L COUNT")
+    if start is None:
+        start = session.state.code if session.state.code is not None else _current_ip(session)
+    return disasm_grid(session.target, start, count, True).kd_lines()
+
+
+@command("uf", help="disassembles a whole function", usage="[ADDRESS]", plugin="disasm")
+def unassemble_function(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    address = session.evaluate(arguments.text) if arguments.text else _current_ip(session)
+    extent = function_around(target, address)
+    if extent is None:
+        raise KdumpError(
+            f"{target.name}: where the function at {address:#x} begins and ends is not known: "
+            "it has no unwind data, or the dump does not hold it; u shows the code"
+        )
+    start, end = extent
+    found = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
+    complete = bool(found) and found[-1].address + found[-1].size >= end
+    return instructions_grid(target, start, found, len(found) + (not complete)).kd_lines()
+
+
+def _current_ip(session: Session) -> int:
+    context = session.current.registers
+    if context is None or context.ip is None:
+        raise KdumpError("the dump holds no registers: name an address")
+    return context.ip
+
+
+def _code_range(session: Session, text: str) -> tuple[int | None, int, int | None]:
+    """(start, number of instructions, end) of ``ADDRESS L5``, ``ADDRESS END`` or less."""
+    match = _COUNT.fullmatch(text)
+    if match is not None:
+        count = session.evaluate(match["count"])
+        if not 1 <= count <= _MOST_INSTRUCTIONS:
+            raise KdumpError(f"u shows 1 to {_MOST_INSTRUCTIONS:x} instructions (hexadecimal), not {count:x}")
+        return (session.evaluate(match["start"]) if match["start"] else None), count, None
+    words = text.split()
+    if len(words) == 2 and words[1][0] not in "+-*/&|^<>=":
+        start, end = map(session.evaluate, words)
+        if end < start:
+            raise KdumpError(f"the range ends before it begins: {text}")
+        return start, 0, end + 1
+    return (session.evaluate(text) if text else None), 8, None

@@ -1,0 +1,60 @@
+"""Commands on the system: version and times, processors' control blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text import banner
+from volatility3_kdump.text.processors import block_lines, region_lines
+from volatility3_kdump.windows.processors import ControlRegion, control_region
+
+
+@command("vertarget", help="Windows, its kernel, and when it crashed", plugin="info")
+def version_of_target(session: Session, arguments: Arguments) -> Iterable[str]:
+    return banner.version(session.target)
+
+
+@command("version", help="vertarget, and the version of kdump", plugin="info")
+def version(session: Session, arguments: Arguments) -> Iterable[str]:
+    yield from banner.version(session.target)
+    yield banner.title()
+
+
+@command(".time", help="when it crashed, and how long it had been up", plugin="info")
+def times(session: Session, arguments: Arguments) -> Iterable[str]:
+    return banner.times(session.target)
+
+
+@command(".lastevent", help="what stopped the system: the bug check", plugin="bugcheck")
+def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
+    code = session.target.header.bug_check_code
+    shown = "?" * 8 if code is None else f"{code:X}"
+    yield f"Last event: Bugcheck {shown}"
+    yield from banner.times(session.target)
+
+
+@command("!pcr", help="a processor's control region", usage="[PROCESSOR]")
+def control_region_of(session: Session, arguments: Arguments) -> Iterable[str]:
+    return region_lines(_region(session, arguments), session.target.memory.pointer_size)
+
+
+@command("!prcb", help="a processor's control block", usage="[PROCESSOR]")
+def control_block_of(session: Session, arguments: Arguments) -> Iterable[str]:
+    return block_lines(_region(session, arguments), session.target.memory.pointer_size)
+
+
+def _region(session: Session, arguments: Arguments) -> ControlRegion:
+    target = session.target
+    number = session.evaluate(arguments.text) if arguments.text else session.current.processor
+    if number is None:
+        raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
+    if target.nt is None:
+        raise KdumpError(f"{target.name}: control blocks need the kernel's symbols: {target.symbol_status}")
+    processor = next((found for found in target.processors if found.number == number), None)
+    found = control_region(target, processor) if processor is not None else None
+    if found is None:
+        raise KdumpError(f"{target.name}: processor {number:x} has no control block in the dump")
+    return found

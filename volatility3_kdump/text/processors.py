@@ -1,0 +1,59 @@
+"""Processor control regions and blocks in the words of KD's ``!pcr`` and ``!prcb``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.processors import ControlRegion
+
+_WIDTH = 19
+
+
+def region_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
+    """``!pcr``. What this kernel's KPCR does not have is left out."""
+
+    def labelled(label: str, value: int | None) -> str:
+        return f"\t{label:>{_WIDTH}}: {pointer(value, size, tick=False)}"
+
+    region, block = found.region, found.block
+    yield f"KPCR for Processor {found.number} at {pointer(found.address, size, tick=False)}:"
+    yield f"    Major {_number(region['major'])} Minor {_number(region['minor'])}"
+    yield labelled("SelfPcr", region["own"])
+    yield labelled("Prcb", region["prcb"])
+    yield f"\t{'Irql':>{_WIDTH}}: {_hex(region['irql'], 8)}"
+    for label, name in (("IRR", "interrupt_requests"), ("IDR", "interrupts_disabled")):
+        if region[name] is not None:
+            yield f"\t{label:>{_WIDTH}}: {_hex(region[name], 8)}"
+    yield labelled("IDT", region["idt"])
+    yield labelled("GDT", region["gdt"])
+    yield labelled("TSS", region["tss"])
+    if region["user_stack"] is not None:
+        yield labelled("UserRsp", region["user_stack"])
+    yield ""
+    yield labelled("CurrentThread", block["current"])
+    yield labelled("NextThread", block["next"])
+    yield labelled("IdleThread", block["idle"])
+
+
+def block_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
+    """``!prcb``. The IRQL is the one before the processor was stopped."""
+    block = found.block
+    threads = (pointer(block[name], size, tick=False) for name in ("current", "next", "idle"))
+    yield f"PRCB for Processor {found.number} at {pointer(found.prcb, size, tick=False)}:"
+    yield f"Current IRQL -- {_number(None if block['saved_irql'] is None else block['saved_irql'] & 0xFF)}"
+    yield "Threads--  Current {} Next {} Idle {}".format(*threads)
+    group = f"({_number(block['group'] or 0)}, {_number(block['group_index'])})"
+    member = "?" if block["group_member"] is None else f"{block['group_member']:x}"
+    yield f"Processor Index {_number(block['number'])} Number {group} GroupSetMember {member}"
+    yield f"Interrupt Count -- {_hex(block['interrupts'], 8)}"
+    yield f"Times -- Dpc    {_hex(block['dpc_time'], 8)} Interrupt {_hex(block['interrupt_time'], 8)} "
+    yield f"         Kernel {_hex(block['kernel_time'], 8)} User      {_hex(block['user_time'], 8)} "
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else str(value)
+
+
+def _hex(value: int | None, digits: int) -> str:
+    return "?" * digits if value is None else f"{value:0{digits}x}"
