@@ -36,7 +36,7 @@ def rows(directory: Path) -> list[Row]:
     """Make the dump in ``directory`` and compare."""
     path = directory / "processes.dmp"
     progress(f"writing a dump with {_PROCESSES} processes and {_THREADS:,} threads")
-    _write(path)
+    write(path)
     found = alternate(
         "processes",
         _ROUNDS,
@@ -72,7 +72,7 @@ def _ids() -> Iterator[int]:
     return (value for value in itertools.count(0x3000, 4) if value % _RESERVED)
 
 
-def _write(path: Path) -> None:
+def write(path: Path) -> None:
     """The demonstration with many more processes and threads."""
     from volatility3_kdump.layout import Layouts
     from volatility3_kdump.sample import containers

@@ -25,7 +25,7 @@ def kdump(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     def run(*arguments: str | Path, typed: str = "") -> list[str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        assert application.main(list(map(str, arguments))) == 0
+        assert application.main(["--offline", *map(str, arguments)]) == 0
         captured = capsys.readouterr()
         assert captured.err == ""
         return captured.out.splitlines()
@@ -42,6 +42,6 @@ def opened(sample: Callable[..., Path]) -> Target:
 @pytest.fixture
 def session(sample: Callable[..., Path], opened: Target) -> Session:
     """A new session over it."""
-    fresh = Session()
+    fresh = Session(offline=True)
     fresh.dumps.append(OpenDump(str(sample()), opened))
     return fresh

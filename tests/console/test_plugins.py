@@ -47,6 +47,10 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!drvobj MYFAULT", "irp", {"driver": "MYFAULT"}),
     ("!devstack ffff91894ed31e00", "irp", {"device": "ffff91894ed31e00"}),
     ("vertarget", "info", {}),
+    ("!locks", "locks", {}),
+    ("!locks -d -v", "locks", {"all": True, "verbose": True}),
+    ("!vm", "vm", {}),
+    ("!vm 1", "vm", {"no-processes": True}),
 ]
 #: How many lines a command shows before those of the plugin; and commands that show a part of its text.
 PREFIXES = {".trap ffffd48f`77af97e0; kv": 11, ".thread ffff91895309d080; kn": 1, "!process 1e90 3": 1}

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--isf-dir", action="append", default=[], metavar="DIR", help="searched for symbol tables before the host's own"
     )
     parser.add_argument("--isf-file", metavar="FILE", help="the kernel's symbol table itself")
+    parser.add_argument("--offline", action="store_true", help="ask no symbol server (also KDUMP_OFFLINE)")
     parser.add_argument("--no-paging", dest="paging", action="store_false", help="show long output without stopping")
     return parser
 
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run a session. Returns the exit status; raises :class:`KdumpError` when a dump cannot be opened."""
     options = build_parser().parse_args(arguments)
     session = Session(
-        options.symbol_path, options.image_path, options.isf_dir, options.isf_file, verbose=options.verbose
+        options.symbol_path,
+        options.image_path,
+        options.isf_dir,
+        options.isf_file,
+        verbose=options.verbose,
+        offline=options.offline,
     )
     console = Console(session, sys.stdout, options.paging)
     try:

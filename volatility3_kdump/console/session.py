@@ -102,6 +102,19 @@ class OpenDump:
 
         return read_thread(self.target, thread).process
 
+    def choose_process(self, address: int | None) -> bool:
+        """Make a process current, ``None`` for that of the crash. Whether its user memory can be read."""
+        from volatility3_kdump.windows.processes import read_process
+        from volatility3_kdump.windows.user_mode import process_memory
+
+        self.state.process = address
+        self.process_memory = None
+        crashed = self.target.crash_process
+        if address is None or (crashed is not None and crashed.address == address):
+            return True
+        self.process_memory = process_memory(self.target, read_process(self.target, address))
+        return self.process_memory is not None
+
     @property
     def thread(self) -> int | None:
         """The ETHREAD address of the current thread: that of ``.thread``, else what the current processor runs."""
@@ -133,7 +146,8 @@ class Session:
     """The opened dumps and what they have in common.
 
     ``dumps`` is in the order of opening; ``index`` is the current one. ``symbol_path`` and ``image_path`` are in KD's
-    grammar, ``None`` for the environment's. ``finished`` says that the user is done. ``log`` is the open log file.
+    grammar, ``None`` for the environment's; ``offline`` keeps symbol servers from being asked. ``finished`` says that
+    the user is done. ``log`` is the open log file.
     """
 
     def __init__(
@@ -144,6 +158,7 @@ class Session:
         isf_file: str | None = None,
         verbose: bool = False,
         progress: Progress | None = None,
+        offline: bool = False,
     ) -> None:
         self.symbol_path = symbol_path
         self.image_path = image_path
@@ -151,6 +166,7 @@ class Session:
         self.isf_file = isf_file
         self.verbose = verbose
         self.progress = progress
+        self.offline = offline
         self.dumps: list[OpenDump] = []
         self.index = 0
         self.finished = False
@@ -191,7 +207,7 @@ class Session:
         """Read the symbols of every dump anew, with the paths as they are now; the state of commands stays."""
         for dump in self.dumps:
             dump.target = self._target(dump.path, dump.member)
-            dump.process_memory = None
+            dump.choose_process(dump.state.process)
 
     def _target(self, path: str, member: str | None) -> Target:
         from volatility3_kdump.target import Target
@@ -204,6 +220,7 @@ class Session:
             self.image_path,
             member,
             self.progress,
+            self.offline or None,
         )
 
     # expressions ------------------------------------------------------------------------------------------------

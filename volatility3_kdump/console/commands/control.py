@@ -125,8 +125,8 @@ def processors(session: Session, arguments: Arguments) -> Iterable[str]:
         yield from _on_processor(session, number or 0, match[3])
     elif match is not None and match[2]:
         dump.state.processor = number
-        dump.state.thread = dump.state.process = None
-        dump.process_memory = None
+        dump.state.thread = None
+        dump.choose_process(None)
         dump.state.reset_context()
     else:
         for found in dump.target.processors:

@@ -280,7 +280,7 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     dump.state.reset_context()
     dump.state.thread = address
     if switches & {"/p", "/P"} and found.process:
-        _set_process(dump, found.process)
+        dump.choose_process(found.process)
     yield _implicit("thread", address, dump)
     try:
         start = stacks.thread_start(dump.target, address)
@@ -297,7 +297,7 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
     if "/i" in switches:
         raise KdumpError(".process /i lets a machine run until it is in the process: a dump cannot; use /p")
     if not rest:
-        dump.state.process = dump.process_memory = None
+        dump.choose_process(None)
         yield _implicit("process", dump.process, dump)
         return
     address = session.evaluate(rest)
@@ -305,23 +305,10 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
     if not found.present:
         why = dump.target.memory.why_unreadable(address)
         raise KdumpError(f"{dump.target.name}: no process at {address:#x}: {why}")
-    problem = _set_process(dump, address)
+    readable = dump.choose_process(address)
     yield _implicit("process", address, dump)
-    if problem:
-        yield f"NOTE: {problem}"
-
-
-def _set_process(dump: OpenDump, address: int) -> str | None:
-    """Make a process current. The reason why its own memory cannot be read, if so."""
-    from volatility3_kdump.windows.user_mode import process_memory
-
-    dump.state.process = address
-    crashed = dump.target.crash_process
-    dump.process_memory = None
-    if crashed is not None and crashed.address == address:
-        return None
-    dump.process_memory = process_memory(dump.target, read_process(dump.target, address))
-    return None if dump.process_memory else "its page tables are not in the dump: its user memory cannot be read"
+    if not readable:
+        yield "NOTE: its page tables are not in the dump: its user memory cannot be read"
 
 
 def _switches(text: str) -> tuple[set[str], str]:

@@ -1,4 +1,4 @@
-"""Commands on the system: version and times, processors' control blocks."""
+"""Commands on the system: version and times, processors' control blocks, resources and memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.processors import block_lines, region_lines
+from volatility3_kdump.views.locks import locks_grid
+from volatility3_kdump.views.vm import vm_grid
 from volatility3_kdump.windows.processors import ControlRegion, control_region
+
+_WITHOUT_PROCESSES = 1
 
 
 @command("vertarget", help="Windows, its kernel, and when it crashed", plugin="info")
@@ -58,3 +62,26 @@ def _region(session: Session, arguments: Arguments) -> ControlRegion:
     if found is None:
         raise KdumpError(f"{target.name}: processor {number:x} has no control block in the dump")
     return found
+
+
+@command(
+    "!locks",
+    help="resources that are held or waited for: -d all, -v with their threads",
+    usage="[-v] [-d] [-p] [ADDRESS]",
+    plugin="locks",
+)
+def locks(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = arguments.words
+    options = {word.lower() for word in words if word.startswith("-")}
+    unknown = options - {"-v", "-d", "-p"}
+    if unknown:
+        raise KdumpError(f"!locks knows no {min(unknown)}: use -v, -d or an address")
+    rest = [word for word in words if not word.startswith("-")]
+    one = session.evaluate(" ".join(rest)) if rest else None
+    return locks_grid(session.target, "-d" in options, "-v" in options, one or None, session.progress).kd_lines()
+
+
+@command("!vm", help="page files, commit and limits; 1 without processes", usage="[FLAGS]", plugin="vm")
+def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
+    flags = session.evaluate(arguments.text) if arguments.text else 0
+    return vm_grid(session.target, not flags & _WITHOUT_PROCESSES, session.progress).kd_lines()
