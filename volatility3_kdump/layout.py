@@ -138,6 +138,15 @@ def _compile(
     return layout, None if simple else plan
 
 
+@dataclass(frozen=True)
+class TypeTables:
+    """The parts of an ISF document that describe types, by the names of the types, as they stand there."""
+
+    base_types: Mapping[str, Any]
+    user_types: Mapping[str, Any]
+    enums: Mapping[str, Any]
+
+
 class Layouts:
     """Types, enumerations and symbols of one ISF document."""
 
@@ -166,6 +175,11 @@ class Layouts:
             raise LayoutError(f"{path}: not a readable ISF symbol table: {error}") from error
 
     # types ------------------------------------------------------------------------------------------------------
+
+    @property
+    def types(self) -> TypeTables:
+        """The document's types themselves, for what shows them; :mod:`volatility3_kdump.symbols.types` does."""
+        return TypeTables(self._base, self._types, self._enums)
 
     def has_type(self, type_name: str) -> bool:
         return type_name in self._types
@@ -246,7 +260,9 @@ class Layouts:
         if offset < 0:
             raise ValueError(f"offset {offset}")
         if kind == "pointer":
-            return Field(offset, self.pointer_size, kind, _UNSIGNED[self.pointer_size])
+            # A pointer of another width than the machine's names its base type.
+            size = int(self._base[type_["base"]]["size"]) if "base" in type_ else self.pointer_size
+            return Field(offset, size, kind, _UNSIGNED[size])
         if kind == "base":
             return self._scalar(kind, offset, type_["name"], self._base[type_["name"]])
         if kind == "enum":

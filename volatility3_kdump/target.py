@@ -31,6 +31,7 @@ from volatility3_kdump.dump.archive import shown
 from volatility3_kdump.errors import KdumpError, KernelNotFound
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.images import ImageSet
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
@@ -38,6 +39,7 @@ from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.paths import PathText, SearchPath
 from volatility3_kdump.symbols.servers import Servers
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
+from volatility3_kdump.symbols.types import TypeTable
 from volatility3_kdump.windows import kernel_regions, processes, processors, threads
 from volatility3_kdump.windows import modules as nt_modules
 from volatility3_kdump.windows.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
@@ -89,6 +91,7 @@ class Target:
         self._isf_file = isf_file
         self._symbol_path = SearchPath() if symbol_path is None else symbol_path
         self._image_path = SearchPath() if image_path is None else image_path
+        self._type_tables: dict[int, TypeTable | None] = {}
         #: The container that the dump was taken out of, ``None`` for a plain file.
         self.container: Extracted | None = None
         #: What was found wrong while reading, one line each; views append to it.
@@ -376,13 +379,27 @@ class Target:
             return None, "no kernel was found in the dump"
         if kernel.identity is None:
             return None, _unidentified(kernel)
+        identity = kernel.identity
         try:
-            found = load_kernel_table(kernel.identity, self._isf_directories)
+            found = load_kernel_table(
+                identity,
+                self._isf_directories,
+                lambda: table_from_pdb(identity, self._symbol_path, self.problems),
+            )
         except LayoutError as error:
             return None, str(error)
         if found is None:
             return None, how_to_get(kernel.identity)
         return found, found.origin
+
+    def types_of(self, module: Module) -> TypeTable | None:
+        """The types of a module from an ISF table or its PDB; ``None`` when neither is at hand."""
+        if self.kernel is not None and self.kernel.base == module.base:
+            return None if self.nt is None else TypeTable(self.nt)
+        if module.base not in self._type_tables:
+            found = self._symbol_sources.types(module)
+            self._type_tables[module.base] = None if found is None else TypeTable(found)
+        return self._type_tables[module.base]
 
     def require_kernel(self) -> Kernel:
         """The kernel. Raises :class:`KernelNotFound` with the reason when there is none."""

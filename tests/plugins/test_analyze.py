@@ -131,7 +131,7 @@ def test_without_symbols_the_table_that_is_needed_is_named(shared_data: Path, ru
     table = rows(run_vol("-f", shared_data / "dumps" / "triage_x64_19041.dmp", "-r", "json", "kdump.analyze"))
     warning = next(row for row in table if row["Section"] == "Warning" and row["Field"] == "Symbols")
     assert "ntkrnlmp.pdb/5278AFF86C341677D7D7835C85B7B844-1" in warning["Note"]
-    assert "pdbconv" in warning["Note"]
+    assert "kdump symbols --manifest" in warning["Note"]
     assert values(table, "Crash")["Process"] == "System"
     assert values(table, "Failure")["At"] == "amdppm+0x334c"
 

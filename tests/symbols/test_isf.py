@@ -89,7 +89,7 @@ def test_no_table_is_none_and_the_message_names_what_to_get(tmp_path: Path) -> N
     write(tmp_path / "ntkrnlmp.pdb" / f"{GUID}-2.json", document(age=2))
     assert load_kernel_table(KERNEL, [tmp_path]) is None
     message = how_to_get(KERNEL)
-    assert f"ntkrnlmp.pdb/{GUID}-1.json.xz" in message and f"-p ntkrnlmp.pdb -g {GUID}1" in message
+    assert f"ntkrnlmp.pdb/{GUID}-1.json.xz" in message and f"ntkrnlmp.pdb {GUID}1 on the symbol path" in message
     assert "\n" not in message
 
 

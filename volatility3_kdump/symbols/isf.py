@@ -55,12 +55,13 @@ def relative_names(identity: PdbIdentity) -> list[str]:
     return [f"windows/{identity.isf_name}", identity.isf_name, identity.identifier]
 
 
-def load_table(identity: PdbIdentity, directories: Sequence[Path] = ()) -> Layouts | None:
+def load_table(identity: PdbIdentity, directories: Sequence[Path] = (), host: bool = True) -> Layouts | None:
     """The symbol table of any module, ``None`` when no directory has it.
 
-    Raises :class:`~volatility3_kdump.layout.LayoutError` when a file by the right name is damaged or for another PDB.
+    ``host`` says whether the host's directories are searched behind those given. Raises
+    :class:`~volatility3_kdump.layout.LayoutError` when a file by the right name is damaged or for another PDB.
     """
-    for directory in [*directories, *host_symbol_directories()]:
+    for directory in [*directories, *(host_symbol_directories() if host else [])]:
         for path in _candidates(directory, identity):
             return _checked(_load_file(path), identity)
         for pack in sorted(directory.glob("*.zip")):
@@ -70,9 +71,14 @@ def load_table(identity: PdbIdentity, directories: Sequence[Path] = ()) -> Layou
     return None
 
 
-def load_kernel_table(identity: PdbIdentity, directories: Sequence[Path] = ()) -> Layouts | None:
-    """As :func:`load_table`, with the table that the package ships as the last resort."""
-    found = load_table(identity, directories)
+def load_kernel_table(
+    identity: PdbIdentity, directories: Sequence[Path] = (), otherwise: Callable[[], Layouts | None] = lambda: None
+) -> Layouts | None:
+    """As :func:`load_table`, then what ``otherwise`` gives, and the table that the package ships as the last resort.
+
+    The shipped one holds no more than the package itself needs.
+    """
+    found = load_table(identity, directories) or otherwise()
     if found is not None:
         return found
     shipped = tables.kernel_table_path()
@@ -167,7 +173,7 @@ def how_to_get(identity: PdbIdentity) -> str:
     """One line that tells which file is missing and how to make it."""
     guid_and_age = identity.identifier.replace("-", "")
     return (
-        f"needs the symbol table {identity.isf_name}.json.xz: on a machine with internet run "
-        f"'python -m volatility3.framework.symbols.windows.pdbconv -p {identity.pdb_name} -g {guid_and_age}' and put "
-        f"the result into a directory given with --isf-dir, or into the host's symbols/windows/{identity.pdb_name}/"
+        f"needs {identity.pdb_name} {guid_and_age} on the symbol path (--symbol-path), where a symbol server may be "
+        "named ('kdump symbols --manifest' lists what to fetch on a machine with internet), or the symbol table "
+        f"{identity.isf_name}.json.xz in a directory given with --isf-dir"
     )

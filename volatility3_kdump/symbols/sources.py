@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.exports import read_exports
 from volatility3_kdump.symbols.images import ModuleImage
 from volatility3_kdump.symbols.isf import load_table
@@ -102,6 +103,18 @@ class SymbolSources:
             return None, missing
         partly = "" if exported.complete else ", parts of which are not in the dump"
         return exported, f"{exported.origin}{partly}; {missing}"
+
+    def types(self, module: Module) -> Layouts | None:
+        """The types of a module, from an ISF table or its PDB; ``None`` when neither is at hand."""
+        identity = self.identity_of(module)
+        if identity is None:
+            return None
+        try:
+            found = load_table(identity, self._isf_directories)
+        except LayoutError as error:
+            self._problems.append(str(error))
+            return None
+        return table_from_pdb(identity, self._path, self._problems) if found is None else found
 
     def _from_isf(self, identity: PdbIdentity) -> SymbolTable | None:
         try:

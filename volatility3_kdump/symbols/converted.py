@@ -1,0 +1,80 @@
+"""Types and names of a module from its PDB, converted once and kept in the user's cache.
+
+A converted PDB is an ISF table, ``isf-VERSION/windows/PDB/GUID-AGE.json.gz`` below the cache directory, and found there
+as any other. The version counts the changes of the converter that change its result.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from volatility3_kdump.dump.cache import default_directory
+from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.symbols.isf import load_table, relative_names
+from volatility3_kdump.symbols.kernel import PdbIdentity
+from volatility3_kdump.symbols.msf import CorruptPdb
+from volatility3_kdump.symbols.paths import SearchPath
+from volatility3_kdump.symbols.pdb import PdbRefused, find_pdb_file, open_pdb
+from volatility3_kdump.symbols.pdb_types import document_of
+
+_VERSION = 1
+
+
+def directory() -> Path:
+    """Where converted tables are kept."""
+    return default_directory() / f"isf-{_VERSION}"
+
+
+def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str]) -> Layouts | None:
+    """The symbol table of a module, from the cache or converted from the PDB that a symbol path has.
+
+    ``None`` when there is no such PDB. A line about what could not be used is appended to ``problems``.
+    """
+    try:
+        known = load_table(identity, [directory()], host=False)
+    except LayoutError:
+        known = None  # damaged: made anew
+    if known is not None:
+        return known
+    for found in find_pdb_file(path, identity, problems):
+        try:
+            return _converted(found, identity, problems)
+        except (PdbRefused, LayoutError) as error:
+            problems.append(str(error))
+    return None
+
+
+def _converted(path: Path, identity: PdbIdentity, problems: list[str]) -> Layouts:
+    try:
+        with open_pdb(path, identity) as pdb:
+            document = document_of(pdb, identity.pdb_name)
+    except (OSError, CorruptPdb) as error:
+        raise PdbRefused(f"{path}: cannot be read as a PDB: {error}; refused") from error
+    if not document["user_types"] and not document["symbols"]:
+        raise PdbRefused(f"{path}: holds neither types nor public symbols; refused")
+    try:
+        _keep(document, identity)
+    except OSError as error:
+        problems.append(f"{directory()}: the converted {identity.pdb_name} cannot be kept: {error.strerror or error}")
+    return Layouts(document, str(path))
+
+
+def _keep(document: object, identity: PdbIdentity) -> None:
+    """Write a table into the cache, whole or not at all."""
+    names = relative_names(identity)
+    if not names:
+        return
+    place = directory() / f"{names[0]}.json.gz"
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix="new-", dir=place.parent)
+    try:
+        with os.fdopen(handle, "wb") as file, gzip.GzipFile("", "wb", 5, file, 0) as packed:
+            packed.write(json.dumps(document, separators=(",", ":")).encode())
+        os.replace(name, place)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
