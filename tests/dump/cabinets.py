@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 BLOCK = 0x8000
 STORED, MSZIP, LZX = 0, 1, 0x1503  # LZX with a window of 2 MiB
 
+#: Frames of 32 KiB in a block of :func:`lzx`, whose size has 24 bits.
+_LZX_FRAMES = 256
+
 #: (bytes in the archive, bytes unpacked)
 Data = list[tuple[bytes, int]]
 
@@ -29,11 +32,16 @@ def mszip(content: bytes) -> Data:
 
 
 def lzx(content: bytes) -> Data:
-    """One uncompressed LZX block: no translation of calls (1 bit), type 3 (3 bits), size (24 bits), R0 to R2, bytes."""
-    head = 0b0011 << 28 | len(content) << 4
-    start = struct.pack("<HHIII", head >> 16, head & 0xFFFF, 1, 1, 1)
+    """Uncompressed LZX blocks: type 3 (3 bits), size (24 bits), padding, R0 to R2, bytes.
+
+    In front of the first, a bit says that no calls are translated.
+    """
     frames = stored(content)
-    frames[0] = (start + frames[0][0], frames[0][1])
+    for number in range(0, len(frames), _LZX_FRAMES):
+        size = sum(length for _, length in frames[number : number + _LZX_FRAMES])
+        head = 3 << 29 - (number == 0) | size << 5 - (number == 0)
+        start = struct.pack("<HHIII", head >> 16, head & 0xFFFF, 1, 1, 1)
+        frames[number] = (start + frames[number][0], frames[number][1])
     return frames
 
 

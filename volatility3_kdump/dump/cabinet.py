@@ -7,7 +7,10 @@ Quantum folders need libmspack. A cabinet that goes on in another one is refused
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -288,6 +291,9 @@ class Cabinet(Archive):
             single = Path(directory) / "single.cab"
             self._write_single(single, folder, first, member.size)
             try:
+                if hasattr(os, "mkfifo") and sys.executable:
+                    yield from _piped(single, Path(directory))
+                    return
                 unpacked = pylibmspack.CabArchive(str(single)).extract("member", directory, max_size=member.size)
             except pylibmspack.MspackError as error:
                 raise CorruptContainer(
@@ -316,3 +322,53 @@ class Cabinet(Archive):
             out.write(reserve)
             out.write(_FOLDER.pack(start, folder.blocks, folder.compression))
             out.write(_FILE.pack(size, first, 0, 0, 0, 0) + name)
+
+
+#: Opens its end of the pipe before it imports anything, so that the other end is never waited at for nothing.
+_UNPACK = """
+import os, sys
+single, directory = sys.argv[1:]
+pipe = os.open(os.path.join(directory, "member"), os.O_WRONLY)
+os.write(1, b"!")
+import pylibmspack
+try:
+    pylibmspack.CabArchive(single).extract("member", directory, max_size=(1 << 64) - 1)
+except pylibmspack.MspackError as error:
+    os.write(1, str(error).encode()[:500])
+os.write(1, b"!")
+"""
+
+
+def _piped(single: Path, directory: Path) -> Iterator[bytes]:
+    """The only member of a cabinet, unpacked by a process of its own through a named pipe.
+
+    libmspack takes a file name and returns when it is done, without letting the interpreter go: through the pipe its
+    output can be counted and stopped, needs no room on the disk, and what kills the decoder kills nothing else.
+    Raises ``pylibmspack.MspackError``.
+    """
+    import pylibmspack
+
+    pipe = directory / "member"
+    os.mkfifo(pipe, 0o600)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        command = [sys.executable, "-c", _UNPACK, str(single), str(directory)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                assert process.stdout is not None
+                if process.stdout.read(1) != b"!":
+                    raise pylibmspack.MspackError("the process that unpacks cannot be started")
+                os.set_blocking(reader, True)
+                while data := os.read(reader, CHUNK):
+                    yield data
+                said = process.stdout.read()
+                if said != b"!":
+                    reason = said[:-1].decode("utf-8", "replace") if said.endswith(b"!") else "the decoder crashed"
+                    raise pylibmspack.MspackError(reason)
+            finally:
+                process.kill()
+    finally:
+        os.close(reader)
