@@ -243,15 +243,11 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
 
 
 def _document(file: File, member: Inside | None, options: Options) -> dict[str, Any]:
-    from volatility3.framework import constants
-
     from volatility3_kdump.analysis.crash import analyze_crash
     from volatility3_kdump.analysis.owners import OwnerRules
     from volatility3_kdump.target import Target
     from volatility3_kdump.views.report import report
 
-    if options.offline:
-        constants.OFFLINE = True
     target = Target.open(
         file.path,
         options.isf_directories,
@@ -259,6 +255,7 @@ def _document(file: File, member: Inside | None, options: Options) -> dict[str, 
         options.symbol_path,
         options.image_path,
         None if member is None else f"#{member[0]}",
+        offline=options.offline or None,
     )
     return report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
 
@@ -961,7 +958,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--image-path", "where image files are, as KD's -i (default _NT_EXECUTABLE_IMAGE_PATH)"),
     ):
         parser.add_argument(option, metavar="DIR", action="append", default=[], help=text)
-    parser.add_argument("--offline", action="store_true", help="use no network")
+    parser.add_argument("--offline", action="store_true", help="ask no symbol server, whatever the paths say")
     parser.add_argument("--triage-ini", metavar="FILE", help="rules of yours for choosing the culprit")
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from volatility3_kdump import __version__, batch
+from volatility3_kdump import __version__
 from volatility3_kdump.errors import KdumpError
 
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
@@ -43,6 +43,8 @@ def _dump_type(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
+    from volatility3_kdump import batch
+
     parser = argparse.ArgumentParser(
         prog="kdump",
         description="Windows crash dumps, as KD shows them.",
@@ -86,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "sample":
         return write_sample(arguments.out, arguments.dump_type, arguments.isf, arguments.scene)
     if arguments.command == "batch":
+        from volatility3_kdump import batch
+
         return batch.run(arguments)
     if arguments.command == "doctor":
         return doctor()

@@ -176,7 +176,7 @@ def test_a_small_memory_dump_says_what_it_lacks(sample, run_vol, shared_data: Pa
         (("--pid=-1",), "'-1' is not an id"),
         (("--pid", "9999"), "none is like that"),
         (("--name", "nobody"), "none is like that"),
-        (("--address", "zz"), "no loaded module is named zz"),
+        (("--address", "zz"), "'zz' is not an address"),
         (("--address", "0x!"), "'0x!' is not an address"),
     ],
 )
