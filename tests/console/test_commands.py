@@ -45,6 +45,8 @@ def few_commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
         ("k=ffff8000`12345678", "k", "=ffff8000`12345678"),
         (".frame 3", ".frame", "3"),
         ("!PROCESS 0 0", "!process", "0 0"),
+        ("!kdext*.process 0 0", "!process", "0 0"),
+        ("!kdexts.process", "!process", ""),
     ),
 )
 def test_the_longest_name_that_fits(few_commands: dict[str, Command], text: str, name: str, rest: str) -> None:

@@ -69,7 +69,11 @@ def test_a_thread_with_its_stack(session: Session) -> None:
 
 def test_what_is_no_thread_changes_nothing(session: Session) -> None:
     before = run(session, "k")
-    assert run(session, ".thread 10")[0].startswith("type")
+    assert run(session, ".thread 10")[0].endswith("no thread at 0x10: it is no address of the kernel")
+    assert run(session, ".thread nt")[0].endswith(": its dispatcher header is not that of one")
+    assert run(session, f".thread {NOTEPAD}")[0].endswith(": its dispatcher header is not that of one")
+    assert run(session, f".process {NOTEPAD_THREAD}")[0].endswith(": its dispatcher header is not that of one")
+    assert run(session, ".thread ffffbeef00000000")[0].endswith("not mapped, or its page table is not in the dump")
     assert run(session, "k") == before
 
 
@@ -79,6 +83,18 @@ def test_a_process(session: Session) -> None:
     assert run(session, ".process") == ["Implicit process is now ffff9189`5301a080"]
     assert run(session, ".process /i 5")[0].startswith(".process /i lets a machine run")
     assert "no process at 0x10" in run(session, ".process 10")[0]
+
+
+def test_processes_by_whole_names(session: Session) -> None:
+    def images(line: str) -> list[str]:
+        return [shown.split()[-1] for shown in run(session, line) if shown.startswith("    Image: ")]
+
+    assert images("!process 0 0 NOTEPAD.exe") == ["notepad.exe"]
+    assert images("!process 0 0 notmyfault64.exe") == ["notmyfault64.exe"]
+    assert run(session, "!process 0 0 note.exe")[0].endswith("no process found: none is like that")
+    everyone = images("!process 0 0")
+    assert images("!process /s 2 0 0") == [name for name in everyone if name in images("!process /s 2 0 0")] != everyone
+    assert run(session, "!process 1e90 0")[:2] == ["Searching for Process with Cid == 1e90", f"PROCESS {NOTEPAD}"]
 
 
 def test_a_processor(session: Session) -> None:

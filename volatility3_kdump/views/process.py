@@ -92,12 +92,23 @@ _STATISTICS_COLUMNS: list[tuple[str, type]] = [
     ("LoadedDlls", str),
     ("UserMode", str),
 ]
+_SHORT_NAME = 14
 
 
 class Processes:
-    """Which processes ``kdump.process`` shows: those that fit everything that is given; by default all."""
+    """Which processes ``kdump.process`` shows: those that fit everything that is given; by default all.
 
-    def __init__(self, addresses: Sequence[int] = (), pids: Sequence[int] = (), names: Sequence[str] = ()) -> None:
+    ``names`` are parts of image names; with ``whole`` they are whole ones.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[int] = (),
+        pids: Sequence[int] = (),
+        names: Sequence[str] = (),
+        whole: bool = False,
+    ) -> None:
+        self.whole = whole
         self.addresses = list(addresses)
         self.pids = list(pids)
         self.names = [name.lower() for name in names]
@@ -112,6 +123,10 @@ class Processes:
         if self.pids and process.pid not in self.pids:
             return False
         known = [name.lower() for name in (process.name, process.image_name) if name]
+        if self.whole:
+            # EPROCESS.ImageFileName holds the first 14 characters.
+            known += [wanted for wanted in self.names if (process.image_name or "?").lower() == wanted[:_SHORT_NAME]]
+            return not self.names or any(wanted in known for wanted in self.names)
         return not self.names or any(wanted in name for wanted in self.names for name in known)
 
 

@@ -11,7 +11,8 @@ escapes them for the terminal. Modules of this package are imported by :func:`re
 
 Grammar: commands are separated by ``;`` outside of double quotes. ``*`` comments out the rest of the line, ``$$`` up
 to the next ``;``. A command whose name is made of letters may have its options glued to it (``kvn``, ``lmvm``), if it
-is registered with ``glued``; names that begin with ``.`` or ``!`` end where a word ends; names made of other
+is registered with ``glued``; names that begin with ``.`` or ``!`` end where a word ends, and the name of an extension
+library may stand in front (``!kdext*.locks``); names made of other
 characters (``~``, ``||``, ``?``) may be followed by anything (``~2s``).
 """
 
@@ -31,6 +32,8 @@ from volatility3_kdump.errors import KdumpError
 #: Commands whose text is all of the rest of the line, ``;`` included.
 _WHOLE_LINE = re.compile(r"\*|\.shell\b|\.hh\b", re.IGNORECASE)
 _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
+#: The name of the extension library in front of its command: ``!kdexts.locks``, ``!kdext*.locks``.
+_EXTENSION = re.compile(r"^![\w*]+\.(?=\w)")
 _NAME = re.compile(r"[.!]?[A-Za-z_][\w.]*|[^\w\s]+")
 
 
@@ -118,6 +121,7 @@ def _end_of_command(line: str, start: int) -> int:
 def find(text: str) -> tuple[Command, Arguments]:
     """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
     commands = registry()
+    text = _EXTENSION.sub("!", text)
     for fold in (False, True):
         name = _longest(text, commands, fold)
         if name is not None:

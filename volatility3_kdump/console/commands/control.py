@@ -43,6 +43,8 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     yield from _loaded(target.unloaded_modules, "Loading unloaded module list")
     if target.nt is None:
         yield f"WARNING: no kernel symbols: {target.symbol_status}"
+    elif session.verbose:
+        yield f"Kernel symbols: {target.symbol_status}"
     for warning in target.warnings:
         yield f"WARNING: {warning}"
     yield "For analysis of this file, run !analyze -v"
@@ -196,9 +198,9 @@ def _reload(session: Session) -> Iterator[str]:
 
 @command(".logopen", ".logappend", help="copies the session to a file", usage="FILE")
 def open_log(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = [word for word in arguments.words if word.lower() not in ("/t", "/u", "/d")]
-    if len(words) != 1:
-        raise KdumpError(f"{arguments.name} takes a file")
+    words = [word for word in arguments.words if word.lower() != "/u"]
+    if len(words) != 1 or words[0].lower() in ("/t", "/d"):
+        raise KdumpError(f"{arguments.name} takes a file, and no options")
     if session.log_path is not None:
         yield f"Closing open log file {session.log_path}"
     session.open_log(words[0], append=arguments.name == ".logappend")

@@ -56,7 +56,7 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
         if chosen.all:
             raise KdumpError(f"{target.name}: no process is in session {number:x}")
     elif everything:
-        chosen = Processes(names=[image] if image else [])
+        chosen = Processes(names=[image] if image else [], whole=True)
     elif target.is_kernel_address(which):
         chosen = Processes([which])
     else:

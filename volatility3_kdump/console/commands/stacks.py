@@ -22,8 +22,10 @@ from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.views.stack import Request, stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
 from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.processes import read_process, read_thread
+from volatility3_kdump.windows.processes import read_thread
 
+#: KOBJECTS: ProcessObject and ThreadObject.
+_TYPES = {"process": 3, "thread": 6}
 _RESET = "Resetting default scope"
 _K_OPTIONS = re.compile(r"[bcpPvnLMDf]*")
 _COUNT = re.compile(r"(?P<start>.*?)(?:^|\s+)L\s*(?P<count>[^\s]+)$", re.IGNORECASE)
@@ -274,9 +276,8 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
         yield _implicit("thread", dump.thread, dump)
         return
     address = session.evaluate(rest)
+    _require(dump, address, "thread")
     found = read_thread(dump.target, address)
-    if not found.present:
-        raise KdumpError(f"{dump.target.name}: no thread at {address:#x}: {dump.target.memory.why_unreadable(address)}")
     dump.state.reset_context()
     dump.state.thread = address
     if switches & {"/p", "/P"} and found.process:
@@ -301,14 +302,25 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
         yield _implicit("process", dump.process, dump)
         return
     address = session.evaluate(rest)
-    found = read_process(dump.target, address)
-    if not found.present:
-        why = dump.target.memory.why_unreadable(address)
-        raise KdumpError(f"{dump.target.name}: no process at {address:#x}: {why}")
+    _require(dump, address, "process")
     readable = dump.choose_process(address)
     yield _implicit("process", address, dump)
     if not readable:
         yield "NOTE: its page tables are not in the dump: its user memory cannot be read"
+
+
+def _require(dump: OpenDump, address: int, what: str) -> None:
+    """Raise :class:`KdumpError` unless a thread or a process lies at an address.
+
+    Both begin with a DISPATCHER_HEADER, whose first byte is their type (``wdm.h``).
+    """
+    memory = dump.target.memory
+    found = memory.unsigned(address, 1) if dump.target.is_kernel_address(address) else None
+    if found is None or found & 0x7F != _TYPES[what]:
+        in_user_mode = not dump.target.is_kernel_address(address)
+        why = "its dispatcher header is not that of one" if found is not None else memory.why_unreadable(address)
+        why = "it is no address of the kernel" if in_user_mode else why
+        raise KdumpError(f"{dump.target.name}: no {what} at {address:#x}: {why}")
 
 
 def _switches(text: str) -> tuple[set[str], str]:
