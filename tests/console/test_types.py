@@ -1,0 +1,155 @@
+"""``dt`` at the prompt."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from volatility3_kdump.console.commands import execute
+from volatility3_kdump.console.session import Session, State
+
+
+@pytest.fixture(scope="module")
+def opened(sample) -> Session:
+    made = Session()
+    made.open(str(sample()))
+    return made
+
+
+@pytest.fixture
+def session(opened: Session) -> Session:
+    """A dump that no command has been used on yet."""
+    opened.current.state = State()
+    return opened
+
+
+def answer(session: Session, line: str) -> list[str]:
+    return list(execute(session, line))
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [
+        ("dt nt!_CLIENT_ID", ["   +0x000 UniqueProcess    : Ptr64 Void", "   +0x008 UniqueThread     : Ptr64 Void"]),
+        ("dt _CLIENT_ID", ["   +0x000 UniqueProcess    : Ptr64 Void", "   +0x008 UniqueThread     : Ptr64 Void"]),
+        ("dt -o nt!_CLIENT_ID UniqueThread", ["   UniqueThread     : Ptr64 Void"]),
+        (
+            "dt -v nt!_UNICODE_STRING",
+            [
+                "struct _UNICODE_STRING, 3 elements, 0x10 bytes",
+                "   +0x000 Length           : Uint2B",
+                "   +0x002 MaximumLength    : Uint2B",
+                "   +0x008 Buffer           : Ptr64 Wchar",
+            ],
+        ),
+        (
+            "dt nt!_UNICODE_STRING poi(nt!PsLoadedModuleList)+58",
+            [
+                ' "ntoskrnl.exe"',
+                "   +0x000 Length           : 0x18",
+                "   +0x002 MaximumLength    : 0x1a",
+                '   +0x008 Buffer           : 0xffff9189`4d6000c0 "ntoskrnl.exe"',
+            ],
+        ),
+        (
+            "dt nt!_EPROCESS ImageFileName UniqueProcessId @$proc",
+            [
+                "   +0x440 UniqueProcessId  : 0x00000000`00001c58 Void",
+                '   +0x5a8 ImageFileName    : [15]  "notmyfault64.e"',
+            ],
+        ),
+        (
+            "dt nt!_ETHREAD @$thread Tcb.State",
+            ["Couldn't resolve error at 'Tcb.State'"],
+        ),
+        (
+            "dt nt!_ETHREAD Tcb.State @$thread",
+            ["   +0x000 Tcb              : ", "      +0x184 State            : 0x2 ''"],
+        ),
+        ("dt -a2 nt!_KPROCESS ThreadSeed", ["   +0x284 ThreadSeed       : [20] Uint2B", "     [00] Uint2B", "     [01] Uint2B"]),
+        ("dt nt!_EPRO*", ["          nt!_EPROCESS", "          nt!_EPROCESS_VALUES"]),
+        ("dt nt!_NOSUCH*", []),
+        ("dt", ["dt needs a type: dt nt!_EPROCESS"]),
+        ("dt nosuch!_A", ["no loaded module is named nosuch"]),
+        ("dt nt!_EPROCESS nosuch", ["Couldn't resolve error at 'nosuch'"]),
+        ("dt -q nt!_EPROCESS", ["dt has no option -q here: -r -b -a -y -o -v -l"]),
+        ("dt -l", ["dt -l needs a field"]),
+        ("dt nt!_EPROCESS -l ActiveProcessLinks", ["a list is walked from an address: name one"]),
+    ],
+)
+def test_lines(session: Session, line: str, lines: list[str]) -> None:
+    assert answer(session, line) == lines
+
+
+def test_what_is_not_there(session: Session) -> None:
+    assert answer(session, "dt nt!_NOSUCH")[0].startswith("Symbol nt!_NOSUCH not found: ")
+    assert answer(session, "dt myfault!_A")[0].startswith("no types of myfault: ")
+    lines = answer(session, "dt nt!_CLIENT_ID 1000")
+    assert lines == [
+        "   +0x000 UniqueProcess    : ??",
+        "   +0x008 UniqueThread     : ??",
+        "Memory read error 1000: not mapped, or its page table is not in the dump",
+    ]
+
+
+def test_enumerations(session: Session) -> None:
+    assert answer(session, "dt nt!_KTHREAD_STATE")[:3] == [
+        "   Initialized = 0n0",
+        "   Ready = 0n1",
+        "   Running = 0n2",
+    ]
+    state = session.target.nt.offset("_KTHREAD", "State")
+    text = answer(session, f"dt nt!_KTHREAD_STATE @$thread+{state:x}")
+    assert len(text) == 1
+    assert text[0].endswith("Running )") or "No matching" in text[0]
+
+
+def test_lists(session: Session) -> None:
+    lines = answer(session, "dt nt!_EPROCESS -l ActiveProcessLinks.Flink ImageFileName poi(nt!PsInitialSystemProcess)")
+    assert lines[:4] == [
+        "ActiveProcessLinks.Flink at 0xffff9189`4c27a040",
+        "---------------------------------------------",
+        '   +0x5a8 ImageFileName    : [15]  "System"',
+        "",
+    ]
+    assert sum(line.startswith("ActiveProcessLinks.Flink at ") for line in lines) == 11
+
+
+def test_the_prompt_and_the_plugin_tell_the_same(session: Session, sample, run_vol) -> None:
+    arguments = ("-q", "-f", sample(), "-r", "windbg", "kdump.type", "--type", "_EPROCESS", "--address", "@$proc")
+    finished = run_vol(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines() == [line.rstrip("\n") for line in answer(session, "dt nt!_EPROCESS @$proc")]
+
+
+def test_rows(sample, run_vol) -> None:
+    finished = run_vol(
+        *("-q", "-f", sample(), "-r", "json", "kdump.type", "--type", "nt!_ETHREAD", "--address", "$thread"),
+        *("--field", "Cid."),
+    )
+    assert finished.returncode == 0, finished.stderr
+    (row,) = json.loads(finished.stdout)
+    assert (row["Field"], row["FieldType"], row["Value"]) == ("Cid", "_CLIENT_ID", None)
+    assert [(child["Field"], child["Value"], child["Offset"]) for child in row["__children"]] == [
+        ("UniqueProcess", 0x1C58, 0),
+        ("UniqueThread", 0x1C5C, 8),
+    ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            "nt!_EPROCESS _KTHREAD nt!_LIST_ENTRY -r -r3 -b -a -a2 -y -o -v -l Pcb. Pcb.Header ImageFileName Flink * ?# "
+            "@$proc @$thread 0 ffffffff`fffffff8 poi( ) + nt!* _GUID nt! ! . .. -l5 nt!_KWAIT_REASON 5".split()
+        ),
+        max_size=6,
+    ).map(" ".join)
+    | st.text(max_size=20)
+)
+def test_any_arguments_get_an_answer(session: Session, text: str) -> None:
+    for _, line in zip(range(200), execute(session, f"dt {text}"), strict=False):
+        assert "\n" not in line

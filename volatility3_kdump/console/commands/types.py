@@ -1,0 +1,105 @@
+"""``dt``: types, and memory seen through them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+
+_OPTION = re.compile(r"-([A-Za-z])([0-9]*)")
+#: What ``-r`` and ``-a`` mean without a number.
+_DEPTH, _ELEMENTS = 10, 16
+
+
+@dataclass
+class _Wanted:
+    """The arguments of ``dt``: the type, fields, and what else is no option, which is the address."""
+
+    type_name: str = ""
+    words: list[str] = field(default_factory=list)
+    prefix: bool = False
+    depth: int = 0
+    blocks: bool = False
+    elements: int = 0
+    link: str | None = None
+    offsets: bool = True
+    verbose: bool = False
+
+
+@command(
+    "dt",
+    help="a type, or memory as one",
+    usage="[-r[n]] [-b] [-a[n]] [-y] [-o] [-v] [-l field] [module!]type [fields] [address]",
+    plugin="type",
+)
+def display_type(session: Session, arguments: Arguments) -> Iterator[str]:
+    from volatility3_kdump.views.type import TypeView, names_lines
+    from volatility3_kdump.windows.typed_values import Options
+
+    wanted = _parse(arguments.text)
+    if not wanted.type_name:
+        raise KdumpError("dt needs a type: dt nt!_EPROCESS")
+    target = session.target
+    name = wanted.type_name
+    if any(character in name.rpartition("!")[2] for character in "*?[#") or name.endswith("!"):
+        yield from names_lines(target, name)
+        return
+    members = _member_names(session, name)
+    fields: list[str] = []
+    rest: list[str] = []
+    for word in wanted.words:
+        first = word.split(".")[0]
+        known = first in members or (wanted.prefix and any(member.startswith(first) for member in members))
+        (fields if not rest and (known or "*" in word) else rest).append(word)
+    at = session.evaluate(" ".join(rest)) if rest else None
+    options = Options(tuple(fields), wanted.prefix, wanted.depth, wanted.blocks, wanted.elements)
+    memory = session.current.memory
+    yield from TypeView(
+        target, name, at, options, memory, wanted.link, wanted.offsets, wanted.verbose
+    ).lines()
+
+
+def _member_names(session: Session, name: str) -> set[str]:
+    from volatility3_kdump.views.type import split_name, types_of
+
+    module, type_name = split_name(session.target, name)
+    table = types_of(session.target, module)
+    description = table.describe(table.find(type_name) or "")
+    return {member.name for member in description.members} if description is not None else set()
+
+
+def _parse(text: str) -> _Wanted:
+    wanted = _Wanted()
+    words = iter(text.split())
+    for word in words:
+        match = _OPTION.fullmatch(word)
+        if match is None:
+            if wanted.type_name:
+                wanted.words.append(word)
+            else:
+                wanted.type_name = word
+            continue
+        letter, number = match[1], int(match[2][:4]) if match[2] else None
+        if letter == "r":
+            wanted.depth = _DEPTH if number is None else number
+        elif letter == "a":
+            wanted.elements = _ELEMENTS if number is None else number
+        elif letter == "b":
+            wanted.blocks = True
+        elif letter == "y":
+            wanted.prefix = True
+        elif letter == "o":
+            wanted.offsets = False
+        elif letter == "v":
+            wanted.verbose = True
+        elif letter == "l":
+            wanted.link = next(words, None)
+            if wanted.link is None:
+                raise KdumpError("dt -l needs a field")
+        elif letter not in "ei":
+            raise KdumpError(f"dt has no option -{letter} here: -r -b -a -y -o -v -l")
+    return wanted

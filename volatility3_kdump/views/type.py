@@ -1,0 +1,241 @@
+"""Rows of ``kdump.type`` and the lines of KD's ``dt``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from volatility3.framework.renderers import format_hints
+
+from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.memory import PAGE_SIZE, Memory
+from volatility3_kdump.symbols.listing import modules_like
+from volatility3_kdump.symbols.types import TypeDescription, TypeReference, TypeTable
+from volatility3_kdump.target import Target
+from volatility3_kdump.text import types as text
+from volatility3_kdump.wildcards import Wildcard
+from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.windows.typed_values import FieldValue, Options, TypedReader
+
+_COLUMNS: list[tuple[str, type]] = [
+    ("Type", str),
+    ("Address", format_hints.Hex),
+    ("Offset", format_hints.Hex),
+    ("Field", str),
+    ("FieldType", str),
+    ("Size", int),
+    ("Value", format_hints.Hex),
+    ("Text", str),
+]
+
+
+def split_name(target: Target, name: str) -> tuple[Module, str]:
+    """The module and the type that ``module!type`` names; a type without a module is the kernel's.
+
+    Raises :class:`KdumpError`.
+    """
+    module_name, qualified, type_name = name.rpartition("!")
+    if not qualified:
+        module_name = "nt"
+    found = modules_like(target, module_name)
+    if not found:
+        raise KdumpError(f"no loaded module is named {module_name}")
+    return found[0], type_name
+
+
+def types_of(target: Target, module: Module) -> TypeTable:
+    """A module's types. Raises :class:`SymbolsNotFound` with what is missing."""
+    table = target.types_of(module)
+    if table is None:
+        kernel = target.kernel is not None and target.kernel.base == module.base
+        why = target.symbol_status if kernel else target.names.reason_of(module) or "no symbol table with types was found"
+        raise SymbolsNotFound(f"no types of {module.name}: {why}")
+    return table
+
+
+class TypeView:
+    """A type of a module, with the values at an address where one is given.
+
+    ``link`` names the field that leads from one structure to the next of a list, all of which are shown then.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        name: str,
+        at: int | None = None,
+        options: Options | None = None,
+        memory: Memory | None = None,
+        link: str | None = None,
+        offsets: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        """Raises :class:`KdumpError` for an unknown module, type or field, or a list without an address."""
+        self.target = target
+        self.options = options or Options()
+        self.module, wanted = split_name(target, name)
+        self.table = types_of(target, self.module)
+        found = self.table.find(wanted)
+        self.reader = TypedReader(target, self.table, memory)
+        description = self.reader.describe(found) if found is not None else None
+        if found is None or description is None:
+            raise KdumpError(f"Symbol {self.module.name}!{wanted} not found: {self.table.origin} has no such type")
+        self.description: TypeDescription = description
+        self.at, self.link = at, link
+        self.offsets, self.verbose = offsets, verbose
+        self.size = self.reader.memory.pointer_size
+        if link is not None and at is None:
+            raise KdumpError("a list is walked from an address: name one")
+        if description.kind != "enum" and self.options.fields:
+            # Says now what is wrong with the fields that were named.
+            next(iter(self.reader.walk(description.name, None, self.options)), None)
+
+    @property
+    def name(self) -> str:
+        """``module!type``."""
+        return f"{self.module.name}!{self.description.name}"
+
+    def _places(self) -> Iterator[int | None]:
+        if self.link is None or self.at is None:
+            yield self.at
+        else:
+            yield from self.reader.entries(self.description.name, self.at, self.link)
+
+    def _itself(self, at: int) -> FieldValue:
+        """The structure, enumeration or number itself as a value."""
+        description = self.description
+        return self.reader.value(
+            "", 0, TypeReference(description.kind, description.name, description.size), at
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The lines of ``dt``."""
+        description = self.description
+        if self.verbose:
+            yield text.heading(description)
+        for number, at in enumerate(self._places()):
+            if self.link is not None and at is not None:
+                if number:
+                    yield ""
+                yield f"{self.link} at 0x{text.pointer(at, self.size)}"
+                yield "-" * 45
+            yield from self._lines_at(at)
+
+    def _lines_at(self, at: int | None) -> Iterator[str]:
+        description = self.description
+        if description.kind == "enum" and at is None:
+            yield from text.constants(description)
+            return
+        if description.kind in ("enum", "base"):
+            if at is None:
+                yield f"   {text.type_text(TypeReference(description.kind, description.name, description.size))}"
+            else:
+                yield text.value_text(self._itself(at), self.size)
+            return
+        if at is not None and not self.options.fields:
+            summary = text.record_text(self._itself(at), self.size)
+            if summary:
+                yield summary
+        for level, value in self.reader.walk(description.name, at, self.options):
+            yield text.field_line(level, value, self.size, self.offsets)
+        if at is not None and self.reader.memory.read(at, max(description.size, 1)) is None:
+            yield from self._missing(at)
+
+    def _missing(self, at: int) -> Iterator[str]:
+        """What the dump lacks of the structure, said in one line."""
+        memory, end = self.reader.memory, at + self.description.size
+        while at < end and memory.read(at, 1) is not None:
+            at += PAGE_SIZE - at % PAGE_SIZE
+        if at < end:
+            yield f"Memory read error {at:x}: {memory.why_unreadable(at)}"
+
+    def rows(self) -> Iterator[Row]:
+        """A row for each field, those of expanded structures below their field; one for each constant."""
+        description = self.description
+        for at in self._places():
+            if description.kind == "enum" and at is None:
+                for name, number in description.constants:
+                    size = description.size
+                    yield 0, self._row(None, None, name, "constant", size, number % (1 << 8 * size), str(number))
+                continue
+            if description.kind in ("enum", "base"):
+                if at is None:
+                    yield 0, self._row(None, None, None, description.name, description.size, None, None)
+                else:
+                    yield 0, self._value_row(self._itself(at), None)
+                continue
+            for level, value in self.reader.walk(description.name, at, self.options):
+                yield level, self._value_row(value, value.offset)
+
+    def _value_row(self, value: FieldValue, offset: int | None) -> tuple[Any, ...]:
+        number = value.value if isinstance(value.value, int) else None
+        if number is not None and number < 0:
+            number &= (1 << 8 * (value.type.size or 8)) - 1
+        shown = None if value.address is None else text.value_text(value, self.size)
+        type_name = text.type_text(value.type)
+        return self._row(value.address, offset, value.name or None, type_name, value.type.size, number, shown)
+
+    def _row(
+        self,
+        at: int | None,
+        offset: int | None,
+        field: str | None,
+        type_name: str,
+        size: int | None,
+        value: int | None,
+        shown: str | None,
+    ) -> tuple[Any, ...]:
+        def cell(number: int | None) -> Any:
+            return absent() if number is None else address(number)
+
+        return (
+            self.name,
+            cell(at),
+            cell(offset),
+            absent() if field is None else field,
+            type_name,
+            absent() if size is None else size,
+            cell(value),
+            text_cell(shown) if shown != "??" else text_cell(None),
+        )
+
+
+def type_grid(
+    target: Target,
+    name: str,
+    at: int | None = None,
+    options: Options | None = None,
+    memory: Memory | None = None,
+    link: str | None = None,
+) -> KdumpGrid:
+    """A type, or the structure of that type at an address (KD's ``dt``); a name with wildcards lists types."""
+    if any(character in name.rpartition("!")[2] for character in "*?[#") or name.endswith("!"):
+        return _names_grid(target, name)
+    view = TypeView(target, name, at, options, memory, link)
+    return KdumpGrid(_COLUMNS, view.rows(), view.lines)
+
+
+def type_names(target: Target, pattern: str) -> Iterator[str]:
+    """The types whose names fit ``module!pattern``, as ``module!type`` in alphabetical order."""
+    module, wanted = split_name(target, pattern)
+    table = types_of(target, module)
+    wildcard = Wildcard(wanted or "*")
+    return (f"{module.name}!{name}" for name in table.names() if wildcard.matches(name))
+
+
+def names_lines(target: Target, pattern: str) -> Iterator[str]:
+    """The lines of ``dt`` with wildcards."""
+    for name in type_names(target, pattern):
+        yield f"          {name}"
+
+
+def _names_grid(target: Target, pattern: str) -> KdumpGrid:
+    names = list(type_names(target, pattern))
+
+    def rows() -> Iterator[Row]:
+        for name in names:
+            yield 0, (name, *((absent(),) * 7))
+
+    return KdumpGrid(_COLUMNS, rows(), lambda: (f"          {name}" for name in names))

@@ -1,0 +1,392 @@
+"""Memory seen through the types of a module: the fields of a structure with their values, as ``dt`` shows them.
+
+:class:`TypedReader` walks a type, with or without an address, and yields a :class:`FieldValue` for each member. Every
+address, count and pointer comes from the dump and is only followed within bounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.types import Member, TypeDescription, TypeReference, TypeTable
+from volatility3_kdump.wildcards import Wildcard
+from volatility3_kdump.windows.contents import read_text
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+#: The deepest nesting, the most fields of one view, the most elements of an array and of a list that are shown.
+DEEPEST, MOST_FIELDS, MOST_ELEMENTS, MOST_ENTRIES = 16, 100_000, 4096, 65536
+_TEXT = 256
+_TOP = 1 << 64
+
+_STRINGS = {"_UNICODE_STRING": 2, "_STRING": 1, "_ANSI_STRING": 1, "_OEM_STRING": 1}
+_LARGE = ("_LARGE_INTEGER", "_ULARGE_INTEGER")
+
+
+@dataclass(frozen=True)
+class FieldValue:
+    """A member of a structure, an element of an array, or the structure itself.
+
+    ``offset`` is in bytes from the structure that it is a member of; ``address`` is where it lies, ``None`` where the
+    type alone is looked at. ``value`` is the number that stands there: of bit fields their bits, of arrays ``None``;
+    ``held`` says whether the dump has all of it. What is read beyond it: ``text``, the string that the field is or
+    points to; ``unread``, the address where that should be and is not in the dump; ``symbol``, the name of where a
+    pointer points; ``constant``, the name of an enumeration's value; ``links``, the two pointers of a list entry;
+    ``pointed``, the pointer that a pointer points to; ``first``, an array's first element. ``expanded`` says that
+    members that were asked for follow.
+    """
+
+    name: str
+    offset: int
+    type: TypeReference
+    address: int | None = None
+    value: int | float | None = None
+    held: bool = False
+    text: str | None = None
+    unread: int | None = None
+    symbol: str | None = None
+    constant: str | None = None
+    links: tuple[int | None, int | None] | None = None
+    pointed: int | None = None
+    first: FieldValue | None = None
+    expanded: bool = False
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a type is shown.
+
+    ``fields`` are names or wildcards, dotted into embedded structures; an ending dot asks for all members of one; with
+    ``prefix`` they name every field that begins so. ``depth`` is how many levels of embedded and pointed-to structures
+    are expanded, ``blocks`` expands all that are embedded, ``elements`` is how many elements of an array are shown.
+    """
+
+    fields: tuple[str, ...] = ()
+    prefix: bool = False
+    depth: int = 0
+    blocks: bool = False
+    elements: int = 0
+
+
+@dataclass
+class _Walk:
+    options: Options
+    count: int = 0
+    path: list[tuple[str, int | None]] = field(default_factory=list)
+
+
+class TypedReader:
+    """Reads structures of one module's types in one address space."""
+
+    def __init__(self, target: Target, table: TypeTable, memory: Memory | None = None) -> None:
+        self.target = target
+        self.table = table
+        self.memory = memory or target.memory
+        self._described: dict[str, TypeDescription | None] = {}
+
+    def describe(self, name: str) -> TypeDescription | None:
+        """A type by its exact name, its members by offset, what is no bit field first where several share one."""
+        if name not in self._described:
+            found = self.table.describe(name)
+            if found is not None and found.members:
+                members = sorted(found.members, key=_order)
+                found = TypeDescription(found.name, found.kind, found.size, tuple(members), (), found.base)
+            self._described[name] = found
+        return self._described[name]
+
+    # walking ----------------------------------------------------------------------------------------------------
+
+    def walk(self, name: str, address: int | None, options: Options) -> Iterator[tuple[int, FieldValue]]:
+        """The members of a structure as (level, value), those of expanded ones below them one level deeper.
+
+        Raises :class:`KdumpError` for an unknown type, and for a field that is asked for by name and is not there.
+        """
+        description = self._structure(name)
+        walk = _Walk(options, path=[(description.name, address)])
+        wanted = [tuple(path.split(".")) for path in options.fields]
+        for path in wanted:
+            if not any(character in path[0] for character in "*?[#") and not self._chosen(description, [path], options):
+                raise KdumpError(f"Cannot find specified field members: {name} has no field {path[0]}")
+        yield from self._members(walk, description, address, 0, wanted or [("",)])
+
+    def _structure(self, name: str) -> TypeDescription:
+        description = self.describe(name)
+        if description is None:
+            raise KdumpError(f"{self.table.origin}: no usable type {name}")
+        return description
+
+    def _chosen(
+        self, description: TypeDescription, wanted: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Member, list[tuple[str, ...]]]]:
+        """The members that are asked for, each with what of its own members is."""
+        chosen: list[tuple[Member, list[tuple[str, ...]]]] = []
+        patterns = [(_pattern(path[0], options.prefix), path[1:]) for path in wanted]
+        for member in description.members:
+            below = [rest for pattern, rest in patterns if pattern is None or pattern.matches(member.name)]
+            if below:
+                chosen.append((member, [rest for rest in below if rest]))
+        return chosen
+
+    def _members(
+        self,
+        walk: _Walk,
+        description: TypeDescription,
+        address: int | None,
+        level: int,
+        wanted: Sequence[tuple[str, ...]],
+    ) -> Iterator[tuple[int, FieldValue]]:
+        for member, below in self._chosen(description, wanted, walk.options):
+            at = None if address is None else (address + member.offset) % _TOP
+            yield from self._member(walk, member.name, member.offset, member.type, at, level, below)
+
+    def _member(
+        self,
+        walk: _Walk,
+        name: str,
+        offset: int,
+        type_: TypeReference,
+        address: int | None,
+        level: int,
+        below: Sequence[tuple[str, ...]],
+    ) -> Iterator[tuple[int, FieldValue]]:
+        walk.count += 1
+        if walk.count > MOST_FIELDS:
+            raise KdumpError(f"more than {MOST_FIELDS} fields: name those that are wanted")
+        value = self.value(name, offset, type_, address)
+        inner = self._inner(walk, value, level, bool(below))
+        if type_.kind == "array" and walk.options.elements and not below:
+            yield level, value
+            yield from self._elements(walk, type_, address, level + 1)
+        elif inner is None:
+            yield level, value
+        else:
+            description, at = inner
+            yield level, _with(value, expanded=True) if below else value
+            walk.path.append((description.name, at))
+            yield from self._members(walk, description, at, level + 1, below or [("",)])
+            walk.path.pop()
+
+    def _inner(
+        self, walk: _Walk, value: FieldValue, level: int, asked: bool
+    ) -> tuple[TypeDescription, int | None] | None:
+        """The structure whose members are shown below a field, and its address; ``None`` for no such."""
+        type_, at = value.type, value.address
+        options = walk.options
+        if level >= DEEPEST:
+            return None
+        if type_.kind == "pointer" and type_.target is not None and (asked or options.depth > level):
+            type_ = type_.target
+            if at is not None:
+                at = value.value if isinstance(value.value, int) else None
+                if not at:
+                    return None
+        elif not (asked or options.depth > level or options.blocks):
+            return None
+        if type_.kind not in ("struct", "union") or type_.name is None:
+            return None
+        description = self.describe(type_.name)
+        if description is None or not description.members:
+            return None
+        # What leads back to itself is not followed, neither in memory nor among types.
+        return None if (description.name, at) in walk.path else (description, at)
+
+    def _elements(
+        self, walk: _Walk, type_: TypeReference, address: int | None, level: int
+    ) -> Iterator[tuple[int, FieldValue]]:
+        element, count = type_.target, type_.count or 0
+        if element is None or element.size is None:
+            return
+        for index in range(min(count, walk.options.elements, MOST_ELEMENTS)):
+            at = None if address is None else (address + index * element.size) % _TOP
+            yield from self._member(walk, f"[{index:02}]", index * element.size, element, at, level, ())
+
+    # values -----------------------------------------------------------------------------------------------------
+
+    def value(self, name: str, offset: int, type_: TypeReference, address: int | None) -> FieldValue:
+        """The value of a type at an address, or without one the type alone."""
+        if address is None:
+            return FieldValue(name, offset, type_)
+        if type_.kind == "pointer":
+            return self._pointer(name, offset, type_, address)
+        if type_.kind == "array":
+            return self._array(name, offset, type_, address)
+        if type_.kind in ("struct", "union"):
+            return self._record(name, offset, type_, address)
+        return self._scalar(name, offset, type_, address)
+
+    def _scalar(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+        storage = type_.target if type_.kind == "bitfield" and type_.target is not None else type_
+        size = storage.size or 0
+        raw = self.memory.read(address, size) if 0 < size <= 16 else None
+        if raw is None:
+            return FieldValue(name, offset, type_, address)
+        number: int | float = int.from_bytes(raw, "little")
+        constant, signed = None, False
+        if type_.kind == "bitfield":
+            number = int(number) >> (type_.bit or 0) & ((1 << (type_.bits or 0)) - 1)
+        elif self.is_float(storage):
+            number = struct.unpack("<f" if size == 4 else "<d", raw)[0]
+        else:
+            signed = self.is_signed(storage)
+            if signed:
+                number = int.from_bytes(raw, "little", signed=True)
+        if storage.kind == "enum" and storage.name is not None:
+            constant = self.constant(storage.name, int(number), size if type_.kind == "enum" else None)
+        return FieldValue(name, offset, type_, address, number, True, constant=constant, signed=signed)
+
+    def constant(self, enumeration: str, value: int, size: int | None = None) -> str | None:
+        """The name of a value of an enumeration, stored in ``size`` bytes; ``None`` where it has no name."""
+        description = self.describe(enumeration)
+        wrap = None if size is None else 1 << 8 * size
+        for label, number in description.constants if description is not None else ():
+            if number == value or (wrap is not None and (number - value) % wrap == 0):
+                return label
+        return None
+
+    def is_float(self, type_: TypeReference) -> bool:
+        """Whether a base type is a floating-point number of 4 or 8 bytes."""
+        return self._base_kind(type_).get("kind") == "float" and type_.size in (4, 8)
+
+    def is_signed(self, type_: TypeReference) -> bool:
+        """Whether a base type is a signed integer."""
+        base = self._base_kind(type_)
+        return bool(base.get("signed")) and base.get("kind") in ("int", "char")
+
+    def _base_kind(self, type_: TypeReference) -> dict[str, object]:
+        found = self.table.layouts.types.base_types.get(type_.name or "", {}) if type_.kind == "base" else {}
+        return found if isinstance(found, dict) else {}
+
+    def _pointer(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+        size = type_.size or self.memory.pointer_size
+        value = self.memory.unsigned(address, size)
+        if value is None:
+            return FieldValue(name, offset, type_, address)
+        if size == 4 and self.memory.pointer_size == 4 and value >> 31:
+            value |= 0xFFFFFFFF00000000
+        found = FieldValue(name, offset, type_, address, value, True)
+        goal = type_.target
+        if not value or goal is None:
+            return found
+        if goal.kind == "function" or (goal.kind == "base" and goal.name == "void"):
+            name = self.target.lookup(value)
+            known = name is not None and (goal.kind == "function" or name.symbol is not None)
+            return _with(found, symbol=str(name) if known else None)
+        if goal.kind == "pointer":
+            return _with(found, pointed=self.memory.pointer(value))
+        width = character_width(goal)
+        if width:
+            text, unread = self.string(value, width)
+            return _with(found, text=text, unread=unread)
+        if goal.kind == "struct" and goal.name in _STRINGS:
+            inner = self._record("", 0, goal, value)
+            return _with(found, text=inner.text, unread=inner.unread)
+        return found
+
+    def string(self, address: int, width: int, most: int = _TEXT) -> tuple[str | None, int | None]:
+        """A string that ends at its NUL: its text, else the address that could not be read."""
+        parts = list(read_text(self.memory, address, width, most, 64))
+        if parts and parts[0].text is None:
+            return None, address
+        return "".join(part.text or "" for part in parts), None
+
+    def _array(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+        element = type_.target
+        if element is None or not type_.count:
+            return FieldValue(name, offset, type_, address, held=True)
+        width = character_width(element)
+        if width:
+            text, unread = self.string(address, width, min(type_.count, 4096))
+            return FieldValue(name, offset, type_, address, held=unread is None, text=text, unread=unread)
+        first = self.value("", 0, element, address)
+        return FieldValue(name, offset, type_, address, held=first.held, first=first)
+
+    def _record(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+        """A structure: what KD says of the few that it knows."""
+        if type_.name == "_LIST_ENTRY":
+            width = self.memory.pointer_size
+            links = self.memory.pointer(address), self.memory.pointer((address + width) % _TOP)
+            return FieldValue(name, offset, type_, address, held=None not in links, links=links)
+        if type_.name in _STRINGS:
+            return self._counted_string(name, offset, type_, address)
+        if type_.name in _LARGE:
+            value = self.memory.unsigned(address, 8)
+            return FieldValue(name, offset, type_, address, value, value is not None)
+        if type_.name == "_GUID":
+            data = self.memory.read(address, 16)
+            text = None if data is None else f"{{{uuid.UUID(bytes_le=data)}}}"
+            return FieldValue(name, offset, type_, address, held=data is not None, text=text)
+        return FieldValue(name, offset, type_, address, held=True)
+
+    def _counted_string(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+        width = _STRINGS[type_.name or ""]
+        length = self.memory.unsigned(address, 2)
+        buffer = self.memory.pointer((address + self.memory.pointer_size) % _TOP)
+        if length is None or buffer is None:
+            return FieldValue(name, offset, type_, address)
+        found = FieldValue(name, offset, type_, address, held=True)
+        if not length:
+            return _with(found, text="")
+        data = self.memory.read(buffer, length - length % width)
+        if data is None:
+            return _with(found, unread=buffer)
+        return _with(found, text=data.decode("latin-1" if width == 1 else "utf-16-le", "replace"))
+
+    # lists ------------------------------------------------------------------------------------------------------
+
+    def entries(self, name: str, address: int, path: str) -> Iterator[int]:
+        """The structures of a list from one on: ``path`` names the pointer to the next.
+
+        Where that is a link of a LIST_ENTRY, or the LIST_ENTRY itself, structures are found around their links. Ends
+        before one that was seen, after a null or unreadable pointer, and after 65,536 structures.
+        """
+        nt = self.table.layouts
+        found = nt.find(name, path)
+        if found is None:
+            raise KdumpError(f"Cannot find specified field members: {name} has no field {path}")
+        inside = found.type_name == "_LIST_ENTRY"
+        parent, _, last = path.rpartition(".")
+        around = 0
+        if inside:
+            around = found.offset
+        elif last in ("Flink", "Blink") and parent:
+            around = nt.offset(name, parent)
+        elif found.kind != "pointer":
+            raise KdumpError(f"{name}.{path} is no pointer to a next structure")
+        seen: set[int] = set()
+        entry: int | None = address
+        while entry and entry not in seen and len(seen) < MOST_ENTRIES:
+            seen.add(entry)
+            yield entry
+            link = self.memory.pointer((entry + found.offset) % _TOP)
+            entry = (link - around) % _TOP if link else None
+
+
+def character_width(type_: TypeReference) -> int:
+    """1 for 8-bit characters, 2 for wide ones, 0 for any other type."""
+    if type_.kind != "base":
+        return 0
+    return {"char": 1, "unsigned char": 1, "wchar": 2}.get(type_.name or "", 0)
+
+
+def _order(member: Member) -> tuple[int, bool, int]:
+    return member.offset, member.type.kind == "bitfield", member.type.bit or 0
+
+
+def _pattern(text: str, prefix: bool) -> Wildcard | None:
+    """What a field's name has to fit; ``None`` for anything."""
+    if not text:
+        return None
+    return Wildcard(f"{text}*" if prefix else text)
+
+
+def _with(value: FieldValue, **changes: object) -> FieldValue:
+    return dataclasses.replace(value, **changes)  # type: ignore[arg-type]
