@@ -63,13 +63,16 @@ def answer(session: Session, line: str) -> list[str]:
         ),
         (
             "dt nt!_ETHREAD @$thread Tcb.State",
-            ["Couldn't resolve error at 'Tcb.State'"],
+            ["   +0x000 Tcb              : ", "      +0x184 State            : 0x2 ''"],
         ),
         (
             "dt nt!_ETHREAD Tcb.State @$thread",
             ["   +0x000 Tcb              : ", "      +0x184 State            : 0x2 ''"],
         ),
-        ("dt -a2 nt!_KPROCESS ThreadSeed", ["   +0x284 ThreadSeed       : [20] Uint2B", "     [00] Uint2B", "     [01] Uint2B"]),
+        (
+            "dt -a2 nt!_KPROCESS ThreadSeed",
+            ["   +0x284 ThreadSeed       : [20] Uint2B", "     [00] Uint2B", "     [01] Uint2B"],
+        ),
         ("dt nt!_EPRO*", ["          nt!_EPROCESS", "          nt!_EPROCESS_VALUES"]),
         ("dt nt!_NOSUCH*", []),
         ("dt", ["dt needs a type: dt nt!_EPROCESS"]),
@@ -143,8 +146,8 @@ def test_rows(sample, run_vol) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            "nt!_EPROCESS _KTHREAD nt!_LIST_ENTRY -r -r3 -b -a -a2 -y -o -v -l Pcb. Pcb.Header ImageFileName Flink * ?# "
-            "@$proc @$thread 0 ffffffff`fffffff8 poi( ) + nt!* _GUID nt! ! . .. -l5 nt!_KWAIT_REASON 5".split()
+            "nt!_EPROCESS _KTHREAD nt!_LIST_ENTRY -r -r3 -b -a -a2 -y -o -v -l Pcb. Pcb.Header ImageFileName Flink * "
+            "?# @$proc @$thread 0 ffffffff`fffffff8 poi( ) + nt!* _GUID nt! ! . .. -l5 nt!_KWAIT_REASON 5".split()
         ),
         max_size=6,
     ).map(" ".join)

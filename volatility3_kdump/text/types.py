@@ -168,7 +168,8 @@ def heading(description: TypeDescription) -> str:
     if description.kind == "enum":
         return f"Enum {description.name},  {len(description.constants)} total enums"
     count = len(description.members)
-    return f"{description.kind} {description.name}, {count} element{'' if count == 1 else 's'}, {description.size:#x} bytes"
+    elements = f"{count} element{'' if count == 1 else 's'}"
+    return f"{description.kind} {description.name}, {elements}, {description.size:#x} bytes"
 
 
 def constants(description: TypeDescription) -> Iterator[str]:

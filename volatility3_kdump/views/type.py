@@ -15,6 +15,7 @@ from volatility3_kdump.symbols.listing import modules_like
 from volatility3_kdump.symbols.types import TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import types as text
+from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.wildcards import Wildcard
 from volatility3_kdump.windows.modules import Module
 from volatility3_kdump.windows.typed_values import FieldValue, Options, TypedReader
@@ -50,7 +51,9 @@ def types_of(target: Target, module: Module) -> TypeTable:
     table = target.types_of(module)
     if table is None:
         kernel = target.kernel is not None and target.kernel.base == module.base
-        why = target.symbol_status if kernel else target.names.reason_of(module) or "no symbol table with types was found"
+        why = (
+            target.symbol_status if kernel else target.names.reason_of(module) or "no symbol table with types was found"
+        )
         raise SymbolsNotFound(f"no types of {module.name}: {why}")
     return table
 
@@ -106,9 +109,7 @@ class TypeView:
     def _itself(self, at: int) -> FieldValue:
         """The structure, enumeration or number itself as a value."""
         description = self.description
-        return self.reader.value(
-            "", 0, TypeReference(description.kind, description.name, description.size), at
-        )
+        return self.reader.value("", 0, TypeReference(description.kind, description.name, description.size), at)
 
     def lines(self) -> Iterator[str]:
         """The lines of ``dt``."""
@@ -119,7 +120,7 @@ class TypeView:
             if self.link is not None and at is not None:
                 if number:
                     yield ""
-                yield f"{self.link} at 0x{text.pointer(at, self.size)}"
+                yield f"{self.link} at 0x{pointer(at, self.size)}"
                 yield "-" * 45
             yield from self._lines_at(at)
 

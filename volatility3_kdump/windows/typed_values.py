@@ -277,9 +277,9 @@ class TypedReader:
         if not value or goal is None:
             return found
         if goal.kind == "function" or (goal.kind == "base" and goal.name == "void"):
-            name = self.target.lookup(value)
-            known = name is not None and (goal.kind == "function" or name.symbol is not None)
-            return _with(found, symbol=str(name) if known else None)
+            place = self.target.lookup(value)
+            known = place is not None and (goal.kind == "function" or place.symbol is not None)
+            return _with(found, symbol=str(place) if known else None)
         if goal.kind == "pointer":
             return _with(found, pointed=self.memory.pointer(value))
         width = character_width(goal)

@@ -54,13 +54,11 @@ def display_type(session: Session, arguments: Arguments) -> Iterator[str]:
     for word in wanted.words:
         first = word.split(".")[0]
         known = first in members or (wanted.prefix and any(member.startswith(first) for member in members))
-        (fields if not rest and (known or "*" in word) else rest).append(word)
+        (fields if known or (len(word) > 1 and "*" in word) else rest).append(word)
     at = session.evaluate(" ".join(rest)) if rest else None
     options = Options(tuple(fields), wanted.prefix, wanted.depth, wanted.blocks, wanted.elements)
     memory = session.current.memory
-    yield from TypeView(
-        target, name, at, options, memory, wanted.link, wanted.offsets, wanted.verbose
-    ).lines()
+    yield from TypeView(target, name, at, options, memory, wanted.link, wanted.offsets, wanted.verbose).lines()
 
 
 def _member_names(session: Session, name: str) -> set[str]:
