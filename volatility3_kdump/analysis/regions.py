@@ -58,9 +58,11 @@ class Region:
         return _DEBUGGER_WORDS.get(self.kind, "")
 
 
-def region_of(target: Target, address: int) -> Region:
-    """The region of a virtual address (sign-extended)."""
-    certain = _outside_kernel(target, address) or _driver(target, address) or _stack(target, address)
+def region_of(target: Target, address: int, stacks: bool = True) -> Region:
+    """The region of a virtual address (sign-extended). ``stacks`` says whether to look for it on stacks."""
+    certain = _outside_kernel(target, address) or _driver(target, address)
+    if certain is None and stacks:
+        certain = _stack(target, address)
     if certain is not None:
         return certain
     found = kernel_region(target, address)

@@ -14,6 +14,8 @@ from volatility3_kdump.memory import Memory
 from volatility3_kdump.windows.processes import Process
 
 if TYPE_CHECKING:
+    from volatility3.framework import interfaces
+
     from volatility3_kdump.target import Target
 
 NOT_IN_THE_DUMP = "user pages not in the dump"
@@ -74,10 +76,18 @@ def read_user_mode(target: Target, process: Process) -> UserMode:
 
 def process_memory(target: Target, process: Process) -> Memory | None:
     """The address space of a process; ``None`` where its page table is not in the dump, or translation is not known."""
+    from volatility3_kdump.layers.kernel import ranges_of, reader_of
+
+    layer = process_layer(target, process)
+    if layer is None:
+        return None
+    return Memory(reader_of(layer), target.memory.pointer_size, lambda address: NOT_IN_THE_DUMP, ranges_of(layer))
+
+
+def process_layer(target: Target, process: Process) -> interfaces.layers.TranslationLayerInterface | None:
+    """As :func:`process_memory`, as a layer of the host's, which is not added to the context."""
     from volatility3.framework import interfaces
     from volatility3.framework.layers import intel
-
-    from volatility3_kdump.layers.kernel import ranges_of, reader_of
 
     root = process.directory_table_base
     if target.physical_layer_name is None or target.layer_name is None or not root:
@@ -94,8 +104,7 @@ def process_memory(target: Target, process: Process) -> Memory | None:
     path = join(target.context.layers[target.layer_name].config_path, name)
     target.context.config[join(path, "memory_layer")] = target.physical_layer_name
     target.context.config[join(path, "page_map_offset")] = root
-    layer = type(kernel)(target.context, config_path=path, name=name, metadata={"os": "Windows"})
-    return Memory(reader_of(layer), target.memory.pointer_size, lambda address: NOT_IN_THE_DUMP, ranges_of(layer))
+    return type(kernel)(target.context, config_path=path, name=name, metadata={"os": "Windows"})
 
 
 def _user_pointer(memory: Memory, address: int) -> int | None:
