@@ -119,13 +119,8 @@ class MemoryOwners:
     def _stacks(self) -> tuple[list[int], list[_Stack]]:
         """All stacks that are known, disjoint and in order, and where they begin."""
         target = self._target
-        threads = [target.crash_thread.address] if target.crash_thread is not None else []
-        for processor in target.processors:
-            threads += [thread for thread in (processor.current_thread, processor.idle_thread) if thread]
-        for process in processes.process_addresses(target):
-            threads += processes.thread_addresses(target, process)
         found = []
-        for thread in dict.fromkeys(threads):
+        for thread in self._threads:
             limits = target.stack_limits(thread)
             if limits is not None:
                 found.append(_Stack(*limits, thread, None))
@@ -141,6 +136,21 @@ class MemoryOwners:
             if (before is None or before.high <= stack.low) and (after is None or stack.high <= after.low):
                 disjoint.insert(place, stack)
         return [stack.low for stack in disjoint], disjoint
+
+    @functools.cached_property
+    def _processes(self) -> list[int]:
+        return processes.process_addresses(self._target)
+
+    @functools.cached_property
+    def _threads(self) -> list[int]:
+        """The threads of all processes, and those that processors run, idle ones too."""
+        target = self._target
+        threads = [target.crash_thread.address] if target.crash_thread is not None else []
+        for processor in target.processors:
+            threads += [thread for thread in (processor.current_thread, processor.idle_thread) if thread]
+        for process in self._processes:
+            threads += processes.thread_addresses(target, process)
+        return list(dict.fromkeys(threads))
 
     def _thread_name(self, address: int) -> str:
         thread = processes.read_thread(self._target, address)
@@ -184,7 +194,38 @@ class MemoryOwners:
             if found.problem:
                 known.append(found.problem)
             return Owner(kind, tag, found.address, address - found.address, detail=", ".join(known))
-        return Owner(region.kind, detail=f"no pool block: {found.reason}" if POOL in region.kind else None)
+        detail = f"no pool block: {found.reason}" if POOL in region.kind else None
+        return self._object(address, region.kind, detail) or Owner(region.kind, detail=detail)
+
+    def _object(self, address: int, kind: str, detail: str | None) -> Owner | None:
+        """A process or thread whose structure holds an address that no pool block is known for."""
+        starts, items = self._objects
+        index = bisect.bisect_right(starts, address) - 1
+        if index < 0 or address >= items[index][1]:
+            return None
+        start, _, type_name = items[index]
+        if type_name == "_ETHREAD":
+            name = self._thread_name(start)
+        else:
+            process = processes.read_process(self._target, start)
+            name = f"process {start:x} ({process.name or '?'} {'?' if process.pid is None else f'{process.pid:x}'})"
+        return Owner(kind, name, start, address - start, detail=detail)
+
+    @functools.cached_property
+    def _objects(self) -> tuple[list[int], list[tuple[int, int, str]]]:
+        """The processes and threads that are known, (first address, first beyond, type), and where they begin."""
+        target = self._target
+        found = []
+        for type_name, size_field, addresses in (
+            ("_EPROCESS", "SizeEProcess", [*self._processes, target.crash_process and target.crash_process.address]),
+            ("_ETHREAD", "SizeEThread", self._threads),
+        ):
+            size = target.nt.size_of(type_name) if target.nt is not None and target.nt.has_type(type_name) else None
+            if size is None and target.debugger is not None:
+                size = target.debugger[size_field]
+            found += [(start, start + size, type_name) for start in set(addresses) if start and size]
+        found.sort()
+        return [start for start, _, _ in found], found
 
     def _page_frame(self, address: int) -> Owner | None:
         """An entry of the page-frame database: nt!MmPfnDatabase, an array of MMPFN."""

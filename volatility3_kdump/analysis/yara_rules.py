@@ -225,7 +225,7 @@ class _YaraPython:
             # Of a file, the name: what it includes is looked for beside it.
             return cls(yara.compile(source=text) if path is None else yara.compile(filepath=str(path)))
         except yara.Error as error:
-            raise _bad_rules(path, str(error)) from error
+            raise _bad_rules(path, re.sub(rf"^{re.escape(str(path))}\((\d+)\)", r"line \1", str(error))) from error
 
     @classmethod
     def load(cls, data: bytes, path: Path) -> _YaraPython:
