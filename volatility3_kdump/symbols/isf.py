@@ -103,6 +103,19 @@ def _candidates(directory: Path, identity: PdbIdentity) -> Iterator[Path]:
 
 
 def _load_file(path: Path) -> Layouts:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
+    return _parsed_file(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed_file(path: Path, modified: int, size: int) -> Layouts:
+    """A table from a file; ``modified`` and ``size`` keep the answer from outliving the file.
+
+    Dumps that are looked at one after another are often of the same kernel. A table takes about 20 MB.
+    """
     suffix = next((suffix for suffix in sorted(_OPENERS, key=len, reverse=True) if path.name.endswith(suffix)), "")
     if not suffix:
         return Layouts.load(path)
