@@ -29,6 +29,8 @@ import volatility3.plugins  # noqa: E402
 import volatility3.symbols  # noqa: E402
 from volatility3.framework import constants  # noqa: E402
 
+from tests.vol_server import VolServer  # noqa: E402
+
 volatility3.plugins.__path__.insert(0, str(CHECKOUT / "plugins"))
 volatility3.symbols.__path__.insert(0, str(CHECKOUT / "symbols"))
 
@@ -112,12 +114,15 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def run_vol(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_vol(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``run_vol("-q", "-f", dump, "kdump.info")``: run ``vol`` offline on the checkout's plugins and symbols.
 
     The home and cache directories are of the session, so that neither the user's ``vol.json`` nor an earlier run has a
-    say. Keyword arguments: ``timeout`` (seconds) and ``cwd`` (where output files go; by default a directory of the
-    session). Output is text; the exit status is not checked.
+    say. Each run is a fork of a process that has imported the host and the plugins, where there is such a thing
+    (:mod:`tests.vol_server`), else a process of its own. Keyword arguments: ``timeout`` (seconds) and ``cwd`` (where
+    output files go; by default a directory of the session). Output is text; the exit status is not checked.
     """
     home = tmp_path_factory.mktemp("home")
     environment = {
@@ -128,10 +133,22 @@ def run_vol(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    options = ["-p", str(CHECKOUT / "plugins"), "-s", str(CHECKOUT / "symbols"), "--offline"]
+    if VolServer.possible() and not OLD_HOST:
+        server = VolServer(CHECKOUT / "plugins", environment)
+        request.addfinalizer(server.close)
+
+        def run_forked(
+            *arguments: str | Path, timeout: float = 120, cwd: Path = home
+        ) -> subprocess.CompletedProcess[str]:
+            return server.run([*options, *map(str, arguments)], cwd, timeout)
+
+        return run_forked
+
     command = [
         # The host parses the program's name with the rest of the command line, and would take "-c" for an option.
         *(sys.executable, "-c", "import sys; sys.argv[0] = 'vol'; from volatility3.cli import main; main()"),
-        *("-p", str(CHECKOUT / "plugins"), "-s", str(CHECKOUT / "symbols"), "--offline"),
+        *options,
     ]
 
     # Hosts before 2.28 learn of our renderer only through our own command.

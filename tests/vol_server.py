@@ -1,0 +1,104 @@
+"""``vol`` many times without importing the host and its plugins each time: a process that forks for each command line.
+
+The child is what ``vol`` is once it has imported what it always imports: it runs the host's own ``main`` and ends as
+the interpreter ends. Requests come over a Unix socket, with the files for stdout and stderr; :class:`VolServer` is the
+other end. Where the system has no ``fork``, :meth:`VolServer.possible` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_LONGEST_REQUEST = 1 << 16
+
+
+class VolServer:
+    """Runs ``vol`` with plugins of a directory. ``environment`` is that of every run."""
+
+    def __init__(self, plugins: Path, environment: Mapping[str, str]) -> None:
+        self._ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), str(plugins)],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._answers = self._ours.makefile("r")
+
+    @staticmethod
+    def possible() -> bool:
+        return hasattr(os, "fork") and hasattr(socket, "send_fds")
+
+    def run(self, arguments: Sequence[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+        """As ``subprocess.run(["vol", ...], capture_output=True, text=True)``."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            request = json.dumps({"arguments": list(arguments), "cwd": str(cwd)}).encode()
+            assert len(request) < _LONGEST_REQUEST
+            socket.send_fds(self._ours, [request], [out.fileno(), err.fileno()])
+            self._ours.settimeout(timeout)
+            child = int(self._answers.readline())
+            try:
+                status = int(self._answers.readline())
+            except TimeoutError as error:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                self._ours.settimeout(None)
+                self._answers = self._ours.makefile("r")
+                self._answers.readline()
+                raise subprocess.TimeoutExpired(["vol", *arguments], timeout) from error
+            texts = []
+            for stream in (out, err):
+                stream.seek(0)
+                texts.append(stream.read().decode().replace("\r\n", "\n").replace("\r", "\n"))
+        return subprocess.CompletedProcess(["vol", *arguments], status, *texts)
+
+    def close(self) -> None:
+        self._answers.close()
+        self._ours.close()
+        self._process.wait()
+
+
+def serve(connection: socket.socket) -> bool:
+    """Fork for each request. True in a child, which has its output and its arguments; False at the end."""
+    while True:
+        request, files, _, _ = socket.recv_fds(connection, _LONGEST_REQUEST, 2)
+        if not request:
+            return False
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            for number, file in enumerate(files, 1):
+                os.dup2(file, number)
+                os.close(file)
+            asked = json.loads(request)
+            os.chdir(asked["cwd"])
+            sys.argv = ["vol", *asked["arguments"]]
+            return True
+        for file in files:
+            os.close(file)
+        connection.sendall(b"%d\n" % child)
+        _, status = os.waitpid(child, 0)
+        connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    # The program's name is what the host's messages begin with; arguments of its own it has none as yet.
+    asked_on, own_plugins = int(sys.argv[1]), sys.argv[2]
+    sys.argv = ["vol"]
+    sys.path.pop(0)  # of the tests: the host has no such thing
+    from volatility3 import cli, framework, plugins
+
+    plugins.__path__.insert(0, own_plugins)
+    framework.import_files(plugins, True)
+    if serve(socket.socket(fileno=asked_on)):
+        cli.main()
