@@ -81,7 +81,7 @@ def path_line(module: Module, size: int = 8) -> str:
 
 def user_line(module: UserModule, size: int = 8) -> str:
     """A row of ``lm u``: a module of a process."""
-    end = "?" * (2 * size + (size == 8)) if module.size is None else pointer(module.base + module.size, size)
+    end = pointer(None if module.size is None else module.base + module.size, size)
     return f"{pointer(module.base, size)} {end}   {module.name or '?':<11} {module.path or ''}".rstrip()
 
 

@@ -152,7 +152,7 @@ def device_lines(
     driver = device.driver.name if device.driver else None
     yield f"Device object ({pointer(device.address, size, tick=False)}) is for:"
     where = "not in the dump" if device.driver_address is None else pointer(device.driver_address, size, tick=False)
-    yield f" {name or ''} {driver or '?'} DriverObject {where}"
+    yield " " + " ".join(filter(None, (name, driver or "?", f"DriverObject {where}")))
     numbers = (device.device_type, device.flags)
     kind, flags = ("?" * 8 if value is None else f"{value:08x}" for value in numbers)
     yield f"Current Irp {short(device.current_irp, size)} Type {kind} Flags {flags}"

@@ -56,7 +56,7 @@ Function = Callable[[Session, Arguments], Iterable[str]]
 @dataclass(frozen=True)
 class Command:
     """A command: its names, what it does in a few words (``help``), its arguments (``usage``), the plugin whose values
-    it shows (``plugin``), and whether letters may be glued to its name."""
+    it shows (``plugin``), whether letters may be glued to its name, and whether ``.help`` leaves it out."""
 
     names: tuple[str, ...]
     function: Function
@@ -64,18 +64,19 @@ class Command:
     usage: str = ""
     plugin: str | None = None
     glued: bool = False
+    hidden: bool = False
 
 
 _COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    *names: str, help: str, usage: str = "", plugin: str | None = None, glued: bool = False
+    *names: str, help: str, usage: str = "", plugin: str | None = None, glued: bool = False, hidden: bool = False
 ) -> Callable[[Function], Function]:
     """Register a function as a command by these names. A name that is taken is a mistake: ``ValueError``."""
 
     def register(function: Function) -> Function:
-        entry = Command(names, function, help, usage, plugin, glued)
+        entry = Command(names, function, help, usage, plugin, glued, hidden)
         for name in names:
             if name in _COMMANDS and _COMMANDS[name].function.__qualname__ != function.__qualname__:
                 raise ValueError(f"two commands are named {name}")

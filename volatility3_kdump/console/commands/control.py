@@ -80,7 +80,8 @@ def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
     yield f"Opened '{dump.path}'"
 
 
-@command("g", "gh", "gn", "gu", "p", "pa", "pc", "pt", "t", "ta", "tc", "tt", "wt", help="after .opendump: go to it")
+@command(*("gh", "gn", "gu", "p", "pa", "pc", "pt", "t", "ta", "tc", "tt", "wt"), help="as g", hidden=True)
+@command("g", help="after .opendump: goes to the dump")
 def go(session: Session, arguments: Arguments) -> Iterable[str]:
     if not session.pending:
         raise KdumpError(f"       ^ No runnable debuggees error in '{arguments.name}'")
@@ -266,12 +267,13 @@ def refused(session: Session, arguments: Arguments) -> Iterable[str]:
     *("a", "bp", "bu", "bm", "ba", "bl", "bc", "bd", "be", "e", "ea", "eb", "ed", "eq", "eu", "ew", "f", "m"),
     *(".crash", ".reboot", ".dump", ".kill", ".detach", ".restart", ".breakin", ".pagein", ".writemem"),
     help="not for a dump: it cannot run or change",
+    hidden=True,
 )
 def not_for_dumps(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError(f"{arguments.name}: a dump can neither run nor be changed")
 
 
-@command(".hh", help="there is no help file; see .help")
+@command(".hh", help="there is no help file; see .help", hidden=True)
 def no_help_file(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError("there is no help file here: .help lists the commands, .help COMMAND says more of one")
 
@@ -286,8 +288,8 @@ def show_help(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def help_lines() -> Iterator[str]:
     """Every command with what it does."""
-    # More than one name of a command may be listed; some are only answered.
-    for entry in dict.fromkeys(sorted(registry().values(), key=lambda entry: _sorting(entry.names[0]))):
+    shown = (entry for entry in registry().values() if not entry.hidden)
+    for entry in dict.fromkeys(sorted(shown, key=lambda entry: _sorting(entry.names[0]))):
         names = " ".join(entry.names)
         title = f"{names} {entry.usage}".rstrip()
         if len(title) < _HELP_COLUMN:

@@ -126,6 +126,8 @@ def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
     found = read_user_mode(target, read_process(target, process))
     if found.absent is not None:
         raise KdumpError(f"{target.name}: no user modules: {found.absent}")
+    if not found.modules:
+        raise KdumpError(f"{target.name}: no user modules: the loader's list is empty, or not in the dump")
     yield text.header(target.memory.pointer_size)
     for module in sorted(found.modules, key=lambda module: module.base):
         if pattern is None or fnmatch.fnmatchcase((module.name or "").lower(), pattern.lower()):

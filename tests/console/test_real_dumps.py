@@ -1,0 +1,38 @@
+"""Every command on real small memory dumps: what they lack is said, and nothing is a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from volatility3_kdump.console.commands import execute, registry, split
+from volatility3_kdump.console.session import Session
+
+DUMPS = ("triage_arm64_22000", "triage_x64_17763", "triage_x64_19041", "triage_x64_19041_0x1a", "triage_x64_9600")
+#: Commands with arguments, in the order of a session; all others follow without.
+LINES = """
+    !analyze -v; r; kv 5; .frame 2; .ecxr; r; k; .cxr; u . L3; ub . L2; uf .; lmv; lmu; lm a .; !process 0 7;
+    !process -1 7; !running -i -t; !stacks 2; .exr -1; !drvobj tcpip; k = @$csp @$ip 3; .trap @$csp; .cxr @$csp;
+    !devobj @$csp; !devstack @$csp; !irp @$csp; .process /p @$proc; .thread @$thread; r; k; .thread; ~0s; ~0 k; ||0s
+"""
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_every_command_is_answered(shared_data: Path, name: str) -> None:
+    session = Session(isf_directories=[str(shared_data / "isf")], offline=True)
+    session.open(str(shared_data / "dumps" / f"{name}.dmp"))
+    rest = sorted({entry.names[0] for entry in registry().values()} - {"q", ".reload", ".logopen"})
+    for line in (*split(LINES), *rest):
+        shown = list(execute(session, line))
+        assert not [text for text in shown if "mistake of kdump" in text], line
+
+
+def test_a_stack_of_a_real_dump(shared_data: Path) -> None:
+    session = Session(isf_directories=[str(shared_data / "isf")], offline=True)
+    session.open(str(shared_data / "dumps" / "triage_x64_19041.dmp"))
+    assert next(execute(session, ".bugcheck")) == "Bugcheck code 1000007E"
+    assert next(execute(session, "u . L1")) == "amdppm+0x334c:"
+    first = list(execute(session, "kc 1"))[1]
+    assert first == "00 amdppm+0x334c"
+    assert next(execute(session, ".exr -1")).startswith("ExceptionAddress: fffff8047bdf5a80 (nt!KeBugCheckEx")
