@@ -289,6 +289,38 @@ _UNLOADED_DRIVERS32 18
     08 StartAddress u32
     0c EndAddress u32
     10 CurrentTime u64
+# IO_ERROR_LOG_PACKET of the WDK's wdm.h (no pointers: the same for 32 and 64 bits), up to its dump data. In front of it
+# IoAllocateErrorLogEntry puts IO_TYPE_ERROR_LOG, the size with the packet, the link in nt!IopErrorLogListHead, the
+# objects and the time; the driver gets the address behind them.
+_IO_ERROR_LOG_PACKET 28
+    00 MajorFunctionCode u8
+    01 RetryCount u8
+    02 DumpDataSize u16
+    04 NumberOfStrings u16
+    06 StringOffset u16
+    08 EventCategory u16
+    0c ErrorCode u32
+    10 UniqueErrorValue u32
+    14 FinalStatus u32
+    18 SequenceNumber u32
+    1c IoControlCode u32
+    20 DeviceOffset u64
+_ERROR_LOG_ENTRY64 30
+    00 Type u16
+    02 Size u16
+    08 Flink u64
+    10 Blink u64
+    18 DeviceObject u64
+    20 DriverObject u64
+    28 TimeStamp u64
+_ERROR_LOG_ENTRY32 20
+    00 Type u16
+    02 Size u16
+    04 Flink u32
+    08 Blink u32
+    0c DeviceObject u32
+    10 DriverObject u32
+    18 TimeStamp u64
 # Start of KLDR_DATA_TABLE_ENTRY, unmoved since Windows Vista: for kernels whose symbols are not at hand.
 _KLDR_DATA_TABLE_ENTRY_FIXED64 80
     30 DllBase u64

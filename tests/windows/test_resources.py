@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 import volatility3_kdump
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel
+from tests.pieces import target_over
 from volatility3_kdump.errors import SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.memory import Memory
 from volatility3_kdump.sample.scenes import locks as scene
 from volatility3_kdump.symbols.tables import kernel_table_path
 from volatility3_kdump.target import Target
@@ -31,27 +30,8 @@ STACK = 0xFFFFD00000000000
 FIRST, SECOND, THIRD, FOURTH = (0xFFFF900000000040 + 0x1000 * index for index in range(4))
 
 
-def made_target(pieces: Mapping[int, bytes], nt: Layouts, width: int = 8) -> Target:
-    """As much of a target as reading resources needs, over some pieces of memory."""
-
-    def read(address: int, size: int) -> bytes | None:
-        for start, data in pieces.items():
-            if start <= address and address + size <= start + len(data):
-                return data[address - start : address - start + size]
-        return None
-
-    lowest = 0xFFFF800000000000 if width == 8 else 0xFFFFFFFF80000000
-    return cast(
-        Target,
-        SimpleNamespace(
-            name="made.dmp",
-            nt=nt,
-            memory=Memory(read, width, lambda address: "not there"),
-            symbol_status="",
-            is_kernel_address=lambda address: address >= lowest,
-            variable=lambda symbol, field=None: HEAD if symbol == "ExpSystemResourcesList" else None,
-        ),
-    )
+def made_target(pieces: Mapping[int, bytes], nt: Layouts, width: int = 8, head: int = HEAD) -> Target:
+    return target_over(pieces, nt, {"ExpSystemResourcesList": head}, width)
 
 
 def resource(address: int, following: int, preceding: int, **more: int) -> bytes:
@@ -284,9 +264,7 @@ def test_a_32_bit_kernel() -> None:
             (entry, struct.pack("<III", entry, entry, 0x89ABCDE0)),
         )
     }
-    target = made_target(pieces, Layouts(X86), 4)
-    cast(Any, target).variable = lambda symbol, field=None: 0xFFFFFFFF00000000 + head
-    scan = scan_resources(target)
+    scan = scan_resources(made_target(pieces, Layouts(X86), 4, 0xFFFFFFFF00000000 + head))
     assert (scan.total, scan.held, scan.problems) == (1, 1, ())
     [found] = scan.resources
     assert found.address == 0xFFFFFFFF87000100

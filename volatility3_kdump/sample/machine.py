@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample import paging
+from volatility3_kdump.sample.error_log import write_error_log
 from volatility3_kdump.sample.images import Images
 from volatility3_kdump.sample.kernel_data import write_debugger_data, write_kernel_data
 from volatility3_kdump.sample.lists import write_lists
@@ -46,6 +47,7 @@ class Machine:
         write_lists(self.work, self.processors)
         write_memory_counters(self.work, self.processors)
         write_resources(self.work, self.processes)
+        write_error_log(self.work)
         self._extras(scene)
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:

@@ -274,6 +274,28 @@ class Resource:
 
 
 @dataclass(frozen=True)
+class LogEntry:
+    """A pending entry of the I/O error log: the addresses of its device (0 for none) and driver object, and the packet
+    that the driver filled in. ``seconds_ago`` is before the crash."""
+
+    address: int
+    device: int
+    driver: int
+    error: int
+    status: int = 0
+    seconds_ago: float = 0.0
+    major: int = 0
+    retries: int = 0
+    category: int = 0
+    unique: int = 0
+    sequence: int = 0
+    control_code: int = 0
+    device_offset: int = 0
+    dump_data: bytes = b""
+    strings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class KernelStructure:
     """A structure of the kernel's symbols anywhere in kernel memory.
 
@@ -342,6 +364,7 @@ class Scene:
     requests: tuple[Request, ...] = ()
     pending: tuple[PendingRequest, ...] = ()
     resources: tuple[Resource, ...] = ()
+    error_log: tuple[LogEntry, ...] = ()
     structures: tuple[KernelStructure, ...] = ()
     variables: tuple[Variable, ...] = ()
     records: tuple[Record, ...] = ()

@@ -50,11 +50,50 @@ def object_name(target: Target, address: int) -> str | None:
         return None
     if not mask & _NAME:
         return ""
-    start = header - layouts.size_of("_OBJECT_HEADER_NAME_INFO")
-    if mask & _CREATOR:
-        start -= layouts.size_of("_OBJECT_HEADER_CREATOR_INFO")
+    start = _name_information(target, header, mask)
     text = target.memory.unicode_string(start + layouts.offset("_OBJECT_HEADER_NAME_INFO", "Name"))
     return None if text is None else text[:_LONGEST_NAME]
+
+
+def _name_information(target: Target, header: int, mask: int) -> int:
+    """The OBJECT_HEADER_NAME_INFO in front of a header; the object directory is its first field."""
+    layouts = layouts_of(target)
+    start = header - layouts.size_of("_OBJECT_HEADER_NAME_INFO")
+    return start - layouts.size_of("_OBJECT_HEADER_CREATOR_INFO") if mask & _CREATOR else start
+
+
+def object_path(target: Target, address: int) -> str | None:
+    """The path of a named object (``\\Device\\Harddisk0\\DR0``).
+
+    Without a backslash in front where its directories cannot be followed to the root; empty for an object without a
+    name; ``None`` where the dump does not hold its name.
+    """
+    name = object_name(target, address)
+    if not name:
+        return name
+    parts = [name]
+    seen: set[int] = set()
+    directory = _directory_of(target, address)
+    while directory and directory not in seen and len(parts) < _DEEPEST:
+        seen.add(directory)
+        name = object_name(target, directory)
+        if name is None:
+            break
+        if name in ("", "\\"):
+            return "\\" + "\\".join(reversed(parts))
+        parts.append(name)
+        directory = _directory_of(target, directory)
+    return "\\".join(reversed(parts))
+
+
+def _directory_of(target: Target, address: int) -> int | None:
+    """The object directory that lists a named object; ``None`` where that is not known, or there is none."""
+    layouts = layouts_of(target)
+    header = address - layouts.offset("_OBJECT_HEADER", "Body")
+    mask = target.memory.unsigned(header + layouts.offset("_OBJECT_HEADER", "InfoMask"), 1)
+    if mask is None or not mask & _NAME:
+        return None
+    return target.memory.pointer(_name_information(target, header, mask))
 
 
 def object_type(target: Target, address: int) -> str | None:
