@@ -49,6 +49,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("vertarget", "info", {}),
     ("!locks", "locks", {}),
     ("!locks -d -v", "locks", {"all": True, "verbose": True}),
+    ("!errlog", "errlog", {}),
     ("!vm", "vm", {}),
     ("!vm 1", "vm", {"no-processes": True}),
 ]

@@ -9,6 +9,7 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.processors import block_lines, region_lines
+from volatility3_kdump.views.error_log import errlog_grid
 from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.vm import vm_grid
 from volatility3_kdump.windows.processors import ControlRegion, control_region
@@ -79,6 +80,11 @@ def locks(session: Session, arguments: Arguments) -> Iterable[str]:
     rest = [word for word in words if not word.startswith("-")]
     one = session.evaluate(" ".join(rest)) if rest else None
     return locks_grid(session.target, "-d" in options, "-v" in options, one or None, session.progress).kd_lines()
+
+
+@command("!errlog", help="pending entries of the I/O error log", plugin="errlog")
+def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
+    return errlog_grid(session.target, session.progress).kd_lines()
 
 
 @command("!vm", help="page files, commit and limits; 1 without processes", usage="[FLAGS]", plugin="vm")
