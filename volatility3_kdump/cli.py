@@ -9,6 +9,7 @@ from pathlib import Path
 
 from volatility3_kdump import __version__
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.symbols import manifest
 
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
 SAMPLE_TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
@@ -74,6 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
+    manifest.add_arguments(
+        commands.add_parser("symbols", help="list the PDB and image files that a dump needs, or fetch them")
+    )
     commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
     commands.add_parser("link", help="make plain `vol` find the plugins of an editable install")
     commands.add_parser("unlink", help="undo `link`")
@@ -91,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump import batch
 
         return batch.run(arguments)
+    if arguments.command == "symbols":
+        return manifest.run(arguments)
     if arguments.command == "doctor":
         return doctor()
     return change_links(arguments.command)

@@ -392,6 +392,12 @@ class Target:
             return None, how_to_get(kernel.identity)
         return found, found.origin
 
+    def pdb_of(self, module: Module) -> PdbIdentity | None:
+        """The identity of a module's PDB, from its image, or the kernel's however it is known; ``None`` if unknown."""
+        if self.kernel is not None and self.kernel.base == module.base:
+            return self.kernel.identity
+        return self._symbol_sources.identity_of(module)
+
     def types_of(self, module: Module) -> TypeTable | None:
         """The types of a module from an ISF table or its PDB; ``None`` when neither is at hand."""
         if self.kernel is not None and self.kernel.base == module.base:

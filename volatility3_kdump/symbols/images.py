@@ -170,14 +170,11 @@ class ModuleImage:
         if not path:
             return None
         module = self.module
-        names = self._file_names()
+        names = image_names(module)
         if not names:
             self._problems.append(f"{module.name}: {module.image_name!r} is no file name, no image is looked for")
             return None
-        timestamp = module.timestamp
-        if timestamp is None:
-            held = parse_headers(lambda rva, size: self._memory.read(module.base + rva, size))
-            timestamp = held.timestamp if held else None
+        timestamp = self.timestamp()
         if not timestamp:
             self._problems.append(f"{module.name}: its TimeDateStamp is not in the dump, no image file can be matched")
             return None
@@ -197,19 +194,12 @@ class ModuleImage:
                     self._problems.append(f"image of {module.name}: {refusal}")
         return None
 
-    def _file_names(self) -> list[str]:
-        texts = [self.module.image_name, self.module.path or ""]
-        if self.module.name == "nt":
-            texts += _KERNEL_FILES
-        names: list[str] = []
-        for text in texts:
-            name = safe_file_name(text)
-            if name is None:
-                continue
-            names.append(name)
-            if name.lower().startswith(_DUMP_STACK):
-                names.append(name[len(_DUMP_STACK) :])
-        return list(dict.fromkeys(name for name in names if safe_file_name(name)))
+    def timestamp(self) -> int | None:
+        """TimeDateStamp of the image, from the list of modules or the headers in memory; ``None`` without either."""
+        if self.module.timestamp is not None:
+            return self.module.timestamp
+        held = parse_headers(lambda rva, size: self._memory.read(self.module.base + rva, size))
+        return held.timestamp if held else None
 
 
 class ImageSet:
@@ -257,8 +247,11 @@ class _Region:
 class FileImage:
     """An image file laid out as the loader maps it, relocated to a load address."""
 
-    def __init__(self, path: Path, data: bytes, base: int) -> None:
-        """Raises :class:`ImageRefused` when the file is no image or cannot be relocated to ``base``."""
+    def __init__(self, path: Path, data: bytes, base: int | None) -> None:
+        """``None`` for ``base`` leaves the image at its preferred address.
+
+        Raises :class:`ImageRefused` when the file is no image or cannot be relocated to ``base``.
+        """
         self.path = path
         self._data = data
         header = parse_headers(
@@ -267,7 +260,7 @@ class FileImage:
         if header is None:
             raise ImageRefused(f"{path}: not a PE image; refused")
         self._width = 8 if header.machine in _MACHINES_64 else 4
-        self._delta = base - header.preferred_base
+        self._delta = 0 if base is None else base - header.preferred_base
         self._header = header
         self._regions = _regions(data, header)
         self._starts = [region.address for region in self._regions]
@@ -286,7 +279,7 @@ class FileImage:
         return self._width
 
     @classmethod
-    def load(cls, path: Path, timestamp: int, size_of_image: int, base: int) -> FileImage:
+    def load(cls, path: Path, timestamp: int, size_of_image: int, base: int | None) -> FileImage:
         """Open a file for a module. Raises :class:`ImageRefused` when it is not that module's, and says why."""
         check_image(path, timestamp, size_of_image)
         try:
@@ -409,6 +402,22 @@ class FileImage:
                     raise ImageRefused(f"{self.path}: has relocations of the unknown type {kind}; refused")
             position += size
         return sorted(sites.items())
+
+
+def image_names(module: Module) -> list[str]:
+    """The names that a module's image file may have, most likely first; empty where none can be a file's."""
+    texts = [module.image_name, module.path or ""]
+    if module.name == "nt":
+        texts += _KERNEL_FILES
+    names: list[str] = []
+    for text in texts:
+        name = safe_file_name(text)
+        if name is None:
+            continue
+        names.append(name)
+        if name.lower().startswith(_DUMP_STACK):
+            names.append(name[len(_DUMP_STACK) :])
+    return list(dict.fromkeys(name for name in names if safe_file_name(name)))
 
 
 def image_key(timestamp: int, size_of_image: int) -> str:

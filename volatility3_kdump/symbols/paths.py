@@ -104,6 +104,11 @@ class SearchPath:
                 reader.read(piece.strip().strip('"').strip())
         return cls(reader.directories, reader.complaints, reader.elements, servers)
 
+    @property
+    def servers(self) -> Servers:
+        """What does the downloading."""
+        return self._servers
+
     def quiet(self) -> SearchPath:
         """The same path without complaints."""
         return SearchPath(self.directories, (), self.elements, self._servers)
@@ -133,7 +138,8 @@ class SearchPath:
             if line not in problems:
                 problems.append(line)
 
-        seen: set[Path] = set()
+        seen: set[Path] = set()  # looked at
+        given: set[Path] = set()  # accepted; a file that was no good may be replaced by one that is
         for element in self.elements:
             stores_before: list[Path] = []
             for place in element.places:
@@ -143,14 +149,14 @@ class SearchPath:
                             continue
                         seen.add(found)
                         usable = self._usable(found, place, name, key, check, stores_before, say)
-                        if usable is not None:
-                            seen.add(usable)
+                        if usable is not None and usable not in given:
+                            given.add(usable)
                             yield usable
                     stores_before.append(place)
                 else:
                     usable = self._downloaded(place, name, key, check, element.caches, say)
-                    if usable is not None and usable not in seen:
-                        seen.add(usable)
+                    if usable is not None and usable not in given:
+                        given.add(usable)
                         yield usable
 
     # places ---------------------------------------------------------------------------------------------------------

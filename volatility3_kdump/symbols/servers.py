@@ -131,6 +131,11 @@ class Servers:
     def offline(self) -> bool:
         return offline_by_default() if self._offline is None else self._offline
 
+    @property
+    def troubled(self) -> bool:
+        """Whether any server did not answer, or not as a symbol server should."""
+        return bool(self._dead or self._failures)
+
     def get(self, url: str, name: str, key: str, check: Check, store: Path, say: Say) -> Path | None:
         """Download a file into a store and give its path there; ``None`` when the server does not give it.
 

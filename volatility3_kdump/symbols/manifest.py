@@ -1,0 +1,438 @@
+"""Which PDB and image files a dump needs: ``kdump symbols --manifest`` lists them, ``--fetch`` gets them.
+
+The list is made where the dump is, which may be a machine without a network, and carried to one with internet, which
+fills a symbol store for the first one. A manifest is JSON Lines, described in ``docs/symbols-manifest.md``. What it
+says is not trusted: names and identities are checked before any of them becomes part of a path or a URL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.symbols import stores
+from volatility3_kdump.symbols.images import FileImage, ImageRefused, check_image, image_key, image_names
+from volatility3_kdump.symbols.kernel import PdbIdentity
+from volatility3_kdump.symbols.paths import Element, SearchPath, safe_file_name
+from volatility3_kdump.symbols.pdb import find_pdb_file, store_key
+from volatility3_kdump.symbols.servers import MICROSOFT, Limits, Servers
+from volatility3_kdump.windows.pe import code_view
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+FORMAT = "volatility3-kdump symbols"
+VERSION = 1
+
+_GUID = re.compile(r"[0-9A-F]{32}")
+_HEXADECIMAL = re.compile(r"[0-9A-Fa-f]{1,8}")
+_LONGEST_LINE = 1 << 16
+_MOST_LINES = 20_000
+_MOST_NAMES = 16
+#: More patient than a view is: whoever fetches waits for the files.
+_LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)
+
+
+class ManifestError(KdumpError):
+    """A manifest that cannot be read as one; the text names the line."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image file: the names that it may have, most likely first, and what identifies it in a symbol store."""
+
+    names: tuple[str, ...]
+    timestamp: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        return image_key(self.timestamp, self.size)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one module needs. ``image`` and ``pdb`` are ``None`` where the dump does not say, and ``reasons`` why."""
+
+    module: str
+    base: int | None
+    image: Image | None
+    pdb: PdbIdentity | None
+    reasons: tuple[str, ...] = ()
+
+
+# making ---------------------------------------------------------------------------------------------------------------
+
+
+def entries_of(target: Target) -> Iterator[Entry]:
+    """What the kernel modules of a dump need, in load order."""
+    for module in target.modules:
+        reasons = []
+        image: Image | None = None
+        names = _preferred(image_names(module))
+        timestamp = target.images.image_of(module).timestamp()
+        if not names:
+            reasons.append(f"{module.image_name!r} is no file name")
+        elif not timestamp:
+            reasons.append("TimeDateStamp of the image is not in the dump")
+        elif not 0 < module.size < 1 << 32:
+            reasons.append("the size of the image makes no sense")
+        else:
+            image = Image(names, timestamp, module.size)
+        pdb = target.pdb_of(module)
+        if pdb is None:
+            where = "--fetch takes it from the image" if image is not None else "the PDB remains unknown"
+            reasons.append(f"the RSDS record of the image is not in the dump: {where}")
+        elif safe_file_name(pdb.pdb_name) != pdb.pdb_name:
+            reasons.append(f"the image names its PDB {pdb.pdb_name!a}, which is no file name")
+            pdb = None
+        yield Entry(module.name, module.base, image, pdb, tuple(reasons))
+
+
+def _preferred(names: list[str]) -> tuple[str, ...]:
+    """Names as stores have them: the copies of disk drivers that write the dump are the drivers' own files."""
+    originals = [name for name in names if not name.lower().startswith("dump_")]
+    return tuple(dict.fromkeys([*originals, *names]))
+
+
+def lines_of(target: Target) -> Iterator[str]:
+    """The manifest of a dump, line by line."""
+    entries = list(entries_of(target))
+    head = {
+        "manifest": FORMAT,
+        "version": VERSION,
+        "dump": target.name,
+        "machine": target.header.architecture,
+        "modules": len(entries),
+    }
+    yield json.dumps(head)
+    for entry in entries:
+        yield json.dumps(_document(entry))
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    image = pdb = None
+    if entry.image is not None:
+        paths = [f"{name}/{entry.image.key}/{name}" for name in entry.image.names]
+        image = {
+            "name": entry.image.names[0],
+            "timestamp": f"{entry.image.timestamp:08X}",
+            "size": f"{entry.image.size:x}",
+            "path": paths[0],
+            "other_names": list(entry.image.names[1:]),
+        }
+    if entry.pdb is not None:
+        pdb = {
+            "name": entry.pdb.pdb_name,
+            "guid": entry.pdb.guid,
+            "age": entry.pdb.age,
+            "path": f"{entry.pdb.pdb_name}/{store_key(entry.pdb)}/{entry.pdb.pdb_name}",
+            "known_by": entry.pdb.known_by,
+        }
+    return {
+        "module": entry.module,
+        "base": None if entry.base is None else f"{entry.base:#x}",
+        "image": image,
+        "pdb": pdb,
+        "missing": list(entry.reasons),
+    }
+
+
+# reading --------------------------------------------------------------------------------------------------------------
+
+
+def read(lines: Iterable[str]) -> Iterator[Entry]:
+    """The entries of a manifest, each checked. Raises :class:`ManifestError`.
+
+    Paths in it are for people and other tools: here they are made from names and identities.
+    """
+    stream = iter(lines)
+    head = _object(next(stream, ""), 1)
+    if head.get("manifest") != FORMAT:
+        raise ManifestError(f"line 1: not a manifest: it should say {FORMAT!r}; kdump symbols --manifest writes one")
+    if head.get("version") != VERSION:
+        raise ManifestError(f"line 1: this is version {head.get('version')!a} of the format, not {VERSION}")
+    for number, line in enumerate(stream, 2):
+        if number > _MOST_LINES:
+            raise ManifestError(f"more than {_MOST_LINES} lines: no dump has as many modules")
+        if line.strip():
+            yield _entry(_object(line, number), number)
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    if len(line) > _LONGEST_LINE:
+        raise ManifestError(f"line {number}: longer than {_LONGEST_LINE} characters")
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"line {number}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ManifestError(f"line {number}: not a JSON object")
+    return found
+
+
+def _entry(raw: dict[str, Any], number: int) -> Entry:
+    def text(table: dict[str, Any], key: str, form: re.Pattern[str]) -> str:
+        value = table.get(key)
+        if not isinstance(value, str) or not form.fullmatch(value):
+            raise ManifestError(f"line {number}: {key} is {str(value)[:80]!a}")
+        return value
+
+    def file_name(value: object) -> str:
+        if not isinstance(value, str) or safe_file_name(value) != value:
+            raise ManifestError(f"line {number}: {str(value)[:80]!a} cannot be the name of a file in a symbol store")
+        return value
+
+    def table(key: str) -> dict[str, Any] | None:
+        value = raw.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise ManifestError(f"line {number}: {key} is no object")
+        return value
+
+    image: Image | None = None
+    raw_image = table("image")
+    if raw_image is not None:
+        others = raw_image.get("other_names") or []
+        if not isinstance(others, list) or len(others) > _MOST_NAMES:
+            raise ManifestError(f"line {number}: other_names is no list of names")
+        names = tuple(file_name(name) for name in [raw_image.get("name"), *others])
+        timestamp = int(text(raw_image, "timestamp", _HEXADECIMAL), 16)
+        image = Image(names, timestamp, int(text(raw_image, "size", _HEXADECIMAL), 16))
+    pdb: PdbIdentity | None = None
+    raw_pdb = table("pdb")
+    if raw_pdb is not None:
+        age = raw_pdb.get("age")
+        if not isinstance(age, int) or isinstance(age, bool) or not 0 <= age < 1 << 32:
+            raise ManifestError(f"line {number}: age is {str(age)[:80]!a}")
+        pdb = PdbIdentity(file_name(raw_pdb.get("name")), text(raw_pdb, "guid", _GUID), age, "manifest")
+    return Entry(str(raw.get("module", ""))[:200], None, image, pdb)
+
+
+# fetching -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fetched:
+    """What came of a fetch: how many files are in the store, how many of them are new, and how many were not found."""
+
+    present: int = 0
+    new: int = 0
+    absent: int = 0
+
+
+def into_store(path: SearchPath, store: Path) -> SearchPath:
+    """A path that fills a store: searched first, and what servers of the path give is put there."""
+    default = stores.default_store()
+    elements = [Element((store,))]
+    for element in path.elements:
+        kept = tuple(cache for cache in element.caches if cache not in (default, store))
+        elements.append(replace(element, caches=(store, *kept)))
+    return SearchPath(path.directories, path.complaints, elements, path.servers)
+
+
+def fetch(
+    entries: Iterable[Entry], store: Path, path: SearchPath, say: Callable[[str], None], problems: list[str]
+) -> Fetched:
+    """Put the files of a manifest into a symbol store.
+
+    ``path`` says where they come from. The PDB of an image that a dump did not hold the record of is taken from the
+    image. ``say`` takes a line about each file; what could not be used or asked is appended to ``problems``.
+    """
+    result = Fetched()
+    filling = into_store(path, store)
+    seen: set[str] = set()
+
+    def take(name: str, key: str, found: Path | None, old: bool) -> Path | None:
+        place = f"{name}/{key}/{name}"
+        if place in seen:
+            return found
+        seen.add(place)
+        if found is not None and not found.is_relative_to(store):
+            found = stores.add(store, name, key, found)
+        if found is None:
+            result.absent += 1
+            say(f"not found  {place}")
+            return None
+        result.present += 1
+        result.new += not old
+        say(f"{'present' if old else 'fetched':10} {place}  {found.stat().st_size:,} bytes")
+        return found
+
+    for entry in entries:
+        pdb = entry.pdb
+        if entry.image is not None:
+            image = entry.image
+
+            def check(found: Path, image: Image = image) -> None:
+                check_image(found, image.timestamp, image.size)
+
+            found: Path | None = None
+            name = image.names[0]
+            old = False
+            for name in image.names:
+                old = any(True for _ in SearchPath((), (), [Element((store,))]).matching(name, image.key, check, []))
+                found = next(filling.matching(name, image.key, check, problems), None)
+                if found is not None:
+                    break
+            held = take(name if found is not None else image.names[0], image.key, found, old)
+            if pdb is None and held is not None:
+                pdb = _pdb_of(held, image, problems)
+        if pdb is not None:
+            old = any(True for _ in find_pdb_file(SearchPath((), (), [Element((store,))]), pdb, []))
+            take(pdb.pdb_name, store_key(pdb), next(find_pdb_file(filling, pdb, problems), None), old)
+    return result
+
+
+def _pdb_of(path: Path, image: Image, problems: list[str]) -> PdbIdentity | None:
+    """The PDB that an image file names."""
+    try:
+        loaded = FileImage.load(path, image.timestamp, image.size, None)
+    except ImageRefused as refusal:
+        problems.append(str(refusal))
+        return None
+    record = code_view(loaded.read, loaded.headers)
+    if record is None or safe_file_name(record.pdb_name) != record.pdb_name:
+        return None
+    return PdbIdentity.of_record(record)
+
+
+# command line ---------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``kdump symbols``."""
+    parser.description = (
+        "List the PDB and image files a dump needs (--manifest), or get them on a machine with internet (--fetch); "
+        "the directory then serves as -y and -i, --symbol-path and --image-path."
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--manifest", metavar="DUMP", type=Path, help="write the list for a dump")
+    action.add_argument(
+        "--fetch", nargs=2, metavar=("MANIFEST", "DIR"), help="fill a symbol store; - reads the manifest from stdin"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the file for the manifest (default: stdout)")
+    parser.add_argument(
+        "-y",
+        "--symbol-path",
+        metavar="PATH",
+        help="with --fetch: where files come from, as KD's -y; srv* is Microsoft's public server "
+        "(default: _NT_SYMBOL_PATH)",
+    )
+    parser.add_argument("-i", "--image-path", metavar="PATH", help="with --manifest: image files at hand, as KD's -i")
+    parser.add_argument(
+        "--isf-dir", metavar="DIR", type=Path, action="append", default=[], help="with --manifest: symbol tables"
+    )
+    parser.add_argument("--member", metavar="NAME", help="with --manifest: the dump inside an archive")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``kdump symbols``: 0 for success, 1 when a server that was to be asked did not answer as it should."""
+    if arguments.manifest is not None:
+        return _write(arguments)
+    return _fetch(Path(arguments.fetch[0]), Path(arguments.fetch[1]), arguments.symbol_path)
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    from volatility3_kdump.target import Target
+
+    target = Target.open(
+        arguments.manifest,
+        arguments.isf_dir,
+        symbol_path="",
+        image_path=arguments.image_path,
+        member=arguments.member,
+        offline=True,
+    )
+    lines = list(lines_of(target))
+    if len(lines) == 1:
+        raise KdumpError(f"{target.name}: no module list is in the dump")
+    text = "".join(f"{line}\n" for line in lines)
+    if arguments.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        arguments.output.write_text(text, "utf-8")
+    except OSError as error:
+        raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
+    print(f"{arguments.output}: {len(lines) - 1} modules", file=sys.stderr)
+    return 0
+
+
+def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
+    from volatility3_kdump.target import SYMBOL_PATH_VARIABLE
+
+    text = symbol_path if symbol_path is not None else os.environ.get(SYMBOL_PATH_VARIABLE, "")
+    if not text.strip():
+        raise KdumpError(
+            f"nothing says where to fetch from: -y 'srv*' is Microsoft's public server ({MICROSOFT}), "
+            f"-y 'srv*URL' another one, -y DIR a directory; or set {SYMBOL_PATH_VARIABLE}"
+        )
+    progress = _Progress(sys.stderr)
+    servers = Servers(_LIMITS, progress=progress)
+    if servers.offline:
+        progress.line("kdump: offline (KDUMP_OFFLINE): no server is asked")
+    path = SearchPath.parse(text, "symbol path", servers)
+    problems: list[str] = []
+    for complaint in path.complaints:
+        progress.line(f"kdump: {complaint}")
+    try:
+        with _opened(manifest) as lines:
+            # Checked as a whole before anything is asked for.
+            entries = list(read(lines))
+    except (OSError, ManifestError, UnicodeDecodeError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise KdumpError(f"{manifest}: {reason}") from error
+    told = 0
+
+    def say(line: str) -> None:
+        nonlocal told
+        progress.line(line, sys.stdout)
+        for problem in problems[told:]:
+            progress.line(f"kdump: {problem}")
+        told = len(problems)
+
+    result = fetch(entries, store, path, say, problems)
+    say(f"{result.present} files in {store}, {result.new} of them new; {result.absent} not found")
+    return 1 if servers.troubled else 0
+
+
+@contextlib.contextmanager
+def _opened(manifest: Path) -> Iterator[Iterable[str]]:
+    if str(manifest) == "-":
+        yield sys.stdin
+        return
+    with manifest.open(encoding="utf-8") as file:
+        yield file
+
+
+class _Progress:
+    """Shows the percentage of a download on a terminal, on a line that the next one takes the place of."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._width = 0
+
+    def __call__(self, percent: float, text: str) -> None:
+        if self._terminal.isatty():
+            line = f"{percent:5.1f} %  {text}"[:79]
+            self._terminal.write(f"\r{line:{self._width}}")
+            self._terminal.flush()
+            self._width = len(line)
+
+    def line(self, text: str, stream: TextIO | None = None) -> None:
+        """A line that stays."""
+        if self._width:
+            self._terminal.write(f"\r{'':{self._width}}\r")
+            self._width = 0
+        from volatility3_kdump.text.escape import printable
+
+        print(printable(text), file=stream or self._terminal, flush=True)
