@@ -100,6 +100,9 @@ def test_a_warning_stands_once_in_front_of_the_first_frame_of_a_scan(sample) -> 
     assert rows.index(warning) == first
     assert rows.count(warning) == 1
     assert len(rows) == len(stack.frames) + 1
+    analysed = list(text.stack_text(small.walker, stack))
+    assert analysed.index(warning) == first
+    assert analysed.count(warning) == 1
 
 
 def test_what_is_absent_is_zero_as_the_debugger_has_it_but_an_unknown_stack_pointer_is_not(target: Target) -> None:

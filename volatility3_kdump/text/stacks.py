@@ -28,6 +28,7 @@ _HEADERS = {
     "kc": " # Call Site",
 }
 _GAP = "     "
+_SCANNED = "WARNING: Stack unwind information not available. Following frames may be wrong."
 
 
 def header(layout: str) -> str:
@@ -38,12 +39,18 @@ def header(layout: str) -> str:
 def rows(walker: StackWalker, stack: Stack, layout: str) -> Iterator[str]:
     """The rows of a layout, without its heading; scans and early ends are marked as KD marks missing unwind data."""
     size = walker.target.memory.pointer_size
+    for frame in _warned(stack):
+        yield _SCANNED if frame is None else row(walker, frame, layout, size)
+
+
+def _warned(stack: Stack) -> Iterator[Frame | None]:
+    """The frames, with ``None`` where the warning belongs: before the first that a scan found."""
     warned = False
     for frame in stack.frames:
         if frame.trust == "scan" and not warned:
-            yield "WARNING: Stack unwind information not available. Following frames may be wrong."
+            yield None
             warned = True
-        yield row(walker, frame, layout, size)
+        yield frame
 
 
 def row(walker: StackWalker, frame: Frame, layout: str, size: int = 8) -> str:
@@ -64,10 +71,10 @@ def row(walker: StackWalker, frame: Frame, layout: str, size: int = 8) -> str:
 
 
 def stack_text(walker: StackWalker, stack: Stack) -> Iterator[str]:
-    """The rows of ``STACK_TEXT``: ``kv`` without numbers and trap frames."""
+    """The rows of ``STACK_TEXT``: ``kv`` without numbers and trap frames, scans marked as there."""
     size = walker.target.memory.pointer_size
-    for frame in stack.frames:
-        yield row(walker, frame._replace(trap_frame=None), "kv", size)[3:]
+    for frame in _warned(stack):
+        yield _SCANNED if frame is None else row(walker, frame._replace(trap_frame=None), "kv", size)[3:]
 
 
 def call_site(walker: StackWalker, frame: Frame, size: int = 8) -> str:
