@@ -1,0 +1,109 @@
+"""Page table entries in the columns of KD's ``!pte`` and the lines of ``!vtop``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from volatility3_kdump.windows.translation import (
+    DEMAND_ZERO,
+    PAGE_FILE,
+    PROTOTYPE,
+    TRANSITION,
+    VALID,
+    ZERO,
+    Entry,
+    Invalid,
+    Translation,
+)
+
+_COLUMN = 27
+#: Bit of a valid entry, its letter, and what stands there when it is clear, in KD's order.
+_FLAGS = ((9, "C", "-"), (8, "G", "-"), (7, "L", "-"), (6, "D", "-"), (5, "A", "-"), (4, "N", "-"), (3, "T", "-"))
+_USER, _WRITE, _NO_EXECUTE = 1 << 2, 1 << 1, 1 << 63
+
+
+def flags(entry: Entry) -> str:
+    """The bits of a valid entry as letters: ``---DA--KWEV``. The large-page bit of a last-level entry is the PAT's."""
+    value = entry.value or 0
+    letters = "".join(
+        letter if value >> bit & 1 and (letter != "L" or entry.large) else clear for bit, letter, clear in _FLAGS
+    )
+    execute = "-" if value & _NO_EXECUTE else "E"
+    return f"{letters}{'U' if value & _USER else 'K'}{'W' if value & _WRITE else 'R'}{execute}V"
+
+
+def pte_lines(found: Translation, size: int = 8) -> Iterator[str]:
+    """The lines of ``!pte``: addresses, contents and meaning of every level, then what the last one says."""
+    digits = 2 * size
+    entries = found.entries
+    yield f"{'':43}VA {found.address & ((1 << 8 * size) - 1):0{digits}x}"
+    yield _row(f"{entry.name} at {_place(entry)}" for entry in entries)
+    yield _row(f"contains {_contents(entry)}" for entry in entries)
+    yield _row(_meaning(entry) for entry in entries)
+    last = entries[-1]
+    if last.large and found.physical is not None:
+        yield f"LARGE PAGE pfn {found.physical >> 12:x}"
+    if last.value is None:
+        yield f"the page table at physical address {last.physical & ~0xFFF:x} is not in the dump"
+    if last.invalid is not None:
+        yield from invalid_lines(last.invalid)
+
+
+def _row(cells: Iterator[str]) -> str:
+    return "".join(f"{cell:<{_COLUMN}}" for cell in cells).rstrip()
+
+
+def _place(entry: Entry) -> str:
+    """The entry's address in the map of page tables, else its physical address, marked as such."""
+    return f"#{entry.physical:X}" if entry.address is None else f"{entry.address:016X}"
+
+
+def _contents(entry: Entry) -> str:
+    return "?" * (2 * entry.size) if entry.value is None else f"{entry.value:0{2 * entry.size}X}"
+
+
+def _meaning(entry: Entry) -> str:
+    if entry.value is None:
+        return "not in the dump"
+    if not entry.value & VALID:
+        return "not valid"
+    return f"pfn {entry.frame:<9x} {flags(entry)}"
+
+
+def invalid_lines(invalid: Invalid) -> Iterator[str]:
+    """What an entry that is not valid says."""
+    if invalid.kind == ZERO:
+        yield " Zero: the entry was never built"
+        return
+    if invalid.kind == PROTOTYPE:
+        where = "by the VAD" if invalid.prototype is None else f"{invalid.prototype:016X}"
+        yield f" Proto: {where}"
+    elif invalid.kind == TRANSITION:
+        yield f" Transition: {invalid.frame:x}"
+    elif invalid.kind == PAGE_FILE:
+        yield f" PageFile: {invalid.page_file:2x}"
+        yield f" Offset: {invalid.offset:x}"
+    elif invalid.kind == DEMAND_ZERO:
+        yield " DemandZero"
+    yield f" Protect: {invalid.protection_text}"
+
+
+def vtop_lines(found: Translation, directory: int, architecture: str) -> Iterator[str]:
+    """The lines of ``!vtop``."""
+    prefix = "Amd64VtoP" if architecture == "x64" else "X86VtoP"
+    yield f"{prefix}: Virt {found.address:016x}, pagedir {directory:016x}"
+    for entry in found.entries:
+        yield f"{prefix}: {entry.processor_name} {entry.physical:016x}"
+    last = found.entries[-1]
+    if found.physical is not None:
+        if last.large:
+            yield f"{prefix}: Large page mapped phys {found.physical:016x}"
+        else:
+            yield f"{prefix}: Mapped phys {found.physical:016x}"
+        yield f"Virtual address {found.address:x} translates to physical address {found.physical:x}."
+    elif last.value is None:
+        yield f"{prefix}: the page table at {last.physical & ~0xFFF:x} is not in the dump"
+        yield f"Virtual address {found.address:x} translation fails."
+    else:
+        yield f"{prefix}: {last.processor_name} {last.value:016x} is not valid"
+        yield f"Virtual address {found.address:x} translation fails."
