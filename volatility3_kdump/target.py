@@ -37,7 +37,7 @@ from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_ta
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.paths import PathText, SearchPath
-from volatility3_kdump.symbols.servers import Servers
+from volatility3_kdump.symbols.servers import KNOWN_HOSTS, Servers
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.symbols.types import TypeTable
 from volatility3_kdump.windows import kernel_regions, processes, processors, threads
@@ -162,7 +162,7 @@ class Target:
         if os.environ.get(ISF_DIRECTORY_VARIABLE):
             directories += [Path(part) for part in os.environ[ISF_DIRECTORY_VARIABLE].split(os.pathsep) if part]
         # Shared by both paths: a host that does not answer one of them need not be asked for the other.
-        servers = Servers(offline=offline or None, progress=progress)
+        servers = Servers(offline=offline or None, progress=progress, hosts=KNOWN_HOSTS)
         construct = functools.partial(
             cls,
             isf_directories=directories,

@@ -347,3 +347,29 @@ def test_progress_stands_on_one_line_of_a_terminal() -> None:
     shown = " 12.3 %  Downloading x.pdb"
     assert terminal.getvalue() == f"\r{shown}\r{' ' * len(shown)}\r"
     assert lines.getvalue() == "fetched \\x1b[31m\n"
+
+
+def test_many_files_at_a_time_are_told_in_the_order_of_the_manifest(server: SymbolServer, tmp_path: Path) -> None:
+    names = [f"d{number}.pdb" for number in range(30)]
+    lines = [HEAD, *(entry(image=None, pdb={"name": name, "guid": "0" * 32, "age": 1}) for name in names)]
+    told: list[str] = []
+    problems: list[str] = []
+    path = SearchPath.parse(f"srv*{server.url};srv*http://127.0.0.1:9", "symbol path", Servers(QUICK))
+    result = fetch(read([*lines, *lines[1:]]), tmp_path, path, told.append, problems)
+    assert result.absent == 30
+    assert told == [f"not found  {name}/{'0' * 32}1/{name}" for name in names]
+    assert problems == ["symbol server 127.0.0.1:9: cannot be connected to: Connection refused; not asked again"]
+    assert sum(path.endswith(".pdb") for path in server.asked) == 30
+
+
+def test_a_file_that_several_modules_share_is_fetched_once(xcpt4: Path, server: SymbolServer, tmp_path: Path) -> None:
+    identity = {"name": "xcpt4.pdb", "guid": "C8C2329E0E9949E68B6F132BECA69E7E", "age": 1}
+    place = "xcpt4.pdb/C8C2329E0E9949E68B6F132BECA69E7E1/xcpt4.pdb"
+    server.routes[f"/{place}"] = data = xcpt4.with_suffix(".pdb").read_bytes()
+    told: list[str] = []
+    path = SearchPath.parse(f"srv*{server.url}", "symbol path", Servers(QUICK))
+    entries = read([HEAD, *[entry(image=None, pdb=identity)] * 20])
+    result = fetch(entries, tmp_path, path, told.append, [])
+    assert (result.present, result.new, result.absent) == (1, 1, 0)
+    assert told == [f"fetched    {place}  {len(data):,} bytes"]
+    assert server.asked == [f"/{place}"]

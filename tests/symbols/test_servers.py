@@ -366,6 +366,22 @@ def test_dead_hosts_cost_one_line_and_little_time_each(ask: Asked) -> None:
     assert ask.problems[2].startswith("symbol server name.invalid: cannot be connected to: ")
 
 
+def test_several_dumps_of_a_run_wait_once_for_a_dead_host(tmp_path: Path) -> None:
+    hosts = subject.Hosts()
+    lines: list[str] = []
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        for number in range(20):
+            servers = Servers(QUICK, hosts=hosts)
+            assert servers.get(url, "x.pdb", f"{number}", lambda path: None, tmp_path, lines.append) is None
+            assert servers.troubled
+    assert len(lines) == 20 and len(set(lines)) == 1
+    hosts.forget()
+    assert not Servers(QUICK, hosts=hosts).troubled
+
+
 def test_a_look_up_that_hangs_does_not_hang_us(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
 

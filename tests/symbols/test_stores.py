@@ -215,3 +215,13 @@ def test_others_see_all_of_a_file_or_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_names_of_archives() -> None:
     assert [compressed_name(name) for name in ("a.pdb", "b.sys", "x")] == ["a.pd_", "b.sy_", "_"]
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = stores.incoming(tmp_path), stores.incoming(tmp_path)
+    kept = make(tmp_path, "x.sys/AB1/x.sys")
+    os.utime(old, (0, 0))
+    os.utime(kept, (0, 0))
+    stores.clean(tmp_path)
+    assert not old.exists() and new.exists() and kept.exists()
+    stores.clean(tmp_path / "absent")

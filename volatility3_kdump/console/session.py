@@ -205,6 +205,9 @@ class Session:
 
     def reload(self) -> None:
         """Read the symbols of every dump anew, with the paths as they are now; the state of commands stays."""
+        from volatility3_kdump.symbols.servers import KNOWN_HOSTS
+
+        KNOWN_HOSTS.forget()
         for dump in self.dumps:
             dump.target = self._target(dump.path, dump.member)
             dump.choose_process(dump.state.process)

@@ -13,7 +13,9 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -38,6 +40,8 @@ _HEXADECIMAL = re.compile(r"[0-9A-Fa-f]{1,8}")
 _LONGEST_LINE = 1 << 16
 _MOST_LINES = 20_000
 _MOST_NAMES = 16
+#: Files that are fetched at a time: most of the time is spent waiting for a server.
+_AT_A_TIME = 6
 #: More patient than a view is: whoever fetches waits for the files.
 _LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)
 
@@ -242,54 +246,99 @@ def into_store(path: SearchPath, store: Path) -> SearchPath:
 def fetch(
     entries: Iterable[Entry], store: Path, path: SearchPath, say: Callable[[str], None], problems: list[str]
 ) -> Fetched:
-    """Put the files of a manifest into a symbol store.
+    """Put the files of a manifest into a symbol store, several at a time.
 
     ``path`` says where they come from. The PDB of an image that a dump did not hold the record of is taken from the
-    image. ``say`` takes a line about each file; what could not be used or asked is appended to ``problems``.
+    image. ``say`` takes a line about each file, in the order of the manifest; what could not be used or asked is
+    appended to ``problems``.
     """
+    fetcher = _Fetcher(store, path)
     result = Fetched()
-    filling = into_store(path, store)
     seen: set[str] = set()
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        try:
+            for files, told in pool.map(fetcher.files_of, entries):
+                problems.extend(line for line in told if line not in problems)
+                for place, found, old in files:
+                    if place in seen:
+                        continue
+                    seen.add(place)
+                    if found is None:
+                        result.absent += 1
+                        say(f"not found  {place}")
+                        continue
+                    result.present += 1
+                    result.new += not old
+                    say(f"{'present' if old else 'fetched':10} {place}  {found.stat().st_size:,} bytes")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return result
 
-    def take(name: str, key: str, found: Path | None, old: bool) -> Path | None:
-        place = f"{name}/{key}/{name}"
-        if place in seen:
-            return found
-        seen.add(place)
-        if found is not None and not found.is_relative_to(store):
-            found = stores.add(store, name, key, found)
-        if found is None:
-            result.absent += 1
-            say(f"not found  {place}")
-            return None
-        result.present += 1
-        result.new += not old
-        say(f"{'present' if old else 'fetched':10} {place}  {found.stat().st_size:,} bytes")
-        return found
 
-    for entry in entries:
+class _Fetcher:
+    """Gets the files of entries of a manifest; several threads may use it."""
+
+    def __init__(self, store: Path, path: SearchPath) -> None:
+        self._store = store
+        self._path = path
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._new: set[Path] = set()
+
+    def files_of(self, entry: Entry) -> tuple[list[tuple[str, Path | None, bool]], list[str]]:
+        """(place in the store, the file there, whether it was there already) of each file, and what went wrong."""
+        problems: list[str] = []
+        files: list[tuple[str, Path | None, bool]] = []
+        # Of its own: one that several threads use would list directories while they change.
+        filling = into_store(self._path, self._store)
+        here = SearchPath((), (), [Element((self._store,))])
         pdb = entry.pdb
         if entry.image is not None:
             image = entry.image
 
-            def check(found: Path, image: Image = image) -> None:
+            def check(found: Path) -> None:
                 check_image(found, image.timestamp, image.size)
 
-            found: Path | None = None
-            name = image.names[0]
-            old = False
-            for name in image.names:
-                old = any(True for _ in SearchPath((), (), [Element((store,))]).matching(name, image.key, check, []))
-                found = next(filling.matching(name, image.key, check, problems), None)
-                if found is not None:
-                    break
-            held = take(name if found is not None else image.names[0], image.key, found, old)
+            held, old, name = None, False, image.names[0]
+            with self._lock(image.key):
+                for candidate in image.names:
+                    old = any(True for _ in here.matching(candidate, image.key, check, []))
+                    found = next(filling.matching(candidate, image.key, check, problems), None)
+                    if found is not None:
+                        name = candidate
+                        held, old = self._kept(name, image.key, found, old, problems)
+                        break
+            files.append((f"{name}/{image.key}/{name}", held, old))
             if pdb is None and held is not None:
                 pdb = _pdb_of(held, image, problems)
         if pdb is not None:
-            old = any(True for _ in find_pdb_file(SearchPath((), (), [Element((store,))]), pdb, []))
-            take(pdb.pdb_name, store_key(pdb), next(find_pdb_file(filling, pdb, problems), None), old)
-    return result
+            name, key = pdb.pdb_name, store_key(pdb)
+            with self._lock(key):
+                old = any(True for _ in find_pdb_file(here, pdb, []))
+                found = next(find_pdb_file(filling, pdb, problems), None)
+                held, old = self._kept(name, key, found, old, problems)
+            files.append((f"{name}/{key}/{name}", held, old))
+        return files, problems
+
+    def _lock(self, key: str) -> threading.Lock:
+        """What keeps two threads from getting the same file."""
+        with self._guard:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def _kept(
+        self, name: str, key: str, found: Path | None, old: bool, problems: list[str]
+    ) -> tuple[Path | None, bool]:
+        """The file in the store, copied there where it is not, and whether it was there before the fetch."""
+        if found is not None and not found.is_relative_to(self._store):
+            try:
+                found = stores.add(self._store, name, key, found)
+            except stores.StoreError as error:
+                problems.append(str(error))
+                found = None
+        if found is not None and not old:
+            self._new.add(found)
+        return found, found not in self._new
 
 
 def _pdb_of(path: Path, image: Image, problems: list[str]) -> PdbIdentity | None:

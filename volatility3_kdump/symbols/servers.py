@@ -2,7 +2,7 @@
 
 ``URL/NAME/KEY/NAME`` is asked for, then the CAB archive ``NAME`` with an underscore at its end, then ``file.ptr``. What
 comes is written beside the cache and becomes part of it only after it was verified to be the file asked for. Every wait
-is bounded, and a host that does not answer is not asked again by the same :class:`Servers`.
+is bounded, and a host that does not answer is not asked again.
 
 The standard library does the talking: it knows proxies and certificates, and nothing has to be installed. What it
 leaves open is closed here: redirections are followed one by one without reading their bodies, and a transfer runs in a
@@ -109,23 +109,45 @@ class _Failure(Exception):
         self.of_host = of_host
 
 
+class Hosts:
+    """Hosts that are of no use, and the line that says why; and how often others failed."""
+
+    def __init__(self) -> None:
+        self.dead: dict[str, str] = {}
+        self.failures: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Let every host be asked again."""
+        self.dead.clear()
+        self.failures.clear()
+
+
+#: What this process knows: dumps that are opened one after the other do not each wait for the same dead host.
+KNOWN_HOSTS = Hosts()
+
+
 class Servers:
     """Downloads files from symbol servers, and remembers what they do not have and which of them do not answer."""
 
     def __init__(
-        self, limits: Limits | None = None, offline: bool | None = None, progress: Progress | None = None
+        self,
+        limits: Limits | None = None,
+        offline: bool | None = None,
+        progress: Progress | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         """``offline`` forbids every request; ``None`` leaves that to :func:`offline_by_default`.
 
-        ``progress`` is told the percentage of a transfer and what is done.
+        ``progress`` is told the percentage of a transfer and what is done. ``hosts`` is shared with others that are to
+        know of a dead host.
         """
         self.limits = limits or Limits()
         self._offline = offline
         self._progress = progress
-        self._dead: dict[str, str] = {}
-        self._failures: dict[str, int] = {}
+        self._hosts = hosts or Hosts()
         self._missing: set[tuple[str, str, str]] = set()
         self._tiers: dict[str, bool] = {}
+        self._stores: set[Path] = set()
 
     @property
     def offline(self) -> bool:
@@ -134,7 +156,7 @@ class Servers:
     @property
     def troubled(self) -> bool:
         """Whether any server did not answer, or not as a symbol server should."""
-        return bool(self._dead or self._failures)
+        return bool(self._hosts.dead or self._hosts.failures)
 
     def get(self, url: str, name: str, key: str, check: Check, store: Path, say: Say) -> Path | None:
         """Download a file into a store and give its path there; ``None`` when the server does not give it.
@@ -146,14 +168,17 @@ class Servers:
         if self.offline or not _KEY.fullmatch(key):
             return None
         host = _host(url)
-        if host in self._dead:
-            say(self._dead[host])
+        if host in self._hosts.dead:
+            say(self._hosts.dead[host])
             return None
         if (url, name, key) in self._missing:
             return None
         self._missing.add((url, name, key))
         try:
             stores.prepare(store)
+            if store not in self._stores:
+                self._stores.add(store)
+                stores.clean(store)
         except OSError as error:
             say(f"the symbol store {store} cannot be written: {error.strerror or error}; nothing is downloaded into it")
             return None
@@ -177,14 +202,14 @@ class Servers:
     def _judge(self, host: str, failure: _Failure) -> str:
         """The line about a failure; the host is given up where it is of no use."""
         if failure.kind in (_Failure.UNREACHABLE, _Failure.STALLED):
-            self._dead[host] = f"symbol server {host}: {failure}; not asked again"
-            return self._dead[host]
+            self._hosts.dead[host] = f"symbol server {host}: {failure}; not asked again"
+            return self._hosts.dead[host]
         if not failure.of_host:
             return str(failure)
-        self._failures[host] = self._failures.get(host, 0) + 1
+        self._hosts.failures[host] = self._hosts.failures.get(host, 0) + 1
         line = f"symbol server {host}: {failure}"
-        if self._failures[host] >= _MOST_FAILURES:
-            self._dead[host] = line
+        if self._hosts.failures[host] >= _MOST_FAILURES:
+            self._hosts.dead[host] = line
         return line
 
     def _first(self, url: str, name: str, key: str, check: Check, store: Path) -> Path | None:

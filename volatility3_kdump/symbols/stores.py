@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
-import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +29,8 @@ LARGEST = 4 << 30
 _LONGEST_POINTER = 4096
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 _INCOMING = "incoming-"
+#: Seconds without a change after which nobody is writing an incoming file any more.
+_ABANDONED = 86_400.0
 
 
 class StoreError(KdumpError):
@@ -122,14 +124,18 @@ def prepare(root: Path) -> None:
 
 def incoming(root: Path) -> Path:
     """A new empty file in a store for what is to become one of its files. Raises ``OSError``."""
-    handle, name = tempfile.mkstemp(prefix=_INCOMING, dir=root)
-    if sys.platform != "win32":
-        # Others may share the store: what they may read is for the owner's umask to say.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(handle, 0o666 & ~mask)
-    os.close(handle)
-    return Path(name)
+    path = root / f"{_INCOMING}{secrets.token_hex(8)}"
+    # Others may share the store: what they may read is for the owner's umask to say.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return path
+
+
+def clean(root: Path) -> None:
+    """Remove what processes that were killed left behind long ago."""
+    with contextlib.suppress(OSError):
+        for path in root.glob(f"{_INCOMING}*"):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
 
 
 def is_compressed(path: Path) -> bool:
