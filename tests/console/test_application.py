@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests import transcript
 from volatility3_kdump import cli
 from volatility3_kdump.console import application
-from volatility3_kdump.console.application import Console, _Progress
+from volatility3_kdump.console.application import Console, _Progress, prompt
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 
@@ -180,6 +181,40 @@ def test_escape_sequences_reach_no_terminal(sample, kdump: Run) -> None:
     assert "\\x1b]0" in joined(shown)
     shown = kdump("-z", sample(), typed=f".echo {evil}\nq\n")
     assert not any(set(line) & set("\x1b\x07\x9b\u202e") for line in shown)
+
+
+def test_bytes_that_are_no_text(sample) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "volatility3_kdump", "-z", str(sample())],
+        input=b".echo \xff\xfe\n.echo on\nq\n",
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8:strict"},
+        check=False,
+    )
+    assert finished.returncode == 0
+    assert finished.stdout.splitlines()[-3:-1] == [b"on", b"2: kd> q"]
+    assert finished.stderr == b""
+
+
+def test_the_prompt() -> None:
+    def dump(processor: int | None, processors: int | None) -> SimpleNamespace:
+        return SimpleNamespace(
+            processor=processor, target=SimpleNamespace(header=SimpleNamespace(number_processors=processors))
+        )
+
+    session = Session()
+    assert prompt(session) == "NoTarget> "
+    for found, text in (
+        (dump(0, 1), "kd> "),
+        (dump(12, 16), "12: kd> "),
+        (dump(None, 4), "kd> "),
+        (dump(0, None), "0: kd> "),
+    ):
+        session.dumps[:] = [found]
+        assert prompt(session) == text
+    session.dumps.append(dump(3, 4))
+    session.index = 1
+    assert prompt(session) == "||1:3: kd> "
 
 
 def test_a_mistake_ends_the_command_only(sample, kdump: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +389,17 @@ def test_a_reader_that_leaves_early(sample) -> None:
     )
     assert head.stdout.startswith("kdump ")
     assert head.stderr == ""
+
+
+def test_a_log_does_not_overwrite_the_dump(sample, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sample()
+    before = path.read_bytes()
+    for option in ("-logo", "-loga"):
+        assert cli.main([option, str(path), "-z", str(path), "-c", "q"]) == 1
+        assert capsys.readouterr().err.endswith("the log cannot be opened: it is the dump itself\n")
+    with pytest.raises(KdumpError, match="it is the dump itself"):
+        session.open_log(str(path))
+    assert path.read_bytes() == before
 
 
 def test_log_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_opendump_and_go(session: Session, sample) -> None:
 
 def test_opendump_of_nothing(session: Session, tmp_path: Path) -> None:
     assert run(session, f'.opendump "{tmp_path}/a b.dmp"') == ["a b.dmp: cannot be opened: No such file or directory"]
+    assert run(session, ".opendump x\0y") == ["x\0y: is not the name of a file"]
     assert len(session.dumps) == 1
 
 

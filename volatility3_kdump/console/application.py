@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TextIO
 
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.commands.control import opening
-from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.session import Session, refuse_same_file
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.escape import printable, terminal_line
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str]) -> int:
         verbose=options.verbose,
         offline=options.offline,
     )
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     console = Console(session, sys.stdout, options.paging)
     try:
         with contextlib.ExitStack() as cleanup:
@@ -85,8 +89,11 @@ class Console:
 
     def run(self, options: argparse.Namespace) -> int:
         """The whole session, from the options to its end."""
-        if options.log or options.log_append:
-            self.session.open_log(options.log or options.log_append, append=bool(options.log_append))
+        log = options.log or options.log_append
+        if log:
+            for path in options.dumps:
+                refuse_same_file(log, path)
+            self.session.open_log(log, append=bool(options.log_append))
         self.show(banner.title())
         for path in options.dumps:
             self.show("")

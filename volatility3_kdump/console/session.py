@@ -215,6 +215,8 @@ class Session:
     def _target(self, path: str, member: str | None) -> Target:
         from volatility3_kdump.target import Target
 
+        if "\0" in path:
+            raise KdumpError(f"{path}: is not the name of a file")
         return Target.open(
             path,
             self.isf_directories,
@@ -244,7 +246,12 @@ class Session:
     # log --------------------------------------------------------------------------------------------------------
 
     def open_log(self, path: str, append: bool = False) -> None:
-        """Copy everything that is shown to a file from now on. Raises :class:`KdumpError`."""
+        """Copy everything that is shown to a file from now on.
+
+        Raises :class:`KdumpError`, also for a file that is a dump of the session.
+        """
+        for dump in self.dumps:
+            refuse_same_file(path, dump.path)
         self.close_log()
         try:
             self.log = Path(os.path.expanduser(path)).open("a" if append else "w", encoding="utf-8", newline="")
@@ -260,3 +267,13 @@ class Session:
             self.log.close()
             self.log = None
         return path
+
+
+def refuse_same_file(log: str, dump: str) -> None:
+    """Raise :class:`KdumpError` where writing a log would destroy a dump."""
+    try:
+        same = os.path.samefile(os.path.expanduser(log), dump)
+    except (OSError, ValueError):
+        return
+    if same:
+        raise KdumpError(f"{log}: the log cannot be opened: it is the dump itself")
