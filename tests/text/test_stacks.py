@@ -113,13 +113,35 @@ def test_what_is_absent_is_zero_as_the_debugger_has_it_but_an_unknown_stack_poin
     )
 
 
-def test_frames_of_32_bit_targets_are_narrow(target: Target) -> None:
-    frame = Frame(3, 0xFFFFFFFFB2341E48, 0xFFFFFFFF80402000, "frame pointer", True, 0xFFFFFFFF80403000, (1, 2, 3, 4), 0)
-    assert text.row(target.walker, frame, "k", 4) == "03 b2341e48 80403000     0x80402000"
-    assert text.row(target.walker, frame, "kb", 4) == (
-        "03 80403000     : 00000001 00000002 00000003 00000004 : 0x80402000"
+def test_frames_of_32_bit_targets_have_a_frame_pointer_and_three_arguments(target: Target) -> None:
+    frame = Frame(
+        *(3, 0xFFFFFFFFB2341E48, 0xFFFFFFFF80402000, "frame pointer", True, 0xFFFFFFFF80403000, (1, None, 3, 4), None),
+        fp=0xFFFFFFFFB2341E60,
     )
-    assert text.row(target.walker, frame, "kv", 4).endswith(" (TrapFrame @ 00000000)")
+    expected = {
+        "k": (" # ChildEBP RetAddr  ", "03 b2341e60 80403000 0x80402000"),
+        "kn": (" # ChildEBP RetAddr  ", "03 b2341e60 80403000 0x80402000"),
+        "kb": (
+            " # ChildEBP RetAddr  Args to Child              ",
+            "03 b2341e60 80403000 00000001 00000000 00000003 0x80402000",
+        ),
+        "kv": (
+            " # ChildEBP RetAddr  Args to Child              ",
+            "03 b2341e60 80403000 00000001 00000000 00000003 0x80402000",
+        ),
+        "kc": (" # Call Site", "03 0x80402000"),
+        text.EMBEDDED: ("ChildEBP RetAddr  ", "b2341e60 80403000 0x80402000"),
+    }
+    for layout, (head, row) in expected.items():
+        assert text.header(layout, 4) == head
+        assert text.row(target.walker, frame, layout, 4) == row
+        # The columns stand where their headings do.
+        for word, column in (("ChildEBP", "b2341e60"), ("RetAddr", "80403000"), ("Args", "00000001")):
+            if word in head:
+                assert head.index(word) == row.index(column)
+    for layout in ("kv", text.EMBEDDED):
+        kept = text.row(target.walker, frame._replace(trap_frame=0xFFFFFFFFB2341D64, fp=None), layout, 4)
+        assert " ???????? 80403000 " in f" {kept}" and kept.endswith(" 0x80402000 (TrapFrame @ b2341d64)")
 
 
 def test_a_return_address_is_named_by_the_call_before_it(target: Target, sample, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from volatility3_kdump.sample.stacks import Frame
 from volatility3_kdump.sample.variants import crashed, crashing, draft_stack, kernel_trap
 from volatility3_kdump.symbols.tables import kernel_table_path
 from volatility3_kdump.target import Target
+from volatility3_kdump.text import stacks as stack_text
 from volatility3_kdump.windows import stacks
 from volatility3_kdump.windows.stacks import MOST_FRAMES, NoStack, Stack, StackWalker, Start
 
@@ -777,6 +778,11 @@ def test_the_frame_pointers_of_a_32_bit_dump(tmp_path: Path) -> None:
     ]
     assert stack.frames[0].arguments == (0xA0, 0xA1, 0xA2, 0xA3)
     assert stack.frames[0].return_address == high | CODE_32 + 0x2000
+    # The arguments of a frame are above its frame pointer and the return address.
+    assert [frame.fp for frame in stack.frames] == [high | FIRST, high | SECOND, high | THIRD, 0]
+    assert next(stack_text.rows(target.walker, stack, "kb")) == (
+        "00 b2341e40 80402000 000000a0 000000a1 000000a2 nt+0x1234"
+    )
     assert (stack.end, stack.complete) == ("start of the thread", True)
     assert sites(target, stack) == ["nt", "nt", "nt", "nt"]
     with pytest.raises(NoStack, match="the layout of trap frames of x86 is not known"):

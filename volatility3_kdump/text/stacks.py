@@ -27,13 +27,23 @@ _HEADERS = {
     ),
     "kc": " # Call Site",
 }
+#: Of 32-bit targets: the frame pointer, three arguments, and no heading over the call sites.
+_HEADERS_32 = {
+    EMBEDDED: "ChildEBP RetAddr  ",
+    "k": " # ChildEBP RetAddr  ",
+    "kn": " # ChildEBP RetAddr  ",
+    "kb": " # ChildEBP RetAddr  Args to Child              ",
+    "kv": " # ChildEBP RetAddr  Args to Child              ",
+    "kc": " # Call Site",
+}
+_ARGUMENTS_32 = 3
 _GAP = "     "
 _SCANNED = "WARNING: Stack unwind information not available. Following frames may be wrong."
 
 
-def header(layout: str) -> str:
-    """The heading of a layout."""
-    return _HEADERS[layout]
+def header(layout: str, size: int = 8) -> str:
+    """The heading of a layout, for pointers of ``size`` bytes."""
+    return (_HEADERS if size == 8 else _HEADERS_32)[layout]
 
 
 def rows(walker: StackWalker, stack: Stack, layout: str) -> Iterator[str]:
@@ -59,6 +69,8 @@ def row(walker: StackWalker, frame: Frame, layout: str, size: int = 8) -> str:
     if layout == "kc":
         return f"{frame.number:02x} {site}"
     back = pointer(_cut(frame.return_address or 0, size), size)
+    if size == 4:
+        return _narrow_row(frame, layout, back, site)
     child = pointer(None if frame.sp is None else _cut(frame.sp, size), size)
     if layout == EMBEDDED:
         return f"{child} {back}{_GAP}{site}{trap_note(frame, size)}"
@@ -68,6 +80,15 @@ def row(walker: StackWalker, frame: Frame, layout: str, size: int = 8) -> str:
     if layout == "kb":
         return f"{frame.number:02x} {back}{_GAP}: {words} : {site}"
     return f"{frame.number:02x} {child} {back}{_GAP}: {words} : {site}{trap_note(frame, size)}"
+
+
+def _narrow_row(frame: Frame, layout: str, back: str, site: str) -> str:
+    parts = [pointer(None if frame.fp is None else _cut(frame.fp, 4), 4), back]
+    if layout != EMBEDDED:
+        parts.insert(0, f"{frame.number:02x}")
+    if layout in ("kb", "kv"):
+        parts += [pointer(value or 0, 4) for value in frame.arguments[:_ARGUMENTS_32]]
+    return " ".join([*parts, site]) + (trap_note(frame, 4) if layout in ("kv", EMBEDDED) else "")
 
 
 def stack_text(walker: StackWalker, stack: Stack) -> Iterator[str]:

@@ -168,5 +168,5 @@ def _stack_lines(target: Target, number: int) -> Iterator[str]:
     except NoStack as error:
         yield f"No stack: {error}"
         return
-    yield stack_text.header("kn")
+    yield stack_text.header("kn", target.memory.pointer_size)
     yield from stack_text.rows(target.walker, stack, "kn")

@@ -96,7 +96,7 @@ def stack_grid(
             if not stack.frames:
                 yield f"No stack: {stack.end}"
                 continue
-            yield text.header(layout)
+            yield text.header(layout, target.memory.pointer_size)
             yield from text.rows(walker, stack, layout)
             if not stack.complete and len(stack.frames) < most:
                 yield f"Stack ends here: {stack.end}"

@@ -187,7 +187,7 @@ def stack_lines(target: Target, stack: Stack, indent: str) -> Iterator[str]:
         resident = not stack.end.startswith("kernel stack not resident")
         yield f"{indent}No stack: {stack.end}" if resident else f"{indent}Kernel stack not resident."
         return
-    yield indent + stack_text.header(stack_text.EMBEDDED)
+    yield indent + stack_text.header(stack_text.EMBEDDED, target.memory.pointer_size)
     for line in stack_text.rows(target.walker, stack, stack_text.EMBEDDED):
         yield indent + line
     if not stack.complete:

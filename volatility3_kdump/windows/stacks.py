@@ -64,7 +64,8 @@ class Frame(NamedTuple):
     ``return_address`` is the next frame's ``ip``, ``None`` for the last one. ``arguments`` are the four pointer-sized
     values at the next frame's stack pointer, KD's "Args to Child": home slots, not necessarily arguments; ``None``
     each where the dump does not hold it. ``call_site`` says that ``ip`` is a return address. ``trap_frame`` is the
-    address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions.
+    address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions. ``fp`` is the frame pointer
+    inside the frame, KD's ChildEBP; x86 only.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Frame(NamedTuple):
     return_address: int | None
     arguments: tuple[int | None, ...]
     trap_frame: int | None
+    fp: int | None = None
 
 
 @dataclass(frozen=True)
@@ -550,8 +552,8 @@ class _Walk:
         self.segment: tuple[int, int] | None = None
         self.width = self.target.memory.pointer_size
 
-    def add(self, ip: int, sp: int | None, trust: str, call_site: bool) -> None:
-        self.rows.append([sp, ip, trust, call_site, None])
+    def add(self, ip: int, sp: int | None, trust: str, call_site: bool, fp: int | None = None) -> None:
+        self.rows.append([sp, ip, trust, call_site, None, fp])
 
     def enter(self, sp: int, interrupted: bool = False) -> str | None:
         """Check a new stack pointer against the known stacks. The reason to stop, or ``None``.
@@ -574,12 +576,12 @@ class _Walk:
     def finish(self, end: str, complete: bool) -> Stack:
         rows = self.rows
         frames = []
-        for number, (sp, ip, trust, call_site, trap) in enumerate(rows[:-1]):
+        for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
             following = rows[number + 1]
             arguments = self.arguments(following[0])
-            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap))
-        for sp, ip, trust, call_site, trap in rows[-1:]:
-            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap))
+            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap, fp))
+        for sp, ip, trust, call_site, trap, fp in rows[-1:]:
+            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp))
         return Stack(tuple(frames), end, complete)
 
     def arguments(self, sp: int | None) -> tuple[int | None, ...]:
@@ -636,7 +638,7 @@ class _Amd64Walk(_Walk):
                 return self.finish("user mode", True)
             problem = self.against(sp, trust)
             if problem is None or not rows:
-                rows.append([sp, ip, trust, call_site, None])
+                rows.append([sp, ip, trust, call_site, None, None])
             if problem is not None:
                 return self.finish(problem, False)
             if len(rows) >= self.most:
@@ -849,14 +851,15 @@ class _X86Walk(_Walk):
     def run(self) -> Stack:
         registers = x86_unwind.Registers.from_context(self.start.context)
         trust, call_site = self.start.trust, self.start.context.source == "switch frame"
-        sp = (self.start.context.sp or 0) & 0xFFFFFFFF
+        start = (self.start.context.sp or 0) & 0xFFFFFFFF
         segments = [(low & 0xFFFFFFFF, high & 0xFFFFFFFF) for low, high in self.start.segments]
-        limits = next((segment for segment in segments if segment[0] <= sp < segment[1]), None)
+        limits = next((segment for segment in segments if segment[0] <= start < segment[1]), None)
         while True:
             ip = _extended(registers.eip)
             if ip == 0:
                 return self.finish("start of the thread", True)
-            self.add(ip, None if registers.esp is None else _extended(registers.esp), trust, call_site)
+            sp, fp = (None if value is None else _extended(value) for value in (registers.esp, registers.ebp))
+            self.add(ip, sp, trust, call_site, fp)
             if not self.target.is_kernel_address(ip):
                 return self.finish("user mode", True)
             if len(self.rows) >= self.most:
