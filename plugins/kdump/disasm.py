@@ -13,7 +13,7 @@ from volatility3_kdump.views.disasm import disasm_grid
 class Disasm(KdumpPlugin):
     """Disassembles code with symbolised targets (KD: u, ub).
 
-    Addresses are hexadecimal or module!symbol+offset; without one it is the code at the failure.
+    Addresses are expressions as KD has them; without one it is the code at the failure.
     """
 
     @classmethod

@@ -11,7 +11,7 @@ from volatility3_kdump.views.drivers import address_grid, check_grid, chosen_mod
 class Drivers(KdumpPlugin):
     """Shows loaded and unloaded kernel modules, their driver objects and versions (KD: lm, lmv, !drivers, !chkimg).
 
-    --check compares their code with the files on the image path. Addresses are hexadecimal or module!symbol+offset.
+    --check compares their code with the files on the image path. Addresses are expressions as KD has them.
     """
 
     @classmethod

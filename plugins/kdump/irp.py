@@ -11,7 +11,7 @@ from volatility3_kdump.views.irp import driver_grid, irp_grid, pending_grid, sta
 class Irp(KdumpPlugin):
     """Shows an I/O request, a device stack, a driver object, or all pending requests (KD: !irp, !devstack, !drvobj).
 
-    Addresses are hexadecimal or module!symbol+offset. Dispatch routines outside of a driver's image are marked.
+    Addresses are expressions as KD has them. Dispatch routines outside of a driver's image are marked.
     """
 
     @classmethod

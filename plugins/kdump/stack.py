@@ -13,7 +13,7 @@ from volatility3_kdump.windows import stacks
 class Stack(KdumpPlugin):
     """Shows stack backtraces, every frame with how it is known (KD: k, kb, kn, kv, kc after .thread, .trap, .cxr).
 
-    Without options it is the stack of the crash. Addresses are hexadecimal or module!symbol+offset.
+    Without options it is the stack of the crash. Addresses are expressions as KD has them.
     """
 
     @classmethod

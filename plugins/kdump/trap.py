@@ -15,7 +15,7 @@ class Trap(KdumpPlugin):
     """Shows the registers and the code where a trap, a context record or the crash happened (KD: .trap, .cxr, .exr, r).
 
     Registers that a trap frame does not hold are recovered by unwinding to it where the stack allows. Addresses are
-    hexadecimal or module!symbol+offset; without one it is the failure of the crash.
+    expressions as KD has them; without one it is the failure of the crash.
     """
 
     @classmethod

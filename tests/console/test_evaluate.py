@@ -34,6 +34,18 @@ def test_expressions(session: Session) -> None:
     assert answer(session, ".formats") == [".formats needs an expression"]
 
 
+def test_pseudo_registers_of_the_user(session: Session) -> None:
+    assert answer(session, "r $t0 = nt + 10") == []
+    assert answer(session, "r @$T19=poi(nt)") == []
+    assert answer(session, "? $t0 - nt; ? @$t19 == poi(nt)") == [
+        "Evaluate expression: 16 = 00000000`00000010",
+        "Evaluate expression: 1 = 00000000`00000001",
+    ]
+    assert answer(session, "r $t0") == ["$t0=fffff80062600010"]
+    assert answer(session, "r rax=5") == ["rax=5: the registers of a dump cannot be changed"]
+    assert answer(session, "r $t0 = nosuch") == ["Couldn't resolve error at 'nosuch'"]
+
+
 def test_the_base_of_numbers(session: Session) -> None:
     assert answer(session, "n") == ["base is 16"]
     assert answer(session, "n 10; ? 10; n 0n16; ? 10") == [

@@ -90,8 +90,10 @@ def invalid_lines(invalid: Invalid) -> Iterator[str]:
 
 def vtop_lines(found: Translation, directory: int, architecture: str) -> Iterator[str]:
     """The lines of ``!vtop``."""
-    prefix = "Amd64VtoP" if architecture == "x64" else "X86VtoP"
-    yield f"{prefix}: Virt {found.address:016x}, pagedir {directory:016x}"
+    wide = architecture == "x64"
+    prefix = "Amd64VtoP" if wide else "X86VtoP"
+    address = found.address if wide else found.address & 0xFFFFFFFF
+    yield f"{prefix}: Virt {address:0{16 if wide else 8}x}, pagedir {directory:016x}"
     for entry in found.entries:
         yield f"{prefix}: {entry.processor_name} {entry.physical:016x}"
     last = found.entries[-1]
@@ -100,10 +102,10 @@ def vtop_lines(found: Translation, directory: int, architecture: str) -> Iterato
             yield f"{prefix}: Large page mapped phys {found.physical:016x}"
         else:
             yield f"{prefix}: Mapped phys {found.physical:016x}"
-        yield f"Virtual address {found.address:x} translates to physical address {found.physical:x}."
+        yield f"Virtual address {address:x} translates to physical address {found.physical:x}."
     elif last.value is None:
         yield f"{prefix}: the page table at {last.physical & ~0xFFF:x} is not in the dump"
-        yield f"Virtual address {found.address:x} translation fails."
+        yield f"Virtual address {address:x} translation fails."
     else:
         yield f"{prefix}: {last.processor_name} {last.value:016x} is not valid"
-        yield f"Virtual address {found.address:x} translation fails."
+        yield f"Virtual address {address:x} translation fails."

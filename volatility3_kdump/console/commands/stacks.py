@@ -156,8 +156,16 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
 # registers ------------------------------------------------------------------------------------------------------------
 
 
-@command("r", help="registers, and the code there", usage="[REGISTER[,REGISTER]]", plugin="trap")
+#: Of all registers the user-defined pseudo-registers alone can be set.
+_ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
+
+
+@command("r", help="registers, and the code there", usage="[REGISTER[,REGISTER] | $tN=VALUE]", plugin="trap")
 def registers(session: Session, arguments: Arguments) -> Iterable[str]:
+    assigned = _ASSIGNMENT.fullmatch(arguments.text)
+    if assigned is not None:
+        session.state.variables[assigned[1].lower()] = session.evaluate(assigned[2])
+        return
     if arguments.text:
         for name in re.split(r"[\s,]+", arguments.text.strip(", ")):
             yield _one_register(session, name)
