@@ -134,6 +134,7 @@ def test_an_owner_table_of_an_impossible_size(sample: Callable[..., Path], tmp_p
     assert target.nt is not None
     changes = {
         RESOURCE_1 + target.nt.offset("_ERESOURCE", "OwnerTable"): struct.pack("<Q", FREE),
+        RESOURCE_1 + target.nt.offset("_ERESOURCE", "ActiveEntries"): struct.pack("<I", 2),
         FREE: struct.pack("<QII", 0, size, 0),
     }
     graph = graph_of(edited(target, path, tmp_path / "owners.dmp", changes))

@@ -261,6 +261,32 @@ def test_small_memory_dumps(sample: Sample, run_vol: RunVol) -> None:
     assert "a small memory dump does not hold the pool that resources (ERESOURCE) lie in" in finished.stderr
 
 
+def test_one_resource_of_a_small_memory_dump(shared_data: Path, run_vol: RunVol) -> None:
+    """The dump of a real machine holds the PnP lock, its owner, which crashed, and who waits for it."""
+    path = shared_data / "dumps" / "triage_x64_19041.dmp"
+    options = ("--isf-dir", shared_data / "isf", "--address", "nt!PiEngineLock")
+    finished = run_vol("-q", "-f", path, "-r", "windbg", "kdump.locks", *options)
+    assert finished.returncode == 0, finished.stderr
+    *lines, chain = finished.stdout.splitlines()
+    assert lines == [
+        "Resource @ nt!PiEngineLock (0xfffff8047c644bc0)    Exclusively owned",
+        "    Contention Count = 1",
+        "    NumberOfExclusiveWaiters = 1",
+        "     Threads: ffffc08bde9e1640-01<*> ",
+        "",
+        "     Threads Waiting On Exclusive Access:",
+        "              ffffc08bde0c7040       ",
+        "1 total locks, 1 locks currently held",
+        "",
+        "NOTE: who waits for whom:",
+    ]
+    assert re.fullmatch(
+        r"NOTE:   \S+ (\S+ )?\(ffffc08bde0c7040\) waits for the resource nt!PiEngineLock \(fffff8047c644bc0\) of "
+        r".* \(ffffc08bde9e1640\)",
+        chain,
+    )
+
+
 def test_progress(sample: Sample) -> None:
     said: list[tuple[float, str]] = []
     target = volatility3_kdump.open(sample(6, None, "locks"))

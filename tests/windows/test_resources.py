@@ -325,6 +325,24 @@ def test_what_the_scene_holds(isf_path: Path, sample: Sample) -> None:
     assert (scan.total, scan.held) == ((5, 4) if has_fast else (4, 3))
 
 
+def test_a_real_dump(shared_data: Path) -> None:
+    """A small memory dump that holds the PnP locks and the waiter's stack; the values are read off its bytes.
+
+    The entry of the waiter is a ring of one: both of its links lead to itself.
+    """
+    path = shared_data / "dumps" / "triage_x64_19041.dmp"
+    target = volatility3_kdump.open(path, isf_directories=[shared_data / "isf"])
+    crashed = 0xFFFFC08BDE9E1640
+    assert target.crash_thread is not None and target.crash_thread.address == crashed
+    reader = ResourceReader(target)
+    engine, tree = (reader.read(target.symbol(name) or 0) for name in ("PiEngineLock", "IopDeviceTreeLock"))
+    assert seen(engine) == ([(crashed, 1, crashed)], [], [0xFFFFC08BDE0C7040], True, 1, ())
+    assert [waiter.entry for waiter in engine.exclusive_waiters] == [0xFFFF85042981BA48]
+    # shared by one thread; its table, which is not in the dump, has no more owners
+    assert seen(tree) == ([(crashed, 1, crashed)], [], [], False, 0, ())
+    assert (tree.held, tree.owning, tree.flag) == (True, 1, 0)
+
+
 # damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -394,21 +412,48 @@ def one(nt: Layouts, more: Mapping[int, bytes] | None = None, **fields: int) -> 
     return found
 
 
+@pytest.mark.parametrize("padding", (0, 0xFFFF9000, 0xFFFFFFFF))
+@pytest.mark.parametrize("thread", (b"", bytes(0x20)))
+def test_padding_behind_the_count_is_no_pointer(nt: Layouts, padding: int, thread: bytes) -> None:
+    """With the upper half of a kernel address in it, count and padding look like a pointer."""
+    pieces = linked(lambda at, after, before: resource(at, after, before, active=1, owner=FIRST, count=8, entries=1))
+    place = POOL + 0x100
+    pieces[place] = pieces[place][:0x3C] + struct.pack("<I", padding) + pieces[place][0x40:]
+    [found] = scanned({**pieces, FIRST: thread}, nt).resources
+    assert (found.fast, [owner.thread for owner in found.owners]) == (False, [FIRST])
+
+
+def test_a_fast_resource(nt: Layouts) -> None:
+    """Its list of owners may be empty, or in the dump at one end only."""
+    place = POOL + 0x130
+    entries = {STACK: struct.pack("<QQ", STACK + 0x100, place), STACK + 0x100: struct.pack("<QQ", place, STACK)}
+    for first, last, present in (
+        (place, place, {}),
+        (STACK, STACK + 0x100, entries),
+        (STACK, STACK + 0x100, {STACK + 0x100: entries[STACK + 0x100]}),
+    ):
+        pieces = linked(lambda at, after, before: resource(at, after, before, active=1, entries=1, contention=3))
+        data = pieces[POOL + 0x100]
+        pieces[POOL + 0x100] = data[:0x30] + struct.pack("<QQ", first, last) + data[0x40:]
+        [found] = scanned({**pieces, **present}, nt).resources
+        assert (found.fast, found.owners, found.contention) == (True, (), 3)
+
+
 @pytest.mark.parametrize("size", (4097, 0x10000, 0xFFFFFFFF))
 def test_an_impossible_table_size(nt: Layouts, size: int) -> None:
     table = POOL + 0x3000
-    found = one(nt, {table: struct.pack("<QII", 0, size, 0)}, table=table)
+    found = one(nt, {table: struct.pack("<QII", 0, size, 0)}, table=table, entries=2)
     assert [owner.thread for owner in found.owners] == [FIRST]
     assert f"TableSize of its owner table at {table:#x} is {size}: impossible, not followed" in found.notes
 
 
 def test_a_table_that_is_absent_in_part(nt: Layouts) -> None:
     table = POOL + 0x3000
-    found = one(nt, {table: owners(3, (SECOND, 1), (THIRD, 2))[:0x20]}, table=table)
+    found = one(nt, {table: owners(3, (SECOND, 1), (THIRD, 2))[:0x20]}, table=table, entries=3)
     assert [owner.thread for owner in found.owners] == [FIRST, SECOND]
     assert f"1 entries of its owner table at {table:#x} are not in the dump" in found.notes
     for place in (table, 0x1000):
-        missing = one(nt, {}, table=place)
+        missing = one(nt, {}, table=place, entries=2)
         assert missing.notes == (f"its owner table at {place:#x} is not in the dump",)
 
 

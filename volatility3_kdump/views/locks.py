@@ -71,7 +71,7 @@ class _Locks:
             if target.dump.triage is not None:
                 raise KdumpError(
                     f"{target.name}: a small memory dump does not hold the pool that resources (ERESOURCE) lie in: "
-                    "it takes a kernel or complete dump, or the address of one resource (--address)"
+                    "it takes a kernel or complete dump, or the address of one resource that it happens to hold (--address nt!PiEngineLock)"
                 )
             self.scan = scan_resources(target, everything, progress)
         self.graph = self._waits(progress)
@@ -93,8 +93,9 @@ class _Locks:
         if not any(resource.contended for resource in self.scan.resources):
             return WaitGraph((), (), ())
         threads = every_thread(self.target, set(), progress)
-        owned = None if self.single else self.scan.resources
-        return find_waits(self.target, threads, owned)
+        # one resource may be part of a chain through others, but a small memory dump does not hold their list
+        listed = self.single and self.target.dump.triage is None
+        return find_waits(self.target, threads, None if listed else self.scan.resources)
 
     def thread(self, where: int) -> Thread:
         if where not in self._threads:

@@ -175,13 +175,14 @@ class ResourceReader:
         if self._is_fast(address):
             return Resource(address, *numbers, fast=True, notes=(_FAST,))
         owners = tuple(self._owners(address, row, notes)) if row.active or row.entries else ()
+        whole = None not in numbers and not notes
         shared = self._waiters(row.shared, row.shared_count, self._shared_chain, "shared", notes)
         exclusive = self._waiters(row.exclusive, row.exclusive_count, False, "exclusive", notes)
         if None in numbers:
             notes.append(f"a part of it is not in the dump: {self._memory.why_unreadable(address + self._whole.size)}")
-        elif owners and row.entries and len(owners) != row.entries:
+        elif whole and owners and row.entries and len(owners) != row.entries:
             notes.append(f"ActiveEntries is {row.entries}, but {len(owners)} owners were found")
-        elif (row.active or row.entries) and not owners and not notes:
+        elif whole and (row.active or row.entries) and not owners:
             notes.append("it is active, but has no owner")
         return Resource(address, *numbers, owners, shared, exclusive, notes=tuple(notes))
 
@@ -194,7 +195,8 @@ class ResourceReader:
             yield self._owner_of(row.thread, row.count)
         if row.thread is None:
             notes.append("its owner entry is not in the dump")
-        if not row.table:
+        # a table that was made once stays with the resource, whether or not its entries are in use
+        if not row.table or (row.entries is not None and len(seen) >= row.entries):
             return
         head = read_row(self._memory, self._owner, row.table) if self._target.is_kernel_address(row.table) else None
         if head is None or head.size is None:
@@ -242,7 +244,10 @@ class ResourceReader:
         return None if value is None else value & 0x7F
 
     def _is_fast(self, address: int) -> bool:
-        """Whether the place of the OWNER_ENTRY holds a list head, which the first entry of the list leads back to."""
+        """Whether the place of the OWNER_ENTRY holds a list head, to which an entry at either end leads back.
+
+        Padding behind a count may hold anything, so that two pointers alone would not do.
+        """
         if not self._may_be_fast:
             return False
         place, width = address + self._owner_place, self._memory.pointer_size
@@ -251,7 +256,8 @@ class ResourceReader:
             return False
         if not self._target.is_kernel_address(first) or not self._target.is_kernel_address(last):
             return False
-        return self._memory.pointer(first + width) in (place, None)
+        back = self._memory.pointer(first + width)
+        return (self._memory.pointer(last) if back is None else back) == place
 
     # waiters ----------------------------------------------------------------------------------------------------------
 
