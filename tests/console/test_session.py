@@ -208,6 +208,23 @@ def test_the_exception_context(session: Session) -> None:
     assert run(session, ".exr -1")[1] == "   ExceptionCode: 80000003 (Break instruction exception)"
 
 
+@pytest.mark.parametrize(
+    "scene", ("myfault", "bad-pointer", "double-fault", "hung-processor", "pnp-timeout", "system-thread", "no-execute")
+)
+def test_the_stack_command_of_the_analysis_shows_its_stack(sample, scene: str) -> None:
+    session = Session(offline=True)
+    session.open(str(sample(6, None, scene)))
+    analysis = run(session, "!analyze -v")
+    (line,) = (text for text in analysis if text.startswith("STACK_COMMAND: "))
+    start = analysis.index("STACK_TEXT:  ") + 1
+    rows = [text for text in analysis[start : analysis.index("", start)] if " : " in text]
+    # kb has no Child-SP in front.
+    expected = [text.partition(" ")[2] for text in rows]
+    shown = [text[3:] for text in run(session, line.partition(": ")[2]) if " : " in text][1:]
+    assert expected
+    assert shown == expected
+
+
 def test_a_fast_fail_exception_names_its_code(sample) -> None:
     session = Session()
     session.open(str(sample(6, None, "list-corruption")))

@@ -75,8 +75,15 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
         build_lab=lab["branch"] if lab else None,
         platform=header.architecture,
         os_name=windows_name(build),
-        stack_command=".thread ; .cxr ; kb" if record is None else f".cxr 0x{record:x} ; kb",
+        stack_command=_stack_command(target, thread, record),
     )
+
+
+def _stack_command(target: Target, thread: int | None, record: int | None) -> str:
+    """What shows the analysed stack at the prompt: another thread's, that of a context record, or the crash's."""
+    if thread is not None and target.crash_thread is not None and thread != target.crash_thread.address:
+        return f".thread 0x{thread:x} ; kb"
+    return ".thread ; .cxr ; kb" if record is None else f".cxr 0x{record:x} ; kb"
 
 
 def version_of(target: Target, module: Module | None) -> str | None:
