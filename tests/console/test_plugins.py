@@ -23,6 +23,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("kv", "stack", {"layout": "kv"}),
     ("kb 4", "stack", {"layout": "kb", "frames": 4}),
     ("kc", "stack", {"layout": "kc"}),
+    ("kf", "stack", {"layout": "kf"}),
     (".trap ffffd48f`77af97e0", "trap", {"address": "ffffd48f77af97e0"}),
     (".trap ffffd48f`77af97e0; kv", "stack", {"trap": "ffffd48f77af97e0"}),
     (".thread ffff91895309d080; kn", "stack", {"thread": ["ffff91895309d080"], "layout": "kn"}),

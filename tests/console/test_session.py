@@ -202,6 +202,20 @@ def test_frames_and_their_number(session: Session) -> None:
     assert len(run(session, f"k = {sp} {ip} 2")) == 4
 
 
+def test_sizes_of_frames(session: Session) -> None:
+    shown = run(session, "kf 5")
+    assert shown[0] == " #   Memory  Child-SP          RetAddr               Call Site"
+    assert [text[:30] for text in shown[1:4]] == [
+        "00           ffffd48f`77af9698",
+        "01         8 ffffd48f`77af96a0",
+        "02       140 ffffd48f`77af97e0",
+    ]
+    assert [text[13:] for text in shown[1:]] == [text[3:] for text in run(session, "kn 5")[1:]]
+    # From the kernel's stack to the user's there is no distance.
+    assert run(session, "knf")[-1].startswith("0b           0000007a`e6bde8d8")
+    assert run(session, "kvf") == ["kf shows no arguments: use kf, or kv"]
+
+
 def test_the_exception_context(session: Session) -> None:
     assert run(session, ".ecxr") == transcript.REGISTERS.splitlines()
     assert run(session, "kv") == transcript.KV_AFTER_TRAP.splitlines()

@@ -9,8 +9,9 @@ from volatility3_kdump.windows.stacks import Frame, Stack, StackWalker
 
 LAST_SET_CONTEXT = "  *** Stack trace for last set context - .thread/.cxr resets it"
 
-#: Layouts: k and kn, kb (arguments), kv (arguments and trap frames), kc (call sites only).
-LAYOUTS = ("k", "kn", "kb", "kv", "kc")
+#: Layouts: k and kn, kb (arguments), kv (arguments and trap frames), kc (call sites only), kf (with the bytes of stack
+#: between a frame and the one above it).
+LAYOUTS = ("k", "kn", "kb", "kv", "kc", "kf")
 #: The layout of stacks inside ``!process`` and ``!thread``: k without frame numbers.
 EMBEDDED = "embedded"
 
@@ -26,6 +27,7 @@ _HEADERS = {
         "Args to Child                                                           : Call Site"
     ),
     "kc": " # Call Site",
+    "kf": " #   Memory  Child-SP          RetAddr               Call Site",
 }
 #: Of 32-bit targets: the frame pointer, three arguments, and no heading over the call sites.
 _HEADERS_32 = {
@@ -35,9 +37,12 @@ _HEADERS_32 = {
     "kb": " # ChildEBP RetAddr  Args to Child              ",
     "kv": " # ChildEBP RetAddr  Args to Child              ",
     "kc": " # Call Site",
+    "kf": " #   Memory  ChildEBP RetAddr  ",
 }
 _ARGUMENTS_32 = 3
 _GAP = "     "
+#: No frame is as large as a kernel stack can be.
+_LARGEST_DISTANCE = 0x20000
 _SCANNED = "WARNING: Stack unwind information not available. Following frames may be wrong."
 
 
@@ -49,8 +54,24 @@ def header(layout: str, size: int = 8) -> str:
 def rows(walker: StackWalker, stack: Stack, layout: str) -> Iterator[str]:
     """The rows of a layout, without its heading; scans and early ends are marked as KD marks missing unwind data."""
     size = walker.target.memory.pointer_size
+    above: int | None = None
     for frame in _warned(stack):
-        yield _SCANNED if frame is None else row(walker, frame, layout, size)
+        if frame is None:
+            yield _SCANNED
+        elif layout == "kf":
+            place = frame.fp if size == 4 else frame.sp
+            number, _, rest = row(walker, frame, "k", size).partition(" ")
+            yield f"{number}{_distance(above, place):>10} {rest}"
+            above = place
+        else:
+            yield row(walker, frame, layout, size)
+
+
+def _distance(above: int | None, place: int | None) -> str:
+    """The bytes of stack between two frames, empty where they are not on the same stack."""
+    if above is None or place is None or not 0 <= place - above < _LARGEST_DISTANCE:
+        return ""
+    return f"{place - above:x}"
 
 
 def _warned(stack: Stack) -> Iterator[Frame | None]:

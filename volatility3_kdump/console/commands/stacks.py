@@ -73,9 +73,9 @@ def _set_failure(dump: OpenDump, failure: Failure, start: stacks.Start) -> None:
 
 
 @command(
-    *("k", "kb", "kc", "kn", "kp", "kP", "kv", "kL"),
-    help="the stack: b arguments, v trap frames too, c names only",
-    usage="[bcnpPvL] [COUNT] [= [BASE] STACK IP]",
+    *("k", "kb", "kc", "kf", "kn", "kp", "kP", "kv", "kL"),
+    help="the stack: b arguments, v trap frames too, c names only, f sizes of frames",
+    usage="[bcfnpPvL] [COUNT] [= [BASE] STACK IP]",
     plugin="stack",
     glued=True,
 )
@@ -88,10 +88,10 @@ def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
     if options and rest and (rest[0].isalnum() or rest[0] == "_"):
         # As in "k base": the letters are the beginning of a word.
         options, rest = arguments.name[1:], arguments.text
-    if "f" in options:
-        raise KdumpError("the f option of k is not there: kn shows Child-SP of every frame")
     start, count = _k_arguments(session, rest.strip())
-    layout = next((f"k{letter}" for letter in "cvb" if letter in options), "k")
+    layout = next((f"k{letter}" for letter in "cvbf" if letter in options), "k")
+    if "f" in options and layout != "kf":
+        raise KdumpError("kf shows no arguments: use kf, or kv")
     state = session.state
     set_before = state.start is not None or start is not None
     request = Request(LAST_SET_CONTEXT if set_before else None, session.current.thread, start or current_start(session))
