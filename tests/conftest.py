@@ -4,6 +4,8 @@
 ``isf_paths``         the kernel symbol tables in it, sorted by name
 ``isf_path``          one of them: a test that asks for it runs once for each table
 ``sample``            ``sample(dump_type=6, isf=None, scene="myfault")`` -> path of a made dump, written once
+``layouts``           the layouts of the kernel whose symbol table the package ships
+``plain``             the demonstration, opened; tests must not change it
 ``run_vol``           ``run_vol(*arguments)`` -> finished process of ``vol`` with the checkout's plugins and symbols
 
 The modules of the checkout are the ones under test, whether or not the package is installed as well.
@@ -17,8 +19,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from volatility3_kdump.layout import Layouts
+    from volatility3_kdump.target import Target
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -111,6 +118,23 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def layouts() -> Layouts:
+    """The layouts of the kernel whose symbol table the package ships."""
+    from volatility3_kdump.layout import Layouts
+    from volatility3_kdump.symbols.tables import kernel_table_path
+
+    return Layouts.load(kernel_table_path())
+
+
+@pytest.fixture(scope="session")
+def plain(sample: Callable[..., Path]) -> Target:
+    """The demonstration, opened; tests must not change it."""
+    import volatility3_kdump
+
+    return volatility3_kdump.open(sample())
 
 
 @pytest.fixture(scope="session")

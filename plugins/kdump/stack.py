@@ -3,7 +3,7 @@
 from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.text.stacks import LAYOUTS
 from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
@@ -20,7 +20,7 @@ class Stack(KdumpPlugin):
     def options(cls):
         return [
             list_option("thread", "ETHREAD addresses"),
-            list_option("pid", "All threads of these processes", int),
+            list_option("pid", "All threads of these processes, decimal or 0x..."),
             list_option("cpu", "What these processors ran", int),
             requirements.BooleanRequirement(name="all-cpus", description="What every processor ran", optional=True),
             requirements.BooleanRequirement(name="all", description="All threads of all processes", optional=True),
@@ -67,7 +67,7 @@ class Stack(KdumpPlugin):
             for text in self.option("thread"):
                 yield request_thread(target, parse_address(text, target), last)
         elif self.option("all") or self.option("pid"):
-            threads = all_threads(target, self.option("pid") or None)
+            threads = all_threads(target, [parse_id(text) for text in self.option("pid") or []] or None)
             if not threads:
                 raise KdumpError(
                     f"{target.name}: no threads found: a small memory dump holds only the crashing one, "

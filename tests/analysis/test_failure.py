@@ -27,7 +27,6 @@ from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample.machine import Machine
 from volatility3_kdump.sample.scenes import make_scene
 from volatility3_kdump.sample.variants import crashing
-from volatility3_kdump.symbols.tables import kernel_table_path
 from volatility3_kdump.target import Target
 
 TRAP_FRAME = 0xFFFFD48F77AF97E0
@@ -39,16 +38,6 @@ def failure_of(target: Target) -> Failure:
     found = find_failure(target, header_bug_check(target))
     assert found is not None
     return found
-
-
-@pytest.fixture(scope="module")
-def layouts() -> Layouts:
-    return Layouts.load(kernel_table_path())
-
-
-@pytest.fixture(scope="module")
-def plain(sample) -> Target:
-    return volatility3_kdump.open(sample())
 
 
 @pytest.fixture

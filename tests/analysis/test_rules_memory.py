@@ -17,7 +17,7 @@ def test_the_demonstration(case: MakeCase) -> None:
     assert found.sentences[0] == "myfault+0x1981 read 0xffffd8024aaa8010 (paged pool) at IRQL 2."
     assert (found.prefix, found.specifiers, found.culprit, found.notes) == ("AV", (), None, ())
     finding = found.finding("READ_ADDRESS")
-    assert finding is not None and "paged out" in finding.note
+    assert finding is not None and finding.note == "by nt!MiState.Vs.SystemVaRegions; paged out"
 
 
 def test_a_small_memory_dump_names_no_region_that_it_does_not_know(case: MakeCase) -> None:

@@ -12,7 +12,6 @@ from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.sample import DUMP_TYPES, scene_names, write_sample
 from volatility3_kdump.sample.machine import Machine
 from volatility3_kdump.sample.scenes import DEFAULT, make_scene, scene
-from volatility3_kdump.symbols.tables import kernel_table_path
 
 TRIAGE, KERNEL, FULL = 4, 6, 1
 LARGEST = 4 << 20
@@ -21,11 +20,6 @@ LARGEST = 4 << 20
 ABSENT = {(0x4F8, "list-corruption")}
 
 CONTEXT_FLAGS_AT, RIP_AT = 0x30, 0xF8
-
-
-@pytest.fixture(scope="module")
-def layouts() -> Layouts:
-    return Layouts.load(kernel_table_path())
 
 
 @pytest.mark.parametrize("name", scene_names())

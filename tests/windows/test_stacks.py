@@ -45,17 +45,6 @@ TRUSTED = {"context", "unwind", "trap frame"}
 
 
 @pytest.fixture(scope="module")
-def layouts() -> Layouts:
-    return Layouts.load(kernel_table_path())
-
-
-@pytest.fixture(scope="module")
-def plain(sample) -> Target:
-    """The demonstration, opened; tests must not change it."""
-    return volatility3_kdump.open(sample())
-
-
-@pytest.fixture(scope="module")
 def machine(layouts: Layouts) -> Machine:
     return Machine(high_irql_fault(), layouts)
 

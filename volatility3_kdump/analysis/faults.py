@@ -91,7 +91,9 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
     value = f"{access.address & (1 << 4 * width) - 1:0{width}x} {region.debugger_words}".rstrip()
     mapped = target.memory.read(access.address, 1) is not None
     state = "" if mapped or region.kind in (NULL_PAGE, NON_CANONICAL) else target.memory.why_unreadable(access.address)
-    note = f"{region.text} (by {region.source})" + (f"; {state}" if state else "")
+    # The debugger's words have said it where it has some.
+    place = f"by {region.source}" if region.debugger_words else f"{region.text} (by {region.source})"
+    note = place + (f"; {state}" if state else "")
     findings.insert(0, Finding(_TAGS[access.kind], value, access.address, note))
     if region.kind == NULL_PAGE:
         findings.append(Finding("AV.Dereference", "NullPtr", access.address))

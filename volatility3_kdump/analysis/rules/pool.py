@@ -79,7 +79,7 @@ def _pool_address(case: Case, address: int, number: int) -> Finding:
     text = f"{hexadecimal(case.target, address)} {region.debugger_words}".rstrip()
     meaning = case.bug_check.arguments[number - 1].meaning
     note = f"P{number}: {meaning}" if meaning else f"P{number}"
-    return Finding("POOL_ADDRESS", text, address, f"{note}; {region.text}")
+    return Finding("POOL_ADDRESS", text, address, note if region.debugger_words else f"{note}; {region.text}")
 
 
 def _overrun(case: Case, damaged: int) -> Reasoning:

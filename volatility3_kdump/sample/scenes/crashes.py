@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from volatility3_kdump.sample.code import Allocate, Call, Function, pushes
-from volatility3_kdump.sample.scene import KernelStructure, Record, Scene, Unloaded, high_irql_fault
+from volatility3_kdump.sample.scene import KernelStructure, Processor, Record, Scene, Unloaded, high_irql_fault
 from volatility3_kdump.sample.stacks import Frame
-from volatility3_kdump.sample.variants import crashing, with_frames, with_functions
+from volatility3_kdump.sample.variants import crashing, kernel_trap, with_frames, with_functions
 
 MYFAULT = 0xFFFFF80060DA0000
 _DO_FAULT, _FAULT = 0x1C80, 0x1B00
@@ -42,6 +42,27 @@ def touch(name: str, code: bytes) -> Function:
 
 
 TOUCHES = 0x20
+
+#: pause; jmp to itself
+SPIN = bytes.fromhex("f390ebfc")
+
+
+def interrupted(
+    frames: Sequence[Frame], kernel_functions: Sequence[Function], stack_of: Callable[[Processor], int]
+) -> Scene:
+    """A DPC that interrupts a request to myfault.sys, which waits.
+
+    ``frames`` are those behind KiRetireDpcList; they lie on the stack below what ``stack_of`` gives for the processor.
+    """
+    wait = touch("Wait", SPIN)
+    base = request(wait, ())
+    head = (
+        Frame("myfault!Wait", stopped_at=TOUCHES),
+        Frame("KiDpcInterrupt", trap=kernel_trap(eflags=0x246)),
+        Frame("KiDispatchInterrupt", switches_to=stack_of(base.processors[base.bug_check.processor])),
+        Frame("KiRetireDpcList"),
+    )
+    return request(wait, (*head, *frames), kernel_functions)
 
 
 def add(

@@ -10,13 +10,11 @@ from volatility3_kdump.sample.code import Allocate, Call, Function, pushes
 from volatility3_kdump.sample.dispatch import DPCS
 from volatility3_kdump.sample.scene import KernelStructure, Record, Scene
 from volatility3_kdump.sample.scenes import scene
-from volatility3_kdump.sample.scenes.crashes import TOUCHES, add, request, touch
+from volatility3_kdump.sample.scenes.crashes import add, interrupted
 from volatility3_kdump.sample.scenes.workers import Device, device_stack, power_irp, third_party, waiting
 from volatility3_kdump.sample.stacks import Frame
-from volatility3_kdump.sample.variants import crashed, kernel_trap
+from volatility3_kdump.sample.variants import crashed
 
-#: pause; jmp to itself
-_SPIN = bytes.fromhex("f390ebfc")
 _SIGNATURE = 0x8000
 _D3 = 4
 _SECONDS = 300
@@ -75,21 +73,8 @@ _CARD_READER = third_party(
 
 def _watchdog(functions: tuple[Function, ...], last: tuple[str, ...]) -> Scene:
     """A timer's DPC that runs while some thread does something else."""
-    wait = touch("Wait", _SPIN)
-    base = request(wait, ())
-    stack = base.processors[base.bug_check.processor].idle_stack_base - 0x1000
-    made = request(
-        wait,
-        (
-            Frame("myfault!Wait", stopped_at=TOUCHES),
-            Frame("KiDpcInterrupt", trap=kernel_trap(eflags=0x246)),
-            Frame("KiDispatchInterrupt", switches_to=stack),
-            Frame("KiRetireDpcList"),
-            Frame("KiProcessExpiredTimerList"),
-            *(Frame(name) for name in last),
-        ),
-        functions,
-    )
+    frames = [Frame("KiProcessExpiredTimerList"), *(Frame(name) for name in last)]
+    made = interrupted(frames, functions, lambda processor: processor.idle_stack_base - 0x1000)
     return dataclasses.replace(made, drivers=(*made.drivers, _CARD_READER))
 
 

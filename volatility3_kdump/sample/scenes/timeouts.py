@@ -9,7 +9,7 @@ from volatility3_kdump.sample.code import Allocate, Function, pushes
 from volatility3_kdump.sample.dispatch import CLOCK, DPCS
 from volatility3_kdump.sample.scene import KernelStructure, Processor, Scene
 from volatility3_kdump.sample.scenes import scene
-from volatility3_kdump.sample.scenes.crashes import MYFAULT, TOUCHES, add, request, touch
+from volatility3_kdump.sample.scenes.crashes import MYFAULT, SPIN, TOUCHES, add, interrupted, request, touch
 from volatility3_kdump.sample.stacks import Frame
 from volatility3_kdump.sample.variants import crashed, crashing, kernel_trap, with_functions, with_thread
 
@@ -17,9 +17,7 @@ _DPC = 0xFFFF91894ED40100
 _DPC_OBJECT = 0x13
 _SPIN_RVA = 0x1A40
 _LIMIT, _PERIOD = 0x500, 0x1E00
-#: pause; jmp to itself
-_SPIN = bytes.fromhex("f390ebfc")
-_SPIN_FUNCTION = Function("SpinDpc", (*pushes("rbx"), Allocate(0x20)), body={TOUCHES: _SPIN})
+_SPIN_FUNCTION = Function("SpinDpc", (*pushes("rbx"), Allocate(0x20)), body={TOUCHES: SPIN})
 _NOT_STOPPED = 5
 _WATCHED, _CLOCK_TICKS = 1, 0x18
 
@@ -54,23 +52,8 @@ def _dpc(made: Scene, layouts: Layouts) -> Scene:
 
 
 def _dpc_scene(layouts: Layouts) -> Scene:
-    wait = touch("Wait", _SPIN)
-    base = request(wait, ())
-    stack = base.processors[base.bug_check.processor].dpc_stack
-    made = request(
-        wait,
-        (
-            Frame("myfault!Wait", stopped_at=TOUCHES),
-            Frame("KiDpcInterrupt", trap=kernel_trap(eflags=0x246)),
-            Frame("KiDispatchInterrupt", switches_to=stack),
-            Frame("KiRetireDpcList"),
-            Frame("KiExecuteAllDpcs"),
-            Frame("myfault!SpinDpc", stopped_at=TOUCHES),
-            *_CLOCK_FRAMES,
-        ),
-        (*DPCS, *CLOCK),
-    )
-    return _dpc(made, layouts)
+    frames = (Frame("KiExecuteAllDpcs"), Frame("myfault!SpinDpc", stopped_at=TOUCHES), *_CLOCK_FRAMES)
+    return _dpc(interrupted(frames, (*DPCS, *CLOCK), lambda processor: processor.dpc_stack), layouts)
 
 
 @scene("dpc-timeout")
@@ -89,7 +72,7 @@ def dpc_queue_timeout(layouts: Layouts) -> Scene:
 def hung_processor(layouts: Layouts) -> Scene:
     """0x101: a thread of myfault.sys spins on processor 1 with interrupts off."""
     made = request(
-        touch("Wait", _SPIN),
+        touch("Wait", SPIN),
         (Frame("myfault!Wait", stopped_at=TOUCHES), *_CLOCK_FRAMES),
         CLOCK,
     )
