@@ -219,23 +219,9 @@ class _Search:
 def handle_table_objects(
     target: Target, nt: Layouts, table: int, problems: list[str], what: str
 ) -> Iterator[tuple[int, int]]:
-    """(handle, object address) of every used entry of a HANDLE_TABLE on x64; what is not in the dump is a problem.
-
-    TableCode names a tree of pages of up to three levels (its low bits): pages of pointers over pages of 256 entries.
-    """
-    code_at = nt.find("_HANDLE_TABLE", "TableCode")
-    if code_at is None or target.memory.pointer_size != 8:
-        return
-    code = target.memory.pointer(table + code_at.offset)
-    if code is None:
-        problems.append(f"{what}: the table at {table:#x} is not in the dump")
-        return
-    level = code & 7
-    if level >= _LEVELS or not target.is_kernel_address(code):
-        problems.append(f"{what}: TableCode {code:#x} is no table")
-        return
+    """(handle, object address) of every used entry of a HANDLE_TABLE on x64; what is not in the dump is a problem."""
     entries = 0
-    for number, page in _leaves(target, code & ~7, level, problems, what, set()):
+    for number, page in handle_pages(target, nt, table, problems, what):
         data = target.memory.read(page, PAGE_SIZE)
         if data is None:
             problems.append(f"{what}: a page of entries at {page:#x} is not in the dump")
@@ -250,6 +236,25 @@ def handle_table_objects(
         if entries > _MOST_ENTRIES:
             problems.append(f"{what}: more than {_MOST_ENTRIES} entries")
             return
+
+
+def handle_pages(target: Target, nt: Layouts, table: int, problems: list[str], what: str) -> Iterator[tuple[int, int]]:
+    """(number, address) of the pages of 256 entries of a HANDLE_TABLE on x64; what is not in the dump is a problem.
+
+    TableCode names a tree of pages of up to three levels (its low bits): pages of pointers over pages of entries.
+    """
+    code_at = nt.find("_HANDLE_TABLE", "TableCode")
+    if code_at is None or target.memory.pointer_size != 8:
+        return
+    code = target.memory.pointer(table + code_at.offset)
+    if code is None:
+        problems.append(f"{what}: the table at {table:#x} is not in the dump")
+        return
+    level = code & 7
+    if level >= _LEVELS or not target.is_kernel_address(code):
+        problems.append(f"{what}: TableCode {code:#x} is no table")
+        return
+    yield from _leaves(target, code & ~7, level, problems, what, set())
 
 
 def _object(nt: Layouts, value: int) -> int:
