@@ -2,7 +2,7 @@
 
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
-                                                  containers, processes, yara, locks, console
+                                                  containers, processes, yara, locks, console, memusage
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
@@ -13,9 +13,10 @@ How to read the table: ``ours`` and ``peer`` are the best of several runs, each 
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
-are read as objects of the host. Opening, stacks, processes, locks and the prompt are measured in processor time,
-everything else in time passed. What exactly is timed is written at the top of ``opening.py``, ``reading.py``,
-``command.py``, ``stacks.py``, ``containers.py``, ``processes.py``, ``yara_scan.py``, ``locks.py`` and ``console.py``.
+are read as objects of the host. Opening, stacks, processes, locks, the prompt and counting page frames are measured in
+processor time, everything else in time passed. What exactly is timed is written at the top of ``opening.py``,
+``reading.py``, ``command.py``, ``stacks.py``, ``containers.py``, ``processes.py``, ``yara_scan.py``, ``locks.py``,
+``console.py`` and ``memusage.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
 commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
@@ -32,6 +33,7 @@ import command
 import console
 import containers
 import locks
+import memusage
 import opening
 import processes
 import reading
@@ -49,6 +51,7 @@ _SUBJECTS = {
     "yara": yara_scan.rows,
     "locks": locks.rows,
     "console": console.rows,
+    "memusage": memusage.rows,
 }
 
 

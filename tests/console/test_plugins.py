@@ -53,6 +53,8 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!errlog", "errlog", {}),
     ("!vm", "vm", {}),
     ("!vm 1", "vm", {"no-processes": True}),
+    ("!memusage", "memusage", {}),
+    ("!memusage 8", "memusage", {"summary": True}),
 ]
 #: How many lines a command shows before those of the plugin; and commands that show a part of its text.
 PREFIXES = {".trap ffffd48f`77af97e0; kv": 11, ".thread ffff91895309d080; kn": 1, "!process 1e90 3": 1}

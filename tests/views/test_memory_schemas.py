@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from volatility3_kdump.analysis import memory_use
-from volatility3_kdump.views import vm
+from volatility3_kdump.views import memusage, vm
 
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
-TABLES = {"vm": vm._COLUMNS}
+TABLES = {"vm": vm._COLUMNS, "memusage": memusage._COLUMNS}
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -10,6 +10,7 @@ from volatility3_kdump.sample.kernel_data import write_debugger_data, write_kern
 from volatility3_kdump.sample.lists import write_lists
 from volatility3_kdump.sample.memory_counters import write_memory_counters
 from volatility3_kdump.sample.objects import Objects
+from volatility3_kdump.sample.page_frames import Frame, write_page_frames
 from volatility3_kdump.sample.processes import Processes
 from volatility3_kdump.sample.processors import Processors
 from volatility3_kdump.sample.resources import write_resources
@@ -54,6 +55,10 @@ class Machine:
             self.work.memory.set_entry(address, _PAGED_OUT)
         # the sections of the kernel follow from what lies in it, and every mapping must be there before the roots
         self.images.finish()
+        #: What the page-frame database says, where the scene has one.
+        self.page_frames: list[Frame] = []
+        if scene.page_frames is not None:
+            self.page_frames = write_page_frames(self.work, scene.page_frames)
         self.work.memory.finish()
 
     def _extras(self, scene: Scene) -> None:

@@ -76,22 +76,17 @@ def write_memory_counters(work: Workspace, processors: Processors) -> None:
     """Counters, page lists' lengths and page files of the scene."""
     use = work.scene.memory_use
     pages = sum(count for _, count in work.scene.memory)
-    available = sum(use.lists[name] for name in ("Zeroed", "Free", "Standby"))
+    write_list_lengths(work, use.lists)
     partition = {path: use.counters[name] for name, path in PARTITION.items()}
-    partition.update({"Vp.NumberOfPhysicalPages": pages, "Vp.AvailablePages": available})
-    for name, length in use.lists.items():
-        partition.update({f"PageLists.{name}PageListHead.Total": length, f"Vp.{name}PageListHead.Total": length})
+    partition["Vp.NumberOfPhysicalPages"] = pages
     _fill(work, "MiSystemPartition", "_MI_PARTITION", partition)
     _fill(work, "MiSystemPartition", "_MI_PARTITION", {"Vp.ChargeCommitmentFailures": use.commit_failures})
     _fill(work, "MiState", "_MI_SYSTEM_INFORMATION", {path: use.counters[name] for name, path in STATE.items()})
     for name, (symbol, size) in VARIABLES.items():
         work.variable(symbol, use.counters[name], size)
-    work.variable("MmAvailablePages", available)
     work.variable("MmMaximumNonPagedPoolInBytes", use.counters["nonpaged pool maximum"] * _PAGE)
     work.variable("MmSizeOfPagedPoolInBytes", use.counters["paged pool maximum"] * _PAGE)
     work.variable("MiChargeCommitmentFailures", use.commit_failures, 4)
-    for name, length in use.lists.items():
-        _fill(work, f"Mm{name}PageListHead", "_MMPFNLIST", {"Total": length})
     _fill(work, "MmPagedPoolInfo", "_MM_PAGED_POOL_INFO", {"AllocatedPagedPool": use.counters["paged pool"]})
     for symbol, failures in (("MiSystemPteInfo", "system"), ("MiKernelStackPteInfo", "stack")):
         free = use.counters["free system ptes"]
@@ -104,6 +99,17 @@ def write_memory_counters(work: Workspace, processors: Processors) -> None:
         if any(process.session == session for process in work.scene.processes):
             work.structure("_MM_SESSION_SPACE", session_space(work.scene, session), {"CommittedPages": committed})
     _page_files(work, use.page_files)
+
+
+def write_list_lengths(work: Workspace, lists: Mapping[str, int]) -> None:
+    """The lengths of the lists of page frames, and how many pages are available."""
+    available = sum(lists[name] for name in ("Zeroed", "Free", "Standby"))
+    partition = {"Vp.AvailablePages": available}
+    for name, length in lists.items():
+        partition.update({f"PageLists.{name}PageListHead.Total": length, f"Vp.{name}PageListHead.Total": length})
+        _fill(work, f"Mm{name}PageListHead", "_MMPFNLIST", {"Total": length})
+    _fill(work, "MiSystemPartition", "_MI_PARTITION", partition)
+    work.variable("MmAvailablePages", available)
 
 
 def _fill(work: Workspace, symbol: str, type_name: str, values: Mapping[str, Value]) -> None:

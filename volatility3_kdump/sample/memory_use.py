@@ -80,3 +80,45 @@ class MemoryUse:
     )
     processor_commit: tuple[int, ...] = (120, 87, 201)
     session_commit: Mapping[int, int] = field(default_factory=lambda: {0: 1_204, 2: 6_318})
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A file that a section maps, or with an empty ``path`` a section with a paging file behind it.
+
+    The first ``mapped`` pages are in use by the processes of these directory bases, from ``address`` on; then come
+    pages on the standby list, on that of modified pages, and in transition, clean and modified.
+    """
+
+    path: str
+    image: bool
+    address: int
+    processes: tuple[int, ...]
+    mapped: int
+    standby: int = 0
+    modified: int = 0
+    modified_no_write: int = 0
+    transition: int = 0
+    transition_modified: int = 0
+    #: How many of the mapped pages are held by an MDL as well.
+    locked: int = 0
+
+
+@dataclass(frozen=True)
+class PageFrames:
+    """What the page-frame database has besides the pages that the page tables map.
+
+    ``private`` are pages of the process of this directory base that are mapped no more: on the standby list and on that
+    of modified pages, from an address on. ``large`` is a page of 2 MB of a process: directory base, address, first page
+    frame. ``dangling`` are pages that are deleted and yet in transition: without a file behind them, and with one.
+    ``without_pte`` were allocated without an address. What is left of the memory is free.
+    """
+
+    files: tuple[MappedFile, ...]
+    private: tuple[int, int, int, int]
+    large: tuple[int, int, int]
+    zeroed: int
+    bad: int
+    cached: int
+    dangling: tuple[int, int]
+    without_pte: int

@@ -7,6 +7,10 @@ entry's index follows from MmPteBase. All processes share the tables of the othe
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 from volatility3_kdump.sample.physical import PAGE, PhysicalMemory
 
 VALID = 1 << 0
@@ -37,6 +41,23 @@ def self_map_index(pte_base: int) -> int:
     return (pte_base >> 39) & 0x1FF
 
 
+@dataclass(frozen=True)
+class Mapping:
+    """What an entry of a page table leads to.
+
+    ``level`` is 0 for a page, 1 to 3 for a page table (1 also for a large page), 4 for the top table of a process,
+    which maps itself. ``address`` is the first that it maps, without sign extension; ``table`` the page frame that the
+    entry is in; ``process`` the directory base, 0 in the kernel's half.
+    """
+
+    level: int
+    address: int
+    pfn: int
+    table: int
+    process: int
+    large: bool = False
+
+
 class AddressSpaces:
     """The kernel half, shared, and the user half of each process."""
 
@@ -65,11 +86,11 @@ class AddressSpaces:
         table, offset = self._leaf(address, process)
         table[offset : offset + 8] = (pfn << 12 | flags).to_bytes(8, "little")
 
-    def map_large(self, address: int, first_pfn: int, flags: int) -> None:
-        """Map a 2 MiB kernel page; its 512 physical pages stay absent until they are written."""
+    def map_large(self, address: int, first_pfn: int, flags: int, process: int = 0) -> None:
+        """Map a 2 MiB page; its 512 physical pages stay absent until they are written."""
         if address % (_LARGE_PAGES * PAGE) or first_pfn % _LARGE_PAGES:
             raise ValueError("a 2 MiB page is not aligned")
-        table, offset = self._leaf(address, 0, level=21)
+        table, offset = self._leaf(address, process, level=21)
         table[offset : offset + 8] = (first_pfn << 12 | flags | LARGE).to_bytes(8, "little")
 
     def set_entry(self, address: int, entry: int, process: int = 0) -> None:
@@ -131,6 +152,26 @@ class AddressSpaces:
             if shift == 21 and entry & VALID and entry & LARGE:
                 return ((entry & _FRAME) >> 12) + ((address >> 12) & 0x1FF)
         return (entry & _FRAME) >> 12 if entry & VALID else None
+
+    def mappings(self) -> Iterator[Mapping]:
+        """Every page table and page that is mapped, the kernel's half once."""
+        for process, user in self._roots.items():
+            yield Mapping(4, 0, process // PAGE, process // PAGE, process)
+            yield from self._below(user, process // PAGE, 3, 0, process)
+        system = next(iter(self._roots)) // PAGE
+        yield from self._below(self._kernel_root, system, 3, 0, 0)
+
+    def _below(self, entries: Sequence[int], table: int, level: int, address: int, process: int) -> Iterator[Mapping]:
+        """What the entries of a table map; ``level`` is that of the pages they lead to: 3 to 1 tables, 0 pages."""
+        for index, entry in enumerate(entries):
+            if not entry & VALID:
+                continue
+            pfn, start = (entry & _FRAME) >> 12, address | index << (12 + 9 * level)
+            large = bool(level == 1 and entry & LARGE)
+            yield Mapping(level, start, pfn, table, process, large)
+            if level and not large:
+                below = struct.unpack("<512Q", self.physical.pages[pfn])
+                yield from self._below(below, pfn, level - 1, start, process)
 
     def _root(self, address: int, process: int) -> list[int]:
         return self._kernel_root if address >> 47 else self._roots[process]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from volatility3_kdump.layout import FieldPath
 from volatility3_kdump.sample.code import Allocate, Call, Function, pushes
-from volatility3_kdump.sample.memory_use import MemoryUse
+from volatility3_kdump.sample.memory_use import MemoryUse, PageFrames
 from volatility3_kdump.sample.pe import (
     CODE,
     DISCARDABLE,
@@ -373,6 +373,7 @@ class Scene:
     kernel_functions: tuple[Function, ...] = ()
     system_root: str = "C:\\Windows"
     memory_use: MemoryUse = field(default_factory=MemoryUse)
+    page_frames: PageFrames | None = None
 
 
 # the crash ----------------------------------------------------------------------------------------------------------

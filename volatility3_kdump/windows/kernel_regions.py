@@ -119,6 +119,29 @@ def ranges_of_kinds(target: Target, kinds: Container[str]) -> list[tuple[int, in
     return joined
 
 
+def kernel_map(target: Target) -> list[tuple[int, str | None]]:
+    """The kernel's half of x64, cut where regions begin or end: (first address, kind up to the next one), ascending.
+
+    ``None`` is a stretch of which nothing says what it is. Addresses are sign-extended.
+    """
+    ranges = target.kernel_ranges
+    edges = {_KERNEL_HALF, *(edge for low, high, _ in ranges for edge in (low, high))}
+    found: list[tuple[int, str | None]] = []
+    for edge in sorted(edge for edge in edges if edge < 1 << 64):
+        region = kernel_region(target, edge)
+        kind = region.kind if region is not None else None
+        if not found or found[-1][1] != kind:
+            found.append((edge, kind))
+    return found
+
+
+def va_type_kind(target: Target, value: int) -> str | None:
+    """The kind of region that a value of _MI_SYSTEM_VA_TYPE stands for; ``None`` for an unused or unknown one."""
+    name = target.nt.enum("_MI_SYSTEM_VA_TYPE").get(value, "") if target.nt is not None else ""
+    name = name.removeprefix("MiVa")
+    return None if name in ("", "Unused", "MaximumType") else _KINDS.get(name, name)
+
+
 def _without(low: int, high: int, taken: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """What is left of a range without some others."""
     for other_low, other_high in sorted(taken):

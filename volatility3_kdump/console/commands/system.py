@@ -11,10 +11,13 @@ from volatility3_kdump.text import banner
 from volatility3_kdump.text.processors import block_lines, region_lines
 from volatility3_kdump.views.error_log import errlog_grid
 from volatility3_kdump.views.locks import locks_grid
+from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.vm import vm_grid
 from volatility3_kdump.windows.processors import ControlRegion, control_region
 
 _WITHOUT_PROCESSES = 1
+#: Flag of !memusage.
+_SUMMARY = 8
 
 
 @command("vertarget", help="Windows, its kernel, and when it crashed", plugin="info")
@@ -91,3 +94,14 @@ def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
 def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
     flags = session.evaluate(arguments.text) if arguments.text else 0
     return vm_grid(session.target, not flags & _WITHOUT_PROCESSES, session.progress).kd_lines()
+
+
+@command(
+    "!memusage",
+    help="physical memory by list and by use; 8 for the lists' lengths alone",
+    usage="[FLAGS]",
+    plugin="memusage",
+)
+def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[str]:
+    flags = session.evaluate(arguments.text) if arguments.text else 0
+    return memusage_grid(session.target, bool(flags & _SUMMARY), session.progress).kd_lines()
