@@ -77,7 +77,11 @@ def plugin_lines(opened: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
 
 def _plugin_lines(name: str, options: dict[str, Any]) -> list[str]:
     module = importlib.import_module(f"volatility3.plugins.kdump.{name}")
-    plugin = getattr(module, name.capitalize())
+    (plugin,) = (
+        found
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, KdumpPlugin) and found.__module__ == module.__name__
+    )
     context = contexts.Context()
     path = f"plugins.{plugin.__name__}"
     for requirement in plugin.get_requirements():
