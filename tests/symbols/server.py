@@ -17,6 +17,7 @@ class SymbolServer(http.server.ThreadingHTTPServer):
     """Serves ``routes`` (path to bytes, or to a function of the request) and remembers what it was ``asked`` for."""
 
     daemon_threads = True
+    request_queue_size = 64
     block_on_close = False
 
     def __init__(self) -> None:

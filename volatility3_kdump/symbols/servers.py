@@ -148,6 +148,7 @@ class Servers:
         self._missing: set[tuple[str, str, str]] = set()
         self._tiers: dict[str, bool] = {}
         self._stores: set[Path] = set()
+        self._opener: urllib.request.OpenerDirector | None = None
 
     @property
     def offline(self) -> bool:
@@ -301,7 +302,9 @@ class Servers:
         return None
 
     def _once(self, url: str, path: Path, name: str, text: bool) -> None:
-        transfer = _Transfer(url, path, self.limits, text)
+        if self._opener is None:
+            self._opener = _opener()
+        transfer = _Transfer(url, path, self.limits, text, self._opener)
         transfer.start()
         try:
             started = time.monotonic()
@@ -327,12 +330,13 @@ class Servers:
 class _Transfer(threading.Thread):
     """One request for one URL, written to a file. It is a daemon: a process need not wait for one that hangs."""
 
-    def __init__(self, url: str, path: Path, limits: Limits, text: bool) -> None:
+    def __init__(self, url: str, path: Path, limits: Limits, text: bool, opener: urllib.request.OpenerDirector) -> None:
         super().__init__(daemon=True, name="symbol download")
         self._url = url
         self._file: BinaryIO = path.open("wb")
         self._limits = limits
         self._text = text
+        self._opener = opener
         self._expected: int | None = None
         self.finished = threading.Event()
         self.abandoned = False
@@ -456,7 +460,7 @@ class _Transfer(threading.Thread):
         for _ in range(self._limits.redirections + 1):
             request = self._request(url)
             try:
-                response: http.client.HTTPResponse = _opener().open(request, timeout=self._limits.stall)
+                response: http.client.HTTPResponse = self._opener.open(request, timeout=self._limits.stall)
             except urllib.error.HTTPError as error:
                 with error:
                     self.moved = time.monotonic()
@@ -499,7 +503,10 @@ class _Transfer(threading.Thread):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener that knows proxies, HTTP and HTTPS, and follows no redirection."""
+    """An opener that knows proxies, HTTP and HTTPS, and follows no redirection.
+
+    Making it may take a tenth of a second: it reads the certificates of the system.
+    """
     import urllib.request
 
     opener = urllib.request.OpenerDirector()
