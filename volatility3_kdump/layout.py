@@ -308,17 +308,29 @@ class Layouts:
         entry = self._symbols.get(name)
         return None if entry is None else int(entry["address"])
 
+    def extent(self, name: str) -> int | None:
+        """Bytes from a symbol to the next one, which is the most that a variable can take; ``None`` without one."""
+        start = self.symbol(name)
+        if start is None:
+            return None
+        addresses, _ = self._by_address()
+        index = bisect.bisect_right(addresses, start)
+        return addresses[index] - start if index < len(addresses) else None
+
     def symbol_names(self) -> list[str]:
         return list(self._symbols)
 
     def nearest(self, offset: int) -> tuple[str, int] | None:
         """The symbol at or below a module offset and the distance to it in bytes; ``None`` below the first symbol."""
-        if self._sorted is None:
-            pairs = sorted((int(entry["address"]), name) for name, entry in self._symbols.items() if entry["address"])
-            self._sorted = [address for address, _ in pairs], [name for _, name in pairs]
-        addresses, names = self._sorted
+        addresses, names = self._by_address()
         index = bisect.bisect_right(addresses, offset) - 1
         if index < 0:
             return None
         first = bisect.bisect_left(addresses, addresses[index])
         return names[first], offset - addresses[index]
+
+    def _by_address(self) -> tuple[list[int], list[str]]:
+        if self._sorted is None:
+            pairs = sorted((int(entry["address"]), name) for name, entry in self._symbols.items() if entry["address"])
+            self._sorted = [address for address, _ in pairs], [name for _, name in pairs]
+        return self._sorted

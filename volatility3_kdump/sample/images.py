@@ -236,7 +236,7 @@ class Images:
         work, image = self._work, module.image
         own = work.layouts.has_type("_KLDR_DATA_TABLE_ENTRY")
         type_name = "_KLDR_DATA_TABLE_ENTRY" if own else "_LDR_DATA_TABLE_ENTRY"
-        module.loader_entry = work.pool("nonpaged", max(work.structures.size(type_name), 0xA0))
+        module.loader_entry = work.pool("nonpaged", max(work.structures.size(type_name), 0xA0), "MmLd")
         entry = work.structure(
             type_name,
             module.loader_entry,
@@ -257,17 +257,17 @@ class Images:
                 entry.set("ExceptionTableSize", 12 * len(image.functions))
                 if module is self.kernel:
                     entry.set("ExceptionTable", image.base + _KERNEL_TABLES)
-        entry.unicode("FullDllName", module.path, work.pool("paged", 2 * len(module.path) + 2))
-        entry.unicode("BaseDllName", image.name, work.pool("nonpaged", 2 * len(image.name) + 2))
+        entry.unicode("FullDllName", module.path, work.pool("paged", 2 * len(module.path) + 2, "MmLd"))
+        entry.unicode("BaseDllName", image.name, work.pool("nonpaged", 2 * len(image.name) + 2, "MmLd"))
 
     def _unloaded(self) -> None:
         """The array of 50 entries {UNICODE_STRING, start, end, time}, which public symbols do not describe."""
         work = self._work
-        table = work.pool("nonpaged", _UNLOADED_ENTRIES * _UNLOADED_SIZE)
+        table = work.pool("nonpaged", _UNLOADED_ENTRIES * _UNLOADED_SIZE, "MmDT")
         work.memory.write(table, bytes(_UNLOADED_ENTRIES * _UNLOADED_SIZE))
         for index, item in enumerate(work.scene.unloaded):
             text = item.name.encode("utf-16-le")
-            buffer = work.pool("nonpaged", len(text))
+            buffer = work.pool("nonpaged", len(text), "MmDT")
             work.memory.write(buffer, text)
             time = work.scene.system_time - item.seconds_ago * SECOND
             entry = struct.pack("<HHIQQQQ", len(text), len(text), 0, buffer, item.start, item.end, time)

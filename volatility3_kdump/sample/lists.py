@@ -50,7 +50,7 @@ def _id_table(work: Workspace) -> None:
         top[number * 8 : number * 8 + 8] = address.to_bytes(8, "little")
     root = _page(work)
     work.memory.write(root, top)
-    table = work.pool("paged", work.structures.size("_HANDLE_TABLE", 0x80))
+    table = work.pool("paged", work.structures.size("_HANDLE_TABLE", 0x80), "Obtb")
     work.structure(
         "_HANDLE_TABLE",
         table,
@@ -65,7 +65,7 @@ def _id_table(work: Workspace) -> None:
 
 def _page(work: Workspace) -> int:
     """A page of paged pool of its own."""
-    return (work.pool("paged", 2 * PAGE) + PAGE - 1) & ~(PAGE - 1)
+    return work.pool("paged", PAGE, "Obtb")
 
 
 def _handle_tables(work: Workspace) -> None:

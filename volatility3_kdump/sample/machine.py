@@ -50,6 +50,7 @@ class Machine:
         write_resources(self.work, self.processes)
         write_error_log(self.work)
         self._extras(scene)
+        self.work.pools.finish()
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:
             self.work.memory.set_entry(address, _PAGED_OUT)

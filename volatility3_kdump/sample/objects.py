@@ -74,9 +74,9 @@ class Objects:
         if table is not None:
             work.memory.write(table, bytes(8) + _MARKER.to_bytes(8, "little"))
         for name, index in _TYPES.items():
-            address = work.pool("nonpaged", size + 0x40) + 0x40
+            address = work.pool("nonpaged", size + 0x40, "ObjT") + 0x40
             made = work.structure("_OBJECT_TYPE", address, {"Index": index})
-            made.unicode("Name", name, work.pool("paged", 2 * len(name) + 2))
+            made.unicode("Name", name, work.pool("paged", 2 * len(name) + 2, "ObNm"))
             work.empty_list(address)
             if table is not None:
                 work.memory.write(table + 8 * index, address.to_bytes(8, "little"))
@@ -94,7 +94,7 @@ class Objects:
         """An empty object directory below another."""
         work = self._work
         size = work.structures.size("_OBJECT_DIRECTORY", 0x158)
-        address = work.pool("paged", size + 0x80) + 0x80
+        address = work.pool("paged", size + 0x80, "Dire") + 0x80
         work.memory.write(address, bytes(size))
         self._directories[name.lower()] = address
         self.header(address, "Directory", 0, name=name, directory=parent)
@@ -108,7 +108,7 @@ class Objects:
         bucket = sum(map(ord, name.upper())) % _HASH_BUCKETS
         field = work.layouts.find("_OBJECT_DIRECTORY", "HashBuckets")
         place = directory + (field.offset if field else 0) + 8 * bucket
-        entry = work.pool("paged", max(work.structures.size("_OBJECT_DIRECTORY_ENTRY"), 0x18))
+        entry = work.pool("paged", max(work.structures.size("_OBJECT_DIRECTORY_ENTRY"), 0x18), "ObDi")
         first = int.from_bytes(work.memory.read(place, 8) or bytes(8), "little")
         work.structure("_OBJECT_DIRECTORY_ENTRY", entry, {"ChainLink": first, "Object": body, "HashValue": bucket})
         work.memory.write(place, entry.to_bytes(8, "little"))
@@ -138,7 +138,7 @@ class Objects:
         if name:
             size = work.structures.size("_OBJECT_HEADER_NAME_INFO", 0x20)
             made = work.structure("_OBJECT_HEADER_NAME_INFO", address - size, {"Directory": directory})
-            made.unicode("Name", name, work.pool("paged", 2 * len(name) + 2))
+            made.unicode("Name", name, work.pool("paged", 2 * len(name) + 2, "ObNm"))
 
     def dispatcher_header(self, made: Structure, path: str, kind: int) -> None:
         """A DISPATCHER_HEADER inside a structure: type, and nobody waiting."""
@@ -210,7 +210,7 @@ class Objects:
         for major, routine in item.majors.items():
             place = base + routine if isinstance(routine, int) else self._images.address(routine)
             made.set(f"MajorFunction[{major}]", place)
-        made.unicode("DriverName", item.name, work.pool("paged", 2 * len(item.name) + 2))
+        made.unicode("DriverName", item.name, work.pool("paged", 2 * len(item.name) + 2, "ObNm"))
         extension = work.structure("_DRIVER_EXTENSION", item.address + size, {"DriverObject": item.address})
         service = item.name.rsplit("\\", 1)[-1]
         extension.unicode("ServiceKeyName", service, work.pool("nonpaged", 2 * len(service) + 2))
@@ -301,7 +301,7 @@ class Objects:
     def _root_node(self) -> Structure:
         work = self._work
         if self._root_device_node is None:
-            address = work.pool("nonpaged", work.structures.size("_DEVICE_NODE", 0x310))
+            address = work.pool("nonpaged", work.structures.size("_DEVICE_NODE", 0x310), "PpDn")
             self._root_device_node = work.structure("_DEVICE_NODE", address)
             self._root_device_node.fill({"Child": 0, "Sibling": 0, "Parent": 0, "PhysicalDeviceObject": 0})
             path = "HTREE\\ROOT\\0"
@@ -360,7 +360,7 @@ class Objects:
                 "Flags": 0x40002,
             },
         )
-        opened.unicode("FileName", item.path, work.pool("paged", 2 * len(item.path) + 2))
+        opened.unicode("FileName", item.path, work.pool("paged", 2 * len(item.path) + 2, "IoNm"))
         self.header(item.file, "File")
         self._list(item.thread, made)
 

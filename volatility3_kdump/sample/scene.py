@@ -22,6 +22,7 @@ from volatility3_kdump.sample.pe import (
     Codeview,
     Section,
 )
+from volatility3_kdump.sample.pools import USUAL, PoolScene
 from volatility3_kdump.sample.stacks import Frame, Trap
 
 #: From the base of a processor's idle stack to that of its DPC stack, and the bytes at the base that are not used.
@@ -374,6 +375,7 @@ class Scene:
     system_root: str = "C:\\Windows"
     memory_use: MemoryUse = field(default_factory=MemoryUse)
     page_frames: PageFrames | None = None
+    pools: PoolScene = USUAL
 
 
 # the crash ----------------------------------------------------------------------------------------------------------
@@ -404,7 +406,12 @@ _MYFAULT_FUNCTIONS = {
         },
     ),
     0x1C80: Function("DoFault", (*pushes("rbx", "rsi", "rdi"), Allocate(0x120)), (Call(0xBD, "local:HighIrqlFault"),)),
-    0x1E40: Function("DeviceControl", (*pushes("rbx"), Allocate(0x50)), (Call(0x61, "local:DoFault"),)),
+    0x1E40: Function(
+        "DeviceControl",
+        (*pushes("rbx"), Allocate(0x50)),
+        (Call(0x61, "local:DoFault"),),
+        body={0x20: bytes.fromhex("41b84c65616b")},  # mov r8d,6B61654Ch
+    ),
 }
 
 _WIN32KFULL_FUNCTIONS = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from volatility3_kdump.layout import FieldPath, LayoutError, Layouts
 from volatility3_kdump.sample.paging import AddressSpaces
 from volatility3_kdump.sample.physical import PhysicalMemory
+from volatility3_kdump.sample.pools import Pools
 from volatility3_kdump.sample.scene import Scene
 from volatility3_kdump.sample.structures import Structure, Structures, Value
 
@@ -56,7 +57,13 @@ class Workspace:
         self.physical = PhysicalMemory(dict(scene.physical_ranges), scene.memory)
         self.memory = AddressSpaces(self.physical, self.pte_base)
         self.structures = Structures(layouts, self.memory)
-        self._pools = {"paged": scene.paged_pool, "nonpaged": scene.nonpaged_pool}
+        self.pools = Pools(
+            self.structures,
+            self.symbol,
+            {"paged": scene.paged_pool, "nonpaged": scene.nonpaged_pool},
+            len(scene.processors),
+            scene.pools,
+        )
 
     def symbol(self, name: str) -> int | None:
         """The address of a kernel symbol; ``None`` where the kernel has none of that name."""
@@ -83,11 +90,9 @@ class Workspace:
             value = b"".join(item.to_bytes(size, "little") for item in value)
         self.memory.write(address, value)
 
-    def pool(self, kind: str, size: int) -> int:
-        """The address of a new block of ``paged`` or ``nonpaged`` pool, 16-byte aligned, behind room for a header."""
-        address = self._pools[kind] + 0x10
-        self._pools[kind] = (address + size + 15) & ~15
-        return address
+    def pool(self, kind: str, size: int, tag: str = "None") -> int:
+        """The address of a new block of ``paged`` or ``nonpaged`` pool, 16-byte aligned, behind its header."""
+        return self.pools.allocate(kind, size, tag)
 
     def structure(self, type_name: str, address: int, values: Mapping[FieldPath, Value] | None = None) -> Structure:
         """A structure at an address with some of its fields filled in."""

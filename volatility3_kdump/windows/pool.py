@@ -160,14 +160,17 @@ class Pool:
             return PoolPage(address, region, (block,), block)
         answer = self._in_segment(address, region) or self._large(address, region)
         if answer is not None:
-            return answer
+            return self._or_freed(answer, big)
         if region is not None and region.kind not in (PAGED_POOL, NONPAGED_POOL, SESSION, SPECIAL_POOL):
             return PoolPage(address, region, (), Unplaced(f"it lies in no pool but in {region.kind} ({region.source})"))
-        answer = self._classic(address, region)
-        if isinstance(answer.found, Unplaced) and big is not None:
-            block = self._big_block(big)
-            return PoolPage(address, region, (block,), block, answer.problems)
-        return answer
+        return self._or_freed(self._classic(address, region), big)
+
+    def _or_freed(self, answer: PoolPage, big: BigPage | None) -> PoolPage:
+        """What was found, or else what the entry of a big allocation that is gone says was there."""
+        if big is None or isinstance(answer.found, PoolBlock):
+            return answer
+        block = self._big_block(big)
+        return PoolPage(answer.address, answer.region, (block,), block, answer.problems)
 
     # big pages and large allocations --------------------------------------------------------------------------------
 

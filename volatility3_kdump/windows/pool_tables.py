@@ -36,7 +36,9 @@ class Table:
     missing: int
 
 
-def table_bounds(target: Target, name: str, size_name: str, stride: int) -> tuple[int, int] | str:
+def table_bounds(
+    target: Target, name: str, size_name: str, stride: int, most: int = MOST_ROWS
+) -> tuple[int, int] | str:
     """(address, rows) of a table by the kernel variables that hold them, or why there is none to read."""
     memory = target.memory
     variable, size_variable = target.symbol(name), target.symbol(size_name)
@@ -47,7 +49,7 @@ def table_bounds(target: Target, name: str, size_name: str, stride: int) -> tupl
         return f"nt!{name} is not in the dump: {memory.why_unreadable(variable)}"
     if address == 0 or count == 0:
         return f"nt!{name} is empty"
-    if not target.is_kernel_address(address) or count > MOST_ROWS or address + count * stride > 1 << 64:
+    if not target.is_kernel_address(address) or count > most or address + count * stride > 1 << 64:
         return f"nt!{name} is impossible: {count:#x} rows at {address:#x}"
     return address, count
 
