@@ -21,6 +21,7 @@ from volatility3_kdump.windows.pte import mapped_address, parse_pte
 
 POOL_PAGE, FREED = 0xFFFF91894EF70000, 0xFFFF91894EF72010
 DAMAGED = POOL_PAGE + 0x230
+BIG_PAGE = 0xFFFF91894D612000
 
 
 @both
@@ -32,6 +33,8 @@ def test_the_block_that_was_overrun(case: MakeCase, dump_type: int) -> None:
     assert value(found, "CORRUPTING_POOL_TAG") == "MyfB"
     assert found.specifiers == ("20",)
     assert any("with the tag MyfB" in sentence for sentence in found.sentences)
+    if dump_type == KERNEL:
+        assert value(found, "POOL_TAG_CANDIDATES") == "myfault.sys"
     assert found.culprit is None
 
 
@@ -53,6 +56,16 @@ def test_pool_that_is_freed_twice(case: MakeCase, dump_type: int) -> None:
     assert found.specifiers == ("7", "Leak")
     finding = found.finding("POOL_HEADER")
     assert finding is not None and "tag Leak, 0x210 bytes, free" in finding.note
+
+
+def test_a_big_page_that_is_freed(other_arguments: MakeCase) -> None:
+    """0xC2, P1 = 46: no header stands in front of a big page, but the table has it."""
+    found = reason(other_arguments(0xC2, (0x46, BIG_PAGE, 0, 0)))
+    finding = found.finding("POOL_BLOCK")
+    assert finding is not None and finding.address == BIG_PAGE
+    assert (
+        "nonpaged NX pool big block" in finding.note and "tag MyFa, allocated, by nt!PoolBigPageTable" in finding.note
+    )
 
 
 def test_its_bucket(case: MakeCase) -> None:

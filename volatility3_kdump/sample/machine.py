@@ -50,7 +50,6 @@ class Machine:
         write_resources(self.work, self.processes)
         write_error_log(self.work)
         self._extras(scene)
-        self.work.pools.finish()
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:
             self.work.memory.set_entry(address, _PAGED_OUT)
@@ -69,6 +68,8 @@ class Machine:
             made = work.structure(item.type_name, item.address, item.fields)
             for path, text in item.strings.items():
                 made.unicode(path, text, work.pool("paged", 2 * len(text) + 2))
+        # from here on nothing is allocated
+        work.pools.finish()
         for variable in scene.variables:
             work.variable(variable.symbol, variable.value, variable.size)
         for record in scene.records:

@@ -307,9 +307,8 @@ class Pools:
         table, rows = self._big_table()
         for area in self._areas.values():
             self._close(area)
-        if self.modern:
-            self._write_heaps()
-        else:
+        self._write_heaps()
+        if not self.modern:
             self._write_pages()
         self._write_trackers(tables, expansion)
         self._write_big_table(table, rows)
@@ -373,6 +372,7 @@ class Pools:
     # segment heap -----------------------------------------------------------------------------------------------------
 
     def _write_heaps(self) -> None:
+        """The heaps of nt!ExPoolState: kernels from Windows 10 1803 have it, and use it from 1903 on."""
         layouts, memory = self._layouts, self._memory
         state, keys = self._symbol("ExPoolState"), self._symbol("RtlpHpHeapGlobals")
         if state is None or keys is None:
@@ -382,12 +382,14 @@ class Pools:
         size = -(-layouts.size_of("_SEGMENT_HEAP") // PAGE) * PAGE
         heaps = [self._heaps_at + index * size for index in range(4)]
         manager = self._structures.at("_EX_POOL_HEAP_MANAGER_STATE", state)
-        manager.fill({"NumberOfPools": 1, "HeapManager.Globals": keys})
+        manager.fill({"NumberOfPools": int(self.modern), "HeapManager.Globals": keys})
         for path in ("PoolNode", "SpecialHeaps"):
             # the whole node is present, and the heaps that there are none of
             place = layouts.field("_EX_POOL_HEAP_MANAGER_STATE", path)
             length = layouts.size_of("_EX_HEAP_POOL_NODE") if path == "PoolNode" else place.size
             memory.write(state + place.offset, bytes(length))
+        if not self.modern:
+            return
         node = state + layouts.offset("_EX_POOL_HEAP_MANAGER_STATE", "PoolNode")
         memory.write(node + layouts.offset("_EX_HEAP_POOL_NODE", "Heaps"), struct.pack("<4Q", *heaps))
         for index, heap in enumerate(heaps):

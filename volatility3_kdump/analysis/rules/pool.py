@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype
 from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access, stem
+from volatility3_kdump.analysis.pool_tags import search_code
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
 from volatility3_kdump.analysis.regions import UNLOADED, USER, region_of
+from volatility3_kdump.windows.pool import PoolBlock, find_block
 from volatility3_kdump.windows.pool_header import PoolHeader, block_before, header_size, read_header
 from volatility3_kdump.windows.pte import mapped_address, parse_pte
 
@@ -41,6 +43,7 @@ _BLOCKS_C2: Mapping[int, tuple[int, ...]] = {
     **dict.fromkeys((0x40, 0x41, 0x42, 0x43, 0x44, 0x46, 0x47, 0x48, 0x50, 0x60, 0x99), (2,)),
 }
 _FREED_TWICE = (0x6, 0x7)
+_MOST_CANDIDATES = 3
 _WRONG_TAG = 0xA
 
 
@@ -71,7 +74,23 @@ def _blocks(case: Case, headers: tuple[int, ...], blocks: tuple[int, ...]) -> Re
         header = read_header(case.target, start)
         if header is not None:
             findings.append(Finding("POOL_HEADER", hexadecimal(case.target, start), start, header.text))
+        block = find_block(case.target, address)
+        if isinstance(block, PoolBlock) and block.header != start:
+            # the headers of big pages and of the segment heap lie elsewhere, or there are none
+            text = f"{block.text}, by {block.known_by}"
+            findings.append(Finding("POOL_BLOCK", hexadecimal(case.target, block.address), block.address, text))
     return Reasoning(tuple(findings))
+
+
+def _candidates(case: Case, header: PoolHeader) -> Reasoning:
+    """The drivers whose code has the tag of a block as a constant: they allocate with it, or free what others have."""
+    found = search_code(case.target, [header.tag_value]).of(header.tag_value)
+    if not found:
+        return Reasoning()
+    names = ", ".join(item.module.image_name for item in found[:_MOST_CANDIDATES])
+    more = f" and {len(found) - _MOST_CANDIDATES} more" if len(found) > _MOST_CANDIDATES else ""
+    text = f"{names}{more}: the tag {header.tag} is a constant in their code"
+    return Reasoning((Finding("POOL_TAG_CANDIDATES", names, found[0].address, text),))
 
 
 def _pool_address(case: Case, address: int, number: int) -> Finding:
@@ -96,7 +115,7 @@ def _overrun(case: Case, damaged: int) -> Reasoning:
     sentence = (
         f"The block before the damaged header is at {text}, {tag}: whoever owns it has probably written beyond its end."
     )
-    return Reasoning(tuple(findings), (sentence,))
+    return Reasoning(tuple(findings), (sentence,)) + attempt(lambda: _candidates(case, before), "the drivers' code")
 
 
 @rule(0xC2)
@@ -113,6 +132,8 @@ def bad_pool_caller(case: Case) -> Reasoning:
         start = address - header_size(target) if address is not None and number == 4 else address
         header = read_header(target, start) if start is not None else None
         found = _freed(found, header)
+        if header is not None and header.tag is not None:
+            found += attempt(lambda: _candidates(case, header), "the drivers' code")
     if kind == _WRONG_TAG:
         tags = [finding.value for finding in found.findings if finding.tag == "POOL_TAG"]
         if len(tags) == 2:

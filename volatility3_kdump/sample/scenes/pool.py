@@ -59,7 +59,12 @@ def _page(blocks: Sequence[tuple[str, int, bool]]) -> bytes:
 def _freeing() -> Scene:
     """myfault.sys frees a block of pool."""
     return request(
-        Function("FreeBuffer", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "import:ExFreePoolWithTag"),)),
+        Function(
+            "FreeBuffer",
+            (*pushes("rbx"), Allocate(0x20)),
+            (Call(0x1C, "import:ExFreePoolWithTag"),),
+            body={0x0A: bytes.fromhex("ba4d796642")},  # mov edx,4266794Dh
+        ),
         (Frame("myfault!FreeBuffer"), Frame("ExFreePoolWithTag"), Frame("ExFreeHeapPool")),
         _FREE,
         ("ExFreePoolWithTag",),
