@@ -104,7 +104,7 @@ def answer(session: Session, line: str) -> list[str]:
                 "ffffd48f`77af96a8  ffffd802`4aaa8010 ????????`????????",
             ],
         ),
-        ("dS poi(nt!PsLoadedModuleList)+58", ['ffff9189`4d6000c0  "ntoskrnl.exe"']),
+        ("dS poi(nt!PsLoadedModuleList)+58", ['ffff9189`4d602110  "ntoskrnl.exe"']),
         ("dS nt!CmNtCSDVersion", ['fffff800`6324bf38  ""']),
         ("db 0 L2", ["00000000`00000000  ?? ??                                            ??"]),
         ("dd 0 L2", ["00000000`00000000  ???????? ????????"]),
@@ -224,8 +224,8 @@ def test_numbers_are_those_that_the_host_reads(both, letter: str, code: str, off
         ("s -[1]a nt L1000 program", ["0xfffff800`62600053"]),
         ("s -[l8]sa nt L80", ['fffff800`6260004d  "!This program cannot be run in DOS mode."']),
         (
-            's -u ffffd802`48001000 L1000 "notmyfault64"',
-            ["ffffd802`480013c2  006e 006f 0074 006d 0079 0066 0061 0075  n.o.t.m.y.f.a.u."],
+            's -u ffffd802`48003000 L1000 "notmyfault64"',
+            ["ffffd802`480037f2  006e 006f 0074 006d 0079 0066 0061 0075  n.o.t.m.y.f.a.u."],
         ),
         ("s 0 L1000 0", []),
         ("s nt", ["Range error: a search needs a length (L100) or an end"]),
@@ -241,7 +241,7 @@ def test_searches(session: Session, line: str, lines: list[str]) -> None:
 
 def test_a_search_through_all_of_memory(session: Session) -> None:
     """What the page tables leave out is skipped as a whole."""
-    assert "0xffffd802`480013c2" in answer(session, 's -[1]u 0 L? "notmyfault64"')
+    assert "0xffffd802`480037f2" in answer(session, 's -[1]u 0 L? "notmyfault64"')
     assert answer(session, 's -[1]a 0 L?ffffffff`ffffffff "no such text in here"') == []
 
 

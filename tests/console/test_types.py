@@ -51,7 +51,7 @@ def answer(session: Session, line: str) -> list[str]:
                 ' "ntoskrnl.exe"',
                 "   +0x000 Length           : 0x18",
                 "   +0x002 MaximumLength    : 0x1a",
-                '   +0x008 Buffer           : 0xffff9189`4d6000c0 "ntoskrnl.exe"',
+                '   +0x008 Buffer           : 0xffff9189`4d602110 "ntoskrnl.exe"',
             ],
         ),
         (
