@@ -601,7 +601,9 @@ class Pools:
             self._memory.write(address, bytes(min(size, 0x140)))
             made = self._structures.at("_POOL_DESCRIPTOR", address)
             made.set("PoolType", _PAGED_TYPE if kind == PAGED else 0)
-            if not made.set("TotalBytes", share):
+            if self._layouts.has("_POOL_DESCRIPTOR", "TotalBytes"):
+                made.set("TotalBytes", share)
+            else:
                 made.fill({"BytesAllocated": share + 0x10000, "BytesDeallocated": 0x10000})
         self._variable("ExpNumberOfPagedPools", _PAGED_POOLS, 4)
         self._variable("ExpNumberOfNonPagedPools", 1, 4)
