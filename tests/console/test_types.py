@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import lzma
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.symbols.made_pdb import kernel_pdb
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session, State
+from volatility3_kdump.symbols.kernel import PdbIdentity
+from volatility3_kdump.symbols.pdb import store_key
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +160,32 @@ def test_rows(sample, run_vol) -> None:
 def test_any_arguments_get_an_answer(session: Session, text: str) -> None:
     for _, line in zip(range(200), execute(session, f"dt {text}"), strict=False):
         assert "\n" not in line
+
+
+def test_types_from_a_pdb_alone(sample, isf_paths, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel's PDB gives the same text as the ISF table that it was made of."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+    isf = min(isf_paths, key=lambda path: path.stat().st_size)
+    document = json.loads(lzma.decompress(isf.read_bytes()))
+    known = document["metadata"]["windows"]["pdb"]
+    identity = PdbIdentity("ntkrnlmp.pdb", known["GUID"], known["age"], "test")
+    place = tmp_path / "store" / "ntkrnlmp.pdb" / store_key(identity) / "ntkrnlmp.pdb"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(kernel_pdb(document))
+    from_isf = Session(isf_file=str(isf), symbol_path="")
+    from_isf.open(str(sample(6, isf)))
+    from_pdb = Session(symbol_path=f"srv*{tmp_path / 'store'}")
+    from_pdb.open(str(sample(6, isf)))
+    assert from_pdb.target.symbol_status.startswith(str(tmp_path))
+    for line in (
+        "dt nt!_EPROCESS @$proc",
+        "dt -r2 nt!_ETHREAD @$thread",
+        "dt -v nt!_KPRCB",
+        "dt nt!_KWAIT_REASON",
+        "dt nt!_KI*",
+        "x nt!KeBug*",
+        "ln nt!KeBugCheckEx+5",
+    ):
+        expected = answer(from_isf, line)
+        assert len(expected) > 1 or line.startswith("ln ")
+        assert answer(from_pdb, line) == expected
