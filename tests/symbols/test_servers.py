@@ -130,7 +130,14 @@ def test_what_is_not_there_is_asked_for_once_in_every_form(server: SymbolServer,
 
 def test_object_storage_says_forbidden_for_what_it_does_not_have(server: SymbolServer, ask: Asked) -> None:
     server.routes[PLACE] = lambda request: answer(request, b"<Error/>", 403)
-    assert ask(server.url) is None and ask.problems == []
+    assert ask(server.url) is None and ask(server.url, key="AB2") is None
+    host = server.url[7:]
+    assert ask.problems == [
+        f"symbol server {host}: answers with status 403: it does not have some files, or forbids them"
+    ]
+    assert not ask.servers.troubled
+    server.routes["/x.pdb/AB3/x.pdb"] = CONTENT
+    assert ask(server.url, key="AB3") == CONTENT
 
 
 def test_a_server_of_two_tiers(server: SymbolServer, ask: Asked) -> None:

@@ -43,7 +43,8 @@ _CHUNK = 1 << 16
 _LONGEST_TEXT = 4096
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 #: Answers that say that the file is not there; stores in object storage answer 403 for what they do not have.
-_ABSENT = (403, 404, 410)
+_FORBIDDEN = 403
+_ABSENT = (_FORBIDDEN, 404, 410)
 #: Answers that another attempt may change.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _POLL = 0.1
@@ -147,6 +148,7 @@ class Servers:
         self._hosts = hosts or Hosts()
         self._missing: set[tuple[str, str, str]] = set()
         self._tiers: dict[str, bool] = {}
+        self._forbidding: set[str] = set()
         self._stores: set[Path] = set()
         self._opener: urllib.request.OpenerDirector | None = None
 
@@ -192,6 +194,8 @@ class Servers:
             say(f"{shown_url(url)}: {name} could not be stored: {error}")
             return None
         if temporary is None:
+            if host in self._forbidding:
+                say(f"symbol server {host}: answers with status 403: it does not have some files, or forbids them")
             return None
         try:
             return stores.add(store, name, key, temporary, move=True)
@@ -296,6 +300,8 @@ class Servers:
                 if not isinstance(error, _Failure):
                     raise
                 if error.kind == _Failure.ABSENT:
+                    if str(error):
+                        self._forbidding.add(_host(url))
                     return None
                 if error.kind != _Failure.BROKEN or attempt + 1 >= limits.attempts:
                     raise
@@ -497,7 +503,7 @@ class _Transfer(threading.Thread):
 
     def _status(self, code: int) -> _Failure:
         if code in _ABSENT:
-            return _Failure(_Failure.ABSENT, "")
+            return _Failure(_Failure.ABSENT, "forbidden" if code == _FORBIDDEN else "")
         kind = _Failure.BROKEN if code in _PASSING else _Failure.REFUSED
         return _Failure(kind, f"answers with status {code}", True)
 
