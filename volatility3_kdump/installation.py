@@ -49,6 +49,7 @@ REQUIRED_LIBRARIES = {
 }
 #: Libraries that change something when they happen to be there.
 OPTIONAL_LIBRARIES = {
+    "yara_x": "pattern search in less time; taken instead of yara, as the host does (distribution yara-x)",
     "kdmp_parser": "a peer that `make bench` and the tests compare with",
     "leechcorepyc": "a peer that `make bench` compares with",
     "unicorn": "an oracle of the tests",

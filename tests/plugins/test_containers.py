@@ -21,6 +21,8 @@ import volatility3_kdump
 from tests.dump import cabinets, packing
 from tests.layers import paging
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.layers.present import present_memory, signed
+from volatility3_kdump.target import Target
 
 Sample = Callable[..., Path]
 RunVol = Callable[..., subprocess.CompletedProcess[str]]
@@ -232,9 +234,19 @@ def test_paging_files_of_the_manifest_complete_the_memory(tmp_path: Path) -> Non
     target = volatility3_kdump.open(path)
     assert target.memory.read(ADDRESS + 0x10, 16) == page[0x10:0x20]
     assert "paging file 2 of the archive's manifest is not in the archive" in target.warnings
+    assert present_page(target) == [(signed(ADDRESS), page)]
     # What lies behind the end of the paging file is not there.
     path.write_bytes(cab(members[0], members[1], ("d.sys", bytes(0x2800)), ("Cabmanifest.xml", MANIFEST)))
-    assert volatility3_kdump.open(path).memory.read(ADDRESS, 16) is None
+    target = volatility3_kdump.open(path)
+    assert target.memory.read(ADDRESS, 16) is None
+    assert present_page(target) == []
+
+
+def present_page(target: Target) -> list[tuple[int, bytes]]:
+    """What a scan of all memory sees of the page that is paged out."""
+    memory = present_memory(target.context.layers[target.layer_name])
+    assert memory is not None
+    return [(run.address, memory.read(*run)) for run in memory.runs(signed(ADDRESS), signed(ADDRESS) + 0x1000)]
 
 
 def test_the_host_gets_the_paging_files_as_well(tmp_path: Path) -> None:
