@@ -1,8 +1,8 @@
 """Matching YARA rules against the memory that a dump holds.
 
-A run is a stretch of addresses of which the dump holds every byte. Rules are matched against runs, in chunks of 4 MB: two
-stretches with a gap between them never come together, and absent pages are nothing, not zeros. Chunks overlap by 64 KB,
-so that whatever is no longer than that is found wherever it lies, once. What a condition says of several strings,
+A run is a stretch of addresses of which the dump holds every byte. Rules are matched against runs, in chunks of 4 MB:
+two stretches with a gap between them never come together, and absent pages are nothing, not zeros. Chunks overlap by 64
+KB, so that whatever is no longer than that is found wherever it lies, once. What a condition says of several strings,
 of positions or of sizes, it says of one chunk.
 """
 
