@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import struct
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ from volatility3_kdump.sample.page_frames import ACTIVE, MODIFIED, MODIFIED_NO_W
 from volatility3_kdump.sample.scene import KernelStructure
 from volatility3_kdump.sample.scenes import make_scene
 from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.text import memusage as text
 
 NAMES = ("Zeroed", "Free", "Standby", "Modified", "ModifiedNoWrite", "Bad", "Active/Valid", "Transition")
 DATABASE = 0xFFFFA98000000000
@@ -390,3 +392,23 @@ def test_small_memory_dumps(shared_data: Path, run_vol) -> None:
     finished = run_vol("-q", "-f", shared_data / "dumps" / "triage_x64_17763.dmp", "kdump.memusage")
     assert finished.returncode == 1
     assert "a small memory dump holds neither the page-frame database nor" in finished.stderr
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_database_of_random_bytes(session: tuple[Path, Machine], tmp_path: Path, seed: int) -> None:
+    """Whatever the entries say, every page is counted once; what leads nowhere has no name."""
+    path, machine = session
+    target = volatility3_kdump.open(path)
+    choose = random.Random(seed)
+    changes = {
+        DATABASE + first * STRIDE: choose.randbytes(count * STRIDE)
+        for first, count in machine.scene.memory
+        if seed % 2 or count > 1
+    }
+    usage = memory_usage(edited(target, path, tmp_path / "x.dmp", changes))
+    found = by_name(usage)
+    assert (found["TOTAL"], found["Unknown"]) == (len(machine.page_frames), 0)
+    assert usage.uses is not None
+    assert sum(use.pages for use in usage.uses) == sum(found[NAMES[location]] or 0 for location in OWNED)
+    assert all(use.name is None for use in usage.uses if use.kind in ("mapped file", "image"))
+    assert len(list(text.lines(usage))) > 20

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.windows.memory_counters import (
-    COUNTERS,
     NOT_IN_KERNEL,
     NOT_IN_SMALL_DUMP,
     Counter,
     Definition,
     PageFile,
     page_files,
+    paged_pools,
     read_counters,
     session_commit,
 )
@@ -75,7 +75,11 @@ class MemoryUse:
 
 def memory_use(target: Target, progress: Progress = None) -> MemoryUse:
     """Read and add up what the memory manager counts."""
-    counters = read_counters(target)
+    counters: dict[str, Counter] = {}
+    for label, counter in read_counters(target).items():
+        if label == "PagedPool Usage":
+            counters.update((pool.label, pool) for pool in paged_pools(target))
+        counters[label] = counter
     files, problems = page_files(target)
     processes, sessions, missing = _processes(target, progress)
     problems += missing
@@ -149,7 +153,6 @@ def _inserted(counters: dict[str, Counter], sums: list[Counter]) -> dict[str, Co
         if label == "Process Commit":
             found.update((item.label, item) for item in sums)
         found[label] = counter
-    assert len(found) == len(COUNTERS) + len(sums)
     return found
 
 

@@ -150,7 +150,7 @@ COUNTERS: tuple[Definition, ...] = (
         (_state("Pools.AllocatedNonPagedPool"), _variable("MmAllocatedNonPagedPool", debugger=True)),
         triage="MmAllocatedNonPagedPool",
     ),
-    # A descriptor of its own in kernels between Windows 8 and 10 1803, which no variable of the memory manager adds up.
+    # Only in the descriptors of the pools, which differ with the number of NUMA nodes in ways that are not documented.
     Definition("NonPagedPoolNx Usage", "memory"),
     Definition(
         "NonPagedPool Max",
@@ -369,6 +369,43 @@ def _checked(definition: Definition, value: int, source: str) -> Counter:
 
 def _absent(definition: Definition, reason: str, source: str | None = None) -> Counter:
     return Counter(definition, None, source, reason)
+
+
+# paged pools ----------------------------------------------------------------------------------------------------------
+
+_DESCRIPTOR = "_POOL_DESCRIPTOR"
+_MOST_POOLS = 65
+
+
+def paged_pools(target: Target) -> list[Counter]:
+    """Pages in each of the paged pools that kernels before Windows 10 2004 have; empty for others.
+
+    ``nt!ExpPagedPoolDescriptor`` is an array of pointers to _POOL_DESCRIPTORs: the first, then as many as
+    ``nt!ExpNumberOfPagedPools`` says.
+    """
+    nt, memory = target.nt, target.memory
+    table = target.symbol("ExpPagedPoolDescriptor")
+    count_at = target.symbol("ExpNumberOfPagedPools")
+    if nt is None or table is None or count_at is None or not nt.has_type(_DESCRIPTOR) or target.dump.triage:
+        return []
+    count = memory.unsigned(count_at, 4)
+    # Since Windows 10 1607, what was ever allocated and freed is counted.
+    reader = nt.reader(_DESCRIPTOR, total="TotalPages", taken="PagesAllocated", given="PagesDeallocated")
+    found = []
+    for index in range(min(count + 1, _MOST_POOLS) if count is not None else 0):
+        definition = Definition(f"PagedPool {index} Usage", "memory")
+        address = memory.pointer(table + index * memory.pointer_size)
+        if address == 0:
+            continue
+        row = read_row(memory, reader, address) if address and target.is_kernel_address(address) else None
+        pages = row.total if row is not None else None
+        if row is not None and row.taken is not None and row.given is not None:
+            pages = row.taken - row.given
+        if pages is None:
+            found.append(_absent(definition, "its descriptor is not in the dump"))
+        else:
+            found.append(_checked(definition, pages, f"_POOL_DESCRIPTOR at {address:x}"))
+    return found
 
 
 # sessions -------------------------------------------------------------------------------------------------------------
