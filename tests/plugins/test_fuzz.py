@@ -1,0 +1,158 @@
+"""Every view on dumps whose kernel structures are damaged: only errors of ours come out, and soon.
+
+``tests/dump/test_fuzz.py`` damages files where their headers are; here the pointers, counts and texts that the kernel
+left in memory are wrong. Deterministic: a case is its seed and its number. ``KDUMP_FUZZ_SECONDS`` makes each view's run
+longer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from volatility3.framework import contexts
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.plugin import PluginFailure
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SECONDS = float(os.environ.get("KDUMP_FUZZ_SECONDS", "0"))
+AT_LEAST = 4
+#: No damaged dump takes longer than this to show, in seconds of processor time.
+LONGEST = 20.0
+#: Rows and lines above which a view does not end by itself.
+MOST = 400_000
+
+#: Options with which a plugin reads most: several runs of one where options exclude each other.
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "analyze": [{}],
+    "bugcheck": [{}],
+    "disasm": [{"address": "nt!KiPageFault", "count": 40}],
+    "drivers": [{"verbose": True}, {"address": ["nt!KeBugCheckEx+5", "myfault+10"]}],
+    "errlog": [{}],
+    "info": [{}],
+    "irp": [{"pending": True}, {"driver": "\\Driver\\MYFAULT"}, {"address": "ffff91894ed94d70"}],
+    "locks": [{"all": True, "verbose": True}],
+    "memory": [{"address": "ffff91894ed94d70", "length": "40"}],
+    "process": [{"detail": 7}, {"detail": 1}],
+    "ready": [{}],
+    "stack": [{"all": True}, {"all-cpus": True}],
+    "thread": [{"all": True}, {"waits": True}],
+    "trap": [{"address": "ffffd48f77af97e0"}],
+    "type": [{"type": "nt!_EPROCESS", "address": "ffff9189527e9080", "depth": 2}],
+    "vm": [{}],
+}
+#: Those that search memory for what the user gives, and have nothing of their own to parse.
+LEFT_OUT = {"yara"}
+POINTERS = (0, (1 << 64) - 1, 0xFFFF800000000000, 0xFFFFFFFFFFFFF000, 0x4547415045474150, 0x7FFFFFFFFFFF, 1 << 63)
+
+
+def plugin_class(name: str) -> Any:
+    return getattr(importlib.import_module(f"volatility3.plugins.kdump.{name}"), name.capitalize())
+
+
+def show(name: str, options: dict[str, Any], path: Path) -> int:
+    """The rows and the KD lines of a plugin; how many there are."""
+    context = contexts.Context()
+    context.config["automagic.LayerStacker.single_location"] = path.as_uri()
+    place = f"plugins.{name.capitalize()}"
+    chosen = plugin_class(name)
+    for requirement in chosen.get_requirements():
+        value = options.get(requirement.name, requirement.default)
+        if value is not None:
+            context.config[f"{place}.{requirement.name}"] = value
+    grid = chosen(context, place).run()
+    count = 0
+
+    def row(node: Any, accumulator: None) -> None:
+        nonlocal count
+        count += 1
+        assert count < MOST
+
+    grid.populate(row)
+    for line in grid.kd_lines():
+        count += 1
+        assert count < MOST and line.replace("\t", " ").isprintable()
+    return count
+
+
+@pytest.fixture(scope="module")
+def original(sample: Callable[..., Path]) -> tuple[bytes, list[int]]:
+    """A full dump, and the offsets of what looks like a pointer into the kernel's half."""
+    data = sample(1).read_bytes()
+    values = struct.unpack_from(f"<{(len(data) - 0x2000) // 8}Q", data, 0x2000)
+    return data, [0x2000 + 8 * number for number, value in enumerate(values) if 0xFFFF8 <= value >> 44 < 0xFFFFF + 1]
+
+
+def damaged(original: tuple[bytes, list[int]], generator: random.Random) -> bytes:
+    """From a few to many pointers replaced, counts and texts beside them as well."""
+    data, places = original
+    changed = bytearray(data)
+    for _ in range(generator.choice((3, 30, 300, 3000))):
+        at = generator.choice(places)
+        kind = generator.randrange(8)
+        if kind <= 2:
+            # To another structure, or into its middle.
+            source = generator.choice(places)
+            (value,) = struct.unpack_from("<Q", data, source)
+            struct.pack_into("<Q", changed, at, value + generator.choice((0, 0, 8, -8, 1, 0x1000)) & (1 << 64) - 1)
+        elif kind == 3:
+            struct.pack_into("<Q", changed, at, generator.choice(POINTERS))
+        elif kind == 4:
+            # A list that leads back to itself, or to its neighbour.
+            (value,) = struct.unpack_from("<Q", data, at)
+            struct.pack_into("<Q", changed, at, value ^ generator.choice((8, 0x10, 0x80, 1 << 47)))
+        elif kind == 5:
+            near = min(len(changed) - 4, max(0x2000, at + generator.randrange(-0x80, 0x80)))
+            struct.pack_into("<I", changed, near, generator.choice((0, 1, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x1B)))
+        elif kind == 6:
+            near = min(len(changed) - 64, max(0x2000, at + generator.randrange(-0x200, 0x200)))
+            changed[near : near + 64] = generator.randbytes(64)
+        else:
+            # A page table or a page of structures that is another one.
+            page, source = (0x2000 + ((place - 0x2000) & ~0xFFF) for place in (at, generator.choice(places)))
+            if generator.random() < 0.1 and max(page, source) + 0x1000 <= len(data):
+                changed[page : page + 0x1000] = data[source : source + 0x1000]
+    return bytes(changed)
+
+
+def test_every_plugin_is_tried() -> None:
+    """A plugin that is new has to be told here how it is to read most."""
+    names = {path.stem for path in (CHECKOUT / "plugins" / "kdump").glob("[!_]*.py")}
+    assert names - LEFT_OUT == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_damaged_structures(name: str, original: tuple[bytes, list[int]], tmp_path: Path) -> None:
+    path = tmp_path / "damaged.dmp"
+    path.write_bytes(original[0])
+    for options in OPTIONS[name]:
+        assert show(name, options, path), options
+    deadline = time.monotonic() + SECONDS
+    number = 0
+    seed = sum(name.encode())
+    while number < AT_LEAST or time.monotonic() < deadline:
+        generator = random.Random(seed * 1_000_000 + number)
+        data = damaged(original, generator)
+        path.write_bytes(data)
+        for options in OPTIONS[name]:
+            started = time.process_time()
+            try:
+                show(name, options, path)
+            except (KdumpError, PluginFailure) as error:
+                assert str(error) and str(error).isprintable()
+            except BaseException:
+                kept = tmp_path / f"{name}-{number}.dmp"
+                kept.write_bytes(data)
+                print(f"{name} {options}, seed {seed}, case {number}: {kept}")
+                raise
+            taken = time.process_time() - started
+            assert taken < LONGEST, f"{name} {options}, seed {seed}, case {number}: {taken:.1f} s"
+        number += 1
