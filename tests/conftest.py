@@ -13,6 +13,7 @@ The modules of the checkout are the ones under test, whether or not the package 
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -37,10 +38,14 @@ import volatility3.symbols  # noqa: E402
 from volatility3.framework import constants  # noqa: E402
 
 from tests.vol_server import VolServer  # noqa: E402
+from volatility3_kdump.symbols import isf  # noqa: E402
 
 volatility3.plugins.__path__.insert(0, str(CHECKOUT / "plugins"))
 volatility3.symbols.__path__.insert(0, str(CHECKOUT / "symbols"))
 
+
+# Tests go through all kernels again and again: keep the tables of all of them, not of the last two only.
+isf._parsed_file = functools.lru_cache(maxsize=20)(isf._parsed_file.__wrapped__)
 
 #: Whether the host is older than the one whose plugins serve as oracles.
 OLD_HOST = tuple(map(int, constants.PACKAGE_VERSION.split(".")[:2])) < (2, 28)

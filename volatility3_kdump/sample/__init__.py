@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from volatility3_kdump.errors import UnsupportedDump
-from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample.containers import DUMP_TYPES, write
 from volatility3_kdump.sample.contents import make_contents
 from volatility3_kdump.sample.machine import Machine
 from volatility3_kdump.sample.scenes import DEFAULT, make_scene, scene_names
+from volatility3_kdump.symbols.isf import load_table_file
 
 __all__ = ["DUMP_TYPES", "scene_names", "write_sample"]
 
@@ -36,6 +36,6 @@ def write_sample(path: str | Path, dump_type: int = 6, isf: str | Path | None = 
         from volatility3_kdump.symbols.tables import kernel_table_path
 
         isf = kernel_table_path()
-    layouts = Layouts.load(isf)
+    layouts = load_table_file(Path(isf))
     machine = Machine(make_scene(scene, layouts), layouts)
     write(Path(path), dump_type, make_contents(machine))
