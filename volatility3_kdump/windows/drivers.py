@@ -244,8 +244,8 @@ def _sections(module: Module, image: PeImage, present: bytearray, notes: list[st
 
 
 def present_pages(target: Target, address: int, size: int) -> bytearray:
-    """For each page of a range, 1 where the dump holds it at least in part; ``address`` is that of the first page."""
-    marks = bytearray(-(-size // PAGE_SIZE))
+    """For each page that a range touches, 1 where the dump holds it at least in part."""
+    marks = bytearray(-(-(address % PAGE_SIZE + size) // PAGE_SIZE) if size > 0 else 0)
     if target.layer_name is None or size <= 0:
         return marks
     layer = target.context.layers[target.layer_name]
