@@ -44,7 +44,7 @@ RENDERERS_OF_PLUGINS = (2, 28, 0)
 REQUIRED_LIBRARIES = {
     "numpy": "page maps and page-frame arrays",
     "capstone": "disassembly",
-    "pefile": "exports, versions and debug records of modules",
+    "pefile": "image files on the image path",
     "yara": "pattern search (distribution yara-python)",
 }
 #: Libraries that change something when they happen to be there.

@@ -16,12 +16,16 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import PAGE_SIZE, Memory
 from volatility3_kdump.symbols.paths import SearchPath, safe_file_name
 from volatility3_kdump.windows.modules import Module
 from volatility3_kdump.windows.pe import PeImage, parse_headers
+
+if TYPE_CHECKING:
+    import pefile
 
 Pieces = Callable[[int, int], Iterable[tuple[int, bytes]]]
 
@@ -34,6 +38,7 @@ _LONGEST_READ = 1 << 28
 _MACHINES_64 = (0x8664, 0xAA64)
 _BASE_RELOCATION, _LOAD_CONFIG, _IMPORT_ADDRESSES = 5, 10, 12
 _RELOCATIONS_STRIPPED = 1
+_WRITABLE = 0x80000000
 _ABSOLUTE, _HIGH, _LOW, _HIGHLOW, _DIR64 = 0, 1, 2, 3, 10
 #: Width in bytes of what each type of relocation changes.
 _WIDTHS = {_HIGH: 2, _LOW: 2, _HIGHLOW: 4, _DIR64: 8}
@@ -252,17 +257,25 @@ class FileImage:
 
         Raises :class:`ImageRefused` when the file is no image or cannot be relocated to ``base``.
         """
+        import pefile
+
         self.path = path
         self._data = data
         header = parse_headers(
             lambda offset, size: data[offset : offset + size] if offset + size <= len(data) else None
         )
+        try:
+            # Directories are read here instead: their lists of objects cost seconds where a kernel has 50,000 entries.
+            file = pefile.PE(data=data, fast_load=True)
+        except (pefile.PEFormatError, ValueError) as error:
+            raise ImageRefused(f"{path}: not a PE image ({error}); refused") from error
         if header is None:
             raise ImageRefused(f"{path}: not a PE image; refused")
+        self._stripped = bool(file.FILE_HEADER.Characteristics & _RELOCATIONS_STRIPPED)
         self._width = 8 if header.machine in _MACHINES_64 else 4
         self._delta = 0 if base is None else base - header.preferred_base
         self._header = header
-        self._regions = _regions(data, header)
+        self._regions = _regions(file, len(data))
         self._starts = [region.address for region in self._regions]
         self._pages: dict[int, bytes] = {}
         self._changed = sorted(self._loader_written())
@@ -384,7 +397,7 @@ class FileImage:
         """(RVA, type) of each relocation, sorted, each place once."""
         located = self._header.directory(_BASE_RELOCATION)
         if located is None:
-            if _characteristics(self._data) & _RELOCATIONS_STRIPPED:
+            if self._stripped:
                 raise ImageRefused(f"{self.path}: has no relocations and is not at its preferred base; refused")
             return []
         data = self._raw(located[0], min(located[1], len(self._data)))
@@ -442,31 +455,26 @@ def check_image(path: Path, timestamp: int, size_of_image: int) -> None:
         )
 
 
-def _regions(data: bytes, header: PeImage) -> list[_Region]:
-    """The headers and sections of a file, sorted and disjoint; a section that overlaps an earlier one is left out."""
-    start = struct.unpack_from("<I", data, 0x3C)[0]
-    alignment, _ = struct.unpack_from("<II", data, start + 0x38)
-    header_size = struct.unpack_from("<I", data, start + 0x54)[0]
-    table = start + 0x18 + struct.unpack_from("<H", data, start + 0x14)[0]
-    alignment = min(max(alignment, 1), PAGE_SIZE)
-    regions = [_Region(0, min(header_size, len(data)), 0, min(header_size, len(data)), True)]
+def _regions(file: pefile.PE, length: int) -> list[_Region]:
+    """The headers and sections of a file, sorted and disjoint; a section that overlaps an earlier one is left out.
+
+    ``length`` is that of the file in bytes.
+    """
+    optional = file.OPTIONAL_HEADER
+    alignment = min(max(optional.SectionAlignment, 1), PAGE_SIZE)
+    header_size = min(optional.SizeOfHeaders, length)
+    regions = [_Region(0, header_size, 0, header_size, True)]
     found = []
-    for index, section in enumerate(header.sections):
-        stored, offset = struct.unpack_from("<II", data, table + 40 * index + 16)
-        size = -(-(section.size or stored) // alignment) * alignment
-        size = min(size, max(header.size_of_image - section.address, 0))
-        stored = min(stored, size, max(len(data) - offset, 0))
-        found.append(_Region(section.address, size, offset, stored, not section.writable))
+    for section in file.sections:
+        size = -(-(section.Misc_VirtualSize or section.SizeOfRawData) // alignment) * alignment
+        size = min(size, max(optional.SizeOfImage - section.VirtualAddress, 0))
+        stored = min(section.SizeOfRawData, size, max(length - section.PointerToRawData, 0))
+        writable = bool(section.Characteristics & _WRITABLE)
+        found.append(_Region(section.VirtualAddress, size, section.PointerToRawData, stored, not writable))
     for region in sorted(found, key=lambda region: region.address):
         if region.size and region.address >= regions[-1].address + regions[-1].size:
             regions.append(region)
     return regions
-
-
-def _characteristics(data: bytes) -> int:
-    start = struct.unpack_from("<I", data, 0x3C)[0]
-    value: int = struct.unpack_from("<H", data, start + 0x16)[0]
-    return value
 
 
 def _relocate(data: bytearray, offset: int, kind: int, delta: int) -> None:
