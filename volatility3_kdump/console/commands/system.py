@@ -12,10 +12,13 @@ from volatility3_kdump.text.processors import block_lines, region_lines
 from volatility3_kdump.views.error_log import errlog_grid
 from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.memusage import memusage_grid
+from volatility3_kdump.views.pool import block_grid, usage_grid
 from volatility3_kdump.views.vm import vm_grid
 from volatility3_kdump.windows.processors import ControlRegion, control_region
 
 _WITHOUT_PROCESSES = 1
+#: Flags of !poolused.
+_VERBOSE, _BY_NONPAGED, _BY_PAGED = 1, 2, 4
 #: Flag of !memusage.
 _SUMMARY = 8
 
@@ -105,3 +108,27 @@ def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
 def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[str]:
     flags = session.evaluate(arguments.text) if arguments.text else 0
     return memusage_grid(session.target, bool(flags & _SUMMARY), session.progress).kd_lines()
+
+
+@command(
+    "!poolused",
+    help="pool by tag: 1 allocations and frees, 2 by nonpaged, 4 by paged use; only tags that fit",
+    usage="[FLAGS [TAG]]",
+    plugin="pool",
+)
+def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = arguments.words
+    if len(words) > 2:
+        raise KdumpError("!poolused takes flags and a tag")
+    flags = session.evaluate(words[0]) if words else 0
+    order = "nonpaged" if flags & _BY_NONPAGED else "paged" if flags & _BY_PAGED else "tag"
+    tag = words[1] if len(words) > 1 else None
+    return usage_grid(session.target, order, tag, None, bool(flags & _VERBOSE), session.progress).kd_lines()
+
+
+@command("!pool", help="the pool block that an address lies in, and those around it", usage="ADDRESS", plugin="pool")
+def pool_block(session: Session, arguments: Arguments) -> Iterable[str]:
+    words = arguments.words
+    if not words:
+        raise KdumpError("!pool takes an address")
+    return block_grid(session.target, session.evaluate(words[0]), None, session.progress).kd_lines()
