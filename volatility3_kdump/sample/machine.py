@@ -8,9 +8,9 @@ from volatility3_kdump.sample.error_log import write_error_log
 from volatility3_kdump.sample.images import Images
 from volatility3_kdump.sample.kernel_data import write_debugger_data, write_kernel_data
 from volatility3_kdump.sample.lists import write_lists
-from volatility3_kdump.sample.memory_counters import write_memory_counters
+from volatility3_kdump.sample.memory_counters import write_memory_counters, write_paged_pools
 from volatility3_kdump.sample.objects import Objects
-from volatility3_kdump.sample.page_frames import Frame, write_page_frames
+from volatility3_kdump.sample.page_frames import Frame, PageFrameDatabase
 from volatility3_kdump.sample.processes import Processes
 from volatility3_kdump.sample.processors import Processors
 from volatility3_kdump.sample.resources import write_resources
@@ -49,16 +49,16 @@ class Machine:
         write_memory_counters(self.work, self.processors)
         write_resources(self.work, self.processes)
         write_error_log(self.work)
+        database = PageFrameDatabase(self.work, scene.page_frames) if scene.page_frames is not None else None
         self._extras(scene)
+        write_paged_pools(self.work)
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:
             self.work.memory.set_entry(address, _PAGED_OUT)
         # the sections of the kernel follow from what lies in it, and every mapping must be there before the roots
         self.images.finish()
         #: What the page-frame database says, where the scene has one.
-        self.page_frames: list[Frame] = []
-        if scene.page_frames is not None:
-            self.page_frames = write_page_frames(self.work, scene.page_frames)
+        self.page_frames: list[Frame] = database.write() if database is not None else []
         self.work.memory.finish()
 
     def _extras(self, scene: Scene) -> None:

@@ -99,7 +99,6 @@ def write_memory_counters(work: Workspace, processors: Processors) -> None:
         if any(process.session == session for process in work.scene.processes):
             work.structure("_MM_SESSION_SPACE", session_space(work.scene, session), {"CommittedPages": committed})
     _page_files(work, use.page_files)
-    _paged_pools(work, use.paged_pools)
 
 
 def write_list_lengths(work: Workspace, lists: Mapping[str, int]) -> None:
@@ -161,16 +160,14 @@ def _page_files(work: Workspace, files: tuple[PageFile, ...]) -> None:
     work.variable("MmPagingFile", addresses)
 
 
-def _paged_pools(work: Workspace, pools: tuple[int, ...]) -> None:
-    """Descriptors of the paged pools: the first, and as many more as their number says."""
+def write_paged_pools(work: Workspace) -> None:
+    """The pages of each paged pool, in the descriptors that the pools have made."""
     table = work.symbol("ExpPagedPoolDescriptor")
-    if table is None or not work.layouts.has_type("_POOL_DESCRIPTOR"):
+    if table is None or not work.layouts.has("_POOL_DESCRIPTOR", "ListHeads"):
         return
     freed = 1_000_000
-    for index, pages in enumerate(pools):
-        address = work.pool("nonpaged", work.structures.size("_POOL_DESCRIPTOR"))
-        values = {"PoolType": 1, "PoolIndex": index, "TotalPages": pages}
-        values.update({"PagesAllocated": pages + freed, "PagesDeallocated": freed})
-        _fill_at(work, address, "_POOL_DESCRIPTOR", values)
-        work.memory.write(table + 8 * index, address.to_bytes(8, "little"))
-    work.variable("ExpNumberOfPagedPools", len(pools) - 1, 4)
+    for index, pages in enumerate(work.scene.memory_use.paged_pools):
+        descriptor = int.from_bytes(work.memory.read(table + 8 * index, 8) or b"", "little")
+        if descriptor:
+            values = {"TotalPages": pages, "PagesAllocated": pages + freed, "PagesDeallocated": freed}
+            _fill_at(work, descriptor, "_POOL_DESCRIPTOR", values)

@@ -75,7 +75,7 @@ class MemoryUse:
     counters: Mapping[str, int] = field(default_factory=_counters)
     commit_failures: tuple[int, int, int, int] = (0, 0, 0, 0)
     #: Pages of each paged pool, where the kernel has several.
-    paged_pools: tuple[int, ...] = (80_000, 9_552)
+    paged_pools: tuple[int, ...] = (40_000, 12_388, 12_388, 12_388, 12_388)
     page_files: tuple[PageFile, ...] = (
         PageFile("\\??\\C:\\pagefile.sys", 524_288, 500_144, 524_288, 1_572_864, 31_020),
         PageFile("\\??\\C:\\swapfile.sys", 4_096, 4_094, 4_096, 3_145_728, 2, swap=True),

@@ -59,12 +59,9 @@ class Frame:
     more: dict[FieldPath, int] = field(default_factory=dict)
 
 
-def write_page_frames(work: Workspace, scene: PageFrames) -> list[Frame]:
-    """Write the database; returns what is in it, by page frame number."""
-    return _Database(work, scene).write()
+class PageFrameDatabase:
+    """Makes the database: what it needs of pool at once, the entries when everything else is in memory."""
 
-
-class _Database:
     def __init__(self, work: Workspace, scene: PageFrames) -> None:
         self._work = work
         self._scene = scene
@@ -77,16 +74,21 @@ class _Database:
             [pfn for first, count in work.scene.memory for pfn in range(first, first + count) if pfn not in taken][::-1]
         )
 
-    def write(self) -> list[Frame]:
-        work, scene = self._work, self._scene
         directory, address, first = scene.large
         work.memory.map_large(address, first, USER_DATA, directory)
         for item in scene.files:
             self._file(item)
         self._private(*scene.private)
         self._others()
+
+    def write(self) -> list[Frame]:
+        """Write the entries; returns what is in the database, by page frame number."""
+        work, scene = self._work, self._scene
         for first, count in work.scene.memory:
             work.memory.write(self._base + first * self._stride, bytes(count * self._stride))
+        twice = self._frames.keys() & work.physical.pages.keys()
+        if twice:
+            raise ValueError(f"page frame {min(twice):#x} is used twice: the scene needs more memory")
         for mapping in work.memory.mappings():
             self._mapped(mapping)
         lists: dict[int, list[int]] = {location: [] for location in range(8)}

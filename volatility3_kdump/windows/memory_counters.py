@@ -378,7 +378,7 @@ _MOST_POOLS = 65
 
 
 def paged_pools(target: Target) -> list[Counter]:
-    """Pages in each of the paged pools that kernels before Windows 10 2004 have; empty for others.
+    """Pages in each of the paged pools that kernels before Windows 10 1903 have; empty for others.
 
     ``nt!ExpPagedPoolDescriptor`` is an array of pointers to _POOL_DESCRIPTORs: the first, then as many as
     ``nt!ExpNumberOfPagedPools`` says.
