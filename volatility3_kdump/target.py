@@ -305,7 +305,12 @@ class Target:
 
     def is_kernel_address(self, address: int) -> bool:
         """Whether an address lies in the kernel's half of the address space."""
-        return address >= (0xFFFF_8000_0000_0000 if self.header.bits == 64 else 0xFFFF_FFFF_8000_0000)
+        return address >= self.kernel_start
+
+    @property
+    def kernel_start(self) -> int:
+        """Where the kernel's half of the address space begins (sign-extended)."""
+        return 0xFFFF_8000_0000_0000 if self.header.bits == 64 else 0xFFFF_FFFF_8000_0000
 
     @property
     def triage_copies(self) -> dict[str, Segment]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.windows.pool_header import tag_text
@@ -24,8 +24,7 @@ _FREE = 1
 _MOST_OVERLAPPING = 64
 
 
-@dataclass(frozen=True)
-class BigPage:
+class BigPage(NamedTuple):
     """An entry of nt!PoolBigPageTable. ``size`` is NumberOfBytes; ``entry`` is where the entry itself lies.
 
     ``pool_type`` is a POOL_TYPE. An entry that is free describes what was there last.
@@ -86,6 +85,8 @@ def _last(entries: list[BigPage], starts: list[int], address: int, most: int) ->
 
 def read_big_pages(target: Target) -> BigPages:
     """The entries of nt!PoolBigPageTable, sorted by address; ``target.pool.big_pages`` keeps them."""
+    import numpy as np
+
     nt = target.nt
     if nt is None or not nt.has_type(_TYPE):
         reason = target.symbol_status if nt is None else f"the kernel's symbols have no {_TYPE}"
@@ -96,26 +97,26 @@ def read_big_pages(target: Target) -> BigPages:
     table = read_table(
         target.memory, nt, _TYPE, *bounds, va="Va", key="Key", pool_type="PoolType", size="NumberOfBytes"
     )
-    entries = []
-    columns = table.columns
-    impossible = 0
-    for index in (columns["va"] > _FREE).nonzero()[0].tolist():
-        va, size = int(columns["va"][index]), int(columns["size"][index])
-        address = va & ~_FREE
-        if address % PAGE_SIZE or not target.is_kernel_address(address) or size == 0 or address + size > 1 << 64:
-            impossible += 1
-            continue
-        entries.append(
-            BigPage(
-                address,
-                size,
-                int(columns["key"][index]) & 0xFFFFFFFF,
-                int(columns["pool_type"][index]),
-                not va & _FREE,
-                int(table.addresses[index]),
-            )
-        )
-    entries.sort(key=lambda entry: (entry.address, entry.allocated))
+    va, size = table.columns["va"], table.columns["size"].astype(np.uint64)
+    # addresses of 32-bit kernels are sign-extended
+    va = va.astype(np.int32 if va.dtype.itemsize == 4 else np.int64).astype(np.int64).astype(np.uint64)
+    address = va & ~np.uint64(_FREE)
+    used = address != 0
+    # a sum beyond the address space wraps, and is then below its first part
+    possible = (address % PAGE_SIZE == 0) & (size != 0) & (address + size - np.uint64(1) >= address)
+    possible &= address >= np.uint64(target.kernel_start)
+    order = np.nonzero(used & possible)[0]
+    order = order[np.lexsort((va[order] & np.uint64(_FREE) == 0, address[order]))]
+    columns = (
+        address,
+        size,
+        table.columns["key"],
+        table.columns["pool_type"],
+        va & np.uint64(_FREE) == 0,
+        table.addresses,
+    )
+    entries = map(BigPage._make, zip(*(column[order].tolist() for column in columns), strict=True))
+    impossible = int((used & ~possible).sum())
     problems = []
     if table.missing:
         problems.append(f"{table.missing} of {table.count} entries of nt!PoolBigPageTable are not in the dump")
