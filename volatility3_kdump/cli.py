@@ -44,7 +44,7 @@ def _dump_type(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
-    from volatility3_kdump import batch
+    from volatility3_kdump.batch import command as batch
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "sample":
         return write_sample(arguments.out, arguments.dump_type, arguments.isf, arguments.scene)
     if arguments.command == "batch":
-        from volatility3_kdump import batch
+        from volatility3_kdump.batch import command as batch
 
         return batch.run(arguments)
     if arguments.command == "symbols":

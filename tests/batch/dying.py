@@ -1,4 +1,4 @@
-"""Workers that come to grief, by the name of the file: what ``tests/test_batch.py`` gives processes to do.
+"""Workers that come to grief, by the name of the file: what ``test_workers.py`` gives processes to do.
 
 ``killed`` ends the process as the system does when memory runs out; ``loops`` never ends, ``hangs`` neither, without
 ever coming back to the interpreter; both first leave their process id in a file beside.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from volatility3_kdump import batch
+from volatility3_kdump.batch import task as tasks
 
 #: Seconds that a process has to react to the time limit, instead of those of the package.
 GRACE = 0.3
@@ -34,11 +35,11 @@ def analyze(file: batch.File, *arguments: Any) -> batch.Line:
         os.kill(os.getpid(), signal.SIGKILL)
     if "loops" not in name and "hangs" not in name:
         return batch.analyze_file(file, member, dataclasses.replace(options, time_limit=None), *rest)
-    real, batch._document, batch.GRACE = batch._document, document, GRACE
+    real, tasks._document, tasks.GRACE = tasks._document, document, GRACE
     try:
         return batch.analyze_file(file, *arguments)
     finally:
-        batch._document = real
+        tasks._document = real
 
 
 class Pool(batch.WorkerPool):

@@ -1,0 +1,64 @@
+"""Crashes counted by hash."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from tests.batch.results import Line
+from volatility3_kdump.batch import Summary
+
+
+def test_the_summary_groups_by_hash(dumps: Path, lines: list[Line]) -> None:
+    documents = []
+    for seed in range(5):
+        mixed = list(lines)
+        random.Random(seed).shuffle(mixed)
+        summary = Summary()
+        for line in mixed:
+            summary.add(line)
+        documents.append((summary.document(), list(summary.text())))
+    assert all(made == documents[0] for made in documents)
+    document, text = documents[0]
+    assert (document["analysed"], document["failed"]) == (7, 6)
+    first, second = document["groups"]
+    assert (first["bucket"], first["count"], first["culprit"]) == ("AV_myfault!unknown_function", 5, "myfault.sys")
+    assert first["hash"] == "9745090a-9bce-ccba-c096-ca6e9ca04c64" and first["bug_check"] is None
+    assert first["first_utc"] == first["last_utc"] == "2021-10-07T11:33:12.945381+00:00"
+    assert [(Path(example["path"]).name, example["member"]) for example in first["examples"]] == [
+        *[("again.DMP", None), ("kernel.dmp", None), ("small.dmp", None)],
+        *[("small.dmp.gz", "small.dmp"), ("three.zip", "x/one.dmp")],
+    ]
+    assert second["count"] == 2 and second["bucket"] == "0x7f_8_myfault!unknown_function"
+    assert sum(error["count"] for error in document["errors"]) == 6
+    assert text[0].split() == [str(first["count"]), first["bucket"], "myfault.sys"]
+    assert text[-1] == "7 analysed in 2 groups, 6 failed"
+
+
+def crash(when: str | None, path: str, **verdict: Any) -> Line:
+    verdict = {"hash": "h", "bucket": "b", "suspect": None, "image_name": "x.sys", **verdict}
+    file = {"path": path, "size": 1, "modified": "m", "sha256": None, "member": None}
+    return {
+        **{"error": None, "file": file, "verdict": verdict},
+        **{"system": {"time_utc": when}, "bug_check": {"name": "NAME", "code": "0xd1"}},
+    }
+
+
+def test_the_first_and_the_last_crash_and_the_most_frequent_culprit() -> None:
+    summary = Summary()
+    for line in (
+        crash("2021-02-03T04:05:06+00:00", "/3", suspect="y.sys"),
+        crash("2020-01-01T00:00:00.500000+00:00", "/2"),
+        crash(None, "/1"),
+        crash("2020-01-01T00:00:00+00:00", "/4", suspect="y.sys"),
+        crash("2021-01-01T00:00:00+00:00", "/5", hash=None, bucket=None, image_name=None),
+        *[crash("2022-01-01T00:00:00+00:00", f"/{number}", suspect="y.sys") for number in range(6, 10)],
+    ):
+        summary.add(line)
+    first, second = summary.document()["groups"]
+    assert (first["count"], first["culprit"], first["bug_check"]) == (8, "y.sys", None)
+    assert (first["first_utc"], first["last_utc"]) == ("2020-01-01T00:00:00+00:00", "2022-01-01T00:00:00+00:00")
+    assert [example["path"] for example in first["examples"]] == ["/1", "/4", "/2", "/3", "/6"]
+    assert (second["hash"], second["bucket"], second["bug_check"], second["culprit"]) == (None, None, "NAME", None)
+    assert "        and 3 more" in list(summary.text())

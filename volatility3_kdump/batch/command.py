@@ -1,0 +1,129 @@
+"""``kdump batch``: options, the file of lines, the summary."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from volatility3_kdump.batch.files import collect
+from volatility3_kdump.batch.lines import Done, LineFile
+from volatility3_kdump.batch.summary import Summary, counted
+from volatility3_kdump.batch.task import Options
+from volatility3_kdump.batch.workers import MOST_JOBS, Progress, lines_of
+from volatility3_kdump.errors import KdumpError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``kdump batch``."""
+    parser.add_argument("paths", metavar="DIR", nargs="+", help="directories, dumps, and archives with dumps")
+    parser.add_argument("--jsonl", metavar="OUT", type=Path, required=True, help="the file that gets the lines")
+    parser.add_argument("--jobs", metavar="N", type=_count, help="dumps analysed at a time (default: processors)")
+    parser.add_argument("--resume", action="store_true", help="go on with OUT: files that have a line are left out")
+    parser.add_argument("--summary", metavar="FILE", type=Path, help="write the summary as JSON as well")
+    parser.add_argument(
+        "--pattern", metavar="GLOB", action="append", default=[], help="only names in the directories that match"
+    )
+    parser.add_argument("--time-limit", metavar="S", type=_seconds, help="give up on a dump after so many seconds")
+    for option, text in (
+        ("--isf-dir", "directories searched for symbol tables before the host's own"),
+        ("--symbol-path", "where PDB files are, as KD's -y (default _NT_SYMBOL_PATH)"),
+        ("--image-path", "where image files are, as KD's -i (default _NT_EXECUTABLE_IMAGE_PATH)"),
+    ):
+        parser.add_argument(option, metavar="DIR", action="append", default=[], help=text)
+    parser.add_argument("--offline", action="store_true", help="ask no symbol server, whatever the paths say")
+    parser.add_argument("--triage-ini", metavar="FILE", help="rules of yours for choosing the culprit")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_JOBS:
+        raise ValueError
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e7:
+        raise ValueError
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``kdump batch``: 0 if every dump was analysed, 1 if some failed, 130 when it was interrupted.
+
+    Raises :class:`KdumpError` for what concerns no single dump.
+    """
+    options = Options(
+        isf_directories=tuple(map(os.path.abspath, arguments.isf_dir)),
+        symbol_path=tuple(arguments.symbol_path) or None,
+        image_path=tuple(arguments.image_path) or None,
+        offline=arguments.offline,
+        triage_ini=arguments.triage_ini,
+        time_limit=arguments.time_limit,
+    )
+    if options.triage_ini is not None:
+        from volatility3_kdump.analysis.owners import OwnerRules
+
+        OwnerRules.load(options.triage_ini)  # raises now what would be wrong with every line
+    out = LineFile(arguments.jsonl, arguments.resume)
+    try:
+        return _run(arguments, options, out)
+    finally:
+        out.close()
+
+
+def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
+    files, left = collect(arguments.paths, arguments.pattern)
+    left_out = [left]
+    done, summary = Done(), Summary()
+    wanted = {file.shown_path for file in files}
+    earlier = 0
+    for line in out.read(lambda line: line["file"]["path"] in wanted):
+        done.add(line)
+        summary.add(line)
+        earlier += 1
+    show = _progress_line() if sys.stderr.isatty() else None
+    lines = lines_of(files, options, None, arguments.jobs, done, show, left_out)
+    interrupted = False
+    try:
+        for line in lines:
+            out.write(line)
+            summary.add(line)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        lines.close()  # type: ignore[attr-defined]
+        if show is not None:
+            sys.stderr.write(f"\r{' ' * 79}\r")
+    if arguments.summary is not None:
+        _write_summary(arguments.summary, summary)
+    for text in summary.text():
+        print(text)
+    if earlier:
+        print(f"from before: {counted(earlier, 'line')}")
+    if left_out[0]:
+        print(f"left out: {counted(left_out[0], 'other file')} in the directories, without a crash dump")
+    if interrupted:
+        print(f"kdump: interrupted: --resume goes on with {arguments.jsonl}", file=sys.stderr)
+        return 130
+    if not summary.analysed and not summary.failed:
+        raise KdumpError("no crash dump found in " + ", ".join(map(str, arguments.paths)))
+    return 1 if summary.failed else 0
+
+
+def _progress_line() -> Progress:
+    def show(lines: int, expected: int) -> None:
+        sys.stderr.write(f"\r{lines} of {expected} dumps".ljust(60))
+        sys.stderr.flush()
+
+    return show
+
+
+def _write_summary(path: Path, summary: Summary) -> None:
+    try:
+        path.write_text(json.dumps(summary.document(), indent=2) + "\n", encoding="ascii")
+    except OSError as error:
+        raise KdumpError(f"--summary {path}: cannot be written: {error.strerror or error}") from error

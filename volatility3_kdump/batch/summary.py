@@ -1,0 +1,127 @@
+"""The crashes of a batch, counted by FAILURE_ID_HASH."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from volatility3_kdump import __version__
+from volatility3_kdump.batch.task import SCHEMA, Line
+from volatility3_kdump.text.escape import printable
+
+#: Example files that the summary names for each group.
+EXAMPLES = 5
+
+
+@dataclass
+class _Group:
+    count: int = 0
+    culprits: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    first: str | None = None
+    last: str | None = None
+    #: (time of the crash, path, number of the member, name of the member)
+    examples: list[tuple[str, str, int, str | None]] = dataclasses.field(default_factory=list)
+
+    def add(self, line: Line, when: str | None, culprit: str | None) -> None:
+        self.count += 1
+        if culprit is not None:
+            self.culprits[culprit] += 1
+        if when is not None:
+            self.first = when if self.first is None else min(self.first, when)
+            self.last = when if self.last is None else max(self.last, when)
+        member = line["file"]["member"] or {}
+        self.examples.append((when or "", line["file"]["path"], member.get("number") or 0, member.get("name")))
+        self.examples.sort(key=lambda example: example[:3])
+        del self.examples[EXAMPLES:]
+
+    @property
+    def culprit(self) -> str | None:
+        """The most frequent one; the first by name where several are."""
+        return min(self.culprits, key=lambda name: (-self.culprits[name], name), default=None)
+
+    def example_files(self) -> list[dict[str, Any]]:
+        return [{"path": path, "member": name} for _, path, _, name in self.examples]
+
+
+class Summary:
+    """Lines counted by FAILURE_ID_HASH; the result does not depend on their order."""
+
+    def __init__(self) -> None:
+        #: By hash, bucket and bug check, the last only where there is no hash.
+        self._groups: dict[tuple[str | None, str | None, str | None], _Group] = {}
+        self._errors: dict[str, _Group] = {}
+        self.analysed = 0
+        self.failed = 0
+
+    def add(self, line: Line) -> None:
+        """Count a line."""
+        error = line["error"]
+        if error is not None:
+            self.failed += 1
+            self._errors.setdefault(error["kind"], _Group()).add(line, None, None)
+            return
+        self.analysed += 1
+        verdict = line["verdict"]
+        bug_check = line["bug_check"] or {}
+        name = None if verdict["hash"] else bug_check.get("name") or bug_check.get("code")
+        group = self._groups.setdefault((verdict["hash"], verdict["bucket"], name), _Group())
+        group.add(line, line["system"]["time_utc"], verdict["suspect"] or verdict["image_name"])
+
+    def document(self) -> dict[str, Any]:
+        """The summary as plain values: ``docs/batch-schema.md``."""
+        return {
+            "batch": SCHEMA,
+            "kdump_version": __version__,
+            "analysed": self.analysed,
+            "failed": self.failed,
+            "groups": [
+                {
+                    "hash": digest,
+                    "bucket": bucket,
+                    "bug_check": name,
+                    "count": group.count,
+                    "culprit": group.culprit,
+                    "first_utc": group.first,
+                    "last_utc": group.last,
+                    "examples": group.example_files(),
+                }
+                for (digest, bucket, name), group in sorted(self._groups.items(), key=_rank)
+            ],
+            "errors": [
+                {"kind": kind, "count": group.count, "examples": group.example_files()}
+                for kind, group in sorted(self._errors.items(), key=_rank)
+            ],
+        }
+
+    def text(self) -> Iterator[str]:
+        """The summary for a reader, line by line."""
+        document = self.document()
+        for group in document["groups"]:
+            what = group["bucket"] or group["bug_check"] or "no bug check"
+            yield f"{group['count']:6}  {what}  {group['culprit'] or 'no culprit'}"
+            yield f"        {{{group['hash']}}}" if group["hash"] else "        no FAILURE_ID_HASH"
+            if group["first_utc"] is not None:
+                yield f"        {group['first_utc']} to {group['last_utc']}"
+            yield from _example_lines(group)
+        for error in document["errors"]:
+            yield f"{error['count']:6}  not analysed: {error['kind']}"
+            yield from _example_lines(error)
+        yield f"{self.analysed} analysed in {counted(len(document['groups']), 'group')}, {self.failed} failed"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _rank(entry: tuple[Any, _Group]) -> tuple[int, str]:
+    return -entry[1].count, repr(entry[0])
+
+
+def _example_lines(group: dict[str, Any]) -> Iterator[str]:
+    for example in group["examples"]:
+        yield printable(f"        {example['path']}" + (f" ({example['member']})" if example["member"] else ""))
+    if group["count"] > len(group["examples"]):
+        yield f"        and {group['count'] - len(group['examples'])} more"

@@ -1,0 +1,227 @@
+"""The task of a worker: one dump, or the list of those in an archive, and the line that says how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volatility3_kdump import __version__
+from volatility3_kdump.batch.files import File
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text.escape import printable
+
+#: Version of what a line says besides the analysis.
+SCHEMA = 1
+#: Seconds beyond the time limit after which a process that does not react is ended.
+GRACE = 10.0
+_CHUNK = 1 << 20
+
+Line = dict[str, Any]
+#: A member of an archive: number, name, size in bytes where the archive says it.
+Inside = tuple[int, str, int | None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every dump of a batch is opened and analysed with; the paths are those of ``Target.open``.
+
+    ``time_limit`` is in seconds and counts for each dump, extraction from an archive and hash included.
+    """
+
+    isf_directories: tuple[str, ...] = ()
+    symbol_path: tuple[str, ...] | None = None
+    image_path: tuple[str, ...] | None = None
+    offline: bool = False
+    triage_ini: str | None = None
+    time_limit: float | None = None
+
+
+class TimeUp(BaseException):
+    """The time limit; no exception of the ordinary kind, so that nothing on the way takes it for one of a reader."""
+
+
+def analyze_file(file: File, member: Inside | None, options: Options, known: Sequence[str] = ()) -> Line:
+    """Analyse one dump and give its line. This is what executors are given to do.
+
+    ``member`` is the dump in an archive. Where the file has one of the ``known`` hashes, the line is
+    only ``{"same": HASH}``. Whatever goes wrong is in the line.
+    """
+    from volatility3_kdump.dump.cache import releasing
+
+    started = time.perf_counter()
+    facts: dict[str, Any] = {"member": member_facts(member)}
+    document: dict[str, Any] = {}
+    error: dict[str, Any] | None = None
+    try:
+        with _limited(options.time_limit), releasing():
+            if known:
+                facts["sha256"] = _digest(file)
+                if facts["sha256"] in known:
+                    return {"same": facts["sha256"]}
+            try:
+                if file.problem is not None:
+                    raise KdumpError(f"{os.path.basename(file.path)}: {file.problem}")
+                document = _document(file, member, options)
+            finally:
+                # A file that is no dump has its hash as well.
+                if "sha256" not in facts and file.problem is None:
+                    facts["sha256"] = _digest(file)
+    except TimeUp:
+        error = time_up_error(options.time_limit)
+    except Exception as failure:
+        error = described(failure)
+    gc.collect()  # the layers of the dump and their files
+    return line_of(file, facts, time.perf_counter() - started, error, document)
+
+
+def _document(file: File, member: Inside | None, options: Options) -> dict[str, Any]:
+    from volatility3_kdump.analysis.crash import analyze_crash
+    from volatility3_kdump.analysis.owners import OwnerRules
+    from volatility3_kdump.target import Target
+    from volatility3_kdump.views.report import report
+
+    target = Target.open(
+        file.path,
+        options.isf_directories,
+        None,
+        options.symbol_path,
+        options.image_path,
+        None if member is None else f"#{member[0]}",
+        offline=options.offline or None,
+    )
+    return report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
+
+
+def member_facts(member: Inside | None) -> dict[str, Any] | None:
+    return None if member is None else {"number": member[0], "name": printable(member[1]), "size": member[2]}
+
+
+def _digest(file: File) -> str:
+    if file.archive:
+        from volatility3_kdump.dump.containers import digest_of
+
+        return digest_of(Path(file.path))
+    state = hashlib.sha256()
+    with open(file.path, "rb", buffering=0) as stream:
+        while data := stream.read(_CHUNK):
+            state.update(data)
+    return state.hexdigest()
+
+
+def dumps_inside(file: File, options: Options, known: Sequence[str] = ()) -> Line:
+    """The dumps of an archive as ``{"members": [(number, name, size), ...], "same": HASH}``.
+
+    The hash is there if it is one of the ``known`` ones. Where the archive cannot be listed, this is its line.
+    """
+    from volatility3_kdump.dump.containers import dump_members
+
+    started = time.perf_counter()
+    facts: dict[str, Any] = {}
+    try:
+        with _limited(options.time_limit):
+            try:
+                digest = _digest(file) if known else None
+                members = dump_members(Path(file.path)) or ()
+            except KdumpError as failure:
+                facts["sha256"] = _digest(file)
+                raise type(failure)(f"{os.path.basename(file.path)}: {failure}") from failure
+            return {
+                "members": [(member.number, member.name, member.size) for member in members],
+                "same": digest if digest in known else None,
+            }
+    except TimeUp:
+        error = time_up_error(options.time_limit)
+    except Exception as failure:
+        error = described(failure)
+    return line_of(file, facts, time.perf_counter() - started, error, {})
+
+
+def line_of(
+    file: File, facts: dict[str, Any], elapsed: float | None, error: dict[str, Any] | None, document: dict[str, Any]
+) -> Line:
+    return {
+        "batch": SCHEMA,
+        "file": {
+            "path": file.shown_path,
+            "name": os.path.basename(file.shown_path),
+            "size": file.size,
+            "modified": file.modified,
+            "sha256": facts.get("sha256"),
+            "member": facts.get("member"),
+        },
+        "elapsed_seconds": None if elapsed is None else round(elapsed, 3),
+        "kdump_version": __version__,
+        "error": error,
+        **document,
+    }
+
+
+def error_of(kind: str, message: str, again: bool = False) -> dict[str, Any]:
+    return {"kind": kind, "message": printable(message), "again": again}
+
+
+def time_up_error(limit: float | None) -> dict[str, Any]:
+    return error_of("TimeLimit", f"not analysed within the time limit of {limit:g} s", again=True)
+
+
+def described(failure: BaseException) -> dict[str, Any]:
+    """An exception as the ``error`` of a line; of one that is none of ours, where it was raised."""
+    if isinstance(failure, KdumpError):
+        return error_of(type(failure).__name__, str(failure))
+    if isinstance(failure, MemoryError):
+        return error_of("MemoryError", "the analysis needs more memory than there is", again=True)
+    if isinstance(failure, OSError):
+        return error_of("OSError", str(failure), again=True)
+    place = failure.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f" ({Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno})" if place is not None else ""
+    return error_of(type(failure).__name__, f"{failure}{where}")
+
+
+@contextlib.contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Raise :class:`TimeUp` after so many seconds, and end the process where that does not help.
+
+    Only a process of a pool can be interrupted or ended; elsewhere :func:`batch` gives up waiting.
+    """
+    if (
+        seconds is None
+        or multiprocessing.parent_process() is None
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    armed = True
+
+    def time_up(number: int, frame: Any) -> None:
+        if armed:
+            raise TimeUp
+
+    with open(os.devnull, "w") as nowhere:
+        # Its thread needs nothing of the interpreter, so it also ends what loops in native code.
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=nowhere)
+        before = None
+        if hasattr(signal, "setitimer"):
+            before = signal.signal(signal.SIGALRM, time_up)
+            # Again after a second, should the first have been raised where exceptions are dropped.
+            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+        try:
+            yield
+        finally:
+            armed = False
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+            faulthandler.cancel_dump_traceback_later()
