@@ -116,6 +116,14 @@ class OpenDump:
         return self.process_memory is not None
 
     @property
+    def why_no_process(self) -> str:
+        """Why :attr:`process` is ``None``, in words."""
+        thread = self.thread
+        if thread is None:
+            return "the dump does not say which one crashed"
+        return f"the thread {thread:x}, which would tell, is not in the dump"
+
+    @property
     def thread(self) -> int | None:
         """The ETHREAD address of the current thread: that of ``.thread``, else what the current processor runs."""
         if self.state.thread is not None:

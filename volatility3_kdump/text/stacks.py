@@ -12,11 +12,15 @@ LAST_SET_CONTEXT = "  *** Stack trace for last set context - .thread/.cxr resets
 #: Layouts: k and kn, kb (arguments), kv (arguments and trap frames), kc (call sites only), kf (with the bytes of stack
 #: between a frame and the one above it).
 LAYOUTS = ("k", "kn", "kb", "kv", "kc", "kf")
-#: The layout of stacks inside ``!process`` and ``!thread``: k without frame numbers.
-EMBEDDED = "embedded"
+#: The layouts of stacks inside ``!process`` and of ``!thread``: k, or kv with its arguments, without frame numbers.
+EMBEDDED, EMBEDDED_ARGUMENTS = "embedded", "embedded arguments"
 
 _HEADERS = {
     EMBEDDED: "Child-SP          RetAddr               Call Site",
+    EMBEDDED_ARGUMENTS: (
+        "Child-SP          RetAddr               : "
+        "Args to Child                                                           : Call Site"
+    ),
     "k": " # Child-SP          RetAddr               Call Site",
     "kn": " # Child-SP          RetAddr               Call Site",
     "kb": (
@@ -32,6 +36,7 @@ _HEADERS = {
 #: Of 32-bit targets: the frame pointer, three arguments, and no heading over the call sites.
 _HEADERS_32 = {
     EMBEDDED: "ChildEBP RetAddr  ",
+    EMBEDDED_ARGUMENTS: "ChildEBP RetAddr  Args to Child              ",
     "k": " # ChildEBP RetAddr  ",
     "kn": " # ChildEBP RetAddr  ",
     "kb": " # ChildEBP RetAddr  Args to Child              ",
@@ -58,6 +63,8 @@ def rows(walker: StackWalker, stack: Stack, layout: str) -> Iterator[str]:
     for frame in _warned(stack):
         if frame is None:
             yield _SCANNED
+        elif layout == EMBEDDED_ARGUMENTS:
+            yield row(walker, frame, "kv", size).partition(" ")[2]
         elif layout == "kf":
             place = frame.fp if size == 4 else frame.sp
             number, _, rest = row(walker, frame, "k", size).partition(" ")

@@ -181,14 +181,15 @@ def stack_of(target: Target, thread: Thread) -> Stack:
         return Stack((), str(error), False)
 
 
-def stack_lines(target: Target, stack: Stack, indent: str) -> Iterator[str]:
-    """A stack inside ``!process`` or ``!thread``."""
+def stack_lines(target: Target, stack: Stack, indent: str, arguments: bool = False) -> Iterator[str]:
+    """A stack inside ``!process``, or with ``arguments`` as ``!thread`` shows it."""
+    layout = stack_text.EMBEDDED_ARGUMENTS if arguments else stack_text.EMBEDDED
     if not stack.frames:
         resident = not stack.end.startswith("kernel stack not resident")
         yield f"{indent}No stack: {stack.end}" if resident else f"{indent}Kernel stack not resident."
         return
-    yield indent + stack_text.header(stack_text.EMBEDDED, target.memory.pointer_size)
-    for line in stack_text.rows(target.walker, stack, stack_text.EMBEDDED):
+    yield indent + stack_text.header(layout, target.memory.pointer_size)
+    for line in stack_text.rows(target.walker, stack, layout):
         yield indent + line
     if not stack.complete:
         yield f"{indent}Stack ends here: {stack.end}"
@@ -221,9 +222,18 @@ def names_of(target: Target, thread: Thread, owner: Process | None) -> text.Thre
 
 
 def thread_lines(
-    target: Target, thread: Thread, owner: Process | None, indent: str, block: bool, stack: Stack | None
+    target: Target,
+    thread: Thread,
+    owner: Process | None,
+    indent: str,
+    block: bool,
+    stack: Stack | None,
+    arguments: bool = False,
 ) -> Iterator[str]:
-    """A thread as ``!process`` and ``!thread`` show it: with its waits alone, or with its whole ``block``."""
+    """A thread as ``!process`` and ``!thread`` show it: with its waits alone, or with its whole ``block``.
+
+    ``arguments`` adds "Args to Child" to the stack.
+    """
     size = target.memory.pointer_size
     yield indent + text.thread_line(thread, size)
     if thread.present:
@@ -232,7 +242,7 @@ def thread_lines(
             yield indent + line
     yield from text.notes(thread.notes, indent + "    ")
     if stack is not None and thread.present:
-        yield from stack_lines(target, stack, indent)
+        yield from stack_lines(target, stack, indent, arguments)
     yield ""
 
 
@@ -321,8 +331,13 @@ def every_thread(target: Target, pids: set[int], progress: Progress) -> Iterator
                 yield read_thread(target, thread)
 
 
-def thread_grid(target: Target, chosen: Threads, stacks: bool, progress: Progress = None) -> KdumpGrid:
-    """The chosen threads, a row each; with ``stacks`` their frames are rows below them."""
+def thread_grid(
+    target: Target, chosen: Threads, stacks: bool, progress: Progress = None, arguments: bool = True
+) -> KdumpGrid:
+    """The chosen threads, a row each; with ``stacks`` their frames are rows below them.
+
+    ``arguments`` says whether KD's text of a stack has "Args to Child" (flag 8 of ``!thread`` leaves them out).
+    """
     threads = chosen.find(target, progress)
     owners: dict[int, Process] = {}
 
@@ -356,6 +371,7 @@ def thread_grid(target: Target, chosen: Threads, stacks: bool, progress: Progres
 
     def kd_lines() -> Iterator[str]:
         for index, thread in enumerate(threads):
-            yield from thread_lines(target, thread, owner_of(thread), "", True, stack_for(index, thread))
+            stack = stack_for(index, thread)
+            yield from thread_lines(target, thread, owner_of(thread), "", True, stack, arguments)
 
     return KdumpGrid(_COLUMNS, rows(), kd_lines)

@@ -499,6 +499,21 @@ class StackWalker:
         walk.run()
         return walk.found
 
+    def registers_of_frame(self, start: Start, number: int) -> Context | None:
+        """The registers inside a frame, as far as unwinding recovers them: x64, and the first frame of any stack.
+
+        Volatile registers are known where a frame was interrupted, and nowhere else. ``None`` where there is no such
+        frame, or unwinding does not keep registers.
+        """
+        if number == 0:
+            return start.context
+        if self.architecture != "x64":
+            return None
+        walk = _Amd64Walk(self, start, MOST_FRAMES)
+        walk.wanted_frame = number
+        walk.run()
+        return walk.found
+
     def name_of(self, frame: Frame) -> Name | None:
         """The name of where a frame executes; a return address is looked up as the call before it."""
         if not frame.call_site:
@@ -623,6 +638,7 @@ class _Walk:
 
 class _Amd64Walk(_Walk):
     wanted_trap: int | None = None
+    wanted_frame: int | None = None
     found: Context | None = None
 
     def run(self) -> Stack:
@@ -631,6 +647,9 @@ class _Amd64Walk(_Walk):
         rows = self.rows
         while True:
             ip, sp = registers.rip, registers.rsp
+            if self.wanted_frame is not None and len(rows) == self.wanted_frame:
+                self.found = registers.to_context("unwind")
+                return self.finish("the wanted frame", True)
             if ip == 0 and call_site:
                 return self.finish(*self.zero(sp))
             if ip < _KERNEL and not (sp and sp >= _KERNEL):
@@ -683,7 +702,8 @@ class _Amd64Walk(_Walk):
         if outcome.machine_frame is not None:
             trap = outcome.machine_frame - _RIP_IN_TRAP_FRAME
             self.rows[-1][4] = trap
-            if self.wanted_trap is not None or self.target.is_kernel_address(outcome.registers.rip):
+            wanted = self.wanted_trap is not None or self.wanted_frame is not None
+            if wanted or self.target.is_kernel_address(outcome.registers.rip):
                 self.merge_trap_frame(outcome.registers, trap)
             return outcome.registers, TRAP_FRAME, False
         if outcome.leaf and call_site:

@@ -42,7 +42,7 @@ def show_object(session: Session, arguments: Arguments) -> Iterator[str]:
 
 @command("!handle", help="the handles of a process", usage="[HANDLE [FLAGS [PROCESS]]]")
 def show_handles(session: Session, arguments: Arguments) -> Iterator[str]:
-    """HANDLE 0 is all of them; FLAGS 1 leaves out what the objects are; PROCESS is an EPROCESS."""
+    """HANDLE 0 is all of them; FLAGS 1 leaves out what the objects are; PROCESS is an EPROCESS or a process id."""
     from volatility3_kdump.text.addresses import pointer
     from volatility3_kdump.text.objects import handle_line, object_lines
     from volatility3_kdump.windows.objects import read_handles, read_object
@@ -51,7 +51,7 @@ def show_handles(session: Session, arguments: Arguments) -> Iterator[str]:
     target = session.target
     given = [session.evaluate(word) for word in arguments.words[:3]]
     wanted, flags, process = given + [0, _DEFAULT_FLAGS, 0][len(given) :]
-    address = process or session.current.process
+    address = _process_named(session, process) if process else session.current.process
     if address is None:
         raise KdumpError("no process is current: name one, !handle 0 3 PROCESS")
     table = read_process(target, address).object_table
@@ -63,7 +63,9 @@ def show_handles(session: Session, arguments: Arguments) -> Iterator[str]:
     problems: list[str] = []
     handles = list(read_handles(target, table, problems))
     yield f"PROCESS {pointer(address, size, tick=False)}"
-    yield f"Handle table at {pointer(table, size, tick=False)} with {len(handles)} entries in use"
+    yield f"Handle table at {pointer(table, size, tick=False)} with {len(handles)} entries in use" + (
+        " that can be read" if problems else ""
+    )
     for handle in handles:
         if wanted and handle.value != wanted & ~3:
             continue
@@ -76,3 +78,18 @@ def show_handles(session: Session, arguments: Arguments) -> Iterator[str]:
                 yield f"    {error}"
     for problem in problems:
         yield f"NOTE: {problem}"
+
+
+def _process_named(session: Session, number: int) -> int:
+    """The EPROCESS of an address or a process id. Raises :class:`KdumpError` for an id that no process has."""
+    from volatility3_kdump.windows.processes import process_addresses, read_process
+
+    target = session.target
+    if target.is_kernel_address(number):
+        return number
+    crashed = target.crash_process
+    known = process_addresses(target) or ([crashed.address] if crashed is not None else [])
+    for address in known:
+        if read_process(target, address).pid == number:
+            return address
+    raise KdumpError(f"{target.name}: no process with the id {number:x} is in the dump")

@@ -17,7 +17,7 @@ from volatility3_kdump.windows.ready import processor_states
 
 #: KD's flags: statistics and threads for the current process, all for one that is named.
 _FLAGS_OF_CURRENT, _FLAGS_OF_ONE, _FLAGS_OF_THREAD = 0x3, 0xF, 0x6
-_SWITCH = 0x10
+_WITHOUT_ARGUMENTS, _SWITCH = 0x8, 0x10
 _MINUS_ONE = (1 << 64) - 1
 
 
@@ -47,7 +47,9 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     if which == _MINUS_ONE:
         current = session.current.process
         if current is None:
-            raise KdumpError(f"{target.name}: the dump does not say which process crashed: name one")
+            raise KdumpError(
+                f"{target.name}: the current process is not known: {session.current.why_no_process}: name one"
+            )
         chosen = Processes([current])
     elif everything and number is not None:
         chosen = Processes(
@@ -97,7 +99,8 @@ def threads(session: Session, arguments: Arguments) -> Iterable[str]:
                 raise KdumpError(f"{target.name}: the dump does not say which thread crashed: name one")
             which = current
         chosen = Threads([which])
-    return thread_grid(target, chosen, bool(flags & STACKS), session.progress).kd_lines()
+    with_arguments = not flags & _WITHOUT_ARGUMENTS
+    return thread_grid(target, chosen, bool(flags & STACKS), session.progress, with_arguments).kd_lines()
 
 
 @command("!ready", help="threads that are ready to run", plugin="ready")

@@ -141,16 +141,25 @@ def _frame_count(session: Session, text: str) -> int:
     return count
 
 
-@command(".frame", help="shows one frame of the stack", usage="[N]", plugin="stack")
+@command(".frame", help="shows one frame of the stack; /r with its registers", usage="[/r] [N]", plugin="stack")
 def frame(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    words = [word for word in arguments.words if word.lower() not in ("/c", "/r")]
-    number = session.evaluate(words[0]) if words else session.state.frame
-    found = target.walker.walk(current_start(session)).frames
+    switches, rest = _switches(arguments.text.lower())
+    if switches - {"/r"}:
+        raise KdumpError(f".frame takes /r and a number, not {min(switches - {'/r'})}")
+    number = session.evaluate(rest) if rest else session.state.frame
+    start = current_start(session)
+    found = target.walker.walk(start).frames
     if not 0 <= number < len(found):
         raise KdumpError(f"there is no frame {number:x}: the stack has {len(found):x} (hexadecimal)")
     session.state.frame = number
     yield row(target.walker, found[number], "k", target.memory.pointer_size)
+    if "/r" in switches:
+        context = target.walker.registers_of_frame(start, number)
+        if context is None:
+            architecture = target.header.architecture
+            raise KdumpError(f"the registers of frame {number:x} are not known: unwinding on {architecture} keeps none")
+        yield from register_block(context)
 
 
 # registers ------------------------------------------------------------------------------------------------------------
@@ -278,12 +287,12 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
 def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     dump = session.current
     switches, rest = _switches(arguments.text)
-    if not rest:
+    address = session.evaluate(rest) if rest else 0
+    if not address:
         dump.state.thread = None
         dump.state.reset_context()
         yield _implicit("thread", dump.thread, dump)
         return
-    address = session.evaluate(rest)
     _require(dump, address, "thread")
     found = read_thread(dump.target, address)
     dump.state.reset_context()
@@ -305,11 +314,11 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
     switches, rest = _switches(arguments.text)
     if "/i" in switches:
         raise KdumpError(".process /i lets a machine run until it is in the process: a dump cannot; use /p")
-    if not rest:
+    address = session.evaluate(rest) if rest else 0
+    if not address:
         dump.choose_process(None)
         yield _implicit("process", dump.process, dump)
         return
-    address = session.evaluate(rest)
     _require(dump, address, "process")
     readable = dump.choose_process(address)
     yield _implicit("process", address, dump)
@@ -341,7 +350,8 @@ def _switches(text: str) -> tuple[set[str], str]:
 
 def _implicit(what: str, address: int | None, dump: OpenDump) -> str:
     if address is None:
-        return f"Implicit {what} is not known: the dump does not say which one crashed"
+        why = dump.why_no_process if what == "process" else "the dump does not say which one crashed"
+        return f"Implicit {what} is not known: {why}"
     return f"Implicit {what} is now {pointer(address, dump.target.memory.pointer_size)}"
 
 
