@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,72 @@ def test_without_a_dump() -> None:
     session = Session()
     for line in ("k", "r", "!analyze -v", ".trap 5", "lm", "~", "!process 0 0", ".thread", "u", "vertarget"):
         assert run(session, line) == ["no dump is open: .opendump FILE opens one"]
+
+
+def test_registers_inside_a_frame(session: Session) -> None:
+    shown = run(session, ".frame /r 3")
+    assert shown[0] == run(session, ".frame 3")[0]
+    # What unwinding finds there is what the trap frame and those above it kept: rbx is the bug check's first argument.
+    assert "rbx=ffffd8024aaa8010" in shown[1]
+    assert shown[3] == "rip=fffff80060da1981 rsp=ffffd48f77af9970 rbp=0000000000000002"
+    assert run(session, ".frame /r 0")[1:] == run(session, "r")[:8]
+    # A call keeps no volatile register, and nobody knows the flags.
+    deeper = run(session, ".frame /r 4")
+    assert deeper[1].startswith("rax=???????????????? rbx=")
+    assert deeper[-1].startswith("iopl=?")
+    assert run(session, ".frame /c 2") == [".frame takes /r and a number, not /c"]
+
+
+def test_zero_is_the_default_thread_and_process(session: Session) -> None:
+    default = run(session, ".thread"), run(session, ".process")
+    run(session, f".thread {NOTEPAD_THREAD}; .process {NOTEPAD}")
+    assert (run(session, ".thread 0"), run(session, ".process 0")) == default
+
+
+def test_a_log_named_by_process_and_time(session: Session, tmp_path: Path) -> None:
+    [line] = run(session, f".logopen /t {tmp_path / 'crash.txt'}")
+    run(session, ".logclose")
+    [log] = tmp_path.iterdir()
+    assert line == f"Opened log file '{log}'"
+    assert re.fullmatch(r"crash_[0-9A-F]{4,}_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{3}\.txt", log.name)
+
+
+def test_the_public_symbol_server(session: Session, tmp_path: Path) -> None:
+    session.symbol_path = ""
+    assert run(session, ".symfix") == ["Symbol search path is: srv*"]
+    path = f"srv*{tmp_path}*https://msdl.microsoft.com/download/symbols"
+    assert run(session, f".symfix {tmp_path}") == [f"Symbol search path is: {path}"]
+    assert run(session, ".symfix+") == [f"Symbol search path is: {path};srv*"]
+    assert run(session, ".symfix srv*") == [".symfix takes a directory, not a path: .sympath takes paths"]
+
+
+def test_paths_with_several_elements(session: Session, tmp_path: Path) -> None:
+    path = rf"cache*{tmp_path};srv*https://symbols.invalid/store;C:\symbols;{tmp_path}"
+    complaint, shown, echoed = run(session, f".sympath {path}; .echo then")
+    assert complaint.startswith("WARNING: symbol path: ")
+    assert (shown, echoed) == (f"Symbol search path is: {path}", "then")
+    shown = run(session, f".exepath {tmp_path};x nt!KeBugCheck2")
+    assert f"Executable image search path is: {tmp_path}" in shown
+    assert shown[-1].endswith(" nt!KeBugCheck2 (<no parameter info>)")
+
+
+def test_hidden_commands_are_not_suggested(session: Session) -> None:
+    assert run(session, "!peb") == ["!peb: no such command here; did you mean !pte or !prcb?"]
+
+
+def test_arguments_in_the_stack_of_a_thread(session: Session) -> None:
+    shown = run(session, "!thread")
+    heading = shown.index(
+        "Child-SP          RetAddr               : "
+        "Args to Child                                                           : Call Site"
+    )
+    published = transcript.STACK_TEXT.splitlines()[1:]
+    assert [line.partition(" (TrapFrame")[0] for line in shown[heading + 1 : -1]] == published
+    without = run(session, "!thread -1 e")
+    assert without[:heading] == shown[:heading]
+    assert without[heading] == "Child-SP          RetAddr               Call Site"
+
+
+def test_handles_of_a_process_id(session: Session) -> None:
+    assert run(session, "!handle 0 1 1e90") == run(session, f"!handle 0 1 {NOTEPAD}")
+    assert run(session, "!handle 0 1 77") == [f"{session.target.name}: no process with the id 77 is in the dump"]

@@ -9,7 +9,8 @@ A command is a function of a :class:`Session` and its :class:`Arguments` that yi
 It raises :class:`~volatility3_kdump.errors.KdumpError` with one line where it cannot answer. Whoever shows the lines
 escapes them for the terminal. Modules of this package are imported by :func:`registry`; nothing else lists them.
 
-Grammar: commands are separated by ``;`` outside of double quotes. ``*`` comments out the rest of the line, ``$$`` up
+Grammar: commands are separated by ``;`` outside of double quotes; behind ``.sympath`` and ``.exepath`` it separates
+elements of a path where one follows. ``*`` comments out the rest of the line, ``$$`` up
 to the next ``;``. A command whose name is made of letters may have its options glued to it (``kvn``, ``lmvm``), if it
 is registered with ``glued``; names that begin with ``.`` or ``!`` end where a word ends, and the name of an extension
 library may stand in front (``!kdext*.locks``); names made of other
@@ -31,6 +32,9 @@ from volatility3_kdump.errors import KdumpError
 
 #: Commands whose text is all of the rest of the line, ``;`` included.
 _WHOLE_LINE = re.compile(r"\*|\.shell\b|\.hh\b", re.IGNORECASE)
+#: Commands whose text is a path, and what begins an element of one behind a ``;``.
+_TAKES_PATH = re.compile(r"\.(sym|exe)path\+?\s", re.IGNORECASE)
+_PATH_ELEMENT = re.compile(r"\s*((sym)?srv\*|cache\*|https?://|[A-Za-z]:[\\/]|[\\/~]|\.\.?[\\/])", re.IGNORECASE)
 _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
 #: The name of the extension library in front of its command: ``!kdexts.locks``, ``!kdext*.locks``.
 _EXTENSION = re.compile(r"^![\w*]+\.(?=\w)")
@@ -103,6 +107,8 @@ def split(line: str) -> Iterator[str]:
                 yield rest.rstrip()
             return
         end = _end_of_command(line, position)
+        while _TAKES_PATH.match(rest) and end < len(line) and _PATH_ELEMENT.match(line, end + 1):
+            end = _end_of_command(line, end + 1)
         text = line[position:end].strip()
         if text and not text.startswith("$$"):
             yield text
@@ -154,7 +160,8 @@ def _may_end(name: str, entry: Command, text: str) -> bool:
 def _unknown(text: str, commands: dict[str, Command]) -> str:
     match = _NAME.match(text)
     name = match[0] if match else text.split(maxsplit=1)[0]
-    near = difflib.get_close_matches(name.lower(), commands, 3, 0.6)
+    shown = [known for known, entry in commands.items() if not entry.hidden]
+    near = difflib.get_close_matches(name.lower(), shown, 3, 0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else ".help lists the commands"
     return f"{name}: no such command here; {hint}"
 

@@ -7,10 +7,12 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.symbols.servers import MICROSOFT
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
 
@@ -170,6 +172,20 @@ def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
     yield f"Executable image search path is: {search_path(session, 'image')}"
 
 
+@command(
+    ".symfix", ".symfix+", help="makes the symbol path that of Microsoft's public server, + adds it", usage="[CACHE]"
+)
+def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
+    cache = arguments.text.strip('"')
+    if ";" in cache or "*" in cache:
+        raise KdumpError(f"{arguments.name} takes a directory, not a path: .sympath takes paths")
+    path = f"srv*{cache}*{MICROSOFT}" if cache else "srv*"
+    before = search_path(session, "symbol")
+    session.symbol_path = f"{before};{path}" if arguments.name.endswith("+") and before else path
+    yield from _reload(session)
+    yield f"Symbol search path is: {session.symbol_path}"
+
+
 def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
     own = session.symbol_path if kind == "symbol" else session.image_path
     text = arguments.text.strip('"')
@@ -197,15 +213,24 @@ def _reload(session: Session) -> Iterator[str]:
 # log ------------------------------------------------------------------------------------------------------------------
 
 
-@command(".logopen", ".logappend", help="copies the session to a file", usage="FILE")
+@command(".logopen", ".logappend", help="copies the session to a file; /t with the time in its name", usage="[/t] FILE")
 def open_log(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = [word for word in arguments.words if word.lower() != "/u"]
-    if len(words) != 1 or words[0].lower() in ("/t", "/d"):
-        raise KdumpError(f"{arguments.name} takes a file, and no options")
+    words = [word for word in arguments.words if word.lower() not in ("/u", "/t")]
+    if len(words) != 1 or words[0].lower() == "/d":
+        raise KdumpError(f"{arguments.name} takes a file, and /t to put process id and time into its name")
+    path = words[0]
+    if "/t" in (word.lower() for word in arguments.words):
+        path = _stamped(path, os.getpid(), datetime.now())
     if session.log_path is not None:
         yield f"Closing open log file {session.log_path}"
-    session.open_log(words[0], append=arguments.name == ".logappend")
-    yield f"Opened log file '{words[0]}'"
+    session.open_log(path, append=arguments.name == ".logappend")
+    yield f"Opened log file '{path}'"
+
+
+def _stamped(path: str, process: int, now: datetime) -> str:
+    """``log_02BC_2005-02-28_09-05-50-935.txt`` for ``log.txt``: as the debugger's ``.logopen /t`` names files."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}_{process:04X}_{now:%Y-%m-%d_%H-%M-%S}-{now.microsecond // 1000:03}{extension}"
 
 
 @command(".logclose", help="ends the copy of the session")
