@@ -48,8 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="kdump",
-        description="Windows crash dumps, as KD shows them.",
-        epilog='`kdump -z DUMP [-c "!analyze -v;q"]` opens KD\'s prompt; `kdump -?` lists the options of that.',
+        usage='kdump -z DUMP [-y SYMBOLS] [-i IMAGES] [-c "!analyze -v;q"] ...\n'
+        "       %(prog)s [-h] [--version] COMMAND ...",
+        description="Windows crash dumps, as KD shows them. `kdump -z DUMP` opens KD's prompt.",
+        epilog="`kdump -?` lists the options of the prompt.",
     )
     parser.add_argument("--version", action="version", version=f"kdump {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -17,7 +17,7 @@ from volatility3_kdump.analysis.bugcheck import (
 from volatility3_kdump.errors import CorruptDump, KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.bugcheck import box, bugcheck_command, explanation
+from volatility3_kdump.text.bugcheck import bugcheck_command, explanation
 
 _COLUMNS = [("Item", str), ("Value", format_hints.Hex), ("Meaning", str), ("Source", str)]
 
@@ -47,7 +47,7 @@ def shown_bug_check(words: Sequence[str]) -> KdumpGrid:
     """Any bug check explained, from hexadecimal words: code and up to four arguments, zero where left out."""
     numbers = [_number(word) for word in words]
     bug_check = describe(numbers[0], [*numbers[1:], 0, 0, 0, 0][:4])
-    return KdumpGrid(_COLUMNS, _bug_check_rows(bug_check, "command line"), lambda: [*box(), *explanation(bug_check, 8)])
+    return KdumpGrid(_COLUMNS, _bug_check_rows(bug_check, "command line"), lambda: explanation(bug_check, 8))
 
 
 def _number(word: str) -> int:
