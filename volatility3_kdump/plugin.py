@@ -50,6 +50,11 @@ class _HiddenHere:
         return owner is self._owner
 
 
+def _escaping(progress: Any) -> Any:
+    """The host's progress, made fit for a terminal: what is done is told by names of the dump, and printed as it is."""
+    return progress and (lambda percent, what: progress(percent, what and printable(what)))
+
+
 class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
     """Base of the plugins. Subclasses say what they show in :meth:`grid`."""
 
@@ -61,7 +66,7 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
     needs_dump = True
 
     def __init__(self, context: Any, config_path: str, progress_callback: Any = None) -> None:
-        super().__init__(context, config_path, progress_callback)
+        super().__init__(context, config_path, _escaping(progress_callback))
         # The host saves a plugin's configuration before it runs: the dump has to be in it by then.
         location = self.context.config.get(_LOCATION, None)
         if location:
