@@ -633,6 +633,19 @@ def test_lzx_is_unpacked_piece_by_piece(
             assert not list(scratch.iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_the_process_that_unpacks_imports_nothing_from_the_working_directory(
+    put: Callable[..., Path], tmp_path: Path, cache: MemberCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evidence lies there."""
+    module("pylibmspack")
+    for name in ("pylibmspack", "struct", "encodings"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    found = open_container(put(WHOLE["cab LZX"]()), cache=cache)
+    assert found is not None and found.path.read_bytes() == DUMP
+
+
 def test_lzx_without_named_pipes(put: Callable[..., Path], cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> None:
     module("pylibmspack")
     monkeypatch.delattr(os, "mkfifo", raising=False)

@@ -324,10 +324,11 @@ class Cabinet(Archive):
             out.write(_FILE.pack(size, first, 0, 0, 0, 0) + name)
 
 
-#: Opens its end of the pipe before it imports anything, so that the other end is never waited at for nothing.
+#: Opens its end of the pipe before it imports anything, so that the other end is never waited at for nothing. The module
+#: search path is that of the process that starts it: not the working directory, where evidence lies.
 _UNPACK = """
 import os, sys
-single, directory = sys.argv[1:]
+single, directory, *sys.path = sys.argv[1:]
 pipe = os.open(os.path.join(directory, "member"), os.O_WRONLY)
 os.write(1, b"!")
 import pylibmspack
@@ -352,10 +353,9 @@ def _piped(single: Path, directory: Path) -> Iterator[bytes]:
     os.mkfifo(pipe, 0o600)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        command = [sys.executable, "-c", _UNPACK, str(single), str(directory)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-I", "-c", _UNPACK, str(single), str(directory), *filter(None, sys.path)]
         with subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
             try:
                 assert process.stdout is not None
