@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -78,7 +80,7 @@ class Cabinet:
         )
         first_file = 36 + 8 * len(self.folders)
         position = first_file + len(names)
-        table, blocks = b"", b""
+        table, blocks = b"", bytearray()
         for folder in self.folders:
             start = position + len(blocks) if folder.start is None else folder.start
             count = len(folder.data) if folder.blocks is None else folder.blocks
@@ -109,12 +111,9 @@ class Cabinet:
 
 def words(data: bytes) -> int:
     """The checksum of [MS-CAB], word by word."""
-    result = 0
-    whole = len(data) // 4 * 4
-    for at in range(0, whole, 4):
-        result ^= struct.unpack_from("<I", data, at)[0]
-    rest = data[whole:]
-    return result ^ (int.from_bytes(rest, "big") if rest else 0)
+    count, left = divmod(len(data), 4)
+    result = functools.reduce(operator.xor, struct.unpack_from(f"<{count}I", data), 0)
+    return result ^ (int.from_bytes(data[-left:], "big") if left else 0)
 
 
 def cabinet(
