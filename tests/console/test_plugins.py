@@ -68,7 +68,7 @@ ELSEWHERE = ("memory", "types", "symbols", "evaluate")
 #: Commands that show what the plugin computes in another form, or on a dump that is not the sample.
 WITHOUT_PAIR = {
     *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "!stacks", "!irql", "!devobj", "!chkimg"),
-    *("version", ".time", ".lastevent"),
+    *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -336,3 +337,26 @@ def test_arguments_in_the_stack_of_a_thread(session: Session) -> None:
 def test_handles_of_a_process_id(session: Session) -> None:
     assert run(session, "!handle 0 1 1e90") == run(session, f"!handle 0 1 {NOTEPAD}")
     assert run(session, "!handle 0 1 77") == [f"{session.target.name}: no process with the id 77 is in the dump"]
+
+
+def test_machine_and_processors(session: Session) -> None:
+    assert run(session, "!sysinfo machineid")[1] == "SystemManufacturer = Contoso Ltd"
+    assert run(session, "!sysinfo smbios") == ["!sysinfo takes machineid; !cpuinfo shows the processors"]
+    assert run(session, "!cpuinfo 1")[1:] == [" 1 6,158,10 GenuineIntel 3192 0000000000000000 00000000"]
+    assert run(session, "!cpuinfo 9")[0].endswith("no such control block is in the dump, or it names no model")
+    assert run(session, ".dumpdebug")[0] == "DUMP_HEADER64:"
+
+
+def test_a_hardware_error(sample: Callable[..., Path]) -> None:
+    session = Session(offline=True)
+    session.open(str(sample(6, None, "machine-check")))
+    record = session.target.header.bug_check_parameters[1]
+    shown = run(session, f"!errrec {record:x}")
+    assert shown[1] == f"Common Platform Error Record @ {record:016x}"
+    assert [line for line in shown if line.startswith("Section ") and ": " in line] == [
+        "Section 0     : Processor Generic",
+        "Section 1     : x86/x64 Processor",
+        "Section 2     : x86/x64 MCA",
+    ]
+    assert [line.split(": ")[1] for line in shown if line.startswith("MCi_STATUS")] == ["0xbe00000000800135"]
+    assert run(session, "!errrec @rsp")[0].startswith("no error record at 0x")

@@ -28,6 +28,9 @@ def test_real_machines(shared_data: Path, name, manufacturer, product, firmware)
     machine = machine_information(dump.source, dump.tagged)
     assert (machine.manufacturer, machine.product, machine.bios_version) == (manufacturer, product, firmware)
     assert machine.virtual_machine is None
+    [blob] = [blob for blob in dump.tagged if blob.tag == TAG]
+    assert machine.smbios_version in ((2, 7), (3, 1), (3, 4))
+    assert machine.tables_size == blob.size - 8
     assert all(text.encode() in path.read_bytes() for text in (manufacturer, product, firmware))
 
 

@@ -38,7 +38,11 @@ _VIRTUAL_MACHINES = (
 
 @dataclass(frozen=True)
 class MachineInformation:
-    """What the firmware says of itself and the machine; ``None`` for what it leaves out."""
+    """What the firmware says of itself and the machine; ``None`` for what it leaves out.
+
+    ``smbios_version`` is the specification's (major, minor), ``dmi_revision`` as the header has it, ``tables_size`` in
+    bytes.
+    """
 
     bios_vendor: str | None
     bios_version: str | None
@@ -48,6 +52,9 @@ class MachineInformation:
     version: str | None
     baseboard_manufacturer: str | None
     baseboard_product: str | None
+    smbios_version: tuple[int, int] = (0, 0)
+    dmi_revision: int = 0
+    tables_size: int = 0
 
     @property
     def virtual_machine(self) -> str | None:
@@ -85,6 +92,9 @@ def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInfor
         text(_SYSTEM, 6),
         text(_BASEBOARD, 4),
         text(_BASEBOARD, 5),
+        (data[1], data[2]),
+        data[3],
+        length,
     )
 
 

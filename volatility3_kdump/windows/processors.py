@@ -163,6 +163,66 @@ _BLOCK: dict[str, FieldPath] = {
     "kernel_time": "KernelTime",
     "user_time": "UserTime",
 }
+_MODEL: dict[str, FieldPath] = {
+    "family": "CpuType",
+    "step": "CpuStep",
+    "mhz": "MHz",
+    "update_signature": "UpdateSignature.QuadPart",
+    "features": "FeatureBits",
+}
+#: Bytes of KPRCB.VendorString.
+_VENDOR_SIZE = 13
+
+
+@dataclass(frozen=True)
+class ProcessorModel:
+    """What a processor is, by its KPRCB; ``None`` is not in the dump or not in this kernel's KPRCB.
+
+    ``family`` is CpuType, ``model`` and ``stepping`` the two bytes of CpuStep, ``vendor`` VendorString, ``mhz`` its
+    nominal frequency, ``update_signature`` the microcode's as UpdateSignature has it, ``features`` FeatureBits.
+    """
+
+    number: int
+    family: int | None
+    model: int | None
+    stepping: int | None
+    vendor: str | None
+    mhz: int | None
+    update_signature: int | None
+    features: int | None
+
+
+def processor_models(target: Target) -> list[ProcessorModel]:
+    """The model of each processor whose control block is in the dump; none without the kernel's symbols, or on ARM64.
+
+    Read from KPRCB, whose fields ``CpuType`` and ``CpuStep`` only x86 and x64 have.
+    """
+    nt = target.nt
+    if nt is None or not nt.has("_KPRCB", "CpuType"):
+        return []
+    vendor = nt.find("_KPRCB", "VendorString")
+    found = []
+    for processor in target.processors:
+        if processor.prcb is None:
+            continue
+        row = _fields(target, "_KPRCB", _MODEL, processor.prcb)
+        step = row["step"]
+        name = None
+        if vendor is not None:
+            name = target.memory.c_string(processor.prcb + vendor.offset, _VENDOR_SIZE) or None
+        found.append(
+            ProcessorModel(
+                processor.number,
+                row["family"],
+                None if step is None else step >> 8 & 0xFF,
+                None if step is None else step & 0xFF,
+                name,
+                row["mhz"],
+                row["update_signature"],
+                row["features"],
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.pool import block_grid, usage_grid
 from volatility3_kdump.views.vm import vm_grid
-from volatility3_kdump.windows.processors import ControlRegion, control_region
+from volatility3_kdump.windows.processors import ControlRegion, control_region, processor_models
 
 _WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
@@ -69,6 +69,52 @@ def _region(session: Session, arguments: Arguments) -> ControlRegion:
     if found is None:
         raise KdumpError(f"{target.name}: processor {number:x} has no control block in the dump")
     return found
+
+
+@command("!cpuinfo", help="family, model and stepping of the processors", usage="[PROCESSOR]")
+def processor_information(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text.machine import model_lines
+
+    target = session.target
+    number = session.evaluate(arguments.text) if arguments.text else None
+    models = [found for found in processor_models(target) if number in (None, found.number)]
+    if not models:
+        why = (
+            target.symbol_status if target.nt is None else "no such control block is in the dump, or it names no model"
+        )
+        raise KdumpError(f"{target.name}: the processors' models are not known: {why}")
+    return model_lines(models)
+
+
+@command("!sysinfo", help="the machine and its firmware, by its SMBIOS tables", usage="machineid", plugin="info")
+def system_information(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.dump.smbios import machine_information
+    from volatility3_kdump.text.machine import machine_lines
+
+    if arguments.text.lower() != "machineid":
+        raise KdumpError("!sysinfo takes machineid; !cpuinfo shows the processors")
+    target = session.target
+    machine = machine_information(target.dump.source, target.dump.tagged)
+    if machine is None:
+        raise KdumpError(f"{target.name}: its tagged data has no SMBIOS tables")
+    return machine_lines(machine)
+
+
+@command(".dumpdebug", help="the fields of the dump's header", plugin="info")
+def dump_header(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text.dump_header import header_lines
+
+    return header_lines(session.target.header)
+
+
+@command("!errrec", help="a hardware error record (WHEA_ERROR_RECORD)", usage="ADDRESS")
+def hardware_error(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text.hardware import error_record_lines
+    from volatility3_kdump.windows.whea import read_error_record
+
+    if not arguments.text:
+        raise KdumpError("!errrec takes an address: that of bug check 124 is its second argument")
+    return error_record_lines(read_error_record(session.current.memory, session.evaluate(arguments.text)))
 
 
 @command(

@@ -1,0 +1,73 @@
+"""The header of a dump, field by field, as KD's ``.dumpdebug`` begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from volatility3_kdump.dump.header import DumpHeader
+from volatility3_kdump.text.addresses import pointer
+
+_WIDTH = 20
+_PAGE_SHIFT = 12
+_UNSET = "never written by the dump's writer"
+
+
+def header_lines(header: DumpHeader) -> Iterator[str]:
+    """A line for each field of DUMP_HEADER64 or DUMP_HEADER32; those that were never written are said to be so.
+
+    The physical memory runs follow, where the header has them, in bytes. Raises :class:`CorruptDump` when it claims
+    more of them than fit.
+    """
+    size = header.pointer_size
+    numbers: tuple[tuple[str, int | None], ...] = (
+        ("MajorVersion", header.major_version),
+        ("MinorVersion", header.build_number),
+        ("KdSecondaryVersion", header.kd_secondary_version),
+    )
+    addresses: tuple[tuple[str, int | None], ...] = (
+        ("DirectoryTableBase", header.directory_table_base),
+        ("PfnDataBase", header.pfn_database),
+        ("PsLoadedModuleList", header.ps_loaded_module_list),
+        ("PsActiveProcessHead", header.ps_active_process_head),
+    )
+    yield f"DUMP_HEADER{header.bits}:"
+    for name, value in numbers:
+        yield _number(name, value)
+    for name, value in addresses:
+        yield _address(name, value, size)
+    yield _number("MachineImageType", header.machine_type)
+    yield _number("NumberProcessors", header.number_processors)
+    yield _number("BugCheckCode", header.bug_check_code)
+    for number, parameter in enumerate(header.bug_check_parameters, 1):
+        yield _address(f"BugCheckParameter{number}", parameter, size)
+    yield _address("KdDebuggerDataBlock", header.kd_debugger_data_block, size)
+    yield _number("DumpType", header.dump_type)
+    yield _number("ProductType", header.product_type)
+    yield _number("SuiteMask", header.suite_mask)
+    yield _number("WriterStatus", header.writer_status)
+    yield _number("SecondaryDataState", header.secondary_data_state)
+    names = header.attribute_names
+    yield _number("Attributes", header.attributes) + (f" {' '.join(names)}" if names else "")
+    yield _number("BootId", header.boot_id)
+    yield _line("Comment", "none" if header.comment is None else f"'{header.comment}'")
+    runs = header.runs()
+    if runs:
+        yield ""
+        yield "Physical Memory Description:"
+        yield f"Number of runs: {len(runs):08x}"
+        yield "    Start Address      Length"
+        for run in runs:
+            yield f"    {pointer(run.base_page << _PAGE_SHIFT, 8)}  {pointer(run.page_count << _PAGE_SHIFT, 8)}"
+        yield f"Number of pages: {header.number_of_pages or 0:08x}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<{_WIDTH}}{text}"
+
+
+def _number(name: str, value: int | None) -> str:
+    return _line(name, _UNSET if value is None else f"{value:08x}")
+
+
+def _address(name: str, value: int | None, size: int) -> str:
+    return _line(name, _UNSET if value is None else pointer(value & ((1 << 8 * size) - 1), size))
