@@ -116,7 +116,7 @@ def memory_usage(target: Target, summary: bool = False, progress: Progress = Non
     if target.dump.triage is not None:
         raise KdumpError(
             f"{target.name}: a small memory dump holds neither the page-frame database nor the lengths of the page "
-            "lists; kdump.vm shows the few counters that it has"
+            "lists; kdump.vm (!vm) shows the few counters that it has"
         )
     counters = read_counters(target, LISTS)
     total = read_counter(target, COUNTERS[0])

@@ -71,7 +71,7 @@ class _Locks:
             if target.dump.triage is not None:
                 raise KdumpError(
                     f"{target.name}: a small memory dump does not hold the pool that resources (ERESOURCE) lie in: "
-                    "it takes a kernel or complete dump, or one resource that it may hold (--address nt!PiEngineLock)"
+                    "it takes a kernel or complete dump, or the address of one that it may hold (nt!PiEngineLock)"
                 )
             self.scan = scan_resources(target, everything, progress)
         self.graph = self._waits(progress)

@@ -73,7 +73,10 @@ def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
     if len(words) != 1:
         raise KdumpError('.opendump takes a file: .opendump [/c "MEMBER"] FILE (with spaces in double quotes)')
     before = session.index
-    dump = session.open(words[0], member)
+    try:
+        dump = session.open(words[0], member)
+    except KdumpError as error:
+        raise KdumpError(str(error).replace("with --member: ", 'with .opendump /c "NAME": ')) from error
     if session.dumps[0] is not dump:
         session.index = before
     session.pending.append(dump)
