@@ -36,7 +36,7 @@ from volatility3_kdump.symbols.images import ImageSet
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
-from volatility3_kdump.symbols.paths import PathText, SearchPath
+from volatility3_kdump.symbols.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, PathText, SearchPath
 from volatility3_kdump.symbols.servers import KNOWN_HOSTS, Servers
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.symbols.types import TypeTable
@@ -58,9 +58,6 @@ if TYPE_CHECKING:
     from volatility3_kdump.windows.stacks import StackWalker
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
-#: The debugger's own variables for the symbol path and the image path.
-SYMBOL_PATH_VARIABLE = "_NT_SYMBOL_PATH"
-IMAGE_PATH_VARIABLE = "_NT_EXECUTABLE_IMAGE_PATH"
 
 
 class Target:

@@ -20,7 +20,7 @@ import pytest
 from tests import transcript
 from volatility3_kdump import cli
 from volatility3_kdump.console import application
-from volatility3_kdump.console.application import Console, _Progress, prompt
+from volatility3_kdump.console.application import Console, prompt
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 
@@ -226,23 +226,6 @@ def test_a_mistake_ends_the_command_only(sample, kdump: Run, monkeypatch: pytest
     assert shown[-3:] == ["This command failed by a mistake of kdump: TypeError: no such thing", "on", "quit:"]
     shown = kdump("-z", sample(), "-v", "-c", ".bugcheck; .echo on; q")
     assert "Traceback (most recent call last):" in shown
-
-
-def test_progress_makes_way_for_text() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    progress = _Progress(stream)
-    progress(12.5, "Walking \x1bstacks")
-    progress.clear()
-    progress.clear()
-    shown = "\r 12.5 % Walking \\x1bstacks"
-    assert stream.getvalue() == f"{shown}\r{' ' * (len(shown) - 1)}\r"
-    silent = io.StringIO()
-    _Progress(silent)(50.0, "Walking stacks")
-    assert silent.getvalue() == ""
 
 
 def test_a_pager_that_stops_ends_the_command(session: Session) -> None:

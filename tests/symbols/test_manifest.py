@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import volatility3_kdump
 from tests.symbols.server import SymbolServer, answer, running
 from volatility3_kdump import cli
-from volatility3_kdump.symbols import manifest
+from volatility3_kdump.cli import symbols
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, into_store, lines_of, read
 from volatility3_kdump.symbols.paths import SearchPath
 from volatility3_kdump.symbols.servers import Limits, Servers
@@ -35,7 +35,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
     monkeypatch.setattr("volatility3.framework.constants.OFFLINE", False)
-    monkeypatch.setattr(manifest, "_LIMITS", QUICK)
+    monkeypatch.setattr(symbols, "_LIMITS", QUICK)
 
 
 @pytest.fixture
@@ -334,20 +334,6 @@ def test_what_fills_a_store_searches_it_first(tmp_path: Path) -> None:
     assert filling.elements[0].places == (tmp_path / "store",)
     assert filling.elements[1].caches == (tmp_path / "store",)
     assert filling.servers is path.servers
-
-
-def test_progress_stands_on_one_line_of_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal, lines = Terminal(), io.StringIO()
-    progress = manifest._Progress(terminal)
-    progress(12.34, "Downloading x.pdb")
-    progress.line("fetched \x1b[31m", lines)
-    shown = " 12.3 %  Downloading x.pdb"
-    assert terminal.getvalue() == f"\r{shown}\r{' ' * len(shown)}\r"
-    assert lines.getvalue() == "fetched \\x1b[31m\n"
 
 
 def test_many_files_at_a_time_are_told_in_the_order_of_the_manifest(server: SymbolServer, tmp_path: Path) -> None:

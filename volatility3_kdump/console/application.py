@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
@@ -15,11 +14,11 @@ from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.commands.control import opening
 from volatility3_kdump.console.session import Session, refuse_same_file
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.escape import printable, terminal_line
 
 _INTERRUPTED = 130
-_SHOWN_EVERY = 0.1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,7 +83,7 @@ class Console:
         self.session = session
         self.paging = paging
         self._output = output
-        self._progress = _Progress(sys.stderr)
+        self._progress = ProgressLine(sys.stderr)
         session.progress = self._progress
 
     def run(self, options: argparse.Namespace) -> int:
@@ -190,29 +189,3 @@ def _script(path: str) -> Iterator[str]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise KdumpError(f"{path}: the commands cannot be read: {reason}") from error
-
-
-class _Progress:
-    """Percentages on a line of a terminal's standard error; nothing elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._enabled = stream.isatty()
-        self._shown = ""
-        self._at = 0.0
-
-    def __call__(self, percent: float, what: str) -> None:
-        now = time.monotonic()
-        if self._enabled and now - self._at >= _SHOWN_EVERY:
-            self._at = now
-            self._write(f"{percent:5.1f} % {printable(what)}"[:78])
-
-    def clear(self) -> None:
-        """Make way for text."""
-        if self._shown:
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        self._stream.write(f"\r{text:<{len(self._shown)}}" + ("" if text else "\r"))
-        self._stream.flush()
-        self._shown = text

@@ -324,8 +324,8 @@ class Cabinet(Archive):
             out.write(_FILE.pack(size, first, 0, 0, 0, 0) + name)
 
 
-#: Opens its end of the pipe before it imports anything, so that the other end is never waited at for nothing. The module
-#: search path is that of the process that starts it: not the working directory, where evidence lies.
+#: Opens its end of the pipe before it imports anything, so that the other end is never waited at for nothing. The
+#: module search path is that of the process that starts it: not the working directory, where evidence lies.
 _UNPACK = """
 import os, sys
 single, directory, *sys.path = sys.argv[1:]

@@ -7,18 +7,14 @@ says is not trusted: names and identities are checked before any of them becomes
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
-import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.symbols import stores
@@ -26,7 +22,6 @@ from volatility3_kdump.symbols.images import FileImage, ImageRefused, check_imag
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.paths import Element, SearchPath, safe_file_name
 from volatility3_kdump.symbols.pdb import find_pdb_file, store_key
-from volatility3_kdump.symbols.servers import MICROSOFT, Limits, Servers
 from volatility3_kdump.windows.pe import code_view
 
 if TYPE_CHECKING:
@@ -42,8 +37,6 @@ _MOST_LINES = 20_000
 _MOST_NAMES = 16
 #: Files that are fetched at a time: most of the time is spent waiting for a server.
 _AT_A_TIME = 6
-#: More patient than a view is: whoever fetches waits for the files.
-_LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)
 
 
 class ManifestError(KdumpError):
@@ -352,136 +345,3 @@ def _pdb_of(path: Path, image: Image, problems: list[str]) -> PdbIdentity | None
     if record is None or safe_file_name(record.pdb_name) != record.pdb_name:
         return None
     return PdbIdentity.of_record(record)
-
-
-# command line ---------------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``kdump symbols``."""
-    parser.description = (
-        "List the PDB and image files a dump needs (--manifest), or get them on a machine with internet (--fetch); "
-        "the directory then serves as -y and -i, --symbol-path and --image-path."
-    )
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--manifest", metavar="DUMP", type=Path, help="write the list for a dump")
-    action.add_argument(
-        "--fetch", nargs=2, metavar=("MANIFEST", "DIR"), help="fill a symbol store; - reads the manifest from stdin"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the file for the manifest (default: stdout)")
-    parser.add_argument(
-        "-y",
-        "--symbol-path",
-        metavar="PATH",
-        help="with --fetch: where files come from, as KD's -y; srv* is Microsoft's public server "
-        "(default: _NT_SYMBOL_PATH)",
-    )
-    parser.add_argument("-i", "--image-path", metavar="PATH", help="with --manifest: image files at hand, as KD's -i")
-    parser.add_argument(
-        "--isf-dir", metavar="DIR", type=Path, action="append", default=[], help="with --manifest: symbol tables"
-    )
-    parser.add_argument("--member", metavar="NAME", help="with --manifest: the dump inside an archive")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """``kdump symbols``: 0 for success, 1 when a server that was to be asked did not answer as it should."""
-    if arguments.manifest is not None:
-        return _write(arguments)
-    return _fetch(Path(arguments.fetch[0]), Path(arguments.fetch[1]), arguments.symbol_path)
-
-
-def _write(arguments: argparse.Namespace) -> int:
-    from volatility3_kdump.target import Target
-
-    target = Target.open(
-        arguments.manifest,
-        arguments.isf_dir,
-        symbol_path="",
-        image_path=arguments.image_path,
-        member=arguments.member,
-        offline=True,
-    )
-    lines = list(lines_of(target))
-    if len(lines) == 1:
-        raise KdumpError(f"{target.name}: no module list is in the dump")
-    text = "".join(f"{line}\n" for line in lines)
-    if arguments.output is None:
-        sys.stdout.write(text)
-        return 0
-    try:
-        arguments.output.write_text(text, "utf-8")
-    except OSError as error:
-        raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
-    print(f"{arguments.output}: {len(lines) - 1} modules", file=sys.stderr)
-    return 0
-
-
-def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
-    from volatility3_kdump.target import SYMBOL_PATH_VARIABLE
-
-    text = symbol_path if symbol_path is not None else os.environ.get(SYMBOL_PATH_VARIABLE, "")
-    if not text.strip():
-        raise KdumpError(
-            f"nothing says where to fetch from: -y 'srv*' is Microsoft's public server ({MICROSOFT}), "
-            f"-y 'srv*URL' another one, -y DIR a directory; or set {SYMBOL_PATH_VARIABLE}"
-        )
-    progress = _Progress(sys.stderr)
-    servers = Servers(_LIMITS, progress=progress)
-    if servers.offline:
-        progress.line("kdump: offline (KDUMP_OFFLINE): no server is asked")
-    path = SearchPath.parse(text, "symbol path", servers)
-    problems: list[str] = []
-    for complaint in path.complaints:
-        progress.line(f"kdump: {complaint}")
-    try:
-        with _opened(manifest) as lines:
-            # Checked as a whole before anything is asked for.
-            entries = list(read(lines))
-    except (OSError, ManifestError, UnicodeDecodeError) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else error
-        raise KdumpError(f"{manifest}: {reason}") from error
-    told = 0
-
-    def say(line: str) -> None:
-        nonlocal told
-        progress.line(line, sys.stdout)
-        for problem in problems[told:]:
-            progress.line(f"kdump: {problem}")
-        told = len(problems)
-
-    result = fetch(entries, store, path, say, problems)
-    say(f"{result.present} files in {store}, {result.new} of them new; {result.absent} not found")
-    return 1 if servers.troubled else 0
-
-
-@contextlib.contextmanager
-def _opened(manifest: Path) -> Iterator[Iterable[str]]:
-    if str(manifest) == "-":
-        yield sys.stdin
-        return
-    with manifest.open(encoding="utf-8") as file:
-        yield file
-
-
-class _Progress:
-    """Shows the percentage of a download on a terminal, on a line that the next one takes the place of."""
-
-    def __init__(self, terminal: TextIO) -> None:
-        self._terminal = terminal
-        self._width = 0
-
-    def __call__(self, percent: float, text: str) -> None:
-        if self._terminal.isatty():
-            line = f"{percent:5.1f} %  {text}"[:79]
-            self._terminal.write(f"\r{line:{self._width}}")
-            self._terminal.flush()
-            self._width = len(line)
-
-    def line(self, text: str, stream: TextIO | None = None) -> None:
-        """A line that stays."""
-        if self._width:
-            self._terminal.write(f"\r{'':{self._width}}\r")
-            self._width = 0
-        from volatility3_kdump.text.escape import printable
-
-        print(printable(text), file=stream or self._terminal, flush=True)

@@ -29,6 +29,10 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.symbols import stores
 from volatility3_kdump.symbols.servers import MICROSOFT, Servers, is_url, shown_url
 
+#: The debugger's own variables for the symbol path and the image path.
+SYMBOL_PATH_VARIABLE = "_NT_SYMBOL_PATH"
+IMAGE_PATH_VARIABLE = "_NT_EXECUTABLE_IMAGE_PATH"
+
 PathText = Union[str, "os.PathLike[str]"]
 
 #: How many parts behind the first asterisk are no places.

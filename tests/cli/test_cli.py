@@ -13,7 +13,7 @@ import pytest
 from volatility3_kdump import __version__, cli, sample
 from volatility3_kdump.errors import CorruptDump
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 #: Replaces the writer of the sample dump: receives (out, dump_type, isf, scene).
 Writer = Callable[[Path, int, Path | None, str], None]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from volatility3_kdump import __version__
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.symbols import manifest
 
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
 SAMPLE_TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
@@ -45,6 +44,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
+    from volatility3_kdump.cli import symbols
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
-    manifest.add_arguments(
+    symbols.add_arguments(
         commands.add_parser("symbols", help="list the PDB and image files that a dump needs, or fetch them")
     )
     commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
@@ -98,7 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         return batch.run(arguments)
     if arguments.command == "symbols":
-        return manifest.run(arguments)
+        from volatility3_kdump.cli import symbols
+
+        return symbols.run(arguments)
     if arguments.command == "doctor":
         return doctor()
     return change_links(arguments.command)

@@ -1,0 +1,130 @@
+"""``kdump symbols``: write the manifest of a dump, or fetch what one lists."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.progress import ProgressLine
+from volatility3_kdump.symbols.manifest import ManifestError, fetch, lines_of, read
+from volatility3_kdump.symbols.paths import SYMBOL_PATH_VARIABLE, SearchPath
+from volatility3_kdump.symbols.servers import MICROSOFT, Limits, Servers
+from volatility3_kdump.text.escape import printable
+
+#: More patient than a view is: whoever fetches waits for the files.
+_LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``kdump symbols``."""
+    parser.description = (
+        "List the PDB and image files a dump needs (--manifest), or get them on a machine with internet (--fetch); "
+        "the directory then serves as -y and -i, --symbol-path and --image-path."
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--manifest", metavar="DUMP", type=Path, help="write the list for a dump")
+    action.add_argument(
+        "--fetch", nargs=2, metavar=("MANIFEST", "DIR"), help="fill a symbol store; - reads the manifest from stdin"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the file for the manifest (default: stdout)")
+    parser.add_argument(
+        "-y",
+        "--symbol-path",
+        metavar="PATH",
+        help="with --fetch: where files come from, as KD's -y; srv* is Microsoft's public server "
+        "(default: _NT_SYMBOL_PATH)",
+    )
+    parser.add_argument("-i", "--image-path", metavar="PATH", help="with --manifest: image files at hand, as KD's -i")
+    parser.add_argument(
+        "--isf-dir", metavar="DIR", type=Path, action="append", default=[], help="with --manifest: symbol tables"
+    )
+    parser.add_argument("--member", metavar="NAME", help="with --manifest: the dump inside an archive")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``kdump symbols``: 0 for success, 1 when a server that was to be asked did not answer as it should."""
+    if arguments.manifest is not None:
+        return _write(arguments)
+    return _fetch(Path(arguments.fetch[0]), Path(arguments.fetch[1]), arguments.symbol_path)
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    from volatility3_kdump.target import Target
+
+    target = Target.open(
+        arguments.manifest,
+        arguments.isf_dir,
+        symbol_path="",
+        image_path=arguments.image_path,
+        member=arguments.member,
+        offline=True,
+    )
+    lines = list(lines_of(target))
+    if len(lines) == 1:
+        raise KdumpError(f"{target.name}: no module list is in the dump")
+    text = "".join(f"{line}\n" for line in lines)
+    if arguments.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        arguments.output.write_text(text, "utf-8")
+    except OSError as error:
+        raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
+    print(f"{arguments.output}: {len(lines) - 1} modules", file=sys.stderr)
+    return 0
+
+
+def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
+    text = symbol_path if symbol_path is not None else os.environ.get(SYMBOL_PATH_VARIABLE, "")
+    if not text.strip():
+        raise KdumpError(
+            f"nothing says where to fetch from: -y 'srv*' is Microsoft's public server ({MICROSOFT}), "
+            f"-y 'srv*URL' another one, -y DIR a directory; or set {SYMBOL_PATH_VARIABLE}"
+        )
+    progress = ProgressLine(sys.stderr)
+
+    def tell(line: str, stream: TextIO = sys.stderr) -> None:
+        progress.clear()
+        print(printable(line), file=stream, flush=True)
+
+    servers = Servers(_LIMITS, progress=progress)
+    if servers.offline:
+        tell("kdump: offline (KDUMP_OFFLINE): no server is asked")
+    path = SearchPath.parse(text, "symbol path", servers)
+    problems: list[str] = []
+    for complaint in path.complaints:
+        tell(f"kdump: {complaint}")
+    try:
+        with _opened(manifest) as lines:
+            # Checked as a whole before anything is asked for.
+            entries = list(read(lines))
+    except (OSError, ManifestError, UnicodeDecodeError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise KdumpError(f"{manifest}: {reason}") from error
+    told = 0
+
+    def say(line: str) -> None:
+        nonlocal told
+        tell(line, sys.stdout)
+        for problem in problems[told:]:
+            tell(f"kdump: {problem}")
+        told = len(problems)
+
+    result = fetch(entries, store, path, say, problems)
+    say(f"{result.present} files in {store}, {result.new} of them new; {result.absent} not found")
+    return 1 if servers.troubled else 0
+
+
+@contextlib.contextmanager
+def _opened(manifest: Path) -> Iterator[Iterable[str]]:
+    if str(manifest) == "-":
+        yield sys.stdin
+        return
+    with manifest.open(encoding="utf-8") as file:
+        yield file
