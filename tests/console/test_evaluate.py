@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from volatility3_kdump.console.commands import execute
+from tests.prompt import answer
 from volatility3_kdump.console.session import Session
-
-
-@pytest.fixture
-def session(sample) -> Session:
-    opened = Session()
-    opened.open(str(sample()))
-    return opened
-
-
-def answer(session: Session, line: str) -> list[str]:
-    return list(execute(session, line))
 
 
 def test_expressions(session: Session) -> None:

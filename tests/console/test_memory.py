@@ -11,28 +11,11 @@ from hypothesis import strategies as st
 
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel
+from tests.prompt import answer
 from volatility3_kdump.console.commands import execute
-from volatility3_kdump.console.session import OpenDump, Session, State
+from volatility3_kdump.console.session import OpenDump, Session
 
 NT = 0xFFFFF80062600000
-
-
-@pytest.fixture(scope="module")
-def opened(sample) -> Session:
-    made = Session()
-    made.open(str(sample()))
-    return made
-
-
-@pytest.fixture
-def session(opened: Session) -> Session:
-    """A dump that no command has been used on yet."""
-    opened.current.state = State()
-    return opened
-
-
-def answer(session: Session, line: str) -> list[str]:
-    return list(execute(session, line))
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from volatility3_kdump.console.commands import execute
+from tests.prompt import answer
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.windows.user_mode import UserMode, UserModule
 
 HEADER = "start             end                 module name"
 MYFAULT = "fffff800`60da0000 fffff800`60da9000   myfault     "
-
-
-def run(session: Session, line: str) -> list[str]:
-    return list(execute(session, line))
 
 
 def modules(lines: list[str]) -> list[str]:
@@ -24,7 +20,7 @@ def modules(lines: list[str]) -> list[str]:
 
 
 def test_all_modules_by_address(session: Session) -> None:
-    shown = run(session, "lm")
+    shown = answer(session, "lm")
     assert shown[0] == HEADER
     loaded = sorted(session.target.modules, key=lambda module: module.base)
     assert modules(shown) == [module.name for module in loaded]
@@ -34,42 +30,42 @@ def test_all_modules_by_address(session: Session) -> None:
 
 @pytest.mark.parametrize("line", ("lm m myfault", "lmm myfault", "lm m MYF*", "lmkm myfault", "lm k m myfault"))
 def test_patterns(session: Session, line: str) -> None:
-    shown = run(session, line)
+    shown = answer(session, line)
     assert shown[0] == HEADER
     assert [text[: len(MYFAULT)] for text in shown[1:]] == [MYFAULT]
 
 
 def test_names_alone_and_sorted(session: Session) -> None:
     everything = {module.name for module in session.target.modules}
-    assert set(run(session, "lm1m")) == everything
-    by_name = run(session, "lm 1m sm")
+    assert set(answer(session, "lm1m")) == everything
+    by_name = answer(session, "lm 1m sm")
     assert by_name == sorted(everything, key=str.lower)
-    assert modules(run(session, "lmsm")) == by_name
+    assert modules(answer(session, "lmsm")) == by_name
 
 
 def test_times_and_paths(session: Session) -> None:
-    times = run(session, "lmtn m myfault")
+    times = answer(session, "lmtn m myfault")
     assert times[1] == f"{MYFAULT.rstrip()}  myfault.sys  Wed Jul 17 18:39:54 2019 (5D2F6B7A)"
-    assert run(session, "lm t n m myfault") == times == run(session, "lmt m myfault")
-    assert run(session, "lmf m myfault")[1].endswith(r"\??\C:\Windows\system32\drivers\myfault.sys")
+    assert answer(session, "lm t n m myfault") == times == answer(session, "lmt m myfault")
+    assert answer(session, "lmf m myfault")[1].endswith(r"\??\C:\Windows\system32\drivers\myfault.sys")
 
 
 def test_symbols_that_were_looked_up(session: Session) -> None:
     session.target.name_of(0xFFFFF80060DA1981)
-    assert "myfault" in modules(run(session, "lm e"))
-    assert "myfault" in modules(run(session, "lm l"))
-    assert "nt" not in modules(run(session, "lm e"))
+    assert "myfault" in modules(answer(session, "lm e"))
+    assert "myfault" in modules(answer(session, "lm l"))
+    assert "nt" not in modules(answer(session, "lm e"))
 
 
 def test_user_modules_are_not_in_a_kernel_dump(session: Session) -> None:
-    assert run(session, "lmu") == [f"{session.target.name}: no user modules: user pages not in the dump"]
+    assert answer(session, "lmu") == [f"{session.target.name}: no user modules: user pages not in the dump"]
 
 
 def test_user_modules(sample, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Session(offline=True)
     whole.open(str(sample(1)))
     # The made process has no loader data.
-    assert run(whole, ".process ffff9189527e9080; lmu")[1].endswith("the loader's list is empty, or not in the dump")
+    assert answer(whole, ".process ffff9189527e9080; lmu")[1].endswith("the loader's list is empty, or not in the dump")
     loaded = UserMode(
         None,
         modules=(
@@ -78,12 +74,12 @@ def test_user_modules(sample, session: Session, monkeypatch: pytest.MonkeyPatch)
         ),
     )
     monkeypatch.setattr("volatility3_kdump.console.commands.modules.read_user_mode", lambda *arguments: loaded)
-    assert run(session, "lmu") == [
+    assert answer(session, "lmu") == [
         HEADER,
         "00007ff7`e2e70000 ????????`????????   ?",
         "00007ff8`f1600000 00007ff8`f17f5000   ntdll.dll   C:\\Windows\\SYSTEM32\\ntdll.dll",
     ]
-    assert len(run(session, "lmum NT*")) == 2
+    assert len(answer(session, "lmum NT*")) == 2
 
 
 @pytest.mark.parametrize(
@@ -97,29 +93,31 @@ def test_user_modules(sample, session: Session, monkeypatch: pytest.MonkeyPatch)
     ),
 )
 def test_wrong_options(session: Session, line: str, words: str) -> None:
-    assert run(session, line) == [words]
+    assert answer(session, line) == [words]
 
 
 def test_nothing_of_that_name(session: Session) -> None:
-    assert run(session, "lm m nothing*") == [HEADER]
+    assert answer(session, "lm m nothing*") == [HEADER]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("lekuovtfnpcidDsm1Ma *?x5!", max_size=12))
 def test_any_options(session: Session, text: str) -> None:
-    for line in run(session, f"lm{text}"):
+    for line in answer(session, f"lm{text}"):
         assert "mistake of kdump" not in line
 
 
 def test_a_device(session: Session) -> None:
-    assert run(session, "!devobj ffff91894ed31e00")[:2] == [
+    assert answer(session, "!devobj ffff91894ed31e00")[:2] == [
         "Device object (ffff91894ed31e00) is for:",
         r" \Driver\MYFAULT DriverObject ffff91894ed30c80",
     ]
-    assert run(session, "!devobj nt")[0].endswith("its type is 23117, not 3")
-    assert run(session, "!devobj") == ["!devobj takes the address of a device object"]
+    assert answer(session, "!devobj nt")[0].endswith("its type is 23117, not 3")
+    assert answer(session, "!devobj") == ["!devobj takes the address of a device object"]
 
 
 def test_image_check_needs_files(session: Session) -> None:
-    assert run(session, "!chkimg myfault") == ["!chkimg needs the drivers' files: .exepath or -i names their directory"]
-    assert run(session, "!chkimg -d !nothing")[0].endswith("no module is named nothing")
+    assert answer(session, "!chkimg myfault") == [
+        "!chkimg needs the drivers' files: .exepath or -i names their directory"
+    ]
+    assert answer(session, "!chkimg -d !nothing")[0].endswith("no module is named nothing")

@@ -9,29 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.prompt import answer
 from tests.symbols.made_pdb import kernel_pdb
 from volatility3_kdump.console.commands import execute
-from volatility3_kdump.console.session import Session, State
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb import store_key
-
-
-@pytest.fixture(scope="module")
-def opened(sample) -> Session:
-    made = Session()
-    made.open(str(sample()))
-    return made
-
-
-@pytest.fixture
-def session(opened: Session) -> Session:
-    """A dump that no command has been used on yet."""
-    opened.current.state = State()
-    return opened
-
-
-def answer(session: Session, line: str) -> list[str]:
-    return list(execute(session, line))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import lzma
 import pytest
 
 import volatility3_kdump
-from volatility3_kdump.console.commands import execute
+from tests.prompt import answer
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.symbols.listing import matching, nearby
@@ -20,10 +20,6 @@ def session(sample, isf_paths) -> Session:
     opened = Session(isf_file=str(isf_paths[-1]))
     opened.open(str(sample(6, isf_paths[-1])))
     return opened
-
-
-def answer(session: Session, line: str) -> list[str]:
-    return list(execute(session, line))
 
 
 def test_patterns_against_the_table(session: Session, isf_paths) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import volatility3_kdump
 from tests.dump import packing
 from tests.layers import paging
-from volatility3_kdump.console.commands import execute
+from tests.prompt import answer
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
@@ -86,10 +86,6 @@ def session(sample) -> Session:
     opened = Session()
     opened.open(str(sample()))
     return opened
-
-
-def answer(session: Session, line: str) -> list[str]:
-    return list(execute(session, line))
 
 
 def test_kd_columns(session: Session) -> None:
