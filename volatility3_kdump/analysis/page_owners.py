@@ -21,7 +21,7 @@ from volatility3_kdump.windows.memory_counters import COUNTERS, LISTS, Counter, 
 from volatility3_kdump.windows.page_frames import Bits, FrameLayout, Progress, SelfMap, Tally
 from volatility3_kdump.windows.physical_memory import PhysicalMemory, physical_memory
 from volatility3_kdump.windows.processes import read_process, walk_processes
-from volatility3_kdump.windows.pte import pte_base
+from volatility3_kdump.windows.pte import invalid_pte_mask, pte_base
 from volatility3_kdump.windows.sections import ControlArea, control_area_of
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class _Owners:
         self._problems: list[str] = []
         self._roots: dict[int, tuple[int, int | None, str | None]] = {}
         self._areas: dict[int, ControlArea | None] = {}
-        self._mask = _invalid_pte_mask(target)
+        self._mask = invalid_pte_mask(target)
         #: By the page frame of a page table.
         self._by_table: dict[int, Use] = {}
         self._tables: dict[int, bytes | None] = {}
@@ -480,13 +480,3 @@ def _stretches(target: Target) -> Iterator[_Stretch]:
             yield _Stretch(edge, DRIVER, modules[index].image_name)
         else:
             yield _Stretch(edge, regions[bisect.bisect_right(starts, edge) - 1][1], None)
-
-
-def _invalid_pte_mask(target: Target) -> int:
-    """MiState.Hardware.InvalidPteMask: bits that are reversed in PTEs that are not valid; 0 where there are none."""
-    nt, state = target.nt, target.symbol("MiState")
-    field = nt.find("_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask") if nt is not None else None
-    if state is not None and field is not None:
-        return target.memory.unsigned(state + field.offset, field.size) or 0
-    variable = target.symbol("MiInvalidPteMask")
-    return (target.memory.unsigned(variable, 8) or 0) if variable is not None else 0

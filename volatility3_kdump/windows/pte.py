@@ -69,6 +69,19 @@ def pte_base(target: Target) -> int | None:
     return base or None
 
 
+def invalid_pte_mask(target: Target) -> int:
+    """Bits that are reversed in PTEs that are not valid, against L1TF; 0 where there are none.
+
+    ``MiState.Hardware.InvalidPteMask``, in older kernels the variable ``MiInvalidPteMask``.
+    """
+    nt, state = target.nt, target.symbol("MiState")
+    field = nt.find("_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask") if nt is not None else None
+    if state is not None and field is not None:
+        return target.memory.unsigned(state + field.offset, field.size) or 0
+    variable = target.symbol("MiInvalidPteMask")
+    return (target.memory.unsigned(variable, 8) or 0) if variable is not None else 0
+
+
 def mapped_address(target: Target, pte: int) -> int | None:
     """The first address of the page that the PTE at an address maps; ``None`` when it is not known, or no PTE's."""
     if target.header.architecture != "x64":

@@ -3,7 +3,8 @@
 Levels and large pages: Intel SDM volume 3, 4.3 (32-bit), 4.4 (PAE), 4.5 (4-level and 5-level paging). Entries that are
 not valid are the memory manager's: ``_MMPTE_SOFTWARE``, ``_MMPTE_TRANSITION`` and ``_MMPTE_PROTOTYPE`` of the kernel's
 symbols, tested in the order prototype, transition, page file. Page frame numbers of entries in transition and page file
-offsets are XORed with ``MiState.Hardware.InvalidPteMask`` where the entry's SwizzleBit is clear.
+offsets are XORed with the kernel's mask (:func:`~volatility3_kdump.windows.pte.invalid_pte_mask`) where the entry's
+SwizzleBit is clear.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.processes import read_process
-from volatility3_kdump.windows.pte import pte_base
+from volatility3_kdump.windows.pte import invalid_pte_mask, pte_base
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -226,11 +227,3 @@ def describe_invalid(target: Target, value: int, leaf: bool = True) -> Invalid:
         number = bits("_MMPTE_SOFTWARE", "PageFileLow", 12, 4)
         return Invalid(PAGE_FILE, page_file=number, offset=offset ^ (mask >> 32), protection=protection)
     return Invalid(DEMAND_ZERO, protection=protection)
-
-
-def invalid_pte_mask(target: Target) -> int:
-    """MiState.Hardware.InvalidPteMask: bits that are inverted in entries that are not valid; 0 for kernels without."""
-    state = target.symbol("MiState")
-    field = target.nt.find("_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask") if target.nt is not None else None
-    value = target.memory.unsigned(state + field.offset, 8) if state is not None and field is not None else None
-    return value or 0
