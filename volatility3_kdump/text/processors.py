@@ -1,10 +1,11 @@
-"""Processor control regions and blocks in the words of KD's ``!pcr`` and ``!prcb``."""
+"""Processors in the words of KD's ``!pcr``, ``!prcb`` and ``!dpcs``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.dpcs import Dpc, DpcQueue
 from volatility3_kdump.windows.processors import ControlRegion
 
 _WIDTH = 19
@@ -49,6 +50,33 @@ def block_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
     yield f"Interrupt Count -- {_hex(block['interrupts'], 8)}"
     yield f"Times -- Dpc    {_hex(block['dpc_time'], 8)} Interrupt {_hex(block['interrupt_time'], 8)} "
     yield f"         Kernel {_hex(block['kernel_time'], 8)} User      {_hex(block['user_time'], 8)} "
+
+
+def dpc_lines(queues: Iterable[DpcQueue], name_of: Callable[[int], object | None], size: int = 8) -> Iterator[str]:
+    """``!dpcs``, and notes on those that run and on queues that are torn. ``name_of`` gives the symbol of a routine."""
+    yield "CPU Type      KDPC       Function"
+    notes = []
+    none = True
+
+    def words(dpc: Dpc) -> str:
+        shown = "0x" + pointer(dpc.address, size, tick=False)
+        if dpc.routine is None:
+            return f"{shown} ?"
+        name = name_of(dpc.routine)
+        return f"{shown} 0x{pointer(dpc.routine, size, tick=False)}" + (f" {name}" if name is not None else "")
+
+    for queue in queues:
+        for dpc in queue.queued:
+            none = False
+            yield f"{queue.processor:2d}: {queue.kind:<8}: {words(dpc)}"
+        if queue.active is not None:
+            notes.append(f"NOTE: processor {queue.processor} runs the {queue.kind.lower()} DPC {words(queue.active)}")
+        if queue.problem is not None:
+            notes.append(f"NOTE: {queue.problem}")
+            none = False
+    if none:
+        yield "no DPC is queued"
+    yield from notes
 
 
 def _number(value: int | None) -> str:

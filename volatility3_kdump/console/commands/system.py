@@ -8,7 +8,7 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import banner
-from volatility3_kdump.text.processors import block_lines, region_lines
+from volatility3_kdump.text.processors import block_lines, dpc_lines, region_lines
 from volatility3_kdump.views.error_log import errlog_grid
 from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.memusage import memusage_grid
@@ -84,6 +84,19 @@ def processor_information(session: Session, arguments: Arguments) -> Iterable[st
         )
         raise KdumpError(f"{target.name}: the processors' models are not known: {why}")
     return model_lines(models)
+
+
+@command("!dpcs", help="deferred procedure calls that are queued, and those that run", usage="[PROCESSOR]")
+def deferred_calls(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.windows.dpcs import read_dpc_queues
+
+    target = session.target
+    number = session.evaluate(arguments.text) if arguments.text else None
+    queues = [queue for queue in read_dpc_queues(target) if number in (None, queue.processor)]
+    if not queues:
+        why = target.symbol_status if target.nt is None else "no such control block is in the dump"
+        raise KdumpError(f"{target.name}: the queues of DPCs are not known: {why}")
+    return dpc_lines(queues, target.name_of, target.memory.pointer_size)
 
 
 @command("!sysinfo", help="the machine and its firmware, by its SMBIOS tables", usage="machineid", plugin="info")
