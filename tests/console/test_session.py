@@ -361,3 +361,16 @@ def test_a_hardware_error(sample: Callable[..., Path]) -> None:
     ]
     assert [line.split(": ")[1] for line in shown if line.startswith("MCi_STATUS")] == ["0xbe00000000800135"]
     assert answer(session, "!errrec @rsp")[0].startswith("no error record at 0x")
+
+
+def test_a_warning_is_given_once(sample: Callable[..., Path], kdump: Callable[..., list[str]]) -> None:
+    shown = kdump("-z", sample(), "--image-path", "/nowhere/at/all", "-c", "lmvm myfault; lmv\n!drivers\nq\nk")
+    assert [line for line in shown if "/nowhere/at/all is not" in line] == [
+        "WARNING: image path: /nowhere/at/all is not a directory, ignored"
+    ]
+    assert sum(line.startswith("TOTAL: 18 modules") for line in shown) == 2
+    assert shown[-1] == "quit:"
+
+
+def test_nothing_that_is_no_command_is_repeated_at_length(session: Session) -> None:
+    assert answer(session, "A" * 100_000) == [f"{'A' * 40}...: no such command here; .help lists the commands"]

@@ -31,8 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-?", action="help", help="show this and leave")
     parser.add_argument("-z", dest="dumps", metavar="DUMP", action="append", default=[], help="a dump, or an archive")
-    parser.add_argument("-y", dest="symbol_path", metavar="PATH", help="symbol path (default _NT_SYMBOL_PATH)")
-    parser.add_argument("-i", dest="image_path", metavar="PATH", help="image path (default _NT_EXECUTABLE_IMAGE_PATH)")
+    parser.add_argument(
+        "-y", "--symbol-path", dest="symbol_path", metavar="PATH", help="symbol path (default _NT_SYMBOL_PATH)"
+    )
+    parser.add_argument(
+        "-i", "--image-path", dest="image_path", metavar="PATH", help="image path (default _NT_EXECUTABLE_IMAGE_PATH)"
+    )
     parser.add_argument("-v", dest="verbose", action="store_true", help="say more: warnings, tracebacks of mistakes")
     parser.add_argument("-c", dest="commands", metavar="COMMANDS", help='commands to begin with: "!analyze -v;q"')
     parser.add_argument("-cf", dest="script", metavar="FILE", help="a file of commands to begin with")
@@ -105,7 +109,10 @@ class Console:
                 self.answer(line)
         if options.commands is not None and not self.session.finished:
             self.echo(f"kd: Reading initial command '{options.commands}'")
-            self.answer(options.commands)
+            for line in options.commands.splitlines():
+                self.answer(line)
+                if self.session.finished:
+                    break
         if not self.session.finished:
             self._read()
         return 0

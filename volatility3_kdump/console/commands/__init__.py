@@ -41,6 +41,11 @@ _EXTENSION = re.compile(r"^![\w*]+\.(?=\w)")
 _NAME = re.compile(r"[.!]?[A-Za-z_][\w.]*|[^\w\s]+")
 
 
+_NOTE = "NOTE: "
+#: No more of a text that is no command is repeated.
+_LONGEST_NAME = 40
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What follows a command's name: ``name`` is the one that was typed, as registered, ``text`` the rest, stripped."""
@@ -160,10 +165,17 @@ def _may_end(name: str, entry: Command, text: str) -> bool:
 def _unknown(text: str, commands: dict[str, Command]) -> str:
     match = _NAME.match(text)
     name = match[0] if match else text.split(maxsplit=1)[0]
+    if len(name) > _LONGEST_NAME:
+        return f"{name[:_LONGEST_NAME]}...: no such command here; .help lists the commands"
     shown = [known for known, entry in commands.items() if not entry.hidden]
     near = difflib.get_close_matches(name.lower(), shown, 3, 0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else ".help lists the commands"
     return f"{name}: no such command here; {hint}"
+
+
+def _told(session: Session, line: str) -> bool:
+    """Whether a line is a note that repeats a warning from when the dump was opened."""
+    return line.startswith(_NOTE) and bool(session.dumps) and line[len(_NOTE) :] in session.current.told
 
 
 def execute(session: Session, line: str) -> Iterator[str]:
@@ -171,7 +183,9 @@ def execute(session: Session, line: str) -> Iterator[str]:
     for text in split(line):
         try:
             entry, arguments = find(text)
-            yield from entry.function(session, arguments)
+            for shown in entry.function(session, arguments):
+                if not _told(session, shown):
+                    yield shown
         except KdumpError as error:
             yield str(error)
         except Exception as error:  # a mistake of ours ends the command, not the session

@@ -48,6 +48,7 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     elif session.verbose:
         yield f"Kernel symbols: {target.symbol_status}"
     for warning in target.warnings:
+        dump.told.add(warning)
         yield f"WARNING: {warning}"
     yield "For analysis of this file, run !analyze -v"
     registers = dump.registers
@@ -210,6 +211,7 @@ def _reload(session: Session) -> Iterator[str]:
     session.reload()
     for dump in session.dumps:
         for problem in dump.target.problems:
+            dump.told.add(problem)
             yield f"WARNING: {problem}"
 
 
