@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pattern", metavar="GLOB", action="append", default=[], help="only names in the directories that match"
     )
     parser.add_argument("--time-limit", metavar="S", type=_seconds, help="give up on a dump after so many seconds")
-    for option, text in (
-        ("--isf-dir", "directories searched for symbol tables before the host's own"),
-        ("--symbol-path", "where PDB files are, as KD's -y (default _NT_SYMBOL_PATH)"),
-        ("--image-path", "where image files are, as KD's -i (default _NT_EXECUTABLE_IMAGE_PATH)"),
+    for options, text in (
+        (("--isf-dir",), "directories searched for symbol tables before the host's own"),
+        (("-y", "--symbol-path"), "where PDB files are, as KD's -y (default _NT_SYMBOL_PATH)"),
+        (("-i", "--image-path"), "where image files are, as KD's -i (default _NT_EXECUTABLE_IMAGE_PATH)"),
     ):
-        parser.add_argument(option, metavar="DIR", action="append", default=[], help=text)
+        parser.add_argument(*options, metavar="DIR", action="append", default=[], help=text)
     parser.add_argument("--offline", action="store_true", help="ask no symbol server, whatever the paths say")
     parser.add_argument("--triage-ini", metavar="FILE", help="rules of yours for choosing the culprit")
 
