@@ -258,10 +258,10 @@ def test_every_module(session: Session) -> None:
     assert any("too deep" in line or "never end" in line for line in answer(session, nested))
 
 
-def test_a_module_s_name_is_no_command(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    evil = dataclasses.replace(session.target.modules[0], name='x"; q ;"')
+def test_a_module_s_name_is_no_command_and_no_path(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = dataclasses.replace(session.target.modules[0], name='x"; q ;"../..\\y')
     monkeypatch.setitem(session.target.__dict__, "modules", [evil])
-    assert answer(session, '!for_each_module ".echo @#ModuleName"') == ["x__ q __"]
+    assert answer(session, '!for_each_module ".echo @#ModuleName"') == ["x__ q __.._.._y"]
     assert not session.finished
 
 

@@ -372,12 +372,15 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
         session.depth -= 1
 
 
+_NEVER_IN_NAMES = re.compile(r'[;"/\\\x00-\x1f]')
+
+
 def _replaced(text: str, values: dict[str, str]) -> str:
-    """A command with the values of a module. Names come from the dump: they must not become commands."""
+    """A command with the values of a module. Names come from the dump: they must not become commands, nor paths."""
     parts = _ALIAS.split(text)
     for index in range(1, len(parts), 2):
         value = values.get(parts[index].lower())
         if value is None:
             raise KdumpError(f"!for_each_module knows no @#{parts[index]}: use {', '.join(sorted(values))}")
-        parts[index] = re.sub(r'[;"]', "_", value)
+        parts[index] = _NEVER_IN_NAMES.sub("_", value)
     return "".join(parts)
