@@ -1,11 +1,15 @@
-"""Progress on a terminal: a line that makes way for text."""
+"""How far something is: what long views tell, and a line of a terminal that shows it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from volatility3_kdump.text.escape import printable
+
+#: Told the percentage done and what is being done, as the host's own callbacks.
+Progress = Callable[[float, str], None]
 
 _SHOWN_EVERY = 0.1
 _WIDTH = 78

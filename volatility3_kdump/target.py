@@ -31,6 +31,7 @@ from volatility3_kdump.dump.archive import shown
 from volatility3_kdump.errors import KdumpError, KernelNotFound
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.images import ImageSet
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
@@ -53,7 +54,7 @@ from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
-    from volatility3_kdump.dump.containers import Extracted, Progress
+    from volatility3_kdump.dump.containers import Extracted
     from volatility3_kdump.windows.pool import Pool
     from volatility3_kdump.windows.stacks import StackWalker
 

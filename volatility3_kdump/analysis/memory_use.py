@@ -6,10 +6,10 @@ down in ``docs/vm-schema.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.memory_counters import (
     NOT_IN_KERNEL,
     NOT_IN_SMALL_DUMP,
@@ -27,7 +27,6 @@ from volatility3_kdump.windows.processes import read_process, walk_processes
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-Progress = Callable[[float, str], None] | None
 
 _PERCENT_POOL, _PERCENT_COMMIT, _PERCENT_FREE, _PERCENT_PAGE_FILE = 80, 95, 1, 5
 _SUM = Definition("Sum System Commit", "total")
@@ -73,7 +72,7 @@ class MemoryUse:
         return None if counter is None else counter.value
 
 
-def memory_use(target: Target, progress: Progress = None) -> MemoryUse:
+def memory_use(target: Target, progress: Progress | None = None) -> MemoryUse:
     """Read and add up what the memory manager counts."""
     counters: dict[str, Counter] = {}
     for label, counter in read_counters(target).items():
@@ -93,7 +92,9 @@ def memory_use(target: Target, progress: Progress = None) -> MemoryUse:
     return found
 
 
-def _processes(target: Target, progress: Progress) -> tuple[list[ProcessCommit], dict[int, None] | None, list[str]]:
+def _processes(
+    target: Target, progress: Progress | None
+) -> tuple[list[ProcessCommit], dict[int, None] | None, list[str]]:
     """Commit by process, the sessions that they belong to (``None`` if not all are known), and what is missing."""
     if target.dump.triage is not None:
         return [], None, [f"commit by process: {NOT_IN_SMALL_DUMP}"]

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
 from volatility3_kdump.layout import LayoutError
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows import page_frames
 from volatility3_kdump.windows.kernel_regions import STACK, SYSTEM_PTES, kernel_map, va_type_kind
 from volatility3_kdump.windows.memory_counters import COUNTERS, LISTS, Counter, read_counter, read_counters
-from volatility3_kdump.windows.page_frames import Bits, FrameLayout, Progress, SelfMap, Tally
+from volatility3_kdump.windows.page_frames import Bits, FrameLayout, SelfMap, Tally
 from volatility3_kdump.windows.physical_memory import PhysicalMemory, physical_memory
 from volatility3_kdump.windows.processes import read_process, walk_processes
 from volatility3_kdump.windows.pte import invalid_pte_mask, pte_base
@@ -108,7 +109,7 @@ class MemoryUsage:
     problems: list[str] = field(default_factory=list)
 
 
-def memory_usage(target: Target, summary: bool = False, progress: Progress = None) -> MemoryUsage:
+def memory_usage(target: Target, summary: bool = False, progress: Progress | None = None) -> MemoryUsage:
     """Count physical memory. ``summary`` reads no more than the memory manager's own counters.
 
     Raises a :class:`~volatility3_kdump.errors.KdumpError` where the dump cannot hold any of it.
@@ -153,7 +154,9 @@ def _of_counters(target: Target, counters: dict[str, Counter], total: Counter) -
     return MemoryUsage(lists, None, problems)
 
 
-def _of_database(target: Target, counters: dict[str, Counter], total: Counter, progress: Progress) -> MemoryUsage:
+def _of_database(
+    target: Target, counters: dict[str, Counter], total: Counter, progress: Progress | None
+) -> MemoryUsage:
     nt = target.nt
     if nt is None or not nt.has_type(page_frames.ENTRY):
         raise _NoDatabase("the page-frame database needs the kernel's symbols")

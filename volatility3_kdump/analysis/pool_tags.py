@@ -13,12 +13,13 @@ import fnmatch
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.modules import Module
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _MOST_CODE = 64 << 20
 _ONE_BYTE = (*range(0xB8, 0xC0), 0x68, 0x3D)
 _STACK_MOVES = (b"\xc7\x44\x24", b"\xc7\x45")
 _COMPARE = 0x81
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.analysis.yara_rules import Rule, Rules
+from volatility3_kdump.progress import Progress
 
 if TYPE_CHECKING:
     from volatility3_kdump.layers.present import PresentMemory
@@ -30,8 +31,6 @@ _WRAP = 1 << 64
 #: Bytes that are scanned by one thread before it takes new ones.
 _BATCH = 4 << 20
 _MOST_THREADS = 8
-
-Progress = Callable[[float, str], None]
 
 
 class Hit(NamedTuple):

@@ -14,10 +14,10 @@ from typing import IO, TYPE_CHECKING
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.progress import Progress
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
-    from volatility3_kdump.dump.containers import Progress
     from volatility3_kdump.expressions import TargetNames
     from volatility3_kdump.target import Target
     from volatility3_kdump.windows.stacks import Start

@@ -16,7 +16,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -33,9 +33,7 @@ from volatility3_kdump.errors import (
     NotACrashDump,
     UnsupportedContainer,
 )
-
-#: Told the percentage done and what is being done, as the host's own callbacks.
-Progress = Callable[[float, str], None]
+from volatility3_kdump.progress import Progress
 
 #: A member that unpacks to more than this many times its bytes is refused, beyond :data:`RATIO_FREE`. Deflate gives at
 #: most 1,032:1; the memory of a machine that does nothing gives 100:1.

@@ -12,8 +12,9 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import intel, physical
 
 from volatility3_kdump.dump import FileSource
-from volatility3_kdump.dump.containers import Extracted, Progress, extract_member, is_container, open_container
+from volatility3_kdump.dump.containers import Extracted, extract_member, is_container, open_container
 from volatility3_kdump.errors import KdumpError, MemberNotChosen
+from volatility3_kdump.progress import Progress
 
 vollog = logging.getLogger(__name__)
 

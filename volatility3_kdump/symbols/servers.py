@@ -28,6 +28,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from volatility3_kdump import __version__
 from volatility3_kdump.dump.cabinet import MAGIC as CABINET_MAGIC
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.symbols import stores
 from volatility3_kdump.symbols.msf import MAGIC as PDB_MAGIC
 
@@ -55,7 +56,6 @@ _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 
 Check = Callable[[Path], None]
 Say = Callable[[str], None]
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from volatility3_kdump.analysis.image_check import ImageCheck, check_image
 from volatility3_kdump.analysis.vendors import Vendor, vendor_of
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as words
 from volatility3_kdump.text.addresses import pointer
@@ -97,8 +98,6 @@ _LOADED, _UNLOADED, _SECTION, _DRIVER, _DEVICE, _STRING = (
     "resource",
 )
 _MOST_BYTES = 32
-
-Progress = Callable[[float, str], None]
 
 
 def chosen_modules(target: Target, names: Sequence[str]) -> list[Module]:

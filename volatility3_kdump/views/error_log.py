@@ -11,9 +11,10 @@ from volatility3.framework.renderers import format_hints
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import error_log as text
-from volatility3_kdump.views.thread import Progress, joined, moment, number, optional
+from volatility3_kdump.views.thread import joined, moment, number, optional
 from volatility3_kdump.windows.error_log import ErrorLog, Packet, event_code, read_error_log, status_code
 from volatility3_kdump.windows.io import major_name
 
@@ -49,7 +50,7 @@ _COLUMNS: list[tuple[str, type]] = [
 _OF_PACKET = 18
 
 
-def errlog_grid(target: Target, progress: Progress = None) -> KdumpGrid:
+def errlog_grid(target: Target, progress: Progress | None = None) -> KdumpGrid:
     """A row for each pending entry of the I/O error log, the oldest first.
 
     Raises :class:`KdumpError` where the dump cannot hold them, or their list is not in it.

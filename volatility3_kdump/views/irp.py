@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from volatility3.framework.renderers import format_hints
@@ -13,6 +13,7 @@ from volatility3_kdump.analysis.requests import IrpView, judge_dispatch, view_ir
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.expressions import parse_address
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import irp as words
 from volatility3_kdump.windows.drivers import driver_objects
@@ -107,8 +108,6 @@ _DRIVER_COLUMNS: list[tuple[str, type]] = [
 ]
 
 _ADDRESS = re.compile(r"(0x)?[0-9a-f`]+(\+.*)?|.*[!+].*", re.IGNORECASE)
-
-Progress = Callable[[float, str], None]
 
 
 def _number(value: int | None) -> Any:

@@ -11,13 +11,13 @@ from volatility3_kdump.analysis.waits import Wait, WaitGraph, find_waits
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import locks as text
 from volatility3_kdump.views.thread import (
     FRAME_COLUMNS,
     NO_FRAME,
     THREAD_COLUMNS,
-    Progress,
     every_thread,
     frame_cells,
     joined,
@@ -60,7 +60,9 @@ OWNER, SHARED_WAITER, EXCLUSIVE_WAITER = "owner", "shared waiter", "exclusive wa
 class _Locks:
     """What is shown: resources, and for those that somebody waits for who blocks whom."""
 
-    def __init__(self, target: Target, everything: bool, verbose: bool, one: int | None, progress: Progress) -> None:
+    def __init__(
+        self, target: Target, everything: bool, verbose: bool, one: int | None, progress: Progress | None
+    ) -> None:
         self.target = target
         self.everything = everything
         self.verbose = verbose
@@ -88,7 +90,7 @@ class _Locks:
         threads = [*THREAD_COLUMNS, *FRAME_COLUMNS] if self.verbose else THREAD_COLUMNS[:_BRIEF]
         return [*_RESOURCE_COLUMNS, *_ROLE_COLUMNS, *threads, *_CHAIN_COLUMNS]
 
-    def _waits(self, progress: Progress) -> WaitGraph:
+    def _waits(self, progress: Progress | None) -> WaitGraph:
         """Threads are read only where somebody waits."""
         if not any(resource.contended for resource in self.scan.resources):
             return WaitGraph((), (), ())
@@ -164,7 +166,7 @@ def locks_grid(
     everything: bool = False,
     verbose: bool = False,
     one: int | None = None,
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> KdumpGrid:
     """A row for each resource that somebody owns or waits for, or ``everything``, or ``one`` by its address.
 

@@ -10,10 +10,10 @@ from volatility3.framework.renderers import format_hints
 from volatility3_kdump.analysis.page_owners import MemoryUsage, Use, memory_usage
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memusage as text
 from volatility3_kdump.views.thread import number
-from volatility3_kdump.windows.page_frames import Progress
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Kind", str),
@@ -37,7 +37,7 @@ _COLUMNS: list[tuple[str, type]] = [
 _KILOBYTES = 4
 
 
-def memusage_grid(target: Target, summary: bool = False, progress: Progress = None) -> KdumpGrid:
+def memusage_grid(target: Target, summary: bool = False, progress: Progress | None = None) -> KdumpGrid:
     """A row for each list of pages, then one for each use, the largest of its kind first.
 
     Raises a :class:`~volatility3_kdump.errors.KdumpError` where the dump cannot hold any of it.

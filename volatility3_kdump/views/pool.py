@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from volatility3.framework.renderers import format_hints
@@ -18,6 +18,7 @@ from volatility3_kdump.analysis.pool_tags import (
 )
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import pool as words
 from volatility3_kdump.windows.big_pool import BigPage
@@ -79,8 +80,6 @@ _BLOCK_COLUMNS: list[tuple[str, type]] = [
     ("KnownBy", str),
     ("Note", str),
 ]
-
-Progress = Callable[[float, str], None]
 
 
 class _Owners:

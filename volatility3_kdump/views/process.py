@@ -11,6 +11,7 @@ from volatility3.framework.renderers import format_hints
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import processes as text
 from volatility3_kdump.text.times import filetime
@@ -19,7 +20,6 @@ from volatility3_kdump.views.thread import (
     NO_FRAME,
     NO_THREAD,
     THREAD_COLUMNS,
-    Progress,
     frame_cells,
     joined,
     moment,
@@ -133,7 +133,7 @@ class Processes:
 class Listing:
     """The chosen processes, with what the views of them have in common. Everything is read when first asked for."""
 
-    def __init__(self, target: Target, chosen: Processes, progress: Progress = None) -> None:
+    def __init__(self, target: Target, chosen: Processes, progress: Progress | None = None) -> None:
         self.target = target
         self.chosen = chosen
         self.progress = progress
@@ -210,7 +210,7 @@ class Listing:
         return read_user_mode(self.target, process)
 
 
-def process_grid(target: Target, chosen: Processes, detail: int, progress: Progress = None) -> KdumpGrid:
+def process_grid(target: Target, chosen: Processes, detail: int, progress: Progress | None = None) -> KdumpGrid:
     """The chosen processes as rows; threads are rows below theirs, and frames below those, as ``detail`` asks."""
     listing = Listing(target, chosen, progress)
     columns = list(_COLUMNS)

@@ -10,6 +10,7 @@ from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import SymbolsNotFound
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
 from volatility3_kdump.windows import processes, threads
@@ -68,7 +69,7 @@ def stack_grid(
     layout: str,
     most: int,
     unique: bool = False,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> KdumpGrid:
     """The stacks asked for, one row a frame and one for where a backtrace ends early."""
     walker = target.walker
@@ -156,7 +157,7 @@ def _thread_cells(target: Target, thread: int | None) -> tuple[Any, ...]:
 _STATES = {"Running": "RUNNING", "Ready": "READY", "Waiting": "Blocked"}
 
 
-def summary_lines(target: Target, level: int, wanted: str = "", progress: Any = None) -> Iterator[str]:
+def summary_lines(target: Target, level: int, wanted: str = "", progress: Progress | None = None) -> Iterator[str]:
     """``!stacks``: a line for each thread with what it waits in; at ``level`` 2 its whole stack.
 
     Level 0 leaves threads out whose stack is paged out. ``wanted`` chooses threads with that text in a frame's name.

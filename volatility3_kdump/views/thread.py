@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from volatility3.framework.renderers import format_hints
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import processes as text
 from volatility3_kdump.text import stacks as stack_text
@@ -19,8 +20,6 @@ from volatility3_kdump.windows import processes
 from volatility3_kdump.windows.processes import Process
 from volatility3_kdump.windows.stacks import NoStack, Stack, thread_start
 from volatility3_kdump.windows.threads import IMPERSONATION_LEVELS, WAITING, Thread, WaitObject, read_thread
-
-Progress = Callable[[float, str], None] | None
 
 #: The columns of a thread. A level below are its stack's frames, which fill the columns of :data:`FRAME_COLUMNS`.
 THREAD_COLUMNS: list[tuple[str, type]] = [
@@ -277,7 +276,7 @@ class Threads:
         self.processors = set(processors)
         self.everything = everything
 
-    def find(self, target: Target, progress: Progress = None) -> list[Thread]:
+    def find(self, target: Target, progress: Progress | None = None) -> list[Thread]:
         """The threads. Raises :class:`KdumpError` when there are none."""
         if self.addresses:
             found = [read_thread(target, thread) for thread in self.addresses]
@@ -314,7 +313,7 @@ class Threads:
         return "the dump does not say which thread crashed"
 
 
-def every_thread(target: Target, pids: set[int], progress: Progress) -> Iterator[Thread]:
+def every_thread(target: Target, pids: set[int], progress: Progress | None) -> Iterator[Thread]:
     """The threads of the processes of these ids, or of all processes."""
     addresses = processes.process_addresses(target)
     if not addresses and target.crash_thread is not None:
@@ -332,7 +331,7 @@ def every_thread(target: Target, pids: set[int], progress: Progress) -> Iterator
 
 
 def thread_grid(
-    target: Target, chosen: Threads, stacks: bool, progress: Progress = None, arguments: bool = True
+    target: Target, chosen: Threads, stacks: bool, progress: Progress | None = None, arguments: bool = True
 ) -> KdumpGrid:
     """The chosen threads, a row each; with ``stacks`` their frames are rows below them.
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.memory_use import MemoryUse, Progress, memory_use
+from volatility3_kdump.analysis.memory_use import MemoryUse, memory_use
 from volatility3_kdump.errors import SymbolsNotFound
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import vm as text
 from volatility3_kdump.views.thread import number
@@ -33,7 +34,7 @@ _COLUMNS: list[tuple[str, type]] = [
 _KILOBYTES = 4
 
 
-def vm_grid(target: Target, with_processes: bool = True, progress: Progress = None) -> KdumpGrid:
+def vm_grid(target: Target, with_processes: bool = True, progress: Progress | None = None) -> KdumpGrid:
     """A row for each page file, counter and process, and for what is running out.
 
     Raises :class:`~volatility3_kdump.errors.SymbolsNotFound` where nothing can be read without symbols.

@@ -11,8 +11,9 @@ from volatility3_kdump.analysis.waits import Wait, WaitGraph, find_waits
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent
 from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
-from volatility3_kdump.views.thread import Progress, Threads, every_thread
+from volatility3_kdump.views.thread import Threads, every_thread
 from volatility3_kdump.windows.processes import read_process
 from volatility3_kdump.windows.threads import Thread
 
@@ -30,7 +31,7 @@ _COLUMNS: list[tuple[str, type]] = [
 
 
 class _Waits:
-    def __init__(self, target: Target, chosen: Threads, progress: Progress) -> None:
+    def __init__(self, target: Target, chosen: Threads, progress: Progress | None) -> None:
         self.target = target
         if target.dump.triage is not None:
             raise KdumpError(f"{target.name}: a small memory dump holds one thread: nobody it could wait for")
@@ -63,7 +64,7 @@ def holder_name(target: Target, wait: Wait) -> str:
     return f"{process.name or '?'} {process.pid or 0:x}"
 
 
-def waits_grid(target: Target, chosen: Threads, progress: Progress = None) -> KdumpGrid:
+def waits_grid(target: Target, chosen: Threads, progress: Progress | None = None) -> KdumpGrid:
     """A row for each wait whose end depends on a known thread or process."""
     waits = _Waits(target, chosen, progress)
     return KdumpGrid(_COLUMNS, _rows(waits), lambda: _lines(waits))

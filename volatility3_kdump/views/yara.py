@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.layers.present import SIGN, PresentMemory, present_memory, signed
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import yara as text
 from volatility3_kdump.views.drivers import chosen_modules
@@ -26,7 +27,6 @@ from volatility3_kdump.windows.user_mode import process_layer
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
-Progress = Callable[[float, str], None]
 Area = tuple[int, int]
 
 #: Bytes of a match in its row.

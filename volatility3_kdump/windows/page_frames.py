@@ -15,17 +15,17 @@ A million entries take about 0.1 s: they are reduced to numbers of pages with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.layout import Field, LayoutError, Layouts
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.physical_memory import PhysicalMemory
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-Progress = Callable[[float, str], None] | None
 
 ENTRY = "_MMPFN"
 #: _MMLISTS, the same in every kernel.
@@ -174,7 +174,7 @@ def tally(
     layout: FrameLayout,
     self_map: SelfMap | None,
     stretches: Sequence[tuple[int, bool]],
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> Tally:
     """Count the entries of the page-frame database at an address.
 

@@ -13,13 +13,14 @@ are in the counters and belong to no tag: a counter may be above the sum of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import PAGE_SIZE
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.pool_header import tag_text
 from volatility3_kdump.windows.pool_tables import Table, read_table, table_bounds
 
@@ -41,8 +42,6 @@ _MOST_PROCESSORS, _MOST_NODES = 2048, 64
 _MOST_ROWS = 1 << 18
 
 NONPAGED, PAGED = "nonpaged", "paged"
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ the OWNER_ENTRY. Who owns them is not shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-Progress = Callable[[float, str], None] | None
 
 #: ERESOURCE.Flag: ResourceOwnedExclusive (``wdm.h``).
 OWNED_EXCLUSIVE = 0x80
@@ -343,7 +343,7 @@ class ResourceReader:
             yield Waiter(thread if known else None, entry - link)
 
 
-def scan_resources(target: Target, everything: bool = False, progress: Progress = None) -> ResourceScan:
+def scan_resources(target: Target, everything: bool = False, progress: Progress | None = None) -> ResourceScan:
     """Walk ExpSystemResourcesList; in the result are the resources that somebody owns or waits for, or ``everything``.
 
     Raises :class:`KdumpError` where the list cannot be reached at all.
@@ -374,7 +374,7 @@ def scan_resources(target: Target, everything: bool = False, progress: Progress 
 
 
 def _every_row(
-    target: Target, reader: ResourceReader, head: int, problems: list[str], progress: Progress
+    target: Target, reader: ResourceReader, head: int, problems: list[str], progress: Progress | None
 ) -> Iterator[tuple[int, Any]]:
     """(address, fields) of each resource; what of it cannot be read has no fields.
 
