@@ -22,6 +22,7 @@ from volatility3_kdump.dump import PAGE_SIZE, Source
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.layers.container import KdumpPagingFileLayer
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.layers.translation import table_levels
 from volatility3_kdump.layers.triage import KdumpTriageLayer
 
 if TYPE_CHECKING:
@@ -159,14 +160,6 @@ def _of_triage(layer: KdumpTriageLayer, low: int, high: int) -> PresentMemory:
     return PresentMemory([source], columns[0], columns[1], columns[2], np.zeros(len(rows), np.uint8))
 
 
-class _Level(NamedTuple):
-    """A level of page tables: the lowest address bit that indexes it, how many do, whether entries may map pages."""
-
-    shift: int
-    bits: int
-    large: bool
-
-
 class _Walk:
     """One pass over the page tables of an Intel layer."""
 
@@ -181,11 +174,7 @@ class _Walk:
         self._wide = layer._entry_size == 8
         self._frame = (1 << layer._maxphyaddr) - PAGE_SIZE
         self._address_bits = layer._maxvirtaddr
-        self._levels = []
-        shift = layer._maxvirtaddr
-        for _, bits, large in layer._structure:
-            shift -= bits
-            self._levels.append(_Level(shift, bits, large))
+        self._levels = table_levels(layer)
         self._sources: list[Source] = [self._source]
         self._paging_files = self._find_paging_files(layer)
         self._tables_left = pages.present * _TABLES_PER_PAGE + _MOST_TABLES

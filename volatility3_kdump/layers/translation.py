@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.layers import intel
 
@@ -49,6 +51,24 @@ class KdumpPagedIntel32eLayer(_PagedOut, intel.WindowsIntel32e):
 
 class KdumpPagedIntel57Layer(_PagedOut, KdumpIntel57Layer):
     """x64 with five-level paging and paging files."""
+
+
+class TableLevel(NamedTuple):
+    """A level of page tables: the lowest address bit that indexes it, how many do, whether entries may map pages."""
+
+    shift: int
+    bits: int
+    large: bool
+
+
+def table_levels(layer: intel.Intel) -> tuple[TableLevel, ...]:
+    """The levels of tables that a layer walks, from the top one down."""
+    levels = []
+    shift = layer._maxvirtaddr
+    for _, bits, large in layer._structure:
+        shift -= bits
+        levels.append(TableLevel(shift, bits, large))
+    return tuple(levels)
 
 
 _WITH_PAGING_FILES: dict[type[intel.Intel], type[intel.Intel]] = {

@@ -17,6 +17,7 @@ from volatility3_kdump.windows.processes import read_process
 from volatility3_kdump.windows.pte import invalid_pte_mask, pte_base
 
 if TYPE_CHECKING:
+    from volatility3_kdump.layers.translation import TableLevel
     from volatility3_kdump.target import Target
 
 VALID, LARGE = 1, 1 << 7
@@ -105,21 +106,10 @@ class Translation:
     page_size: int | None
 
 
-@dataclass(frozen=True)
-class _Level:
-    name: str
-    processor_name: str
-    shift: int
-    bits: int
-    may_be_large: bool
-
-
-_PTE = _Level("PTE", "PTE", 12, 9, False)
-_PDE = _Level("PDE", "PDE", 21, 9, True)
-_LEVELS_64 = (_Level("PXE", "PML4E", 39, 9, False), _Level("PPE", "PDPE", 30, 9, True), _PDE, _PTE)
-_LEVELS_57 = (_Level("PML5E", "PML5E", 48, 9, False), *_LEVELS_64)
-_LEVELS_PAE = (_Level("PPE", "PDPE", 30, 2, False), _PDE, _PTE)
-_LEVELS_32 = (_Level("PDE", "PDE", 22, 10, True), _Level("PTE", "PTE", 12, 10, False))
+#: (name of the debugger, name of the processor) of the entries, from the top level down, by the number of levels and
+#: the size of an entry in bytes.
+_NAMES_64 = (("PXE", "PML4E"), ("PPE", "PDPE"), ("PDE", "PDE"), ("PTE", "PTE"))
+_NAMES = {(5, 8): (("PML5E", "PML5E"), *_NAMES_64), (4, 8): _NAMES_64, (3, 8): _NAMES_64[1:], (2, 4): _NAMES_64[2:]}
 
 
 def directory_of(target: Target, process: int | None = None) -> int:
@@ -146,16 +136,16 @@ def translate(target: Target, address: int, directory: int | None = None) -> Tra
     table = root & (_FRAME if width == 8 and len(levels) > 3 else 0xFFFFFFE0 if width == 8 else 0xFFFFF000)
     first = table
     entries: list[Entry] = []
-    for number, level in enumerate(levels):
+    for number, (level, names) in enumerate(zip(levels, _NAMES[len(levels), width], strict=True)):
         index = address >> level.shift & ((1 << level.bits) - 1)
         at = table + index * width
         value = target.physical_memory.unsigned(at, width)
         valid = value is not None and bool(value & VALID)
-        large = valid and level.may_be_large and bool((value or 0) & LARGE)
+        large = valid and level.large and bool((value or 0) & LARGE)
         invalid = None if value is None or valid else describe_invalid(target, value, number == len(levels) - 1)
         bits = 9 * len(levels) + 12
         virtual = _self_mapped(target, address, len(levels) - number, bits) if bits >= 48 else None
-        entry = Entry(level.name, level.processor_name, virtual, at, value, width, large, invalid)
+        entry = Entry(*names, virtual, at, value, width, large, invalid)
         entries.append(entry)
         if value is None or not valid:
             return Translation(address, first, tuple(entries), None, None)
@@ -167,20 +157,16 @@ def translate(target: Target, address: int, directory: int | None = None) -> Tra
     raise AssertionError("the last level maps a page")
 
 
-def _levels(target: Target) -> tuple[tuple[_Level, ...], int]:
+def _levels(target: Target) -> tuple[tuple[TableLevel, ...], int]:
     """The levels of tables that the target's own layer walks, and the bytes of an entry."""
     from volatility3.framework.layers import intel
 
-    from volatility3_kdump.layers.translation import KdumpIntel57Layer
+    from volatility3_kdump.layers.translation import table_levels
 
     layer = target.context.layers[target.layer_name] if target.layer_name is not None else None
-    if isinstance(layer, intel.Intel32e):
-        return (_LEVELS_57 if isinstance(layer, KdumpIntel57Layer) else _LEVELS_64), 8
-    if isinstance(layer, intel.IntelPAE):
-        return _LEVELS_PAE, 8
-    if isinstance(layer, intel.Intel):
-        return _LEVELS_32, 4
-    raise KdumpError(f"{target.name}: no page tables of {target.header.architecture} can be walked in this dump")
+    if not isinstance(layer, intel.Intel):
+        raise KdumpError(f"{target.name}: no page tables of {target.header.architecture} can be walked in this dump")
+    return table_levels(layer), layer._entry_size
 
 
 def _self_mapped(target: Target, address: int, levels: int, bits: int) -> int | None:
