@@ -129,6 +129,18 @@ def test_impossible_entries(sample: Sample, tmp_path: Path) -> None:
     assert {len(values) for values in rows} == {len(error_log._COLUMNS)}
 
 
+def test_a_device_that_is_not_in_the_dump(sample: Sample, tmp_path: Path) -> None:
+    path = sample(scene="error-log")
+    target = volatility3_kdump.open(path)
+    link = target.memory.pointer(target.symbol("IopErrorLogListHead") or 0)
+    assert link is not None
+    # ERROR_LOG_ENTRY.DeviceObject lies behind the links.
+    damaged = edited(target, path, tmp_path / "x.dmp", {link + 16: struct.pack("<Q", 0xFFFF800000000000)})
+    said = list(errlog_grid(damaged).kd_lines())
+    assert "    Device:           device object ffff800000000000" in said
+    assert any("the name of its device: _DEVICE_OBJECT at 0xffff800000000000: not mapped" in line for line in said)
+
+
 def test_nothing_is_pending(sample: Sample, run_vol: RunVol) -> None:
     finished = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.errlog")
     assert finished.stdout.splitlines() == [

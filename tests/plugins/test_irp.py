@@ -383,9 +383,11 @@ def test_bad_arguments(sample, run_vol, arguments: tuple[str, ...], message: str
 def test_what_a_small_memory_dump_cannot_have_is_said(shared_data: Path, irp, run_vol) -> None:
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     assert "a small memory dump holds few threads" in irp("--pending", dump=dump)
+    assert "No pending IRP was found, which does not say that there was none" in irp("--pending", dump=dump)
     finished = run_vol("-q", "-f", dump, "kdump.irp", "--driver", "disk")
     assert finished.returncode == 1
-    assert "no driver object is named disk (\\Driver: the object directory is not reachable" in finished.stderr
+    known = "of the driver objects that could be found none is named disk"
+    assert f"{known} (\\Driver: the object directory is not reachable" in finished.stderr
     finished = run_vol("-q", "-f", dump, "kdump.irp", "--address", f"{NOTIFY:x}")
     assert "not captured in this small memory dump" in finished.stderr
 
@@ -398,3 +400,21 @@ def test_without_symbols(sample, tmp_path: Path) -> None:
     assert view.holder == "\\Driver\\MYFAULT (myfault.sys), device 0xffff91894ed31e00"
     with pytest.raises(KdumpError, match="not reachable without the kernel's symbols"):
         views.driver_grid(target, "nosuch")
+    said = list(views.pending_grid(target).kd_lines())
+    assert said[0].startswith("No pending IRP was found")
+    assert any("its IRPs are not known without the kernel's symbols" in line for line in said)
+
+
+def test_threads_whose_requests_are_not_in_the_dump(shared_data: Path) -> None:
+    """A small memory dump names threads whose ETHREAD it holds in part."""
+    name = "5278AFF86C341677D7D7835C85B7B844-1.json.xz"
+    table = shared_data / "isf" / "windows" / "ntkrnlmp.pdb" / name
+    target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041.dmp", isf_file=table)
+    assert target.nt is not None
+    said = list(views.pending_grid(target).kd_lines())
+    assert said[0].startswith("No pending IRP was found")
+    unread = [line for line in said if "its IRPs are not known: IrpList at" in line]
+    assert unread and len(unread) == len(set(unread))
+    for line in unread:
+        thread = int(line.split()[2].rstrip(":"), 16)
+        assert target.memory.pointer(thread + target.nt.offset("_ETHREAD", "IrpList")) is None

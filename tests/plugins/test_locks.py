@@ -250,6 +250,16 @@ def test_rows(sample: Sample, run_vol: RunVol) -> None:
     assert (pointer["Thread"], pointer["Notes"]) == (None, "set by ExSetResourceOwnerPointer: no thread")
 
 
+def test_a_note_is_said_once(sample: Sample, tmp_path: Path) -> None:
+    path = sample(scene="locks")
+    target = volatility3_kdump.open(path)
+    assert target.nt is not None
+    count = (target.symbol("PiEngineLock") or 0) + target.nt.offset("_ERESOURCE", "NumberOfSharedWaiters")
+    damaged = edited(target, path, tmp_path / "x.dmp", {count: struct.pack("<I", 9)})
+    said = [line for line in locks.locks_grid(damaged).kd_lines() if "9 shared waiters are counted" in line]
+    assert said == ["    NOTE: 9 shared waiters are counted, and 1 were found"]
+
+
 def test_nothing_is_held(sample: Sample) -> None:
     lines = list(locks.locks_grid(volatility3_kdump.open(sample())).kd_lines())
     assert lines == [text.HEADING, text.SCANNING, "0 total locks"]

@@ -315,6 +315,19 @@ def test_counters_that_disagree(session: tuple[Path, Machine], tmp_path: Path) -
     assert usage.problems == ["Standby: 70 pages in the page-frame database, the memory manager counts 71"]
 
 
+def test_lists_longer_than_memory(session: tuple[Path, Machine], tmp_path: Path) -> None:
+    path, _ = session
+    target = volatility3_kdump.open(path)
+    assert memory_usage(target, summary=True).problems == []
+    assert target.nt is not None
+    head = (target.symbol("MiSystemPartition") or 0) + target.nt.offset(
+        "_MI_PARTITION", "PageLists.FreePageListHead.Total"
+    )
+    usage = memory_usage(edited(target, path, tmp_path / "x.dmp", {head: struct.pack("<Q", 77777)}), summary=True)
+    listed = sum(usage_list.pages or 0 for usage_list in usage.lists if usage_list.name != "TOTAL")
+    assert usage.problems == [f"the lists come to {listed} pages, more than TOTAL: a counter is wrong"]
+
+
 def test_memory_described_by_the_header_alone(sample, tmp_path: Path) -> None:
     """A full dump's header has runs as well; the kernel's block is damaged here."""
     path = tmp_path / "full.dmp"

@@ -118,6 +118,9 @@ def test_json_and_verbose_text(sample: Sample, run_vol) -> None:
     assert shown[0] == " Sorting by Tag"
     assert shown[3].split() == ["Tag", *["Allocs", "Frees", "Diff", "Used"] * 2]
     assert shown[5].split() == ["EtwB", "1428", "116", "1312", "103170048", "6", "0", "6", "196608"]
+    total = next(line for line in shown if line.startswith("TOTAL"))
+    # counts that have wrapped take all of their ten columns
+    assert total.split()[0] == "TOTAL" and len(total) == len(shown[5]) == len(shown[3])
 
 
 def test_a_disagreement_is_said(machine: Target) -> None:
@@ -128,6 +131,34 @@ def test_a_disagreement_is_said(machine: Target) -> None:
     said = [line for line in grid.kd_lines() if line.startswith("NOTE: disagreement")]
     assert len(said) == 1 and said[0].endswith("by nt!MiState.Pools.AllocatedNonPagedPool has only 409600")
     assert any(row["Kind"] == "warning" and "has only 409600" in row["Note"] for row in rows(grid))
+
+
+@pytest.mark.parametrize(
+    "pages, shown, note",
+    [
+        (1, "4096 bytes of allocated pages, the tags do not add up", "has only 4096"),
+        (0, None, "nt!MiState.Pools.AllocatedNonPagedPool is 0"),
+    ],
+)
+def test_a_counter_that_cannot_be_right(machine: Target, pages: int, shown: str | None, note: str) -> None:
+    assert machine.nt is not None
+    field = machine.nt.offset("_MI_SYSTEM_INFORMATION", "Pools.AllocatedNonPagedPool")
+    where = (machine.symbol("MiState") or 0) + field
+    said = list(usage_grid(patched(machine, {where: pages.to_bytes(8, "little")})).kd_lines())
+    found = [line.partition(": ")[2] for line in said if line.startswith("nonpaged pool by nt!MiState")]
+    assert found == ([] if shown is None else [shown])
+    assert any(line.startswith("NOTE: ") and note in line for line in said)
+
+
+def test_a_sum_of_some_tables_is_not_the_total(machine: Target) -> None:
+    size = machine.symbol("PoolTrackTableSize")
+    assert size is not None
+    grid = usage_grid(patched(machine, {size: (1 << 40).to_bytes(8, "little")}))
+    said = list(grid.kd_lines())
+    assert sum(line.endswith("\tof the rows that could be read") for line in said) == 1
+    assert any(line.endswith("how many of them have a tag is not known") for line in said)
+    assert not any("% of them have a tag" in line for line in said)
+    assert next(row for row in rows(grid) if row["Kind"] == "total")["Note"] == "not all of the tables could be read"
 
 
 def test_less_than_nothing_is_said(machine: Target) -> None:

@@ -484,6 +484,14 @@ def test_damaged_chains_of_waiters(nt: Layouts, count: int, entries: dict[int, b
     assert any(note in text for text in found.notes)
 
 
+def test_a_waiter_that_is_no_thread(nt: Layouts) -> None:
+    event = {SECOND: b"\x01" + bytes(0xF)}
+    entries = {STACK: struct.pack("<QQQ", STACK, STACK, SECOND), **event}
+    found = one(nt, entries, exclusive=STACK, exclusive_count=1)
+    assert [waiter.thread for waiter in found.exclusive_waiters] == [None]
+    assert found.notes == (f"its exclusive waiters: the entry at {STACK:#x} names {SECOND:#x}, which is no thread",)
+
+
 @pytest.mark.parametrize("first, shown", [(0, "0x0"), (0x1000, "0x1000")])
 def test_waiters_without_a_chain(nt: Layouts, first: int, shown: str) -> None:
     found = one(nt, shared=first, shared_count=1)

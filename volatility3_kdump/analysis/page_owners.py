@@ -147,10 +147,13 @@ def _of_counters(target: Target, counters: dict[str, Counter], total: Counter) -
         for name in ("Zeroed", "Free", "Standby", "Modified", "ModifiedNoWrite", "Active/Valid", "Transition")
     ]
     lists += [PageList("SLIST/Temp", None), PageList("Bad", values["Bad"], values["Bad"]), PageList("Unknown", None)]
+    listed = sum(item.pages or 0 for item in lists)
     lists.append(PageList("TOTAL", total.value, total.value))
     problems = [
         f"{name}: {counter.reason}" for name, counter in counters.items() if counter.value is None and counter.reason
     ]
+    if total.value is not None and listed > total.value:
+        problems.append(f"the lists come to {listed} pages, more than TOTAL: a counter is wrong")
     return MemoryUsage(lists, None, problems)
 
 

@@ -136,12 +136,17 @@ def _owned_resources(target: Target, problems: list[str]) -> tuple[Resource, ...
     return scan.resources
 
 
+def resource_note(resource: Resource, note: str) -> str:
+    """A note of a resource, as one of the problems of a wait graph."""
+    return f"the resource {resource.address:#x}: {note}"
+
+
 def _resource_waits(resources: Sequence[Resource], known: dict[int, Thread], problems: list[str]) -> Iterator[Wait]:
     """Waits for resources: of each waiter for each owner."""
     threads = [thread for thread in known.values() if thread.state == WAITING]
     for resource in resources:
         if resource.contended:
-            problems += [f"the resource {resource.address:#x}: {note}" for note in resource.notes]
+            problems += [resource_note(resource, note) for note in resource.notes]
         for waiter in (*resource.shared_waiters, *resource.exclusive_waiters):
             thread = waiter.thread or _on_stack(threads, waiter.entry)
             for owner in resource.owners:

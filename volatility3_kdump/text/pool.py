@@ -47,7 +47,7 @@ def usage_header(order: str, verbose: bool) -> Iterator[str]:
     if verbose:
         half = "    Allocs      Frees       Diff         Used"
         yield f"      {'NonPaged':^{len(half)}} {'Paged':^{len(half)}}".rstrip()
-        yield f" Tag {half} {half}"
+        yield f" Tag  {half} {half}"
     else:
         yield "               NonPaged                  Paged"
         yield " Tag     Allocs         Used     Allocs         Used"
@@ -59,13 +59,14 @@ def usage_line(use: TagUse, owner: str, verbose: bool) -> str:
 
 
 def total_line(usage: PoolUsage, verbose: bool) -> str:
-    return f"TOTAL{_halves(usage.nonpaged, usage.paged, verbose)}"
+    ending = "" if usage.whole else "\tof the rows that could be read"
+    return f"TOTAL{_halves(usage.nonpaged, usage.paged, verbose)}{ending}"
 
 
 def _halves(nonpaged: Use, paged: Use, verbose: bool) -> str:
     if verbose:
-        return " ".join(
-            f"{use.allocs:>10} {use.frees:>10} {use.in_use:>10} {use.bytes:>12}" for use in (nonpaged, paged)
+        return "".join(
+            f" {use.allocs:>10} {use.frees:>10} {use.in_use:>10} {use.bytes:>12}" for use in (nonpaged, paged)
         )
     return f"{nonpaged.in_use:>10}{nonpaged.bytes:>13}{paged.in_use:>11}{paged.bytes:>13}"
 
@@ -94,9 +95,12 @@ def counter_lines(usage: PoolUsage) -> Iterator[str]:
     for counter in usage.counters:
         use = usage.nonpaged if counter.pool == "nonpaged" else usage.paged
         what = "allocated pages" if counter.pages else "blocks"
-        share = (
-            f"{100 * use.bytes / counter.bytes:.1f}% of them have a tag" if use.bytes >= 0 else "the tags do not add up"
-        )
+        if not usage.whole:
+            share = "how many of them have a tag is not known"
+        elif 0 <= use.bytes <= counter.bytes:
+            share = f"{100 * use.bytes / counter.bytes:.1f}% of them have a tag"
+        else:
+            share = "the tags do not add up"
         yield f"{counter.pool} pool by {counter.source}: {counter.bytes} bytes of {what}, {share}"
     for line in usage.disagreements:
         yield f"NOTE: disagreement: {line}"

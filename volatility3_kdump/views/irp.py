@@ -184,6 +184,9 @@ def _codes(major: int | None, minor: int | None) -> tuple[Any, Any]:
     return major_name(major), minor_name(major, minor) or (absent() if minor == 0 else f"{minor:#x}")
 
 
+#: Threads of which it is said one by one why their IRPs are not known.
+_MOST_SILENT = 8
+
 # pending --------------------------------------------------------------------------------------------------------------
 
 
@@ -216,10 +219,15 @@ def _pending(
     if crashed is not None and crashed.address not in threads:
         threads.append(crashed.address)
     seen: set[int] = set()
+    silent = 0
     for index, address_ in enumerate(threads):
         if progress is not None and index % 64 == 0:
             progress(100 * index / len(threads), "Reading IRPs")
         thread = read_thread(target, address_)
+        unread = _why_unread(target, address_)
+        if unread:
+            silent += 1
+            problems += [f"thread {address_:#x}: {unread}"] if silent <= _MOST_SILENT else []
         problems += [f"thread {address_:#x}: {note}" for note in thread.notes if "IrpList" in note]
         for pending in thread.irps:
             if pending.address in seen:
@@ -229,6 +237,20 @@ def _pending(
                 yield view_irp(target, read_irp(target, pending.address)), address_, pending.address, ""
             except KdumpError as error:
                 yield None, address_, pending.address, str(error)
+    if silent > _MOST_SILENT:
+        problems.append(f"the IRPs of {silent - _MOST_SILENT} more threads are not known")
+
+
+def _why_unread(target: Target, thread: int) -> str | None:
+    """Why it is not known whether a thread has IRPs."""
+    nt = target.nt
+    field = nt.find("_ETHREAD", "IrpList") if nt is not None and nt.has_type("_ETHREAD") else None
+    if field is None:
+        return f"its IRPs are not known without the kernel's symbols ({target.symbol_status})"
+    place = thread + field.offset
+    if target.memory.pointer(place) is None:
+        return f"its IRPs are not known: IrpList at {place:#x}: {target.memory.why_unreadable(place)}"
+    return None
 
 
 def _pending_lines(target: Target, views: Any, problems: list[str]) -> Iterator[str]:
@@ -243,7 +265,10 @@ def _pending_lines(target: Target, views: Any, problems: list[str]) -> Iterator[
             yield f"{irp:x} {thread:x} {cid:<11} {process or '?':<18} {reason}"
         else:
             yield words.pending_line(view, process or "?", cid, size)
-    yield f"{len(found)} pending IRP{'' if len(found) == 1 else 's'}"
+    if found or not problems:
+        yield f"{len(found)} pending IRP{'' if len(found) == 1 else 's'}"
+    else:
+        yield "No pending IRP was found, which does not say that there was none"
     for problem in problems:
         yield f"NOTE: {problem}"
 
@@ -442,8 +467,10 @@ def _find_driver(target: Target, wanted: str) -> DriverObject:
         return matches[0]
     # The name of a module alone is its base address elsewhere, where no driver object can be.
     if not _ADDRESS.fullmatch(wanted):
-        because = f" ({listed.problems[0]})" if listed.problems else ""
-        raise KdumpError(f"{target.name}: no driver object is named {wanted}{because}")
+        if listed.problems:
+            known = f"of the driver objects that could be found none is named {wanted}"
+            raise KdumpError(f"{target.name}: {known} ({listed.problems[0]})")
+        raise KdumpError(f"{target.name}: no driver object is named {wanted}")
     return read_driver(target, parse_address(wanted, target))
 
 

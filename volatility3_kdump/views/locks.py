@@ -7,7 +7,7 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.waits import Wait, WaitGraph, find_waits
+from volatility3_kdump.analysis.waits import Wait, WaitGraph, find_waits, resource_note
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.grid import text as text_cell
@@ -84,6 +84,12 @@ class _Locks:
         self._deadlock_of = {wait: index for index, circle in enumerate(self.circles, 1) for wait in circle}
         self._threads: dict[int, Thread] = {}
         self._processes: dict[int, Process] = {}
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong beside what the notes of the resources that are shown say."""
+        said = {resource_note(resource, note) for resource in self.scan.resources for note in resource.notes}
+        return [line for line in dict.fromkeys((*self.scan.problems, *self.graph.problems)) if line not in said]
 
     @property
     def columns(self) -> list[tuple[str, type]]:
@@ -189,7 +195,7 @@ def _rows(locks: _Locks) -> Iterator[Row]:
         for role, where, owner, count in locks.roles(resource):
             yield from _thread_rows(locks, head, role, where, owner, count)
     blank = (absent(),) * (len(locks.columns) - 1)
-    for problem in (*locks.scan.problems, *locks.graph.problems):
+    for problem in locks.problems:
         yield 0, (*blank, problem)
     if not locks.single:
         yield 0, (*blank, f"{locks.scan.total} resources, {locks.scan.held} of them held")
@@ -277,7 +283,7 @@ def _lines(locks: _Locks) -> Iterator[str]:
         yield text.SCANNING
     yield text.totals(locks.scan.total, locks.scan.held)
     yield from _chain_lines(locks)
-    for problem in (*locks.scan.problems, *locks.graph.problems):
+    for problem in locks.problems:
         yield f"NOTE: {problem}"
 
 

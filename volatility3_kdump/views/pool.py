@@ -167,7 +167,7 @@ def _usage_rows(target: Target, usage: PoolUsage, shown: Sequence[TagUse], owner
             0,
             ("tag", text(use.tag), address(use.tag_value), *cells, *owners.cells(use.tag, use.tag_value), note),
         )
-    total = "" if usage.complete else "not all of the tables could be read"
+    total = "" if usage.whole else "not all of the tables could be read"
     totals = (*_use_cells(usage.nonpaged), *_use_cells(usage.paged))
     yield 0, ("total", absent(), absent(), *totals, *blank, total)
     for counter in usage.counters:

@@ -305,6 +305,7 @@ def _device_name(target: Target, device: int, notes: list[str]) -> str | None:
     if not device:
         return None
     try:
+        read_device(target, device)
         return object_path(target, device)
     except KdumpError as error:
         notes.append(f"the name of its device: {error}")

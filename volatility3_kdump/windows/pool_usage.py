@@ -97,7 +97,10 @@ class PoolCounter:
 
 @dataclass(frozen=True)
 class PoolUsage:
-    """The use of all tags, by tag value, with the totals; what was read, and what is wrong or missing."""
+    """The use of all tags, by tag value, with the totals; what was read, and what is wrong or missing.
+
+    ``whole`` says that no table is missing from the sums, nor a row of one.
+    """
 
     tags: tuple[TagUse, ...]
     nonpaged: Use
@@ -105,11 +108,12 @@ class PoolUsage:
     tables: tuple[TrackerTable, ...]
     counters: tuple[PoolCounter, ...]
     problems: tuple[str, ...]
+    whole: bool = True
 
     @property
     def complete(self) -> bool:
         """Whether every row of every table was there."""
-        return not any(table.missing for table in self.tables) and not self.problems
+        return self.whole and not self.problems
 
     @property
     def disagreements(self) -> list[str]:
@@ -146,6 +150,7 @@ def read_usage(target: Target, progress: Progress | None = None) -> PoolUsage:
                 f"{table.missing} of {rows} rows of {name} are not in the dump: the sums are too low or high"
             )
         parts.append(table)
+    whole = not problems
     if not any(table.rows > table.missing for table in tables):
         raise KdumpError(f"{target.name}: the use of pool is not known: {'; '.join(problems[:3])}")
     tags = _sum(nt, parts)
@@ -155,7 +160,8 @@ def read_usage(target: Target, progress: Progress | None = None) -> PoolUsage:
             f"{wrong} tag{'s use' if wrong > 1 else ' uses'} less than nothing: the tables are damaged or incomplete"
         )
     total = [_total([getattr(tag, pool) for tag in tags]) for pool in (NONPAGED, PAGED)]
-    return PoolUsage(tags, total[0], total[1], tuple(tables), tuple(_counters(target, nt)), tuple(problems))
+    counters = tuple(_counters(target, nt, problems))
+    return PoolUsage(tags, total[0], total[1], tuple(tables), counters, tuple(problems), whole)
 
 
 def _total(uses: list[Use]) -> Use:
@@ -250,8 +256,8 @@ def _signed(value: int, bits: int) -> int:
 # counters -------------------------------------------------------------------------------------------------------------
 
 
-def _counters(target: Target, nt: Layouts) -> Iterator[PoolCounter]:
-    yield from _page_counters(target, nt)
+def _counters(target: Target, nt: Layouts, problems: list[str]) -> Iterator[PoolCounter]:
+    yield from _page_counters(target, nt, problems)
     nonpaged, paged = _descriptors(target, nt)
     for pool, addresses in ((NONPAGED, nonpaged), (PAGED, paged)):
         sizes = [_descriptor_bytes(target, nt, address) for address in addresses]
@@ -261,7 +267,7 @@ def _counters(target: Target, nt: Layouts) -> Iterator[PoolCounter]:
             yield PoolCounter(pool, sum(known), False, f"the descriptors of {pool} pool")
 
 
-def _page_counters(target: Target, nt: Layouts) -> Iterator[PoolCounter]:
+def _page_counters(target: Target, nt: Layouts, problems: list[str]) -> Iterator[PoolCounter]:
     state = target.symbol("MiState")
     places: list[tuple[str, int | None, str]] = []
     for pool, path in ((NONPAGED, "Pools.AllocatedNonPagedPool"), (PAGED, "Vs.PagedPoolInfo.AllocatedPagedPool")):
@@ -277,8 +283,9 @@ def _page_counters(target: Target, nt: Layouts) -> Iterator[PoolCounter]:
             places.append((PAGED, at, "nt!MmPagedPoolInfo.AllocatedPagedPool"))
     for pool, address, source in places:
         pages = target.memory.pointer(address) if address else None
-        # a pool is never empty: the page was there but not the number
-        if pages:
+        if pages == 0:
+            problems.append(f"{source} is 0, and {pool} pool is never empty: it is damaged, or not kept by this kernel")
+        elif pages:
             yield PoolCounter(pool, pages * PAGE_SIZE, True, source)
 
 

@@ -237,6 +237,10 @@ class ResourceReader:
         process = self._memory.pointer(address + field.offset)
         return process is not None and self._kind(process) == _PROCESS
 
+    def _may_be_thread(self, address: int) -> bool:
+        """Whether nothing in the dump says that no thread is there."""
+        return self._target.is_kernel_address(address) and self._kind(address) in (None, _THREAD)
+
     def _kind(self, address: int) -> int | None:
         if not self._target.is_kernel_address(address):
             return None
@@ -290,7 +294,7 @@ class ResourceReader:
         reader = self._nt.reader("_KWAIT_CHAIN_ENTRY", next="ListEntry.Flink", thread="Thread")
         for entry, row in self._follow(first, reader, problems):
             thread = row.thread
-            if thread is not None and not self._target.is_kernel_address(thread):
+            if thread is not None and not self._may_be_thread(thread):
                 problems.append(f"the entry at {entry:#x} names {thread:#x}, which is no thread")
                 thread = None
             yield Waiter(thread, entry)
@@ -337,7 +341,7 @@ class ResourceReader:
         field = self._nt.offset("_KWAIT_BLOCK", "Thread")
         for entry in walk.entries:
             thread = self._memory.pointer(entry - link + field)
-            known = thread is not None and self._target.is_kernel_address(thread)
+            known = thread is not None and self._may_be_thread(thread)
             if not known:
                 problems.append(f"the wait block at {entry - link:#x} names no thread")
             yield Waiter(thread if known else None, entry - link)
