@@ -379,7 +379,8 @@ class Target:
                 return None, str(error)
             return table, f"{table.origin} (named by the user)"
         if kernel is None:
-            return None, "no kernel was found in the dump"
+            because = f": {self.dump.warnings[0]}" if self.dump.warnings else ""
+            return None, f"no kernel was found in the dump{because}"
         if kernel.identity is None:
             return None, _unidentified(kernel)
         identity = kernel.identity

@@ -33,7 +33,8 @@ class Drivers(KdumpPlugin):
             return address_grid(target, [parse_address(text, target) for text in self.option("address")])
         loaded = chosen_modules(target, names)
         if not loaded and not (names and chosen_unloaded(target, names)):
-            reason = f"no module is named {' or '.join(names)}" if names else "no module list is in the dump"
+            because = f": {target.dump.warnings[0]}" if target.dump.warnings else ""
+            reason = f"no module is named {' or '.join(names)}" if names else f"no module list is in the dump{because}"
             raise KdumpError(f"{target.name}: {reason}")
         if self.option("check"):
             if not target.images.has_path:

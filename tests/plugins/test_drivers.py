@@ -312,7 +312,7 @@ def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
     assert driver == ["f7000000", "f7008000", "dri_ver", "dri\\x1bver.sys"]
     assert shown[5] == "f8000000 f8008000   old.sys"
     assert shown[7] == "TOTAL: 2 modules, 200000 (2048 kb)  In dump: 4 kb"
-    assert shown[8].strip() == "code and data of 2 modules are not known: their headers are not in the dump"
+    assert shown[8].strip() == "code and data of 2 modules are not known: their headers cannot be read"
     finished = run_vol("-q", "-f", tmp_path / "small.dmp", "kdump.irp", "--device", "80000000")
     assert finished.returncode == 1
     assert "small.dmp: IRPs and devices of 32-bit kernels need symbols" in finished.stderr
@@ -374,6 +374,42 @@ def test_sections_that_lie(sample, tmp_path: Path) -> None:
     assert sections[2][1] == "\\x1b[31mA\\x07"
     text = "\n".join(drivers_grid(target, ["myfault"], True).kd_lines())
     assert "\x1b" not in text and "\x07" not in text
+
+
+def test_more_sections_than_there_are(sample, tmp_path: Path) -> None:
+    def change(headers: bytearray) -> None:
+        struct.pack_into("<H", headers, struct.unpack_from("<I", headers, 0x3C)[0] + 6, 0xFFFF)
+
+    values = [row for _, row in drivers_grid(changed_headers(sample, tmp_path, change), ["myfault"], True)._generator]
+    assert [row[1] for row in values if row[0] == "section"] == [
+        ".text",
+        ".rdata",
+        ".data",
+        ".pdata",
+        ".xdata",
+        "INIT",
+        ".rsrc",
+    ]
+    assert next(row for row in values if row[0] == "module")[-1] == "its headers claim more sections than there are"
+
+
+def test_headers_that_are_none(sample, tmp_path: Path) -> None:
+    def change(headers: bytearray) -> None:
+        struct.pack_into("<I", headers, 0x3C, 0xFFFFFFF0)
+
+    said = list(drivers_grid(changed_headers(sample, tmp_path, change), ["myfault"], True).kd_lines())
+    assert sum("what is where its headers should be is no image" in line for line in said) == 1
+    assert any(line.endswith("code and data of 1 module are not known: its headers cannot be read") for line in said)
+
+
+def test_a_truncated_dump_without_modules(sample, run_vol, tmp_path: Path) -> None:
+    path = tmp_path / "short.dmp"
+    data = sample().read_bytes()
+    path.write_bytes(data[: len(data) * 9 // 10])
+    for plugin in ("kdump.drivers", "kdump.locks"):
+        finished = run_vol("-q", "-f", path, plugin)
+        assert finished.returncode == 1
+        assert "in the dump: the file is truncated" in finished.stderr
 
 
 @settings(max_examples=25, deadline=None)

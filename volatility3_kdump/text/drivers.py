@@ -106,7 +106,7 @@ def verbose(
     if details.version is not None:
         yield from _version(details.version)
     elif details.image is None:
-        yield _label("NOTE", "its headers and resources are not in the dump; --image-path with its file adds them")
+        yield _label("NOTE", "--image-path with its file adds version and company")
     yield _label("Vendor", vendor)
     if details.signing is not None:
         yield _label("Signing level", f"{details.signing} {details.signing_name}")
@@ -185,8 +185,8 @@ def total(all_details: Sequence[DriverDetails], third_party: int) -> Iterator[st
     yield f"{line}  In dump: {present * _PAGE_KB} kb"
     missing = len(all_details) - len(known)
     if missing:
-        those = "1 module is" if missing == 1 else f"{missing} modules are"
-        yield f"       code and data of {those} not known: their headers are not in the dump"
+        those = "1 module are not known: its" if missing == 1 else f"{missing} modules are not known: their"
+        yield f"       code and data of {those} headers cannot be read"
     if third_party:
         yield f"       {third_party} of them not from Microsoft"
 

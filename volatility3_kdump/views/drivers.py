@@ -222,8 +222,7 @@ def _module_cells(
     target: Target, details: DriverDetails, vendor: Vendor, drivers: Sequence[FoundDriver]
 ) -> tuple[Any, ...]:
     module = details.module
-    unknown = None if details.image is not None else "headers not in the dump"
-    notes = [*details.notes, *(item.note for item in drivers if item.note), *([unknown] if unknown else [])]
+    notes = [*details.notes, *(item.note for item in drivers if item.note)]
     return _cells(
         _LOADED,
         module.name,

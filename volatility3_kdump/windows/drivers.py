@@ -22,7 +22,7 @@ from volatility3_kdump.windows.io import (
 )
 from volatility3_kdump.windows.modules import Module
 from volatility3_kdump.windows.namespace import read_directory
-from volatility3_kdump.windows.pe import PeImage, Section, reproducible
+from volatility3_kdump.windows.pe import PeImage, Section, holds_no_headers, reproducible
 from volatility3_kdump.windows.structures import read_row
 from volatility3_kdump.windows.version_resource import ImageVersion, image_version
 
@@ -185,6 +185,9 @@ def read_details(target: Target, module: Module) -> DriverDetails:
     version = image_version(image.read, headers) if headers else None
     present = present_pages(target, module.base, module.size)
     sections = tuple(_sections(module, headers, present, notes)) if headers else ()
+    if headers is None:
+        damaged = holds_no_headers(image.read)
+        notes.append("what is where its headers should be is no image" if damaged else "headers not in the dump")
     entry = _loader_entry(target, module)
     return DriverDetails(
         module,
@@ -225,8 +228,11 @@ def _stamp_kind(target: Target, module: Module, is_hash: bool | None) -> str:
 
 
 def _sections(module: Module, image: PeImage, present: bytearray, notes: list[str]) -> Iterator[SectionInfo]:
-    end = 0
+    end = empty = 0
     for section in image.sections:
+        if not (section.name or section.address or section.size):
+            empty += 1
+            continue
         size = max(min(section.address + section.size, module.size) - section.address, 0)
         name = section.name or "(no name)"
         if section.address + section.size > -(-module.size // PAGE_SIZE) * PAGE_SIZE:
@@ -241,6 +247,8 @@ def _sections(module: Module, image: PeImage, present: bytearray, notes: list[st
         address = module.base + section.address
         pages = present[section.address // PAGE_SIZE : -(-(section.address + size) // PAGE_SIZE)] if size else b""
         yield SectionInfo(section, address, size, len(pages), sum(pages))
+    if empty:
+        notes.append("its headers claim more sections than there are")
 
 
 def present_pages(target: Target, address: int, size: int) -> bytearray:

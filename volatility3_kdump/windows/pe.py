@@ -121,6 +121,15 @@ def parse_headers(read: ReadImage) -> PeImage | None:
     )
 
 
+def holds_no_headers(read: ReadImage) -> bool:
+    """Whether the place of the headers can be read, and what is there is no PE image; small dumps have parts of it."""
+    dos = read(0, 0x40)
+    if dos is None or parse_headers(read) is not None:
+        return False
+    start = struct.unpack_from("<I", dos, 0x3C)[0]
+    return dos[:2] != b"MZ" or not 0x40 <= start <= 0x1000 or read(start, 0x18 + 0x70) is not None
+
+
 def _sections(read: ReadImage, start: int, count: int) -> tuple[Section, ...]:
     count = min(count, _MOST_SECTIONS)
     data = read(start, 40 * count) or b""
