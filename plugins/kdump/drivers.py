@@ -23,6 +23,9 @@ class Drivers(KdumpPlugin):
                 name="verbose", description="Versions, sections, driver objects and devices (KD: lmv)", optional=True
             ),
             requirements.BooleanRequirement(
+                name="sizes", description="With -r windbg, sizes of code and data (KD: !drivers)", optional=True
+            ),
+            requirements.BooleanRequirement(
                 name="check", description="Compare code with the files on --image-path (KD: !chkimg)", optional=True
             ),
         ]
@@ -40,4 +43,7 @@ class Drivers(KdumpPlugin):
             if not target.images.has_path:
                 raise KdumpError(f"{target.name}: --check needs the drivers' files: --image-path names their directory")
             return check_grid(target, names, self._progress_callback)
-        return drivers_grid(target, names, bool(self.option("verbose")), self._progress_callback)
+        verbose, sizes = bool(self.option("verbose")), bool(self.option("sizes"))
+        if verbose and sizes:
+            raise KdumpError(f"{target.name}: choose one of --verbose and --sizes")
+        return drivers_grid(target, names, verbose, self._progress_callback, sizes)

@@ -39,7 +39,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!thread -t 1e94 2", "thread", {"tid": ["0x1e94"], "no-stack": True}),
     ("!running -i", "ready", {}),
     ("!ready", "ready", {}),
-    ("!drivers", "drivers", {}),
+    ("!drivers", "drivers", {"sizes": True}),
     ("lm v", "drivers", {"verbose": True}),
     ("lmvm myfault", "drivers", {"verbose": True, "module": ["myfault"]}),
     ("lm a fffff800`60da1981", "drivers", {"address": ["fffff80060da1981"]}),

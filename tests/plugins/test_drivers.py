@@ -149,6 +149,24 @@ def test_list_text(sample, run_vol) -> None:
     assert shown[-1].strip() == "1 of them not from Microsoft"
 
 
+def test_sizes_text(sample, run_vol) -> None:
+    shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), "kdump.drivers", "--sizes"))
+    assert shown[0] == "Loaded System Driver Summary"
+    assert shown[2] == "Base              Code Size          Data Size          Driver Name      Creation Time"
+    row = "fffff800`60da0000    3000 (   12 kb)    5000 (   20 kb) myfault.sys      Wed Jul 17 18:39:54 2019 (5D2F6B7A)"
+    assert row in shown
+    assert row.index("myfault") == shown[2].index("Driver Name") and row.index("Wed") == shown[2].index("Creation")
+    assert shown[-2].startswith("TOTAL: 18 modules, ")
+    finished = run_vol("-q", "-f", sample(), "kdump.drivers", "--sizes", "--verbose")
+    assert finished.returncode == 1 and "choose one of --verbose and --sizes" in finished.stderr
+
+
+def test_sizes_of_modules_without_headers(shared_data: Path) -> None:
+    target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_9600.dmp")
+    shown = list(drivers_grid(target, ["ntfs"], False, sizes=True).kd_lines())
+    assert shown[3].split()[1:3] == ["?", "?"]
+
+
 def test_verbose_text(sample, run_vol) -> None:
     shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), "kdump.drivers", "--verbose", "--module", "MyFault"))
     assert shown[1:12] == [

@@ -69,6 +69,22 @@ def line(details: DriverDetails, size: int = 8) -> str:
     return f"{_range(module.base, module.end, size)}   {module.name:<8} {module.image_name:<12} {stamp(details)}"
 
 
+def sizes_header(size: int = 8) -> Iterator[str]:
+    """The heading of ``!drivers``."""
+    yield "Loaded System Driver Summary"
+    yield ""
+    yield f"{'Base':<{17 if size == 8 else 8}} {'Code Size':<18} {'Data Size':<18} {'Driver Name':<16} Creation Time"
+
+
+def sizes_line(details: DriverDetails, size: int = 8) -> str:
+    """A row of ``!drivers``: hexadecimal bytes of executable sections, and of the others."""
+    columns = " ".join(
+        f"{'?':>7}{'':11}" if value is None else f"{value:>7x} ({_kb(value):>5} kb)"
+        for value in (details.code, details.data)
+    )
+    return f"{pointer(details.module.base, size)} {columns} {details.module.image_name:<16} {stamp(details)}"
+
+
 def symbols_line(module: Module, status: str, size: int = 8) -> str:
     """A row of ``lm``."""
     return f"{_range(module.base, module.end, size)}   {module.name:<11} {f'({status})':<23}"

@@ -148,10 +148,29 @@ class _List:
         return self._objects
 
 
-def drivers_grid(target: Target, names: Sequence[str], verbose: bool, progress: Progress | None = None) -> KdumpGrid:
-    """Loaded and unloaded modules; with ``verbose`` their sections, driver objects, devices and resource strings."""
+def drivers_grid(
+    target: Target, names: Sequence[str], verbose: bool, progress: Progress | None = None, sizes: bool = False
+) -> KdumpGrid:
+    """Loaded and unloaded modules; with ``verbose`` their sections, driver objects, devices and resource strings.
+
+    KD's text is that of ``lm t n``, with ``verbose`` of ``lmv``, with ``sizes`` of ``!drivers``.
+    """
     listed = _List(target, names, progress)
-    return KdumpGrid(_COLUMNS, _rows(listed, verbose), lambda: _kd_lines(listed, verbose))
+    return KdumpGrid(
+        _COLUMNS,
+        _rows(listed, verbose),
+        lambda: _sizes_lines(listed) if sizes and not verbose else _kd_lines(listed, verbose),
+    )
+
+
+def _sizes_lines(listed: _List) -> Iterator[str]:
+    size = listed.target.memory.pointer_size
+    yield from words.sizes_header(size)
+    for details, _ in listed.details:
+        yield words.sizes_line(details, size)
+    yield from _endings(listed)
+    for warning in listed.target.warnings:
+        yield f"NOTE: {warning}"
 
 
 def _kd_lines(listed: _List, verbose: bool) -> Iterator[str]:
@@ -173,14 +192,18 @@ def _kd_lines(listed: _List, verbose: bool) -> Iterator[str]:
             yield from words.unloaded_verbose(module, size)
         else:
             yield words.unloaded_line(module, size)
-    yield ""
-    third_party = sum(vendor.third_party for _, vendor in listed.details)
-    yield from words.total([details for details, _ in listed.details], third_party)
+    yield from _endings(listed)
     if verbose:
         for problem in listed.objects.problems:
             yield f"NOTE: {problem}"
     for warning in target.warnings:
         yield f"NOTE: {warning}"
+
+
+def _endings(listed: _List) -> Iterator[str]:
+    yield ""
+    third_party = sum(vendor.third_party for _, vendor in listed.details)
+    yield from words.total([details for details, _ in listed.details], third_party)
 
 
 def _rows(listed: _List, verbose: bool) -> Iterator[Row]:

@@ -134,11 +134,11 @@ def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
             yield text.user_line(module, target.memory.pointer_size)
 
 
-@command("!drivers", help="kernel modules, their sizes and times", plugin="drivers")
+@command("!drivers", help="kernel modules with the sizes of their code and data", plugin="drivers")
 def drivers(session: Session, arguments: Arguments) -> Iterable[str]:
     if not session.target.modules:
         raise KdumpError(f"{session.target.name}: no module list is in the dump")
-    return drivers_grid(session.target, [], False, session.progress).kd_lines()
+    return drivers_grid(session.target, [], False, session.progress, sizes=True).kd_lines()
 
 
 @command("!chkimg", help="compares code with the files on the image path", usage="[-d] [MODULE]", plugin="drivers")
