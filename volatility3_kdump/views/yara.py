@@ -146,7 +146,12 @@ def _areas(target: Target, scope: Scope, owners: MemoryOwners) -> list[Area]:
     if scope.pool:
         pools = ranges_of_kinds(target, {PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL})
         if not pools:
-            raise KdumpError(f"{target.name}: nothing in the dump says where the pools are ({target.symbol_status})")
+            because = f" ({target.symbol_status})" if target.nt is None else ""
+            if target.dump.triage is not None:
+                because = (
+                    ": a small memory dump does not hold the memory manager's regions; without --pool all is scanned"
+                )
+            raise KdumpError(f"{target.name}: nothing in the dump says where the pools are{because}")
         areas += [_area(low, high) for low, high in pools]
     if scope.stacks:
         areas += [_area(low, high) for low, high in owners.stack_ranges()]
