@@ -54,6 +54,7 @@ def test_queued_in_order(isf_paths: list[Path], sample: Callable[..., Path], tmp
     assert [(queue.processor, queue.kind) for queue in queues] == [
         (number, kind) for number in range(3) for kind in ("Normal", "Threaded")
     ]
+    assert all(queue.problem is None and not queue.queued for queue in queues[:3] + queues[4:])
     queue = queues[3]
     assert queue.problem is None
     assert [dpc.address for dpc in queue.queued] == [first, second]

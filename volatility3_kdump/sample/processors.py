@@ -14,6 +14,7 @@ from volatility3_kdump.sample.workspace import Workspace
 _RUNNING = 2
 _IDLE_STACK_SIZE = 0x6000
 _HIGH_LEVEL, _DISPATCH_LEVEL = 15, 2
+_DPC_QUEUES = 2
 
 #: IpiFrozen of a processor that has stopped for another one, as small memory dumps of real machines show it.
 _FROZEN = 2
@@ -67,7 +68,7 @@ class Processors:
                 "KdVersionBlock": 0 if number else work.symbol("KdVersionBlock") or 0,
             },
         )
-        work.structure(
+        made = work.structure(
             "_KPRCB",
             block,
             {
@@ -93,6 +94,9 @@ class Processors:
                 "ContextFlagsInit": context.ALL,
             },
         )
+        for queue in range(_DPC_QUEUES if work.layouts.has("_KDPC_DATA", "DpcListHead") else 0):
+            # Of Windows 7; an empty queue of later kernels is all zeros.
+            work.empty_list(made.place(f"DpcData[{queue}].DpcListHead"))
         self._special_registers(block, processor, directory, crashed)
 
     def _special_registers(self, block: int, processor: Processor, directory: int, crashed: bool) -> None:
