@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
@@ -43,30 +43,17 @@ def virtual_to_physical(session: Session, arguments: Arguments) -> Iterator[str]
 
 
 @command("!address", help="what an address belongs to", usage="ADDRESS")
-def region(session: Session, arguments: Arguments) -> Iterator[str]:
+def region(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.analysis.regions import region_of
-    from volatility3_kdump.text.addresses import pointer
+    from volatility3_kdump.text.regions import region_lines
 
     if not arguments.text:
         raise KdumpError("!address needs an address: regions are not listed")
     address = session.evaluate(arguments.text)
-    size = session.target.memory.pointer_size
     found = region_of(session.target, address)
-    yield f"Usage:                  {found.text}"
-    yield f"VA Type:                {found.kind}"
-    yield f"Known by:               {found.source}"
-    if found.module is not None:
-        yield f"Base Address:           {pointer(found.module.base, size)}"
-        yield f"End Address:            {pointer(found.module.end, size)}"
-        yield f"Region Size:            {pointer(found.module.size, size)}"
-        yield f"Module name:            {found.module.image_name}"
-        if found.module.path:
-            yield f"Module path:            [{found.module.path}]"
-    elif found.unloaded is not None:
-        yield f"Base Address:           {pointer(found.unloaded.start, size)}"
-        yield f"End Address:            {pointer(found.unloaded.end, size)}"
-    held = session.current.memory.read(address, 1) is not None
-    yield f"Contents:               {'in the dump' if held else session.current.memory.why_unreadable(address)}"
+    memory = session.current.memory
+    contents = "in the dump" if memory.read(address, 1) is not None else memory.why_unreadable(address)
+    return region_lines(found, contents, session.target.memory.pointer_size)
 
 
 @command(*_PHYSICAL, help="physical memory as bytes, numbers or text", usage="ADDRESS [Lcount]")
