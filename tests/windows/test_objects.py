@@ -14,7 +14,7 @@ from tests.prompt import answer
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
-from volatility3_kdump.windows.crossview import handle_pages
+from volatility3_kdump.windows.handle_table import handle_pages
 from volatility3_kdump.windows.objects import find_object, read_handles, read_object
 
 LOCK = 1

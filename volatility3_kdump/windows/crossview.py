@@ -7,13 +7,13 @@ the list of handle tables, and the owners of the threads in PspCidTable and on t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.windows import processes
+from volatility3_kdump.windows.handle_table import read_entries
 from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.processes import Process
 from volatility3_kdump.windows.threads import PROCESS, THREAD
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 LIST, BACKWARDS = "PsActiveProcessHead", "PsActiveProcessHead backwards"
 IDS, SESSIONS, HANDLES, OWNERS = "PspCidTable", "session list", "handle table list", "thread owners"
 
-_MOST_ENTRIES = 1 << 20
 _MOST_LINKS = 65536
-_LEVELS = 3
 _SYSTEM_PID = 4
 
 
@@ -137,7 +135,8 @@ class _Search:
         size = owner_at.offset + target.memory.pointer_size
         pointer = struct.Struct("<Q" if target.memory.pointer_size == 8 else "<I")
         entries = 0
-        for _, address in handle_table_objects(target, self.nt, table, problems, IDS):
+        for entry in read_entries(target, self.nt, table, problems, IDS):
+            address = entry.pointer
             entries += 1
             if address in known:
                 found.add(address)
@@ -211,81 +210,3 @@ class _Search:
             found |= {entry - link.offset for entry in walk.entries}
         if walked:
             self.keep(SESSIONS, found, problems)
-
-
-# handle tables --------------------------------------------------------------------------------------------------------
-
-
-def handle_table_objects(
-    target: Target, nt: Layouts, table: int, problems: list[str], what: str
-) -> Iterator[tuple[int, int]]:
-    """(handle, object address) of every used entry of a HANDLE_TABLE on x64; what is not in the dump is a problem."""
-    entries = 0
-    for number, page in handle_pages(target, nt, table, problems, what):
-        data = target.memory.read(page, PAGE_SIZE)
-        if data is None:
-            problems.append(f"{what}: a page of entries at {page:#x} is not in the dump")
-            continue
-        values = struct.unpack("<512Q", data)[::2]
-        for index, value in enumerate(values):
-            if value:
-                address = _object(nt, value)
-                if target.is_kernel_address(address) and index:
-                    entries += 1
-                    yield (number * len(values) + index) * 4, address
-        if entries > _MOST_ENTRIES:
-            problems.append(f"{what}: more than {_MOST_ENTRIES} entries")
-            return
-
-
-def handle_pages(target: Target, nt: Layouts, table: int, problems: list[str], what: str) -> Iterator[tuple[int, int]]:
-    """(number, address) of the pages of 256 entries of a HANDLE_TABLE on x64; what is not in the dump is a problem.
-
-    TableCode names a tree of pages of up to three levels (its low bits): pages of pointers over pages of entries.
-    """
-    code_at = nt.find("_HANDLE_TABLE", "TableCode")
-    if code_at is None or target.memory.pointer_size != 8:
-        return
-    code = target.memory.pointer(table + code_at.offset)
-    if code is None:
-        problems.append(f"{what}: the table at {table:#x} is not in the dump")
-        return
-    level = code & 7
-    if level >= _LEVELS or not target.is_kernel_address(code):
-        problems.append(f"{what}: TableCode {code:#x} is no table")
-        return
-    yield from _leaves(target, code & ~7, level, problems, what, set())
-
-
-def _object(nt: Layouts, value: int) -> int:
-    """The object that an entry names. Since Windows 8 the entry holds bits 4 to 47 of its address, from bit 20 on."""
-    bits = nt.find("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
-    if bits is None:
-        return value & ~7
-    address = value >> bits.bit << 4
-    return address | 0xFFFF000000000000 if address >> 47 else address
-
-
-def _leaves(
-    target: Target, page: int, level: int, problems: list[str], what: str, seen: set[int]
-) -> Iterator[tuple[int, int]]:
-    """(number, address) of the pages of entries below a page."""
-    if page in seen or len(seen) > _MOST_ENTRIES:
-        problems.append(f"{what}: the table refers to {page:#x} twice")
-        return
-    seen.add(page)
-    if level == 0:
-        yield 0, page
-        return
-    data = target.memory.read(page, PAGE_SIZE)
-    if data is None:
-        problems.append(f"{what}: a page of the table at {page:#x} is not in the dump")
-        return
-    for index, following in enumerate(struct.unpack("<512Q", data)):
-        if not following:
-            continue
-        if not target.is_kernel_address(following) or following % PAGE_SIZE:
-            problems.append(f"{what}: {following:#x} is no page of the table")
-            continue
-        for number, leaf in _leaves(target, following, level - 1, problems, what, seen):
-            yield index * 512 ** (level - 1) + number, leaf

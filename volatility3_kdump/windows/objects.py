@@ -6,21 +6,18 @@ Sources: ``_OBJECT_HEADER`` in front of every object, ``ObTypeIndexTable`` for i
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
-from volatility3_kdump.memory import PAGE_SIZE
-from volatility3_kdump.windows.crossview import handle_pages
+from volatility3_kdump.windows.handle_table import read_entries
 from volatility3_kdump.windows.io import layouts_of
 from volatility3_kdump.windows.namespace import object_name, object_path, object_type, read_directory
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-_ENTRY_SIZE = 16
 _LARGEST_HANDLE = 1 << 26
 
 
@@ -104,22 +101,8 @@ def read_handles(target: Target, table: int, problems: list[str]) -> Iterator[Ha
         raise SymbolsNotFound(f"{target.name}: handle tables need the kernel's symbols: {target.symbol_status}")
     nt = target.nt
     body = nt.offset("_OBJECT_HEADER", "Body")
-    bits = nt.find("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
     granted = nt.find("_HANDLE_TABLE_ENTRY", ("GrantedAccessBits", "GrantedAccess"))
-    for number, page in handle_pages(target, nt, table, problems, f"handle table {table:x}"):
-        data = target.memory.read(page, PAGE_SIZE)
-        if data is None:
-            problems.append(f"a page of entries at {page:#x} is not in the dump")
-            continue
-        for index, (low, high) in enumerate(struct.iter_unpack("<QQ", data)):
-            value = (number * (PAGE_SIZE // _ENTRY_SIZE) + index) * 4
-            # The first entry of a page is not a handle.
-            if not low or not index or value >= _LARGEST_HANDLE:
-                continue
-            # Since Windows 8 the entry holds bits 4 to 47 of the address, from bit 20 on.
-            header = low & ~7 if bits is None else low >> bits.bit << 4
-            header |= 0xFFFF000000000000 if bits is not None and header >> 47 else 0
-            if target.is_kernel_address(header):
-                width = granted.bits if granted is not None and granted.bits else 32
-                access = high & ((1 << width) - 1)
-                yield Handle(value, page + index * _ENTRY_SIZE, header + body, access)
+    mask = (1 << (granted.bits if granted is not None and granted.bits else 32)) - 1
+    for entry in read_entries(target, nt, table, problems, f"handle table {table:x}"):
+        if entry.handle < _LARGEST_HANDLE:
+            yield Handle(entry.handle, entry.address, entry.pointer + body, entry.rest & mask)
