@@ -17,6 +17,7 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as words
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
+from volatility3_kdump.views.cells import number
 from volatility3_kdump.windows.drivers import (
     HASH,
     NO_TIME,
@@ -237,10 +238,6 @@ def _cells(kind: str, name: str | None, **values: Any) -> tuple[Any, ...]:
     return tuple(given.get(column.lower().replace(" ", "_"), absent()) for column, _ in _COLUMNS)
 
 
-def _number(value: int | None) -> Any:
-    return address(None) if value is None else value
-
-
 def _module_cells(
     target: Target, details: DriverDetails, vendor: Vendor, drivers: Sequence[FoundDriver]
 ) -> tuple[Any, ...]:
@@ -261,10 +258,10 @@ def _module_cells(
         built=text(_built(details)),
         checksum=address(module.checksum),
         symbols=target.symbol_status_of(module),
-        code=_number(details.code),
-        data=_number(details.data),
-        pageable=_number(details.pageable),
-        discardable=_number(details.discardable),
+        code=number(details.code),
+        data=number(details.data),
+        pageable=number(details.pageable),
+        discardable=number(details.discardable),
         pages=details.pages,
         present=details.present,
         signing=text(details.signing_name),

@@ -14,7 +14,7 @@ from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import error_log as text
-from volatility3_kdump.views.thread import joined, moment, number, optional
+from volatility3_kdump.views.cells import joined, moment, number, optional
 from volatility3_kdump.windows.error_log import ErrorLog, Packet, event_code, read_error_log, status_code
 from volatility3_kdump.windows.io import major_name
 

@@ -16,6 +16,7 @@ from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import irp as words
+from volatility3_kdump.views.cells import number
 from volatility3_kdump.windows.drivers import driver_objects
 from volatility3_kdump.windows.io import (
     DeviceObject,
@@ -110,10 +111,6 @@ _DRIVER_COLUMNS: list[tuple[str, type]] = [
 _ADDRESS = re.compile(r"(0x)?[0-9a-f`]+(\+.*)?|.*[!+].*", re.IGNORECASE)
 
 
-def _number(value: int | None) -> Any:
-    return address(None) if value is None else value
-
-
 def _wrapped(target: Target, error: KdumpError) -> KdumpError:
     return KdumpError(f"{target.name}: {error}")
 
@@ -165,7 +162,7 @@ def _irp_rows(view: IrpView) -> Iterator[Row]:
             0,
             (
                 format_hints.Hex(irp.address),
-                _number(irp.current_location),
+                number(irp.current_location),
                 False,
                 *blank,
                 address(irp.thread),
@@ -282,7 +279,7 @@ def _owner(target: Target, thread: int) -> tuple[int | None, int | None, str | N
 def _pending_rows(target: Target, views: Any, problems: list[str]) -> Iterator[Row]:
     for view, thread, irp, reason in views():
         pid, tid, process = _owner(target, thread)
-        head = (format_hints.Hex(irp), format_hints.Hex(thread), _number(pid), _number(tid), text(process))
+        head = (format_hints.Hex(irp), format_hints.Hex(thread), number(pid), number(tid), text(process))
         if view is None:
             yield 0, (*head, *((address(None),) * 9), reason)
             continue
@@ -294,8 +291,8 @@ def _pending_rows(target: Target, views: Any, problems: list[str]) -> Iterator[R
             (
                 *head,
                 *(_codes(current.major, current.minor) if current else (absent(), absent())),
-                _number(view.irp.current_location),
-                _number(view.irp.stack_count),
+                number(view.irp.current_location),
+                number(view.irp.stack_count),
                 address(current.device if current else None),
                 text(item.driver if item else None),
                 address(view.irp.file),
@@ -396,7 +393,7 @@ def _stack_rows(target: Target, stack: list[DeviceObject], at: int, notes: list[
                 address(device.extension),
                 address(device.device_type),
                 address(device.flags),
-                _number(device.stack_size),
+                number(device.stack_size),
                 address(device.current_irp),
                 address(device.node),
                 absent() if not device.node else text(instance),

@@ -14,14 +14,13 @@ from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import locks as text
+from volatility3_kdump.views.cells import joined, number
 from volatility3_kdump.views.thread import (
     FRAME_COLUMNS,
     NO_FRAME,
     THREAD_COLUMNS,
     every_thread,
     frame_cells,
-    joined,
-    number,
     stack_of,
     thread_cells,
     thread_lines,

@@ -13,7 +13,7 @@ from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memusage as text
-from volatility3_kdump.views.thread import number
+from volatility3_kdump.views.cells import number
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Kind", str),

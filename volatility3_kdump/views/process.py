@@ -15,17 +15,13 @@ from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import processes as text
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.views.cells import joined, moment, number, optional, seconds
 from volatility3_kdump.views.thread import (
     FRAME_COLUMNS,
     NO_FRAME,
     NO_THREAD,
     THREAD_COLUMNS,
     frame_cells,
-    joined,
-    moment,
-    number,
-    optional,
-    seconds,
     stack_of,
     thread_cells,
     thread_lines,

@@ -13,7 +13,7 @@ from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import ready as text
 from volatility3_kdump.text import stacks as stack_text
-from volatility3_kdump.views.thread import joined, number, seconds
+from volatility3_kdump.views.cells import joined, number, seconds
 from volatility3_kdump.windows.processes import read_process
 from volatility3_kdump.windows.ready import ProcessorState, ReadyQueue, processor_states, shared_queues
 from volatility3_kdump.windows.stacks import NoStack, processor_start

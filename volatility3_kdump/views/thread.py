@@ -15,7 +15,7 @@ from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import processes as text
 from volatility3_kdump.text import stacks as stack_text
-from volatility3_kdump.text.times import filetime
+from volatility3_kdump.views.cells import joined, moment, number, optional, seconds
 from volatility3_kdump.windows import processes
 from volatility3_kdump.windows.processes import Process
 from volatility3_kdump.windows.stacks import NoStack, Stack, thread_start
@@ -70,34 +70,6 @@ FRAME_COLUMNS: list[tuple[str, type]] = [
 ]
 NO_THREAD: tuple[Any, ...] = (absent(),) * len(THREAD_COLUMNS)
 NO_FRAME: tuple[Any, ...] = (absent(),) * len(FRAME_COLUMNS)
-_SECOND = 10_000_000
-
-
-def number(value: int | None) -> Any:
-    """A number's cell."""
-    return text_cell(None) if value is None else value
-
-
-def seconds(value: int | None) -> Any:
-    """A duration of 100 ns units in seconds."""
-    return text_cell(None) if value is None else value / _SECOND
-
-
-def moment(value: int | None) -> Any:
-    """A FILETIME's cell: not applicable for one that was never set."""
-    if value is None:
-        return text_cell(None)
-    return filetime(value) or absent()
-
-
-def optional(value: int | None) -> Any:
-    """An address's cell: not applicable for one that is not set."""
-    return absent() if value == 0 else address(value)
-
-
-def joined(lines: Sequence[str]) -> Any:
-    """Several short texts in one cell."""
-    return "; ".join(lines) if lines else absent()
 
 
 def thread_cells(target: Target, thread: Thread) -> tuple[Any, ...]:
