@@ -16,6 +16,7 @@ from volatility3_kdump.sample.physical import PAGE
 from volatility3_kdump.sample.scene import SECOND, Process, Thread
 from volatility3_kdump.sample.stacks import Frame, Placed, Stack, lay_out
 from volatility3_kdump.sample.structures import Structure
+from volatility3_kdump.sample.vads import VadTrees
 from volatility3_kdump.sample.workspace import Workspace
 
 _USER_SHARED_DATA = 0x7FFE0000
@@ -73,6 +74,7 @@ class Processes:
         self._work = work
         self._images = images
         self._objects = objects
+        self._vads = VadTrees(work, objects)
         self.context = b""
         self.stacks: dict[int, StackRange] = {}
         self.registers: dict[int, dict[str, int]] = {}
@@ -134,7 +136,9 @@ class Processes:
             self._session(made, process.session)
         if process.path:
             self._image_path(made, process.path)
-        if process.vad_root:
+        if process.regions:
+            self._vads.write(made, process.regions)
+        elif process.vad_root:
             self._vad(process)
         for thread in process.threads:
             self._thread(process, thread)

@@ -23,6 +23,7 @@ from volatility3_kdump.sample.pe import (
     Section,
 )
 from volatility3_kdump.sample.pools import USUAL, PoolScene
+from volatility3_kdump.sample.regions import Region
 from volatility3_kdump.sample.stacks import Frame, Trap
 
 #: From the base of a processor's idle stack to that of its DPC stack, and the bytes at the base that are not used.
@@ -117,7 +118,7 @@ class Process:
     """A process and the fields of EPROCESS that a scene sets. ``created`` is in seconds before the crash.
 
     ``hidden_from`` are places that it was unlinked from: ``list`` (PsActiveProcessHead), ``ids`` (PspCidTable),
-    ``session``, ``handles``.
+    ``session``, ``handles``. ``regions`` make a tree of VADs; without them there is only the node at ``vad_root``.
     """
 
     address: int
@@ -134,6 +135,7 @@ class Process:
     handles: int = 0
     device_map: int = 0
     vad_root: int = 0
+    regions: tuple[Region, ...] = ()
     fields: Mapping[str, int] = field(default_factory=dict)
     threads: tuple[Thread, ...] = ()
     command_line: str = ""

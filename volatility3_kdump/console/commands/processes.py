@@ -8,12 +8,14 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import ready as text
+from volatility3_kdump.text.vads import vad_lines
 from volatility3_kdump.views.process import STACKS, THREADS, Processes, process_grid
 from volatility3_kdump.views.ready import ready_lines, running_lines
 from volatility3_kdump.views.stack import summary_lines
 from volatility3_kdump.views.thread import Threads, thread_grid
 from volatility3_kdump.windows.processes import process_addresses, read_process
 from volatility3_kdump.windows.ready import processor_states
+from volatility3_kdump.windows.vads import VadTree, process_vads, read_vads
 
 #: KD's flags: statistics and threads for the current process, all for one that is named.
 _FLAGS_OF_CURRENT, _FLAGS_OF_ONE, _FLAGS_OF_THREAD = 0x3, 0xF, 0x6
@@ -45,12 +47,7 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     if flags is None:
         flags = _FLAGS_OF_CURRENT if which in (0, _MINUS_ONE) else _FLAGS_OF_ONE
     if which == _MINUS_ONE:
-        current = session.current.process
-        if current is None:
-            raise KdumpError(
-                f"{target.name}: the current process is not known: {session.current.why_no_process}: name one"
-            )
-        chosen = Processes([current])
+        chosen = Processes([_current_process(session)])
     elif everything and number is not None:
         chosen = Processes(
             [address for address in process_addresses(target) if read_process(target, address).session == number]
@@ -142,3 +139,42 @@ def irql(session: Session, arguments: Arguments) -> Iterator[str]:
         why = "it has no control block in the dump" if target.nt is not None else target.symbol_status
         raise KdumpError(f"{target.name}: the IRQL of processor {number:x} is not known: {why}")
     yield f"Debugger saved IRQL for processor 0x{number:x} -- {text.irql_text(state.irql)}"
+
+
+@command(
+    "!vad",
+    help="regions of the current process's address space; those of a tree; the one that holds an address",
+    usage="[ROOT | ADDRESS]",
+)
+def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
+    target = session.target
+    if len(arguments.words) > 1:
+        raise KdumpError("!vad takes the root of a tree, or an address in user space")
+    address = session.evaluate(arguments.text) if arguments.text else 0
+    if target.is_kernel_address(address):
+        tree = read_vads(target, address)
+    else:
+        tree = process_vads(target, _current_process(session))
+        if address:
+            tree = _with_address(target.name, tree, address)
+    return vad_lines(tree, target.memory.pointer_size)
+
+
+def _with_address(name: str, tree: VadTree, address: int) -> VadTree:
+    """The tree reduced to the VADs whose region holds an address."""
+    vads = tuple(
+        vad for vad in tree.vads if vad.start is not None and vad.end is not None and vad.start <= address <= vad.end
+    )
+    if not vads:
+        doubt = f"; {tree.problems[0]}" if tree.problems else ""
+        raise KdumpError(f"{name}: no VAD of the current process holds {address:x}{doubt}")
+    return VadTree(tree.root, vads, tree.problems)
+
+
+def _current_process(session: Session) -> int:
+    current = session.current.process
+    if current is None:
+        raise KdumpError(
+            f"{session.target.name}: the current process is not known: {session.current.why_no_process}: name one"
+        )
+    return current
