@@ -53,6 +53,11 @@ class KdumpPagedIntel57Layer(_PagedOut, KdumpIntel57Layer):
     """x64 with five-level paging and paging files."""
 
 
+#: Address bits within a large page: 4 MB (32-bit), 2 MB, 1 GB.
+_LARGE_PAGES = (22, 21, 30)
+_PAE_TOP = 2
+
+
 class TableLevel(NamedTuple):
     """A level of page tables: the lowest address bit that indexes it, how many do, whether entries may map pages."""
 
@@ -62,12 +67,17 @@ class TableLevel(NamedTuple):
 
 
 def table_levels(layer: intel.Intel) -> tuple[TableLevel, ...]:
-    """The levels of tables that a layer walks, from the top one down."""
+    """The levels of tables that a layer walks, from the top one down.
+
+    Which of them map large pages is from the Intel SDM, volume 3, 4.3 to 4.5: the host's own flags say it of a level in
+    some versions and of the level above in others.
+    """
     levels = []
     shift = layer._maxvirtaddr
-    for _, bits, large in layer._structure:
+    for _, bits, _ in layer._structure:
         shift -= bits
-        levels.append(TableLevel(shift, bits, large))
+        # The four entries at the top of PAE's tables map none.
+        levels.append(TableLevel(shift, bits, shift in _LARGE_PAGES and bits > _PAE_TOP))
     return tuple(levels)
 
 
