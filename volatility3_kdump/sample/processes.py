@@ -16,6 +16,7 @@ from volatility3_kdump.sample.physical import PAGE
 from volatility3_kdump.sample.scene import SECOND, Process, Thread
 from volatility3_kdump.sample.stacks import Frame, Placed, Stack, lay_out
 from volatility3_kdump.sample.structures import Structure
+from volatility3_kdump.sample.tokens import write_token
 from volatility3_kdump.sample.vads import VadTrees
 from volatility3_kdump.sample.workspace import Workspace
 
@@ -140,6 +141,9 @@ class Processes:
             self._vads.write(made, process.regions)
         elif process.vad_root:
             self._vad(process)
+        if process.identity is not None:
+            write_token(work.structures, work.layouts, process.token, process.identity)
+            self._objects.header(process.token, "Token", 0, 0x10)
         for thread in process.threads:
             self._thread(process, thread)
         self._link_threads(process)

@@ -25,6 +25,7 @@ from volatility3_kdump.sample.pe import (
 from volatility3_kdump.sample.pools import USUAL, PoolScene
 from volatility3_kdump.sample.regions import Region
 from volatility3_kdump.sample.stacks import Frame, Trap
+from volatility3_kdump.sample.tokens import Identity
 
 #: From the base of a processor's idle stack to that of its DPC stack, and the bytes at the base that are not used.
 _DPC_STACK_DISTANCE, _DPC_STACK_RESERVED = 0x7000, 0x50
@@ -119,6 +120,7 @@ class Process:
 
     ``hidden_from`` are places that it was unlinked from: ``list`` (PsActiveProcessHead), ``ids`` (PspCidTable),
     ``session``, ``handles``. ``regions`` make a tree of VADs; without them there is only the node at ``vad_root``.
+    ``identity`` is what the token at ``token`` says; without it nothing is there.
     """
 
     address: int
@@ -136,6 +138,7 @@ class Process:
     device_map: int = 0
     vad_root: int = 0
     regions: tuple[Region, ...] = ()
+    identity: Identity | None = None
     fields: Mapping[str, int] = field(default_factory=dict)
     threads: tuple[Thread, ...] = ()
     command_line: str = ""

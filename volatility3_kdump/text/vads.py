@@ -67,6 +67,8 @@ def vad_lines(tree: VadTree, size: int = 8) -> Iterator[str]:
         f"Total VADs: {len(levels)}, average level: {sum(levels) // len(levels) if levels else 0}, "
         f"maximum depth: {max(levels, default=0)}"
     )
+    if tree.problems:
+        yield "NOTE: the totals are of the VADs above alone"
     yield _sum("private", [vad.commit for vad in tree.vads if vad.private])
     areas = {
         vad.section.control_area: vad.section.committed
@@ -104,6 +106,6 @@ def _section(section: Section | None) -> str:
     if section is None:
         return ""
     if section.in_page_file:
-        committed = "?" if section.committed is None else f"0x{section.committed:x}"
+        committed = f"? [{section.problem}]" if section.committed is None else f"0x{section.committed:x}"
         return f"Pagefile section, shared commit {committed}"
     return section.file if section.file is not None else f"[{section.problem}]"

@@ -281,7 +281,14 @@ def _page_file_section(target: Target, nt: Layouts, area: int, segment: int | No
     committed = None
     if field is not None and segment and target.is_kernel_address(segment):
         committed = target.memory.unsigned(segment + field.offset, field.size)
-    return Section(area, in_page_file=True, committed=committed)
+    problem = None
+    if committed is None:
+        problem = "its control area names no segment"
+        if segment is None:
+            problem = f"the segment in its control area {_absence(target, area)}"
+        elif segment:
+            problem = f"its segment {segment:x} {_absence(target, segment)}"
+    return Section(area, in_page_file=True, committed=committed, problem=problem)
 
 
 def _pointer(target: Target, structure: int, offset: int, what: str) -> tuple[int | None, str | None]:

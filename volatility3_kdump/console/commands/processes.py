@@ -8,6 +8,7 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import ready as text
+from volatility3_kdump.text.tokens import token_lines
 from volatility3_kdump.text.vads import vad_lines
 from volatility3_kdump.views.process import STACKS, THREADS, Processes, process_grid
 from volatility3_kdump.views.ready import ready_lines, running_lines
@@ -15,6 +16,8 @@ from volatility3_kdump.views.stack import summary_lines
 from volatility3_kdump.views.thread import Threads, thread_grid
 from volatility3_kdump.windows.processes import process_addresses, read_process
 from volatility3_kdump.windows.ready import processor_states
+from volatility3_kdump.windows.threads import read_thread
+from volatility3_kdump.windows.tokens import read_token
 from volatility3_kdump.windows.vads import VadTree, process_vads, read_vads
 
 #: KD's flags: statistics and threads for the current process, all for one that is named.
@@ -158,6 +161,41 @@ def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
         if address:
             tree = _with_address(target.name, tree, address)
     return vad_lines(tree, target.memory.pointer_size)
+
+
+@command(
+    "!token",
+    help="an access token: user, groups and privileges; by default that of the current thread or process",
+    usage="[ADDRESS]",
+)
+def access_token(session: Session, arguments: Arguments) -> Iterator[str]:
+    target = session.target
+    size = target.memory.pointer_size
+    if len(arguments.words) > 1:
+        raise KdumpError("!token takes the address of a token")
+    if arguments.text:
+        yield from token_lines(read_token(target, session.evaluate(arguments.text)), size)
+        return
+    process = _current_process(session)
+    thread = session.current.thread
+    found = read_thread(target, thread) if thread is not None else None
+    if found is not None and process not in (found.owner, found.process):
+        # .process has chosen another process than the thread's
+        thread = found = None
+    if found is not None and found.impersonating and found.impersonation_token:
+        yield f"Thread {thread:x} is impersonating: its token"
+        yield from token_lines(read_token(target, found.impersonation_token), size)
+        return
+    if found is not None and found.impersonating is False:
+        yield "Thread is not impersonating. Using process token..."
+    elif found is not None:
+        yield "Whether the thread impersonates, and by which token, is not in the dump. Using process token..."
+    token = read_process(target, process).token
+    if not token:
+        why = f"not in the dump: {target.memory.why_unreadable(process)}" if token is None else "0"
+        raise KdumpError(f"{target.name}: the token of process {process:x} is {why}")
+    yield f"_EPROCESS 0x{process:x}, _TOKEN 0x{token:x}"
+    yield from token_lines(read_token(target, token), size)
 
 
 def _with_address(name: str, tree: VadTree, address: int) -> VadTree:

@@ -1,4 +1,4 @@
-"""What belongs to processes besides their threads: address spaces."""
+"""What belongs to processes besides their threads: address spaces and tokens."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from volatility3_kdump.sample.regions import (
 )
 from volatility3_kdump.sample.scene import Process, Scene, high_irql_fault
 from volatility3_kdump.sample.scenes import scene
+from volatility3_kdump.sample.tokens import INTEGRITY, LOGON, OWNER, USUAL, Identity
 
 _SYSTEM32 = "\\Windows\\System32\\"
 _NTDLL = image(0x7FF8F1600000, 0x1F5, _SYSTEM32 + "ntdll.dll", 16)
@@ -51,8 +52,49 @@ _REGIONS = {
     ),
 }
 
+_DOMAIN = "S-1-5-21-1004336348-1177238915-682003330"
+_CHANGE_NOTIFY, _DEBUG, _SHUTDOWN, _IMPERSONATE, _CREATE_GLOBAL, _TIME_ZONE = 23, 20, 19, 29, 30, 34
+_EVERYDAY = {_SHUTDOWN: (False, False), _CHANGE_NOTIFY: (True, True), 25: (False, False), _TIME_ZONE: (False, False)}
+
+
+def _user(attributes: int, integrity: int) -> tuple[tuple[str, int], ...]:
+    """The user of the desktop; ``attributes`` are those of the administrators' group."""
+    return (
+        (f"{_DOMAIN}-1001", 0),
+        (f"{_DOMAIN}-513", USUAL),
+        ("S-1-1-0", USUAL),
+        ("S-1-5-32-544", attributes),
+        ("S-1-5-32-545", USUAL),
+        ("S-1-5-4", USUAL),
+        ("S-1-5-11", USUAL),
+        ("S-1-5-5-0-120783", LOGON),
+        ("S-1-2-0", USUAL),
+        (f"S-1-16-{integrity}", INTEGRITY),
+    )
+
+
+_IDENTITIES = {
+    "System": Identity(
+        (("S-1-5-18", 0), ("S-1-5-32-544", USUAL & ~1 | OWNER), ("S-1-1-0", USUAL), ("S-1-16-16384", INTEGRITY)),
+        0,
+        {number: (number in (7, 20, 23, 29, 30), number in (7, 20, 23, 29, 30)) for number in range(2, 37)},
+        source="*SYSTEM*",
+        identifier=0x3EA,
+    ),
+    # limited, because the user is an administrator: the group only denies
+    "notepad.exe": Identity(_user(0x10, 0x2000), 2, _EVERYDAY, 0x1D7E8),
+    "notmyfault64.exe": Identity(
+        _user(USUAL | OWNER, 0x3000),
+        2,
+        {**_EVERYDAY, _DEBUG: (True, False), _IMPERSONATE: (True, True), _CREATE_GLOBAL: (True, True)},
+        0x1D7C5,
+        identifier=0x7A310,
+    ),
+}
+
 
 def _in_use(process: Process) -> Process:
+    process = dataclasses.replace(process, identity=_IDENTITIES.get(process.image))
     regions = _REGIONS.get(process.image)
     if regions is None:
         return process
@@ -62,6 +104,6 @@ def _in_use(process: Process) -> Process:
 
 @scene("user-mode")
 def user_mode(layouts: Layouts) -> Scene:
-    """The demonstration, with the address spaces of two processes described in full."""
+    """The demonstration, with the address spaces of two processes and the tokens of three described in full."""
     made = high_irql_fault()
     return dataclasses.replace(made, processes=tuple(_in_use(process) for process in made.processes))
