@@ -9,12 +9,12 @@ of positions or of sizes, it says of one chunk.
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.analysis.yara_rules import Rule, Rules
+from volatility3_kdump.parallel import usable_processors
 from volatility3_kdump.progress import Progress
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _scanned(
     memory: PresentMemory, batches: Iterable[list[_Chunk]], rules: Rules
 ) -> Iterator[tuple[list[_Chunk], _Found]]:
     """What is found in each batch, in order; with several threads where the library lets them run."""
-    threads = min(_processors(), _MOST_THREADS) if rules.threads else 1
+    threads = min(usable_processors(), _MOST_THREADS) if rules.threads else 1
     if threads == 1:
         for batch in batches:
             yield batch, _find(memory, batch, rules)
@@ -134,10 +134,6 @@ def _scanned(
             yield batch, future.result()
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _find(memory: PresentMemory, batch: Iterable[_Chunk], rules: Rules) -> _Found:

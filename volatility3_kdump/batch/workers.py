@@ -33,6 +33,7 @@ from volatility3_kdump.batch.task import (
     member_facts,
     time_up_error,
 )
+from volatility3_kdump.parallel import usable_processors
 
 _TICK = 0.5
 MOST_JOBS = 256
@@ -72,13 +73,6 @@ def _start_worker(lifeline: multiprocessing.connection.Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def default_jobs() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass
@@ -301,7 +295,7 @@ def lines_of(
     done = done or Done()
     done.prepare(files)
     files = [file for file in files if file.archive or not done.has(file, None)]
-    jobs = max(1, min(jobs or default_jobs(), MOST_JOBS))
+    jobs = max(1, min(jobs or usable_processors(), MOST_JOBS))
     run = _Run(options or Options(), executor, jobs, done)
     for file in files:
         if not done.has(file, None):
