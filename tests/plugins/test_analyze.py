@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import transcript
+from tests.output import rows
 
 PHYSICAL = (1, 2, 5, 6, 8, 9, 10)
-
-
-def rows(finished) -> list[dict]:
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
 
 
 def values(table: list[dict], section: str) -> dict[str, str]:

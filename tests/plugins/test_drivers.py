@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from tests.dump import packing
+from tests.output import lines
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample import pe
 from volatility3_kdump.sample.machine import Machine
@@ -34,11 +35,6 @@ def rows(finished) -> list[dict[str, Any]]:
 
 def of_kind(table: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [row for row in table if row["Kind"] == kind]
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
 
 
 def flat(table: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 import volatility3_kdump
+from tests.output import rows
 from volatility3_kdump.expressions import TargetNames, parse_bounds
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.memory import FORMATS, memory_grid
-
-
-def rows(finished) -> list[dict]:
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
 
 
 def test_pointers_on_the_stack(sample, run_vol) -> None:

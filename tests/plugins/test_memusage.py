@@ -15,6 +15,7 @@ import pytest
 import volatility3_kdump
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
+from tests.output import lines
 from volatility3_kdump.analysis.page_owners import MemoryUsage, Use, memory_usage
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample.machine import Machine
@@ -30,11 +31,6 @@ PAGE, STRIDE = 0x1000, 48
 OWNED = (STANDBY, MODIFIED, MODIFIED_NO_WRITE, ACTIVE, TRANSITION)
 #: Uses that are parts of the kernel's address space, besides drivers.
 NOT_KERNEL = {"process", "mapped file", "image", "page file section", "page tables", "AWE", "no page table entry"}
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
 
 
 def by_name(usage: MemoryUsage) -> dict[str, int | None]:

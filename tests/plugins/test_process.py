@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import transcript
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
-
-
-def rows(finished) -> list[dict]:
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+from tests.output import lines, rows
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,9 @@ import pytest
 
 import volatility3_kdump
 from tests.edited import edited
+from tests.output import lines
 from volatility3_kdump.sample.scenes import waits as scene
 from volatility3_kdump.windows.ready import processor_states, shared_queues
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
 
 
 def test_processors_of_the_session(sample, run_vol) -> None:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import transcript
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
-
-
-def rows(finished) -> list[dict]:
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+from tests.output import lines, rows
 
 
 def test_stack_text_equals_the_session(sample, run_vol):

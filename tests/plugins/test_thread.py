@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import transcript
+from tests.output import lines, rows
 from volatility3_kdump.sample.scenes import waits as scene
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
-
-
-def rows(finished) -> list[dict]:
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
 
 
 def test_the_thread_of_the_crash_by_default(sample, run_vol) -> None:

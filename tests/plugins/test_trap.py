@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tests import transcript
-
-
-def rows(finished) -> list[dict]:
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+from tests.output import rows
 
 
 def test_trap_equals_the_session(sample, run_vol):

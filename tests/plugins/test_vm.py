@@ -12,6 +12,7 @@ import pytest
 import volatility3_kdump
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
+from tests.output import lines
 from volatility3_kdump.analysis.memory_use import memory_use
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.sample.memory_use import MemoryUse, PageFile
@@ -79,11 +80,6 @@ VALUES = {
     "Kernel stack PTE failures": 0,
     "Commit charge failures": 0,
 }
-
-
-def lines(finished) -> list[str]:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.splitlines()
 
 
 def test_the_debuggers_text(sample, run_vol) -> None:
