@@ -15,7 +15,7 @@ OLDEST := .venv-oldest
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 PYTEST := -m pytest -n auto --dist loadgroup
 METADATA := setup.cfg pyproject.toml volatility3_kdump/__init__.py
-SOURCES := $(METADATA) $(shell find volatility3_kdump plugins symbols -type f -not -name '*.pyc')
+SOURCES := $(METADATA) $(shell find volatility3_kdump kdump_sample plugins symbols -type f -not -name '*.pyc')
 # setuptools packs whatever an earlier build left there.
 FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
 

@@ -69,7 +69,7 @@ def _plugin(path: Path, cache: Path) -> Values:
 def _worker(path: str) -> Values:
     from volatility3_kdump.console.commands import execute
     from volatility3_kdump.console.session import Session
-    from volatility3_kdump.text.escape import terminal_line
+    from volatility3_kdump.escape import terminal_line
 
     session = Session(offline=True)
     session.open(path)

@@ -51,13 +51,13 @@ def _places() -> list[int]:
 
 
 def _write(path: Path) -> None:
+    from kdump_sample import containers
+    from kdump_sample.contents import make_contents
+    from kdump_sample.machine import Machine
+    from kdump_sample.scene import Process, Resource, Thread, high_irql_fault
+    from kdump_sample.scenes import make_scene
     from volatility3_kdump.layout import Layouts
-    from volatility3_kdump.sample import containers
-    from volatility3_kdump.sample.contents import make_contents
-    from volatility3_kdump.sample.machine import Machine
-    from volatility3_kdump.sample.scene import Process, Resource, Thread, high_irql_fault
-    from volatility3_kdump.sample.scenes import make_scene
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     layouts = Layouts.load(kernel_table_path())
     scene = make_scene("locks", layouts)

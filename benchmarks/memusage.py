@@ -62,12 +62,12 @@ def rows(directory: Path) -> list[Row]:
 
 
 def _write(path: Path) -> None:
+    from kdump_sample import containers, paging
+    from kdump_sample.contents import make_contents
+    from kdump_sample.machine import Machine
+    from kdump_sample.scene import high_irql_fault
     from volatility3_kdump.layout import Layouts
-    from volatility3_kdump.sample import containers, paging
-    from volatility3_kdump.sample.contents import make_contents
-    from volatility3_kdump.sample.machine import Machine
-    from volatility3_kdump.sample.scene import high_irql_fault
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     layouts = Layouts.load(kernel_table_path())
     scene = dataclasses.replace(high_irql_fault(), memory=((_FIRST, _ENTRIES),))

@@ -74,12 +74,12 @@ def _ids() -> Iterator[int]:
 
 def write(path: Path) -> None:
     """The demonstration with many more processes and threads."""
+    from kdump_sample import containers
+    from kdump_sample.contents import make_contents
+    from kdump_sample.machine import Machine
+    from kdump_sample.scene import high_irql_fault
     from volatility3_kdump.layout import Layouts
-    from volatility3_kdump.sample import containers
-    from volatility3_kdump.sample.contents import make_contents
-    from volatility3_kdump.sample.machine import Machine
-    from volatility3_kdump.sample.scene import high_irql_fault
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     scene = high_irql_fault()
     notepad = next(process for process in scene.processes if process.image == "notepad.exe")
@@ -135,8 +135,8 @@ def _ours(path: Path) -> Values:
     import volatility3_kdump
     from volatility3_kdump.views.process import Processes, process_grid
     from volatility3_kdump.views.thread import Threads, thread_grid
-    from volatility3_kdump.windows.processes import process_addresses, thread_addresses
-    from volatility3_kdump.windows.stacks import StackWalker, walk_threads
+    from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
+    from volatility3_kdump.windows.stacks.stacks import StackWalker, walk_threads
 
     start = time.process_time()
     target = volatility3_kdump.open(path)
@@ -216,7 +216,7 @@ def _host_table(path: Path) -> Path:
 
     from volatility3.framework import contexts
 
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     document = json.loads(lzma.decompress(Path(kernel_table_path()).read_bytes()))
     while True:

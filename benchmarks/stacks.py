@@ -80,13 +80,13 @@ def rows(directory: Path) -> list[Row]:
 
 def _write(path: Path, threads: int = _THREADS) -> None:
     """The demonstration with a process of many waiting threads."""
+    from kdump_sample import containers
+    from kdump_sample.contents import make_contents
+    from kdump_sample.machine import Machine
+    from kdump_sample.scene import high_irql_fault
+    from kdump_sample.stacks import Frame
     from volatility3_kdump.layout import Layouts
-    from volatility3_kdump.sample import containers
-    from volatility3_kdump.sample.contents import make_contents
-    from volatility3_kdump.sample.machine import Machine
-    from volatility3_kdump.sample.scene import high_irql_fault
-    from volatility3_kdump.sample.stacks import Frame
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     scene = high_irql_fault()
     notepad = next(process for process in scene.processes if process.image == "notepad.exe")
@@ -127,7 +127,7 @@ def _addresses(threads: int) -> Iterator[int]:
 def _ours(path: Path) -> Values:
     """The worker: walk every stack without names and with them, and look many addresses up."""
     import volatility3_kdump
-    from volatility3_kdump.windows.stacks import walk_threads
+    from volatility3_kdump.windows.stacks.stacks import walk_threads
 
     found = {}
     for what, naming in (("unwound", False), ("named", True)):
@@ -162,7 +162,7 @@ def _ours(path: Path) -> Values:
 def _objects(path: Path) -> Values:
     """The worker: unwind the stacks of a few threads by objects of the host."""
     import volatility3_kdump
-    from volatility3_kdump.windows.stacks import thread_start
+    from volatility3_kdump.windows.stacks.stacks import thread_start
 
     target = volatility3_kdump.open(path)
     unwinder = _ObjectUnwinder(target, path.with_suffix(".isf.json"))

@@ -74,12 +74,12 @@ def rows(directory: Path) -> list[Row]:
 
 
 def _write(path: Path, kind: str) -> None:
+    from kdump_sample import containers, paging
+    from kdump_sample.contents import make_contents
+    from kdump_sample.machine import Machine
+    from kdump_sample.scene import high_irql_fault
     from volatility3_kdump.layout import Layouts
-    from volatility3_kdump.sample import containers, paging
-    from volatility3_kdump.sample.contents import make_contents
-    from volatility3_kdump.sample.machine import Machine
-    from volatility3_kdump.sample.scene import high_irql_fault
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     machine = Machine(high_irql_fault(), Layouts.load(kernel_table_path()))
     memory, physical = machine.work.memory, machine.work.physical
@@ -126,8 +126,8 @@ def _ours(path: Path, library: str) -> Values:
     import numpy  # noqa: F401
 
     import volatility3_kdump
-    from volatility3_kdump.analysis.yara_rules import load_rules
-    from volatility3_kdump.analysis.yara_scan import scan
+    from volatility3_kdump.findings.yara_rules import load_rules
+    from volatility3_kdump.findings.yara_scan import scan
     from volatility3_kdump.layers.present import SIGN, present_memory
 
     target = volatility3_kdump.open(path)

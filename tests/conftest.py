@@ -113,7 +113,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     made: dict[tuple[int, Path | None, str], Path] = {}
 
     def make(dump_type: int = 6, isf: str | Path | None = None, scene: str = "myfault") -> Path:
-        from volatility3_kdump.sample import write_sample
+        from kdump_sample import write_sample
 
         key = (dump_type, None if isf is None else Path(isf), scene)
         if key not in made:
@@ -129,7 +129,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def layouts() -> Layouts:
     """The layouts of the kernel whose symbol table the package ships."""
     from volatility3_kdump.layout import Layouts
-    from volatility3_kdump.symbols.tables import kernel_table_path
+    from volatility3_kdump.tables import kernel_table_path
 
     return Layouts.load(kernel_table_path())
 

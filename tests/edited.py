@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import volatility3_kdump
+from kdump_sample import containers
+from kdump_sample.contents import make_contents
+from kdump_sample.machine import Machine
+from kdump_sample.scene import Scene
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample import containers
-from volatility3_kdump.sample.contents import make_contents
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.scene import Scene
 from volatility3_kdump.target import Target
 
 PAGE = 0x1000

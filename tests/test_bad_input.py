@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from volatility3.framework import contexts
 
-from tests.dump import packing
+from tests.archives import packing
 from tests.layers import paging
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.plugin import PluginFailure

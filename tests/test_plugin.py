@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from volatility3.framework import contexts
 
-from volatility3_kdump.grid import KdumpGrid
 from volatility3_kdump.plugin import KdumpPlugin
 from volatility3_kdump.target import Target
+from volatility3_kdump.views.grid import KdumpGrid
 
 
 class Plain(KdumpPlugin):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
-from tests.dump import packing
+from tests.archives import packing
 from tests.layers import paging
 from volatility3_kdump.errors import KdumpError, KernelNotFound, NotACrashDump, SymbolsNotFound
 from volatility3_kdump.memory import Memory

@@ -12,9 +12,9 @@ from volatility3.framework.configuration import requirements
 import volatility3_kdump.layers
 import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with the host
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid
+from volatility3_kdump.escape import printable
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.escape import printable
+from volatility3_kdump.views.grid import KdumpGrid
 
 _LOCATION = "automagic.LayerStacker.single_location"
 

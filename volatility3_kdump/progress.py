@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from volatility3_kdump.text.escape import printable
+from volatility3_kdump.escape import printable
 
 #: Told the percentage done and what is being done, as the host's own callbacks.
 Progress = Callable[[float, str], None]

@@ -11,7 +11,7 @@ from typing import Any
 
 from volatility3.cli import text_renderer
 
-from volatility3_kdump.grid import KdumpGrid
+from volatility3_kdump.views.grid import KdumpGrid
 
 
 class WindbgRenderer(text_renderer.CLIRenderer):

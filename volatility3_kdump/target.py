@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from volatility3_kdump.archives.archive import shown
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
 from volatility3_kdump.dump import (
@@ -27,36 +28,37 @@ from volatility3_kdump.dump import (
     open_dump,
     parse_header,
 )
-from volatility3_kdump.dump.archive import shown
 from volatility3_kdump.errors import KdumpError, KernelNotFound
+from volatility3_kdump.images import modules as nt_modules
+from volatility3_kdump.images.image_files import ImageSet
+from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.progress import Progress
+from volatility3_kdump.stores.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, PathText, SearchPath
+from volatility3_kdump.stores.servers import KNOWN_HOSTS, Servers
 from volatility3_kdump.symbols.converted import table_from_pdb
-from volatility3_kdump.symbols.images import ImageSet
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
+from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
-from volatility3_kdump.symbols.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, PathText, SearchPath
-from volatility3_kdump.symbols.servers import KNOWN_HOSTS, Servers
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.symbols.types import TypeTable
-from volatility3_kdump.windows import kernel_regions, processes, processors, threads
-from volatility3_kdump.windows import modules as nt_modules
-from volatility3_kdump.windows.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
-from volatility3_kdump.windows.kernel_regions import KernelRange
-from volatility3_kdump.windows.modules import Module, UnloadedModule
-from volatility3_kdump.windows.pe import PeImage
-from volatility3_kdump.windows.processes import Process, Thread
-from volatility3_kdump.windows.processors import Processor
-from volatility3_kdump.windows.shared_data import SharedData, read_shared_data
+from volatility3_kdump.windows.machine import processors
+from volatility3_kdump.windows.machine.processors import Processor
+from volatility3_kdump.windows.machine.shared_data import SharedData, read_shared_data
+from volatility3_kdump.windows.memory import kernel_regions
+from volatility3_kdump.windows.memory.kernel_regions import KernelRange
+from volatility3_kdump.windows.processes import processes, threads
+from volatility3_kdump.windows.processes.processes import Process, Thread
 
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
-    from volatility3_kdump.dump.containers import Extracted
-    from volatility3_kdump.windows.pool import Pool
-    from volatility3_kdump.windows.stacks import StackWalker
+    from volatility3_kdump.archives.containers import Extracted
+    from volatility3_kdump.windows.memory.pool import Pool
+    from volatility3_kdump.windows.stacks.stacks import StackWalker
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
 
@@ -113,7 +115,7 @@ class Target:
 
         ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the
         kernel's table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in
-        the grammar of :mod:`volatility3_kdump.symbols.paths`; by default those of the debugger's environment variables
+        the grammar of :mod:`volatility3_kdump.stores.paths`; by default those of the debugger's environment variables
         ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Symbol servers that they name are asked unless
         ``offline`` is true; by default, the environment variable ``KDUMP_OFFLINE`` and the host's ``--offline`` decide.
         Of an archive, the dump inside is opened; ``member`` is
@@ -528,7 +530,7 @@ class Target:
     @functools.cached_property
     def walker(self) -> StackWalker:
         """Walks stacks; shared, so that what it learns of images serves every stack."""
-        from volatility3_kdump.windows.stacks import StackWalker
+        from volatility3_kdump.windows.stacks.stacks import StackWalker
 
         return StackWalker(self)
 
@@ -540,7 +542,7 @@ class Target:
     @functools.cached_property
     def pool(self) -> Pool:
         """Finds blocks of pool; shared, so that its tables are read once."""
-        from volatility3_kdump.windows.pool import Pool
+        from volatility3_kdump.windows.memory.pool import Pool
 
         return Pool(self)
 

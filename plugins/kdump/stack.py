@@ -7,7 +7,7 @@ from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.text.stacks import LAYOUTS
 from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
-from volatility3_kdump.windows import stacks
+from volatility3_kdump.windows.stacks import stacks
 
 
 class Stack(KdumpPlugin):

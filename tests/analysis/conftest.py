@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from kdump_sample import write_sample
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reasoning import Case
-from volatility3_kdump.sample import write_sample
 from volatility3_kdump.target import Target
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import data_directory
+from volatility3_kdump import tables
 from volatility3_kdump.analysis.bugcheck import describe, known_codes
-from volatility3_kdump.symbols import tables
 
 FACTS = data_directory().parent / "spec" / "bugchecks-facts.json"
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from volatility3_kdump.analysis.code import instructions_before, instructions_from
 from volatility3_kdump.cpu import amd64_unwind
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.names import Name
-from volatility3_kdump.windows.modules import Module
 
 BASE = 0xFFFFF80012340000
 

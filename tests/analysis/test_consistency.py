@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from kdump_sample import write_sample
+from kdump_sample.containers import write
+from kdump_sample.contents import make_contents
+from kdump_sample.machine import Machine
+from kdump_sample.scene import KernelStructure, Variable, high_irql_fault
 from volatility3_kdump.analysis import consistency
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reasoning import Case, reason
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample import write_sample
-from volatility3_kdump.sample.containers import write
-from volatility3_kdump.sample.contents import make_contents
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.scene import KernelStructure, Variable, high_irql_fault
 from volatility3_kdump.target import Target
 
 BASE, SIZE, FAULT = 0xFFFFF80060DA0000, 0x9000, 0x1981

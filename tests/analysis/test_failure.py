@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from kdump_sample.machine import Machine
+from kdump_sample.scenes import make_scene
+from kdump_sample.variants import crashing
 from tests.edited import edited, write_scene
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
 from volatility3_kdump.analysis.failure import (
@@ -24,9 +27,6 @@ from volatility3_kdump.analysis.failure import (
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.scenes import make_scene
-from volatility3_kdump.sample.variants import crashing
 from volatility3_kdump.target import Target
 
 TRAP_FRAME = 0xFFFFD48F77AF97E0

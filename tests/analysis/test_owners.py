@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volatility3_kdump import open as open_dump
+from volatility3_kdump import tables
 from volatility3_kdump.analysis.owners import (
     IGNORE,
     LAST,
@@ -18,7 +19,6 @@ from volatility3_kdump.analysis.owners import (
     parse,
 )
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.symbols import tables
 
 EXAMPLE = """\
 ; The form of the examples in the debugger's documentation.

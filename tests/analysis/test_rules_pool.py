@@ -16,8 +16,8 @@ from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reasoning import RULES, Case, reason
-from volatility3_kdump.windows.pool_header import block_before, read_header, tag_text
-from volatility3_kdump.windows.pte import mapped_address, parse_pte
+from volatility3_kdump.windows.memory.pool_header import block_before, read_header, tag_text
+from volatility3_kdump.windows.memory.pte import mapped_address, parse_pte
 
 POOL_PAGE, FREED = 0xFFFF91894EF70000, 0xFFFF91894EF72010
 DAMAGED = POOL_PAGE + 0x230

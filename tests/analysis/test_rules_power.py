@@ -12,6 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from kdump_sample import containers
+from kdump_sample.contents import make_contents
+from kdump_sample.machine import Machine
+from kdump_sample.scene import KernelStructure
+from kdump_sample.scenes import make_scene
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value, values
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
@@ -19,12 +24,7 @@ from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reasoning import RULES, Case, reason
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample import containers
-from volatility3_kdump.sample.contents import make_contents
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.scene import KernelStructure
-from volatility3_kdump.sample.scenes import make_scene
-from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 
 IRP, PDO, FILTER, FDO = 0xFFFF91894EF3A010, 0xFFFF91894EF40060, 0xFFFF91894EF41A40, 0xFFFF91894EF42B10

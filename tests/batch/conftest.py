@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.archives import cabinets
 from tests.batch.executors import Here
 from tests.batch.results import Line
-from tests.dump import cabinets
 from tests.test_bad_input import FATAL
 from volatility3_kdump import batch
 from volatility3_kdump.batch import task

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from volatility3_kdump import __version__, cli, sample
+import kdump_sample as sample
+from volatility3_kdump import __version__, cli
 from volatility3_kdump.errors import CorruptDump
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -116,6 +117,6 @@ def test_a_scene_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys:
 
 
 def test_the_default_scene_of_the_command_is_that_of_the_maker() -> None:
-    from volatility3_kdump.sample.scenes import DEFAULT
+    from kdump_sample.scenes import DEFAULT
 
     assert cli.DEFAULT_SCENE == DEFAULT

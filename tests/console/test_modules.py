@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.prompt import answer
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.windows.user_mode import UserMode, UserModule
+from volatility3_kdump.windows.processes.user_mode import UserMode, UserModule
 
 HEADER = "start             end                 module name"
 MYFAULT = "fffff800`60da0000 fffff800`60da9000   myfault     "

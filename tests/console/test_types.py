@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.prompt import answer
-from tests.symbols.made_pdb import kernel_pdb
+from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.symbols.kernel import PdbIdentity
-from volatility3_kdump.symbols.pdb import store_key
+from volatility3_kdump.symbols.pdb.names import store_key
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, DumpHeader, open_dump, parse_header
 from volatility3_kdump.dump.header import is_fill, sign_extend
 from volatility3_kdump.errors import CorruptDump, KdumpError, NotACrashDump, UnsupportedDump

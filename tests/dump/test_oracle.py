@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.dump import extents, open_dump
 
 kdmp_parser = pytest.importorskip("kdmp_parser", reason="the independent reader is not installed")

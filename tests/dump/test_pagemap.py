@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, CrashDump, FileSource, PageMap, extents, open_dump
 from volatility3_kdump.errors import CorruptDump
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, open_dump
 from volatility3_kdump.dump.tagged import tag_names, tagged_blobs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, Segment, SegmentMap, TriageDump, open_dump
 from volatility3_kdump.errors import CorruptDump
 

@@ -85,7 +85,7 @@ def test_pseudo_registers_of_the_crash(target: Target) -> None:
     bug_check = target.symbol("KeBugCheckEx")
     assert target.crash_process is not None
     assert target.crash_thread is not None
-    frames = target.walker.walk(volatility3_kdump.windows.stacks.crash_start(target), 2).frames
+    frames = target.walker.walk(volatility3_kdump.windows.stacks.stacks.crash_start(target), 2).frames
     expected = {
         "$ip": bug_check,
         "$eventip": bug_check,

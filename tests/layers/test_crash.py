@@ -12,7 +12,7 @@ import pytest
 from volatility3.framework import contexts, exceptions
 from volatility3.framework.layers import crash, physical, scanners
 
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, LayerSource, source_of
 
 PFNS = [1, 2, 3, 9, 0x10, 0x11, 0x3F, 0x40, 0x41, 0x60, 0x1FE, 0x1FF, 0x200]

@@ -14,7 +14,7 @@ from volatility3.framework import contexts
 from volatility3.framework.layers import intel, physical
 
 import volatility3_kdump
-from tests.dump import packing
+from tests.archives import packing
 from tests.layers import paging
 from tests.layers.test_translation import bits_of, virtual_layer
 from volatility3_kdump.errors import Unreadable

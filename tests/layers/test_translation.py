@@ -10,7 +10,7 @@ from volatility3.framework import contexts, exceptions
 from volatility3.framework.layers import intel, physical
 
 import volatility3_kdump
-from tests.dump import packing
+from tests.archives import packing
 from tests.layers import paging
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.layers.kernel import reader_of

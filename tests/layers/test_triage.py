@@ -11,7 +11,7 @@ from volatility3.framework import contexts, exceptions
 from volatility3.framework.layers import physical
 
 import volatility3_kdump
-from tests.dump import packing
+from tests.archives import packing
 from volatility3_kdump.dump import SegmentMap
 from volatility3_kdump.layers.triage import KdumpTriageLayer, triage_segments
 

@@ -18,7 +18,7 @@ import pytest
 from volatility3.framework import contexts
 
 import volatility3_kdump
-from tests.dump import cabinets, packing
+from tests.archives import cabinets, packing
 from tests.layers import paging
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layers.present import present_memory, signed

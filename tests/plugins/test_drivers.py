@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
-from tests.dump import packing
+from kdump_sample import pe
+from kdump_sample.machine import Machine
+from kdump_sample.scene import high_irql_fault
+from tests.archives import packing
 from tests.output import lines
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample import pe
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.scene import high_irql_fault
-from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.drivers import drivers_grid
 

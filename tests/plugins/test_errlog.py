@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import volatility3_kdump
+from kdump_sample.scenes import error_log as scene
 from tests.edited import edited
-from volatility3_kdump.sample.scenes import error_log as scene
 from volatility3_kdump.views import error_log
 from volatility3_kdump.views.error_log import errlog_grid
 

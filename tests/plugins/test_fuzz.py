@@ -20,8 +20,8 @@ import pytest
 from volatility3.framework import contexts
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
 from volatility3_kdump.plugin import PluginFailure
-from volatility3_kdump.text.escape import printable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECONDS = float(os.environ.get("KDUMP_FUZZ_SECONDS", "0"))

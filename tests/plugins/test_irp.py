@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 
 import volatility3_kdump
-from volatility3_kdump.analysis.requests import view_irp
+from kdump_sample import containers
+from kdump_sample.contents import make_contents
+from kdump_sample.machine import Machine
+from kdump_sample.scene import DriverObject, Scene, high_irql_fault
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.findings.requests import view_irp
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample import containers
-from volatility3_kdump.sample.contents import make_contents
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.scene import DriverObject, Scene, high_irql_fault
-from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.views import irp as views
 from volatility3_kdump.views.drivers import drivers_grid
-from volatility3_kdump.windows.drivers import BY_DEVICE, driver_objects
-from volatility3_kdump.windows.io import device_stack, driver_devices, read_driver, read_irp
-from volatility3_kdump.windows.namespace import object_name, object_type, read_directory
+from volatility3_kdump.windows.io.drivers import BY_DEVICE, driver_objects
+from volatility3_kdump.windows.io.requests import device_stack, driver_devices, read_driver, read_irp
+from volatility3_kdump.windows.processes.namespace import object_name, object_type, read_directory
 
 CONTROL, NOTIFY = 0xFFFF91894ED94D70, 0xFFFF91894E250A60
 PDO, FILTER, PROCESSOR_FDO, ROOT_PDO = 0xFFFF91894E233060, 0xFFFF91894E234A20, 0xFFFF91894E236A20, 0xFFFF91894E232060

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from kdump_sample.scenes import locks as scene
+from kdump_sample.scenes import waits
 from tests.edited import edited
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.sample.scenes import locks as scene
-from volatility3_kdump.sample.scenes import waits
 from volatility3_kdump.text import locks as text
 from volatility3_kdump.views import locks
-from volatility3_kdump.windows.resources import Owner, Resource, Waiter
+from volatility3_kdump.windows.processes.resources import Owner, Resource, Waiter
 
 Sample = Callable[..., Path]
 RunVol = Callable[..., "subprocess.CompletedProcess[str]"]

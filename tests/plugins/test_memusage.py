@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 import volatility3_kdump
+from kdump_sample.machine import Machine
+from kdump_sample.page_frames import ACTIVE, MODIFIED, MODIFIED_NO_WRITE, STANDBY, TRANSITION, Frame
+from kdump_sample.scene import KernelStructure
+from kdump_sample.scenes import make_scene
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
 from tests.output import lines
-from volatility3_kdump.analysis.page_owners import MemoryUsage, Use, memory_usage
+from volatility3_kdump.findings.page_owners import MemoryUsage, Use, memory_usage
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample.machine import Machine
-from volatility3_kdump.sample.page_frames import ACTIVE, MODIFIED, MODIFIED_NO_WRITE, STANDBY, TRANSITION, Frame
-from volatility3_kdump.sample.scene import KernelStructure
-from volatility3_kdump.sample.scenes import make_scene
-from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.text import memusage as text
 
 NAMES = ("Zeroed", "Free", "Standby", "Modified", "ModifiedNoWrite", "Bad", "Active/Valid", "Transition")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from kdump_sample.scenes import waits as scene
 from tests.edited import edited
 from tests.output import lines
-from volatility3_kdump.sample.scenes import waits as scene
-from volatility3_kdump.windows.ready import processor_states, shared_queues
+from volatility3_kdump.windows.processes.ready import processor_states, shared_queues
 
 
 def test_processors_of_the_session(sample, run_vol) -> None:

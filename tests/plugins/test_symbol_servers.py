@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.symbols.server import running
+from tests.stores.server import running
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

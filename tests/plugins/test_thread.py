@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from kdump_sample.scenes import waits as scene
 from tests import transcript
 from tests.output import lines, rows
-from volatility3_kdump.sample.scenes import waits as scene
 
 
 def test_the_thread_of_the_crash_by_default(sample, run_vol) -> None:

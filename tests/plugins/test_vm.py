@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from kdump_sample.memory_use import MemoryUse, PageFile
+from kdump_sample.scene import high_irql_fault
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
 from tests.output import lines
-from volatility3_kdump.analysis.memory_use import memory_use
+from volatility3_kdump.findings.memory_use import memory_use
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.sample.memory_use import MemoryUse, PageFile
-from volatility3_kdump.sample.scene import high_irql_fault
-from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.text import vm as text
-from volatility3_kdump.windows import memory_counters
+from volatility3_kdump.windows.memory import memory_counters
 
 #: Counters that no kernel has.
 NOWHERE = {"Locked IO Pages", "NonPagedPoolNx Usage", "SkPagesInUnchargedSlabs"}

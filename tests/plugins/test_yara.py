@@ -13,13 +13,13 @@ import pytest
 
 import volatility3_kdump
 from tests.edited import edited
-from volatility3_kdump.analysis.yara_rules import YARA_PYTHON, YARA_X, load_rules
-from volatility3_kdump.analysis.yara_scan import scan
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.findings.yara_rules import YARA_PYTHON, YARA_X, load_rules
+from volatility3_kdump.findings.yara_scan import scan
 from volatility3_kdump.layers.present import SIGN, present_memory
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.yara import Scope, yara_grid
-from volatility3_kdump.windows.processes import process_addresses, read_process, thread_addresses
+from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
 
 #: What the made machines and real dumps have plenty of. No condition needs two strings: those meet in one chunk of ours
 #: where the host scans every physical stretch by itself.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from volatility3_kdump.images.image_files import Pieces
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.symbols.images import Pieces
-from volatility3_kdump.windows.modules import Module
 
 IMAGES = (
     "x64/nested_collided.exe",

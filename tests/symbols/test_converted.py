@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import volatility3_kdump
-from tests.symbols.made_pdb import kernel_pdb
-from volatility3_kdump.dump.cache import default_directory
+from tests.symbols.pdb.made_pdb import kernel_pdb
+from volatility3_kdump.archives.cache import default_directory
+from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.converted import directory, table_from_pdb
 from volatility3_kdump.symbols.kernel import PdbIdentity
-from volatility3_kdump.symbols.paths import SearchPath
-from volatility3_kdump.symbols.pdb import store_key
+from volatility3_kdump.symbols.pdb.names import store_key
 
 XCPT4 = PdbIdentity("xcpt4.pdb", "C8C2329E0E9949E68B6F132BECA69E7E", 1, "test")
 

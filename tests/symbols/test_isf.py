@@ -18,7 +18,7 @@ from volatility3_kdump.layout import LayoutError
 from volatility3_kdump.symbols import isf
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file, relative_names
 from volatility3_kdump.symbols.kernel import PdbIdentity
-from volatility3_kdump.symbols.tables import kernel_table_path
+from volatility3_kdump.tables import kernel_table_path
 
 GUID = "0123456789ABCDEF0123456789ABCDEF"
 KERNEL = PdbIdentity("ntkrnlmp.pdb", GUID, 1, "test")

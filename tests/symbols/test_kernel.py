@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.dump import packing
+from tests.archives import packing
+from volatility3_kdump import tables
 from volatility3_kdump.dump import BytesSource, CrashDump, open_dump
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.symbols import tables
+from volatility3_kdump.symbols.kdbg import DebuggerData
 from volatility3_kdump.symbols.kernel import find_kernel
-from volatility3_kdump.windows.kdbg import DebuggerData
 
 BASE = 0xFFFFF80361000000
 MACHINE = 0x8664

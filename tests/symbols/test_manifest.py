@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
-from tests.symbols.server import SymbolServer, answer, running
+from tests.stores.server import SymbolServer, answer, running
 from volatility3_kdump import cli
 from volatility3_kdump.cli import symbols
+from volatility3_kdump.stores.paths import SearchPath
+from volatility3_kdump.stores.servers import Limits, Servers
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, into_store, lines_of, read
-from volatility3_kdump.symbols.paths import SearchPath
-from volatility3_kdump.symbols.servers import Limits, Servers
 
 HEAD = json.dumps({"manifest": "volatility3-kdump symbols", "version": 1})
 #: A busy machine may keep an answer waiting; nothing here is silent on purpose.

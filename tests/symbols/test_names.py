@@ -14,14 +14,14 @@ import pefile
 import pytest
 
 import volatility3_kdump
+from volatility3_kdump.images.image_files import ImageSet, Pieces
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.images.pe import PeImage, Section
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.symbols.images import ImageSet, Pieces
+from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.names import AddressNames, Name
-from volatility3_kdump.symbols.paths import SearchPath
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable, isf_symbols
-from volatility3_kdump.windows.modules import Module
-from volatility3_kdump.windows.pe import PeImage, Section
 
 MakeMemory = Callable[..., "tuple[Memory, Pieces]"]
 MakeModule = Callable[..., Module]

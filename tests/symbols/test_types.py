@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.symbols.pdb import PdbFile
-from volatility3_kdump.symbols.pdb_types import document_of
+from volatility3_kdump.symbols.pdb.names import PdbFile
+from volatility3_kdump.symbols.pdb.types import document_of
 from volatility3_kdump.symbols.types import TypeTable
 
 DATA = Path(__file__).parent / "data"

@@ -11,8 +11,8 @@ from tests import transcript
 from tests.edited import edited
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
-from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.stacks import Frame, Stack
+from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.stacks import Frame, Stack
 
 #: (Child-SP, RetAddr, arguments, call site) of the published crash stack.
 PUBLISHED = [

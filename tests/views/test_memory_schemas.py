@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from volatility3_kdump.analysis import memory_use
+from volatility3_kdump.findings import memory_use
 from volatility3_kdump.views import memusage, vm
 
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from volatility3_kdump.analysis import yara_scan
+from volatility3_kdump.findings import yara_scan
 from volatility3_kdump.views import yara
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "yara-schema.md"

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.bugcheck import Argument
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
-from volatility3_kdump.analysis.regions import region_of
 from volatility3_kdump.cpu.exception import code_name, code_text
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows import io
-from volatility3_kdump.windows.modules import Module, debugger_name
-from volatility3_kdump.windows.pool_header import tag_text
-from volatility3_kdump.windows.processes import read_process, read_thread
+from volatility3_kdump.findings.regions import region_of
+from volatility3_kdump.images.modules import Module, debugger_name
+from volatility3_kdump.windows.io import requests as io
+from volatility3_kdump.windows.memory.pool_header import tag_text
+from volatility3_kdump.windows.processes.processes import read_process, read_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

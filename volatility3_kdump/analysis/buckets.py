@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from volatility3_kdump import tables
 from volatility3_kdump.analysis.bugcheck import BugCheck
-from volatility3_kdump.symbols import tables
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.symbols import tables
+from volatility3_kdump import tables
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

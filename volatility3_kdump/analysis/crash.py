@@ -18,9 +18,9 @@ from volatility3_kdump.analysis.failure import Failure, find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
 from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
-from volatility3_kdump.windows.processes import Process, Thread, read_process, read_thread
-from volatility3_kdump.windows.processors import Processor
-from volatility3_kdump.windows.stacks import NoStack, Stack, context_start, crash_start, thread_start
+from volatility3_kdump.windows.machine.processors import Processor
+from volatility3_kdump.windows.processes.processes import Process, Thread, read_process, read_thread
+from volatility3_kdump.windows.stacks.stacks import NoStack, Stack, context_start, crash_start, thread_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

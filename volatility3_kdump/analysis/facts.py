@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.dump.smbios import machine_information
-from volatility3_kdump.windows.modules import Module
-from volatility3_kdump.windows.version import windows_name
-from volatility3_kdump.windows.version_resource import image_version
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.images.version_resource import image_version
+from volatility3_kdump.windows.machine.version import windows_name
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from volatility3_kdump import tables
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
@@ -26,9 +27,8 @@ from volatility3_kdump.cpu.exception import (
 )
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.symbols import tables
-from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.modules import Module, UnloadedModule
+from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.windows.stacks import stacks
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -8,15 +8,6 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.failure import crash_stack, trap_frames
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
-from volatility3_kdump.analysis.regions import (
-    KERNEL,
-    NON_CANONICAL,
-    NULL_PAGE,
-    UNLOADED,
-    Region,
-    address_bits,
-    region_of,
-)
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
@@ -30,8 +21,17 @@ from volatility3_kdump.cpu.exception import (
     parse_exception_record,
     record_size,
 )
-from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.kernel_regions import PAGED_POOL, SPECIAL_POOL
+from volatility3_kdump.findings.regions import (
+    KERNEL,
+    NON_CANONICAL,
+    NULL_PAGE,
+    UNLOADED,
+    Region,
+    address_bits,
+    region_of,
+)
+from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
+from volatility3_kdump.windows.stacks import stacks
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

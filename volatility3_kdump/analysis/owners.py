@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from volatility3_kdump import tables
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.symbols import tables
 
 #: Strengths of an owner, weakest first. A stronger one anywhere on the stack beats a weaker one above it.
 IGNORE, LAST_IGNORE, LAST, MAYBE, PLAIN = "ignore", "last_ignore", "last", "maybe", "plain"

@@ -26,8 +26,8 @@ from volatility3_kdump.analysis.owners import (
     Ownership,
 )
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
-from volatility3_kdump.windows.modules import debugger_name
-from volatility3_kdump.windows.stacks import SCAN, Stack
+from volatility3_kdump.images.modules import debugger_name
+from volatility3_kdump.windows.stacks.stacks import SCAN, Stack
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -96,7 +96,7 @@ def _walk(directory: str) -> Iterator[tuple[str, str | None]]:
 
 def look_at(path: str, explicit: bool) -> File | None:
     """What a file is; ``None`` for one of a directory that is neither a dump nor an archive."""
-    from volatility3_kdump.dump.containers import recognise
+    from volatility3_kdump.archives.containers import recognise
 
     try:
         status = os.stat(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from volatility3_kdump import __version__
 from volatility3_kdump.batch.task import SCHEMA, Line
-from volatility3_kdump.text.escape import printable
+from volatility3_kdump.escape import printable
 
 #: Example files that the summary names for each group.
 EXAMPLES = 5

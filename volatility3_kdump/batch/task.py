@@ -19,7 +19,7 @@ from typing import Any
 from volatility3_kdump import __version__
 from volatility3_kdump.batch.files import File
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.text.escape import printable
+from volatility3_kdump.escape import printable
 
 #: Version of what a line says besides the analysis.
 SCHEMA = 1
@@ -57,7 +57,7 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
     ``member`` is the dump in an archive. Where the file has one of the ``known`` hashes, the line is
     only ``{"same": HASH}``. Whatever goes wrong is in the line.
     """
-    from volatility3_kdump.dump.cache import releasing
+    from volatility3_kdump.archives.cache import releasing
 
     started = time.perf_counter()
     facts: dict[str, Any] = {"member": member_facts(member)}
@@ -109,7 +109,7 @@ def member_facts(member: Inside | None) -> dict[str, Any] | None:
 
 def _digest(file: File) -> str:
     if file.archive:
-        from volatility3_kdump.dump.containers import digest_of
+        from volatility3_kdump.archives.containers import digest_of
 
         return digest_of(Path(file.path))
     state = hashlib.sha256()
@@ -124,7 +124,7 @@ def dumps_inside(file: File, options: Options, known: Sequence[str] = ()) -> Lin
 
     The hash is there if it is one of the ``known`` ones. Where the archive cannot be listed, this is its line.
     """
-    from volatility3_kdump.dump.containers import dump_members
+    from volatility3_kdump.archives.containers import dump_members
 
     started = time.perf_counter()
     facts: dict[str, Any] = {}

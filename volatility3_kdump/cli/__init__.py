@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def write_sample(out: Path, dump_type: int, isf: Path | None, scene: str) -> int:
     """``kdump sample``."""
-    from volatility3_kdump import sample
+    import kdump_sample as sample
 
     try:
         sample.write_sample(out, dump_type, isf, scene)

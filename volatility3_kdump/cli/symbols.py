@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TextIO
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
 from volatility3_kdump.progress import ProgressLine
+from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
+from volatility3_kdump.stores.servers import MICROSOFT, Limits, Servers
 from volatility3_kdump.symbols.manifest import ManifestError, fetch, lines_of, read
-from volatility3_kdump.symbols.paths import SYMBOL_PATH_VARIABLE, SearchPath
-from volatility3_kdump.symbols.servers import MICROSOFT, Limits, Servers
-from volatility3_kdump.text.escape import printable
 
 #: More patient than a view is: whoever fetches waits for the files.
 _LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)

@@ -14,9 +14,9 @@ from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.commands.control import opening
 from volatility3_kdump.console.session import Session, refuse_same_file
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable, terminal_line
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.text import banner
-from volatility3_kdump.text.escape import printable, terminal_line
 
 _INTERRUPTED = 130
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.expressions import TargetNames
     from volatility3_kdump.target import Target
-    from volatility3_kdump.windows.stacks import Start
+    from volatility3_kdump.windows.stacks.stacks import Start
 
 #: KD's default of ``.kframes``.
 DEFAULT_FRAMES = 0x100
@@ -100,14 +100,14 @@ class OpenDump:
         if thread is None or (crashed is not None and crashed.address == thread):
             process = self.target.crash_process
             return process.address if process is not None else None
-        from volatility3_kdump.windows.processes import read_thread
+        from volatility3_kdump.windows.processes.processes import read_thread
 
         return read_thread(self.target, thread).process
 
     def choose_process(self, address: int | None) -> bool:
         """Make a process current, ``None`` for that of the crash. Whether its user memory can be read."""
-        from volatility3_kdump.windows.processes import read_process
-        from volatility3_kdump.windows.user_mode import process_memory
+        from volatility3_kdump.windows.processes.processes import read_process
+        from volatility3_kdump.windows.processes.user_mode import process_memory
 
         self.state.process = address
         self.process_memory = None
@@ -215,7 +215,7 @@ class Session:
 
     def reload(self) -> None:
         """Read the symbols of every dump anew, with the paths as they are now; the state of commands stays."""
-        from volatility3_kdump.symbols.servers import KNOWN_HOSTS
+        from volatility3_kdump.stores.servers import KNOWN_HOSTS
 
         KNOWN_HOSTS.forget()
         for dump in self.dumps:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from volatility3_kdump.console.commands import registry
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.text.escape import printable
+from volatility3_kdump.escape import printable
 
 _MORE = "-- more: space for a page, Enter for a line, q to stop --"
 _MOST_COMPLETIONS = 200

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from volatility3_kdump import tables
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump, NotACrashDump
-from volatility3_kdump.symbols import tables
 
 PAGE_SIZE = 0x1000
 

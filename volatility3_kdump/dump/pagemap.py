@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from volatility3_kdump import tables
 from volatility3_kdump.dump.header import DumpHeader, DumpType
 from volatility3_kdump.dump.segments import Segment, disjoint
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump, UnsupportedDump
-from volatility3_kdump.symbols import tables
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ import functools
 import uuid
 from dataclasses import dataclass
 
+from volatility3_kdump import tables
 from volatility3_kdump.dump.source import Source
-from volatility3_kdump.symbols import tables
 
 _MAGIC = b"DumpBlob"
 _MOST_BLOBS = 4096

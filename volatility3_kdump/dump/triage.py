@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from volatility3_kdump import tables
 from volatility3_kdump.dump.header import DumpHeader, is_fill, sign_extend
 from volatility3_kdump.dump.segments import Segment
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump
-from volatility3_kdump.symbols import tables
 
 _MARKER = b"TRGD"
 _MOST_UNLOADED = 50

@@ -11,8 +11,8 @@ from volatility3_kdump.memory import PAGE_SIZE, Memory
 
 if TYPE_CHECKING:
     from volatility3_kdump.cpu.context import Context
+    from volatility3_kdump.images.modules import Module
     from volatility3_kdump.target import Target
-    from volatility3_kdump.windows.modules import Module
 
 #: The most bytes that ``$vvalid`` looks at.
 _LONGEST_RANGE = 1 << 28
@@ -158,7 +158,7 @@ class TargetNames:
         return value
 
     def _return_address(self) -> int | None:
-        from volatility3_kdump.windows.stacks import start_at
+        from volatility3_kdump.windows.stacks.stacks import start_at
 
         context = self._context()
         if context.ip is None or context.sp is None:
@@ -175,13 +175,13 @@ class TargetNames:
         return header.bug_check_code if index is None else header.bug_check_parameters[index]
 
     def _of_process(self, attribute: str) -> int | None:
-        from volatility3_kdump.windows.processes import read_process
+        from volatility3_kdump.windows.processes.processes import read_process
 
         address = self._scope.process
         return None if address is None else getattr(read_process(self._target, address), attribute)
 
     def _of_thread(self, attribute: str) -> int | None:
-        from volatility3_kdump.windows.threads import read_thread
+        from volatility3_kdump.windows.processes.threads import read_thread
 
         address = self._scope.thread
         return None if address is None else getattr(read_thread(self._target, address), attribute)

@@ -11,8 +11,8 @@ from volatility3.framework import constants, exceptions, interfaces
 from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import intel, physical
 
+from volatility3_kdump.archives.containers import Extracted, extract_member, is_container, open_container
 from volatility3_kdump.dump import FileSource
-from volatility3_kdump.dump.containers import Extracted, extract_member, is_container, open_container
 from volatility3_kdump.errors import KdumpError, MemberNotChosen
 from volatility3_kdump.progress import Progress
 

@@ -11,8 +11,8 @@ from volatility3.framework.automagic import pdbscan
 from volatility3_kdump.dump import PAGE_SIZE
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.symbols.kdbg import read_debugger_data
 from volatility3_kdump.symbols.kernel import find_kernel
-from volatility3_kdump.windows.kdbg import read_debugger_data
 
 vollog = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from volatility3_kdump.dump import CrashDump, Segment, SegmentMap, open_dump
 from volatility3_kdump.dump.header import sign_extend
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.layers.crash import source_of
-from volatility3_kdump.windows.kdbg import DebuggerData, parse_debugger_data
+from volatility3_kdump.symbols.kdbg import DebuggerData, parse_debugger_data
 
 
 class KdumpTriageLayer(linear.LinearlyMappedLayer):

@@ -12,14 +12,14 @@ import os
 import tempfile
 from pathlib import Path
 
-from volatility3_kdump.dump.cache import default_directory
+from volatility3_kdump.archives.cache import default_directory
 from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.isf import load_table, relative_names
 from volatility3_kdump.symbols.kernel import PdbIdentity
-from volatility3_kdump.symbols.msf import CorruptPdb
-from volatility3_kdump.symbols.paths import SearchPath
-from volatility3_kdump.symbols.pdb import PdbRefused, find_pdb_file, open_pdb
-from volatility3_kdump.symbols.pdb_types import document_of
+from volatility3_kdump.symbols.pdb.msf import CorruptPdb
+from volatility3_kdump.symbols.pdb.names import PdbRefused, find_pdb_file, open_pdb
+from volatility3_kdump.symbols.pdb.types import document_of
 
 _VERSION = 1
 

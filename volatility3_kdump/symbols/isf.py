@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
+from volatility3_kdump import tables
 from volatility3_kdump.layout import LayoutError, Layouts
-from volatility3_kdump.symbols import tables
 from volatility3_kdump.symbols.kernel import PdbIdentity
 
 #: Suffix of a file and what makes a readable stream of its bytes.

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from volatility3_kdump import tables
 from volatility3_kdump.dump import CrashDump
 from volatility3_kdump.dump.header import sign_extend
-from volatility3_kdump.symbols import tables
-from volatility3_kdump.windows.kdbg import DebuggerData
-from volatility3_kdump.windows.pe import CodeView, PeImage, code_view, parse_headers
+from volatility3_kdump.images.pe import CodeView, PeImage, code_view, parse_headers
+from volatility3_kdump.symbols.kdbg import DebuggerData
 
 ReadMemory = Callable[[int, int], "bytes | None"]
 

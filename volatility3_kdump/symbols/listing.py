@@ -10,8 +10,8 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.wildcards import Wildcard
 
 if TYPE_CHECKING:
+    from volatility3_kdump.images.modules import Module
     from volatility3_kdump.target import Target
-    from volatility3_kdump.windows.modules import Module
 
 
 class Symbol(NamedTuple):

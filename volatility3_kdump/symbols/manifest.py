@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.symbols import stores
-from volatility3_kdump.symbols.images import FileImage, ImageRefused, check_image, image_key, image_names
+from volatility3_kdump.images.image_files import FileImage, ImageRefused, check_image, image_key, image_names
+from volatility3_kdump.images.pe import code_view
+from volatility3_kdump.stores import stores
+from volatility3_kdump.stores.paths import Element, SearchPath, safe_file_name
 from volatility3_kdump.symbols.kernel import PdbIdentity
-from volatility3_kdump.symbols.paths import Element, SearchPath, safe_file_name
-from volatility3_kdump.symbols.pdb import find_pdb_file, store_key
-from volatility3_kdump.windows.pe import code_view
+from volatility3_kdump.symbols.pdb.names import find_pdb_file, store_key
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

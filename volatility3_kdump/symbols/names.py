@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
-from volatility3_kdump.windows.modules import Module
-from volatility3_kdump.windows.pe import PeImage
 
 if TYPE_CHECKING:
     import numpy as np

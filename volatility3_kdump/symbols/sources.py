@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volatility3_kdump.images.exports import read_exports
+from volatility3_kdump.images.image_files import ModuleImage
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.images.pe import code_view
 from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.converted import table_from_pdb
-from volatility3_kdump.symbols.exports import read_exports
-from volatility3_kdump.symbols.images import ModuleImage
 from volatility3_kdump.symbols.isf import load_table
 from volatility3_kdump.symbols.kernel import PdbIdentity
-from volatility3_kdump.symbols.paths import SearchPath
-from volatility3_kdump.symbols.pdb import find_pdb
-from volatility3_kdump.symbols.undecorate import undecorate_cpp
-from volatility3_kdump.windows.modules import Module
-from volatility3_kdump.windows.pe import code_view
+from volatility3_kdump.symbols.pdb.names import find_pdb
+from volatility3_kdump.symbols.pdb.undecorate import undecorate_cpp
 
 #: Start of the decorated names of string literals, which public symbols list among functions.
 _LITERAL = "??_C@"

@@ -12,7 +12,7 @@ from volatility3_kdump.cpu.exception import (
     accessed_address,
     code_text,
 )
-from volatility3_kdump.symbols.tables import fast_fail_codes
+from volatility3_kdump.tables import fast_fail_codes
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.bugcheck import box, explanation
 from volatility3_kdump.text.registers import absent_code_line, code_line, register_block

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.dump import DumpType
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time, uptime
-from volatility3_kdump.windows.version import architecture_name, product_name, suite_names, windows_name
+from volatility3_kdump.windows.machine.version import architecture_name, product_name, suite_names, windows_name
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -8,13 +8,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 
-from volatility3_kdump.analysis.image_check import Difference, ImageCheck
+from volatility3_kdump.findings.image_check import Difference, ImageCheck
+from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.images.version_resource import ImageVersion
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
-from volatility3_kdump.windows.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
-from volatility3_kdump.windows.modules import Module, UnloadedModule
-from volatility3_kdump.windows.user_mode import UserModule
-from volatility3_kdump.windows.version_resource import ImageVersion
+from volatility3_kdump.windows.io.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
+from volatility3_kdump.windows.processes.user_mode import UserModule
 
 _PAGE_KB = 4
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

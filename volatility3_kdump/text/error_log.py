@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
-from volatility3_kdump.windows.error_log import Code, ErrorLog, ErrorLogEntry, Packet, event_code, status_code
-from volatility3_kdump.windows.io import major_name
+from volatility3_kdump.windows.io.error_log import Code, ErrorLog, ErrorLogEntry, Packet, event_code, status_code
+from volatility3_kdump.windows.io.requests import major_name
 
 NONE = "no pending entries"
 _LABEL = 18

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.whea import ErrorRecord, Section
+from volatility3_kdump.windows.machine.whea import ErrorRecord, Section
 
 _THICK, _THIN = "=" * 79, "-" * 79
 _WIDTH = 14

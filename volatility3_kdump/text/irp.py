@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.analysis.requests import NOWHERE, Dispatch, IrpView, LocationView
+from volatility3_kdump.findings.requests import NOWHERE, Dispatch, IrpView, LocationView
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.io import (
+from volatility3_kdump.windows.io.requests import (
     ON_CANCEL,
     ON_ERROR,
     ON_SUCCESS,

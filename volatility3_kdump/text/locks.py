@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.resources import Owner, Resource, Waiter
+from volatility3_kdump.windows.processes.resources import Owner, Resource, Waiter
 
 HEADING = "**** DUMP OF ALL RESOURCE OBJECTS ****"
 SCANNING = "KD: Scanning for held locks...."

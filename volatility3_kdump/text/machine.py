@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.dump.smbios import MachineInformation
-from volatility3_kdump.windows.processors import ProcessorModel
+from volatility3_kdump.windows.machine.processors import ProcessorModel
 
 #: KD's columns without those that only a running machine has (MSR 8B) or that are not documented (ArchitectureClass).
 _MODEL_HEADER = "CP  F/M/S Manufacturer  MHz PRCB Signature   Features"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.numbers import characters
-from volatility3_kdump.windows.contents import Stretch
+from volatility3_kdump.windows.memory.contents import Stretch
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.analysis.page_owners import DRIVER, IMAGE, MAPPED_FILE, PROCESS, SECTION, MemoryUsage, Use
+from volatility3_kdump.findings.page_owners import DRIVER, IMAGE, MAPPED_FILE, PROCESS, SECTION, MemoryUsage, Use
 
 _KILOBYTES = 4
 

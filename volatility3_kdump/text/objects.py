@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.namespace import Directory
-from volatility3_kdump.windows.objects import Handle, ObjectInfo
+from volatility3_kdump.windows.processes.namespace import Directory
+from volatility3_kdump.windows.processes.objects import Handle, ObjectInfo
 
 
 def object_lines(found: ObjectInfo, size: int = 8) -> Iterator[str]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from volatility3_kdump.analysis.pool_tags import Candidate, TagFile, TagName
+from volatility3_kdump.findings.pool_tags import Candidate, TagFile, TagName
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.big_pool import BigPage
-from volatility3_kdump.windows.kernel_regions import NONPAGED_POOL, PAGED_POOL, SESSION, SPECIAL_POOL
-from volatility3_kdump.windows.pool import ALLOCATED, FREE, PoolBlock, PoolPage, Unplaced
-from volatility3_kdump.windows.pool_usage import PoolUsage, TagUse, Use
+from volatility3_kdump.windows.memory.big_pool import BigPage
+from volatility3_kdump.windows.memory.kernel_regions import NONPAGED_POOL, PAGED_POOL, SESSION, SPECIAL_POOL
+from volatility3_kdump.windows.memory.pool import ALLOCATED, FREE, PoolBlock, PoolPage, Unplaced
+from volatility3_kdump.windows.memory.pool_usage import PoolUsage, TagUse, Use
 
 #: The words of the sort orders.
 SORTED = {

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import span
-from volatility3_kdump.windows.processes import Process
-from volatility3_kdump.windows.threads import (
+from volatility3_kdump.windows.processes.processes import Process
+from volatility3_kdump.windows.processes.threads import (
     DEFERRED_READY,
     IMPERSONATION_LEVELS,
     MUTANT,

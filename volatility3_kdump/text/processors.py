@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.dpcs import Dpc, DpcQueue
-from volatility3_kdump.windows.processors import ControlRegion
+from volatility3_kdump.windows.machine.dpcs import Dpc, DpcQueue
+from volatility3_kdump.windows.machine.processors import ControlRegion
 
 _WIDTH = 19
 

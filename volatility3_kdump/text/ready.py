@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.processes import thread_line
-from volatility3_kdump.windows.ready import ProcessorState, ReadyQueue
-from volatility3_kdump.windows.threads import Thread
+from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue
+from volatility3_kdump.windows.processes.threads import Thread
 
 #: Names of the interrupt request levels of x64; those between are device levels.
 _IRQLS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.analysis.regions import Region
+from volatility3_kdump.findings.regions import Region
 from volatility3_kdump.text.addresses import pointer
 
 

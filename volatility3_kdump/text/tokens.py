@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.threads import IMPERSONATION_LEVELS
-from volatility3_kdump.windows.tokens import Privilege, Sid, Sids, Token
+from volatility3_kdump.windows.processes.threads import IMPERSONATION_LEVELS
+from volatility3_kdump.windows.processes.tokens import Privilege, Sid, Sids, Token
 
 #: SE_GROUP_* of the Windows SDK's winnt.h, in the order that KD names them in.
 _ATTRIBUTES = (

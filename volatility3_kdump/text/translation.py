@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.windows.translation import (
+from volatility3_kdump.windows.memory.translation import (
     DEMAND_ZERO,
     PAGE_FILE,
     PROTOTYPE,

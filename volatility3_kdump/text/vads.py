@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.vads import (
+from volatility3_kdump.windows.memory.vads import (
     AWE,
     IMAGE,
     LARGE_PAGE_SECTION,

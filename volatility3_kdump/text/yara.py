@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.analysis.memory_owners import Owner
-from volatility3_kdump.analysis.yara_scan import Hit
+from volatility3_kdump.findings.memory_owners import Owner
+from volatility3_kdump.findings.yara_scan import Hit
 from volatility3_kdump.text.addresses import pointer
 
 _PER_LINE = 16

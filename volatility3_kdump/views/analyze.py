@@ -12,15 +12,15 @@ from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
-from volatility3_kdump.grid import KdumpGrid, Row, absent, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import analyze
 from volatility3_kdump.text.registers import code_line, flags_words
 from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import session_time, uptime
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, text
 from volatility3_kdump.views.report import write_report
-from volatility3_kdump.windows.version import windows_name
+from volatility3_kdump.windows.machine.version import windows_name
 
 COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
 

@@ -15,9 +15,9 @@ from volatility3_kdump.analysis.bugcheck import (
     recorded_bug_check,
 )
 from volatility3_kdump.errors import CorruptDump, KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.bugcheck import bugcheck_command, explanation
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
 
 _COLUMNS = [("Item", str), ("Value", format_hints.Hex), ("Meaning", str), ("Source", str)]
 

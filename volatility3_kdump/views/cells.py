@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from volatility3_kdump.grid import absent, address
-from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.views.grid import absent, address
+from volatility3_kdump.views.grid import text as text_cell
 
 _SECOND = 10_000_000
 

@@ -8,9 +8,9 @@ from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.code import instructions_before, instructions_from
 from volatility3_kdump.cpu.instruction import Instruction
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.disasm import listing
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
 
 _COLUMNS = [
     ("Address", format_hints.Hex),

@@ -8,17 +8,18 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.image_check import ImageCheck, check_image
 from volatility3_kdump.analysis.vendors import Vendor, vendor_of
 from volatility3_kdump.errors import Unreadable
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.findings.image_check import ImageCheck, check_image
+from volatility3_kdump.images.modules import Module, UnloadedModule, debugger_name
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as words
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
 from volatility3_kdump.views.cells import number
-from volatility3_kdump.windows.drivers import (
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.windows.io.drivers import (
     HASH,
     NO_TIME,
     UNCERTAIN,
@@ -28,9 +29,8 @@ from volatility3_kdump.windows.drivers import (
     driver_objects,
     read_details,
 )
-from volatility3_kdump.windows.io import read_device
-from volatility3_kdump.windows.modules import Module, UnloadedModule, debugger_name
-from volatility3_kdump.windows.namespace import object_name
+from volatility3_kdump.windows.io.requests import read_device
+from volatility3_kdump.windows.processes.namespace import object_name
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Kind", str),

@@ -9,14 +9,14 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import error_log as text
 from volatility3_kdump.views.cells import joined, moment, number, optional
-from volatility3_kdump.windows.error_log import ErrorLog, Packet, event_code, read_error_log, status_code
-from volatility3_kdump.windows.io import major_name
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.windows.io.error_log import ErrorLog, Packet, event_code, read_error_log, status_code
+from volatility3_kdump.windows.io.requests import major_name
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Time", datetime),

@@ -7,13 +7,14 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.dump import DumpHeader, archive
+from volatility3_kdump.archives import archive
+from volatility3_kdump.dump import DumpHeader
 from volatility3_kdump.dump.smbios import machine_information
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.banner import KINDS, banner
 from volatility3_kdump.text.times import session_time, uptime
-from volatility3_kdump.windows.version import architecture_name, product_name, suite_names, windows_name
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.windows.machine.version import architecture_name, product_name, suite_names, windows_name
 
 _COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Number", format_hints.Hex), ("Note", str)]
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.requests import IrpView, judge_dispatch, view_irp
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.expressions import parse_address
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.findings.requests import IrpView, judge_dispatch, view_irp
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import irp as words
 from volatility3_kdump.views.cells import number
-from volatility3_kdump.windows.drivers import driver_objects
-from volatility3_kdump.windows.io import (
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.windows.io.drivers import driver_objects
+from volatility3_kdump.windows.io.requests import (
     DeviceObject,
     DriverObject,
     Routines,
@@ -32,8 +32,8 @@ from volatility3_kdump.windows.io import (
     read_node,
     read_routines,
 )
-from volatility3_kdump.windows.namespace import object_name
-from volatility3_kdump.windows.processes import process_addresses, read_process, read_thread, thread_addresses
+from volatility3_kdump.windows.processes.namespace import object_name
+from volatility3_kdump.windows.processes.processes import process_addresses, read_process, read_thread, thread_addresses
 
 _IRP_COLUMNS: list[tuple[str, type]] = [
     ("Irp", format_hints.Hex),

@@ -7,14 +7,14 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.waits import Wait, WaitGraph, find_waits, resource_note
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.findings.waits import Wait, WaitGraph, find_waits, resource_note
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import locks as text
 from volatility3_kdump.views.cells import joined, number
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.views.thread import (
     FRAME_COLUMNS,
     NO_FRAME,
@@ -26,9 +26,9 @@ from volatility3_kdump.views.thread import (
     thread_lines,
 )
 from volatility3_kdump.views.waits import holder_name, sentence
-from volatility3_kdump.windows.processes import Process, read_process
-from volatility3_kdump.windows.resources import Resource, ResourceReader, ResourceScan, scan_resources
-from volatility3_kdump.windows.threads import Thread, read_thread
+from volatility3_kdump.windows.processes.processes import Process, read_process
+from volatility3_kdump.windows.processes.resources import Resource, ResourceReader, ResourceScan, scan_resources
+from volatility3_kdump.windows.processes.threads import Thread, read_thread
 
 _RESOURCE_COLUMNS: list[tuple[str, type]] = [
     ("Resource", format_hints.Hex),

@@ -9,13 +9,13 @@ from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import Range
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memory as text
-from volatility3_kdump.windows.contents import Stretch, counted_string, read_text, stretch, stretches
-from volatility3_kdump.windows.search import find_bytes, find_strings
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.windows.memory.contents import Stretch, counted_string, read_text, stretch, stretches
+from volatility3_kdump.windows.memory.search import find_bytes, find_strings
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Address", format_hints.Hex),

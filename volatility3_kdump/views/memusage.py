@@ -7,13 +7,13 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.page_owners import MemoryUsage, Use, memory_usage
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.findings.page_owners import MemoryUsage, Use, memory_usage
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memusage as text
 from volatility3_kdump.views.cells import number
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Kind", str),

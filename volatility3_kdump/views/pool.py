@@ -7,7 +7,8 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.pool_tags import (
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.findings.pool_tags import (
     Candidate,
     TagFile,
     TagName,
@@ -16,14 +17,13 @@ from volatility3_kdump.analysis.pool_tags import (
     search_code,
     tag_fits,
 )
-from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import pool as words
-from volatility3_kdump.windows.big_pool import BigPage
-from volatility3_kdump.windows.pool import PoolBlock, Unplaced, type_kind
-from volatility3_kdump.windows.pool_usage import NONPAGED, PoolUsage, TagUse, Use, read_usage
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.windows.memory.big_pool import BigPage
+from volatility3_kdump.windows.memory.pool import PoolBlock, Unplaced, type_kind
+from volatility3_kdump.windows.memory.pool_usage import NONPAGED, PoolUsage, TagUse, Use, read_usage
 
 #: The orders that the use of tags can be shown in.
 ORDERS = ("nonpaged", "paged", "tag")

@@ -9,13 +9,13 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import processes as text
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.views.cells import joined, moment, number, optional, seconds
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.views.thread import (
     FRAME_COLUMNS,
     NO_FRAME,
@@ -26,12 +26,12 @@ from volatility3_kdump.views.thread import (
     thread_cells,
     thread_lines,
 )
-from volatility3_kdump.windows import processes
-from volatility3_kdump.windows.crossview import CrossView, cross_view
-from volatility3_kdump.windows.processes import Process, read_process
-from volatility3_kdump.windows.stacks import Stack
-from volatility3_kdump.windows.threads import Thread, read_thread
-from volatility3_kdump.windows.user_mode import UserMode, read_user_mode
+from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes.crossview import CrossView, cross_view
+from volatility3_kdump.windows.processes.processes import Process, read_process
+from volatility3_kdump.windows.processes.threads import Thread, read_thread
+from volatility3_kdump.windows.processes.user_mode import UserMode, read_user_mode
+from volatility3_kdump.windows.stacks.stacks import Stack
 
 #: Levels of detail: KD's flags of ``!process``. 1 adds statistics, 2 threads with what they wait for, 4 stacks.
 DETAILS = (0, 1, 3, 7)

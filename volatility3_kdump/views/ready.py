@@ -8,16 +8,16 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import ready as text
 from volatility3_kdump.text import stacks as stack_text
 from volatility3_kdump.views.cells import joined, number, seconds
-from volatility3_kdump.windows.processes import read_process
-from volatility3_kdump.windows.ready import ProcessorState, ReadyQueue, processor_states, shared_queues
-from volatility3_kdump.windows.stacks import NoStack, processor_start
-from volatility3_kdump.windows.threads import Thread, read_thread
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.windows.processes.processes import read_process
+from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue, processor_states, shared_queues
+from volatility3_kdump.windows.processes.threads import Thread, read_thread
+from volatility3_kdump.windows.stacks.stacks import NoStack, processor_start
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Processor", int),

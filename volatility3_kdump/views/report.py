@@ -9,8 +9,8 @@ from typing import Any
 from volatility3_kdump.analysis.crash import Crash
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.escape import printable
 from volatility3_kdump.text.registers import code_line
 from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary

@@ -9,12 +9,12 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import SymbolsNotFound
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
-from volatility3_kdump.windows import processes, threads
-from volatility3_kdump.windows.stacks import NoStack, Stack, StackWalker, Start, thread_start
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.windows.processes import processes, threads
+from volatility3_kdump.windows.stacks.stacks import NoStack, Stack, StackWalker, Start, thread_start
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Process", str),

@@ -9,17 +9,17 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import processes as text
 from volatility3_kdump.text import stacks as stack_text
 from volatility3_kdump.views.cells import joined, moment, number, optional, seconds
-from volatility3_kdump.windows import processes
-from volatility3_kdump.windows.processes import Process
-from volatility3_kdump.windows.stacks import NoStack, Stack, thread_start
-from volatility3_kdump.windows.threads import IMPERSONATION_LEVELS, WAITING, Thread, WaitObject, read_thread
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes.processes import Process
+from volatility3_kdump.windows.processes.threads import IMPERSONATION_LEVELS, WAITING, Thread, WaitObject, read_thread
+from volatility3_kdump.windows.stacks.stacks import NoStack, Stack, thread_start
 
 #: The columns of a thread. A level below are its stack's frames, which fill the columns of :data:`FRAME_COLUMNS`.
 THREAD_COLUMNS: list[tuple[str, type]] = [

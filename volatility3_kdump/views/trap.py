@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.cpu.exception import ExceptionRecord
-from volatility3_kdump.grid import KdumpGrid, Row
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import NOTE, exception_lines, shown_code
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.views.analyze import COLUMNS, exception_rows, failure_rows, register_rows
+from volatility3_kdump.views.grid import KdumpGrid, Row
 
 
 def failure_grid(target: Target, failure: Failure) -> KdumpGrid:

@@ -8,16 +8,16 @@ from typing import Any
 from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import PAGE_SIZE, Memory
 from volatility3_kdump.symbols.listing import modules_like
 from volatility3_kdump.symbols.types import TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import types as text
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.wildcards import Wildcard
-from volatility3_kdump.windows.modules import Module
 from volatility3_kdump.windows.typed_values import FieldValue, Options, TypedReader
 
 _COLUMNS: list[tuple[str, type]] = [

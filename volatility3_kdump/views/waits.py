@@ -7,15 +7,15 @@ from typing import Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.waits import Wait, WaitGraph, find_waits
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent
-from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.findings.waits import Wait, WaitGraph, find_waits
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent
+from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.views.thread import Threads, every_thread
-from volatility3_kdump.windows.processes import read_process
-from volatility3_kdump.windows.threads import Thread
+from volatility3_kdump.windows.processes.processes import read_process
+from volatility3_kdump.windows.processes.threads import Thread
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Thread", format_hints.Hex),

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.analysis.memory_owners import MemoryOwners, Owner
-from volatility3_kdump.analysis.yara_rules import Rule, Rules, load_rules
-from volatility3_kdump.analysis.yara_scan import Hit, scan
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.grid import text as text_cell
+from volatility3_kdump.findings.memory_owners import MemoryOwners, Owner
+from volatility3_kdump.findings.yara_rules import Rule, Rules, load_rules
+from volatility3_kdump.findings.yara_scan import Hit, scan
 from volatility3_kdump.layers.present import SIGN, PresentMemory, present_memory, signed
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import yara as text
 from volatility3_kdump.views.drivers import chosen_modules
-from volatility3_kdump.windows import processes
-from volatility3_kdump.windows.kernel_regions import NONPAGED_POOL, PAGED_POOL, SPECIAL_POOL, ranges_of_kinds
-from volatility3_kdump.windows.processes import Process, read_process
-from volatility3_kdump.windows.user_mode import process_layer
+from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
+from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.windows.memory.kernel_regions import NONPAGED_POOL, PAGED_POOL, SPECIAL_POOL, ranges_of_kinds
+from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes.processes import Process, read_process
+from volatility3_kdump.windows.processes.user_mode import process_layer
 
 if TYPE_CHECKING:
     from volatility3.framework import interfaces

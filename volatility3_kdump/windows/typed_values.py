@@ -17,7 +17,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.types import Member, TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.wildcards import Wildcard
-from volatility3_kdump.windows.contents import read_text
+from volatility3_kdump.windows.memory.contents import read_text
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

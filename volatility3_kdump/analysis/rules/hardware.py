@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.analysis.arguments import hexadecimal
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows import whea
+from volatility3_kdump.windows.machine import whea
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

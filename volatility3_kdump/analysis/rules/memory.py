@@ -15,8 +15,8 @@ from volatility3_kdump.analysis.faults import (
     trap_frame_reasoning,
 )
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
-from volatility3_kdump.analysis.regions import DRIVER, UNLOADED, region_of
-from volatility3_kdump.windows.kernel_regions import STACK
+from volatility3_kdump.findings.regions import DRIVER, UNLOADED, region_of
+from volatility3_kdump.windows.memory.kernel_regions import STACK
 
 _DISPATCH_LEVEL = 2
 _HIGHEST_IRQL = 15

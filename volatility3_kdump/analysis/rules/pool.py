@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype
 from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access, stem
-from volatility3_kdump.analysis.pool_tags import search_code
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
-from volatility3_kdump.analysis.regions import UNLOADED, USER, region_of
-from volatility3_kdump.windows.pool import PoolBlock, find_block
-from volatility3_kdump.windows.pool_header import PoolHeader, block_before, header_size, read_header
-from volatility3_kdump.windows.pte import mapped_address, parse_pte
+from volatility3_kdump.findings.pool_tags import search_code
+from volatility3_kdump.findings.regions import UNLOADED, USER, region_of
+from volatility3_kdump.windows.memory.pool import PoolBlock, find_block
+from volatility3_kdump.windows.memory.pool_header import PoolHeader, block_before, header_size, read_header
+from volatility3_kdump.windows.memory.pte import mapped_address, parse_pte
 
 _CORRUPTION, _ONE_BIT = "memory_corruption", "MEMORY_CORRUPTION_ONE_BIT"
 

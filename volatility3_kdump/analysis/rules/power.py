@@ -24,7 +24,7 @@ from volatility3_kdump.analysis.arguments import (
 )
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attempt, rule
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows import io
+from volatility3_kdump.windows.io import requests as io
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 from volatility3_kdump.cpu.exception import code_name, code_text
-from volatility3_kdump.windows.processes import Process, read_process, read_thread
+from volatility3_kdump.windows.processes.processes import Process, read_process, read_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

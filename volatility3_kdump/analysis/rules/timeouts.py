@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
-from volatility3_kdump.analysis.regions import processor_stacks
-from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.modules import Module
-from volatility3_kdump.windows.processors import Processor
+from volatility3_kdump.findings.regions import processor_stacks
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.windows.machine.processors import Processor
+from volatility3_kdump.windows.stacks import stacks
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

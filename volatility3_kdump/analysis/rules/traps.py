@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 
+from volatility3_kdump import tables
 from volatility3_kdump.analysis.faults import (
     Access,
     access_letter,
@@ -20,13 +21,12 @@ from volatility3_kdump.analysis.faults import (
     trap_frame_reasoning,
 )
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
-from volatility3_kdump.analysis.regions import processor_stacks
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.cpu.exception import ExceptionRecord
-from volatility3_kdump.symbols import tables
-from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.modules import Module
+from volatility3_kdump.findings.regions import processor_stacks
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.windows.stacks import stacks
 
 _DOUBLE_FAULT = 8
 _CORRUPT_LIST = 3

@@ -12,7 +12,7 @@ from datetime import datetime
 from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.symbols.servers import MICROSOFT
+from volatility3_kdump.stores.servers import MICROSOFT
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
 
@@ -278,7 +278,7 @@ def effective_machine(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(".kframes", help="shows or sets how many frames k shows", usage="[COUNT]")
 def frames(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.windows.stacks import MOST_FRAMES
+    from volatility3_kdump.windows.stacks.stacks import MOST_FRAMES
 
     if arguments.text:
         count = session.evaluate(arguments.text)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.text import drivers as text
 from volatility3_kdump.views.drivers import (
     address_grid,
@@ -18,10 +19,9 @@ from volatility3_kdump.views.drivers import (
     drivers_grid,
 )
 from volatility3_kdump.views.irp import device_lines, driver_grid, irp_grid, pending_grid, stack_grid
-from volatility3_kdump.windows.drivers import read_details
-from volatility3_kdump.windows.modules import Module, UnloadedModule
-from volatility3_kdump.windows.processes import read_process
-from volatility3_kdump.windows.user_mode import read_user_mode
+from volatility3_kdump.windows.io.drivers import read_details
+from volatility3_kdump.windows.processes.processes import read_process
+from volatility3_kdump.windows.processes.user_mode import read_user_mode
 
 _LM_WORD = re.compile(r"\s*(1m|sm|[A-Za-z])")
 #: Options that choose which modules are listed, how, and those that change nothing here.

@@ -15,8 +15,8 @@ _OBJECTS, _DEFAULT_FLAGS = 2, 3
 @command("!object", help="an object's header, or a directory's objects", usage="ADDRESS | \\PATH")
 def show_object(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.text.objects import directory_lines, object_lines
-    from volatility3_kdump.windows.namespace import read_directory
-    from volatility3_kdump.windows.objects import find_object, read_object
+    from volatility3_kdump.windows.processes.namespace import read_directory
+    from volatility3_kdump.windows.processes.objects import find_object, read_object
 
     target, text = session.target, arguments.text
     if not text:
@@ -45,8 +45,8 @@ def show_handles(session: Session, arguments: Arguments) -> Iterator[str]:
     """HANDLE 0 is all of them; FLAGS 1 leaves out what the objects are; PROCESS is an EPROCESS or a process id."""
     from volatility3_kdump.text.addresses import pointer
     from volatility3_kdump.text.objects import handle_line, object_lines
-    from volatility3_kdump.windows.objects import read_handles, read_object
-    from volatility3_kdump.windows.processes import read_process
+    from volatility3_kdump.windows.processes.objects import read_handles, read_object
+    from volatility3_kdump.windows.processes.processes import read_process
 
     target = session.target
     given = [session.evaluate(word) for word in arguments.words[:3]]
@@ -82,7 +82,7 @@ def show_handles(session: Session, arguments: Arguments) -> Iterator[str]:
 
 def _process_named(session: Session, number: int) -> int:
     """The EPROCESS of an address or a process id. Raises :class:`KdumpError` for an id that no process has."""
-    from volatility3_kdump.windows.processes import process_addresses, read_process
+    from volatility3_kdump.windows.processes.processes import process_addresses, read_process
 
     target = session.target
     if target.is_kernel_address(number):

@@ -14,11 +14,11 @@ from volatility3_kdump.views.process import STACKS, THREADS, Processes, process_
 from volatility3_kdump.views.ready import ready_lines, running_lines
 from volatility3_kdump.views.stack import summary_lines
 from volatility3_kdump.views.thread import Threads, thread_grid
-from volatility3_kdump.windows.processes import process_addresses, read_process
-from volatility3_kdump.windows.ready import processor_states
-from volatility3_kdump.windows.threads import read_thread
-from volatility3_kdump.windows.tokens import read_token
-from volatility3_kdump.windows.vads import VadTree, process_vads, read_vads
+from volatility3_kdump.windows.memory.vads import VadTree, process_vads, read_vads
+from volatility3_kdump.windows.processes.processes import process_addresses, read_process
+from volatility3_kdump.windows.processes.ready import processor_states
+from volatility3_kdump.windows.processes.threads import read_thread
+from volatility3_kdump.windows.processes.tokens import read_token
 
 #: KD's flags: statistics and threads for the current process, all for one that is named.
 _FLAGS_OF_CURRENT, _FLAGS_OF_ONE, _FLAGS_OF_THREAD = 0x3, 0xF, 0x6

@@ -21,8 +21,8 @@ from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
 from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.views.stack import Request, stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
-from volatility3_kdump.windows import stacks
-from volatility3_kdump.windows.processes import read_thread
+from volatility3_kdump.windows.processes.processes import read_thread
+from volatility3_kdump.windows.stacks import stacks
 
 #: KOBJECTS: ProcessObject and ThreadObject.
 _TYPES = {"process": 3, "thread": 6}

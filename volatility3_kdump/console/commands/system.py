@@ -14,7 +14,7 @@ from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.pool import block_grid, usage_grid
 from volatility3_kdump.views.vm import vm_grid
-from volatility3_kdump.windows.processors import ControlRegion, control_region, processor_models
+from volatility3_kdump.windows.machine.processors import ControlRegion, control_region, processor_models
 
 _WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
@@ -88,7 +88,7 @@ def processor_information(session: Session, arguments: Arguments) -> Iterable[st
 
 @command("!dpcs", help="deferred procedure calls that are queued, and those that run", usage="[PROCESSOR]")
 def deferred_calls(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.windows.dpcs import read_dpc_queues
+    from volatility3_kdump.windows.machine.dpcs import read_dpc_queues
 
     target = session.target
     number = session.evaluate(arguments.text) if arguments.text else None
@@ -123,7 +123,7 @@ def dump_header(session: Session, arguments: Arguments) -> Iterable[str]:
 @command("!errrec", help="a hardware error record (WHEA_ERROR_RECORD)", usage="ADDRESS")
 def hardware_error(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.text.hardware import error_record_lines
-    from volatility3_kdump.windows.whea import read_error_record
+    from volatility3_kdump.windows.machine.whea import read_error_record
 
     if not arguments.text:
         raise KdumpError("!errrec takes an address: that of bug check 124 is its second argument")

@@ -16,7 +16,7 @@ _PHYSICAL = {"!db": "b", "!dc": "c", "!dd": "d", "!dw": "w", "!dq": "q", "!dp": 
 def page_table_entries(session: Session, arguments: Arguments) -> Iterator[str]:
     """In the address space of the current process."""
     from volatility3_kdump.text.translation import pte_lines
-    from volatility3_kdump.windows.translation import directory_of, translate
+    from volatility3_kdump.windows.memory.translation import directory_of, translate
 
     if not arguments.text:
         raise KdumpError("!pte needs an address")
@@ -29,7 +29,7 @@ def page_table_entries(session: Session, arguments: Arguments) -> Iterator[str]:
 def virtual_to_physical(session: Session, arguments: Arguments) -> Iterator[str]:
     """``DIRECTORY`` is a page directory's physical address; 0 or none for that of the current process."""
     from volatility3_kdump.text.translation import vtop_lines
-    from volatility3_kdump.windows.translation import directory_of, translate
+    from volatility3_kdump.windows.memory.translation import directory_of, translate
 
     if not arguments.text:
         raise KdumpError("!vtop needs an address")
@@ -44,7 +44,7 @@ def virtual_to_physical(session: Session, arguments: Arguments) -> Iterator[str]
 
 @command("!address", help="what an address belongs to", usage="ADDRESS")
 def region(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.analysis.regions import region_of
+    from volatility3_kdump.findings.regions import region_of
     from volatility3_kdump.text.regions import region_lines
 
     if not arguments.text:

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import lzma
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from volatility3_kdump.symbols.pdb.undecorate import undecorate, undecorate_cpp
+
+
+@pytest.mark.parametrize(
+    ("decorated", "shown"),
+    [
+        ("KeBugCheckEx", "KeBugCheckEx"),
+        ("__C_specific_handler", "_C_specific_handler"),
+        ("_guard_dispatch_icall", "guard_dispatch_icall"),
+        ("__imp_ExAllocatePool2", "_imp_ExAllocatePool2"),
+        ("name@12", "name@12"),  # x64 has one calling convention: this belongs to the name
+        ("\x7fHAL_NULL_THUNK_DATA", "HAL_NULL_THUNK_DATA"),
+        ("_", "_"),
+        ("", ""),
+    ],
+)
+def test_c_names_of_64_bit_images(decorated: str, shown: str) -> None:
+    assert undecorate(decorated, 8) == shown
+
+
+@pytest.mark.parametrize(
+    ("decorated", "shown"),
+    [
+        ("_KeBugCheckEx@20", "KeBugCheckEx"),
+        ("@KiFastCallEntry@8", "KiFastCallEntry"),
+        ("vector@@16", "vector"),
+        ("_cdecl_name", "cdecl_name"),
+        ("__except_handler3", "_except_handler3"),
+        ("plain", "plain"),
+    ],
+)
+def test_c_names_of_32_bit_images(decorated: str, shown: str) -> None:
+    assert undecorate(decorated, 4) == shown
+
+
+@pytest.mark.parametrize(
+    ("decorated", "shown"),
+    [
+        ("?SmFirstTimeInit@?$SMKM_STORE_MGR@USM_TRAITS@@@@SAXXZ", "SMKM_STORE_MGR<SM_TRAITS>::SmFirstTimeInit"),
+        (
+            "?BTreeDelete@?$B_TREE@KU_ST_REGION_ENTRY@?$ST_STORE@USM_TRAITS@@@@$0BAAA@UNP_CONTEXT@@"
+            "UST_REGION_ENTRY_COMPARATOR@2@@@SAJPEAU1@PEAUSEARCH_RESULT@1@@Z",
+            "B_TREE<unsigned long,ST_STORE<SM_TRAITS>::_ST_REGION_ENTRY,4096,NP_CONTEXT,"
+            "ST_STORE<SM_TRAITS>::ST_REGION_ENTRY_COMPARATOR>::BTreeDelete",
+        ),
+        ("?Get@?$A@V?$B@H@@@@QEAAHXZ", "A<B<int> >::Get"),
+        ("??0SC_DISK@@QEAA@XZ", "SC_DISK::SC_DISK"),
+        ("??1SC_DEVICE@@UEAA@XZ", "SC_DEVICE::~SC_DEVICE"),
+        ("??3SC_ENV_ALLOCATOR@@SAXPEAX@Z", "SC_ENV_ALLOCATOR::operator delete"),
+        ("??_7NT_DISK@@6B@", "NT_DISK::`vftable'"),
+        ("??_GNT_DISK@@UEAAPEAXI@Z", "NT_DISK::`scalar deleting destructor'"),
+        ("?Twice@Twice@0@SAXXZ", "Twice::Twice::Twice"),
+        ("?Negative@?$T@$0?0@@SAXXZ", "T<-1>::Negative"),
+        ("?One@?$T@$00@@SAXXZ", "T<1>::One"),
+    ],
+)
+def test_cpp_names(decorated: str, shown: str) -> None:
+    assert undecorate_cpp(decorated) == shown
+    assert undecorate(decorated, 8) == shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "?",
+        "??",
+        "?x",
+        "?x@",
+        "?x@y",
+        "?x@@",  # what follows the name is cut off
+        "?5@@YAXXZ",  # refers back to nothing
+        "??_C@_0BA@text@",
+        "?x@?1??Function@@9@9",
+        "??0@QEAA@XZ",
+        "?x@?$T@$1?f@@YAXXZ@@SAXXZ",
+        "?" + "a@" * 3000,
+        "?x" + "@?$T@U" * 40,
+        "?x@?A0x12345678@@YAXXZ",
+    ],
+)
+def test_what_is_not_understood_stays(name: str) -> None:
+    assert undecorate_cpp(name) == name
+
+
+def decorated_names(data: Path) -> list[str]:
+    names: set[str] = set()
+    for path in sorted((data / "isf" / "windows" / "ntkrnlmp.pdb").glob("*.json.xz")):
+        with lzma.open(path) as stream:
+            names.update(name for name in json.load(stream)["symbols"] if name.startswith("?"))
+    return sorted(name for name in names if not name.startswith("??_C@"))
+
+
+def test_every_name_of_the_kernels_equals_llvm(shared_data: Path) -> None:
+    tool = shutil.which("llvm-undname")
+    names = decorated_names(shared_data)
+    if tool is None or not names:
+        pytest.skip("llvm-undname is not installed" if tool is None else "no kernel symbol tables")
+    options = ["calling-convention", "access-specifier", "member-type", "return-type", "variable-type"]
+    finished = subprocess.run(
+        [tool, *(f"--no-{option}" for option in options)],
+        input="\n".join([*names, ""]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    blocks = [block.strip().splitlines() for block in finished.stdout.split("\n\n")]
+    # A name that llvm does not understand stands alone before the next one.
+    reference = {block[-2]: block[-1] for block in blocks if len(block) >= 2}
+    understood = 0
+    for name in names:
+        shown = undecorate_cpp(name)
+        if shown == name:
+            continue
+        understood += 1
+        expected = re.sub(r"\b(struct|class|union|enum) ", "", reference[name]).replace(", ", ",")
+        expected = expected.removeprefix("const ").replace(" dtor'", " destructor'")
+        while ">>" in expected:
+            expected = expected.replace(">>", "> >")
+        # llvm adds the types of the parameters.
+        assert expected == shown or expected.startswith(f"{shown}("), name
+    assert understood > 0.85 * len(names)

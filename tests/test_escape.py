@@ -1,0 +1,27 @@
+"""Names from a dump must not reach a terminal as control sequences."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from volatility3_kdump.escape import printable
+
+
+@given(st.text())
+def test_no_control_or_format_character_survives(text):
+    shown = printable(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in shown)
+
+
+def test_ordinary_text_is_unchanged():
+    for text in ("\\SystemRoot\\system32\\drivers\\myfault.sys", "größe.sys", "ドライバ.sys"):
+        assert printable(text) == text
+
+
+def test_escapes():
+    assert printable("a\x1b[31mb") == "a\\x1b[31mb"
+    assert printable("exe\u202egnp.sys") == "exe\\u202egnp.sys"
+    assert printable("line\nbreak") == "line\\x0abreak"

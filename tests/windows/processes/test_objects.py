@@ -1,0 +1,123 @@
+"""Objects and handles, against the host's objects and against tables laid out by hand."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+import volatility3_kdump
+from tests.edited import edited
+from tests.host import ADDRESS, host_kernel
+from tests.prompt import answer
+from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes.handle_table import handle_pages
+from volatility3_kdump.windows.processes.objects import find_object, read_handles, read_object
+
+LOCK = 1
+
+
+def with_handles(target: Target, source: Path, path: Path, isf: Path | None) -> tuple[Target, dict[int, tuple]]:
+    """A copy of a dump whose crashing process has three handles, and what they are: (object, access).
+
+    The page of entries is one of the kernel's table of ids, which it takes the place of.
+    """
+    nt = target.nt
+    ids = target.memory.pointer(target.symbol("PspCidTable"))
+    page = next(iter(handle_pages(target, nt, ids, [], "ids")))[1]
+    table = target.memory.pointer(target.crash_process.address + nt.offset("_EPROCESS", "ObjectTable"))
+    body = nt.offset("_OBJECT_HEADER", "Body")
+    entries = bytearray(0x1000)
+    expected = {
+        4: (target.crash_process.address, 0x1FFFFF),
+        8: (target.crash_thread.address, 0x1F0003),
+        0x3FC: (find_object(target, "\\Driver\\ACPI"), 1),
+    }
+    for handle, (address, access) in expected.items():
+        header = address - body
+        modern = nt.has("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
+        low = (header & 0xFFFFFFFFFFFF) >> 4 << 20 | LOCK if modern else header | LOCK
+        struct.pack_into("<QQ", entries, handle * 4, low, access)
+    # A free entry: no object, and the next free one.
+    struct.pack_into("<QQ", entries, 12 * 4, 0, 0x10)
+    changes = {page: bytes(entries), table + nt.offset("_HANDLE_TABLE", "TableCode"): struct.pack("<Q", page)}
+    return edited(target, source, path, changes, isf_file=isf), expected
+
+
+def test_handles_of_every_kernel(sample, isf_path: Path, tmp_path: Path) -> None:
+    source = sample(6, isf_path)
+    target, expected = with_handles(
+        volatility3_kdump.open(source, isf_file=isf_path), source, tmp_path / "handles.dmp", isf_path
+    )
+    table = target.memory.pointer(target.crash_process.address + target.nt.offset("_EPROCESS", "ObjectTable"))
+    problems: list[str] = []
+    found = list(read_handles(target, table, problems))
+    assert {handle.value: (handle.object, handle.access) for handle in found} == expected
+    assert problems == []
+
+
+def test_headers_against_the_host(sample, isf_paths: list[Path]) -> None:
+    for table in (isf_paths[0], isf_paths[-1]):
+        dump = sample(1, table)
+        target = volatility3_kdump.open(dump, isf_file=table)
+        kernel = host_kernel(dump, table)
+        driver = find_object(target, "\\Driver\\ACPI")
+        assert driver is not None
+        for address in (target.crash_process.address, target.crash_thread.address, driver):
+            mine = read_object(target, address)
+            theirs = kernel.object("_OBJECT_HEADER", mine.header & ADDRESS, absolute=True)
+            assert theirs.Body.vol.offset == address & ADDRESS
+            assert (mine.handle_count, mine.pointer_count) == (int(theirs.HandleCount), int(theirs.PointerCount))
+        assert find_object(target, "\\driver\\acpi") == driver
+        assert find_object(target, "\\Driver\\nosuch") is None
+
+
+@pytest.fixture(scope="module")
+def session(sample, tmp_path_factory) -> Session:
+    opened = Session()
+    source = sample()
+    target = opened.open(str(source)).target
+    made, _ = with_handles(target, source, tmp_path_factory.mktemp("handles") / "handles.dmp", None)
+    opened.dumps[0] = OpenDump("handles.dmp", made)
+    return opened
+
+
+def test_kd_text_of_objects(session: Session) -> None:
+    lines = answer(session, "!object $proc")
+    assert len(lines) == 3
+    assert lines[0].startswith("Object: ffff91895301a080  Type: (ffff9189")
+    assert lines[0].endswith(") Process")
+    assert lines[1] == "    ObjectHeader: ffff91895301a050 (new version)"
+    lines = answer(session, "!object \\Driver\\ACPI")
+    assert lines[-1] == "    Name: \\Driver\\ACPI"
+    assert answer(session, f"!object {find_object(session.target, chr(92) + 'Driver' + chr(92) + 'ACPI'):x}") == lines
+    lines = answer(session, "!object \\Driver")
+    assert lines[0].endswith(") Directory")
+    assert [line.split()[-1] for line in lines[6:]] == ["intelppm", "ACPI", "MYFAULT", "pci"]
+    assert "Directory" in answer(session, "!object \\")[2]
+    assert answer(session, "!object \\nosuch")[0].startswith("Object \\nosuch not found")
+    assert answer(session, "!object 0")[0].startswith("0: the object's header is not in the dump: not mapped")
+    assert answer(session, "!object") == ["!object needs an address, or a path such as \\Driver"]
+
+
+def test_kd_text_of_handles(session: Session) -> None:
+    lines = answer(session, "!handle 0 1")
+    assert lines[0] == "PROCESS ffff91895301a080"
+    assert lines[1].endswith(" with 3 entries in use")
+    assert lines[3].startswith("0004: Object: ffff91895301a080  GrantedAccess: 001fffff Entry: ")
+    assert [line[:4] for line in lines[3::2]] == ["0004", "0008", "03fc"]
+    lines = answer(session, "!handle 8")
+    assert lines[3].startswith("0008: Object: ffff918952f55080  GrantedAccess: 001f0003 Entry: ")
+    assert lines[4].endswith(") Thread")
+    # What is not there is said; the kernel's own process has no table in this dump.
+    lines = answer(session, "!handle 0 3 poi(nt!PsInitialSystemProcess)")
+    assert lines[1].endswith(" with 0 entries in use that can be read")
+    assert lines[2].startswith("NOTE: handle table ")
+
+
+def test_what_is_no_object(session: Session) -> None:
+    with pytest.raises(KdumpError, match=r"not in the dump|Not a valid object"):
+        read_object(session.target, session.target.header_context.sp)

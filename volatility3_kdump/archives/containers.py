@@ -1,0 +1,693 @@
+"""Dumps inside archives and compressed files: CAB, zip, gzip, xz, bzip2, 7-Zip.
+
+The kind is told by the first bytes. Of the members, the dump is chosen by what it holds, and streamed into the
+cache (:mod:`volatility3_kdump.archives.cache`) in pieces, so that neither the container nor the dump is ever in
+memory. Decoders need what the format needs: 32 KiB for CAB and deflate, the dictionary that the container's writer
+chose for xz and 7z.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import os
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from volatility3_kdump.archives import cabinet
+from volatility3_kdump.archives.archive import CHUNK, Archive, Member, shown
+from volatility3_kdump.archives.cache import MemberCache, identify, key_of
+from volatility3_kdump.dump.header import parse_header
+from volatility3_kdump.dump.source import BytesSource
+from volatility3_kdump.errors import (
+    CorruptContainer,
+    KdumpError,
+    MemberNotChosen,
+    NotACrashDump,
+    UnsupportedContainer,
+)
+from volatility3_kdump.progress import Progress
+
+#: A member that unpacks to more than this many times its bytes is refused, beyond :data:`RATIO_FREE`. Deflate gives at
+#: most 1,032:1; the memory of a machine that does nothing gives 100:1.
+MOST_RATIO = 1000
+RATIO_FREE = 1 << 30
+
+_DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp", ".kdmp")
+_HEADER_SIZE = 0x2000
+_SMALLEST_DUMP = 0x1000
+#: Without a member of a dump's name, so many of the largest ones are looked at.
+_MOST_LOOKED_AT = 32
+_MOST_NAMED = 8
+_MOST_DIRECTORY = 16 << 20
+_MOST_DICTIONARY = 256 << 20
+_MANIFEST = "cabmanifest.xml"
+_MOST_MANIFEST = 1 << 20
+_MOST_PAGING_FILES = 16
+
+_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+_SEVEN_ZIP_MAGIC = b"7z\xbc\xaf\x27\x1c"
+_MAGIC_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A dump that was taken out of a container.
+
+    ``path`` is the dump in the cache; ``member`` what it is in the container, ``members`` everything in there.
+    ``paging_files`` are the members that the container's manifest names as paging files, in its order; ``None`` stands
+    for one that is not there. ``warnings`` say what could not be read, one line each.
+    """
+
+    container: Path
+    kind: str
+    path: Path
+    member: Member
+    members: tuple[Member, ...]
+    paging_files: tuple[Member | None, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+# kinds ----------------------------------------------------------------------------------------------------------------
+
+
+class _Zip(Archive):
+    kind = "a zip archive"
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        _refuse_large_directory(file)
+        with _damage("the list of files of the zip archive"):
+            self._zip = zipfile.ZipFile(file)
+        self._infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        self.members = tuple(
+            Member(number, info.filename, info.file_size, info.compress_size)
+            for number, info in enumerate(self._infos, 1)
+        )
+
+    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
+        info = self._infos[member.number - 1]
+        what = f"{shown(member.name)} in the zip archive"
+        if info.flag_bits & 1:
+            raise UnsupportedContainer(f"{what} is encrypted: extract it with its password first")
+        if info.compress_type == _DEFLATE64:
+            yield from self._inflate64(info, what)
+            return
+        with _damage(what), self._zip.open(info) as stream:
+            yield from _pieces(stream)
+
+    def _inflate64(self, info: zipfile.ZipInfo, what: str) -> Iterator[bytes]:
+        """Deflate64, which Windows Explorer uses for files beyond 2 GiB; Python has no decoder of it."""
+        try:
+            import inflate64
+        except ImportError as error:
+            raise UnsupportedContainer(
+                f"{what} is compressed with Deflate64, which needs inflate64: pip install 'volatility3-kdump[7z]', "
+                "or extract the dump first"
+            ) from error
+        self.file.seek(info.header_offset)
+        head = self.file.read(30)
+        if len(head) < 30 or head[:4] != b"PK\x03\x04":
+            raise CorruptContainer(f"{what} has no header at offset {info.header_offset:#x}")
+        name_length, extra_length = struct.unpack_from("<HH", head, 26)
+        self.file.seek(name_length + extra_length, 1)
+        decoder = inflate64.Inflater()
+        left, checksum, given = info.compress_size, 0, 0
+        while left > 0 and given <= info.file_size and not decoder.eof:
+            # At most a thousandfold comes out of what goes in.
+            packed = self.file.read(min(left, 1 << 13))
+            if not packed:
+                raise CorruptContainer(f"{what} is cut short: the archive is truncated")
+            left -= len(packed)
+            with _damage(what):
+                data = decoder.inflate(packed)
+            checksum = zlib.crc32(data, checksum)
+            given += len(data)
+            yield data
+        if given != info.file_size or checksum != info.CRC:
+            raise CorruptContainer(f"{what} does not have the size and checksum that the archive says: it is damaged")
+
+
+_DEFLATE64 = 9
+
+
+class _Stream(Archive):
+    """A compressed file: one member without a directory."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file = file
+        self._size = file.seek(0, os.SEEK_END)
+        self.members = (Member(1, path.stem, None, self._size),)
+
+    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
+        self.file.seek(0)
+        with _damage(self.kind.partition(" ")[2]):
+            yield from self._decoded()
+
+    def _decoded(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+class _Gzip(_Stream):
+    kind = "a gzip file"
+
+    def _decoded(self) -> Iterator[bytes]:
+        return _pieces(gzip.GzipFile(fileobj=self.file, mode="rb"))
+
+
+class _Bzip2(_Stream):
+    kind = "a bzip2 file"
+
+    def _decoded(self) -> Iterator[bytes]:
+        return _pieces(bz2.BZ2File(self.file, "rb"))
+
+
+class _Xz(_Stream):
+    kind = "an xz file"
+
+    def _decoded(self) -> Iterator[bytes]:
+        # Not LZMAFile, which takes any dictionary that a file asks for.
+        while True:
+            decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY)
+            packed = self.file.read(1 << 16)
+            while not decoder.eof:
+                if decoder.needs_input and not packed:
+                    raise EOFError
+                data = decoder.decompress(packed, CHUNK)
+                packed = self.file.read(1 << 16) if decoder.needs_input and not decoder.eof else b""
+                if data:
+                    yield data
+            # Padding of zeros, then perhaps another stream.
+            self.file.seek(-len(decoder.unused_data), 1)
+            while (byte := self.file.read(1)) == b"\0":
+                pass
+            if not byte:
+                return
+            self.file.seek(-1, 1)
+
+
+class _SevenZip(Archive):
+    kind = "a 7-Zip archive"
+    quick_heads = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        try:
+            import py7zr
+        except ImportError as error:
+            raise UnsupportedContainer(
+                "this is a 7-Zip archive, which needs py7zr: pip install 'volatility3-kdump[7z]', "
+                "or extract the dump first"
+            ) from error
+        file.seek(0)
+        head = file.read(32)
+        # What the list of files takes unpacked is bounded by the reader.
+        if len(head) == 32 and int.from_bytes(head[20:28], "little") > _MOST_DIRECTORY:
+            raise UnsupportedContainer("the list of files of the 7-Zip archive is too long for one of dumps")
+        file.seek(0)
+        with _damage("the list of files of the 7-Zip archive"):
+            self._archive = py7zr.SevenZipFile(file)
+            self._files = [entry for entry in self._archive.files if not entry.is_directory]
+            packed = os.fstat(file.fileno()).st_size
+            self.members = tuple(
+                Member(number, entry.filename, entry.uncompressed or 0, packed)
+                for number, entry in enumerate(self._files, 1)
+            )
+
+    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
+        # py7zr extracts files under their names and in pieces of up to 128 MB, so its decoders are driven from here.
+        wanted = self._files[member.number - 1]
+        if wanted.emptystream:
+            return
+        what = f"{shown(member.name)} in the 7-Zip archive"
+        with _damage(what):
+            folder = wanted.folder
+            for coder in folder.coders:
+                if _dictionary_of(coder) > _MOST_DICTIONARY:
+                    raise UnsupportedContainer(
+                        f"{what} needs {_dictionary_of(coder):,} bytes of memory to decompress: extract it first"
+                    )
+            streams = self._archive.header.main_streams
+            number = next(index for index, other in enumerate(streams.unpackinfo.folders) if other is folder)
+            first = sum(
+                sum(coder["numinstreams"] for coder in other.coders) - len(other.bindpairs)
+                for other in streams.unpackinfo.folders[:number]
+            )
+            start_of_folder = (
+                self._archive.afterheader + streams.packinfo.packpos + sum(streams.packinfo.packsizes[:first])
+            )
+            self.file.seek(start_of_folder)
+            folder.decompressor = None
+            decoder = folder.get_decompressor(streams.packinfo.packsizes[first])
+            packed = _Sips(self.file)
+            for entry in (entry for entry in self._archive.files if entry.folder is folder):
+                found, left = 0, entry.uncompressed
+                while left > 0:
+                    position = self.file.tell()
+                    data = decoder.decompress(packed, min(left, 8 * CHUNK))
+                    if not data and self.file.tell() == position:
+                        raise EOFError
+                    left -= len(data)
+                    if entry.id == wanted.id:
+                        found = zlib.crc32(data, found)
+                        yield bytes(data)
+                if entry.id == wanted.id:
+                    if entry.crc32 is not None and entry.crc32 != found:
+                        raise CorruptContainer(f"{what} has the checksum {found:#010x}, not {entry.crc32:#010x}")
+                    return
+
+
+class _Sips:
+    """A file that gives little at a time, so that a decoder is not fed faster than it is drained."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, 1 << 13))
+
+
+def _dictionary_of(coder: dict[str, Any]) -> int:
+    """The bytes of dictionary that an LZMA (03 01 01) or LZMA2 (21) coder of 7z asks for; 0 for others."""
+    properties = coder.get("properties") or b""
+    if coder["method"] == b"\x21" and len(properties) == 1:
+        exponent = properties[0]
+        return (1 << 32) - 1 if exponent >= 40 else (2 | exponent & 1) << exponent // 2 + 11
+    if coder["method"] == b"\x03\x01\x01" and len(properties) == 5:
+        return int.from_bytes(properties[1:], "little")
+    return 0
+
+
+def _pieces(stream: IO[bytes] | Any) -> Iterator[bytes]:
+    while data := stream.read(CHUNK):
+        yield data
+
+
+def _refuse_large_directory(file: BinaryIO) -> None:
+    """Look at the end of central directory record (APPNOTE 4.3.16, 4.3.14 for zip64): zipfile reads it all at once."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - (1 << 16) - 22 - 20))
+    tail = file.read()
+    where = tail.rfind(b"PK\x05\x06")
+    if where < 0 or where + 22 > len(tail):
+        return
+    length = struct.unpack_from("<I", tail, where + 12)[0]
+    if length == 0xFFFFFFFF and where >= 20 and tail[where - 20 : where - 16] == b"PK\x06\x07":
+        file.seek(min(size, struct.unpack_from("<Q", tail, where - 12)[0]))
+        record = file.read(56)
+        length = struct.unpack_from("<Q", record, 40)[0] if len(record) == 56 else length
+    if length > _MOST_DIRECTORY:
+        raise UnsupportedContainer("the list of files of the zip archive is too long for one of dumps")
+
+
+@contextlib.contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises for damaged data into one line."""
+    try:
+        yield
+    except (KdumpError, GeneratorExit):
+        raise
+    except EOFError as error:
+        raise CorruptContainer(f"{what} is cut short: the file is truncated") from error
+    except lzma.LZMAError as error:
+        if "Memory usage limit" in str(error):
+            raise UnsupportedContainer(
+                f"{what} needs more than {_MOST_DICTIONARY:,} bytes of memory to decompress: extract it first"
+            ) from error
+        raise CorruptContainer(f"{what} does not decompress: {error}") from error
+    except NotImplementedError as error:
+        raise UnsupportedContainer(f"{what} cannot be decompressed: {error}") from error
+    except MemoryError as error:
+        raise UnsupportedContainer(f"{what} needs more memory to decompress than there is") from error
+    except Exception as error:
+        # The readers of zip and 7z raise many kinds, their own and others, where an archive contradicts itself.
+        if type(error).__name__ == "PasswordRequired":
+            raise UnsupportedContainer(f"{what} is encrypted: extract it with its password first") from error
+        if type(error).__name__ == "UnsupportedCompressionMethodError":
+            raise UnsupportedContainer(f"{what} is compressed by a method that is not supported") from error
+        text = shown(str(error) or type(error).__name__, 120)
+        raise CorruptContainer(f"{what} is damaged: {text}") from error
+
+
+def recognise(head: bytes) -> str | None:
+    """What container a file is by its first 8 bytes: ``cab``, ``zip``, ``gz``, ``xz``, ``bz2``, ``7z``, or ``None``."""
+    if head.startswith(cabinet.MAGIC):
+        return "cab"
+    if head.startswith(_ZIP_MAGICS):
+        return "zip"
+    if head.startswith(b"\x1f\x8b\x08"):
+        return "gz"
+    if head.startswith(_XZ_MAGIC):
+        return "xz"
+    if head.startswith(b"BZh") and head[3:4].isdigit():
+        return "bz2"
+    if head.startswith(_SEVEN_ZIP_MAGIC):
+        return "7z"
+    return None
+
+
+def is_container(path: Path) -> bool:
+    """Whether a file begins as a container does. Raises ``OSError``."""
+    with path.open("rb") as file:
+        return recognise(file.read(_MAGIC_SIZE)) is not None
+
+
+def open_archive(path: Path, file: BinaryIO, scratch: Path) -> Archive | None:
+    """The container that an open file is, ``None`` for other files.
+
+    ``scratch`` is where a decoder may put what it must have in a file. Raises a
+    :class:`~volatility3_kdump.errors.KdumpError`.
+    """
+    file.seek(0)
+    kind = recognise(file.read(_MAGIC_SIZE))
+    if kind == "cab":
+        return cabinet.Cabinet(file, scratch)
+    if kind == "zip":
+        return _Zip(file)
+    if kind == "7z":
+        return _SevenZip(file)
+    classes: dict[str | None, type[_Stream]] = {"gz": _Gzip, "xz": _Xz, "bz2": _Bzip2}
+    return classes[kind](file, path) if kind in classes else None
+
+
+# choosing -------------------------------------------------------------------------------------------------------------
+
+
+def _named(archive: Archive, wanted: str) -> Member:
+    """The member that a user means: by its name, by the last part of its name, or by its number."""
+    last = wanted.replace("\\", "/").rpartition("/")[2].lower()
+    for matches in (
+        [member for member in archive.members if member.name == wanted],
+        [member for member in archive.members if member.name.lower() == wanted.lower()],
+        [member for member in archive.members if _base_name(member) == last],
+        [member for member in archive.members if str(member.number) == wanted.lstrip("#")],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise MemberNotChosen(
+                f"several members are named {shown(wanted)}: name one by its number: {_list(matches)}"
+            )
+    raise MemberNotChosen(f"no member is named {shown(wanted)}; {archive.kind} with {_list(archive.members)}")
+
+
+def _base_name(member: Member) -> str:
+    return member.name.replace("\\", "/").rpartition("/")[2].lower()
+
+
+def _list(members: tuple[Member, ...] | list[Member]) -> str:
+    if not members:
+        return "no files"
+    texts = [
+        f"{member.number}: {shown(member.name)}" + (f" ({member.size:,} bytes)" if member.size is not None else "")
+        for member in members[:_MOST_NAMED]
+    ]
+    rest = len(members) - len(texts)
+    return ", ".join(texts) + (f" and {rest} more" if rest else "")
+
+
+def _candidates(archive: Archive) -> list[Member]:
+    """What may be the dump: the members of a dump's name, else the largest ones."""
+    large = [member for member in archive.members if member.size is None or member.size >= _SMALLEST_DUMP]
+    named = [member for member in large if member.name.lower().endswith(_DUMP_SUFFIXES)]
+    return named or _largest(large)
+
+
+def _largest(members: list[Member]) -> list[Member]:
+    return sorted(members, key=lambda member: -(member.size or 0))[:_MOST_LOOKED_AT]
+
+
+def _choose(archive: Archive) -> Member:
+    """The only kernel crash dump of a container. Raises :class:`MemberNotChosen` or :class:`NotACrashDump`."""
+    candidates = _candidates(archive)
+    if len(candidates) == 1 and not archive.quick_heads:
+        return candidates[0]  # seen to be a dump or not when it is extracted
+    heads = {member.number: archive.head(member, _HEADER_SIZE) for member in candidates}
+    kernel = [member for member in candidates if _is_kernel_dump(heads[member.number])]
+    if len(kernel) == 1:
+        return kernel[0]
+    if kernel:
+        raise MemberNotChosen(
+            f"{archive.kind} with {len(kernel)} crash dumps: choose one with --member: {_list(kernel)}"
+        )
+    user = [member for member in candidates if heads[member.number].startswith(b"MDMP")]
+    if user:
+        raise NotACrashDump(
+            f"{archive.kind} without a kernel crash dump, but with user-mode minidumps (MDMP), which a user-mode tool "
+            f"opens: {_list(user)}"
+        )
+    if len(candidates) == 1:
+        _check_head(candidates[0], heads[candidates[0].number])
+    raise NotACrashDump(f"{archive.kind} without a crash dump: it holds {_list(archive.members)}")
+
+
+def _is_kernel_dump(head: bytes) -> bool:
+    return head[:8] in (b"PAGEDU64", b"PAGEDUMP")
+
+
+def _check_head(member: Member, head: bytes) -> None:
+    """Raise what is wrong with a member that is no crash dump."""
+    if head and not head.strip(b"\0"):
+        raise NotACrashDump(
+            f"{shown(member.name)} inside begins with {len(head):,} zeros: the disk never received the dump"
+        )
+    try:
+        parse_header(BytesSource(head, member.name))
+    except KdumpError as error:
+        raise type(error)(f"{shown(member.name)} inside: {error}") from error
+
+
+# extracting -----------------------------------------------------------------------------------------------------------
+
+
+class _Session:
+    """An opened container with the cache."""
+
+    def __init__(
+        self, path: Path, file: BinaryIO, archive: Archive, cache: MemberCache, progress: Progress | None
+    ) -> None:
+        self.path = path
+        self.archive = archive
+        self.cache = cache
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._progress = progress
+        self._reported = 0.0
+        self._digest: str | None = None
+        self._identity = identify(file)
+
+    def _report(self, share: float, text: str) -> None:
+        """Say how far it is, at most a few times a second."""
+        now = time.monotonic()
+        if self._progress is not None and now - self._reported > 0.2:
+            self._reported = now
+            self._progress(min(100.0, 100 * share), text)
+
+    def digest(self) -> str:
+        """The hash of the whole container."""
+        if self._digest is None:
+            text = f"Reading {shown(self.path.name, 40)}"
+            self._digest = self.cache.digest(self._file, lambda done: self._report(done / max(1, self._size), text))
+        return self._digest
+
+    def extract(self, member: Member, is_dump: bool = True) -> Path:
+        """A member as a file in the cache. Raises a :class:`~volatility3_kdump.errors.KdumpError`."""
+        key = key_of(self.digest(), str(member.number))
+        found = self.cache.find(key)
+        if found is not None:
+            return found
+        if member.size is not None:
+            _refuse_bomb(member, member.size)
+
+        def stream(start: int, before: bytes) -> Iterator[bytes]:
+            yield from self._watched(member, start, before, is_dump)
+            if identify(self._file) != self._identity:
+                raise KdumpError("the file changes while it is read: copy it first")
+
+        return self.cache.store(key, member.size, stream, lambda length: self.archive.resume_point(member, length))
+
+    def _watched(self, member: Member, start: int, before: bytes, is_dump: bool) -> Iterator[bytes]:
+        """The stream of a member, seen to be a dump, within its bounds, and reported."""
+        given = start
+        head = b"" if start == 0 and is_dump else None
+        text = f"Extracting {shown(member.name, 40)} from {shown(self.path.name, 40)}"
+        for data in self.archive.stream(member, start, before):
+            given += len(data)
+            if head is not None:
+                head += data[: _HEADER_SIZE - len(head)]
+                if len(head) >= _HEADER_SIZE:
+                    _check_head(member, head)
+                    head = None
+            if member.size is None:
+                _refuse_bomb(member, given)
+            elif given > member.size:
+                raise CorruptContainer(
+                    f"{shown(member.name)} is larger than the {member.size:,} bytes that it should be"
+                )
+            yield data
+            share = given / member.size if member.size else self._file.tell() / max(1, self._size)
+            self._report(share, f"{text}: {given >> 20:,} MiB")
+        if head is not None:
+            _check_head(member, head)
+        if member.size is not None and given != member.size:
+            raise CorruptContainer(
+                f"{shown(member.name)} ends after {given:,} of the {member.size:,} bytes it should be"
+            )
+        if self._progress is not None:
+            self._progress(100.0, text)
+
+
+def _refuse_bomb(member: Member, size: int) -> None:
+    """Raise for what unpacks to more than any dump would."""
+    if size > RATIO_FREE and size > MOST_RATIO * max(1, member.packed):
+        raise UnsupportedContainer(
+            f"{shown(member.name)} unpacks from at most {member.packed:,} to {size:,} bytes or more, which is beyond "
+            f"{MOST_RATIO:,} to 1: it looks like a decompression bomb; extract it yourself if you trust it"
+        )
+
+
+@contextlib.contextmanager
+def _session(path: Path, progress: Progress | None, cache: MemberCache | None) -> Iterator[_Session | None]:
+    try:
+        file = path.open("rb", buffering=CHUNK)
+    except OSError as error:
+        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
+    with file:
+        if recognise(file.read(_MAGIC_SIZE)) is None:
+            yield None
+            return
+        cache = cache or MemberCache()
+        archive = open_archive(path, file, cache.scratch)
+        assert archive is not None
+        try:
+            yield _Session(path, file, archive, cache, progress)
+        except OSError as error:
+            raise KdumpError(f"cannot be read: {error.strerror or error}") from error
+
+
+def open_container(
+    path: Path, member: str | None = None, progress: Progress | None = None, cache: MemberCache | None = None
+) -> Extracted | None:
+    """Take the dump out of a container; ``None`` for a file that is none.
+
+    ``member`` names the dump by its name, by the last part of its name or by its number; without it, the container must
+    hold exactly one kernel crash dump. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
+    """
+    with _session(path, progress, cache) as session:
+        if session is None:
+            if member is not None:
+                raise MemberNotChosen(f"the file is no archive, so there is no member {shown(member)} in it")
+            return None
+        archive = session.archive
+        chosen = _named(archive, member) if member is not None else _remembered_choice(session)
+        extracted = session.extract(chosen)
+        paging_files: tuple[Member | None, ...] = ()
+        warnings: tuple[str, ...] = ()
+        try:
+            paging_files = _paging_files(session)
+        except KdumpError as error:
+            warnings = (f"the manifest of the archive cannot be read, so paging files are left out: {error}",)
+        return Extracted(path, archive.kind, extracted, chosen, archive.members, paging_files, warnings)
+
+
+def _remembered_choice(session: _Session) -> Member:
+    """As :func:`_choose`, asked once for each container where looking into its members is slow."""
+    archive = session.archive
+    if archive.quick_heads or len(_candidates(archive)) < 2:
+        return _choose(archive)
+    key = key_of(session.digest(), "choice")
+    known = session.cache.recall(key)
+    found = next((member for member in archive.members if str(member.number) == known), None)
+    if found is None:
+        found = _choose(archive)
+        session.cache.note(key, str(found.number))
+    return found
+
+
+def extract_member(path: Path, number: int, progress: Progress | None = None, cache: MemberCache | None = None) -> Path:
+    """Any member of a container, by its number, as a file in the cache. Raises :class:`KdumpError`."""
+    with _session(path, progress, cache) as session:
+        if session is None or not 0 < number <= len(session.archive.members):
+            raise MemberNotChosen(f"there is no member {number}")
+        return session.extract(session.archive.members[number - 1], is_dump=False)
+
+
+def list_members(path: Path, cache: MemberCache | None = None) -> tuple[Member, ...] | None:
+    """What is inside a container; ``None`` for a file that is none. Raises :class:`KdumpError`."""
+    with _session(path, None, cache) as session:
+        return None if session is None else session.archive.members
+
+
+def dump_members(path: Path, cache: MemberCache | None = None) -> tuple[Member, ...] | None:
+    """The kernel crash dumps in a container, in its order; ``None`` for a file that is none.
+
+    A member that may be a dump and does not decompress is among them, so that whoever extracts it learns why. Raises
+    :class:`~volatility3_kdump.errors.KdumpError` for a container that cannot be listed.
+    """
+
+    def may_be_dump(archive: Archive, member: Member) -> bool:
+        try:
+            return _is_kernel_dump(archive.head(member, _HEADER_SIZE))
+        except KdumpError:
+            return True
+
+    with _session(path, None, cache) as session:
+        if session is None:
+            return None
+        candidates = _candidates(session.archive)
+        found = [member for member in candidates if may_be_dump(session.archive, member)]
+        return tuple(sorted(found, key=lambda member: member.number))
+
+
+def digest_of(path: Path, cache: MemberCache | None = None) -> str:
+    """The SHA-256 of a container, from the cache where that knows it. Raises :class:`KdumpError`."""
+    try:
+        with path.open("rb", buffering=CHUNK) as file:
+            return (cache or MemberCache()).digest(file)
+    except OSError as error:
+        raise KdumpError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _paging_files(session: _Session) -> tuple[Member | None, ...]:
+    """The members that ``Cabmanifest.xml`` of a CAB names: WatsonPageFileManifest/Pagefiles/Pagefile@Name.
+
+    Source: the debugger's documentation of dump files in CAB archives. The order is taken for that of the system.
+    """
+    archive = session.archive
+    manifest = next((member for member in archive.members if _base_name(member) == _MANIFEST), None)
+    if not isinstance(archive, cabinet.Cabinet) or manifest is None or (manifest.size or 0) > _MOST_MANIFEST:
+        return ()
+    path = session.extract(manifest, is_dump=False)
+    names = _pagefile_names(path.read_bytes())
+    members = {_base_name(member): member for member in reversed(archive.members)}
+    return tuple(members.get(name.replace("\\", "/").rpartition("/")[2].lower()) for name in names[:_MOST_PAGING_FILES])
+
+
+def _pagefile_names(document: bytes) -> list[str]:
+    from xml.etree import ElementTree
+
+    # A manifest declares nothing; entities that multiply are what declarations would be good for.
+    if b"<!" in document.replace(b"<!--", b"").replace(b"\0", b""):
+        return []
+    try:
+        root = ElementTree.fromstring(document)
+    except (ElementTree.ParseError, ValueError, LookupError):
+        return []
+
+    def local(tag: str) -> str:
+        return tag.rpartition("}")[2].lower()
+
+    names = []
+    for element in root.iter():
+        if local(element.tag) == "pagefiles":
+            names += [child.get("Name") or "" for child in element if local(child.tag) == "pagefile"]
+    return [name for name in names if name]

@@ -1,0 +1,160 @@
+"""What lies at an address: user space, a driver, pool, a stack, page tables, or nothing that can be named.
+
+Modules, stacks and the canonical form of addresses decide first, since they are certain. Then the memory manager's own
+regions are asked (:mod:`volatility3_kdump.windows.memory.kernel_regions`); where they say nothing, the answer is no
+more than ``kernel``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.cpu.amd64 import is_canonical
+from volatility3_kdump.images.modules import Module, UnloadedModule, find_module
+from volatility3_kdump.windows.memory.kernel_regions import (
+    NONPAGED_POOL,
+    PAGED_POOL,
+    SPECIAL_POOL,
+    STACK,
+    kernel_region,
+)
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+NULL_PAGE, USER, NON_CANONICAL = "null page", "user", "non-canonical"
+DRIVER, UNLOADED, SHARED_DATA, KERNEL = "driver", "unloaded driver", "shared user data", "kernel"
+
+#: The lowest 64 KiB of user space are never mapped: an address there is a null pointer plus an offset.
+NULL_PAGE_SIZE = 0x10000
+
+_SHARED_DATA = {8: 0xFFFFF78000000000, 4: 0xFFFFFFFFFFDF0000}
+_PAGE_SIZE = 0x1000
+_STACK_SIZE = 0x6000
+
+#: The debugger's words behind an address.
+_DEBUGGER_WORDS = {PAGED_POOL: "Paged pool", NONPAGED_POOL: "Nonpaged pool", SPECIAL_POOL: "Special pool"}
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an address lies.
+
+    ``kind`` is one of the constants above, or what the kernel calls a region that has none; ``text`` says it for a
+    reader, with the name of the driver or the thread; ``source`` is what it was taken from. ``module`` and ``unloaded``
+    are set for drivers.
+    """
+
+    kind: str
+    text: str
+    source: str
+    module: Module | None = None
+    unloaded: UnloadedModule | None = None
+
+    @property
+    def debugger_words(self) -> str:
+        """What KD puts behind READ_ADDRESS and WRITE_ADDRESS; empty where it has no word for the region."""
+        return _DEBUGGER_WORDS.get(self.kind, "")
+
+
+def region_of(target: Target, address: int, stacks: bool = True) -> Region:
+    """The region of a virtual address (sign-extended). ``stacks`` says whether to look for it on stacks."""
+    certain = _outside_kernel(target, address) or _driver(target, address)
+    if certain is None and stacks:
+        certain = _stack(target, address)
+    if certain is not None:
+        return certain
+    found = kernel_region(target, address)
+    return (
+        Region(found.kind, found.kind, found.source) if found else Region(KERNEL, "kernel address space", "the address")
+    )
+
+
+def address_bits(target: Target) -> int:
+    """How many bits of an address the page tables translate; addresses are the sign extension of these."""
+    architecture = target.header.architecture
+    if architecture == "arm64":
+        # Each half has a table of its own, so that every one of 48 bits counts.
+        return 49
+    if architecture == "x64":
+        return 57 if target.debugger is not None and target.debugger.paging_levels == 5 else 48
+    return 64
+
+
+def canonical(target: Target, address: int) -> bool:
+    """Whether an address can be translated at all."""
+    bits = address_bits(target)
+    return bits == 64 or is_canonical(address, bits)
+
+
+def _outside_kernel(target: Target, address: int) -> Region | None:
+    if 0 <= address < NULL_PAGE_SIZE:
+        return Region(NULL_PAGE, "null page, which is never mapped", "the address")
+    if not canonical(target, address):
+        return Region(NON_CANONICAL, "not a canonical address: no memory can be there", "the address")
+    if not target.is_kernel_address(address):
+        return Region(USER, "user address space", "the address")
+    shared = _SHARED_DATA[target.memory.pointer_size]
+    if shared <= address < shared + _PAGE_SIZE:
+        return Region(SHARED_DATA, "shared user data page", "its fixed address")
+    return None
+
+
+def _driver(target: Target, address: int) -> Region | None:
+    module = find_module(target.modules, address)
+    if module is not None:
+        return Region(DRIVER, f"image of {module.image_name}", "the loaded module list", module)
+    unloaded = unloaded_at(target, address)
+    if unloaded is not None:
+        return Region(UNLOADED, f"where {unloaded.name} was, which is unloaded", "MmUnloadedDrivers", None, unloaded)
+    return None
+
+
+def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
+    """The most recently unloaded driver that lay at an address where no driver is now."""
+    if find_module(target.modules, address) is not None:
+        return None
+    return next((item for item in target.unloaded_modules if item.start <= address < item.end), None)
+
+
+def _stack(target: Target, address: int) -> Region | None:
+    threads = [processor.current_thread for processor in target.processors]
+    if target.crash_thread is not None:
+        threads.insert(0, target.crash_thread.address)
+    for thread in dict.fromkeys(threads):
+        limits = target.stack_limits(thread) if thread else None
+        if limits and limits[0] <= address < limits[1]:
+            return Region(STACK, f"kernel stack of thread {thread:x}", "the thread's stack limits")
+        if limits and limits[0] - _PAGE_SIZE <= address < limits[0]:
+            return Region(STACK, f"guard page below the kernel stack of thread {thread:x}", "the thread's stack limits")
+    for processor in target.processors:
+        for name, low, high in processor_stacks(target, processor.prcb):
+            if low <= address < high:
+                return Region(STACK, f"{name} of processor {processor.number}", "the processor's control block")
+    return None
+
+
+def processor_stacks(target: Target, prcb: int | None) -> list[tuple[str, int, int]]:
+    """The stacks that belong to a processor, not to a thread: (name, lowest address, first above).
+
+    Only where they start is recorded (KPRCB.DpcStack, which is a little below the base, KPRCB.IsrStack, KTSS64.Ist);
+    each is taken to be as large as a thread's kernel stack.
+    """
+    if prcb is None:
+        return []
+    memory, nt = target.memory, target.nt
+    tops: list[tuple[str, int | None]] = []
+    for name, path, debugger_field in (
+        ("DPC stack", "DpcStack", "OffsetPrcbDpcStack"),
+        ("interrupt stack", "IsrStack", "OffsetPrcbIsrStack"),
+    ):
+        located = target.offset("_KPRCB", path, debugger_field)
+        tops.append((name, memory.pointer(prcb + located) if located is not None else None))
+    if nt is not None and target.header.architecture == "x64" and nt.has("_KTSS64", "Ist") and nt.has("_KPCR", "Prcb"):
+        task_state = memory.pointer(prcb - nt.offset("_KPCR", "Prcb") + nt.offset("_KPCR", "TssBase"))
+        for index in range(1, 8) if task_state else ():
+            top = memory.pointer((task_state or 0) + nt.offset("_KTSS64", "Ist") + 8 * index)
+            tops.append((f"interrupt stack table entry {index}", top))
+    bases = [(name, -(-top // _PAGE_SIZE) * _PAGE_SIZE) for name, top in tops if top and target.is_kernel_address(top)]
+    return [(name, base - _STACK_SIZE, base) for name, base in bases]

@@ -1,0 +1,365 @@
+"""Symbol paths and image paths in the debugger's grammar, and files found along them.
+
+A path is a ``;``-separated list. An element is
+
+``DIR``                     a directory, searched as the debugger does (below), and a symbol store
+``srv*DIR*...*URL``         a symbol server behind local stores: asked from left to right, and what is found is copied
+                            to the stores on its left; ``srv*DIR`` is a store alone; an empty place is the default store
+``srv*``                    the default store, behind it Microsoft's public server
+``symsrv*DLL*DIR*...*URL``  the same; the DLL is not used
+``cache*DIR``               a store that takes what servers further to the right give; ``cache*`` is the default store
+``URL``                     as ``srv*URL``
+
+A server without a local store in front of it fills the default store, a directory of the user's cache. In a directory
+``DIR`` the file may lie in ``DIR`` itself, in ``DIR\\sys``, ``dll`` or ``exe``, in ``DIR\\symbols\\sys`` and so on, or
+in some directory below. Sources: "Symbol path for Windows debuggers", "Using a symbol server" and "Advanced SymSrv use"
+of the debugger's documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.stores import stores
+from volatility3_kdump.stores.servers import MICROSOFT, Servers, is_url, shown_url
+
+#: The debugger's own variables for the symbol path and the image path.
+SYMBOL_PATH_VARIABLE = "_NT_SYMBOL_PATH"
+IMAGE_PATH_VARIABLE = "_NT_EXECUTABLE_IMAGE_PATH"
+
+PathText = Union[str, "os.PathLike[str]"]
+
+#: How many parts behind the first asterisk are no places.
+_SERVERS = {"srv": 0, "symsrv": 1}
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+#: What Windows allows in a file name; the first and last characters are checked apart.
+_FILE_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\:*?\"<>|]{1,128}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+#: Below a plain directory: the kinds of images by which symbols may be sorted.
+_KINDS = ("sys", "dll", "exe")
+#: How far a plain directory is searched: levels below it, and entries in all.
+_DEEPEST = 8
+_MOST_ENTRIES = 100_000
+#: Directories of these names are those of a store, which holds many builds of the file.
+_STORED = re.compile(r".+\.(pdb|dbg|sys|exe|dll)", re.IGNORECASE)
+
+
+def safe_file_name(text: str) -> str | None:
+    """The last component of a Windows or Unix path; ``None`` when that cannot be the name of an ordinary file."""
+    name = text.replace("\\", "/").rsplit("/", 1)[-1]
+    if not _FILE_NAME.fullmatch(name) or name[0] in ". " or name[-1] in ". " or _DEVICES.fullmatch(name):
+        return None
+    return name
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of a path: its places from the first to be asked to the last, directories and URLs.
+
+    ``plain`` says that the only place is a directory that is searched in all ways; ``caches`` are the stores that take
+    what a server of the element gives.
+    """
+
+    places: tuple[Path | str, ...]
+    plain: bool = False
+    caches: tuple[Path, ...] = ()
+
+
+class SearchPath:
+    """The places of a path. ``complaints`` holds one line for each element that cannot be used.
+
+    ``directories`` are the local ones that the path names and that exist.
+    """
+
+    def __init__(
+        self,
+        directories: Sequence[Path] = (),
+        complaints: Sequence[str] = (),
+        elements: Sequence[Element] | None = None,
+        servers: Servers | None = None,
+    ) -> None:
+        """A path of plain directories, or of ``elements``; ``servers`` does the downloading."""
+        self.directories = tuple(directories)
+        self.complaints = tuple(complaints)
+        if elements is None:
+            elements = [Element((directory,), plain=True) for directory in directories]
+        self.elements = tuple(elements)
+        self._servers = servers or Servers()
+        self._listings = stores.Listings()
+        self._nested: dict[Path, dict[str, list[Path]]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is any place to look in."""
+        return bool(self.elements)
+
+    @classmethod
+    def parse(cls, path: PathText | Sequence[PathText] | None, name: str, servers: Servers | None = None) -> SearchPath:
+        """Read a path, or several that follow each other. ``name`` (``symbol path``) starts the complaints."""
+        parts: list[PathText] = [path] if isinstance(path, (str, os.PathLike)) else list(path or ())
+        reader = _Reader(name)
+        for part in parts:
+            for piece in os.fspath(part).split(";"):
+                reader.read(piece.strip().strip('"').strip())
+        return cls(reader.directories, reader.complaints, reader.elements, servers)
+
+    @property
+    def servers(self) -> Servers:
+        """What does the downloading."""
+        return self._servers
+
+    def quiet(self) -> SearchPath:
+        """The same path without complaints."""
+        return SearchPath(self.directories, (), self.elements, self._servers)
+
+    def files(self, name: str, key: str | None) -> Iterator[Path]:
+        """Local files of that name, in the order of the path, unverified; letter case does not matter.
+
+        ``name`` must come from :func:`safe_file_name`. ``key`` is the directory of the file in a symbol store.
+        """
+        seen: set[Path] = set()
+        for element in self.elements:
+            for place in element.places:
+                for found in self._local(place, element.plain, name, key) if isinstance(place, Path) else ():
+                    if found.name.casefold() == name.casefold() and found not in seen:
+                        seen.add(found)
+                        yield found
+
+    def matching(self, name: str, key: str, check: Callable[[Path], None], problems: list[str]) -> Iterator[Path]:
+        """Files that ``check`` accepts, in the order of the path, downloaded where the path says so.
+
+        ``check`` raises a :class:`KdumpError` for a file that is not the one. The parameters are otherwise those of
+        :meth:`files`. A line about each file that was refused and each place that could not be asked is appended to
+        ``problems``, unless it is there already.
+        """
+
+        def say(line: str) -> None:
+            if line not in problems:
+                problems.append(line)
+
+        seen: set[Path] = set()  # looked at
+        given: set[Path] = set()  # accepted; a file that was no good may be replaced by one that is
+        for element in self.elements:
+            stores_before: list[Path] = []
+            for place in element.places:
+                if isinstance(place, Path):
+                    for found in self._local(place, element.plain, name, key):
+                        if found in seen:
+                            continue
+                        seen.add(found)
+                        usable = self._usable(found, place, name, key, check, stores_before, say)
+                        if usable is not None and usable not in given:
+                            given.add(usable)
+                            yield usable
+                    stores_before.append(place)
+                else:
+                    usable = self._downloaded(place, name, key, check, element.caches, say)
+                    if usable is not None and usable not in given:
+                        given.add(usable)
+                        yield usable
+
+    # places ---------------------------------------------------------------------------------------------------------
+
+    def _local(self, place: Path, plain: bool, name: str, key: str | None) -> Iterator[Path]:
+        listings = self._listings
+        kinds = [(kind,) for kind in _KINDS] + [("symbols", kind) for kind in _KINDS] if plain else []
+        for steps in ((), *kinds):
+            found = listings.file(place, *steps, name)
+            if found is not None:
+                yield found
+        if key:
+            yield from stores.stored(place, name, key, listings)
+        if plain:
+            for entry in self._nested_in(place).get(name.casefold(), ()):
+                if entry.is_file():
+                    yield entry
+                elif key:
+                    for last in (name, stores.compressed_name(name), stores.POINTER):
+                        found = listings.file(entry, key, last)
+                        if found is not None:
+                            yield found
+
+    def _nested_in(self, root: Path) -> dict[str, list[Path]]:
+        """What lies below a directory, by case-folded name: files, and directories that are those of a store."""
+        if root not in self._nested:
+            found: dict[str, list[Path]] = {}
+            level = [root]
+            left = _MOST_ENTRIES
+            for depth in range(_DEEPEST):
+                below: list[Path] = []
+                for directory in level:
+                    try:
+                        with os.scandir(directory) as entries:
+                            for entry in entries:
+                                left -= 1
+                                if left < 0:
+                                    break
+                                # The first level was searched already. Links may lead in circles.
+                                is_directory = entry.is_dir(follow_symlinks=False)
+                                if depth and (not is_directory or _STORED.fullmatch(entry.name)):
+                                    found.setdefault(entry.name.casefold(), []).append(Path(entry.path))
+                                if is_directory and not _STORED.fullmatch(entry.name):
+                                    below.append(Path(entry.path))
+                    except OSError:
+                        continue
+                level = sorted(below)
+                if not level or left < 0:
+                    break
+            self._nested[root] = {name: sorted(paths) for name, paths in found.items()}
+        return self._nested[root]
+
+    def _usable(
+        self,
+        found: Path,
+        place: Path,
+        name: str,
+        key: str,
+        check: Callable[[Path], None],
+        before: Sequence[Path],
+        say: Callable[[str], None],
+    ) -> Path | None:
+        """A file that was found, unpacked and copied to the stores before it, if it is the one."""
+        temporary: Path | None = None
+        target = before[0] if before else place
+        try:
+            if found.name.casefold() == stores.POINTER != name.casefold():
+                found = stores.follow_pointer(found)
+            if found.name.casefold() != name.casefold() and stores.is_compressed(found):
+                # A store that is on its own is left as it is.
+                target = before[0] if before else stores.default_store()
+                temporary = stores.expand(found, name, target)
+            check(temporary or found)
+        except KdumpError as refusal:
+            say(str(refusal).replace(str(temporary), str(found)))
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            return None
+        usable = found
+        try:
+            if temporary is not None:
+                usable = stores.add(target, name, key, temporary, move=True)
+            for store in reversed(before):
+                if usable.is_relative_to(store):
+                    continue
+                usable = stores.add(store, name, key, usable)
+        except stores.StoreError as error:
+            say(str(error))
+            if temporary is not None and not usable.exists():
+                return None
+        if usable != found:
+            self._listings.forget()
+        return usable
+
+    def _downloaded(
+        self,
+        url: str,
+        name: str,
+        key: str,
+        check: Callable[[Path], None],
+        caches: Sequence[Path],
+        say: Callable[[str], None],
+    ) -> Path | None:
+        """A file from a server, in the store nearest to the left, and copied to those before it."""
+        usable = self._servers.get(url, name, key, check, caches[-1], say)
+        if usable is None:
+            return None
+        try:
+            for store in reversed(caches[:-1]):
+                usable = stores.add(store, name, key, usable)
+        except stores.StoreError as error:
+            say(str(error))
+        self._listings.forget()
+        return usable
+
+
+class _Reader:
+    """Reads the elements of a path one after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.elements: list[Element] = []
+        self.directories: list[Path] = []
+        self.complaints: list[str] = []
+        #: Stores of ``cache*`` elements so far.
+        self._caches: list[Path] = []
+
+    def read(self, text: str) -> None:
+        kind, star, rest = text.partition("*")
+        parts = [part.strip() for part in rest.split("*")]
+        if not text:
+            return
+        if star and kind.lower() == "cache":
+            self._cache(parts)
+        elif star and kind.lower() in _SERVERS:
+            self._chain(parts[_SERVERS[kind.lower()] :])
+        elif is_url(text):
+            self._chain([text])
+        else:
+            directory = self._existing(text)
+            if directory is not None:
+                self._add(Element((directory,), plain=True))
+
+    def _cache(self, parts: Sequence[str]) -> None:
+        for part in parts if any(parts) else ("",):
+            store = self._store(part)
+            if store is not None and store not in self._caches:
+                self._caches.append(store)
+                self._add(Element((store,)))
+
+    def _chain(self, parts: Sequence[str]) -> None:
+        if not any(parts):
+            parts = ["", MICROSOFT]
+        places: list[Path | str] = []
+        for index, part in enumerate(parts):
+            place: Path | str | None
+            if is_url(part):
+                place = self._server(part)
+            elif index + 1 < len(parts) or not part:
+                place = self._store(part)
+            else:
+                place = self._existing(part)
+            if place is not None and place not in places:
+                places.append(place)
+        urls = [index for index, place in enumerate(places) if isinstance(place, str)]
+        caches = list(self._caches)
+        if urls:
+            caches += [place for place in places[: urls[0]] if isinstance(place, Path) and place not in caches]
+            if not caches:
+                caches = [stores.default_store()]
+                places.insert(0, caches[0])
+        if places:
+            self._add(Element(tuple(places), caches=tuple(caches)))
+
+    def _add(self, element: Element) -> None:
+        if element in self.elements:
+            return
+        self.elements.append(element)
+        for place in element.places:
+            if isinstance(place, Path) and place not in self.directories and place.is_dir():
+                self.directories.append(place)
+
+    def _server(self, url: str) -> str | None:
+        if url.lower().startswith(("http://", "https://")):
+            return url
+        self.complaints.append(f"{self._name}: {shown_url(url)} is neither http nor https, ignored")
+        return None
+
+    def _store(self, text: str) -> Path | None:
+        """A store that is made when something is put into it."""
+        if not text:
+            return stores.default_store()
+        if os.name != "nt" and _WINDOWS_PATH.match(text) and not Path(text).is_dir():
+            self.complaints.append(f"{self._name}: {text} is a path of Windows, ignored")
+            return None
+        return Path(text)
+
+    def _existing(self, text: str) -> Path | None:
+        if not Path(text).is_dir():
+            self.complaints.append(f"{self._name}: {text} is not a directory, ignored")
+            return None
+        return Path(text)

@@ -1,0 +1,104 @@
+"""KDDEBUGGER_DATA64: where the kernel keeps its lists, and a few structure offsets, without any symbol table.
+
+The block carries its own size, and kernels differ in how much of it they have: a field behind the size is absent.
+Layout: Windows SDK ``wdbgexts.h``, the same for 32- and 64-bit targets.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from volatility3_kdump import tables
+
+ReadMemory = Callable[[int, int], "bytes | None"]
+
+_TYPE = "_KDDEBUGGER_DATA64"
+_TAG = b"KDBG"
+_SMALLEST = 0x208
+
+
+@dataclass(frozen=True)
+class DebuggerData:
+    """The decoded block. ``address`` is its virtual address, ``size`` the bytes that its own header claims."""
+
+    address: int
+    size: int
+    data: bytes
+
+    def __getitem__(self, name: str) -> int | None:
+        """A field by its SDK name; ``None`` when this kernel's block is too short to have it, or it is zero."""
+        field = tables.structures().field(_TYPE, name)
+        if field.offset + field.size > len(self.data):
+            return None
+        return int.from_bytes(self.data[field.offset : field.offset + field.size], "little") or None
+
+    @property
+    def kernel_base(self) -> int | None:
+        return self["KernBase"]
+
+    @property
+    def paging_levels(self) -> int | None:
+        """Levels of the page tables (4 or 5), bits 2 to 5 of PaeEnabled; ``None`` where they are not reported."""
+        flags = self["PaeEnabled"] or 0
+        return (flags >> 2) & 0xF or None
+
+
+def read_debugger_data(read: ReadMemory, address: int | None) -> DebuggerData | None:
+    """The block at an address, ``None`` when it is not in the dump or still encoded (no ``KDBG`` tag)."""
+    if not address:
+        return None
+    layouts = tables.structures()
+    head = read(address, 0x18)
+    if head is None:
+        return None
+    return parse_debugger_data(head, address, lambda size: read(address, min(size, layouts.size_of(_TYPE))))
+
+
+def parse_debugger_data(head: bytes, address: int, rest: Callable[[int], bytes | None]) -> DebuggerData | None:
+    """As :func:`read_debugger_data`, from the first 0x18 bytes and a function that reads so many from the start."""
+    row = tables.structures().reader(_TYPE, tag="OwnerTag", size="Size").unpack(head)
+    if row.tag.to_bytes(4, "little") != _TAG or not _SMALLEST <= row.size <= 0x1000:
+        return None
+    data = rest(row.size)
+    return None if data is None else DebuggerData(address, row.size, data)
+
+
+def decode_debugger_data(
+    read: ReadMemory, address: int, wait_never: int, wait_always: int, encoded_flag: int
+) -> DebuggerData | None:
+    """A block that the kernel still keeps encoded, as it does unless the system was started with debugging on.
+
+    ``wait_never`` and ``wait_always`` are the values of nt!KiWaitNever and nt!KiWaitAlways, ``encoded_flag`` is the
+    address of nt!KdpDataBlockEncoded. ``None`` when the bytes are not in the dump, or decode to no kernel base.
+    """
+    whole = tables.structures().size_of(_TYPE)
+    head = read(address, 0x18)
+    if head is None:
+        return None
+    keys = wait_never, wait_always, encoded_flag
+    size = int.from_bytes(_decoded(head, *keys)[0x14:0x18], "little")
+    if not _SMALLEST <= size <= 0x1000:
+        return None
+    data = read(address, min(size, whole) & ~7)
+    if data is None:
+        return None
+    block = _decoded(data, *keys)
+    found = parse_debugger_data(block[:0x18], address, lambda _: block)
+    base = found.kernel_base if found else None
+    return found if base and base & 0xFFF == 0 else None
+
+
+def _decoded(data: bytes, wait_never: int, wait_always: int, encoded_flag: int) -> bytes:
+    """Undo the encoding of each qword: xor, rotate, xor, byte swap, xor."""
+    mask = 0xFFFFFFFFFFFFFFFF
+    turn = wait_never & 0x3F
+    words = []
+    for (word,) in struct.iter_unpack("<Q", data):
+        value = word ^ wait_never
+        value = (value << turn | value >> (64 - turn)) & mask if turn else value
+        value ^= encoded_flag
+        value = int.from_bytes(value.to_bytes(8, "little"), "big") ^ wait_always
+        words.append(value)
+    return struct.pack(f"<{len(words)}Q", *words)

@@ -1,0 +1,1 @@
+"""PDB files: the container, names, types, and linker names made readable."""

@@ -1,0 +1,53 @@
+"""Tables for the host's renderers: typed rows, absent values, escaped text, and KD's text beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from volatility3.framework import renderers
+from volatility3.framework.renderers import format_hints
+
+from volatility3_kdump.escape import printable, terminal_line
+
+Row = tuple[int, tuple[Any, ...]]
+
+
+class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
+    """A TreeGrid that can also be shown as KD's text by ``-r windbg``.
+
+    ``kd_lines`` yields the lines of that text from the same values as the rows.
+    """
+
+    def __init__(
+        self,
+        columns: list[tuple[str, type]],
+        rows: Iterable[Row],
+        kd_lines: Callable[[], Iterable[str]],
+    ) -> None:
+        super().__init__(columns, _escaped(rows))
+        self._kd_lines = kd_lines
+
+    def kd_lines(self) -> Iterator[str]:
+        """KD's text, every line escaped for a terminal."""
+        return map(terminal_line, self._kd_lines())
+
+
+def _escaped(rows: Iterable[Row]) -> Iterator[Row]:
+    for level, values in rows:
+        yield level, tuple(printable(value) if type(value) is str else value for value in values)
+
+
+def address(value: int | None) -> Any:
+    """An address cell: typed hexadecimal, or the host's mark for a value that is not there."""
+    return renderers.NotAvailableValue() if value is None else format_hints.Hex(value)
+
+
+def text(value: str | None) -> Any:
+    """A text cell, or the host's mark for a value that is not there."""
+    return renderers.NotAvailableValue() if value is None else value
+
+
+def absent() -> Any:
+    """The cell of a column that does not apply to a row."""
+    return renderers.NotApplicableValue()

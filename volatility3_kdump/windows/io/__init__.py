@@ -1,0 +1,1 @@
+"""Drivers and devices, their requests, and the I/O error log."""

@@ -1,0 +1,1 @@
+"""Processors, deferred calls, shared data, version and hardware errors."""

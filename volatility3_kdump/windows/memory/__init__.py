@@ -1,0 +1,1 @@
+"""The memory manager: page tables and frames, pools, address spaces, counters."""

@@ -1,0 +1,1 @@
+"""Processes, threads, objects and handles, and what they own and wait for."""
