@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def open(
