@@ -54,7 +54,8 @@ def _write(path: Path) -> None:
     from kdump_sample import containers
     from kdump_sample.contents import make_contents
     from kdump_sample.machine import Machine
-    from kdump_sample.scene import Process, Resource, Thread, high_irql_fault
+    from kdump_sample.myfault import high_irql_fault
+    from kdump_sample.scene import Process, Resource, Thread
     from kdump_sample.scenes import make_scene
     from volatility3_kdump.layout import Layouts
     from volatility3_kdump.tables import kernel_table_path

@@ -83,7 +83,7 @@ def _write(path: Path, threads: int = _THREADS) -> None:
     from kdump_sample import containers
     from kdump_sample.contents import make_contents
     from kdump_sample.machine import Machine
-    from kdump_sample.scene import high_irql_fault
+    from kdump_sample.myfault import high_irql_fault
     from kdump_sample.stacks import Frame
     from volatility3_kdump.layout import Layouts
     from volatility3_kdump.tables import kernel_table_path

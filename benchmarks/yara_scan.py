@@ -77,7 +77,7 @@ def _write(path: Path, kind: str) -> None:
     from kdump_sample import containers, paging
     from kdump_sample.contents import make_contents
     from kdump_sample.machine import Machine
-    from kdump_sample.scene import high_irql_fault
+    from kdump_sample.myfault import high_irql_fault
     from volatility3_kdump.layout import Layouts
     from volatility3_kdump.tables import kernel_table_path
 

@@ -7,14 +7,23 @@ from kdump_sample.context import Registers
 from kdump_sample.images import Images
 from kdump_sample.objects import THREAD, Objects
 from kdump_sample.processes import STACK_TOP, Processes, StackRange
-from kdump_sample.scene import IDLE_FRAMES, Process, Processor, Thread
-from kdump_sample.stacks import Stack, lay_out
+from kdump_sample.scene import Process, Processor, Thread
+from kdump_sample.stacks import Frame, Stack, lay_out
 from kdump_sample.workspace import Workspace
 
 _RUNNING = 2
 _IDLE_STACK_SIZE = 0x6000
 _HIGH_LEVEL, _DISPATCH_LEVEL = 15, 2
 _DPC_QUEUES = 2
+
+#: The idle loop; which of the innermost frames there are depends on the kernel.
+_IDLE_FRAMES = (
+    Frame("KiIdleLoop"),
+    Frame("PoIdle"),
+    Frame("PpmIdleExecuteTransition"),
+    Frame("PpmIdleDefaultExecute"),
+    Frame("HalProcessorIdle"),
+)
 
 #: IpiFrozen of a processor that has stopped for another one, as small memory dumps of real machines show it.
 _FROZEN = 2
@@ -135,7 +144,7 @@ class Processors:
 
     def _idle_thread(self, number: int, processor: Processor, address: int) -> Stack:
         work, base = self._work, processor.idle_stack_base
-        stack = lay_out(IDLE_FRAMES, base - STACK_TOP, self._images.find, {})
+        stack = lay_out(_IDLE_FRAMES, base - STACK_TOP, self._images.find, {})
         self._processes.keep_stack(address, stack, StackRange(stack.sp, base - _IDLE_STACK_SIZE, base))
         idle = work.symbol("KiInitialProcess") or 0
         work.zeroed("_ETHREAD", address)

@@ -11,7 +11,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from kdump_sample.scene import Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import Scene
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from kdump_sample.code import Allocate, Call, Function, pushes
-from kdump_sample.scene import KernelStructure, Processor, Record, Scene, Unloaded, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import KernelStructure, Processor, Record, Scene, Unloaded
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashing, kernel_trap, with_frames, with_functions
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import struct
 
-from kdump_sample.scene import LogEntry, Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import LogEntry, Scene
 from kdump_sample.scenes import scene
 from volatility3_kdump.layout import Layouts
 

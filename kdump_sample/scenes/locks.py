@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from kdump_sample.myfault import high_irql_fault
 from kdump_sample.resources import SHARED_WAIT_FRAMES, WAIT_FRAMES, WAIT_FUNCTIONS
-from kdump_sample.scene import Process, Resource, Scene, Thread, high_irql_fault
+from kdump_sample.scene import Process, Resource, Scene, Thread
 from kdump_sample.scenes import scene
 from volatility3_kdump.layout import Layouts
 

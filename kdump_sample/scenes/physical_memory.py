@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from kdump_sample.memory_use import MappedFile, MemoryUse, PageFile, PageFrames
-from kdump_sample.scene import Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import Scene
 from kdump_sample.scenes import scene
 from volatility3_kdump.layout import Layouts
 

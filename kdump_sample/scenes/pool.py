@@ -7,7 +7,8 @@ import struct
 from collections.abc import Sequence
 
 from kdump_sample.code import Allocate, Call, Function, pushes
-from kdump_sample.scene import Record, Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import Record, Scene
 from kdump_sample.scenes import scene
 from kdump_sample.scenes.crashes import add, request
 from kdump_sample.stacks import Frame

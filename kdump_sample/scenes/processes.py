@@ -6,7 +6,8 @@ import dataclasses
 
 from kdump_sample.code import Allocate, Call, Function
 from kdump_sample.dispatch import TERMINATION
-from kdump_sample.scene import Process, Record, Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import Process, Record, Scene
 from kdump_sample.scenes import scene
 from kdump_sample.scenes.crashes import add, request
 from kdump_sample.stacks import Frame

@@ -15,7 +15,8 @@ from kdump_sample.dispatch import (
     TO_HANDLERS,
     UNHANDLED,
 )
-from kdump_sample.scene import KernelStructure, Record, Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import KernelStructure, Record, Scene
 from kdump_sample.scenes import scene
 from kdump_sample.scenes.crashes import TOUCHES, add, request, touch
 from kdump_sample.stacks import Frame

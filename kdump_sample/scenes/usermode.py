@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from kdump_sample.myfault import high_irql_fault
 from kdump_sample.regions import (
     GUARD,
     NO_ACCESS,
@@ -16,7 +17,7 @@ from kdump_sample.regions import (
     image,
     private,
 )
-from kdump_sample.scene import Process, Scene, high_irql_fault
+from kdump_sample.scene import Process, Scene
 from kdump_sample.scenes import scene
 from kdump_sample.tokens import INTEGRITY, LOGON, OWNER, USUAL, Identity
 from volatility3_kdump.layout import Layouts

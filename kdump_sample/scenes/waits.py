@@ -10,17 +10,9 @@ from __future__ import annotations
 import dataclasses
 import struct
 
+from kdump_sample.myfault import high_irql_fault
 from kdump_sample.resources import WAIT_FRAMES, WAIT_FUNCTIONS
-from kdump_sample.scene import (
-    KernelStructure,
-    Process,
-    Record,
-    Resource,
-    Scene,
-    Thread,
-    WaitObject,
-    high_irql_fault,
-)
+from kdump_sample.scene import KernelStructure, Process, Record, Resource, Scene, Thread, WaitObject
 from kdump_sample.scenes import scene
 from volatility3_kdump.layout import Layouts
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdump_sample.code import Function
+from kdump_sample.myfault import high_irql_fault
 from kdump_sample.pe import READ_ONLY, Codeview, Section
-from kdump_sample.scene import Driver, KernelStructure, Record, Scene, Thread, high_irql_fault
+from kdump_sample.scene import Driver, KernelStructure, Record, Scene, Thread
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashing, with_thread
 from volatility3_kdump.layout import Layouts

@@ -14,7 +14,8 @@ from kdump_sample import write_sample
 from kdump_sample.containers import write
 from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
-from kdump_sample.scene import KernelStructure, Variable, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import KernelStructure, Variable
 from volatility3_kdump.analysis import consistency
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import find_failure

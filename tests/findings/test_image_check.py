@@ -17,7 +17,7 @@ import pytest
 import volatility3_kdump
 from kdump_sample import pe
 from kdump_sample.machine import Machine
-from kdump_sample.scene import high_irql_fault
+from kdump_sample.myfault import high_irql_fault
 from volatility3_kdump.findings.image_check import ImageCheck, check_image
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module

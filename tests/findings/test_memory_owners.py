@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
-from kdump_sample.scene import high_irql_fault
+from kdump_sample.myfault import high_irql_fault
 from volatility3_kdump.findings.memory_owners import MemoryOwners, Owner
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.processes import process_addresses, read_process, read_thread, thread_addresses

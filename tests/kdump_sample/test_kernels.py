@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kdump_sample.machine import Machine
-from kdump_sample.scene import high_irql_fault
+from kdump_sample.myfault import high_irql_fault
 from tests.host import ADDRESS, BASE, SYSTEM_DIRECTORY, host_kernel
 from volatility3_kdump.layout import Layouts
 

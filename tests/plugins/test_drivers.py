@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import volatility3_kdump
 from kdump_sample import pe
 from kdump_sample.machine import Machine
-from kdump_sample.scene import high_irql_fault
+from kdump_sample.myfault import high_irql_fault
 from tests.archives import packing
 from tests.output import lines
 from volatility3_kdump.layout import Layouts

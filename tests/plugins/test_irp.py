@@ -15,7 +15,8 @@ import volatility3_kdump
 from kdump_sample import containers
 from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
-from kdump_sample.scene import DriverObject, Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import DriverObject, Scene
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.requests import view_irp
 from volatility3_kdump.layout import Layouts

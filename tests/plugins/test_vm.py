@@ -11,7 +11,7 @@ import pytest
 
 import volatility3_kdump
 from kdump_sample.memory_use import MemoryUse, PageFile
-from kdump_sample.scene import high_irql_fault
+from kdump_sample.myfault import high_irql_fault
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
 from tests.output import lines

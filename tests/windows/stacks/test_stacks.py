@@ -20,7 +20,8 @@ from kdump_sample import pe
 from kdump_sample.code import Allocate, Call, FramePointer, Function, pushes
 from kdump_sample.dispatch import CLOCK
 from kdump_sample.machine import Machine
-from kdump_sample.scene import KernelStructure, Scene, high_irql_fault
+from kdump_sample.myfault import high_irql_fault
+from kdump_sample.scene import KernelStructure, Scene
 from kdump_sample.scenes import make_scene, scene_names
 from kdump_sample.scenes.crashes import TOUCHES, add, request, touch
 from kdump_sample.stacks import Frame
