@@ -136,7 +136,7 @@ def _ours(path: Path) -> Values:
     from volatility3_kdump.views.process import Processes, process_grid
     from volatility3_kdump.views.thread import Threads, thread_grid
     from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
-    from volatility3_kdump.windows.stacks.stacks import StackWalker, walk_threads
+    from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads
 
     start = time.process_time()
     target = volatility3_kdump.open(path)

@@ -127,7 +127,7 @@ def _addresses(threads: int) -> Iterator[int]:
 def _ours(path: Path) -> Values:
     """The worker: walk every stack without names and with them, and look many addresses up."""
     import volatility3_kdump
-    from volatility3_kdump.windows.stacks.stacks import walk_threads
+    from volatility3_kdump.windows.stacks.walker import walk_threads
 
     found = {}
     for what, naming in (("unwound", False), ("named", True)):
@@ -162,7 +162,7 @@ def _ours(path: Path) -> Values:
 def _objects(path: Path) -> Values:
     """The worker: unwind the stacks of a few threads by objects of the host."""
     import volatility3_kdump
-    from volatility3_kdump.windows.stacks.stacks import thread_start
+    from volatility3_kdump.windows.stacks.starts import thread_start
 
     target = volatility3_kdump.open(path)
     unwinder = _ObjectUnwinder(target, path.with_suffix(".isf.json"))

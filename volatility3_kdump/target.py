@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from volatility3_kdump.archives.containers import Extracted
     from volatility3_kdump.windows.memory.pool import Pool
-    from volatility3_kdump.windows.stacks.stacks import StackWalker
+    from volatility3_kdump.windows.stacks.walker import StackWalker
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
 
@@ -530,7 +530,7 @@ class Target:
     @functools.cached_property
     def walker(self) -> StackWalker:
         """Walks stacks; shared, so that what it learns of images serves every stack."""
-        from volatility3_kdump.windows.stacks.stacks import StackWalker
+        from volatility3_kdump.windows.stacks.walker import StackWalker
 
         return StackWalker(self)
 

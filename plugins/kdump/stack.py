@@ -7,7 +7,8 @@ from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.text.stacks import LAYOUTS
 from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
-from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack
+from volatility3_kdump.windows.stacks.starts import context_start, crash_start, processor_start, trap_start
 
 
 class Stack(KdumpPlugin):
@@ -40,8 +41,8 @@ class Stack(KdumpPlugin):
     def grid(self, target):
         most = self.option("frames")
         most = 256 if most is None else most
-        if not 1 <= most <= stacks.MOST_FRAMES:
-            raise KdumpError(f"--frames is {most}: use a number from 1 to {stacks.MOST_FRAMES}")
+        if not 1 <= most <= MOST_FRAMES:
+            raise KdumpError(f"--frames is {most}: use a number from 1 to {MOST_FRAMES}")
         return stack_grid(
             target,
             self._requests(target),
@@ -54,15 +55,15 @@ class Stack(KdumpPlugin):
     def _requests(self, target):
         try:
             return list(self._chosen(target))
-        except stacks.NoStack as error:
+        except NoStack as error:
             raise KdumpError(f"{target.name}: {error}") from error
 
     def _chosen(self, target):
         last = "  *** Stack trace for last set context - .thread/.cxr resets it"
         if self.option("trap"):
-            yield Request(last, None, stacks.trap_start(target, parse_address(self.option("trap"), target)))
+            yield Request(last, None, trap_start(target, parse_address(self.option("trap"), target)))
         elif self.option("context"):
-            yield Request(last, None, stacks.context_start(target, parse_address(self.option("context"), target)))
+            yield Request(last, None, context_start(target, parse_address(self.option("context"), target)))
         elif self.option("thread"):
             for text in self.option("thread"):
                 yield request_thread(target, parse_address(text, target), last)
@@ -81,13 +82,13 @@ class Stack(KdumpPlugin):
                 yield self._processor(target, number)
         else:
             thread = target.crash_thread
-            yield Request(None, thread.address if thread else None, stacks.crash_start(target))
+            yield Request(None, thread.address if thread else None, crash_start(target))
 
     @staticmethod
     def _processor(target, number):
         found = next((processor for processor in target.processors if processor.number == number), None)
         thread = found.current_thread if found else None
         try:
-            return Request(f"Processor {number}", thread, stacks.processor_start(target, number))
-        except stacks.NoStack as error:
+            return Request(f"Processor {number}", thread, processor_start(target, number))
+        except NoStack as error:
             return Request(f"Processor {number}", thread, None, str(error))

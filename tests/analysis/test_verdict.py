@@ -14,7 +14,7 @@ from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.analysis.verdict import StackEntry, Verdict, decide, entry_at, stack_entries
-from volatility3_kdump.windows.stacks.stacks import crash_start
+from volatility3_kdump.windows.stacks.starts import crash_start
 
 RULES = OwnerRules.load()
 

@@ -14,6 +14,7 @@ from volatility3_kdump.cpu.registers import register_part
 from volatility3_kdump.expressions import ExpressionError, TargetNames, evaluate
 from volatility3_kdump.expressions.names import PSEUDO_REGISTERS
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.stacks.starts import crash_start
 
 RAX, FLAGS = 0x1122334455667788, 0x00000246
 
@@ -85,7 +86,7 @@ def test_pseudo_registers_of_the_crash(target: Target) -> None:
     bug_check = target.symbol("KeBugCheckEx")
     assert target.crash_process is not None
     assert target.crash_thread is not None
-    frames = target.walker.walk(volatility3_kdump.windows.stacks.stacks.crash_start(target), 2).frames
+    frames = target.walker.walk(crash_start(target), 2).frames
     expected = {
         "$ip": bug_check,
         "$eventip": bug_check,

@@ -11,8 +11,8 @@ from tests import transcript
 from tests.edited import edited
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
-from volatility3_kdump.windows.stacks import stacks
-from volatility3_kdump.windows.stacks.stacks import Frame, Stack
+from volatility3_kdump.windows.stacks.frames import Frame, Stack
+from volatility3_kdump.windows.stacks.starts import crash_start, thread_start
 
 #: (Child-SP, RetAddr, arguments, call site) of the published crash stack.
 PUBLISHED = [
@@ -28,7 +28,7 @@ def target(sample) -> Target:
 
 @pytest.fixture(scope="module")
 def crash(target: Target) -> Stack:
-    return target.walker.walk(stacks.crash_start(target))
+    return target.walker.walk(crash_start(target))
 
 
 def shown(target: Target, stack: Stack, layout: str) -> list[str]:
@@ -81,7 +81,7 @@ def test_stack_text(target: Target, crash: Stack) -> None:
 
 
 def test_the_layout_inside_thread_listings(target: Target) -> None:
-    stack = target.walker.walk(stacks.thread_start(target, 0xFFFF91895309D080))
+    stack = target.walker.walk(thread_start(target, 0xFFFF91895309D080))
     published = [line.strip() for line in transcript.NOTEPAD_STACK.splitlines()]
     assert text.header(text.EMBEDDED) == published[0]
     got = shown(target, stack, text.EMBEDDED)
@@ -93,7 +93,7 @@ def test_the_layout_inside_thread_listings(target: Target) -> None:
 
 def test_a_warning_stands_once_in_front_of_the_first_frame_of_a_scan(sample) -> None:
     small = volatility3_kdump.open(sample(4))
-    stack = small.walker.walk(stacks.crash_start(small))
+    stack = small.walker.walk(crash_start(small))
     rows = shown(small, stack, "kc")
     first = next(frame.number for frame in stack.frames if frame.trust == "scan")
     warning = "WARNING: Stack unwind information not available. Following frames may be wrong."
@@ -158,7 +158,7 @@ def test_the_reason_why_a_stack_ends_early_follows_it(target: Target, sample, tm
     from volatility3_kdump.views.stack import Request, request_thread, stack_grid
 
     damaged = edited(target, sample(), tmp_path / "x.dmp", {0xFFFFD48F77AF97E0 + 0x180: bytes(8)})
-    start = stacks.crash_start(damaged)
+    start = crash_start(damaged)
     grid = stack_grid(damaged, [Request(None, None, start), request_thread(damaged, 0x10, "THREAD 10")], "kc", 256)
     assert list(grid.kd_lines()) == [
         " # Call Site",

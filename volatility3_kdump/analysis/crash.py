@@ -20,7 +20,8 @@ from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
 from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
 from volatility3_kdump.windows.machine.processors import Processor
 from volatility3_kdump.windows.processes.processes import Process, Thread, read_process, read_thread
-from volatility3_kdump.windows.stacks.stacks import NoStack, Stack, context_start, crash_start, thread_start
+from volatility3_kdump.windows.stacks.frames import NoStack, Stack
+from volatility3_kdump.windows.stacks.starts import context_start, crash_start, thread_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -28,7 +28,8 @@ from volatility3_kdump.cpu.exception import (
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule
-from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.frames import NoStack
+from volatility3_kdump.windows.stacks.starts import crash_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -258,8 +259,8 @@ class _Finder:
     def _trap_frames(self) -> Iterator[tuple[int, Context, str]]:
         """Trap frames of the crashing stack: those that unwinding comes by, then what a scan of the stack finds."""
         target = self.target
-        with contextlib.suppress(stacks.NoStack):
-            for frame in target.walker.walk(stacks.crash_start(target)).frames:
+        with contextlib.suppress(NoStack):
+            for frame in target.walker.walk(crash_start(target)).frames:
                 if frame.trap_frame is not None:
                     context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
                     if context is not None:
@@ -276,8 +277,8 @@ class _Finder:
     def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:
         """Add the nonvolatile registers that unwinding from the bug check down to the trap frame recovers."""
         try:
-            found = self.target.walker.registers_at_trap(stacks.crash_start(self.target), trap)
-        except stacks.NoStack:
+            found = self.target.walker.registers_at_trap(crash_start(self.target), trap)
+        except NoStack:
             return shown, ()
         if found is None or found.ip != shown.ip:
             return shown, ()

@@ -31,7 +31,8 @@ from volatility3_kdump.findings.regions import (
     region_of,
 )
 from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
-from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.frames import NoStack
+from volatility3_kdump.windows.stacks.starts import crash_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -297,8 +298,8 @@ def interrupted(case: Case) -> tuple[int, Context] | None:
         return None
     if failure is not None and failure.trap_frame is not None:
         return failure.trap_frame, failure.context
-    with contextlib.suppress(stacks.NoStack):
-        for frame in target.walker.walk(stacks.crash_start(target)).frames:
+    with contextlib.suppress(NoStack):
+        for frame in target.walker.walk(crash_start(target)).frames:
             if frame.trap_frame is not None:
                 context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
                 if context is not None:

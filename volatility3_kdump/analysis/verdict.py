@@ -27,7 +27,7 @@ from volatility3_kdump.analysis.owners import (
 )
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.images.modules import debugger_name
-from volatility3_kdump.windows.stacks.stacks import SCAN, Stack
+from volatility3_kdump.windows.stacks.frames import SCAN, Stack
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.expressions import TargetNames
     from volatility3_kdump.target import Target
-    from volatility3_kdump.windows.stacks.stacks import Start
+    from volatility3_kdump.windows.stacks.frames import Start
 
 #: KD's default of ``.kframes``.
 DEFAULT_FRAMES = 0x100

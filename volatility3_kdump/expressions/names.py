@@ -158,7 +158,7 @@ class TargetNames:
         return value
 
     def _return_address(self) -> int | None:
-        from volatility3_kdump.windows.stacks.stacks import start_at
+        from volatility3_kdump.windows.stacks.starts import start_at
 
         context = self._context()
         if context.ip is None or context.sp is None:

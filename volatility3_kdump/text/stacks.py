@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.stacks.stacks import Frame, Stack, StackWalker
+from volatility3_kdump.windows.stacks.frames import Frame, Stack
+from volatility3_kdump.windows.stacks.walker import StackWalker
 
 LAST_SET_CONTEXT = "  *** Stack trace for last set context - .thread/.cxr resets it"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.windows.stacks.stacks import SCAN
+from volatility3_kdump.windows.stacks.frames import SCAN
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash

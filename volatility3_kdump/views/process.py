@@ -31,7 +31,7 @@ from volatility3_kdump.windows.processes.crossview import CrossView, cross_view
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
 from volatility3_kdump.windows.processes.user_mode import UserMode, read_user_mode
-from volatility3_kdump.windows.stacks.stacks import Stack
+from volatility3_kdump.windows.stacks.frames import Stack
 
 #: Levels of detail: KD's flags of ``!process``. 1 adds statistics, 2 threads with what they wait for, 4 stacks.
 DETAILS = (0, 1, 3, 7)

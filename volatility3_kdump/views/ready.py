@@ -17,7 +17,8 @@ from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue, processor_states, shared_queues
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
-from volatility3_kdump.windows.stacks.stacks import NoStack, processor_start
+from volatility3_kdump.windows.stacks.frames import NoStack
+from volatility3_kdump.windows.stacks.starts import processor_start
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Processor", int),

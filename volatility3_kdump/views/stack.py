@@ -14,7 +14,9 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.windows.processes import processes, threads
-from volatility3_kdump.windows.stacks.stacks import NoStack, Stack, StackWalker, Start, thread_start
+from volatility3_kdump.windows.stacks.frames import NoStack, Stack, Start
+from volatility3_kdump.windows.stacks.starts import thread_start
+from volatility3_kdump.windows.stacks.walker import StackWalker
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Process", str),

@@ -19,7 +19,8 @@ from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.windows.processes import processes
 from volatility3_kdump.windows.processes.processes import Process
 from volatility3_kdump.windows.processes.threads import IMPERSONATION_LEVELS, WAITING, Thread, WaitObject, read_thread
-from volatility3_kdump.windows.stacks.stacks import NoStack, Stack, thread_start
+from volatility3_kdump.windows.stacks.frames import NoStack, Stack
+from volatility3_kdump.windows.stacks.starts import thread_start
 
 #: The columns of a thread. A level below are its stack's frames, which fill the columns of :data:`FRAME_COLUMNS`.
 THREAD_COLUMNS: list[tuple[str, type]] = [

@@ -34,8 +34,15 @@ from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as stack_text
-from volatility3_kdump.windows.stacks import stacks
-from volatility3_kdump.windows.stacks.stacks import MOST_FRAMES, NoStack, Stack, StackWalker, Start
+from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Stack, Start
+from volatility3_kdump.windows.stacks.starts import (
+    context_start,
+    crash_start,
+    processor_start,
+    thread_start,
+    trap_start,
+)
+from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads
 
 PAGE = 0x1000
 NOTEPAD = 0xFFFF91895309D080
@@ -66,7 +73,7 @@ def opened(scene: Scene, layouts: Layouts, path: Path, dump_type: int = 6) -> tu
 
 
 def crash_stack(target: Target) -> Stack:
-    return target.walker.walk(stacks.crash_start(target))
+    return target.walker.walk(crash_start(target))
 
 
 def places(stack: Stack) -> list[tuple[int | None, int]]:
@@ -88,7 +95,7 @@ def trusts(stack: Stack) -> set[str]:
 
 def why_none(target: Target, thread: int) -> str:
     with pytest.raises(NoStack) as caught:
-        stacks.thread_start(target, thread)
+        thread_start(target, thread)
     return str(caught.value)
 
 
@@ -135,7 +142,7 @@ def test_every_kernel_layout_gives_the_same_call_sites(isf_path: Path, tmp_path:
     assert places(stack)[1:-1] == calls_on_stack(machine, CRASH_THREAD)
     assert trusts(stack) == TRUSTED
     assert stack.complete
-    waiting = target.walker.walk(stacks.thread_start(target, NOTEPAD))
+    waiting = target.walker.walk(thread_start(target, NOTEPAD))
     # Below the switch frame lies only SwapContext, which has no frame of its own to be found.
     assert places(waiting)[:-1] == calls_on_stack(machine, NOTEPAD)[1:]
     assert waiting.complete
@@ -249,10 +256,10 @@ def test_an_expanded_stack_leads_back_to_the_one_before(layouts: Layouts, tmp_pa
 def test_running_threads_are_where_their_processors_stopped(plain: Target, machine: Machine) -> None:
     """KTHREAD.KernelStack of a running thread is of long ago."""
     for processor in plain.processors:
-        start = stacks.thread_start(plain, processor.current_thread)
+        start = thread_start(plain, processor.current_thread)
         assert start.context.sp != plain.memory.pointer(field(plain, processor.current_thread, "KernelStack"))
         if processor.number == 2:
-            assert start == stacks.crash_start(plain)
+            assert start == crash_start(plain)
             continue
         assert start.context.source == f"KPRCB.Context of processor {processor.number}"
         walked = plain.walker.walk(start)
@@ -266,13 +273,13 @@ def test_without_the_context_pointer_the_processor_state_serves(plain: Target, m
     record = plain.memory.read(plain.memory.pointer(second.prcb + offset), sample_context.SIZE)
     state = second.prcb + plain.nt.offset("_KPRCB", "ProcessorState.ContextFrame")
     target = changed({first.prcb + offset: words(0), second.prcb + offset: words(0), state: record})
-    start = stacks.processor_start(target, 1)
+    start = processor_start(target, 1)
     assert start.context.source == "KPRCB.ProcessorState of processor 1"
     assert places(target.walker.walk(start)) == calls_on_stack(machine, second.current_thread)
     with pytest.raises(NoStack, match="the dump holds no registers of processor 0"):
-        stacks.processor_start(target, 0)
+        processor_start(target, 0)
     with pytest.raises(NoStack, match="processor 3 has no control block in the dump"):
-        stacks.processor_start(target, 3)
+        processor_start(target, 3)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +312,8 @@ def test_a_stack_that_is_paged_out_says_so(plain: Target, changed) -> None:
 @pytest.mark.parametrize("state", [1, 3, 5, 7])
 def test_threads_that_wait_or_are_ready_have_a_switch_frame(plain: Target, changed, state: int) -> None:
     target = changed({field(plain, NOTEPAD, "State"): bytes([state])})
-    assert places(target.walker.walk(stacks.thread_start(target, NOTEPAD))) == places(
-        plain.walker.walk(stacks.thread_start(plain, NOTEPAD))
+    assert places(target.walker.walk(thread_start(target, NOTEPAD))) == places(
+        plain.walker.walk(thread_start(plain, NOTEPAD))
     )
 
 
@@ -324,7 +331,7 @@ def test_damaged_switch_frames_say_why(plain: Target, changed) -> None:
 def test_many_threads_with_and_without_a_stack(plain: Target, changed) -> None:
     system = 0xFFFF91894C2B3040
     target = changed({field(plain, system, "State"): b"\4"})
-    found = dict(stacks.walk_threads(target.walker, iter((system, NOTEPAD, CRASH_THREAD, NT)), 3))
+    found = dict(walk_threads(target.walker, iter((system, NOTEPAD, CRASH_THREAD, NT)), 3))
     assert found[system] == Stack((), "the thread is terminated: it has no stack", False)
     assert [len(found[thread].frames) for thread in (NOTEPAD, CRASH_THREAD)] == [3, 3]
     assert found[NOTEPAD].end == "3 frames, the limit"
@@ -338,7 +345,7 @@ def test_user_memory_is_that_of_the_process_that_crashed(sample) -> None:
     target.memory.read = lambda address, size: held(address, size) if address >> 63 else b"\x11" * size
     at = 0x1111111111111111
     assert crash_stack(target).frames[-2].arguments == (at,) * 4
-    notepad = target.walker.walk(stacks.thread_start(target, NOTEPAD))
+    notepad = target.walker.walk(thread_start(target, NOTEPAD))
     assert notepad.end == "user mode"
     assert notepad.frames[-2].arguments == (None,) * 4
 
@@ -347,7 +354,7 @@ def test_user_memory_is_that_of_the_process_that_crashed(sample) -> None:
 
 
 def test_a_trap_frame_of_user_mode_is_one_frame(plain: Target) -> None:
-    start = stacks.trap_start(plain, 0xFFFFD48F77AF9E40)
+    start = trap_start(plain, 0xFFFFD48F77AF9E40)
     stack = plain.walker.walk(start)
     assert [(frame.sp, frame.ip, frame.trust) for frame in stack.frames] == [
         (0x0000007AE6BDE8D8, 0x00007FF8F16ECE54, "trap frame")
@@ -358,13 +365,13 @@ def test_a_trap_frame_of_user_mode_is_one_frame(plain: Target) -> None:
 def test_a_context_record_is_a_start(plain: Target) -> None:
     prcb = plain.crash_processor.prcb
     record = plain.memory.pointer(prcb + plain.nt.offset("_KPRCB", "Context"))
-    assert places(plain.walker.walk(stacks.context_start(plain, record))) == places(crash_stack(plain))
+    assert places(plain.walker.walk(context_start(plain, record))) == places(crash_stack(plain))
     with pytest.raises(NoStack, match="no context record at 0x10: not mapped"):
-        stacks.context_start(plain, 0x10)
+        context_start(plain, 0x10)
     with pytest.raises(NoStack, match=r"no context record at 0xfffff80062600000: ContextFlags 0x[0-9a-f]+ are not"):
-        stacks.context_start(plain, NT)
+        context_start(plain, NT)
     with pytest.raises(NoStack, match="no trap frame at 0xfffff80062600000: "):
-        stacks.trap_start(plain, NT)
+        trap_start(plain, NT)
 
 
 def jump_to(address: int, layouts: Layouts) -> Scene:
@@ -447,7 +454,7 @@ def test_a_real_dump_whose_header_has_the_context_of_the_exception(shared_data: 
     stack = crash_stack(target)
     assert (stack.frames[0].sp, target.dump.triage.stack.address) == (0xFFFF850429892120, 0xFFFF850429890EE8)
     assert target.walker.name_of(stack.frames[0]).module == "amdppm"
-    trap = stacks.trap_start(target, 0xFFFF850429891F90)
+    trap = trap_start(target, 0xFFFF850429891F90)
     assert places(target.walker.walk(trap)) == places(stack)
 
 
@@ -576,19 +583,19 @@ def test_a_damaged_stack_pointer_ends_the_walk(plain: Target, changed, rsp: int,
     ],
 )
 def test_a_damaged_return_address_ends_the_walk(plain: Target, changed, value: int, end: str) -> None:
-    known = plain.walker.walk(stacks.thread_start(plain, NOTEPAD))
+    known = plain.walker.walk(thread_start(plain, NOTEPAD))
     sp = 0xFFFFD48F777BEDA0
     number = next(frame.number for frame in known.frames if frame.sp == sp)
     target = changed({sp - 8: words(value)})
-    stack = target.walker.walk(stacks.thread_start(target, NOTEPAD))
+    stack = target.walker.walk(thread_start(target, NOTEPAD))
     assert places(stack) == places(known)[:number]
     assert (stack.end, stack.complete) == (end, False)
 
 
 def test_stack_pages_that_are_absent_end_the_walk(plain: Target, changed) -> None:
-    known = plain.walker.walk(stacks.thread_start(plain, NOTEPAD))
+    known = plain.walker.walk(thread_start(plain, NOTEPAD))
     target = changed(absent=(0xFFFFD48F777BF000,))
-    stack = target.walker.walk(stacks.thread_start(target, NOTEPAD))
+    stack = target.walker.walk(thread_start(target, NOTEPAD))
     held = sum(0 < 0xFFFFD48F777BF000 - frame.sp < PAGE for frame in known.frames)
     assert places(stack) == places(known)[:held]
     assert stack.end == (
@@ -626,7 +633,7 @@ def test_no_walk_passes_the_limit(layouts: Layouts, tmp_path: Path) -> None:
     made = request(recurse, [*[Frame("myfault!Recurse")] * 1300, Frame("KiBugCheckDispatch")])
     made = crashed(made, 0xE2, (0, 0, 0, 0))
     target, _ = opened(made, layouts, tmp_path / "deep.dmp")
-    start = stacks.crash_start(target)
+    start = crash_start(target)
     for most, frames in ((10**6, MOST_FRAMES), (300, 300), (0, 1), (-5, 1)):
         stack = target.walker.walk(start, most)
         assert (len(stack.frames), stack.end, stack.complete) == (frames, f"{frames} frames, the limit", False)
@@ -776,7 +783,7 @@ def test_the_frame_pointers_of_a_32_bit_dump(tmp_path: Path) -> None:
     assert (stack.end, stack.complete) == ("start of the thread", True)
     assert sites(target, stack) == ["nt", "nt", "nt", "nt"]
     with pytest.raises(NoStack, match="the layout of trap frames of x86 is not known"):
-        stacks.trap_start(target, FIRST)
+        trap_start(target, FIRST)
 
 
 @pytest.mark.parametrize(
@@ -870,34 +877,34 @@ interesting = st.one_of(
 @given(st.integers(0, 0x120), st.lists(interesting, min_size=1, max_size=0x60))
 def test_no_stack_makes_a_walk_fail(overlaid: Overlaid, offset: int, values: list[int]) -> None:
     walker = overlaid.with_bytes(0xFFFFD48F77AF9698 + 8 * offset, words(*values))
-    check(walker, stacks.crash_start(overlaid.target))
+    check(walker, crash_start(overlaid.target))
     with contextlib.suppress(NoStack):
-        check(walker, stacks.trap_start(overlaid.target, TRAP_FRAME))
+        check(walker, trap_start(overlaid.target, TRAP_FRAME))
 
 
 @quick
 @given(st.integers(0, 0x600), st.binary(min_size=1, max_size=64))
 def test_no_unwind_data_makes_a_walk_fail(overlaid: Overlaid, offset: int, content: bytes) -> None:
-    check(overlaid.with_bytes(NT + 0xE82000 + offset, content), stacks.crash_start(overlaid.target))
+    check(overlaid.with_bytes(NT + 0xE82000 + offset, content), crash_start(overlaid.target))
 
 
 @quick
 @given(st.integers(0, 0x200), st.lists(st.integers(0, 0x1046000), min_size=1, max_size=16))
 def test_no_function_table_makes_a_walk_fail(overlaid: Overlaid, offset: int, values: list[int]) -> None:
     content = struct.pack(f"<{len(values)}I", *values)
-    check(overlaid.with_bytes(NT + 0xE02000 + offset, content), stacks.crash_start(overlaid.target))
+    check(overlaid.with_bytes(NT + 0xE02000 + offset, content), crash_start(overlaid.target))
 
 
 @quick
 @given(st.integers(0, 0x400), st.binary(min_size=1, max_size=64))
 def test_no_image_header_makes_a_walk_fail(overlaid: Overlaid, offset: int, content: bytes) -> None:
-    check(overlaid.with_bytes(NT + offset, content), stacks.crash_start(overlaid.target))
+    check(overlaid.with_bytes(NT + offset, content), crash_start(overlaid.target))
 
 
 @quick
 @given(st.binary(min_size=16, max_size=0x200))
 def test_no_arm64_stack_makes_a_walk_fail(arm64: Overlaid, content: bytes) -> None:
-    start = stacks.crash_start(arm64.target)
+    start = crash_start(arm64.target)
     check(arm64.with_bytes(start.context.sp, content), start)
     check(arm64.with_bytes(start.context.fp, content), start)
 

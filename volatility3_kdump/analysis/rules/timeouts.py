@@ -8,7 +8,8 @@ from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoni
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.machine.processors import Processor
-from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.frames import NoStack
+from volatility3_kdump.windows.stacks.starts import crash_start
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -148,8 +149,8 @@ def _drivers_on_stack(case: Case) -> bool:
 def _crash_frames(target: Target) -> list[tuple[int, Module]]:
     """The instruction pointers of the crashing stack that lie in modules, innermost first."""
     try:
-        frames = target.walker.walk(stacks.crash_start(target)).frames
-    except stacks.NoStack:
+        frames = target.walker.walk(crash_start(target)).frames
+    except NoStack:
         return []
     named = [(frame.ip, target.names.module_of(frame.ip)) for frame in frames]
     return [(ip, module) for ip, module in named if module is not None]

@@ -26,7 +26,8 @@ from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.frames import NoStack
+from volatility3_kdump.windows.stacks.starts import trap_start
 
 _DOUBLE_FAULT = 8
 _CORRUPT_LIST = 3
@@ -236,8 +237,8 @@ def _users(case: Case, trap_frame: int) -> Reasoning:
     """Who used the stack: a function that calls itself, and the modules by the bytes of their frames."""
     target = case.target
     try:
-        frames = target.walker.walk(stacks.trap_start(target, trap_frame)).frames
-    except stacks.NoStack:
+        frames = target.walker.walk(trap_start(target, trap_frame)).frames
+    except NoStack:
         return Reasoning()
     functions: collections.Counter[str] = collections.Counter()
     modules: collections.Counter[Module] = collections.Counter()

@@ -278,7 +278,7 @@ def effective_machine(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(".kframes", help="shows or sets how many frames k shows", usage="[COUNT]")
 def frames(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.windows.stacks.stacks import MOST_FRAMES
+    from volatility3_kdump.windows.stacks.frames import MOST_FRAMES
 
     if arguments.text:
         count = session.evaluate(arguments.text)

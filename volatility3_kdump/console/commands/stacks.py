@@ -22,7 +22,15 @@ from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.views.stack import Request, stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
 from volatility3_kdump.windows.processes.processes import read_thread
-from volatility3_kdump.windows.stacks import stacks
+from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Start
+from volatility3_kdump.windows.stacks.starts import (
+    context_start,
+    crash_start,
+    processor_start,
+    registers_start,
+    thread_start,
+    trap_start,
+)
 
 #: KOBJECTS: ProcessObject and ThreadObject.
 _TYPES = {"process": 3, "thread": 6}
@@ -35,7 +43,7 @@ _MOST_INSTRUCTIONS = 100_000
 # where a session stands ---------------------------------------------------------------------------------------------
 
 
-def current_start(session: Session) -> stacks.Start:
+def current_start(session: Session) -> Start:
     """Where the current backtrace begins. Raises :class:`KdumpError` when the dump does not have it."""
     dump = session.current
     state = dump.state
@@ -46,9 +54,9 @@ def current_start(session: Session) -> stacks.Start:
     number, crashed = state.processor, dump.target.crash_processor
     try:
         if number is None or (crashed is not None and crashed.number == number):
-            return stacks.crash_start(dump.target)
-        return stacks.processor_start(dump.target, number)
-    except stacks.NoStack as error:
+            return crash_start(dump.target)
+        return processor_start(dump.target, number)
+    except NoStack as error:
         raise KdumpError(f"No stack: {error}") from error
 
 
@@ -63,7 +71,7 @@ def current_failure(session: Session) -> Failure:
     return failure_in(dump.target, context)
 
 
-def _set_failure(dump: OpenDump, failure: Failure, start: stacks.Start) -> None:
+def _set_failure(dump: OpenDump, failure: Failure, start: Start) -> None:
     state = dump.state
     state.reset_context()
     state.failure, state.context, state.start, state.trap_frame = failure, failure.context, start, failure.trap_frame
@@ -98,7 +106,7 @@ def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
     return stack_grid(target, [request], layout, count or state.frames).kd_lines()
 
 
-def _k_arguments(session: Session, text: str) -> tuple[stacks.Start | None, int | None]:
+def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]:
     """Where ``k =`` says that the stack begins, and how many frames to show."""
     before, equals, after = text.partition("=")
     count = _frame_count(session, before) if before.strip() else None
@@ -106,7 +114,7 @@ def _k_arguments(session: Session, text: str) -> tuple[stacks.Start | None, int 
         return None, count
     values = [session.evaluate(word) for word in after.split()]
     # A stack pointer is never as small as a number of frames.
-    if len(values) > 1 and values[-1] <= stacks.MOST_FRAMES:
+    if len(values) > 1 and values[-1] <= MOST_FRAMES:
         count = values.pop() or None
     if not 1 <= len(values) <= 3:
         raise KdumpError("k = takes a stack pointer, or stack and instruction pointer, or base, stack and instruction")
@@ -126,8 +134,8 @@ def _k_arguments(session: Session, text: str) -> tuple[stacks.Start | None, int 
         if value is not None
     }
     try:
-        return stacks.registers_start(session.target, context.replace("k =", **given)), count
-    except stacks.NoStack as error:
+        return registers_start(session.target, context.replace("k =", **given)), count
+    except NoStack as error:
         raise KdumpError(f"No stack: {error}") from error
 
 
@@ -136,8 +144,8 @@ def _frame_count(session: Session, text: str) -> int:
     if len(words) != 1:
         raise KdumpError(f"k takes a number of frames, not {text.strip()!r}")
     count = session.evaluate(words[0])
-    if not 1 <= count <= stacks.MOST_FRAMES:
-        raise KdumpError(f"k shows 1 to {stacks.MOST_FRAMES:x} frames (hexadecimal), not {count:x}")
+    if not 1 <= count <= MOST_FRAMES:
+        raise KdumpError(f"k shows 1 to {MOST_FRAMES:x} frames (hexadecimal), not {count:x}")
     return count
 
 
@@ -223,8 +231,8 @@ def trap(session: Session, arguments: Arguments) -> Iterable[str]:
 def _set_trap(session: Session, address: int) -> Iterable[str]:
     failure = failure_at_trap(session.target, address)
     try:
-        start = stacks.trap_start(session.target, address)
-    except stacks.NoStack as error:
+        start = trap_start(session.target, address)
+    except NoStack as error:
         raise KdumpError(str(error)) from error
     _set_failure(session.current, failure, start)
     return failure_grid(session.target, failure).kd_lines()
@@ -242,8 +250,8 @@ def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
 def _set_context(session: Session, address: int) -> Iterable[str]:
     failure = failure_at_context(session.target, address)
     try:
-        start = stacks.context_start(session.target, address)
-    except stacks.NoStack as error:
+        start = context_start(session.target, address)
+    except NoStack as error:
         raise KdumpError(str(error)) from error
     _set_failure(session.current, failure, start)
     return failure_grid(session.target, failure).kd_lines()
@@ -301,9 +309,9 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
         dump.choose_process(found.process)
     yield _implicit("thread", address, dump)
     try:
-        start = stacks.thread_start(dump.target, address)
+        start = thread_start(dump.target, address)
         dump.state.start, dump.state.context = start, start.context
-    except stacks.NoStack as error:
+    except NoStack as error:
         dump.state.no_context = str(error)
         yield f"NOTE: its registers are not known: {error}"
 

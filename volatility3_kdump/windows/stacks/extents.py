@@ -1,0 +1,152 @@
+"""Which stacks a backtrace may walk on: those of threads, of processors, and segments that a thread left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.cpu import Read
+from volatility3_kdump.windows.stacks.frames import Start
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_KERNEL_STACK_SIZE = 0x6000
+LARGEST_STACK = 0x20000
+
+
+def crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
+    segments: list[tuple[int, int]] = []
+    if target.crash_thread is not None:
+        limits = target.stack_limits(target.crash_thread.address)
+        if limits:
+            segments.append(limits)
+        initial = thread_pointer(target, target.crash_thread.address, "InitialStack", "OffsetKThreadInitialStack")
+        segments += expansions(target, initial, target.memory.read)
+    if target.crash_processor is not None:
+        segments += processor_stacks(target, target.crash_processor.prcb)
+    sp = target.header_context.sp if target.header_context else None
+    return with_window(target, tuple(segments), sp)
+
+
+def segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:
+    """The crashing thread's stacks where they hold ``sp``, else those of the processors, else a window above it."""
+    known = crash_segments(target)
+    if _inside(known, sp):
+        return known
+    for processor in target.processors:
+        limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
+        stacks = tuple([limits] if limits else []) + tuple(processor_stacks(target, processor.prcb))
+        if _inside(stacks, sp):
+            return stacks
+    return with_window(target, (), sp)
+
+
+def with_window(target: Target, segments: tuple[tuple[int, int], ...], sp: int | None) -> tuple[tuple[int, int], ...]:
+    """The segments, and where none of them holds the stack pointer a window above it."""
+    if sp is None or _inside(segments, sp):
+        return segments
+    triage = target.dump.triage
+    if triage is not None and triage.stack is not None:
+        low, high = triage.stack.address, triage.stack.address + triage.stack.size
+        if low <= sp < high:
+            return (*segments, (low, high))
+    return (*segments, (sp, sp + _KERNEL_STACK_SIZE))
+
+
+def _inside(segments: tuple[tuple[int, int], ...], sp: int) -> bool:
+    return any(low <= sp < high for low, high in segments)
+
+
+def processor_stacks(target: Target, prcb: int | None) -> list[tuple[int, int]]:
+    """The DPC and ISR stacks of a processor and those of its interrupt stack table (x64)."""
+    if prcb is None:
+        return []
+    stacks = []
+    tops = []
+    for path, debugger_field in (("DpcStack", "OffsetPrcbDpcStack"), ("IsrStack", "OffsetPrcbIsrStack")):
+        located = target.offset("_KPRCB", path, debugger_field)
+        tops.append(target.memory.pointer(prcb + located) if located is not None else None)
+    nt = target.nt
+    if (
+        nt is not None
+        and target.header.architecture == "x64"
+        and nt.has("_KPCR", "TssBase")
+        and nt.has("_KTSS64", "Ist")
+    ):
+        pcr = prcb - nt.offset("_KPCR", "Prcb")
+        task_state = target.memory.pointer(pcr + nt.offset("_KPCR", "TssBase"))
+        ist = nt.offset("_KTSS64", "Ist")
+        for index in range(1, 8) if task_state else ():
+            tops.append(target.memory.pointer((task_state or 0) + ist + 8 * index))
+    for top in tops:
+        if top and target.is_kernel_address(top):
+            stacks.append((top - _KERNEL_STACK_SIZE, top))
+    return stacks
+
+
+def expansions(target: Target, control: int | None, read: Read) -> list[tuple[int, int]]:
+    """Stack segments that a thread left when it expanded its kernel stack.
+
+    ``control`` is KTHREAD.InitialStack, where a KSTACK_CONTROL names the previous segment.
+    """
+    nt = target.nt
+    if nt is None or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
+        return []
+    # Windows 8 renamed it.
+    types = ("_KSTACK_CONTROL", "_KERNEL_STACK_CONTROL")
+    previous = next((nt.offset(name, "Previous") for name in types if nt.has(name, "Previous")), None)
+    if previous is None:
+        return []
+    segments: list[tuple[int, int]] = []
+    reader = nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
+    while control and len(segments) < 8:
+        data = read(control + previous, reader.size)
+        row = reader.unpack(data) if data else None
+        if row is None or not row.base or not row.limit < row.base <= row.limit + LARGEST_STACK:
+            break
+        segments.append((row.limit, row.base))
+        control = row.initial
+    return segments
+
+
+def thread_pointer(target: Target, thread: int, path: str, debugger_field: str) -> int | None:
+    located = target.offset("_KTHREAD", path, debugger_field)
+    return target.memory.pointer(thread + located) if located is not None else None
+
+
+class Covered:
+    """Memory of which a part was read before."""
+
+    __slots__ = ("_data", "_low", "_size", "_source")
+
+    def __init__(self, source: Read, low: int, data: bytes) -> None:
+        self._source = source
+        self._low = low
+        self._data = data
+        self._size = len(data)
+
+    def read(self, address: int, size: int) -> bytes | None:
+        offset = address - self._low
+        if offset >= 0 and offset + size <= self._size:
+            return self._data[offset : offset + size]
+        return self._source(address, size)
+
+
+def present(target: Target, low: int, high: int) -> bytes:
+    """What the dump holds of a stack from ``low`` on, without a gap."""
+    data = target.memory.read(low, high - low)
+    while data is None and high - low > 0x1000:
+        high = (high - 1) & ~0xFFF
+        data = target.memory.read(low, high - low)
+    return data or b""
+
+
+def stack_bytes(target: Target, start: Start) -> Covered:
+    """The target's memory, with the used part of the stack that the walk begins on read once."""
+    sp, (low, data) = start.context.sp, start.held
+    if sp is not None and not low <= sp < low + len(data):
+        low, data = 0, b""
+        for limit, base in start.segments:
+            if limit <= sp < base:
+                low, data = sp, present(target, sp, min(base, sp + LARGEST_STACK))
+    return Covered(target.memory.read, low, data)

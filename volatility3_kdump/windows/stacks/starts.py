@@ -1,0 +1,144 @@
+"""Where backtraces start: the registers of the crash, of a thread, a processor, a trap frame or a context record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
+from volatility3_kdump.windows.stacks.extents import (
+    LARGEST_STACK,
+    Covered,
+    crash_segments,
+    expansions,
+    present,
+    processor_stacks,
+    segments_around,
+    with_window,
+)
+from volatility3_kdump.windows.stacks.frames import CONTEXT, TRAP_FRAME, NoStack, Start
+from volatility3_kdump.windows.stacks.switches import (
+    SavedStack,
+    amd64_switch_frame,
+    arm64_waiting,
+    saved_stack,
+    x86_switch_frame,
+)
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_ARCHITECTURES = ("x64", "x86", "arm64")
+#: KTHREAD.State of threads without a stack, and of those whose switch frame is of no use.
+_WITHOUT_STACK = {0: "initialized", 4: "terminated"}
+_RUNNING, _TRANSITION = 2, 6
+
+
+def crash_start(target: Target) -> Start:
+    """The failure as the dump header has it. Raises :class:`NoStack` when the header holds no registers."""
+    context = target.header_context
+    if context is None or context.ip is None or context.sp is None:
+        raise NoStack("the dump header holds no registers")
+    return Start(context, CONTEXT, crash_segments(target))
+
+
+def registers_start(target: Target, context: Context) -> Start:
+    """Any registers. Raises :class:`NoStack` when they lack a stack or an instruction pointer."""
+    if context.ip is None or context.sp is None:
+        raise NoStack("the registers do not give the stack and instruction pointers")
+    return Start(context, CONTEXT, segments_around(target, context.sp))
+
+
+def context_start(target: Target, address: int) -> Start:
+    """A CONTEXT record in memory. Raises :class:`NoStack` when there is none at the address."""
+    architecture = target.header.architecture
+    if architecture not in _ARCHITECTURES:
+        raise NoStack(f"the layout of context records of {architecture} is not known")
+    data = target.memory.read(address, context_size(architecture))
+    if data is None:
+        raise NoStack(f"no context record at {address:#x}: {target.memory.why_unreadable(address)}")
+    context = parse_context(data, architecture, "context record", address)
+    if context is None or context.ip is None or context.sp is None:
+        why = why_not_context(data, architecture) or "it does not give the stack and instruction pointers"
+        raise NoStack(f"no context record at {address:#x}: {why}")
+    return Start(context, CONTEXT, segments_around(target, context.sp))
+
+
+def start_at(target: Target, context: Context) -> Start:
+    """Registers that were found elsewhere. Raises :class:`NoStack` where they do not give the stack pointer."""
+    if context.ip is None or context.sp is None:
+        raise NoStack(f"the {context.source} does not give the stack and instruction pointers")
+    return Start(context, CONTEXT, segments_around(target, context.sp))
+
+
+def trap_start(target: Target, address: int) -> Start:
+    """A KTRAP_FRAME in memory (x64). Raises :class:`NoStack` when there is none at the address."""
+    architecture = target.header.architecture
+    if architecture != "x64":
+        raise NoStack(f"the layout of trap frames of {architecture} is not known")
+    context = amd64.trap_frame(target.memory.read, address, target.nt)
+    if context is None or context.sp is None:
+        why = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
+        raise NoStack(f"no trap frame at {address:#x}" + (f": {why}" if why else ""))
+    return Start(context, TRAP_FRAME, segments_around(target, context.sp))
+
+
+def processor_start(target: Target, number: int) -> Start:
+    """What a processor ran when it was stopped. Raises :class:`NoStack`."""
+    processor = next((found for found in target.processors if found.number == number), None)
+    if processor is None:
+        raise NoStack(f"processor {number} has no control block in the dump")
+    if processor.context is None or processor.context.sp is None:
+        crashing = target.crash_processor
+        if crashing is not None and crashing.number == number:
+            return crash_start(target)
+        raise NoStack(f"the dump holds no registers of processor {number}")
+    segments = []
+    saved = saved_stack(target, processor.current_thread) if processor.current_thread else None
+    if saved is not None and saved.limit < saved.base:
+        segments.append((saved.limit, saved.base))
+    segments += processor_stacks(target, processor.prcb)
+    stacks = with_window(target, tuple(segments), processor.context.sp)
+    return Start(processor.context, CONTEXT, stacks, saved is not None and _maps_user_memory(target, saved))
+
+
+def thread_start(target: Target, thread: int) -> Start:
+    """A thread by its ETHREAD address: its processor's registers while it runs, else those that it saved to wait.
+
+    Raises :class:`NoStack` for a thread whose stack is not there.
+    """
+    for processor in target.processors:
+        if processor.current_thread == thread:
+            crashing = target.crash_processor
+            if crashing is not None and crashing.number == processor.number:
+                return crash_start(target)
+            return processor_start(target, processor.number)
+    saved = saved_stack(target, thread)
+    if saved is None:
+        raise NoStack("the thread object is not in the dump")
+    if saved.state in _WITHOUT_STACK:
+        raise NoStack(f"the thread is {_WITHOUT_STACK[saved.state]}: it has no stack")
+    if saved.state == _RUNNING:
+        raise NoStack("the thread is running, and no processor in the dump says that it runs it")
+    if saved.resident == 0 or saved.state == _TRANSITION:
+        raise NoStack("kernel stack not resident: it is paged out")
+    limits = (saved.limit, saved.base)
+    stack = saved.kernel
+    if not limits[0] <= stack < limits[1]:
+        raise NoStack(f"KernelStack {stack:#x} lies outside the stack {limits[0]:#x} to {limits[1]:#x}")
+    if target.header.architecture == "arm64":
+        return arm64_waiting(target, thread, stack, limits)
+    held = stack, present(target, stack, min(limits[1], stack + LARGEST_STACK))
+    read = Covered(target.memory.read, *held).read
+    if target.header.architecture == "x64":
+        context = amd64_switch_frame(target, stack, read)
+    else:
+        context = x86_switch_frame(target, stack)
+    segments = (limits, *expansions(target, saved.initial, read))
+    return Start(context, CONTEXT, segments, _maps_user_memory(target, saved), held)
+
+
+def _maps_user_memory(target: Target, saved: SavedStack) -> bool:
+    """Whether a thread runs in the address space that the target shows: that of the process that crashed."""
+    process = target.crash_process
+    return process is not None and saved.process == process.address

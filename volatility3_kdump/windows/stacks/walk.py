@@ -1,0 +1,102 @@
+"""What the walks of all architectures share: frames, limits, and the reasons to stop."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from volatility3_kdump.windows.stacks.extents import stack_bytes
+from volatility3_kdump.windows.stacks.frames import Frame, Stack, Start
+
+if TYPE_CHECKING:
+    from volatility3_kdump.windows.stacks.walker import StackWalker
+
+_NO_ARGUMENTS: tuple[int | None, ...] = (None,) * 4
+_PAGE_SHIFT = 12
+#: How far a scan looks for the next return address, in bytes.
+_SCAN_REACH = 0x1000
+#: How far below its stack an overflow leaves a stack pointer: the guard page, and what is allocated without a probe.
+_OVERFLOW = 0x2000
+
+
+class Walk:
+    """What the walks of all architectures share: frames, limits, and the reasons to stop."""
+
+    def __init__(self, walker: StackWalker, start: Start, most: int) -> None:
+        self.walker = walker
+        self.target = walker.target
+        self.start = start
+        self.most = most
+        self.bytes = stack_bytes(self.target, start)
+        self.rows: list[list[Any]] = []
+        self.unused = list(start.segments)
+        self.segment: tuple[int, int] | None = None
+        self.width = self.target.memory.pointer_size
+
+    def add(self, ip: int, sp: int | None, trust: str, call_site: bool, fp: int | None = None) -> None:
+        self.rows.append([sp, ip, trust, call_site, None, fp])
+
+    def enter(self, sp: int, interrupted: bool = False) -> str | None:
+        """Check a new stack pointer against the known stacks. The reason to stop, or ``None``.
+
+        Code that used up its stack is interrupted with a stack pointer below it.
+        """
+        if self.segment is not None:
+            if self.segment[0] <= sp <= self.segment[1]:
+                if self.rows and self.rows[-1][0] is not None and sp < self.rows[-1][0]:
+                    return f"the stack pointer goes down, from {self.rows[-1][0]:#x} to {sp:#x}"
+                return None
+        for segment in self.unused:
+            low = segment[0] - _OVERFLOW if interrupted else segment[0]
+            if low <= sp <= segment[1]:
+                self.unused.remove(segment)
+                self.segment = (min(low, sp), segment[1])
+                return None
+        return f"the stack pointer {sp:#x} lies outside the thread's stacks"
+
+    def finish(self, end: str, complete: bool) -> Stack:
+        rows = self.rows
+        frames = []
+        for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
+            following = rows[number + 1]
+            arguments = self.arguments(following[0])
+            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap, fp))
+        for sp, ip, trust, call_site, trap, fp in rows[-1:]:
+            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp))
+        return Stack(tuple(frames), end, complete)
+
+    def arguments(self, sp: int | None) -> tuple[int | None, ...]:
+        if sp is None or not (self.start.user_memory or self.target.is_kernel_address(sp)):
+            return _NO_ARGUMENTS
+        width = self.width
+        data = self.bytes.read(sp, 4 * width)
+        if data is not None:
+            return struct.unpack("<4Q" if width == 8 else "<4I", data)
+        if sp >> _PAGE_SHIFT == sp + 4 * width - 1 >> _PAGE_SHIFT:
+            return _NO_ARGUMENTS
+        parts = [self.bytes.read(sp + index * width, width) for index in range(4)]
+        return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
+
+    def pointer(self, address: int) -> int | None:
+        data = self.bytes.read(address, self.width)
+        return None if data is None else int.from_bytes(data, "little")
+
+    def scan(self, sp: int) -> tuple[int, int] | None:
+        """(return address, stack pointer after it) of the next value on the stack that can be a return address."""
+        if self.segment is None:
+            return None
+        target = self.target
+        # Calls are made with the stack pointer at a multiple of 16, so that the return address lies 8 below one.
+        for address in range((sp + 7 & -16) + 8, min(self.segment[1], sp + _SCAN_REACH), 16):
+            value = self.pointer(address)
+            if value is None or not target.is_kernel_address(value):
+                continue
+            module = target.names.module_of(value)
+            if module is None or not target.may_be_code(module, value):
+                continue
+            name = target.names.lookup(value)
+            if name is not None and name.symbol is not None and name.offset == 0:
+                continue
+            if target.follows_call(value) is not False:
+                return value, address + self.width
+        return None
