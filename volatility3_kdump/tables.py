@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from volatility3_kdump.errors import SymbolsNotFound
 from volatility3_kdump.layout import Layouts
 
 _MARKER = "structures.json"
+#: One record per bug check code: meaning, argument kinds, where its failure is recorded, words of its bucket.
+BUG_CHECKS = "bugchecks.jsonl"
 #: The reduced kernel table of the demonstration dump; hidden from the host's symbol search by its suffix.
 _KERNEL_TABLE = "ntkrnlmp-19041.isf.xz"
 
@@ -59,6 +61,21 @@ def json_lines(name: str) -> Iterator[dict[str, Any]]:
         for line in stream:
             if line.strip():
                 yield json.loads(line)
+
+
+@functools.lru_cache(maxsize=64)
+def bug_check_record(code: int) -> Mapping[str, Any] | None:
+    """The record of ``bugchecks.jsonl`` for a bug check code, ``None`` for a code that it does not have.
+
+    Only the line of the code is parsed. Its keys are described in ``symbols/README.md``.
+    """
+    start = f'{{"code": "{code:#x}",'
+    with data_path(BUG_CHECKS).open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.startswith(start):
+                record: dict[str, Any] = json.loads(line)
+                return record
+    return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -40,7 +40,7 @@ def test_no_sentence_is_taken_from_the_documentation(facts):
 
 def test_documented_parameters_have_meanings(facts):
     """Where the documentation describes a parameter of every variant alike, the table does too."""
-    table = {record["code"]: record for record in tables.json_lines("bugchecks.jsonl")}
+    table = {int(record["code"], 16): record for record in tables.json_lines("bugchecks.jsonl")}
     for record in facts:
         for number in range(1, 5):
             parameter = record["params"].get(f"p{number}")
@@ -112,5 +112,5 @@ def test_every_record_is_usable():
                 except ValueError:
                     break
             else:
-                assert describe(record["code"], values).name == record["name"]
+                assert describe(int(record["code"], 16), values).name == record["name"]
         assert all(argument is None or len(argument) <= 160 for argument in record.get("args", ()))

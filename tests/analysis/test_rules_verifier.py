@@ -137,10 +137,11 @@ ADDRESSES = (0, 1, IRP, IRP + 8, DEVICE, DRIVER, THREAD, CODE, UNLOADED, 0xFFFFA
 
 def kinds() -> list[tuple[int, int]]:
     found = []
-    for record in tables.json_lines("bugchecks.jsonl"):
-        if record["code"] in CODES:
+    for record in tables.json_lines(tables.BUG_CHECKS):
+        code = int(record["code"], 16)
+        if code in CODES:
             for variant in record.get("variants", ()):
-                found += [(record["code"], int(when.split("-")[0], 16)) for when in variant["when"]]
+                found += [(code, int(when.split("-")[0], 16)) for when in variant["when"]]
     return sorted(set(found))
 
 

@@ -1,4 +1,4 @@
-"""What the arguments of a bug check point at, told from what ``bugchecks.jsonl`` says that each of them is.
+"""What the arguments of a bug check point at, by the kind that ``bugchecks.jsonl`` gives each of them.
 
 Codes such as 0xC4 or 0x10D have hundreds of combinations. The table says of every argument whether it is an IRP, a
 device object, code of the driver, a pool tag ...; this module follows the pointer and names what it finds.
@@ -6,8 +6,7 @@ device object, code of the driver, a pool tag ...; this module follows the point
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,11 +69,8 @@ def _follow(case: Case, argument: Argument) -> Named | None:
     value = case.argument(argument.number)
     if value is None:
         return None
-    meaning = argument.meaning or ""
-    for pattern, reader in _KINDS:
-        if pattern.search(meaning):
-            return reader(case, argument.number, meaning)
-    return _symbolised(case, argument.number, meaning)
+    reader = KINDS[argument.kind] if argument.kind is not None else _symbolised
+    return reader(case, argument.number, argument.meaning or "")
 
 
 def _note(number: int, meaning: str) -> str:
@@ -442,37 +438,26 @@ def _rule_text(case: Case, number: int, meaning: str) -> Named | None:
     return Named(tuple(Finding("RULE", item.value, item.address, item.note) for item in named.findings))
 
 
-#: What an argument is by the words that the table has for it; the first pattern that fits decides.
-_KINDS: tuple[tuple[re.Pattern[str], _Reader], ...] = tuple(
-    (re.compile(pattern), reader)
-    for pattern, reader in (
-        # Numbers, flags and user memory, whatever else their words mention.
-        (r"^(count|number|kind|index|size|length|milliseconds|line number|checksum|maximum|bytes)\b", _nothing),
-        (r"^(zero|reserved|always|0\b|1\b|\d)", _nothing),
-        (r"APC disable count|disable count|MDL flags|\bflag\b|illegal|function code", _nothing),
-        (r"user-mode address|extended context|^pool block", _nothing),
-        (r"^address of the (IRQL|time-out) value", _nothing),
-        (r"\bIRQL\b", _irql),
-        (r"\bpool type\b", _pool_type),
-        (r"four-character tag|\bpool tag\b|\btag of the|\btag used\b", _tag),
-        (r"\bNTSTATUS\b|\bstatus (code|returned|of)|^status code|exception status", _status),
-        (r"string naming the broken rule condition", _rule_text),
-        (r"\bdriver name\b", _driver_name),
-        (r"\bdriver object\b", _driver),
-        (r"\b(dispatch|cancel|completion|callback) routine\b|\bcaller\b|\bcallback\b(?!.*context)", _code),
-        (
-            r"\baddress in the driver|driver's code|\b(EtwRegister|API) call\b|\bof the ISR\b|^start address of the dr",
-            _code,
-        ),
-        (r"\bDEVICE_NODE\b", _node),
-        (r"POP_FX_DEVICE\b", _power_device),
-        (r"device object\b|\bDEVICE_OBJECT\b|\bPDO\b|\bphysical device object\b", _device),
-        (r"\bIRP\b", _irp),
-        (r"\bthread\b", _thread),
-        (r"\bof the (current )?process\b", _process),
-        (r"\btext that tells\b|\bmessage string\b|\bfile name\b|\b(Unicode|UTF-8|wide) string\b|_STRING with", _text),
-    )
-)
+#: How each kind of argument that ``bugchecks.jsonl`` names is read. ``plain`` ones are numbers, flags and addresses of
+#: no interest, whatever they look like.
+KINDS: Mapping[str, _Reader] = {
+    "plain": _nothing,
+    "irql": _irql,
+    "pool_type": _pool_type,
+    "pool_tag": _tag,
+    "status": _status,
+    "rule_text": _rule_text,
+    "driver_name": _driver_name,
+    "driver_object": _driver,
+    "code": _code,
+    "device_node": _node,
+    "power_device": _power_device,
+    "device_object": _device,
+    "irp": _irp,
+    "thread": _thread,
+    "process": _process,
+    "text": _text,
+}
 
 
 def _join(*parts: str) -> str:

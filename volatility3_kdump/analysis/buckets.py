@@ -1,9 +1,9 @@
 """Names for kinds of crashes: the failure bucket, built as the debugger builds it, and the hash of the bucket.
 
 ``PREFIX_word_word_module!function``, or ``PREFIX_word_IMAGE_file`` where only a file is blamed. A prefix is the bug
-check's code or, for access violations of every code, ``AV``. Which words a code adds is data:
-``symbols/kdump/buckets.jsonl``. Buckets compare without regard to case, and so does the hash: one bucket has the same
-hash here as in the debugger and in published analyses.
+check's code or, for access violations of every code, ``AV``. Which words a code adds is data: the ``bucket`` of its
+record in ``symbols/kdump/bugchecks.jsonl``. Buckets compare without regard to case, and so does the hash: one bucket
+has the same hash here as in the debugger and in published analyses.
 """
 
 from __future__ import annotations
@@ -99,23 +99,19 @@ class Special:
 
 
 @functools.lru_cache(maxsize=1)
-def _tables() -> tuple[dict[int, Mapping[str, Any]], list[Mapping[str, Any]], dict[int, Mapping[str, Any]]]:
-    by_code: dict[int, Mapping[str, Any]] = {}
-    special: list[Mapping[str, Any]] = []
-    for record in tables.json_lines("buckets.jsonl"):
-        for code in record.get("codes", ()):
-            by_code[code] = record
-        if "special" in record:
-            special.append(record)
-    arguments: dict[int, Mapping[str, Any]] = {
-        code: record for record in tables.json_lines("failures.jsonl") for code in record["codes"]
-    }
-    return by_code, special, arguments
+def _special_buckets() -> tuple[Mapping[str, Any], ...]:
+    return tuple(tables.json_lines("buckets.jsonl"))
 
 
 def record_of(code: int) -> Mapping[str, Any]:
-    """The line of ``buckets.jsonl`` for a bug check code, empty without one."""
-    return _tables()[0].get(code, {})
+    """What ``bugchecks.jsonl`` says of the bucket of a bug check code, empty where that is nothing special."""
+    record: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("bucket", {})
+    return record
+
+
+def _failure_rule(code: int) -> Mapping[str, Any]:
+    rule: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("failure", {})
+    return rule
 
 
 def argument(bug_check: BugCheck, number: int) -> int | None:
@@ -128,7 +124,7 @@ def completed(facts: FailureFacts | None, bug_check: BugCheck | None) -> Failure
     facts = facts or FailureFacts()
     if bug_check is None:
         return facts
-    rule = _tables()[2].get(bug_check.code, {})
+    rule = _failure_rule(bug_check.code)
     record = record_of(bug_check.code)
     ip, address, access = facts.ip, facts.address, facts.access
     if ip is None and "ip" in rule:
@@ -152,7 +148,7 @@ def is_access_violation(bug_check: BugCheck) -> bool:
 def reports_exception(bug_check: BugCheck) -> bool:
     """Whether the bug check reports that an instruction failed, rather than what a check found."""
     record = record_of(bug_check.code)
-    return bool(record.get("violation")) or "exception" in record or "ip" in _tables()[2].get(bug_check.code, {})
+    return bool(record.get("violation")) or "exception" in record or "ip" in _failure_rule(bug_check.code)
 
 
 def _exception(bug_check: BugCheck, record: Mapping[str, Any]) -> int | None:
@@ -254,7 +250,7 @@ def special(prefix: str | None, bug_check: BugCheck | None, image: str | None) -
     """
     if prefix is None:
         return None
-    for record in _tables()[1]:
+    for record in _special_buckets():
         if not _continues(prefix, record["special"]):
             continue
         bucket = prefix

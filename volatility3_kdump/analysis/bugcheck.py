@@ -1,12 +1,11 @@
 """Bug checks: what a code and its four arguments mean, and what the kernel itself recorded.
 
-The table is ``symbols/kdump/bugchecks.jsonl``, one code a line: name, meaning, arguments, values of enumerated
-arguments, and variants that one argument selects.
+The table is ``symbols/kdump/bugchecks.jsonl``, one code a line: name, meaning, arguments and their kinds, values of
+enumerated arguments, and variants that one argument selects.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,14 @@ MINIDUMP_VARIANT = 0x10000000
 @dataclass(frozen=True)
 class Argument:
     """One of the four arguments: its number, value (``None`` if never set), what it means for this code, and what this
-    value means where the argument is an enumeration. ``None`` meanings are not documented."""
+    value means where the argument is an enumeration. ``None`` meanings are not documented. ``kind`` names what the
+    argument is, where that is more than a number: one of the names in ``analysis/arguments.py``."""
 
     number: int
     value: int | None
     meaning: str | None
     value_meaning: str | None
+    kind: str | None = None
 
     @property
     def text(self) -> str | None:
@@ -68,21 +69,22 @@ class BugCheck:
 def describe(code: int, parameters: Sequence[int | None]) -> BugCheck:
     """Explain a bug check code with its arguments (missing ones count as not set)."""
     values = [*parameters, None, None, None, None][:4]
-    raw = _record(code)
+    raw = tables.bug_check_record(code)
     base = code
     if raw is not None and "same_as" in raw:
-        base = raw["same_as"]
+        base = int(raw["same_as"], 16)
     elif raw is None and code >> 28 == 1:
         base = code & ~MINIDUMP_VARIANT
-    record = _record(base) or {}
+    record = tables.bug_check_record(base) or {}
     name = (raw or record).get("name")
     chosen = _variant(record, values)
-    meanings = _merge(record.get("args"), chosen.get("args"))
+    meanings = _merge(record, chosen)
     value_tables: Mapping[str, Mapping[str, str]] = {**record.get("values", {}), **chosen.get("values", {})}
     arguments = []
-    for number, (value, meaning) in enumerate(zip(values, meanings, strict=True), 1):
-        known = value_tables.get(str(number), {})
-        arguments.append(Argument(number, value, meaning, None if value is None else _value_meaning(known, value)))
+    for number, (value, (meaning, kind)) in enumerate(zip(values, meanings, strict=True), 1):
+        names = value_tables.get(str(number), {})
+        value_meaning = None if value is None else _value_meaning(names, value)
+        arguments.append(Argument(number, value, meaning, value_meaning, kind))
     words = record.get("kd", {})
     return BugCheck(
         raw_code=code,
@@ -100,17 +102,7 @@ def describe(code: int, parameters: Sequence[int | None]) -> BugCheck:
 
 def known_codes() -> dict[int, str]:
     """Every code of the table and its name."""
-    return {record["code"]: record["name"] for record in tables.json_lines("bugchecks.jsonl")}
-
-
-def _record(code: int) -> dict[str, Any] | None:
-    start = f'{{"code": {code},'
-    with tables.data_path("bugchecks.jsonl").open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.startswith(start):
-                record: dict[str, Any] = json.loads(line)
-                return record
-    return None
+    return {int(record["code"], 16): record["name"] for record in tables.json_lines(tables.BUG_CHECKS)}
 
 
 def _variant(record: Mapping[str, Any], values: Sequence[int | None]) -> Mapping[str, Any]:
@@ -147,12 +139,19 @@ def _value_meaning(known: Mapping[str, str], value: int) -> str | None:
     return next((text for entry, text in known.items() if "-" in entry and _matches([entry], value)), None)
 
 
-def _merge(general: Sequence[str | None] | None, special: Sequence[str | None] | None) -> list[str | None]:
-    result = [*(general or ()), None, None, None, None][:4]
-    for index, text in enumerate((special or ())[:4]):
-        if text is not None:
-            result[index] = text
-    return result
+def _merge(general: Mapping[str, Any], special: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
+    """(meaning, kind) of each argument: those of a variant where it has a meaning, else those of the code."""
+    merged = _meanings(general)
+    for index, (meaning, kind) in enumerate(_meanings(special)):
+        if meaning is not None:
+            merged[index] = meaning, kind
+    return merged
+
+
+def _meanings(record: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
+    meanings = [*record.get("args", ()), None, None, None, None][:4]
+    kinds = [*record.get("kinds", ()), None, None, None, None][:4]
+    return list(zip(meanings, kinds, strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Where it failed: the registers at the failure, the instruction, the memory that it touched, the module it lies in.
 
-Which argument of a bug check points at an instruction, a trap frame, a context or an exception record is data:
-``symbols/kdump/failures.jsonl``.
+Which argument of a bug check points at an instruction, a trap frame, a context or an exception record is data: the
+``failure`` of its record in ``symbols/kdump/bugchecks.jsonl``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,9 +103,10 @@ class Failure:
 _Found = tuple[Context, str, int | None, int | None]
 
 
-@functools.lru_cache(maxsize=1)
-def _rules() -> dict[int, Mapping[str, Any]]:
-    return {code: record for record in tables.json_lines("failures.jsonl") for code in record["codes"]}
+def failure_rule(code: int) -> Mapping[str, Any]:
+    """Where a bug check records its failure: names of facts and the numbers of their arguments; empty if nowhere."""
+    rule: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("failure", {})
+    return rule
 
 
 def find_failure(target: Target, bug_check: BugCheck | None) -> Failure | None:
@@ -153,7 +153,7 @@ class _Finder:
     def __init__(self, target: Target, bug_check: BugCheck | None) -> None:
         self.target = target
         self.bug_check = bug_check
-        self.rule: Mapping[str, Any] = _rules().get(bug_check.code, {}) if bug_check else {}
+        self.rule: Mapping[str, Any] = failure_rule(bug_check.code) if bug_check else {}
         self.architecture = target.header.architecture
 
     def argument(self, key: str) -> int | None:

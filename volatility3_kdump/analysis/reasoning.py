@@ -22,16 +22,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 #: What reading structures out of a damaged dump can raise.
-_FAILURES = (
-    KdumpError,
-    struct.error,
-    ArithmeticError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
+_FAILURES: tuple[type[Exception], ...] = (KdumpError, struct.error, ArithmeticError, LookupError, ValueError)
+#: What only a mistake in a rule raises. An analysis goes on without the rule; the tests let these through.
+MISTAKES: tuple[type[Exception], ...] = (TypeError, AttributeError, NameError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -157,7 +150,7 @@ def attempt(step: Callable[[], Reasoning], subject: str) -> Reasoning:
     """Run one step of a rule. What it raises becomes a note: ``the analysis of SUBJECT stopped: ...``."""
     try:
         return step()
-    except _FAILURES as error:
+    except _FAILURES + MISTAKES as error:
         _LOG.debug("the analysis of %s stopped", subject, exc_info=True)
         return Reasoning(notes=(f"the analysis of {subject} stopped: {_one_line(error)}",))
 
