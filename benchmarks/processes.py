@@ -21,6 +21,10 @@ from typing import Any
 
 from comparison import NotMeasured, Row, Values, alternate, at_most, faster, progress, run_worker
 
+from volatility3_kdump.windows.processes.processes import process_reader
+from volatility3_kdump.windows.processes.threads import thread_reader
+from volatility3_kdump.windows.stacks.walker import walker
+
 _PROCESSES, _THREADS = 300, 5000
 _ROUNDS = 3
 _LIST_FLOOR, _THREADS_FLOOR, _DETAIL_LIMIT = 3.0, 10.0, 3.0
@@ -140,18 +144,18 @@ def _ours(path: Path) -> Values:
 
     start = time.process_time()
     target = volatility3_kdump.open(path)
-    if target.process_reader is None or target.thread_reader is None:
+    if process_reader(target) is None or thread_reader(target) is None:
         raise SystemExit("no symbols")
     found = {"open": time.process_time() - start}
     found["list"] = _seconds(lambda: _count(process_grid(target, Processes(), 0), _PROCESSES))
     found["threads"] = _seconds(lambda: _count(thread_grid(target, Threads(everything=True), False), _THREADS))
     threads = [thread for process in process_addresses(target) for thread in thread_addresses(target, process)]
     # What images and names are needed is found by a first walk.
-    walker = target.walker
+    stacks = walker(target)
     for thread in threads[:20]:
-        for _, stack in walk_threads(walker, iter([thread])):
+        for _, stack in walk_threads(stacks, iter([thread])):
             for frame in stack.frames:
-                walker.name_of(frame)
+                stacks.name_of(frame)
 
     def unwind() -> None:
         for _, stack in walk_threads(StackWalker(target), iter(threads)):

@@ -26,6 +26,8 @@ from typing import Any
 
 from comparison import NotMeasured, Row, Values, alternate, progress, run_worker
 
+from volatility3_kdump.windows.stacks.walker import walker
+
 _THREADS, _FRAMES = 5000, 12
 _PEER_THREADS = 50
 _ROUNDS = 5
@@ -132,16 +134,16 @@ def _ours(path: Path) -> Values:
     found = {}
     for what, naming in (("unwound", False), ("named", True)):
         target = volatility3_kdump.open(path)
-        walker = target.walker
-        for _, stack in walk_threads(walker, _addresses(2)):
+        stacks = walker(target)
+        for _, stack in walk_threads(stacks, _addresses(2)):
             for frame in stack.frames:
-                walker.name_of(frame)
+                stacks.name_of(frame)
         start = time.process_time()
-        for _, stack in walk_threads(walker, _addresses(_THREADS)):
+        for _, stack in walk_threads(stacks, _addresses(_THREADS)):
             if len(stack.frames) != _FRAMES or not stack.complete or not stack.trusted:
                 raise SystemExit(f"not the stack that was made: {stack}")
             for frame in stack.frames if naming else ():
-                walker.name_of(frame)
+                stacks.name_of(frame)
         found[what] = (time.process_time() - start) / (_THREADS * _FRAMES)
     choose = random.Random(0)
     kernel = target.modules[0]
@@ -173,7 +175,7 @@ def _objects(path: Path) -> Values:
         frame = target.memory.pointer(thread + kernel_stack)
         starts.append(({5: target.memory.pointer(frame + 0x30), 4: frame + 0x40}, target.memory.pointer(frame + 0x38)))
     wanted = []
-    walked = target.walker
+    walked = walker(target)
     for thread in _addresses(_PEER_THREADS):
         wanted.append([frame.ip for frame in walked.walk(thread_start(target, thread)).frames])
     unwinder.walk(dict(starts[0][0]), starts[0][1])

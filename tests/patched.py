@@ -12,7 +12,7 @@ from volatility3_kdump.target import Target
 def patched(target: Target, changes: Mapping[int, bytes] | None = None, absent: Iterable[int] = ()) -> Target:
     """The target with the bytes at some virtual addresses changed, and the pages of others not in the dump.
 
-    What the target has read of the pool is forgotten; symbols, modules and processors are shared.
+    What was read of Windows' structures is forgotten; symbols and modules are shared.
     """
     parts = sorted((changes or {}).items())
     missing = {address // PAGE_SIZE for address in absent}
@@ -33,5 +33,5 @@ def patched(target: Target, changes: Mapping[int, bytes] | None = None, absent: 
 
     clone = copy.copy(target)
     clone.__dict__["memory"] = Memory(read, whole.pointer_size, lambda address: "taken away by the test")
-    clone.__dict__.pop("pool", None)
+    clone.__dict__["_made"] = {}
     return clone

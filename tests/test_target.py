@@ -14,6 +14,11 @@ from tests.layers import paging
 from volatility3_kdump.errors import KdumpError, KernelNotFound, NotACrashDump, SymbolsNotFound
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.machine import shared_data as shared_page
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.machine.version import build_lab
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
 
 Sample = Callable[..., Path]
 
@@ -28,28 +33,28 @@ def test_every_type_gives_the_same_values(dump_type: int, sample: Sample) -> Non
     assert target.nt is not None and target.nt.origin in target.symbol_status
     names = [module.name for module in target.modules]
     assert names[0] == "nt" and "myfault" in names
-    assert [processor.number for processor in target.processors] == [0, 1, 2]
-    assert target.crash_processor is not None and target.crash_thread is not None
-    assert target.crash_process is not None and (target.crash_process.name or "").startswith("notmyfault64")
+    assert [processor.number for processor in processors(target)] == [0, 1, 2]
+    assert crash_processor(target) is not None and crash_thread(target) is not None
+    assert crash_process(target) is not None and (crash_process(target).name or "").startswith("notmyfault64")
     context = target.header_context
     assert context is not None and context.ip is not None and context.sp is not None
     assert (target.name_of(context.ip) or "").startswith("nt!KeBugCheckEx")
-    limits = target.stack_limits(target.crash_thread.address)
+    limits = stack_limits(target, crash_thread(target).address)
     assert limits is not None and limits[0] <= context.sp < limits[1]
     assert (target.physical_layer_name is None) == (dump_type == 4)
 
 
 def test_real_dumps(shared_data: Path) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041.dmp", [shared_data / "isf"])
-    assert target.crash_process is not None and target.crash_thread is not None
-    assert (target.crash_process.address, target.crash_process.image_name) == (0xFFFFC08BDCE94180, "System")
-    assert (target.crash_process.pid, target.crash_thread.tid) == (4, 264)
-    assert target.stack_limits(target.crash_thread.address) == (0xFFFF85042988D000, 0xFFFF850429893000)
-    assert target.build_lab == "19041.1.amd64fre.vb_release.191206-1406"
-    assert len(target.processors) == 16 and target.crash_processor is not None
-    assert target.crash_processor.context is not None
-    assert target.crash_processor.context.sp == 0xFFFF850429890EE8
-    assert target.shared_data is None
+    assert crash_process(target) is not None and crash_thread(target) is not None
+    assert (crash_process(target).address, crash_process(target).image_name) == (0xFFFFC08BDCE94180, "System")
+    assert (crash_process(target).pid, crash_thread(target).tid) == (4, 264)
+    assert stack_limits(target, crash_thread(target).address) == (0xFFFF85042988D000, 0xFFFF850429893000)
+    assert build_lab(target) == "19041.1.amd64fre.vb_release.191206-1406"
+    assert len(processors(target)) == 16 and crash_processor(target) is not None
+    assert crash_processor(target).context is not None
+    assert crash_processor(target).context.sp == 0xFFFF850429890EE8
+    assert shared_page.shared_data(target) is None
     assert target.name_of(0xFFFFF8048B58334C) == "amdppm+0x334c"
     assert (target.name_of(0xFFFFF8047BDF5A80) or "") == "nt!KeBugCheckEx"
 
@@ -57,10 +62,10 @@ def test_real_dumps(shared_data: Path) -> None:
 def test_a_real_arm64_dump_without_symbols(shared_data: Path) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / "triage_arm64_22000.dmp")
     assert target.header.architecture == "arm64" and target.nt is None and "ntkrnl" not in target.symbol_status
-    assert len(target.processors) == 8
-    assert target.crash_thread is not None and target.crash_thread.address == 0xFFFFBB8EB1719180
-    assert target.crash_process is not None
-    assert (target.crash_process.address, target.crash_process.image_name) == (0xFFFFBB8EB1690080, "System")
+    assert len(processors(target)) == 8
+    assert crash_thread(target) is not None and crash_thread(target).address == 0xFFFFBB8EB1719180
+    assert crash_process(target) is not None
+    assert (crash_process(target).address, crash_process(target).image_name) == (0xFFFFBB8EB1690080, "System")
     assert target.kernel is not None and target.kernel.base == 0xFFFFF803F2E00000
 
 
@@ -72,7 +77,7 @@ def test_an_identity_without_a_table_says_which_is_needed(
     assert target.nt is None
     assert "ntkrnlmp.pdb/5278AFF86C341677D7D7835C85B7B844-1.json.xz" in target.symbol_status
     # Without symbols the header, the debugger block and the list of modules still serve.
-    assert target.modules[0].name == "nt" and target.processors and target.crash_process is not None
+    assert target.modules[0].name == "nt" and processors(target) and crash_process(target) is not None
     assert volatility3_kdump.open(sample(6, other), [other.parents[2]]).nt is not None
     assert volatility3_kdump.open(sample(6, other), isf_file=other).nt is not None
     (tmp_path / "broken.json").write_text("{")
@@ -111,14 +116,15 @@ def test_a_dump_without_a_kernel(tmp_path: Path) -> None:
     assert target.kernel is None and target.nt is None and target.symbol_status == "no kernel was found in the dump"
     with pytest.raises(KernelNotFound, match=r"^made\.dmp: no kernel found"):
         target.require_kernel()
-    assert (target.processors, target.crash_processor, target.crash_thread, target.crash_process) == (
+    assert (processors(target), crash_processor(target), crash_thread(target), crash_process(target)) == (
         [],
         None,
         None,
         None,
     )
-    assert target.build_lab is None and target.symbol("KeBugCheckEx") is None
-    assert target.shared_data is not None and target.shared_data.major_version == 10
+    assert build_lab(target) is None and target.symbol("KeBugCheckEx") is None
+    page = shared_page.shared_data(target)
+    assert page is not None and page.major_version == 10
 
 
 def test_a_dump_without_translation(tmp_path: Path) -> None:

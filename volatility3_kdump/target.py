@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -39,26 +39,20 @@ from volatility3_kdump.progress import Progress
 from volatility3_kdump.stores.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, PathText, SearchPath
 from volatility3_kdump.stores.servers import KNOWN_HOSTS, Servers
 from volatility3_kdump.symbols.converted import table_from_pdb
+from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
 from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.symbols.types import TypeTable
-from volatility3_kdump.windows.machine import processors
-from volatility3_kdump.windows.machine.processors import Processor
-from volatility3_kdump.windows.machine.shared_data import SharedData, read_shared_data
-from volatility3_kdump.windows.memory import kernel_regions
-from volatility3_kdump.windows.memory.kernel_regions import KernelRange
-from volatility3_kdump.windows.processes import processes, threads
-from volatility3_kdump.windows.processes.processes import Process, Thread
 
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
     from volatility3_kdump.archives.containers import Extracted
-    from volatility3_kdump.windows.memory.pool import Pool
-    from volatility3_kdump.windows.stacks.walker import StackWalker
+
+T = TypeVar("T")
 
 ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
 
@@ -94,8 +88,20 @@ class Target:
         self._type_tables: dict[int, TypeTable | None] = {}
         #: The container that the dump was taken out of, ``None`` for a plain file.
         self.container: Extracted | None = None
+        self._made: dict[Callable[[Target], Any], Any] = {}
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = [*self._symbol_path.complaints, *self._image_path.complaints]
+
+    def once(self, make: Callable[[Target], T]) -> T:
+        """What ``make`` gives for this target; made when it is first asked for, and kept as long as the target.
+
+        So those who read a structure keep what others read of it as well. ``make`` is a function or class, not a
+        closure: it is the key.
+        """
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: T = self._made[make]
+        return made
 
     # opening ----------------------------------------------------------------------------------------------------
 
@@ -448,7 +454,7 @@ class Target:
         if debugger_field is not None:
             return self.debugger[debugger_field]
         if generation is not None:
-            return processes.generation_offset(self.debugger["SizeEProcess"], self.debugger["SizeEThread"], generation)
+            return generation_offset(self.debugger["SizeEProcess"], self.debugger["SizeEThread"], generation)
         return None
 
     # shared values ----------------------------------------------------------------------------------------------
@@ -528,94 +534,9 @@ class Target:
         return follows_call(self.memory.read, address, self.header.architecture)
 
     @functools.cached_property
-    def walker(self) -> StackWalker:
-        """Walks stacks; shared, so that what it learns of images serves every stack."""
-        from volatility3_kdump.windows.stacks.walker import StackWalker
-
-        return StackWalker(self)
-
-    @functools.cached_property
-    def kernel_ranges(self) -> tuple[KernelRange, ...]:
-        """What the memory manager says of the kernel's address space; an earlier range hides a later one."""
-        return tuple(kernel_regions.kernel_ranges(self))
-
-    @functools.cached_property
-    def pool(self) -> Pool:
-        """Finds blocks of pool; shared, so that its tables are read once."""
-        from volatility3_kdump.windows.memory.pool import Pool
-
-        return Pool(self)
-
-    @functools.cached_property
-    def shared_data(self) -> SharedData | None:
-        """KUSER_SHARED_DATA, ``None`` when it is not in the dump."""
-        return read_shared_data(self.memory)
-
-    @functools.cached_property
-    def clock_increment(self) -> int | None:
-        """KeMaximumIncrement: 100 ns units of a clock tick; ``None`` when it is not in the dump."""
-        for address in (self.symbol("KeMaximumIncrement"), self.variable("KeTimeIncrement", "KeTimeIncrement")):
-            value = self.memory.unsigned(address, 4) if address else None
-            if value:
-                return value
-        return None
-
-    @functools.cached_property
-    def process_reader(self) -> processes.ProcessReader | None:
-        """Reads processes; ``None`` without the kernel's symbols."""
-        return processes.make_reader(self)
-
-    @functools.cached_property
-    def thread_reader(self) -> threads.ThreadReader | None:
-        """Reads threads; ``None`` without the kernel's symbols."""
-        return threads.make_reader(self)
-
-    @functools.cached_property
-    def build_lab(self) -> str | None:
-        """The build string (``19041.1.amd64fre.vb_release.191206-1406``), ``None`` when it is not in the dump."""
-        for address in (self.symbol("NtBuildLabEx"), self.variable("NtBuildLab", "NtBuildLab")):
-            text = self.memory.c_string(address) if address else None
-            if text:
-                return text
-        return None
-
-    @functools.cached_property
     def header_context(self) -> Context | None:
         """The registers in the dump header, ``None`` when they were never set."""
         return parse_context(self.header.context_record, self.header.architecture, "dump header")
-
-    @functools.cached_property
-    def processors(self) -> list[Processor]:
-        """The processors of the machine, in the order of KiProcessorBlock."""
-        return processors.read_processors(self)
-
-    @functools.cached_property
-    def crash_processor(self) -> Processor | None:
-        """The processor that took the bug check."""
-        return processors.crash_processor(self, self.processors, self.header_context)
-
-    @functools.cached_property
-    def crash_thread(self) -> Thread | None:
-        """The thread that was running on the crashing processor."""
-        address = self.crash_processor.current_thread if self.crash_processor else None
-        if address is None and "thread" in self.triage_copies:
-            address = self.triage_copies["thread"].address
-        return processes.read_thread(self, address) if address else None
-
-    @functools.cached_property
-    def crash_process(self) -> Process | None:
-        """The process whose address space was active on the crashing processor."""
-        address = self.crash_thread.process if self.crash_thread else None
-        if address is None and "process" in self.triage_copies:
-            address = self.triage_copies["process"].address
-        return processes.read_process(self, address) if address else None
-
-    def stack_limits(self, thread: int) -> tuple[int, int] | None:
-        """(lowest, first above) address of a thread's kernel stack."""
-        found = processes.read_thread(self, thread)
-        if not found.stack_limit or not found.stack_base or found.stack_limit >= found.stack_base:
-            return None
-        return found.stack_limit, found.stack_base
 
 
 def _search_path(path: PathText | Sequence[PathText] | None, name: str, variable: str, servers: Servers) -> SearchPath:

@@ -7,6 +7,8 @@ from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.text.stacks import LAYOUTS
 from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack
 from volatility3_kdump.windows.stacks.starts import context_start, crash_start, processor_start, trap_start
 
@@ -77,16 +79,16 @@ class Stack(KdumpPlugin):
             for thread in threads:
                 yield request_thread(target, thread, f"THREAD {thread:x}")
         elif self.option("cpu") or self.option("all-cpus"):
-            numbers = self.option("cpu") or [processor.number for processor in target.processors]
+            numbers = self.option("cpu") or [processor.number for processor in processors(target)]
             for number in numbers:
                 yield self._processor(target, number)
         else:
-            thread = target.crash_thread
+            thread = crash_thread(target)
             yield Request(None, thread.address if thread else None, crash_start(target))
 
     @staticmethod
     def _processor(target, number):
-        found = next((processor for processor in target.processors if processor.number == number), None)
+        found = next((processor for processor in processors(target) if processor.number == number), None)
         thread = found.current_thread if found else None
         try:
             return Request(f"Processor {number}", thread, processor_start(target, number))

@@ -50,7 +50,7 @@ def target_of(
         name_of=lambda address: None,
         lookup=lookup,
         names=SimpleNamespace(module_of=lambda address: module if 0 <= address - BASE < len(code) else None),
-        walker=SimpleNamespace(table_of=lambda module: SimpleNamespace(find=find)),
+        once=lambda make: SimpleNamespace(table_of=lambda module: SimpleNamespace(find=find)),
     )
 
 

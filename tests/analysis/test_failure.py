@@ -28,6 +28,7 @@ from volatility3_kdump.cpu import amd64
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
 
 TRAP_FRAME = 0xFFFFD48F77AF97E0
 FAULT_IP = 0xFFFFF80060DA1981
@@ -210,7 +211,7 @@ def test_a_trap_frame_by_its_address(plain: Target) -> None:
 
 
 def test_a_context_record_by_its_address(plain: Target) -> None:
-    record = plain.memory.pointer(plain.crash_processor.prcb + plain.nt.offset("_KPRCB", "Context"))
+    record = plain.memory.pointer(crash_processor(plain).prcb + plain.nt.offset("_KPRCB", "Context"))
     failure = failure_at_context(plain, record)
     assert failure.context.registers == plain.header_context.registers
     assert (failure.origin, failure.context_record) == ("context record", record)
@@ -254,7 +255,7 @@ def test_the_used_part_of_the_stack(plain: Target, sample) -> None:
 def test_a_stack_of_unknown_extent_ends_where_its_pages_do(scene) -> None:
     target, machine = scene("double-fault")
     low, high = crash_stack(target)
-    thread = target.crash_thread.address
+    thread = crash_thread(target).address
     assert (low, high) == machine.processes.stacks[thread].used[0]
 
 

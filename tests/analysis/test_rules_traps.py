@@ -11,6 +11,7 @@ from tests.analysis.reasons import MakeCase, both, value
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reasoning import Case, reason
+from volatility3_kdump.windows.processes.threads import stack_limits
 
 
 @both
@@ -89,7 +90,7 @@ def test_a_kernel_stack_that_was_used_up(case: MakeCase, dump_type: int) -> None
     assert value(found, "TRAP_FRAME") == f"{subject.argument(2):016x}"
     overflow = found.finding("STACK_OVERFLOW")
     assert overflow is not None and overflow.address == subject.argument(3)
-    limits = subject.target.stack_limits(0xFFFF918952F55080)
+    limits = stack_limits(subject.target, 0xFFFF918952F55080)
     assert limits == (0xFFFFD48F77AF4000, 0xFFFFD48F77AFA000)
     assert overflow.address is not None and overflow.address < limits[0]
     assert value(found, "STACKUSAGE_IMAGE") == "myfault.sys"

@@ -15,6 +15,7 @@ from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.analysis.verdict import StackEntry, Verdict, decide, entry_at, stack_entries
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 RULES = OwnerRules.load()
 
@@ -519,7 +520,7 @@ def _of_dump(path) -> Verdict:
     target = open_dump(path)
     bug_check = header_bug_check(target)
     failure = find_failure(target, bug_check)
-    entries = stack_entries(target, target.walker.walk(crash_start(target)))
+    entries = stack_entries(target, walker(target).walk(crash_start(target)))
     return decide(
         bug_check,
         failure_facts(target, failure),

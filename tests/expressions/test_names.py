@@ -14,7 +14,9 @@ from volatility3_kdump.cpu.registers import register_part
 from volatility3_kdump.expressions import ExpressionError, TargetNames, evaluate
 from volatility3_kdump.expressions.names import PSEUDO_REGISTERS
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 RAX, FLAGS = 0x1122334455667788, 0x00000246
 
@@ -84,18 +86,18 @@ def test_registers_of_other_processors() -> None:
 def test_pseudo_registers_of_the_crash(target: Target) -> None:
     names = TargetNames(target)
     bug_check = target.symbol("KeBugCheckEx")
-    assert target.crash_process is not None
-    assert target.crash_thread is not None
-    frames = target.walker.walk(crash_start(target), 2).frames
+    assert crash_process(target) is not None
+    assert crash_thread(target) is not None
+    frames = walker(target).walk(crash_start(target), 2).frames
     expected = {
         "$ip": bug_check,
         "$eventip": bug_check,
         "$scopeip": bug_check,
         "$csp": frames[0].sp,
         "$ra": frames[1].ip,
-        "$proc": target.crash_process.address,
-        "$thread": target.crash_thread.address,
-        "$tpid": target.crash_process.pid,
+        "$proc": crash_process(target).address,
+        "$thread": crash_thread(target).address,
+        "$tpid": crash_process(target).pid,
         "$bug_code": 0xD1,
         "$bug_param1": 0xFFFFD8024AAA8010,
         "$bug_param2": 2,

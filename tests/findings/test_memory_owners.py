@@ -12,7 +12,10 @@ import volatility3_kdump
 from kdump_sample.myfault import high_irql_fault
 from volatility3_kdump.findings.memory_owners import MemoryOwners, Owner
 from volatility3_kdump.target import Target
-from volatility3_kdump.windows.processes.processes import process_addresses, read_process, read_thread, thread_addresses
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_thread
+from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
+from volatility3_kdump.windows.processes.threads import read_thread, stack_limits
 
 Scenes = Callable[..., Target]
 
@@ -72,13 +75,13 @@ def test_the_stack_of_every_thread(target: Target, owners: MemoryOwners) -> None
 
 
 def test_idle_threads_and_processors(target: Target, owners: MemoryOwners) -> None:
-    for processor in target.processors:
+    for processor in processors(target):
         assert processor.prcb is not None
         assert owners.of(processor.prcb + 0x30) == Owner(
             "processor", f"KPRCB of processor {processor.number}", processor.prcb, 0x30
         )
         assert processor.idle_thread is not None
-        limits = target.stack_limits(processor.idle_thread)
+        limits = stack_limits(target, processor.idle_thread)
         assert limits is not None
         found = owners.of(limits[0] + 0x10)
         assert found.kind == "kernel stack"
@@ -107,7 +110,7 @@ def test_a_pool_block_and_its_tag(scene: Scenes) -> None:
 
 
 def test_objects_whose_pool_block_is_not_known(target: Target, owners: MemoryOwners) -> None:
-    thread = target.crash_thread
+    thread = crash_thread(target)
     assert thread is not None
     found = owners.of(thread.address + 0x20)
     assert found.kind.endswith("pool")
@@ -149,9 +152,9 @@ def test_user_memory_is_of_the_process(sample: Callable[..., Path]) -> None:
 def test_small_memory_dumps_name_what_they_know(shared_data: Path) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041.dmp")
     owners = MemoryOwners(target)
-    thread = target.crash_thread
+    thread = crash_thread(target)
     assert thread is not None
-    limits = target.stack_limits(thread.address)
+    limits = stack_limits(target, thread.address)
     assert limits is not None
     assert owners.of(limits[1] - 0x20)[:2] == ("kernel stack", f"thread {thread.address:x} (System 4.108)")
     driver = target.modules[3]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from volatility3_kdump.findings import regions
 from volatility3_kdump.findings.regions import Region, canonical, processor_stacks, region_of
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.memory import kernel_regions
+from volatility3_kdump.windows.processes.crashed import crash_processor
 
 Scenes = Callable[..., Target]
 KERNEL, TRIAGE = 6, 4
@@ -89,7 +92,7 @@ def test_every_kernel_that_says_it_places_the_pools(scene: Scenes, isf_paths: li
 def test_the_type_of_512_gib_serves_where_no_region_is_assigned(scene: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
     target = scene("myfault")
     monkeypatch.setattr(kernel_regions, "_assigned", lambda target: iter(()))
-    monkeypatch.setitem(target.__dict__, "kernel_ranges", tuple(kernel_regions.kernel_ranges(target)))
+    monkeypatch.setattr(target, "_made", {})
     found = region_of(target, 0xFFFFD8024AAA8010)
     assert (found.kind, found.source) == (kernel_regions.PAGED_POOL, "nt!MiState.Vs.SystemVaType")
 
@@ -104,7 +107,7 @@ def test_windows_7_has_a_fixed_layout(scene: Scenes, isf_paths: list[Path]) -> N
 
 def test_stacks_of_a_processor_start_where_it_says(scene: Scenes) -> None:
     target = scene("double-fault")
-    processor = target.crash_processor
+    processor = crash_processor(target)
     assert processor is not None
     stacks = {name: high for name, _, high in processor_stacks(target, processor.prcb)}
     assert stacks == {"DPC stack": 0xFFFFD48F76A4E000, "interrupt stack table entry 1": 0xFFFFC3014F47C000}
@@ -120,18 +123,18 @@ def test_five_levels_make_more_addresses_canonical(
 
 
 def test_ranges_of_a_kind_leave_out_what_is_known_more_exactly() -> None:
-    class Ranges:
-        kernel_ranges = (
-            kernel_regions.KernelRange(0x3000, 0x4000, kernel_regions.KernelRegion("page tables", "")),
-            kernel_regions.KernelRange(0x1000, 0x6000, kernel_regions.KernelRegion("paged pool", "")),
-            kernel_regions.KernelRange(0x5000, 0x9000, kernel_regions.KernelRegion("nonpaged pool", "")),
-            kernel_regions.KernelRange(0x8000, 0xB000, kernel_regions.KernelRegion("paged pool", "")),
-        )
+    ranges = (
+        kernel_regions.KernelRange(0x3000, 0x4000, kernel_regions.KernelRegion("page tables", "")),
+        kernel_regions.KernelRange(0x1000, 0x6000, kernel_regions.KernelRegion("paged pool", "")),
+        kernel_regions.KernelRange(0x5000, 0x9000, kernel_regions.KernelRegion("nonpaged pool", "")),
+        kernel_regions.KernelRange(0x8000, 0xB000, kernel_regions.KernelRegion("paged pool", "")),
+    )
+    target: Any = SimpleNamespace(once=lambda make: ranges)
 
-    chosen = kernel_regions.ranges_of_kinds(Ranges(), {"paged pool"})  # type: ignore[arg-type]
+    chosen = kernel_regions.ranges_of_kinds(target, {"paged pool"})
     assert chosen == [(0x1000, 0x3000), (0x4000, 0x6000), (0x9000, 0xB000)]
-    both = kernel_regions.ranges_of_kinds(Ranges(), {"paged pool", "nonpaged pool"})  # type: ignore[arg-type]
+    both = kernel_regions.ranges_of_kinds(target, {"paged pool", "nonpaged pool"})
     assert both == [(0x1000, 0x3000), (0x4000, 0xB000)]
     for address in range(0, 0xC000, 0x800):
-        region = kernel_regions.kernel_region(Ranges(), address)  # type: ignore[arg-type]
+        region = kernel_regions.kernel_region(target, address)
         assert any(low <= address < high for low, high in both) == bool(region and "pool" in region.kind)

@@ -15,8 +15,9 @@ from kdump_sample.scenes import waits as scene
 from tests.edited import edited
 from volatility3_kdump.findings.waits import Wait, WaitGraph, _circles, find_waits
 from volatility3_kdump.target import Target
-from volatility3_kdump.windows.processes.processes import process_addresses, read_thread, thread_addresses
+from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
 from volatility3_kdump.windows.processes.resources import scan_resources
+from volatility3_kdump.windows.processes.threads import read_thread
 
 FIRST, SECOND, THIRD, FOURTH = (scene.thread_address(0, index) for index in range(4))
 SYSTEM_1, SYSTEM_2 = scene.thread_address(7, 0), scene.thread_address(7, 1)

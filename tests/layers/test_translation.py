@@ -15,6 +15,7 @@ from tests.layers import paging
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.layers.kernel import reader_of
 from volatility3_kdump.layers.translation import KdumpIntel57Layer, build_virtual_layer
+from volatility3_kdump.windows.machine.shared_data import shared_data
 
 CLASSES = {
     "x64": intel.WindowsIntel32e,
@@ -213,4 +214,4 @@ def test_32_bit_dump_as_a_target(tmp_path: Path) -> None:
         assert target.header.ps_loaded_module_list == 0xFFFFFFFF80555100
         assert target.memory.pointer(0xFFFFFFFF80555100) == 0xFFFFFFFF80555800
         assert list(target.memory.list_entries(0xFFFFFFFF80555100, 10)) == [0xFFFFFFFF80555800]
-        assert target.shared_data is not None and target.shared_data.build_number == 19041
+        assert shared_data(target) is not None and shared_data(target).build_number == 19041

@@ -19,7 +19,9 @@ from volatility3_kdump.findings.yara_scan import scan
 from volatility3_kdump.layers.present import SIGN, present_memory
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.yara import Scope, yara_grid
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
+from volatility3_kdump.windows.processes.threads import stack_limits
 
 #: What the made machines and real dumps have plenty of. No condition needs two strings: those meet in one chunk of ours
 #: where the host scans every physical stretch by itself.
@@ -153,9 +155,9 @@ def marked(sample: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
         if read_process(target, process).name == "explorer.exe"
         for thread in thread_addresses(target, process)
     )
-    limits = target.stack_limits(thread)
+    limits = stack_limits(target, thread)
     assert limits is not None
-    prcb = target.processors[1].prcb
+    prcb = processors(target)[1].prcb
     assert prcb is not None
     places = {
         "driver": driver.base + data.address + 0x100,

@@ -19,6 +19,9 @@ from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.converted import directory, table_from_pdb
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.names import store_key
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.machine.version import build_lab
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 
 XCPT4 = PdbIdentity("xcpt4.pdb", "C8C2329E0E9949E68B6F132BECA69E7E", 1, "test")
 
@@ -54,10 +57,10 @@ def values(target: Any) -> dict[str, Any]:
     assert target.nt is not None
     return {
         "modules": [module.name for module in target.modules],
-        "crash": (target.crash_process.image_name, target.crash_thread.address),
-        "thread": target.crash_thread,
-        "processors": len(target.processors),
-        "build": target.build_lab,
+        "crash": (crash_process(target).image_name, crash_thread(target).address),
+        "thread": crash_thread(target),
+        "processors": len(processors(target)),
+        "build": build_lab(target),
         "name": target.name_of(target.header_context.ip),
         "size": target.nt.size_of("_EPROCESS"),
         "wait": target.nt.enum("_KWAIT_REASON"),

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import volatility3_kdump
+from volatility3_kdump.windows.processes.crashed import crash_process
 
 NEVER, ALWAYS = 0x1122334455667789, 0xFEDCBA9876543210
 MASK = 0xFFFFFFFFFFFFFFFF
@@ -43,7 +44,7 @@ def test_encoded_block_is_decoded(sample, tmp_path: Path):
     target = volatility3_kdump.open(encoded)
     assert target.kernel.base_known_by == "first loaded module"
     assert target.debugger.data == block.data
-    assert target.crash_process.name == "notmyfault64.exe"
+    assert crash_process(target).name == "notmyfault64.exe"
 
 
 def test_garbage_is_not_taken_for_a_block(sample, tmp_path: Path):
@@ -55,4 +56,4 @@ def test_garbage_is_not_taken_for_a_block(sample, tmp_path: Path):
     torn.write_bytes(data)
     target = volatility3_kdump.open(torn)
     assert target.debugger is None
-    assert target.crash_process.name == "notmyfault64.exe"
+    assert crash_process(target).name == "notmyfault64.exe"

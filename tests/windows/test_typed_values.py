@@ -13,6 +13,7 @@ from tests.host import ADDRESS, host_kernel
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows import typed_values
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.typed_values import FieldValue, Options, TypedReader
 
 
@@ -23,18 +24,18 @@ def reader_of(target: Target) -> TypedReader:
 
 
 def places(target: Target) -> dict[str, int]:
-    processor = target.crash_processor
-    assert target.crash_process is not None
-    assert target.crash_thread is not None
+    processor = crash_processor(target)
+    assert crash_process(target) is not None
+    assert crash_thread(target) is not None
     assert processor is not None
     assert processor.prcb is not None
     return {
-        "_EPROCESS": target.crash_process.address,
-        "_ETHREAD": target.crash_thread.address,
+        "_EPROCESS": crash_process(target).address,
+        "_ETHREAD": crash_thread(target).address,
         "_KPRCB": processor.prcb,
         "_KLDR_DATA_TABLE_ENTRY": target.modules[3].entry or 0,
         "_HANDLE_TABLE": target.memory.pointer(
-            target.crash_process.address + target.nt.offset("_EPROCESS", "ObjectTable")
+            crash_process(target).address + target.nt.offset("_EPROCESS", "ObjectTable")
         )
         or 0,
     }
@@ -124,11 +125,11 @@ def test_chosen_fields(target: Target) -> None:
 
 
 def test_pointers_are_followed_by_name_and_by_depth(target: Target) -> None:
-    assert target.crash_thread is not None
-    thread = target.crash_thread.address
+    assert crash_thread(target) is not None
+    thread = crash_thread(target).address
     found = walked(target, "_KTHREAD", thread, fields=("Process.Header.Type",))
     assert names(found) == [(0, "Process"), (1, "Header"), (2, "Type")]
-    assert found[0][1].value == found[1][1].address == target.crash_thread.process
+    assert found[0][1].value == found[1][1].address == crash_thread(target).process
     # Types without an address: a list entry leads to itself, and is not followed for ever.
     assert names(walked(target, "_LIST_ENTRY", depth=5)) == [(0, "Flink"), (0, "Blink")]
     modules = target.memory.pointer(target.symbol("PsLoadedModuleList"))

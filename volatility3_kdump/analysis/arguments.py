@@ -18,7 +18,8 @@ from volatility3_kdump.findings.regions import region_of
 from volatility3_kdump.images.modules import Module, debugger_name
 from volatility3_kdump.windows.io import requests as io
 from volatility3_kdump.windows.memory.pool_header import tag_text
-from volatility3_kdump.windows.processes.processes import read_process, read_thread
+from volatility3_kdump.windows.processes.processes import read_process
+from volatility3_kdump.windows.processes.threads import read_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
 from volatility3_kdump.cpu.disasm import decode_many
 from volatility3_kdump.cpu.instruction import Instruction
+from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -62,7 +63,7 @@ def function_around(target: Target, address: int) -> tuple[int, int] | None:
 def _function(target: Target, address: int) -> tuple[int, Any] | None:
     """(base of the module, entry of its function table) for an address."""
     module = target.names.module_of(address)
-    table = target.walker.table_of(module) if module is not None else None
+    table = walker(target).table_of(module) if module is not None else None
     if module is None or table is None:
         return None
     try:

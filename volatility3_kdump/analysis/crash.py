@@ -19,9 +19,12 @@ from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
 from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
 from volatility3_kdump.windows.machine.processors import Processor
-from volatility3_kdump.windows.processes.processes import Process, Thread, read_process, read_thread
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.processes import Process, read_process
+from volatility3_kdump.windows.processes.threads import Thread, read_thread
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack
 from volatility3_kdump.windows.stacks.starts import context_start, crash_start, thread_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -65,7 +68,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
     notes += [note for note in reasoning.notes if note not in notes]
     rules = rules or OwnerRules.load()
     notes += rules.problems
-    thread = read_thread(target, reasoning.thread) if reasoning.thread else target.crash_thread
+    thread = read_thread(target, reasoning.thread) if reasoning.thread else crash_thread(target)
     stack = _stack(target, failure, reasoning.thread)
     verdict = decide(
         bug_check,
@@ -79,7 +82,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
     return Crash(
         bug_check,
         recorded,
-        target.crash_processor,
+        crash_processor(target),
         thread,
         _process(target, reasoning, thread),
         failure,
@@ -96,15 +99,15 @@ def _process(target: Target, reasoning: Reasoning, thread: Thread | None) -> Pro
     """The process that the debugger names: that of the thread held responsible."""
     if reasoning.thread and thread is not None and thread.process:
         return read_process(target, thread.process)
-    return target.crash_process
+    return crash_process(target)
 
 
 def _stack(target: Target, failure: Failure | None, thread: int | None) -> Stack:
     try:
         if thread:
-            return target.walker.walk(thread_start(target, thread))
+            return walker(target).walk(thread_start(target, thread))
         if failure is not None and failure.context_record is not None:
-            return target.walker.walk(context_start(target, failure.context_record))
-        return target.walker.walk(crash_start(target))
+            return walker(target).walk(context_start(target, failure.context_record))
+        return walker(target).walk(crash_start(target))
     except NoStack as error:
         return Stack((), str(error), False)

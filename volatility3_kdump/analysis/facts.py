@@ -10,7 +10,9 @@ from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.version_resource import image_version
-from volatility3_kdump.windows.machine.version import windows_name
+from volatility3_kdump.windows.machine.shared_data import shared_data
+from volatility3_kdump.windows.machine.version import build_lab, windows_name
+from volatility3_kdump.windows.processes.crashed import crash_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -55,9 +57,9 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
     header = target.header
     machine = machine_information(target.dump.source, target.dump.tagged)
     counted = _MINIDUMP_NAME.fullmatch(target.dump_file)
-    lab = _BUILD_LAB.match(target.build_lab or "")
+    lab = _BUILD_LAB.match(build_lab(target) or "")
     build = header.build_number
-    shared = target.shared_data
+    shared = shared_data(target)
     version = next((text for first, text in _VERSIONS if build is not None and build >= first), None)
     if shared is not None:
         version = f"{shared.major_version}.{shared.minor_version}"
@@ -81,7 +83,8 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
 
 def _stack_command(target: Target, thread: int | None, record: int | None) -> str:
     """What shows the analysed stack at the prompt: another thread's, that of a context record, or the crash's."""
-    if thread is not None and target.crash_thread is not None and thread != target.crash_thread.address:
+    crashed = crash_thread(target)
+    if thread is not None and crashed is not None and thread != crashed.address:
         return f".thread 0x{thread:x} ; kb"
     return ".thread ; .cxr ; kb" if record is None else f".cxr 0x{record:x} ; kb"
 

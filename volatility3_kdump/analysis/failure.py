@@ -27,8 +27,11 @@ from volatility3_kdump.cpu.exception import (
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -260,7 +263,7 @@ class _Finder:
         """Trap frames of the crashing stack: those that unwinding comes by, then what a scan of the stack finds."""
         target = self.target
         with contextlib.suppress(NoStack):
-            for frame in target.walker.walk(crash_start(target)).frames:
+            for frame in walker(target).walk(crash_start(target)).frames:
                 if frame.trap_frame is not None:
                     context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
                     if context is not None:
@@ -277,7 +280,7 @@ class _Finder:
     def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:
         """Add the nonvolatile registers that unwinding from the bug check down to the trap frame recovers."""
         try:
-            found = self.target.walker.registers_at_trap(crash_start(self.target), trap)
+            found = walker(self.target).registers_at_trap(crash_start(self.target), trap)
         except NoStack:
             return shown, ()
         if found is None or found.ip != shown.ip:
@@ -292,7 +295,7 @@ class _Finder:
 
     def _segment_bases(self) -> dict[str, int]:
         """In the kernel gs points at the processor control region, which starts 0x180 below its KPRCB on x64."""
-        processor = self.target.crash_processor
+        processor = crash_processor(self.target)
         if self.architecture != "x64" or processor is None or processor.prcb is None:
             return {}
         field = self.target.nt.find("_KPCR", "Prcb") if self.target.nt else None
@@ -321,7 +324,8 @@ def crash_stack(target: Target) -> tuple[int, int] | None:
     context = target.header_context
     if context is None or context.sp is None:
         return None
-    limits = target.stack_limits(target.crash_thread.address) if target.crash_thread else None
+    thread = crash_thread(target)
+    limits = stack_limits(target, thread.address) if thread else None
     if limits and limits[0] <= context.sp < limits[1]:
         return context.sp, min(limits[1], context.sp + _MOST_STACK)
     # On a DPC or exception stack of unknown extent: to where the mapped pages end.

@@ -33,6 +33,7 @@ from volatility3_kdump.findings.regions import (
 from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -299,7 +300,7 @@ def interrupted(case: Case) -> tuple[int, Context] | None:
     if failure is not None and failure.trap_frame is not None:
         return failure.trap_frame, failure.context
     with contextlib.suppress(NoStack):
-        for frame in target.walker.walk(crash_start(target)).frames:
+        for frame in walker(target).walk(crash_start(target)).frames:
             if frame.trap_frame is not None:
                 context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
                 if context is not None:

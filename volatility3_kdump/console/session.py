@@ -15,6 +15,8 @@ from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.progress import Progress
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
@@ -87,7 +89,7 @@ class OpenDump:
         """The number of the current processor; ``None`` where nothing in the dump tells which one crashed."""
         if self.state.processor is not None:
             return self.state.processor
-        crashed = self.target.crash_processor
+        crashed = crash_processor(self.target)
         return crashed.number if crashed is not None else None
 
     @property
@@ -96,11 +98,11 @@ class OpenDump:
         if self.state.process is not None:
             return self.state.process
         thread = self.thread
-        crashed = self.target.crash_thread
+        crashed = crash_thread(self.target)
         if thread is None or (crashed is not None and crashed.address == thread):
-            process = self.target.crash_process
+            process = crash_process(self.target)
             return process.address if process is not None else None
-        from volatility3_kdump.windows.processes.processes import read_thread
+        from volatility3_kdump.windows.processes.threads import read_thread
 
         return read_thread(self.target, thread).process
 
@@ -111,7 +113,7 @@ class OpenDump:
 
         self.state.process = address
         self.process_memory = None
-        crashed = self.target.crash_process
+        crashed = crash_process(self.target)
         if address is None or (crashed is not None and crashed.address == address):
             return True
         self.process_memory = process_memory(self.target, read_process(self.target, address))
@@ -131,10 +133,10 @@ class OpenDump:
         if self.state.thread is not None:
             return self.state.thread
         number = self.state.processor
-        crashed = self.target.crash_processor
+        crashed = crash_processor(self.target)
         if number is not None and not (crashed is not None and crashed.number == number):
-            return next((found.current_thread for found in self.target.processors if found.number == number), None)
-        thread = self.target.crash_thread
+            return next((found.current_thread for found in processors(self.target) if found.number == number), None)
+        thread = crash_thread(self.target)
         return thread.address if thread is not None else None
 
     @property
@@ -146,10 +148,10 @@ class OpenDump:
         if self.state.context is not None or self.state.no_context is not None:
             return self.state.context
         number = self.state.processor
-        crashed = self.target.crash_processor
+        crashed = crash_processor(self.target)
         if number is None or (crashed is not None and crashed.number == number):
             return self.target.header_context
-        return next((found.context for found in self.target.processors if found.number == number), None)
+        return next((found.context for found in processors(self.target) if found.number == number), None)
 
 
 class Session:

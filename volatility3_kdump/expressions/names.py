@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
+from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.cpu.context import Context
@@ -55,12 +57,12 @@ class CrashScope:
 
     @property
     def process(self) -> int | None:
-        found = self._target.crash_process
+        found = crash_process(self._target)
         return None if found is None else found.address
 
     @property
     def thread(self) -> int | None:
-        found = self._target.crash_thread
+        found = crash_thread(self._target)
         return None if found is None else found.address
 
 
@@ -163,7 +165,7 @@ class TargetNames:
         context = self._context()
         if context.ip is None or context.sp is None:
             return None
-        frames = self._target.walker.walk(start_at(self._target, context), 2).frames
+        frames = walker(self._target).walk(start_at(self._target, context), 2).frames
         return frames[0].return_address if frames else None
 
     def _return_value(self) -> int | None:

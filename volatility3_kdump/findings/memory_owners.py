@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.findings.regions import DRIVER, UNLOADED, USER, address_bits, processor_stacks, region_of
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.windows.memory.kernel_regions import PAGE_TABLES, PFN_DATABASE, STACK
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.memory.kernel_regions import PAGE_TABLES, PFN_DATABASE, STACK, kernel_ranges
 from volatility3_kdump.windows.memory.pool import PoolBlock, find_block
 from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.processes import Process
+from volatility3_kdump.windows.processes.threads import read_thread, stack_limits
 from volatility3_kdump.windows.processes.user_mode import UserModule, read_user_mode
 
 if TYPE_CHECKING:
@@ -83,7 +86,7 @@ class MemoryOwners:
         return Owner(DRIVER, module.image_name, module.base, offset, text, self._target.name_of(address), detail)
 
     def _user(self, address: int) -> Owner:
-        process = self._process or self._target.crash_process
+        process = self._process or crash_process(self._target)
         kind = region_of(self._target, address).kind
         if process is None or kind != USER:
             return Owner(kind)
@@ -96,7 +99,7 @@ class MemoryOwners:
 
     @functools.cached_property
     def _user_modules(self) -> tuple[UserModule, ...]:
-        process = self._process or self._target.crash_process
+        process = self._process or crash_process(self._target)
         return read_user_mode(self._target, process).modules if process is not None else ()
 
     # stacks and processors --------------------------------------------------------------------------------------------
@@ -121,10 +124,10 @@ class MemoryOwners:
         target = self._target
         found = []
         for thread in self._threads:
-            limits = target.stack_limits(thread)
+            limits = stack_limits(target, thread)
             if limits is not None:
                 found.append(_Stack(*limits, thread, None))
-        for processor in target.processors:
+        for processor in processors(target):
             for name, low, high in processor_stacks(target, processor.prcb):
                 found.append(_Stack(low, high, None, f"{name} of processor {processor.number}"))
         # A stack of a processor has no recorded limit: that of a thread, which has, comes first.
@@ -145,15 +148,16 @@ class MemoryOwners:
     def _threads(self) -> list[int]:
         """The threads of all processes, and those that processors run, idle ones too."""
         target = self._target
-        threads = [target.crash_thread.address] if target.crash_thread is not None else []
-        for processor in target.processors:
+        crashed = crash_thread(target)
+        threads = [crashed.address] if crashed is not None else []
+        for processor in processors(target):
             threads += [thread for thread in (processor.current_thread, processor.idle_thread) if thread]
         for process in self._processes:
             threads += processes.thread_addresses(target, process)
         return list(dict.fromkeys(threads))
 
     def _thread_name(self, address: int) -> str:
-        thread = processes.read_thread(self._target, address)
+        thread = read_thread(self._target, address)
         owner = thread.owner or thread.process
         name = processes.read_process(self._target, owner).name if owner else None
         ids = f"{thread.pid:x}.{thread.tid:x}" if thread.pid is not None and thread.tid is not None else "?"
@@ -171,7 +175,7 @@ class MemoryOwners:
         size = target.nt.size_of("_KPRCB") if target.nt is not None and target.nt.has_type("_KPRCB") else None
         if size is None and target.debugger is not None:
             size = target.debugger["SizePrcb"]
-        return [(item.number, item.prcb, size) for item in target.processors if item.prcb and size]
+        return [(item.number, item.prcb, size) for item in processors(target) if item.prcb and size]
 
     # everything else --------------------------------------------------------------------------------------------------
 
@@ -215,9 +219,10 @@ class MemoryOwners:
     def _objects(self) -> tuple[list[int], list[tuple[int, int, str]]]:
         """The processes and threads that are known, (first address, first beyond, type), and where they begin."""
         target = self._target
+        crashed = crash_process(target)
         found = []
         for type_name, size_field, addresses in (
-            ("_EPROCESS", "SizeEProcess", [*self._processes, target.crash_process and target.crash_process.address]),
+            ("_EPROCESS", "SizeEProcess", [*self._processes, crashed and crashed.address]),
             ("_ETHREAD", "SizeEThread", self._threads),
         ):
             size = target.nt.size_of(type_name) if target.nt is not None and target.nt.has_type(type_name) else None
@@ -245,7 +250,7 @@ class MemoryOwners:
         target = self._target
         if target.header.architecture != "x64" or address_bits(target) != 48:
             return None
-        base = next((item.low for item in target.kernel_ranges if item.region.kind == PAGE_TABLES), None)
+        base = next((item.low for item in kernel_ranges(target) if item.region.kind == PAGE_TABLES), None)
         if base is None or address < base:
             return None
         page = (address - base) // _PTE_SIZE << 12

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu.amd64 import is_canonical
 from volatility3_kdump.images.modules import Module, UnloadedModule, find_module
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.memory.kernel_regions import (
     NONPAGED_POOL,
     PAGED_POOL,
@@ -19,6 +20,8 @@ from volatility3_kdump.windows.memory.kernel_regions import (
     STACK,
     kernel_region,
 )
+from volatility3_kdump.windows.processes.crashed import crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -119,16 +122,17 @@ def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
 
 
 def _stack(target: Target, address: int) -> Region | None:
-    threads = [processor.current_thread for processor in target.processors]
-    if target.crash_thread is not None:
-        threads.insert(0, target.crash_thread.address)
+    threads = [processor.current_thread for processor in processors(target)]
+    crashed = crash_thread(target)
+    if crashed is not None:
+        threads.insert(0, crashed.address)
     for thread in dict.fromkeys(threads):
-        limits = target.stack_limits(thread) if thread else None
+        limits = stack_limits(target, thread) if thread else None
         if limits and limits[0] <= address < limits[1]:
             return Region(STACK, f"kernel stack of thread {thread:x}", "the thread's stack limits")
         if limits and limits[0] - _PAGE_SIZE <= address < limits[0]:
             return Region(STACK, f"guard page below the kernel stack of thread {thread:x}", "the thread's stack limits")
-    for processor in target.processors:
+    for processor in processors(target):
         for name, low, high in processor_stacks(target, processor.prcb):
             if low <= address < high:
                 return Region(STACK, f"{name} of processor {processor.number}", "the processor's control block")

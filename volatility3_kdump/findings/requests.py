@@ -127,7 +127,8 @@ def _holder(irp: Irp, current: LocationView | None) -> str | None:
 
 
 def _thread(target: Target, address: int) -> str | None:
-    from volatility3_kdump.windows.processes.processes import read_process, read_thread
+    from volatility3_kdump.windows.processes.processes import read_process
+    from volatility3_kdump.windows.processes.threads import read_thread
 
     thread = read_thread(target, address)
     if thread.pid is None or thread.tid is None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.dump import DumpType
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time, uptime
-from volatility3_kdump.windows.machine.version import architecture_name, product_name, suite_names, windows_name
+from volatility3_kdump.windows.machine.shared_data import shared_data
+from volatility3_kdump.windows.machine.version import (
+    architecture_name,
+    build_lab,
+    product_name,
+    suite_names,
+    windows_name,
+)
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -41,7 +48,7 @@ def version_line(target: Target) -> str:
 
 def product_line(target: Target) -> str | None:
     """``Product: WinNt, suite: TerminalServer SingleUserTS``, ``None`` when neither was set in the header."""
-    shared = target.shared_data
+    shared = shared_data(target)
     product = target.header.product_type
     suite = target.header.suite_mask
     if shared is not None:
@@ -95,8 +102,8 @@ def version(target: Target) -> Iterator[str]:
     product = product_line(target)
     if product:
         yield product
-    if target.build_lab:
-        yield f"Edition build lab: {target.build_lab}"
+    if build_lab(target):
+        yield f"Edition build lab: {build_lab(target)}"
     if target.physical_layer_name is not None:
         yield "Machine Name:"
     base = base_line(target)
@@ -108,7 +115,8 @@ def version(target: Target) -> Iterator[str]:
 def times(target: Target) -> Iterator[str]:
     """``.time``: when it crashed, in the zone of the machine, and how long it had been up."""
     header = target.header
-    bias = target.shared_data.time_zone_bias if target.shared_data else 0
+    page = shared_data(target)
+    bias = page.time_zone_bias if page else 0
     moment = session_time(header.system_time, bias) or session_time(header.system_time)
     if moment:
         yield f"Debug session time: {moment}"

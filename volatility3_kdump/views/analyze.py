@@ -20,7 +20,8 @@ from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, text
 from volatility3_kdump.views.report import write_report
-from volatility3_kdump.windows.machine.version import windows_name
+from volatility3_kdump.windows.machine.version import build_lab, windows_name
+from volatility3_kdump.windows.stacks.walker import walker
 
 COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
 
@@ -97,7 +98,7 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
 
 def _stack_rows(target: Target, crash: Crash) -> Iterator[Row]:
     for frame in crash.stack.frames[:_MOST_FRAMES]:
-        site = call_site(target.walker, frame, target.memory.pointer_size)
+        site = call_site(walker(target), frame, target.memory.pointer_size)
         yield _row("Stack", f"{frame.number:02x}", site, frame.sp, frame.trust)
     if len(crash.stack.frames) > _MOST_FRAMES:
         yield _row("Stack", "", None, note=f"{len(crash.stack.frames) - _MOST_FRAMES} more frames: see kdump.stack")
@@ -126,7 +127,7 @@ def _bug_check_rows(crash: Crash) -> Iterator[Row]:
 
 def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
     header = target.header
-    build = target.build_lab or (str(header.build_number) if header.build_number is not None else None)
+    build = build_lab(target) or (str(header.build_number) if header.build_number is not None else None)
     yield _row("System", "Windows", windows_name(header.build_number), note=build or "")
     yield _row("System", "Time (UTC)", session_time(header.system_time))
     yield _row("System", "Uptime", uptime(header.system_up_time))

@@ -17,6 +17,7 @@ from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.windows.io.error_log import ErrorLog, Packet, event_code, read_error_log, status_code
 from volatility3_kdump.windows.io.requests import major_name
+from volatility3_kdump.windows.machine.shared_data import shared_data
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Time", datetime),
@@ -119,7 +120,7 @@ def _packet_cells(packet: Packet | None) -> tuple[Any, ...]:
 
 def _lines(target: Target, log: ErrorLog) -> Iterator[str]:
     size = target.memory.pointer_size
-    shared = target.shared_data
+    shared = shared_data(target)
     yield text.heading(log, size)
     for entry in log.entries:
         yield ""

@@ -14,7 +14,15 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text.banner import KINDS, banner
 from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
-from volatility3_kdump.windows.machine.version import architecture_name, product_name, suite_names, windows_name
+from volatility3_kdump.windows.machine.shared_data import shared_data
+from volatility3_kdump.windows.machine.version import (
+    architecture_name,
+    build_lab,
+    product_name,
+    suite_names,
+    windows_name,
+)
+from volatility3_kdump.windows.processes.crashed import crash_processor
 
 _COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Number", format_hints.Hex), ("Note", str)]
 
@@ -95,7 +103,7 @@ def _windows_rows(target: Target) -> Iterator[Row]:
     yield _set("Windows", "Kind", header.major_version, kind)
     yield _row("Windows", "Architecture", architecture_name(header.architecture), header.machine_type)
     yield _set("Windows", "Processors", header.number_processors)
-    shared = target.shared_data
+    shared = shared_data(target)
     product, suite = header.product_type, header.suite_mask
     source = ""
     if product is None and shared is not None and shared.product_type is not None:
@@ -103,7 +111,7 @@ def _windows_rows(target: Target) -> Iterator[Row]:
     yield _set("Windows", "Product", product, product_name(product), source)
     suites = suite_names(suite)
     yield _set("Windows", "Suite", suite, None if suites is None else " ".join(suites) or "none", source)
-    yield _row("Windows", "Build lab", target.build_lab, note="" if target.build_lab else "not in the dump")
+    yield _row("Windows", "Build lab", build_lab(target), note="" if build_lab(target) else "not in the dump")
     if shared is not None:
         yield _row("Windows", "System root", shared.system_root)
 
@@ -111,7 +119,8 @@ def _windows_rows(target: Target) -> Iterator[Row]:
 def _time_rows(target: Target) -> Iterator[Row]:
     header = target.header
     yield _set("Time", "Session time (UTC)", header.system_time, session_time(header.system_time))
-    bias = target.shared_data.time_zone_bias if target.shared_data else None
+    page = shared_data(target)
+    bias = page.time_zone_bias if page else None
     local = session_time(header.system_time, bias) if bias is not None else None
     note = "zone of the target" if local else "the target's time zone is not in the dump"
     yield _row("Time", "Session time (target)", local, note=note)
@@ -142,7 +151,7 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
         yield _row("Kernel", "KDDEBUGGER_DATA64", None, note="not in the dump, or encoded")
     else:
         yield _row("Kernel", "KDDEBUGGER_DATA64", f"{debugger.size:#x} bytes", debugger.size)
-    processor = target.crash_processor
+    processor = crash_processor(target)
     yield _row("Kernel", "Crashing processor", None if processor is None else str(processor.number))
 
 
@@ -182,7 +191,7 @@ def _page_rows(target: Target) -> Iterator[Row]:
         yield _row("Pages", "Missing", f"{missing:,}", missing, "behind the end of the file" if missing else "")
         if pages.highest is not None:
             yield _row("Pages", "Highest page frame", f"{pages.highest:#x}", pages.highest)
-        if target.shared_data is not None:
+        if shared_data(target) is not None:
             yield from _physical_rows(target)
     if triage is not None:
         captured = sum(block.size for block in triage.blocks)

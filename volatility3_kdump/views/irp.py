@@ -32,8 +32,10 @@ from volatility3_kdump.windows.io.requests import (
     read_node,
     read_routines,
 )
+from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.namespace import object_name
-from volatility3_kdump.windows.processes.processes import process_addresses, read_process, read_thread, thread_addresses
+from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
+from volatility3_kdump.windows.processes.threads import read_thread
 
 _IRP_COLUMNS: list[tuple[str, type]] = [
     ("Irp", format_hints.Hex),
@@ -212,7 +214,7 @@ def _pending(
     elif not processes:
         problems.append(f"no process list: it needs the kernel's symbols ({target.symbol_status})")
     threads = [thread for process in processes for thread in thread_addresses(target, process)]
-    crashed = target.crash_thread
+    crashed = crash_thread(target)
     if crashed is not None and crashed.address not in threads:
         threads.append(crashed.address)
     seen: set[int] = set()

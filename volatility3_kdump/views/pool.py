@@ -22,7 +22,7 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text import pool as words
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
 from volatility3_kdump.windows.memory.big_pool import BigPage
-from volatility3_kdump.windows.memory.pool import PoolBlock, Unplaced, type_kind
+from volatility3_kdump.windows.memory.pool import PoolBlock, Unplaced, pool, type_kind
 from volatility3_kdump.windows.memory.pool_usage import NONPAGED, PoolUsage, TagUse, Use, read_usage
 
 #: The orders that the use of tags can be shown in.
@@ -218,7 +218,7 @@ def big_grid(
     """
     _refuse_small(target, "the table of big pages")
     owners = _Owners(target, tag_file, progress)
-    pages = target.pool.big_pages
+    pages = pool(target).big_pages
     if pages.rows == pages.missing:
         raise KdumpError(f"{target.name}: {pages.problem or 'nt!PoolBigPageTable is not in the dump'}")
     shown = [entry for entry in pages.entries if (free or entry.allocated) and tag_fits(tag, entry.tag)]
@@ -269,7 +269,7 @@ def _big_lines(target: Target, shown: Sequence[BigPage], owners: _Owners, proble
 def block_grid(target: Target, where: int, tag_file: str | None = None, progress: Progress | None = None) -> KdumpGrid:
     """The pool block that an address lies in, and those on its page (``!pool``). Raises a :class:`KdumpError`."""
     owners = _Owners(target, tag_file, progress)
-    page = target.pool.page(where)
+    page = pool(target).page(where)
     here = page.found if isinstance(page.found, PoolBlock) else None
     owners.want([here.tag_value if here else None])
     notes = [*page.problems, *target.warnings]

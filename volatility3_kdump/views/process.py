@@ -27,6 +27,7 @@ from volatility3_kdump.views.thread import (
     thread_lines,
 )
 from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.crossview import CrossView, cross_view
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
@@ -170,7 +171,7 @@ class Listing:
 
     def _of_triage(self, listed: Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
         """A small memory dump copies one process; the list's neighbours of it are not there."""
-        crashed = self.target.crash_process
+        crashed = crash_process(self.target)
         there = [process for process in listed if self.target.memory.read(process, 1) is not None]
         if crashed is not None and crashed.address not in there:
             there.insert(0, crashed.address)
@@ -195,7 +196,7 @@ class Listing:
         """The threads of a process, and what is wrong with their list."""
         target = self.target
         if target.dump.triage is not None:
-            thread = target.crash_thread
+            thread = crash_thread(target)
             note = "the other threads are not in the dump"
             return ([thread] if thread is not None and thread.process == process.address else []), (note,)
         walk = processes.walk_threads(target, process.address)

@@ -19,6 +19,7 @@ from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import processor_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Processor", int),
@@ -165,9 +166,9 @@ def running_lines(target: Target, idle: bool, stacks: bool) -> Iterator[str]:
 
 def _stack_lines(target: Target, number: int) -> Iterator[str]:
     try:
-        stack = target.walker.walk(processor_start(target, number))
+        stack = walker(target).walk(processor_start(target, number))
     except NoStack as error:
         yield f"No stack: {error}"
         return
     yield stack_text.header("kn", target.memory.pointer_size)
-    yield from stack_text.rows(target.walker, stack, "kn")
+    yield from stack_text.rows(walker(target), stack, "kn")

@@ -15,6 +15,8 @@ from volatility3_kdump.text.registers import code_line
 from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.windows.machine.version import build_lab
+from volatility3_kdump.windows.stacks.walker import walker
 
 SCHEMA = 1
 
@@ -76,7 +78,7 @@ def _system(target: Target, crash: Crash) -> dict[str, Any]:
         "os_name": facts.os_name,
         "os_version": facts.os_version,
         "build": header.build_number,
-        "build_lab": target.build_lab,
+        "build_lab": build_lab(target),
         "build_branch": facts.build_lab,
         "platform": facts.platform,
         "processors": header.number_processors,
@@ -193,11 +195,11 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
 def _stack(target: Target, crash: Crash) -> dict[str, Any]:
     frames = []
     for frame in crash.stack.frames:
-        name = target.walker.name_of(frame)
+        name = walker(target).name_of(frame)
         frames.append(
             {
                 "number": frame.number,
-                "call_site": call_site(target.walker, frame, target.memory.pointer_size),
+                "call_site": call_site(walker(target), frame, target.memory.pointer_size),
                 "module": name.module if name else None,
                 "symbol": name.symbol if name else None,
                 "offset": _hex(name.offset) if name else None,

@@ -14,9 +14,10 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.windows.processes import processes, threads
+from volatility3_kdump.windows.processes.threads import thread_reader
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.starts import thread_start
-from volatility3_kdump.windows.stacks.walker import StackWalker
+from volatility3_kdump.windows.stacks.walker import StackWalker, walker
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Process", str),
@@ -74,7 +75,7 @@ def stack_grid(
     progress: Progress | None = None,
 ) -> KdumpGrid:
     """The stacks asked for, one row a frame and one for where a backtrace ends early."""
-    walker = target.walker
+    stacks = walker(target)
     results: list[tuple[Request, Stack, int]] = []
 
     def walked() -> list[tuple[Request, Stack, int]]:
@@ -82,10 +83,10 @@ def stack_grid(
             for index, request in enumerate(requests):
                 if progress is not None and len(requests) > 1:
                     progress(100 * index / len(requests), "Walking stacks")
-                stack = walker.walk(request.start, most) if request.start else Stack((), request.absent or "", False)
+                stack = stacks.walk(request.start, most) if request.start else Stack((), request.absent or "", False)
                 results.append((request, stack, 1))
             if unique:
-                results[:] = _grouped(walker, results)
+                results[:] = _grouped(stacks, results)
         return results
 
     def kd_lines() -> Iterator[str]:
@@ -100,11 +101,11 @@ def stack_grid(
                 yield f"No stack: {stack.end}"
                 continue
             yield text.header(layout, target.memory.pointer_size)
-            yield from text.rows(walker, stack, layout)
+            yield from text.rows(stacks, stack, layout)
             if not stack.complete and len(stack.frames) < most:
                 yield f"Stack ends here: {stack.end}"
 
-    return KdumpGrid(_COLUMNS, _rows(target, walker, walked), kd_lines)
+    return KdumpGrid(_COLUMNS, _rows(target, stacks, walked), kd_lines)
 
 
 def _grouped(walker: StackWalker, results: Sequence[tuple[Request, Stack, int]]) -> list[tuple[Request, Stack, int]]:
@@ -142,7 +143,7 @@ def _rows(target: Target, walker: StackWalker, walked: Any) -> Iterator[Row]:
 def _thread_cells(target: Target, thread: int | None) -> tuple[Any, ...]:
     if thread is None:
         return (absent(), absent(), absent(), absent())
-    found = processes.read_thread(target, thread)
+    found = threads.read_thread(target, thread)
     process = processes.read_process(target, found.process) if found.process else None
     name = process.image_name if process else None
     return (
@@ -164,7 +165,7 @@ def summary_lines(target: Target, level: int, wanted: str = "", progress: Progre
 
     Level 0 leaves threads out whose stack is paged out. ``wanted`` chooses threads with that text in a frame's name.
     """
-    if target.thread_reader is None:
+    if thread_reader(target) is None:
         raise SymbolsNotFound(f"{target.name}: the threads need the kernel's symbols: {target.symbol_status}")
     yield text.SUMMARY_HEADER
     count = 0
@@ -186,15 +187,15 @@ def summary_lines(target: Target, level: int, wanted: str = "", progress: Progre
 
 
 def _summary(target: Target, address: int, level: int, wanted: str) -> Iterator[str]:
-    walker = target.walker
+    stacks = walker(target)
     thread = threads.read_thread(target, address)
     try:
-        stack = walker.walk(thread_start(target, address))
+        stack = stacks.walk(thread_start(target, address))
     except NoStack as error:
         stack = Stack((), str(error), False)
     if not stack.frames and level == 0:
         return
-    sites = [text.call_site(walker, frame, target.memory.pointer_size) for frame in stack.frames]
+    sites = [text.call_site(stacks, frame, target.memory.pointer_size) for frame in stack.frames]
     if wanted and not any(wanted.lower() in site.lower() for site in sites):
         return
     pid = "????" if thread.pid is None else f"{thread.pid:4x}"
@@ -204,7 +205,7 @@ def _summary(target: Target, address: int, level: int, wanted: str) -> Iterator[
     if not stack.frames:
         site = "Stack paged out" if stack.end.startswith("kernel stack not resident") else f"no stack: {stack.end}"
     else:
-        site = sites[0] if level == 2 else text.blocker(walker, stack)
+        site = sites[0] if level == 2 else text.blocker(stacks, stack)
     yield f"{pid}.{tid}  {address:x} {ticks} {state:<10} {site}"
     if level == 2:
-        yield from text.summary_rest(walker, stack)
+        yield from text.summary_rest(stacks, stack)

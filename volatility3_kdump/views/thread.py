@@ -17,10 +17,19 @@ from volatility3_kdump.views.cells import joined, moment, number, optional, seco
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
 from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.processes import Process
-from volatility3_kdump.windows.processes.threads import IMPERSONATION_LEVELS, WAITING, Thread, WaitObject, read_thread
+from volatility3_kdump.windows.processes.threads import (
+    IMPERSONATION_LEVELS,
+    WAITING,
+    Thread,
+    WaitObject,
+    read_thread,
+    thread_reader,
+)
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack
 from volatility3_kdump.windows.stacks.starts import thread_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 #: The columns of a thread. A level below are its stack's frames, which fill the columns of :data:`FRAME_COLUMNS`.
 THREAD_COLUMNS: list[tuple[str, type]] = [
@@ -148,7 +157,7 @@ def _impersonation(thread: Thread) -> Any:
 def stack_of(target: Target, thread: Thread) -> Stack:
     """A thread's stack; an empty one says why there is none."""
     try:
-        return target.walker.walk(thread_start(target, thread.address))
+        return walker(target).walk(thread_start(target, thread.address))
     except NoStack as error:
         return Stack((), str(error), False)
 
@@ -161,7 +170,7 @@ def stack_lines(target: Target, stack: Stack, indent: str, arguments: bool = Fal
         yield f"{indent}No stack: {stack.end}" if resident else f"{indent}Kernel stack not resident."
         return
     yield indent + stack_text.header(layout, target.memory.pointer_size)
-    for line in stack_text.rows(target.walker, stack, layout):
+    for line in stack_text.rows(walker(target), stack, layout):
         yield indent + line
     if not stack.complete:
         yield f"{indent}Stack ends here: {stack.end}"
@@ -169,9 +178,9 @@ def stack_lines(target: Target, stack: Stack, indent: str, arguments: bool = Fal
 
 def frame_cells(target: Target, stack: Stack) -> Iterator[tuple[Any, ...]]:
     """The cells of :data:`FRAME_COLUMNS` for each frame, and for why there are no more."""
-    walker, size = target.walker, target.memory.pointer_size
+    stacks, size = walker(target), target.memory.pointer_size
     for frame in stack.frames:
-        site = stack_text.call_site(walker, frame, size)
+        site = stack_text.call_site(stacks, frame, size)
         yield frame.number, address(frame.sp), address(frame.return_address), site, frame.trust
     if not stack.complete:
         yield absent(), absent(), absent(), f"({stack.end})", "end"
@@ -183,7 +192,7 @@ def frame_cells(target: Target, stack: Stack) -> Iterator[tuple[Any, ...]]:
 def names_of(target: Target, thread: Thread, owner: Process | None) -> text.ThreadNames:
     """What a thread's block needs from elsewhere."""
     start = thread.win32_start_address or thread.start_address
-    reader = target.thread_reader
+    reader = thread_reader(target)
     attached = reader.process_name(thread.attached)[1] if reader is not None and thread.attached else None
     return text.ThreadNames(
         owner.device_map if owner else None,
@@ -256,7 +265,8 @@ class Threads:
         elif self.everything or self.chosen:
             found = [thread for thread in every_thread(target, self.pids, progress) if self.fits(thread)]
         else:
-            found = [] if target.crash_thread is None else [target.crash_thread]
+            crashed = crash_thread(target)
+            found = [] if crashed is None else [crashed]
         if not found:
             raise KdumpError(f"{target.name}: no thread found: {self._why_none(target)}")
         return found
@@ -289,8 +299,9 @@ class Threads:
 def every_thread(target: Target, pids: set[int], progress: Progress | None) -> Iterator[Thread]:
     """The threads of the processes of these ids, or of all processes."""
     addresses = processes.process_addresses(target)
-    if not addresses and target.crash_thread is not None:
-        yield target.crash_thread
+    crashed = crash_thread(target)
+    if not addresses and crashed is not None:
+        yield crashed
     seen: set[int] = set()
     for index, process in enumerate(addresses):
         if progress is not None:

@@ -15,7 +15,7 @@ from volatility3_kdump.views.grid import KdumpGrid, Row, absent
 from volatility3_kdump.views.grid import text as text_cell
 from volatility3_kdump.views.thread import Threads, every_thread
 from volatility3_kdump.windows.processes.processes import read_process
-from volatility3_kdump.windows.processes.threads import Thread
+from volatility3_kdump.windows.processes.threads import Thread, thread_reader
 
 _COLUMNS: list[tuple[str, type]] = [
     ("Thread", format_hints.Hex),
@@ -35,7 +35,7 @@ class _Waits:
         self.target = target
         if target.dump.triage is not None:
             raise KdumpError(f"{target.name}: a small memory dump holds one thread: nobody it could wait for")
-        if target.thread_reader is None:
+        if thread_reader(target) is None:
             raise KdumpError(f"{target.name}: wait chains need the kernel's symbols ({target.symbol_status})")
         self.threads: dict[int, Thread] = {thread.address: thread for thread in every_thread(target, set(), progress)}
         self.graph: WaitGraph = find_waits(target, self.threads.values())
@@ -52,7 +52,7 @@ class _Waits:
 
 def title(target: Target, thread: int) -> str:
     """``deadlock.exe 2040.2044``."""
-    reader = target.thread_reader
+    reader = thread_reader(target)
     return (reader.title(thread) if reader is not None else None) or f"{thread:x}"
 
 

@@ -13,6 +13,7 @@ from tests.edited import edited
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.processors import dpc_lines
 from volatility3_kdump.windows.machine.dpcs import read_dpc_queues
+from volatility3_kdump.windows.machine.processors import processors
 
 ROUTINE = 0xFFFFF80060DA1A40
 #: From the end of a processor's control block, where the made machine keeps nothing.
@@ -31,7 +32,7 @@ def _queued(
     """Processor 1 with two threaded DPCs, the second leading to ``last`` (``None``: the end of the list)."""
     source = sample(1, table)
     original = volatility3_kdump.open(source, isf_file=table)
-    nt, prcb = original.nt, original.processors[1].prcb
+    nt, prcb = original.nt, processors(original)[1].prcb
     assert nt is not None and prcb is not None
     assert nt.has("_KDPC_DATA", "DpcListHead") == doubly
     data = prcb + nt.offset("_KPRCB", "DpcData") + nt.size_of("_KDPC_DATA")

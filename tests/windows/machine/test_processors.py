@@ -13,7 +13,7 @@ from tests.edited import edited
 from tests.host import ADDRESS, host_kernel
 from volatility3_kdump.text.machine import model_lines
 from volatility3_kdump.text.processors import block_lines, region_lines
-from volatility3_kdump.windows.machine.processors import control_region, processor_models
+from volatility3_kdump.windows.machine.processors import control_region, processor_models, processors
 
 Sample = Callable[..., Path]
 
@@ -31,12 +31,12 @@ def test_fields_are_those_of_the_host(isf_paths: list[Path], sample: Sample, tmp
     original = volatility3_kdump.open(source, isf_file=table)
     nt = original.nt
     assert nt is not None
-    processor = original.processors[2]
+    processor = processors(original)[2]
     assert processor.prcb is not None
     changes = {processor.prcb + nt.offset("_KPRCB", name): struct.pack("<I", value) for name, value in COUNTERS.items()}
     path = tmp_path / "counters.dmp"
     target = edited(original, source, path, changes, isf_file=table)
-    found = control_region(target, target.processors[2])
+    found = control_region(target, processors(target)[2])
     assert found is not None
 
     kernel = host_kernel(path, table)
@@ -80,7 +80,7 @@ def test_fields_are_those_of_the_host(isf_paths: list[Path], sample: Sample, tmp
 def test_a_block_that_is_not_in_the_dump(sample: Sample, tmp_path: Path) -> None:
     source = sample(6)
     original = volatility3_kdump.open(source)
-    processor = original.processors[1]
+    processor = processors(original)[1]
     assert processor.prcb is not None
     page = processor.prcb & ~0xFFF
     target = edited(original, source, tmp_path / "absent.dmp", absent=[page])
@@ -96,7 +96,7 @@ def test_models_are_those_of_the_host(isf_paths: list[Path], sample: Sample, tmp
     table = isf_paths[which]
     source = sample(1, table)
     original = volatility3_kdump.open(source, isf_file=table)
-    nt, prcb = original.nt, original.processors[1].prcb
+    nt, prcb = original.nt, processors(original)[1].prcb
     assert nt is not None and prcb is not None
     changes = {
         prcb + nt.offset("_KPRCB", "UpdateSignature"): struct.pack("<Q", 0x12F << 32),

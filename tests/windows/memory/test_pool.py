@@ -32,6 +32,7 @@ from volatility3_kdump.windows.memory.pool import (
     PoolBlock,
     Unplaced,
     find_block,
+    pool,
     type_kind,
     walk_page,
 )
@@ -114,7 +115,7 @@ def test_the_host_sees_the_same_big_pages(isf_paths: list[Path], sample: Sample,
         (int(item.Va) & ADDRESS, item.get_key(), int(item.PoolType), int(item.NumberOfBytes), item.is_free())
         for item in BigPools.list_big_pools(module.context, "nt", None, True)
     }
-    entries = volatility3_kdump.open(path, isf_file=isf).pool.big_pages.entries
+    entries = pool(volatility3_kdump.open(path, isf_file=isf)).big_pages.entries
     found = {
         (
             item.address & ADDRESS | (not item.allocated),
@@ -302,8 +303,8 @@ def test_an_entry_laid_out_by_hand(modern: tuple[Machine, Target]) -> None:
     found = block(changed, where + 0x320F)
     assert (found.address, found.size, found.tag, found.kind) == (where, 0x3210, "Hand", NONPAGED_NX)
     assert (found.state, found.known_by) == (ALLOCATED, "nt!PoolBigPageTable")
-    assert changed.pool.big_pages.find(where + 0x3210) is None
-    assert changed.pool.big_pages.find(where - 1) is None
+    assert pool(changed).big_pages.find(where + 0x3210) is None
+    assert pool(changed).big_pages.find(where - 1) is None
 
 
 def test_tables_that_cannot_be(modern: tuple[Machine, Target]) -> None:
@@ -312,10 +313,10 @@ def test_tables_that_cannot_be(modern: tuple[Machine, Target]) -> None:
     pointer = target.symbol("PoolBigPageTable")
     assert size is not None and pointer is not None
     for where, value in ((size, 1 << 40), (size, (1 << 64) - 1), (pointer, 0x1234000), (pointer, (1 << 64) - 0x100)):
-        pages = patched(target, {where: struct.pack("<Q", value)}).pool.big_pages
+        pages = pool(patched(target, {where: struct.pack("<Q", value)})).big_pages
         assert pages.entries == () and pages.problem is not None and "impossible" in pages.problem
     for where in (size, pointer):
-        pages = patched(target, {where: bytes(8)}).pool.big_pages
+        pages = pool(patched(target, {where: bytes(8)})).big_pages
         assert pages.problem is not None and pages.problem.endswith("nt!PoolBigPageTable is empty")
 
 
@@ -325,19 +326,19 @@ def test_a_hole_in_the_table_is_counted(modern: tuple[Machine, Target]) -> None:
     # a table of two pages, of which the second is absent: the kernel's size variable says more rows
     size = target.symbol("PoolBigPageTableSize")
     assert size is not None
-    pages = patched(target, {size: struct.pack("<Q", 2 * 0x1000 // 0x18)}, [address + 0x1000]).pool.big_pages
+    pages = pool(patched(target, {size: struct.pack("<Q", 2 * 0x1000 // 0x18)}, [address + 0x1000])).big_pages
     # row 170 begins at 0xff0 and lies in both pages
     assert (pages.rows, pages.missing) == (341, 171)
     assert pages.problem == "171 of 341 entries of nt!PoolBigPageTable are not in the dump"
     assert len(pages.entries) == len(machine.work.pools.big)
-    whole = patched(target, {}, [address]).pool.big_pages
+    whole = pool(patched(target, {}, [address])).big_pages
     assert (whole.rows, whole.missing, whole.entries) == (count, count, ())
 
 
 def test_impossible_entries_are_passed_over(modern: tuple[Machine, Target]) -> None:
     machine, target = modern
     address, _ = table_of(target)
-    taken = {item.entry for item in target.pool.big_pages.entries}
+    taken = {item.entry for item in pool(target).big_pages.entries}
     free = next(place for place in range(address, address + 0x1000, 0x18) if place not in taken)
     for va, length in (
         (0xFFFFD80000000010, 0x1000),
@@ -345,7 +346,7 @@ def test_impossible_entries_are_passed_over(modern: tuple[Machine, Target]) -> N
         (0xFFFFD80000000000, 0),
         (0xFFFFFFFFFFFFF000, 1 << 63),
     ):
-        pages = patched(target, {free: struct.pack("<Q4sIQ", va, b"Evil", 0, length)}).pool.big_pages
+        pages = pool(patched(target, {free: struct.pack("<Q4sIQ", va, b"Evil", 0, length)})).big_pages
         assert len(pages.entries) == len(machine.work.pools.big)
         assert pages.problem == "1 entries of nt!PoolBigPageTable are impossible"
 
@@ -356,7 +357,7 @@ def test_any_bytes_in_the_table(modern: tuple[Machine, Target], data: st.DataObj
     target = modern[1]
     address, count = table_of(target)
     content = data.draw(st.binary(max_size=count * 0x18))
-    pages = patched(target, {address: content}).pool.big_pages
+    pages = pool(patched(target, {address: content})).big_pages
     assert all(item.address % 0x1000 == 0 and item.size > 0 for item in pages.entries)
     for item in pages.entries[:8]:
         found = pages.find(item.address)
@@ -372,11 +373,11 @@ def test_a_bit_map_that_is_absent_leaves_the_state_unknown(modern: tuple[Machine
 
     assert UNKNOWN not in (ALLOCATED, FREE)
     target = modern[1]
-    heaps = target.pool.heaps
+    heaps = pool(target).heaps
     slots, start, items = modern[0].work.pools.slots[0]
     segment = heaps.segment_of(start)
     assert segment is not None
     found = heaps.range_of(segment, start)
     assert not isinstance(found, str)
-    shown = target.pool._heap_block(found, HeapBlock(items[0].address, slots.size, None), None)
+    shown = pool(target)._heap_block(found, HeapBlock(items[0].address, slots.size, None), None)
     assert (shown.state, shown.tag) == (UNKNOWN, slots.tag)

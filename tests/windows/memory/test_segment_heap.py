@@ -22,6 +22,7 @@ from volatility3_kdump.windows.memory.pool import (
     PoolBlock,
     Unplaced,
     find_block,
+    pool,
 )
 from volatility3_kdump.windows.memory.segment_heap import USER_RANGE, SegmentHeaps
 
@@ -175,7 +176,7 @@ def test_chunks_of_impossible_sizes_end_the_walk(roomy: Target, size: int) -> No
     """0 would be walked for ever; one unit is less than a header and data; the last overlaps the end."""
     sizes = [(0x80, True, pool_header(0x70, 2, b"Hand")), (size, True, b"")]
     target = patched(roomy, {**descriptors(3), **vs_subsegment(roomy, sizes)})
-    page = target.pool.page(RANGE + 0x400)
+    page = pool(target).page(RANGE + 0x400)
     assert isinstance(page.found, Unplaced)
     assert len(page.blocks) <= 2
 
@@ -196,7 +197,7 @@ def test_low_fragmentation_blocks_by_hand(roomy: Target) -> None:
     changes[RANGE + 0x60 + 33 * 0x90] = pool_header(0x80, 2, b"Slo2")
     changes[RANGE + 0x60 + 34 * 0x90] = pool_header(0x80, 0, b"Last")
     target = patched(roomy, changes)
-    blocks = target.pool.page(RANGE + 0x60).blocks
+    blocks = pool(target).page(RANGE + 0x60).blocks
     assert [item.state for item in blocks[:3]] == [ALLOCATED, FREE, FREE]
     found = at(target, RANGE + 0x60 + 33 * 0x90 + 0x8F)
     assert (found.address, found.size, found.tag, found.state) == (RANGE + 0x60 + 33 * 0x90, 0x90, "Slo2", ALLOCATED)
@@ -240,27 +241,27 @@ def test_descriptors_that_cannot_be(roomy: Target) -> None:
 def test_a_segment_that_only_the_list_tells_of(heap: Target) -> None:
     """Without its signature a segment is known by the list of its heap."""
     inside = SEGMENT + 0x2040
-    segment = heap.pool.heaps.segment_of(inside)
+    segment = pool(heap).heaps.segment_of(inside)
     assert segment is not None and segment.known_by == "its signature"
     changed = patched(heap, {SEGMENT + 0x10: bytes(8)})
-    other = changed.pool.heaps.segment_of(inside)
+    other = pool(changed).heaps.segment_of(inside)
     assert other is not None and other.known_by == "the list of its heap"
     assert other.heap == segment.heap and other.heap.name == "nt!ExPoolState.PoolNode[0].Heaps[1]"
     gone = patched(heap, {SEGMENT: bytes(0x18), segment.context + 0x48: struct.pack("<Q", segment.context + 0x48)})
-    assert gone.pool.heaps.segment_of(inside) is None
+    assert pool(gone).heaps.segment_of(inside) is None
 
 
 def test_lists_that_cycle_end(heap: Target) -> None:
-    segment = heap.pool.heaps.segment_of(SEGMENT + 0x2040)
+    segment = pool(heap).heaps.segment_of(SEGMENT + 0x2040)
     assert segment is not None
     # the segment's link leads to itself
     changed = patched(heap, {SEGMENT: struct.pack("<Q", SEGMENT) + bytes(16)})
-    other = changed.pool.heaps.segment_of(SEGMENT + 0x2040)
+    other = pool(changed).heaps.segment_of(SEGMENT + 0x2040)
     assert other is not None and other.known_by == "the list of its heap"
 
 
 def test_heaps_of_the_machine(heap: Target) -> None:
-    heaps = heap.pool.heaps
+    heaps = pool(heap).heaps
     assert heaps.problem is None and heaps.active is True and heaps.problems == []
     assert [item.kind for item in heaps.heaps.values()] == [NONPAGED, NONPAGED_NX, PAGED, PAGED]
 
@@ -278,16 +279,16 @@ def test_a_state_that_is_damaged_or_absent(heap: Target) -> None:
     state, globals_ = heap.symbol("ExPoolState"), heap.symbol("RtlpHpHeapGlobals")
     assert state is not None and globals_ is not None and heap.nt is not None
     count = state + heap.nt.offset("_EX_POOL_HEAP_MANAGER_STATE", "NumberOfPools")
-    heaps = patched(heap, {count: struct.pack("<I", 0x10000)}).pool.heaps
+    heaps = pool(patched(heap, {count: struct.pack("<I", 0x10000)})).heaps
     assert heaps.problems == ["nt!ExPoolState has an impossible number of pools: 0x10000"]
-    heaps = patched(heap, {}, [count]).pool.heaps
+    heaps = pool(patched(heap, {}, [count])).heaps
     assert heaps.active is None and "is not in the dump" in heaps.problems[0]
     # the segments still say whose they are
     segment = heaps.segment_of(SEGMENT + 0x2040)
     assert segment is not None and segment.heap.kind is None and segment.heap.name.startswith("segment heap 0xffff")
     assert at(patched(heap, {}, [count]), SEGMENT + 0x2050).kind == NONPAGED
     without = patched(heap, {}, [globals_])
-    assert "keys of the segment heap are not in the dump" in (without.pool.heaps.problem or "")
+    assert "keys of the segment heap are not in the dump" in (pool(without).heaps.problem or "")
     assert "keys of the segment heap" in why(without, SEGMENT + 0x2040)
 
 
@@ -296,7 +297,7 @@ def test_a_state_that_is_damaged_or_absent(heap: Target) -> None:
 
 def large_node(target: Target) -> tuple[int, int]:
     """Where the tree of large allocations of paged pool begins, and its root."""
-    heap = next(item for item in target.pool.heaps.heaps.values() if item.kind == PAGED)
+    heap = next(item for item in pool(target).heaps.heaps.values() if item.kind == PAGED)
     assert target.nt is not None
     tree = heap.address + target.nt.offset("_SEGMENT_HEAP", "LargeAllocMetadata")
     root = target.memory.pointer(tree)
@@ -315,7 +316,7 @@ def test_a_large_allocation_without_the_table(heap: Target) -> None:
     found = at(target, where + 0x8FFFFF)
     assert (found.address, found.size, found.kind, found.tag) == (where, 0x900000, PAGED, None)
     assert found.known_by == "the large allocations of nt!ExPoolState.PoolNode[0].Heaps[2]"
-    problems = target.pool.page(where).problems
+    problems = pool(target).page(where).problems
     assert len(problems) == 1 and "entries of nt!PoolBigPageTable are not in the dump" in problems[0]
 
 
@@ -323,13 +324,13 @@ def test_trees_that_are_encoded_or_cycle(heap: Target) -> None:
     tree, root = large_node(heap)
     # links relative to where they stand, which bit 0 of Min says
     encoded = patched(heap, {tree: struct.pack("<QQ", root ^ tree, root | 1)})
-    assert [item.address for item in encoded.pool.heaps.large] == [0xFFFFD80388000000]
+    assert [item.address for item in pool(encoded).heaps.large] == [0xFFFFD80388000000]
     cyclic = patched(heap, {root: struct.pack("<QQ", root, tree)})
-    assert len(cyclic.pool.heaps.large) >= 1
-    assert any("is damaged" in problem for problem in cyclic.pool.heaps.problems)
+    assert len(pool(cyclic).heaps.large) >= 1
+    assert any("is damaged" in problem for problem in pool(cyclic).heaps.problems)
     nowhere = patched(heap, {root: struct.pack("<QQ", 0x1234, 0xFFFFDEAD00000000)})
-    assert len(nowhere.pool.heaps.large) == 1
-    assert len(nowhere.pool.heaps.problems) == 2
+    assert len(pool(nowhere).heaps.large) == 1
+    assert len(pool(nowhere).heaps.problems) == 2
 
 
 # any bytes ----------------------------------------------------------------------------------------------------------
@@ -355,7 +356,7 @@ def test_any_bytes_in_a_subsegment(
     for index, flag, units in flags:
         made[SEGMENT + 0x20 * (FIRST + index)] = bytes(0x18) + bytes((flag, 1, 0, 0, 0, 0, 0, units))
     target = patched(patched(roomy, made), {RANGE + place: content for place, content in changes})
-    page = target.pool.page(RANGE + offset)
+    page = pool(target).page(RANGE + offset)
     assert all(first.end <= second.address for first, second in zip(page.blocks, page.blocks[1:], strict=False))
     if isinstance(page.found, PoolBlock):
         assert page.found.address <= RANGE + offset < page.found.end
@@ -365,8 +366,8 @@ def test_any_bytes_in_a_subsegment(
 
 
 def test_a_user_range_has_no_blocks_inside(heap: Target) -> None:
-    heaps = heap.pool.heaps
-    big = next(item for item in heap.pool.big_pages.entries if item.tag == "MyFa")
+    heaps = pool(heap).heaps
+    big = next(item for item in pool(heap).big_pages.entries if item.tag == "MyFa")
     segment = heaps.segment_of(big.address)
     assert segment is not None
     found = heaps.range_of(segment, big.address + 0x1800)

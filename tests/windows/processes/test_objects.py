@@ -14,6 +14,7 @@ from tests.prompt import answer
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.handle_table import handle_pages
 from volatility3_kdump.windows.processes.objects import find_object, read_handles, read_object
 
@@ -28,12 +29,12 @@ def with_handles(target: Target, source: Path, path: Path, isf: Path | None) -> 
     nt = target.nt
     ids = target.memory.pointer(target.symbol("PspCidTable"))
     page = next(iter(handle_pages(target, nt, ids, [], "ids")))[1]
-    table = target.memory.pointer(target.crash_process.address + nt.offset("_EPROCESS", "ObjectTable"))
+    table = target.memory.pointer(crash_process(target).address + nt.offset("_EPROCESS", "ObjectTable"))
     body = nt.offset("_OBJECT_HEADER", "Body")
     entries = bytearray(0x1000)
     expected = {
-        4: (target.crash_process.address, 0x1FFFFF),
-        8: (target.crash_thread.address, 0x1F0003),
+        4: (crash_process(target).address, 0x1FFFFF),
+        8: (crash_thread(target).address, 0x1F0003),
         0x3FC: (find_object(target, "\\Driver\\ACPI"), 1),
     }
     for handle, (address, access) in expected.items():
@@ -52,7 +53,7 @@ def test_handles_of_every_kernel(sample, isf_path: Path, tmp_path: Path) -> None
     target, expected = with_handles(
         volatility3_kdump.open(source, isf_file=isf_path), source, tmp_path / "handles.dmp", isf_path
     )
-    table = target.memory.pointer(target.crash_process.address + target.nt.offset("_EPROCESS", "ObjectTable"))
+    table = target.memory.pointer(crash_process(target).address + target.nt.offset("_EPROCESS", "ObjectTable"))
     problems: list[str] = []
     found = list(read_handles(target, table, problems))
     assert {handle.value: (handle.object, handle.access) for handle in found} == expected
@@ -66,7 +67,7 @@ def test_headers_against_the_host(sample, isf_paths: list[Path]) -> None:
         kernel = host_kernel(dump, table)
         driver = find_object(target, "\\Driver\\ACPI")
         assert driver is not None
-        for address in (target.crash_process.address, target.crash_thread.address, driver):
+        for address in (crash_process(target).address, crash_thread(target).address, driver):
             mine = read_object(target, address)
             theirs = kernel.object("_OBJECT_HEADER", mine.header & ADDRESS, absolute=True)
             assert theirs.Body.vol.offset == address & ADDRESS

@@ -14,10 +14,12 @@ from tests.edited import edited
 from tests.host import ADDRESS, host_kernel, plain, whole_seconds
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.windows.processes.crashed import crash_process
 from volatility3_kdump.windows.processes.crossview import BACKWARDS, HANDLES, IDS, LIST, OWNERS, SESSIONS, cross_view
 from volatility3_kdump.windows.processes.processes import (
     Process,
     process_addresses,
+    process_reader,
     read_process,
     thread_addresses,
     walk_processes,
@@ -129,7 +131,7 @@ def busy(sample: Sample) -> Target:
 
 
 def test_states(busy: Target) -> None:
-    states = {process.pid: process.state for process in map(busy.process_reader.read, cross_view(busy).order)}
+    states = {process.pid: process.state for process in map(process_reader(busy).read, cross_view(busy).order)}
     assert states[scene.EXITED] == "exited"
     assert states[scene.FROZEN] == "frozen"
     assert states[scene.MINIMAL] == "minimal"
@@ -209,7 +211,7 @@ def test_no_user_pages_in_kernel_dumps(sample: Sample, dump_type: int) -> None:
 )
 def test_process_of_real_small_memory_dumps(shared_data: Path, name: str, address: int, with_symbols: bool) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / f"{name}.dmp", [shared_data / "isf"])
-    process = target.crash_process
+    process = crash_process(target)
     assert process is not None
     assert (process.address, process.pid, process.name) == (address, 4, "System")
     assert (target.nt is not None) == with_symbols

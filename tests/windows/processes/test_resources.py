@@ -20,6 +20,7 @@ from volatility3_kdump.errors import SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.resources import Resource, ResourceReader, ResourceScan, scan_resources
 
 Sample = Callable[..., Path]
@@ -333,7 +334,7 @@ def test_a_real_dump(shared_data: Path) -> None:
     path = shared_data / "dumps" / "triage_x64_19041.dmp"
     target = volatility3_kdump.open(path, isf_directories=[shared_data / "isf"])
     crashed = 0xFFFFC08BDE9E1640
-    assert target.crash_thread is not None and target.crash_thread.address == crashed
+    assert crash_thread(target) is not None and crash_thread(target).address == crashed
     reader = ResourceReader(target)
     engine, tree = (reader.read(target.symbol(name) or 0) for name in ("PiEngineLock", "IopDeviceTreeLock"))
     assert seen(engine) == ([(crashed, 1, crashed)], [], [0xFFFFC08BDE0C7040], True, 1, ())

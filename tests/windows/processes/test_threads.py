@@ -15,6 +15,7 @@ from tests.host import ADDRESS, host_kernel, plain, whole_seconds
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
 
@@ -181,7 +182,7 @@ def test_thread_of_real_small_memory_dumps(
     shared_data: Path, name: str, address: int, ids: tuple[int, int], stack: tuple[int, int]
 ) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / f"{name}.dmp", [shared_data / "isf"])
-    thread = target.crash_thread
+    thread = crash_thread(target)
     assert thread is not None
     assert (thread.address, (thread.pid, thread.tid)) == (address, ids)
     assert (thread.stack_limit, thread.stack_base) == stack

@@ -149,7 +149,6 @@ def test_an_impersonating_thread(session: Session, target: Target) -> None:
         thread + nt.offset("_ETHREAD", "ClientSecurity.ImpersonationToken"): struct.pack("<Q", 0xFFFFD8024A19C770 | 2),
     }
     changed = patched(target, changes)
-    changed.__dict__.pop("thread_reader", None)
     session.dumps[0] = OpenDump(session.dumps[0].path, changed)
     shown = answer(session, "!token")
     assert shown[:2] == [f"Thread {thread:x} is impersonating: its token", "_TOKEN 0xffffd8024a19c770"]

@@ -34,6 +34,9 @@ from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as stack_text
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.starts import (
     context_start,
@@ -42,7 +45,7 @@ from volatility3_kdump.windows.stacks.starts import (
     thread_start,
     trap_start,
 )
-from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads
+from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads, walker
 
 PAGE = 0x1000
 NOTEPAD = 0xFFFF91895309D080
@@ -73,7 +76,7 @@ def opened(scene: Scene, layouts: Layouts, path: Path, dump_type: int = 6) -> tu
 
 
 def crash_stack(target: Target) -> Stack:
-    return target.walker.walk(crash_start(target))
+    return walker(target).walk(crash_start(target))
 
 
 def places(stack: Stack) -> list[tuple[int | None, int]]:
@@ -82,7 +85,7 @@ def places(stack: Stack) -> list[tuple[int | None, int]]:
 
 def sites(target: Target, stack: Stack) -> list[str]:
     """Module and function of each frame."""
-    names = (target.walker.name_of(frame) for frame in stack.frames)
+    names = (walker(target).name_of(frame) for frame in stack.frames)
     return [
         f"{frame.ip:#x}" if name is None else str(name).split("+")[0]
         for frame, name in zip(stack.frames, names, strict=True)
@@ -142,7 +145,7 @@ def test_every_kernel_layout_gives_the_same_call_sites(isf_path: Path, tmp_path:
     assert places(stack)[1:-1] == calls_on_stack(machine, CRASH_THREAD)
     assert trusts(stack) == TRUSTED
     assert stack.complete
-    waiting = target.walker.walk(thread_start(target, NOTEPAD))
+    waiting = walker(target).walk(thread_start(target, NOTEPAD))
     # Below the switch frame lies only SwapContext, which has no frame of its own to be found.
     assert places(waiting)[:-1] == calls_on_stack(machine, NOTEPAD)[1:]
     assert waiting.complete
@@ -155,12 +158,12 @@ def test_a_dpc_stack_leads_back_to_the_thread_that_it_interrupted(layouts: Layou
     scene = make_scene("dpc-timeout", layouts)
     target, _ = opened(scene, layouts, tmp_path / "dpc.dmp")
     stack = crash_stack(target)
-    top = target.memory.pointer(target.crash_processor.prcb + layouts.offset("_KPRCB", "DpcStack"))
+    top = target.memory.pointer(crash_processor(target).prcb + layouts.offset("_KPRCB", "DpcStack"))
     on_dpc_stack = [frame for frame in stack.frames if frame.sp is not None and top - 0x6000 <= frame.sp <= top]
     names = sites(target, stack)
     # The one that has switched stacks.
     assert names[len(on_dpc_stack) - 1] == "nt!KiDispatchInterrupt"
-    low, high = target.stack_limits(target.crash_thread.address)
+    low, high = stack_limits(target, crash_thread(target).address)
     assert low <= stack.frames[len(on_dpc_stack)].sp < high
     assert trusts(stack) == TRUSTED
 
@@ -245,7 +248,7 @@ def expanded(layouts: Layouts) -> Scene:
 
 def test_an_expanded_stack_leads_back_to_the_one_before(layouts: Layouts, tmp_path: Path) -> None:
     target, machine = opened(expanded(layouts), layouts, tmp_path / "expanded.dmp")
-    assert target.stack_limits(CRASH_THREAD) == (0xFFFFD48F77C18000, 0xFFFFD48F77C20000)
+    assert stack_limits(target, CRASH_THREAD) == (0xFFFFD48F77C18000, 0xFFFFD48F77C20000)
     stack = crash_stack(target)
     assert stack.end == "user mode"
     assert places(stack)[1:-1] == calls_on_stack(machine, CRASH_THREAD)
@@ -255,27 +258,27 @@ def test_an_expanded_stack_leads_back_to_the_one_before(layouts: Layouts, tmp_pa
 
 def test_running_threads_are_where_their_processors_stopped(plain: Target, machine: Machine) -> None:
     """KTHREAD.KernelStack of a running thread is of long ago."""
-    for processor in plain.processors:
+    for processor in processors(plain):
         start = thread_start(plain, processor.current_thread)
         assert start.context.sp != plain.memory.pointer(field(plain, processor.current_thread, "KernelStack"))
         if processor.number == 2:
             assert start == crash_start(plain)
             continue
         assert start.context.source == f"KPRCB.Context of processor {processor.number}"
-        walked = plain.walker.walk(start)
+        walked = walker(plain).walk(start)
         assert places(walked) == calls_on_stack(machine, processor.current_thread)
         assert walked.end == "start of the thread"
 
 
 def test_without_the_context_pointer_the_processor_state_serves(plain: Target, machine: Machine, changed) -> None:
-    first, second = plain.processors[:2]
+    first, second = processors(plain)[:2]
     offset = plain.nt.offset("_KPRCB", "Context")
     record = plain.memory.read(plain.memory.pointer(second.prcb + offset), sample_context.SIZE)
     state = second.prcb + plain.nt.offset("_KPRCB", "ProcessorState.ContextFrame")
     target = changed({first.prcb + offset: words(0), second.prcb + offset: words(0), state: record})
     start = processor_start(target, 1)
     assert start.context.source == "KPRCB.ProcessorState of processor 1"
-    assert places(target.walker.walk(start)) == calls_on_stack(machine, second.current_thread)
+    assert places(walker(target).walk(start)) == calls_on_stack(machine, second.current_thread)
     with pytest.raises(NoStack, match="the dump holds no registers of processor 0"):
         processor_start(target, 0)
     with pytest.raises(NoStack, match="processor 3 has no control block in the dump"):
@@ -312,8 +315,8 @@ def test_a_stack_that_is_paged_out_says_so(plain: Target, changed) -> None:
 @pytest.mark.parametrize("state", [1, 3, 5, 7])
 def test_threads_that_wait_or_are_ready_have_a_switch_frame(plain: Target, changed, state: int) -> None:
     target = changed({field(plain, NOTEPAD, "State"): bytes([state])})
-    assert places(target.walker.walk(thread_start(target, NOTEPAD))) == places(
-        plain.walker.walk(thread_start(plain, NOTEPAD))
+    assert places(walker(target).walk(thread_start(target, NOTEPAD))) == places(
+        walker(plain).walk(thread_start(plain, NOTEPAD))
     )
 
 
@@ -331,7 +334,7 @@ def test_damaged_switch_frames_say_why(plain: Target, changed) -> None:
 def test_many_threads_with_and_without_a_stack(plain: Target, changed) -> None:
     system = 0xFFFF91894C2B3040
     target = changed({field(plain, system, "State"): b"\4"})
-    found = dict(walk_threads(target.walker, iter((system, NOTEPAD, CRASH_THREAD, NT)), 3))
+    found = dict(walk_threads(walker(target), iter((system, NOTEPAD, CRASH_THREAD, NT)), 3))
     assert found[system] == Stack((), "the thread is terminated: it has no stack", False)
     assert [len(found[thread].frames) for thread in (NOTEPAD, CRASH_THREAD)] == [3, 3]
     assert found[NOTEPAD].end == "3 frames, the limit"
@@ -345,7 +348,7 @@ def test_user_memory_is_that_of_the_process_that_crashed(sample) -> None:
     target.memory.read = lambda address, size: held(address, size) if address >> 63 else b"\x11" * size
     at = 0x1111111111111111
     assert crash_stack(target).frames[-2].arguments == (at,) * 4
-    notepad = target.walker.walk(thread_start(target, NOTEPAD))
+    notepad = walker(target).walk(thread_start(target, NOTEPAD))
     assert notepad.end == "user mode"
     assert notepad.frames[-2].arguments == (None,) * 4
 
@@ -355,7 +358,7 @@ def test_user_memory_is_that_of_the_process_that_crashed(sample) -> None:
 
 def test_a_trap_frame_of_user_mode_is_one_frame(plain: Target) -> None:
     start = trap_start(plain, 0xFFFFD48F77AF9E40)
-    stack = plain.walker.walk(start)
+    stack = walker(plain).walk(start)
     assert [(frame.sp, frame.ip, frame.trust) for frame in stack.frames] == [
         (0x0000007AE6BDE8D8, 0x00007FF8F16ECE54, "trap frame")
     ]
@@ -363,9 +366,9 @@ def test_a_trap_frame_of_user_mode_is_one_frame(plain: Target) -> None:
 
 
 def test_a_context_record_is_a_start(plain: Target) -> None:
-    prcb = plain.crash_processor.prcb
+    prcb = crash_processor(plain).prcb
     record = plain.memory.pointer(prcb + plain.nt.offset("_KPRCB", "Context"))
-    assert places(plain.walker.walk(context_start(plain, record))) == places(crash_stack(plain))
+    assert places(walker(plain).walk(context_start(plain, record))) == places(crash_stack(plain))
     with pytest.raises(NoStack, match="no context record at 0x10: not mapped"):
         context_start(plain, 0x10)
     with pytest.raises(NoStack, match=r"no context record at 0xfffff80062600000: ContextFlags 0x[0-9a-f]+ are not"):
@@ -453,9 +456,9 @@ def test_a_real_dump_whose_header_has_the_context_of_the_exception(shared_data: 
     assert target.header.bug_check_code == 0x1000007E
     stack = crash_stack(target)
     assert (stack.frames[0].sp, target.dump.triage.stack.address) == (0xFFFF850429892120, 0xFFFF850429890EE8)
-    assert target.walker.name_of(stack.frames[0]).module == "amdppm"
+    assert walker(target).name_of(stack.frames[0]).module == "amdppm"
     trap = trap_start(target, 0xFFFF850429891F90)
-    assert places(target.walker.walk(trap)) == places(stack)
+    assert places(walker(target).walk(trap)) == places(stack)
 
 
 # damage ----------------------------------------------------------------------------------------------------------
@@ -583,19 +586,19 @@ def test_a_damaged_stack_pointer_ends_the_walk(plain: Target, changed, rsp: int,
     ],
 )
 def test_a_damaged_return_address_ends_the_walk(plain: Target, changed, value: int, end: str) -> None:
-    known = plain.walker.walk(thread_start(plain, NOTEPAD))
+    known = walker(plain).walk(thread_start(plain, NOTEPAD))
     sp = 0xFFFFD48F777BEDA0
     number = next(frame.number for frame in known.frames if frame.sp == sp)
     target = changed({sp - 8: words(value)})
-    stack = target.walker.walk(thread_start(target, NOTEPAD))
+    stack = walker(target).walk(thread_start(target, NOTEPAD))
     assert places(stack) == places(known)[:number]
     assert (stack.end, stack.complete) == (end, False)
 
 
 def test_stack_pages_that_are_absent_end_the_walk(plain: Target, changed) -> None:
-    known = plain.walker.walk(thread_start(plain, NOTEPAD))
+    known = walker(plain).walk(thread_start(plain, NOTEPAD))
     target = changed(absent=(0xFFFFD48F777BF000,))
-    stack = target.walker.walk(thread_start(target, NOTEPAD))
+    stack = walker(target).walk(thread_start(target, NOTEPAD))
     held = sum(0 < 0xFFFFD48F777BF000 - frame.sp < PAGE for frame in known.frames)
     assert places(stack) == places(known)[:held]
     assert stack.end == (
@@ -635,7 +638,7 @@ def test_no_walk_passes_the_limit(layouts: Layouts, tmp_path: Path) -> None:
     target, _ = opened(made, layouts, tmp_path / "deep.dmp")
     start = crash_start(target)
     for most, frames in ((10**6, MOST_FRAMES), (300, 300), (0, 1), (-5, 1)):
-        stack = target.walker.walk(start, most)
+        stack = walker(target).walk(start, most)
         assert (len(stack.frames), stack.end, stack.complete) == (frames, f"{frames} frames, the limit", False)
 
 
@@ -777,7 +780,7 @@ def test_the_frame_pointers_of_a_32_bit_dump(tmp_path: Path) -> None:
     assert stack.frames[0].return_address == high | CODE_32 + 0x2000
     # The arguments of a frame are above its frame pointer and the return address.
     assert [frame.fp for frame in stack.frames] == [high | FIRST, high | SECOND, high | THIRD, 0]
-    assert next(stack_text.rows(target.walker, stack, "kb")) == (
+    assert next(stack_text.rows(walker(target), stack, "kb")) == (
         "00 b2341e40 80402000 000000a0 000000a1 000000a2 nt+0x1234"
     )
     assert (stack.end, stack.complete) == ("start of the thread", True)
@@ -815,7 +818,7 @@ class Overlaid:
     def __init__(self, path: Path) -> None:
         self.target = volatility3_kdump.open(path)
         self.read = self.target.memory.read
-        self.target.crash_processor, self.target.crash_thread, self.target.names, self.target.nt  # noqa: B018
+        crash_processor(self.target), crash_thread(self.target), self.target.names, self.target.nt
 
     def with_bytes(self, address: int, content: bytes) -> StackWalker:
         """A new walker over the memory with ``content`` at an address."""

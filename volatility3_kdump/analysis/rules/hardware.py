@@ -9,6 +9,7 @@ from volatility3_kdump.analysis.arguments import hexadecimal
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.machine import whea
+from volatility3_kdump.windows.machine.processors import processors
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -115,7 +116,7 @@ def _vendor(target: Target, record: whea.ErrorRecord | None) -> str | None:
                 if label == "vendor":
                     return text
     field = target.nt.find("_KPRCB", "VendorString") if target.nt is not None else None
-    for processor in target.processors if field is not None else ():
+    for processor in processors(target) if field is not None else ():
         if processor.prcb is None or field is None:
             continue
         name = target.memory.c_string(processor.prcb + field.offset, _VENDOR_SIZE)

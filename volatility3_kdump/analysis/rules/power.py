@@ -25,6 +25,7 @@ from volatility3_kdump.analysis.arguments import (
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attempt, rule
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.io import requests as io
+from volatility3_kdump.windows.processes.threads import stack_limits
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -282,7 +283,7 @@ def _pnp_timeout(case: Case) -> Reasoning:
 
 
 def _has_stack(target: Target, thread: int) -> bool:
-    limits = target.stack_limits(thread)
+    limits = stack_limits(target, thread)
     return limits is not None and target.memory.read(limits[1] - target.memory.pointer_size, 1) is not None
 
 

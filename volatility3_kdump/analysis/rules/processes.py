@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 from volatility3_kdump.cpu.exception import code_name, code_text
-from volatility3_kdump.windows.processes.processes import Process, read_process, read_thread
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
+from volatility3_kdump.windows.processes.processes import Process, read_process
+from volatility3_kdump.windows.processes.threads import read_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -51,7 +53,7 @@ def critical_process_died(case: Case) -> Reasoning:
         return Reasoning()
     is_thread = case.argument(2) == 1
     found = _critical(case, _died(target, address, is_thread))
-    crashed = target.crash_thread
+    crashed = crash_thread(target)
     name = found.finding("CRITICAL_PROCESS")
     words = [name.value if name is not None and name.address is not None and name.value != "not in the dump" else None]
     words.append("BUGCHECK_CRITICAL_PROCESS")
@@ -135,7 +137,7 @@ def _status_words(status: int) -> str:
 
 def _terminator(case: Case, died: _Died, name: str | None) -> tuple[list[Finding], str | None]:
     """The process whose thread made the call that ended the critical one."""
-    crashed = case.target.crash_process
+    crashed = crash_process(case.target)
     if crashed is None or crashed.name is None:
         return [], None
     if crashed.address == died.process_address:

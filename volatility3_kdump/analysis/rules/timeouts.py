@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.windows.machine.processors import Processor
+from volatility3_kdump.windows.machine.processors import Processor, processors
+from volatility3_kdump.windows.processes.crashed import crash_processor
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -83,7 +85,7 @@ def _seconds(case: Case, number: int) -> str:
 
 def _routine(case: Case) -> Reasoning:
     """The routine that ran: the DPC that the processor's control block has as active, and what the stack shows."""
-    target, processor = case.target, case.target.crash_processor
+    target, processor = case.target, crash_processor(case.target)
     found = _on_stack(case)
     if processor is None or processor.prcb is None:
         missing = Finding("DPC_ROUTINE", "not in the dump", None, "the processor's control block is not in the dump")
@@ -149,7 +151,7 @@ def _drivers_on_stack(case: Case) -> bool:
 def _crash_frames(target: Target) -> list[tuple[int, Module]]:
     """The instruction pointers of the crashing stack that lie in modules, innermost first."""
     try:
-        frames = target.walker.walk(crash_start(target)).frames
+        frames = walker(target).walk(crash_start(target)).frames
     except NoStack:
         return []
     named = [(frame.ip, target.names.module_of(frame.ip)) for frame in frames]
@@ -229,8 +231,8 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
 def _hung(target: Target, prcb: int | None, number: int | None) -> Processor | None:
     """The processor of argument 3; without a usable one, that of argument 4."""
     if prcb is not None:
-        return next((found for found in target.processors if found.prcb == prcb), None)
-    return next((found for found in target.processors if found.number == number), None)
+        return next((found for found in processors(target) if found.prcb == prcb), None)
+    return next((found for found in processors(target) if found.number == number), None)
 
 
 def _why_no_processor(case: Case, prcb: int | None) -> str:

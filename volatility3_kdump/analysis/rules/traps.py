@@ -26,8 +26,11 @@ from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
+from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import trap_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 _DOUBLE_FAULT = 8
 _CORRUPT_LIST = 3
@@ -198,8 +201,8 @@ def unexpected_trap(case: Case) -> Reasoning:
 
 def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
     """Was the stack used up? The stack pointer at the fault against the limits of the stacks that it can be on."""
-    target, sp, thread = case.target, context.sp, case.target.crash_thread
-    limits = target.stack_limits(thread.address) if thread is not None else None
+    target, sp, thread = case.target, context.sp, crash_thread(case.target)
+    limits = stack_limits(target, thread.address) if thread is not None else None
     if sp is None or limits is None or thread is None:
         why = "the thread's stack limits are not in the dump"
         return Reasoning((Finding("STACK_POINTER", "not known" if sp is None else f"{sp:016x}", sp, why),))
@@ -207,7 +210,7 @@ def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
     found = Reasoning(
         (Finding("STACK_POINTER", f"{sp:016x}", sp, f"stack {low:x} to {high:x} of thread {thread.address:x}"),)
     )
-    processor = target.crash_processor
+    processor = crash_processor(target)
     other = processor_stacks(target, processor.prcb if processor is not None else None)
     if low <= sp < high:
         used = high - sp
@@ -237,7 +240,7 @@ def _users(case: Case, trap_frame: int) -> Reasoning:
     """Who used the stack: a function that calls itself, and the modules by the bytes of their frames."""
     target = case.target
     try:
-        frames = target.walker.walk(trap_start(target, trap_frame)).frames
+        frames = walker(target).walk(trap_start(target, trap_frame)).frames
     except NoStack:
         return Reasoning()
     functions: collections.Counter[str] = collections.Counter()

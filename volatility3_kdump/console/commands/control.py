@@ -15,6 +15,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.servers import MICROSOFT
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
+from volatility3_kdump.windows.machine.processors import processors
 
 _DOTS = 64
 _PATHS = {"symbol": "_NT_SYMBOL_PATH", "image": "_NT_EXECUTABLE_IMAGE_PATH"}
@@ -121,13 +122,13 @@ def systems(session: Session, arguments: Arguments) -> Iterable[str]:
 
 
 @command("~", help="lists processors; ~Ns makes one current", usage="[N[s]]")
-def processors(session: Session, arguments: Arguments) -> Iterable[str]:
+def tilde(session: Session, arguments: Arguments) -> Iterable[str]:
     dump = session.current
     match = _PROCESSOR.fullmatch(arguments.text)
     if arguments.text and (match is None or (match[2] and match[3])):
         raise KdumpError("~ takes the number of a processor: ~1s makes processor 1 current")
     number = int(match[1]) if match else None
-    known = {found.number for found in dump.target.processors}
+    known = {found.number for found in processors(dump.target)}
     if number is not None and number not in known:
         raise KdumpError(f"processor {number} has no control block in the dump")
     if match is not None and match[3]:
@@ -138,7 +139,7 @@ def processors(session: Session, arguments: Arguments) -> Iterable[str]:
         dump.choose_process(None)
         dump.state.reset_context()
     else:
-        for found in dump.target.processors:
+        for found in processors(dump.target):
             if number in (None, found.number):
                 mark = "." if found.number == dump.processor else " "
                 thread = "not in the dump" if found.current_thread is None else f"{found.current_thread:016x}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.windows.processes.crashed import crash_process
 
 #: Bit of the flags of ``!handle`` that asks for the objects.
 _OBJECTS, _DEFAULT_FLAGS = 2, 3
@@ -87,7 +88,7 @@ def _process_named(session: Session, number: int) -> int:
     target = session.target
     if target.is_kernel_address(number):
         return number
-    crashed = target.crash_process
+    crashed = crash_process(target)
     known = process_addresses(target) or ([crashed.address] if crashed is not None else [])
     for address in known:
         if read_process(target, address).pid == number:

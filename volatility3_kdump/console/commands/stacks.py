@@ -21,7 +21,8 @@ from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
 from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.views.stack import Request, stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
-from volatility3_kdump.windows.processes.processes import read_thread
+from volatility3_kdump.windows.processes.crashed import crash_processor
+from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Start
 from volatility3_kdump.windows.stacks.starts import (
     context_start,
@@ -31,6 +32,7 @@ from volatility3_kdump.windows.stacks.starts import (
     thread_start,
     trap_start,
 )
+from volatility3_kdump.windows.stacks.walker import walker
 
 #: KOBJECTS: ProcessObject and ThreadObject.
 _TYPES = {"process": 3, "thread": 6}
@@ -51,7 +53,7 @@ def current_start(session: Session) -> Start:
         raise KdumpError(f"No stack: {state.no_context}")
     if state.start is not None:
         return state.start
-    number, crashed = state.processor, dump.target.crash_processor
+    number, crashed = state.processor, crash_processor(dump.target)
     try:
         if number is None or (crashed is not None and crashed.number == number):
             return crash_start(dump.target)
@@ -157,13 +159,13 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError(f".frame takes /r and a number, not {min(switches - {'/r'})}")
     number = session.evaluate(rest) if rest else session.state.frame
     start = current_start(session)
-    found = target.walker.walk(start).frames
+    found = walker(target).walk(start).frames
     if not 0 <= number < len(found):
         raise KdumpError(f"there is no frame {number:x}: the stack has {len(found):x} (hexadecimal)")
     session.state.frame = number
-    yield row(target.walker, found[number], "k", target.memory.pointer_size)
+    yield row(walker(target), found[number], "k", target.memory.pointer_size)
     if "/r" in switches:
-        context = target.walker.registers_of_frame(start, number)
+        context = walker(target).registers_of_frame(start, number)
         if context is None:
             architecture = target.header.architecture
             raise KdumpError(f"the registers of frame {number:x} are not known: unwinding on {architecture} keeps none")

@@ -14,7 +14,7 @@ from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.pool import block_grid, usage_grid
 from volatility3_kdump.views.vm import vm_grid
-from volatility3_kdump.windows.machine.processors import ControlRegion, control_region, processor_models
+from volatility3_kdump.windows.machine.processors import ControlRegion, control_region, processor_models, processors
 
 _WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
@@ -64,7 +64,7 @@ def _region(session: Session, arguments: Arguments) -> ControlRegion:
         raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
     if target.nt is None:
         raise KdumpError(f"{target.name}: control blocks need the kernel's symbols: {target.symbol_status}")
-    processor = next((found for found in target.processors if found.number == number), None)
+    processor = next((found for found in processors(target) if found.number == number), None)
     found = control_region(target, processor) if processor is not None else None
     if found is None:
         raise KdumpError(f"{target.name}: processor {number:x} has no control block in the dump")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.windows.machine.processors import processors
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -49,7 +50,7 @@ def read_dpc_queues(target: Target) -> list[DpcQueue]:
     start, size = nt.offset("_KPRCB", "DpcData"), nt.size_of("_KDPC_DATA")
     active = nt.find("_KDPC_DATA", "ActiveDpc")
     queues = []
-    for processor in target.processors:
+    for processor in processors(target):
         for index, kind in enumerate(_KINDS if processor.prcb is not None else ()):
             data = (processor.prcb or 0) + start + index * size
             entries, problem = _entries(target, data, f"{kind.lower()} DPCs of processor {processor.number}")

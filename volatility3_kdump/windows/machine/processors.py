@@ -30,26 +30,30 @@ class Processor:
     context: Context | None
 
 
-def read_processors(target: Target) -> list[Processor]:
-    """All processors that KiProcessorBlock lists, bounded by the header's count.
+def processors(target: Target) -> list[Processor]:
+    """The processors of the machine, in the order of KiProcessorBlock, bounded by the header's count.
 
     A small memory dump that lacks the array still gives the processor whose control block it copied.
     """
+    return target.once(_read_processors)
+
+
+def _read_processors(target: Target) -> list[Processor]:
     count = target.header.number_processors or 0
     array = target.variable("KiProcessorBlock", "KiProcessorBlock")
-    processors = []
+    listed = []
     if array is not None:
         for index in range(min(count, _MOST_PROCESSORS)):
             prcb = target.memory.pointer(array + index * target.memory.pointer_size)
             if prcb:
                 found = _read_processor(target, prcb)
                 if found is not None:
-                    processors.append(found)
-    if not processors:
+                    listed.append(found)
+    if not listed:
         found = _copied_processor(target)
         if found is not None:
-            processors.append(found)
-    return processors
+            listed.append(found)
+    return listed
 
 
 def _copied_processor(target: Target) -> Processor | None:
@@ -110,27 +114,6 @@ def _context(target: Target, prcb: int, number: int) -> Context | None:
             source = f"KPRCB.ProcessorState of processor {number}"
             return parse_context(data, architecture, source, prcb + state_offset)
     return None
-
-
-def crash_processor(target: Target, processors: list[Processor], context: Context | None) -> Processor | None:
-    """The processor that took the bug check.
-
-    The one that saved the header's stack pointer, else the one whose thread's stack holds that pointer, else the one
-    whose control block a small memory dump copied.
-    """
-    sp = context.sp if context else None
-    if sp is not None:
-        for processor in processors:
-            if processor.context is not None and processor.context.sp == sp:
-                return processor
-        for processor in processors:
-            limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
-            if limits and limits[0] <= sp < limits[1]:
-                return processor
-    copied = target.triage_copies.get("prcb")
-    if copied:
-        return next((processor for processor in processors if processor.prcb == copied.address), None)
-    return processors[0] if len(processors) == 1 else None
 
 
 #: Fields of KPCR, newest layout first: x64 has the tables' bases, x86 their addresses and NT_TIB.
@@ -202,7 +185,7 @@ def processor_models(target: Target) -> list[ProcessorModel]:
         return []
     vendor = nt.find("_KPRCB", "VendorString")
     found = []
-    for processor in target.processors:
+    for processor in processors(target):
         if processor.prcb is None:
             continue
         row = _fields(target, "_KPRCB", _MODEL, processor.prcb)

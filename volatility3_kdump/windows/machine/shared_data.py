@@ -6,9 +6,13 @@ Its offsets are the same from Windows 7 to 11, so no symbols are needed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
 from volatility3_kdump.memory import Memory
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
 
 ADDRESS_64 = 0xFFFFF78000000000
 ADDRESS_32 = 0xFFFFFFFFFFDF0000
@@ -32,6 +36,15 @@ class SharedData:
     time_zone_bias: int | None
     tick_count: int | None
     active_processors: int
+
+
+def shared_data(target: Target) -> SharedData | None:
+    """The shared data page of a target, ``None`` when it is not in the dump."""
+    return target.once(_read)
+
+
+def _read(target: Target) -> SharedData | None:
+    return read_shared_data(target.memory)
 
 
 def read_shared_data(memory: Memory) -> SharedData | None:

@@ -1,6 +1,11 @@
-"""Which Windows it is, from the header: name, product, suites, architecture."""
+"""Which Windows it is: name, product, suites and architecture from the header, the build's own name from the kernel."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
 
 _NAMES = (
     (10240, "Windows 10"),
@@ -35,6 +40,19 @@ _ARCHITECTURES = {
     "arm": "ARM (NT)",
     "ia64": "IA64",
 }
+
+
+def build_lab(target: Target) -> str | None:
+    """The build string (``19041.1.amd64fre.vb_release.191206-1406``), ``None`` when it is not in the dump."""
+    return target.once(_read_build_lab)
+
+
+def _read_build_lab(target: Target) -> str | None:
+    for address in (target.symbol("NtBuildLabEx"), target.variable("NtBuildLab", "NtBuildLab")):
+        build = target.memory.c_string(address) if address else None
+        if build:
+            return build
+    return None
 
 
 def windows_name(build: int | None) -> str | None:

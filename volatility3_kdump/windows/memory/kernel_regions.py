@@ -87,11 +87,19 @@ class KernelRange(NamedTuple):
 
 def kernel_region(target: Target, address: int) -> KernelRegion | None:
     """The memory manager's region of a kernel address (sign-extended), ``None`` where nothing says it."""
-    return next((found.region for found in target.kernel_ranges if found.low <= address < found.high), None)
+    return next((found.region for found in kernel_ranges(target) if found.low <= address < found.high), None)
 
 
-def kernel_ranges(target: Target) -> Iterator[KernelRange]:
+def kernel_ranges(target: Target) -> tuple[KernelRange, ...]:
     """All regions that are known. They overlap: an earlier one is more exact, and hides what a later one says."""
+    return target.once(_all_ranges)
+
+
+def _all_ranges(target: Target) -> tuple[KernelRange, ...]:
+    return tuple(_known_ranges(target))
+
+
+def _known_ranges(target: Target) -> Iterator[KernelRange]:
     if target.header.architecture == "x64":
         base = _pte_base(target)
         if base:
@@ -106,7 +114,7 @@ def ranges_of_kinds(target: Target, kinds: Container[str]) -> list[tuple[int, in
     """The ranges ``[low, high)`` that are of some kinds and not hidden by others, ascending, abutting ones joined."""
     taken: list[tuple[int, int]] = []
     chosen: list[tuple[int, int]] = []
-    for low, high, region in target.kernel_ranges:
+    for low, high, region in kernel_ranges(target):
         if region.kind in kinds:
             chosen += _without(low, high, taken)
         taken.append((low, high))
@@ -124,7 +132,7 @@ def kernel_map(target: Target) -> list[tuple[int, str | None]]:
 
     ``None`` is a stretch of which nothing says what it is. Addresses are sign-extended.
     """
-    ranges = target.kernel_ranges
+    ranges = kernel_ranges(target)
     edges = {_KERNEL_HALF, *(edge for low, high, _ in ranges for edge in (low, high))}
     found: list[tuple[int, str | None]] = []
     for edge in sorted(edge for edge in edges if edge < 1 << 64):

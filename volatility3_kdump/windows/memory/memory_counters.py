@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
 from volatility3_kdump.dump.header import is_fill
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
@@ -333,9 +334,9 @@ def _over_processors(target: Target, definition: Definition, path: str) -> Count
     source = f"KPRCB.{path} of every processor"
     if field is None:
         return _absent(definition, NEEDS_SYMBOLS if nt is None else NOT_IN_KERNEL)
-    expected = target.header.number_processors or len(target.processors)
+    expected = target.header.number_processors or len(processors(target))
     total, known = 0, 0
-    for processor in target.processors:
+    for processor in processors(target):
         value = target.memory.unsigned(processor.prcb + field.offset, field.size) if processor.prcb else None
         if value is not None:
             total, known = total + value, known + 1

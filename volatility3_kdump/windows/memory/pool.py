@@ -126,11 +126,16 @@ class PoolPage:
 
 def find_block(target: Target, address: int) -> PoolBlock | Unplaced:
     """The pool block that holds a virtual address (sign-extended), or the reason why none is known."""
-    return target.pool.page(address).found
+    return pool(target).page(address).found
+
+
+def pool(target: Target) -> Pool:
+    """The pool of a target, one for all who ask, so that its tables are read once."""
+    return target.once(Pool)
 
 
 class Pool:
-    """The pool of a target. Tables and heaps are read when they are first asked for, and kept: ``target.pool``."""
+    """The pool of a target. Tables and heaps are read when they are first asked for, and kept: :func:`pool`."""
 
     def __init__(self, target: Target) -> None:
         self._target = target

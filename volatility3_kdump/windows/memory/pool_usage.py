@@ -21,6 +21,7 @@ from volatility3_kdump.errors import KdumpError, SymbolsNotFound
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.progress import Progress
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.memory.pool_header import tag_text
 from volatility3_kdump.windows.memory.pool_tables import Table, read_table, table_bounds
 
@@ -201,7 +202,7 @@ def _of_processors(
             problems.append(f"nt!ExPoolTagTables[{index}] is not in the dump: the sums are too low or high")
             return
         if address == 0 or address in seen:
-            if address == 0 and index >= len(target.processors):
+            if address == 0 and index >= len(processors(target)):
                 return
             continue
         seen.add(address)

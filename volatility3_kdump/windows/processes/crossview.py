@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes import processes
 from volatility3_kdump.windows.processes.handle_table import read_entries
 from volatility3_kdump.windows.processes.processes import Process
@@ -152,7 +153,7 @@ class _Search:
         if not entries and not problems:
             return
         self.keep(IDS, found, problems)
-        for processor in target.processors:
+        for processor in processors(target):
             if processor.current_thread and processor.current_thread != processor.idle_thread:
                 owner = target.memory.pointer(processor.current_thread + owner_at.offset)
                 owners.add(owner or 0)

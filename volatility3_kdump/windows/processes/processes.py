@@ -12,28 +12,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from volatility3_kdump import tables
 from volatility3_kdump.layout import FieldPath, Layouts
 from volatility3_kdump.windows.lists import ListWalk, walk_list
-from volatility3_kdump.windows.processes.threads import Thread, read_thread
+from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
-
-__all__ = [
-    "Process",
-    "Thread",
-    "generation_offset",
-    "process_addresses",
-    "read_process",
-    "read_thread",
-    "thread_addresses",
-    "walk_processes",
-    "walk_threads",
-]
 
 _IMAGE_NAME_SIZE = 15
 #: How much earlier than the machine's start a process may seem to be: the clock is set while Windows starts.
@@ -291,7 +278,7 @@ class ProcessReader:
         return self._target.memory.unicode_string(address) or None
 
     def _duration(self, ticks: int | None) -> int | None:
-        increment = self._target.clock_increment
+        increment = clock_increment(self._target)
         return None if ticks is None or increment is None else ticks * increment
 
     def _session(self, address: int | None) -> int | None:
@@ -341,7 +328,7 @@ class ProcessReader:
 
 def read_process(target: Target, address: int) -> Process:
     """The process at an EPROCESS address; every value that is not in the dump is ``None``."""
-    reader = target.process_reader
+    reader = process_reader(target)
     if reader is not None:
         return reader.read(address)
     memory = target.memory
@@ -361,8 +348,12 @@ def read_process(target: Target, address: int) -> Process:
     )
 
 
-def make_reader(target: Target) -> ProcessReader | None:
-    """The reader for a target, ``None`` without the kernel's symbols."""
+def process_reader(target: Target) -> ProcessReader | None:
+    """Reads processes; ``None`` without the kernel's symbols."""
+    return target.once(_make_reader)
+
+
+def _make_reader(target: Target) -> ProcessReader | None:
     return None if target.nt is None or not target.nt.has_type("_EPROCESS") else ProcessReader(target, target.nt)
 
 
@@ -443,23 +434,6 @@ def _plausible_name(data: bytes | None) -> str | None:
     if not name or not all(0x20 <= byte < 0x7F for byte in name) or rest.strip(b"\0"):
         return None
     return name.decode("ascii")
-
-
-@functools.lru_cache(maxsize=1)
-def _generations() -> dict[tuple[int, int], dict[str, Any]]:
-    return {
-        (size, record["ethread"]): record
-        for record in tables.json_lines("generations.jsonl")
-        for size in record["eprocess"]
-    }
-
-
-def generation_offset(eprocess_size: int | None, ethread_size: int | None, name: str) -> int | None:
-    """Offset of an EPROCESS or ETHREAD field by the structure sizes that KDDEBUGGER_DATA64 reports (x64 only)."""
-    if eprocess_size is None or ethread_size is None:
-        return None
-    record = _generations().get((eprocess_size, ethread_size))
-    return None if record is None else record["offsets"].get(name)
 
 
 # lists ----------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def processor_states(target: Target) -> list[ProcessorState]:
         return []
     return [
         _state(target, nt, processor.number, processor.prcb)
-        for processor in target.processors
+        for processor in processors(target)
         if processor.prcb is not None
     ]
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3_kdump.layout import FieldPath, Layouts
+from volatility3_kdump.windows.machine.clock import clock_increment
+from volatility3_kdump.windows.machine.shared_data import shared_data
+from volatility3_kdump.windows.processes.processes import process_reader
 from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
@@ -272,7 +275,7 @@ class ThreadReader:
             why = f"ETHREAD is not in the dump: {memory.why_unreadable(address)}"
             return Thread(address, None, None, None, None, None, notes=(why,))
         notes: list[str] = []
-        increment = self._target.clock_increment
+        increment = clock_increment(self._target)
         ticks = self._ticks(row, notes)
         attached = row.process if row.attached else None if row.attached is None else 0
         ended = bool(row.terminated) or row.state == TERMINATED
@@ -336,7 +339,7 @@ class ThreadReader:
         )
 
     def _ticks(self, row: Any, notes: list[str]) -> int | None:
-        shared = self._target.shared_data
+        shared = shared_data(self._target)
         now = shared.tick_count if shared is not None else None
         if now is None or row.wait_time is None:
             return None
@@ -437,7 +440,7 @@ class ThreadReader:
     def process_name(self, address: int) -> tuple[int | None, str | None]:
         """Id and image name of a process, remembered."""
         if address not in self._names:
-            reader = self._target.process_reader
+            reader = process_reader(self._target)
             process = reader.read(address) if reader is not None else None
             self._names[address] = (process.pid, process.name) if process is not None else (None, None)
         return self._names[address]
@@ -487,14 +490,18 @@ class ThreadReader:
         return tuple(found)
 
 
-def make_reader(target: Target) -> ThreadReader | None:
-    """The reader for a target, ``None`` without the kernel's symbols."""
+def thread_reader(target: Target) -> ThreadReader | None:
+    """Reads threads; ``None`` without the kernel's symbols."""
+    return target.once(_make_reader)
+
+
+def _make_reader(target: Target) -> ThreadReader | None:
     return None if target.nt is None or not target.nt.has_type("_ETHREAD") else ThreadReader(target, target.nt)
 
 
 def read_thread(target: Target, address: int) -> Thread:
     """The thread at an ETHREAD address; every value that is not in the dump is ``None``."""
-    reader = target.thread_reader
+    reader = thread_reader(target)
     if reader is not None:
         return reader.read(address)
     memory = target.memory
@@ -522,6 +529,15 @@ def read_thread(target: Target, address: int) -> Thread:
         start_address=pointer("StartAddress", None, "StartAddress"),
         win32_start_address=pointer("Win32StartAddress", None, "Win32StartAddress"),
     )
+
+
+def stack_limits(target: Target, thread: int) -> tuple[int, int] | None:
+    """(lowest, first above) address of a thread's kernel stack; ``None`` where they are not known or contradict."""
+    owner = read_thread(target, thread)
+    limit, base = owner.stack_limit, owner.stack_base
+    if not limit or not base or limit >= base:
+        return None
+    return limit, base
 
 
 def _signed(value: int | None) -> int | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import Read
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import Start
 
 if TYPE_CHECKING:
@@ -16,14 +19,15 @@ LARGEST_STACK = 0x20000
 
 def crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
     segments: list[tuple[int, int]] = []
-    if target.crash_thread is not None:
-        limits = target.stack_limits(target.crash_thread.address)
+    thread, processor = crash_thread(target), crash_processor(target)
+    if thread is not None:
+        limits = stack_limits(target, thread.address)
         if limits:
             segments.append(limits)
-        initial = thread_pointer(target, target.crash_thread.address, "InitialStack", "OffsetKThreadInitialStack")
+        initial = thread_pointer(target, thread.address, "InitialStack", "OffsetKThreadInitialStack")
         segments += expansions(target, initial, target.memory.read)
-    if target.crash_processor is not None:
-        segments += processor_stacks(target, target.crash_processor.prcb)
+    if processor is not None:
+        segments += processor_stacks(target, processor.prcb)
     sp = target.header_context.sp if target.header_context else None
     return with_window(target, tuple(segments), sp)
 
@@ -33,8 +37,8 @@ def segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:
     known = crash_segments(target)
     if _inside(known, sp):
         return known
-    for processor in target.processors:
-        limits = target.stack_limits(processor.current_thread) if processor.current_thread else None
+    for processor in processors(target):
+        limits = stack_limits(target, processor.current_thread) if processor.current_thread else None
         stacks = tuple([limits] if limits else []) + tuple(processor_stacks(target, processor.prcb))
         if _inside(stacks, sp):
             return stacks

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor
 from volatility3_kdump.windows.stacks.extents import (
     LARGEST_STACK,
     Covered,
@@ -85,11 +87,11 @@ def trap_start(target: Target, address: int) -> Start:
 
 def processor_start(target: Target, number: int) -> Start:
     """What a processor ran when it was stopped. Raises :class:`NoStack`."""
-    processor = next((found for found in target.processors if found.number == number), None)
+    processor = next((found for found in processors(target) if found.number == number), None)
     if processor is None:
         raise NoStack(f"processor {number} has no control block in the dump")
     if processor.context is None or processor.context.sp is None:
-        crashing = target.crash_processor
+        crashing = crash_processor(target)
         if crashing is not None and crashing.number == number:
             return crash_start(target)
         raise NoStack(f"the dump holds no registers of processor {number}")
@@ -107,9 +109,9 @@ def thread_start(target: Target, thread: int) -> Start:
 
     Raises :class:`NoStack` for a thread whose stack is not there.
     """
-    for processor in target.processors:
+    for processor in processors(target):
         if processor.current_thread == thread:
-            crashing = target.crash_processor
+            crashing = crash_processor(target)
             if crashing is not None and crashing.number == processor.number:
                 return crash_start(target)
             return processor_start(target, processor.number)
@@ -140,5 +142,5 @@ def thread_start(target: Target, thread: int) -> Start:
 
 def _maps_user_memory(target: Target, saved: SavedStack) -> bool:
     """Whether a thread runs in the address space that the target shows: that of the process that crashed."""
-    process = target.crash_process
+    process = crash_process(target)
     return process is not None and saved.process == process.address

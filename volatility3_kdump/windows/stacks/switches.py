@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from volatility3_kdump import tables
 from volatility3_kdump.cpu import Read, arm64
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.extents import (
     thread_pointer,
 )
@@ -51,7 +52,7 @@ def saved_stack(target: Target, thread: int) -> SavedStack | None:
             addresses = ("limit", "base", "kernel", "initial", "process")
             row = row._replace(**{name: extended(getattr(row, name)) for name in addresses})
         return SavedStack(row.limit, row.base, row.kernel, row.initial, row.state, row.resident, row.process)
-    limits = target.stack_limits(thread)
+    limits = stack_limits(target, thread)
     kernel = thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
     if limits is None or kernel is None:
         return None

@@ -28,6 +28,11 @@ _Value = TypeVar("_Value")
 _MOST_REMEMBERED = 0x10000
 
 
+def walker(target: Target) -> StackWalker:
+    """Walks the stacks of a target; one for all who ask, so that what it learns of images serves every stack."""
+    return target.once(StackWalker)
+
+
 class StackWalker:
     """Walks the stacks of one target."""
 

@@ -1,0 +1,65 @@
+"""Who was running when the machine crashed: the processor that took the bug check, its thread and its process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.windows.machine.processors import Processor, processors
+from volatility3_kdump.windows.processes.processes import Process, read_process
+from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+
+def crash_processor(target: Target) -> Processor | None:
+    """The processor that took the bug check.
+
+    The one that saved the header's stack pointer, else the one whose thread's stack holds that pointer, else the one
+    whose control block a small memory dump copied.
+    """
+    return target.once(_crash_processor)
+
+
+def _crash_processor(target: Target) -> Processor | None:
+    listed = processors(target)
+    context = target.header_context
+    sp = context.sp if context else None
+    if sp is not None:
+        for processor in listed:
+            if processor.context is not None and processor.context.sp == sp:
+                return processor
+        for processor in listed:
+            limits = stack_limits(target, processor.current_thread) if processor.current_thread else None
+            if limits and limits[0] <= sp < limits[1]:
+                return processor
+    copied = target.triage_copies.get("prcb")
+    if copied:
+        return next((processor for processor in listed if processor.prcb == copied.address), None)
+    return listed[0] if len(listed) == 1 else None
+
+
+def crash_thread(target: Target) -> Thread | None:
+    """The thread that was running on the crashing processor."""
+    return target.once(_crash_thread)
+
+
+def _crash_thread(target: Target) -> Thread | None:
+    processor = crash_processor(target)
+    address = processor.current_thread if processor else None
+    if address is None and "thread" in target.triage_copies:
+        address = target.triage_copies["thread"].address
+    return read_thread(target, address) if address else None
+
+
+def crash_process(target: Target) -> Process | None:
+    """The process whose address space was active on the crashing processor."""
+    return target.once(_crash_process)
+
+
+def _crash_process(target: Target) -> Process | None:
+    thread = crash_thread(target)
+    address = thread.process if thread else None
+    if address is None and "process" in target.triage_copies:
+        address = target.triage_copies["process"].address
+    return read_process(target, address) if address else None
