@@ -1,7 +1,7 @@
 # make demo          install into .venv, write a sample dump and analyse it with plain `vol`
 # make test          run every test (.venv)
 # make test-oldest   run every test on the oldest host that is supported (.venv-oldest)
-# make lint          ruff and mypy
+# make lint          ruff, mypy and import-linter
 # make bench         compare with other readers
 # make clean         remove everything that the above made
 # PYTHON=python3.13 chooses the interpreter of a new .venv; PYTEST_ARGS adds options of pytest.
@@ -14,7 +14,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 PYTEST := -m pytest -n auto --dist loadgroup
-METADATA := setup.cfg pyproject.toml volatility3_kdump/__init__.py
+METADATA := setup.cfg pyproject.toml volatility3_kdump/version.py
 SOURCES := $(METADATA) $(shell find volatility3_kdump kdump_sample plugins symbols -type f -not -name '*.pyc')
 # setuptools packs whatever an earlier build left there.
 FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
@@ -39,6 +39,7 @@ lint: $(VENV)/ready-lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/ready-bench $(VENV)/installed
 	$(VENV)/bin/python benchmarks/run.py

@@ -14,10 +14,12 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.version import __version__
+
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-__version__ = "0.2.0"
+__all__ = ["__version__", "open"]
 
 
 def open(

@@ -28,8 +28,8 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from volatility3_kdump import __version__
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.version import __version__
 
 #: Name of our directory below every plugin and symbol directory.
 NAME = "kdump"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from volatility3_kdump import __version__
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.escape import printable
+from volatility3_kdump.version import __version__
 
 #: Example files that the summary names for each group.
 EXAMPLES = 5

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volatility3_kdump import __version__
 from volatility3_kdump.batch.files import File
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.version import __version__
 
 #: Version of what a line says besides the analysis.
 SCHEMA = 1

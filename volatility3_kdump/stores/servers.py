@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
-from volatility3_kdump import __version__
 from volatility3_kdump.archives.cabinet import MAGIC as CABINET_MAGIC
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.stores import stores
-from volatility3_kdump.symbols.pdb.msf import MAGIC as PDB_MAGIC
+from volatility3_kdump.version import __version__
 
 if TYPE_CHECKING:
     import http.client
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 #: Microsoft's public symbol server: what ``srv*`` alone means in a symbol path ("Symbol path for Windows debuggers").
 MICROSOFT = "https://msdl.microsoft.com/download/symbols"
 OFFLINE_VARIABLE = "KDUMP_OFFLINE"
+
+#: How the PDBs begin that a server has; their reader is not needed to tell one from a page of words.
+_PDB_MAGIC = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
 
 _CHUNK = 1 << 16
 _LONGEST_TEXT = 4096
@@ -428,8 +430,8 @@ class _Transfer(threading.Thread):
                     written += len(plain)
                     if written > limit:
                         raise self._too_large("does not end")
-                    if len(head) < len(PDB_MAGIC):
-                        head += plain[: len(PDB_MAGIC)]
+                    if len(head) < len(_PDB_MAGIC):
+                        head += plain[: len(_PDB_MAGIC)]
                         self._look_at(head)
                     self._file.write(plain)
             if self._expected is not None and self.received != self._expected:
@@ -449,7 +451,7 @@ class _Transfer(threading.Thread):
         """Raise :class:`_Failure` for the start of what can be none of the files that are asked for."""
         if self._text:
             return
-        for magic in (PDB_MAGIC, b"MZ", CABINET_MAGIC):
+        for magic in (_PDB_MAGIC, b"MZ", CABINET_MAGIC):
             length = min(len(magic), len(head))
             if head[:length] == magic[:length]:
                 return

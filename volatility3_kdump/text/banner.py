@@ -134,7 +134,7 @@ def title() -> str:
     """Our own version, and the host's."""
     from volatility3.framework import constants
 
-    from volatility3_kdump import __version__
+    from volatility3_kdump.version import __version__
 
     return f"kdump {__version__}, volatility3 {constants.PACKAGE_VERSION}"
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.layout import StructReader
+from volatility3_kdump import tables
+from volatility3_kdump.errors import SymbolsNotFound
+from volatility3_kdump.layout import Layouts, StructReader
 from volatility3_kdump.memory import Memory
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
 
 _SIGN_BIT, _EXTENSION = 0x80000000, 0xFFFFFFFF00000000
 
@@ -46,3 +52,20 @@ def _in_part(memory: Memory, reader: StructReader, address: int) -> Any | None:
             present = True
             pieces[field.offset : field.offset + field.size] = piece
     return reader.unpack(pieces)._replace(**absent) if present else None
+
+
+def layouts_of(target: Target) -> Layouts:
+    """The layouts of structures that drivers are compiled against: the kernel's own, else the shipped ones.
+
+    Raises :class:`SymbolsNotFound` when there are none (32 bit).
+    """
+    if target.nt is not None and target.nt.has_type("_IRP"):
+        return target.nt
+    if target.memory.pointer_size == 8:
+        return _shipped()
+    raise SymbolsNotFound(f"IRPs and devices of 32-bit kernels need symbols: {target.symbol_status}")
+
+
+@functools.lru_cache(maxsize=1)
+def _shipped() -> Layouts:
+    return Layouts.load(tables.kernel_table_path())

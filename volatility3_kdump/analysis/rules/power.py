@@ -26,6 +26,7 @@ from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attem
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.io import requests as io
 from volatility3_kdump.windows.processes.threads import stack_limits
+from volatility3_kdump.windows.structures import layouts_of
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -227,7 +228,7 @@ def _power_irps(target: Target, address: int | None, blocked: int | None) -> Rea
 
 def _listed_irps(target: Target, head: int) -> Iterator[tuple[int, int]]:
     """(IRP, PDO) of every _TRIAGE_POP_IRP_DATA in a list; the kernel's own _POP_IRP_DATA starts in the same way."""
-    layouts = io.layouts_of(target)
+    layouts = layouts_of(target)
     type_name = "_TRIAGE_POP_IRP_DATA" if layouts.has_type("_TRIAGE_POP_IRP_DATA") else "_POP_IRP_DATA"
     for entry in target.memory.list_entries(head, _MOST_IRPS):
         try:

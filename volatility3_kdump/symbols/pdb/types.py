@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from volatility3_kdump import __version__
 from volatility3_kdump.symbols.pdb.msf import CorruptPdb
 from volatility3_kdump.symbols.pdb.names import PdbFile
+from volatility3_kdump.version import __version__
 
 _TPI = struct.Struct("<5I")
 _FIRST_INDEX = 0x1000

@@ -19,12 +19,11 @@ from volatility3_kdump.windows.io.requests import (
     DriverObject,
     device_stack,
     driver_devices,
-    layouts_of,
     read_driver,
     read_fields,
 )
 from volatility3_kdump.windows.processes.namespace import read_directory
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import layouts_of, read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump import tables
-from volatility3_kdump.errors import SymbolsNotFound, Unreadable
+from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.layout import FieldPath, LayoutError, Layouts
+from volatility3_kdump.layout import FieldPath, LayoutError
+from volatility3_kdump.windows.structures import layouts_of
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -167,20 +168,6 @@ class Irp:
 
 
 # reading ------------------------------------------------------------------------------------------------------------
-
-
-def layouts_of(target: Target) -> Layouts:
-    """The layouts to read these structures with. Raises :class:`SymbolsNotFound` when there are none (32 bit)."""
-    if target.nt is not None and target.nt.has_type("_IRP"):
-        return target.nt
-    if target.memory.pointer_size == 8:
-        return _shipped()
-    raise SymbolsNotFound(f"IRPs and devices of 32-bit kernels need symbols: {target.symbol_status}")
-
-
-@functools.lru_cache(maxsize=1)
-def _shipped() -> Layouts:
-    return Layouts.load(tables.kernel_table_path())
 
 
 def read_fields(target: Target, type_name: str, address: int, paths: Mapping[str, FieldPath]) -> dict[str, Any]:

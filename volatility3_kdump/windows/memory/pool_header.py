@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.memory import PAGE_SIZE
-from volatility3_kdump.windows.io.requests import layouts_of
+from volatility3_kdump.windows.structures import layouts_of
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import SymbolsNotFound
-from volatility3_kdump.windows.io.requests import layouts_of
+from volatility3_kdump.windows.structures import layouts_of
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

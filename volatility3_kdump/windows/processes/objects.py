@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
-from volatility3_kdump.windows.io.requests import layouts_of
 from volatility3_kdump.windows.processes.handle_table import read_entries
 from volatility3_kdump.windows.processes.namespace import object_name, object_path, object_type, read_directory
+from volatility3_kdump.windows.structures import layouts_of
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
