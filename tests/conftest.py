@@ -200,3 +200,23 @@ def run_vol(
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Target]:
+    """``scene(name, dump_type=6, isf=None)``: a scene's dump, written and opened once in a session."""
+    import volatility3_kdump
+    from kdump_sample import write_sample
+
+    directory = tmp_path_factory.mktemp("scenes")
+    opened: dict[tuple[str, int, Path | None], Target] = {}
+
+    def open_(name: str, dump_type: int = 6, isf: Path | None = None) -> Target:
+        key = (name, dump_type, isf)
+        if key not in opened:
+            path = directory / f"{name}-{dump_type}-{len(opened)}.dmp"
+            write_sample(path, dump_type, isf, name)
+            opened[key] = volatility3_kdump.open(path, isf_file=isf)
+        return opened[key]
+
+    return open_
