@@ -113,6 +113,12 @@ def _disassembler(architecture: str) -> Any:
     return disassembler
 
 
+def length_of(code: bytes, architecture: str) -> int | None:
+    """Bytes of the first instruction of ``code``; ``None`` when the bytes are no complete instruction."""
+    light = next(_disassembler(architecture).disasm_lite(code, 0, 1), None)
+    return None if light is None else int(light[1])
+
+
 def decode_x86(
     code: bytes,
     read: Read,
