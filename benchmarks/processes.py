@@ -153,9 +153,8 @@ def _ours(path: Path) -> Values:
     # What images and names are needed is found by a first walk.
     stacks = walker(target)
     for thread in threads[:20]:
-        for _, stack in walk_threads(stacks, iter([thread])):
-            for frame in stack.frames:
-                stacks.name_of(frame)
+        for _ in walk_threads(stacks, iter([thread])):
+            pass
 
     def unwind() -> None:
         for _, stack in walk_threads(StackWalker(target), iter(threads)):

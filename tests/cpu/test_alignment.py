@@ -94,14 +94,14 @@ def test_against_the_functions_of_real_images(shared_data, image):
     directory = pe.OPTIONAL_HEADER.DATA_DIRECTORY[3]
     table = amd64_unwind.FunctionTable(read, (directory.VirtualAddress, directory.Size), len(memory))
     judged = wrong = 0
-    for function in list(table.functions())[:12]:
+    for function in list(table.functions())[::3]:
         boundaries = {instruction.address for instruction in decode_many(read, function.begin, 200, "x64")}
         for rva in range(function.begin + 0x40, min(function.end, max(boundaries, default=0)), 7):
             answer = alignment(read, rva, "x64")
             if answer.state != UNKNOWN:
                 judged += 1
                 wrong += (answer.state == ALIGNED) != (rva in boundaries)
-    assert judged > 100
+    assert judged > 50
     assert wrong == 0
 
 

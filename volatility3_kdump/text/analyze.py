@@ -17,7 +17,6 @@ from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.bugcheck import box, explanation
 from volatility3_kdump.text.registers import absent_code_line, code_line, register_block
 from volatility3_kdump.text.stacks import stack_text
-from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
@@ -110,7 +109,7 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
         yield from _registers(target, failure)
     if crash.stack.frames:
         yield "STACK_TEXT:  "
-        yield from stack_text(walker(target), crash.stack)
+        yield from stack_text(crash.stack, target.memory.pointer_size)
         yield ""
     yield from _last_fields(crash)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.stacks.frames import Frame, Stack
-from volatility3_kdump.windows.stacks.walker import StackWalker
 
 LAST_SET_CONTEXT = "  *** Stack trace for last set context - .thread/.cxr resets it"
 
@@ -57,22 +56,24 @@ def header(layout: str, size: int = 8) -> str:
     return (_HEADERS if size == 8 else _HEADERS_32)[layout]
 
 
-def rows(walker: StackWalker, stack: Stack, layout: str) -> Iterator[str]:
-    """The rows of a layout, without its heading; scans and early ends are marked as KD marks missing unwind data."""
-    size = walker.target.memory.pointer_size
+def rows(stack: Stack, layout: str, size: int = 8) -> Iterator[str]:
+    """The rows of a layout, without its heading, for pointers of ``size`` bytes.
+
+    The first frame that a scan found is marked as KD marks missing unwind data.
+    """
     above: int | None = None
     for frame in _warned(stack):
         if frame is None:
             yield _SCANNED
         elif layout == EMBEDDED_ARGUMENTS:
-            yield row(walker, frame, "kv", size).partition(" ")[2]
+            yield row(frame, "kv", size).partition(" ")[2]
         elif layout == "kf":
             place = frame.fp if size == 4 else frame.sp
-            number, _, rest = row(walker, frame, "k", size).partition(" ")
+            number, _, rest = row(frame, "k", size).partition(" ")
             yield f"{number}{_distance(above, place):>10} {rest}"
             above = place
         else:
-            yield row(walker, frame, layout, size)
+            yield row(frame, layout, size)
 
 
 def _distance(above: int | None, place: int | None) -> str:
@@ -92,9 +93,9 @@ def _warned(stack: Stack) -> Iterator[Frame | None]:
         yield frame
 
 
-def row(walker: StackWalker, frame: Frame, layout: str, size: int = 8) -> str:
+def row(frame: Frame, layout: str, size: int = 8) -> str:
     """One row of a layout."""
-    site = call_site(walker, frame, size)
+    site = call_site(frame, size)
     if layout == "kc":
         return f"{frame.number:02x} {site}"
     back = pointer(_cut(frame.return_address or 0, size), size)
@@ -120,16 +121,15 @@ def _narrow_row(frame: Frame, layout: str, back: str, site: str) -> str:
     return " ".join([*parts, site]) + (trap_note(frame, 4) if layout in ("kv", EMBEDDED) else "")
 
 
-def stack_text(walker: StackWalker, stack: Stack) -> Iterator[str]:
+def stack_text(stack: Stack, size: int = 8) -> Iterator[str]:
     """The rows of ``STACK_TEXT``: ``kv`` without numbers and trap frames, scans marked as there."""
-    size = walker.target.memory.pointer_size
     for frame in _warned(stack):
-        yield _SCANNED if frame is None else row(walker, frame._replace(trap_frame=None), "kv", size)[3:]
+        yield _SCANNED if frame is None else row(frame._replace(trap_frame=None), "kv", size)[3:]
 
 
-def call_site(walker: StackWalker, frame: Frame, size: int = 8) -> str:
+def call_site(frame: Frame, size: int = 8) -> str:
     """``nt!KiPageFault+0x469``, or the bare address where no module holds it."""
-    name = walker.name_of(frame)
+    name = frame.name
     return f"0x{pointer(_cut(frame.ip, size), size)}" if name is None else str(name)
 
 
@@ -165,18 +165,16 @@ _WAITING = frozenset(
 _SUMMARY_INDENT = " " * 40
 
 
-def blocker(walker: StackWalker, stack: Stack) -> str:
+def blocker(stack: Stack, size: int = 8) -> str:
     """Where a thread stands: the first frame that is none of the kernel's own for waiting."""
-    size = walker.target.memory.pointer_size
     for frame in stack.frames:
-        name = walker.name_of(frame)
+        name = frame.name
         if name is None or name.module != "nt" or name.symbol not in _WAITING:
-            return call_site(walker, frame, size)
-    return call_site(walker, stack.frames[0], size) if stack.frames else ""
+            return call_site(frame, size)
+    return call_site(stack.frames[0], size) if stack.frames else ""
 
 
-def summary_rest(walker: StackWalker, stack: Stack) -> Iterator[str]:
+def summary_rest(stack: Stack, size: int = 8) -> Iterator[str]:
     """The frames below the first, under the line of a thread."""
-    size = walker.target.memory.pointer_size
     for frame in stack.frames[1:]:
-        yield _SUMMARY_INDENT + call_site(walker, frame, size)
+        yield _SUMMARY_INDENT + call_site(frame, size)

@@ -21,7 +21,6 @@ from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.views.grid import KdumpGrid, Row, absent, text
 from volatility3_kdump.views.report import write_report
 from volatility3_kdump.windows.machine.version import build_lab, windows_name
-from volatility3_kdump.windows.stacks.walker import walker
 
 COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
 
@@ -98,7 +97,7 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
 
 def _stack_rows(target: Target, crash: Crash) -> Iterator[Row]:
     for frame in crash.stack.frames[:_MOST_FRAMES]:
-        site = call_site(walker(target), frame, target.memory.pointer_size)
+        site = call_site(frame, target.memory.pointer_size)
         yield _row("Stack", f"{frame.number:02x}", site, frame.sp, frame.trust)
     if len(crash.stack.frames) > _MOST_FRAMES:
         yield _row("Stack", "", None, note=f"{len(crash.stack.frames) - _MOST_FRAMES} more frames: see kdump.stack")

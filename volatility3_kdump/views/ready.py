@@ -171,4 +171,4 @@ def _stack_lines(target: Target, number: int) -> Iterator[str]:
         yield f"No stack: {error}"
         return
     yield stack_text.header("kn", target.memory.pointer_size)
-    yield from stack_text.rows(walker(target), stack, "kn")
+    yield from stack_text.rows(stack, "kn", target.memory.pointer_size)

@@ -16,7 +16,6 @@ from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.machine.version import build_lab
-from volatility3_kdump.windows.stacks.walker import walker
 
 SCHEMA = 1
 
@@ -195,11 +194,11 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
 def _stack(target: Target, crash: Crash) -> dict[str, Any]:
     frames = []
     for frame in crash.stack.frames:
-        name = walker(target).name_of(frame)
+        name = frame.name
         frames.append(
             {
                 "number": frame.number,
-                "call_site": call_site(walker(target), frame, target.memory.pointer_size),
+                "call_site": call_site(frame, target.memory.pointer_size),
                 "module": name.module if name else None,
                 "symbol": name.symbol if name else None,
                 "offset": _hex(name.offset) if name else None,

@@ -101,7 +101,7 @@ def stack_grid(
                 yield f"No stack: {stack.end}"
                 continue
             yield text.header(layout, target.memory.pointer_size)
-            yield from text.rows(stacks, stack, layout)
+            yield from text.rows(stack, layout, target.memory.pointer_size)
             if not stack.complete and len(stack.frames) < most:
                 yield f"Stack ends here: {stack.end}"
 
@@ -129,7 +129,7 @@ def _rows(target: Target, walker: StackWalker, walked: Any) -> Iterator[Row]:
                 address(frame.sp),
                 format_hints.Hex(frame.ip),
                 address(frame.return_address),
-                text.call_site(walker, frame, target.memory.pointer_size),
+                text.call_site(frame, target.memory.pointer_size),
                 frame.trust,
                 absent() if frame.trap_frame is None else format_hints.Hex(frame.trap_frame),
                 *(address(value) for value in frame.arguments),
@@ -195,7 +195,7 @@ def _summary(target: Target, address: int, level: int, wanted: str) -> Iterator[
         stack = Stack((), str(error), False)
     if not stack.frames and level == 0:
         return
-    sites = [text.call_site(stacks, frame, target.memory.pointer_size) for frame in stack.frames]
+    sites = [text.call_site(frame, target.memory.pointer_size) for frame in stack.frames]
     if wanted and not any(wanted.lower() in site.lower() for site in sites):
         return
     pid = "????" if thread.pid is None else f"{thread.pid:4x}"
@@ -205,7 +205,7 @@ def _summary(target: Target, address: int, level: int, wanted: str) -> Iterator[
     if not stack.frames:
         site = "Stack paged out" if stack.end.startswith("kernel stack not resident") else f"no stack: {stack.end}"
     else:
-        site = sites[0] if level == 2 else text.blocker(stacks, stack)
+        site = sites[0] if level == 2 else text.blocker(stack, target.memory.pointer_size)
     yield f"{pid}.{tid}  {address:x} {ticks} {state:<10} {site}"
     if level == 2:
-        yield from text.summary_rest(stacks, stack)
+        yield from text.summary_rest(stack, target.memory.pointer_size)

@@ -170,7 +170,7 @@ def stack_lines(target: Target, stack: Stack, indent: str, arguments: bool = Fal
         yield f"{indent}No stack: {stack.end}" if resident else f"{indent}Kernel stack not resident."
         return
     yield indent + stack_text.header(layout, target.memory.pointer_size)
-    for line in stack_text.rows(walker(target), stack, layout):
+    for line in stack_text.rows(stack, layout, target.memory.pointer_size):
         yield indent + line
     if not stack.complete:
         yield f"{indent}Stack ends here: {stack.end}"
@@ -178,9 +178,9 @@ def stack_lines(target: Target, stack: Stack, indent: str, arguments: bool = Fal
 
 def frame_cells(target: Target, stack: Stack) -> Iterator[tuple[Any, ...]]:
     """The cells of :data:`FRAME_COLUMNS` for each frame, and for why there are no more."""
-    stacks, size = walker(target), target.memory.pointer_size
+    size = target.memory.pointer_size
     for frame in stack.frames:
-        site = stack_text.call_site(stacks, frame, size)
+        site = stack_text.call_site(frame, size)
         yield frame.number, address(frame.sp), address(frame.return_address), site, frame.trust
     if not stack.complete:
         yield absent(), absent(), absent(), f"({stack.end})", "end"

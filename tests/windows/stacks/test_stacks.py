@@ -85,7 +85,7 @@ def places(stack: Stack) -> list[tuple[int | None, int]]:
 
 def sites(target: Target, stack: Stack) -> list[str]:
     """Module and function of each frame."""
-    names = (walker(target).name_of(frame) for frame in stack.frames)
+    names = (frame.name for frame in stack.frames)
     return [
         f"{frame.ip:#x}" if name is None else str(name).split("+")[0]
         for frame, name in zip(stack.frames, names, strict=True)
@@ -456,7 +456,7 @@ def test_a_real_dump_whose_header_has_the_context_of_the_exception(shared_data: 
     assert target.header.bug_check_code == 0x1000007E
     stack = crash_stack(target)
     assert (stack.frames[0].sp, target.dump.triage.stack.address) == (0xFFFF850429892120, 0xFFFF850429890EE8)
-    assert walker(target).name_of(stack.frames[0]).module == "amdppm"
+    assert stack.frames[0].name.module == "amdppm"
     trap = trap_start(target, 0xFFFF850429891F90)
     assert places(walker(target).walk(trap)) == places(stack)
 
@@ -780,9 +780,7 @@ def test_the_frame_pointers_of_a_32_bit_dump(tmp_path: Path) -> None:
     assert stack.frames[0].return_address == high | CODE_32 + 0x2000
     # The arguments of a frame are above its frame pointer and the return address.
     assert [frame.fp for frame in stack.frames] == [high | FIRST, high | SECOND, high | THIRD, 0]
-    assert next(stack_text.rows(walker(target), stack, "kb")) == (
-        "00 b2341e40 80402000 000000a0 000000a1 000000a2 nt+0x1234"
-    )
+    assert next(stack_text.rows(stack, "kb")) == ("00 b2341e40 80402000 000000a0 000000a1 000000a2 nt+0x1234")
     assert (stack.end, stack.complete) == ("start of the thread", True)
     assert sites(target, stack) == ["nt", "nt", "nt", "nt"]
     with pytest.raises(NoStack, match="the layout of trap frames of x86 is not known"):
@@ -857,8 +855,6 @@ def check(walker: StackWalker, start: Start) -> None:
         if after.trust == "scan":
             assert walker.target.follows_call(after.ip) is not False
     assert stack.frames[-1].return_address is None
-    for frame in stack.frames:
-        walker.name_of(frame)
     # The stack pointer only goes up, but for changes of the stack; there are never more of those than stacks.
     kernel = [frame.sp for frame in stack.frames if frame.sp is not None and frame.sp >> 63]
     assert sum(after <= before for before, after in itertools.pairwise(kernel)) <= len(start.segments)

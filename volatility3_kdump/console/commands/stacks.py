@@ -163,7 +163,7 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
     if not 0 <= number < len(found):
         raise KdumpError(f"there is no frame {number:x}: the stack has {len(found):x} (hexadecimal)")
     session.state.frame = number
-    yield row(walker(target), found[number], "k", target.memory.pointer_size)
+    yield row(found[number], "k", target.memory.pointer_size)
     if "/r" in switches:
         context = walker(target).registers_of_frame(start, number)
         if context is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.symbols.names import Name
 
 #: A frame's trust, best first.
 CONTEXT, UNWIND, TRAP_FRAME, FRAME_POINTER, SCAN = "context", "unwind", "trap frame", "frame pointer", "scan"
@@ -22,7 +23,8 @@ class Frame(NamedTuple):
     values at the next frame's stack pointer, KD's "Args to Child": home slots, not necessarily arguments; ``None``
     each where the dump does not hold it. ``call_site`` says that ``ip`` is a return address. ``trap_frame`` is the
     address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions. ``fp`` is the frame pointer
-    inside the frame, KD's ChildEBP; x86 only.
+    inside the frame, KD's ChildEBP; x86 only. ``name`` is the name of where it executes, ``None`` outside every module;
+    that of a return address is the name of the call before it.
     """
 
     number: int
@@ -34,6 +36,7 @@ class Frame(NamedTuple):
     arguments: tuple[int | None, ...]
     trap_frame: int | None
     fp: int | None = None
+    name: Name | None = None
 
 
 @dataclass(frozen=True)

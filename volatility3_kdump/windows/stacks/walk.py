@@ -56,13 +56,16 @@ class Walk:
 
     def finish(self, end: str, complete: bool) -> Stack:
         rows = self.rows
+        name_at = self.walker.name_at
         frames = []
         for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
             following = rows[number + 1]
             arguments = self.arguments(following[0])
-            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap, fp))
+            name = name_at(ip, call_site)
+            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap, fp, name))
         for sp, ip, trust, call_site, trap, fp in rows[-1:]:
-            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp))
+            name = name_at(ip, call_site)
+            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp, name))
         return Stack(tuple(frames), end, complete)
 
     def arguments(self, sp: int | None) -> tuple[int | None, ...]:

@@ -17,7 +17,7 @@ from volatility3_kdump.images.pe import EXCEPTION
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
 from volatility3_kdump.windows.stacks.arm64_walk import Arm64Walk
-from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, Frame, NoStack, Stack, Start
+from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.x86_walk import X86Walk
 
@@ -89,15 +89,15 @@ class StackWalker:
         walk.run()
         return walk.found
 
-    def name_of(self, frame: Frame) -> Name | None:
+    def name_at(self, ip: int, call_site: bool) -> Name | None:
         """The name of where a frame executes; a return address is looked up as the call before it."""
-        if not frame.call_site:
-            return self.target.names.lookup(frame.ip)
+        if not call_site:
+            return self.target.names.lookup(ip)
         try:
-            return self._return_names[frame.ip]
+            return self._return_names[ip]
         except KeyError:
-            name = self.target.names.lookup_return(frame.ip)
-            return _remember(self._return_names, frame.ip, name)
+            name = self.target.names.lookup_return(ip)
+            return _remember(self._return_names, ip, name)
 
     def place_of(self, ip: int) -> tuple[Module, Any] | None:
         """The module that an address lies in and its function table (see :meth:`table_of`); ``None`` outside of all."""
