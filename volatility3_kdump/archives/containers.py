@@ -8,23 +8,20 @@ chose for xz and 7z.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
-import lzma
 import os
-import struct
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO
 
 from volatility3_kdump.archives import cabinet
 from volatility3_kdump.archives.archive import CHUNK, Archive, Member, shown
 from volatility3_kdump.archives.cache import MemberCache, identify, key_of
+from volatility3_kdump.archives.compressed import Bzip2, CompressedFile, Gzip, Xz
+from volatility3_kdump.archives.seven_zip import SevenZip
+from volatility3_kdump.archives.zip_archive import Zip
 from volatility3_kdump.dump.header import parse_header
 from volatility3_kdump.dump.source import BytesSource
 from volatility3_kdump.errors import (
@@ -47,8 +44,6 @@ _SMALLEST_DUMP = 0x1000
 #: Without a member of a dump's name, so many of the largest ones are looked at.
 _MOST_LOOKED_AT = 32
 _MOST_NAMED = 8
-_MOST_DIRECTORY = 16 << 20
-_MOST_DICTIONARY = 256 << 20
 _MANIFEST = "cabmanifest.xml"
 _MOST_MANIFEST = 1 << 20
 _MOST_PAGING_FILES = 16
@@ -78,264 +73,6 @@ class Extracted:
 
 
 # kinds ----------------------------------------------------------------------------------------------------------------
-
-
-class _Zip(Archive):
-    kind = "a zip archive"
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        _refuse_large_directory(file)
-        with _damage("the list of files of the zip archive"):
-            self._zip = zipfile.ZipFile(file)
-        self._infos = [info for info in self._zip.infolist() if not info.is_dir()]
-        self.members = tuple(
-            Member(number, info.filename, info.file_size, info.compress_size)
-            for number, info in enumerate(self._infos, 1)
-        )
-
-    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
-        info = self._infos[member.number - 1]
-        what = f"{shown(member.name)} in the zip archive"
-        if info.flag_bits & 1:
-            raise UnsupportedContainer(f"{what} is encrypted: extract it with its password first")
-        if info.compress_type == _DEFLATE64:
-            yield from self._inflate64(info, what)
-            return
-        with _damage(what), self._zip.open(info) as stream:
-            yield from _pieces(stream)
-
-    def _inflate64(self, info: zipfile.ZipInfo, what: str) -> Iterator[bytes]:
-        """Deflate64, which Windows Explorer uses for files beyond 2 GiB; Python has no decoder of it."""
-        try:
-            import inflate64
-        except ImportError as error:
-            raise UnsupportedContainer(
-                f"{what} is compressed with Deflate64, which needs inflate64: pip install 'volatility3-kdump[7z]', "
-                "or extract the dump first"
-            ) from error
-        self.file.seek(info.header_offset)
-        head = self.file.read(30)
-        if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise CorruptContainer(f"{what} has no header at offset {info.header_offset:#x}")
-        name_length, extra_length = struct.unpack_from("<HH", head, 26)
-        self.file.seek(name_length + extra_length, 1)
-        decoder = inflate64.Inflater()
-        left, checksum, given = info.compress_size, 0, 0
-        while left > 0 and given <= info.file_size and not decoder.eof:
-            # At most a thousandfold comes out of what goes in.
-            packed = self.file.read(min(left, 1 << 13))
-            if not packed:
-                raise CorruptContainer(f"{what} is cut short: the archive is truncated")
-            left -= len(packed)
-            with _damage(what):
-                data = decoder.inflate(packed)
-            checksum = zlib.crc32(data, checksum)
-            given += len(data)
-            yield data
-        if given != info.file_size or checksum != info.CRC:
-            raise CorruptContainer(f"{what} does not have the size and checksum that the archive says: it is damaged")
-
-
-_DEFLATE64 = 9
-
-
-class _Stream(Archive):
-    """A compressed file: one member without a directory."""
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.file = file
-        self._size = file.seek(0, os.SEEK_END)
-        self.members = (Member(1, path.stem, None, self._size),)
-
-    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
-        self.file.seek(0)
-        with _damage(self.kind.partition(" ")[2]):
-            yield from self._decoded()
-
-    def _decoded(self) -> Iterator[bytes]:
-        raise NotImplementedError
-
-
-class _Gzip(_Stream):
-    kind = "a gzip file"
-
-    def _decoded(self) -> Iterator[bytes]:
-        return _pieces(gzip.GzipFile(fileobj=self.file, mode="rb"))
-
-
-class _Bzip2(_Stream):
-    kind = "a bzip2 file"
-
-    def _decoded(self) -> Iterator[bytes]:
-        return _pieces(bz2.BZ2File(self.file, "rb"))
-
-
-class _Xz(_Stream):
-    kind = "an xz file"
-
-    def _decoded(self) -> Iterator[bytes]:
-        # Not LZMAFile, which takes any dictionary that a file asks for.
-        while True:
-            decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY)
-            packed = self.file.read(1 << 16)
-            while not decoder.eof:
-                if decoder.needs_input and not packed:
-                    raise EOFError
-                data = decoder.decompress(packed, CHUNK)
-                packed = self.file.read(1 << 16) if decoder.needs_input and not decoder.eof else b""
-                if data:
-                    yield data
-            # Padding of zeros, then perhaps another stream.
-            self.file.seek(-len(decoder.unused_data), 1)
-            while (byte := self.file.read(1)) == b"\0":
-                pass
-            if not byte:
-                return
-            self.file.seek(-1, 1)
-
-
-class _SevenZip(Archive):
-    kind = "a 7-Zip archive"
-    quick_heads = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        try:
-            import py7zr
-        except ImportError as error:
-            raise UnsupportedContainer(
-                "this is a 7-Zip archive, which needs py7zr: pip install 'volatility3-kdump[7z]', "
-                "or extract the dump first"
-            ) from error
-        file.seek(0)
-        head = file.read(32)
-        # What the list of files takes unpacked is bounded by the reader.
-        if len(head) == 32 and int.from_bytes(head[20:28], "little") > _MOST_DIRECTORY:
-            raise UnsupportedContainer("the list of files of the 7-Zip archive is too long for one of dumps")
-        file.seek(0)
-        with _damage("the list of files of the 7-Zip archive"):
-            self._archive = py7zr.SevenZipFile(file)
-            self._files = [entry for entry in self._archive.files if not entry.is_directory]
-            packed = os.fstat(file.fileno()).st_size
-            self.members = tuple(
-                Member(number, entry.filename, entry.uncompressed or 0, packed)
-                for number, entry in enumerate(self._files, 1)
-            )
-
-    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
-        # py7zr extracts files under their names and in pieces of up to 128 MB, so its decoders are driven from here.
-        wanted = self._files[member.number - 1]
-        if wanted.emptystream:
-            return
-        what = f"{shown(member.name)} in the 7-Zip archive"
-        with _damage(what):
-            folder = wanted.folder
-            for coder in folder.coders:
-                if _dictionary_of(coder) > _MOST_DICTIONARY:
-                    raise UnsupportedContainer(
-                        f"{what} needs {_dictionary_of(coder):,} bytes of memory to decompress: extract it first"
-                    )
-            streams = self._archive.header.main_streams
-            number = next(index for index, other in enumerate(streams.unpackinfo.folders) if other is folder)
-            first = sum(
-                sum(coder["numinstreams"] for coder in other.coders) - len(other.bindpairs)
-                for other in streams.unpackinfo.folders[:number]
-            )
-            start_of_folder = (
-                self._archive.afterheader + streams.packinfo.packpos + sum(streams.packinfo.packsizes[:first])
-            )
-            self.file.seek(start_of_folder)
-            folder.decompressor = None
-            decoder = folder.get_decompressor(streams.packinfo.packsizes[first])
-            packed = _Sips(self.file)
-            for entry in (entry for entry in self._archive.files if entry.folder is folder):
-                found, left = 0, entry.uncompressed
-                while left > 0:
-                    position = self.file.tell()
-                    data = decoder.decompress(packed, min(left, 8 * CHUNK))
-                    if not data and self.file.tell() == position:
-                        raise EOFError
-                    left -= len(data)
-                    if entry.id == wanted.id:
-                        found = zlib.crc32(data, found)
-                        yield bytes(data)
-                if entry.id == wanted.id:
-                    if entry.crc32 is not None and entry.crc32 != found:
-                        raise CorruptContainer(f"{what} has the checksum {found:#010x}, not {entry.crc32:#010x}")
-                    return
-
-
-class _Sips:
-    """A file that gives little at a time, so that a decoder is not fed faster than it is drained."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def read(self, size: int) -> bytes:
-        return self._file.read(min(size, 1 << 13))
-
-
-def _dictionary_of(coder: dict[str, Any]) -> int:
-    """The bytes of dictionary that an LZMA (03 01 01) or LZMA2 (21) coder of 7z asks for; 0 for others."""
-    properties = coder.get("properties") or b""
-    if coder["method"] == b"\x21" and len(properties) == 1:
-        exponent = properties[0]
-        return (1 << 32) - 1 if exponent >= 40 else (2 | exponent & 1) << exponent // 2 + 11
-    if coder["method"] == b"\x03\x01\x01" and len(properties) == 5:
-        return int.from_bytes(properties[1:], "little")
-    return 0
-
-
-def _pieces(stream: IO[bytes] | Any) -> Iterator[bytes]:
-    while data := stream.read(CHUNK):
-        yield data
-
-
-def _refuse_large_directory(file: BinaryIO) -> None:
-    """Look at the end of central directory record (APPNOTE 4.3.16, 4.3.14 for zip64): zipfile reads it all at once."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - (1 << 16) - 22 - 20))
-    tail = file.read()
-    where = tail.rfind(b"PK\x05\x06")
-    if where < 0 or where + 22 > len(tail):
-        return
-    length = struct.unpack_from("<I", tail, where + 12)[0]
-    if length == 0xFFFFFFFF and where >= 20 and tail[where - 20 : where - 16] == b"PK\x06\x07":
-        file.seek(min(size, struct.unpack_from("<Q", tail, where - 12)[0]))
-        record = file.read(56)
-        length = struct.unpack_from("<Q", record, 40)[0] if len(record) == 56 else length
-    if length > _MOST_DIRECTORY:
-        raise UnsupportedContainer("the list of files of the zip archive is too long for one of dumps")
-
-
-@contextlib.contextmanager
-def _damage(what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises for damaged data into one line."""
-    try:
-        yield
-    except (KdumpError, GeneratorExit):
-        raise
-    except EOFError as error:
-        raise CorruptContainer(f"{what} is cut short: the file is truncated") from error
-    except lzma.LZMAError as error:
-        if "Memory usage limit" in str(error):
-            raise UnsupportedContainer(
-                f"{what} needs more than {_MOST_DICTIONARY:,} bytes of memory to decompress: extract it first"
-            ) from error
-        raise CorruptContainer(f"{what} does not decompress: {error}") from error
-    except NotImplementedError as error:
-        raise UnsupportedContainer(f"{what} cannot be decompressed: {error}") from error
-    except MemoryError as error:
-        raise UnsupportedContainer(f"{what} needs more memory to decompress than there is") from error
-    except Exception as error:
-        # The readers of zip and 7z raise many kinds, their own and others, where an archive contradicts itself.
-        if type(error).__name__ == "PasswordRequired":
-            raise UnsupportedContainer(f"{what} is encrypted: extract it with its password first") from error
-        if type(error).__name__ == "UnsupportedCompressionMethodError":
-            raise UnsupportedContainer(f"{what} is compressed by a method that is not supported") from error
-        text = shown(str(error) or type(error).__name__, 120)
-        raise CorruptContainer(f"{what} is damaged: {text}") from error
 
 
 def recognise(head: bytes) -> str | None:
@@ -372,10 +109,10 @@ def open_archive(path: Path, file: BinaryIO, scratch: Path) -> Archive | None:
     if kind == "cab":
         return cabinet.Cabinet(file, scratch)
     if kind == "zip":
-        return _Zip(file)
+        return Zip(file)
     if kind == "7z":
-        return _SevenZip(file)
-    classes: dict[str | None, type[_Stream]] = {"gz": _Gzip, "xz": _Xz, "bz2": _Bzip2}
+        return SevenZip(file)
+    classes: dict[str | None, type[CompressedFile]] = {"gz": Gzip, "xz": Xz, "bz2": Bzip2}
     return classes[kind](file, path) if kind in classes else None
 
 

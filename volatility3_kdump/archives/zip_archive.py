@@ -1,0 +1,90 @@
+"""zip archives, read by the standard library, with Deflate64 besides."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from volatility3_kdump.archives.archive import Archive, Member, shown
+from volatility3_kdump.archives.damage import MOST_DIRECTORY, damage, pieces
+from volatility3_kdump.errors import CorruptContainer, UnsupportedContainer
+
+_DEFLATE64 = 9
+
+
+class Zip(Archive):
+    kind = "a zip archive"
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        _refuse_large_directory(file)
+        with damage("the list of files of the zip archive"):
+            self._zip = zipfile.ZipFile(file)
+        self._infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        self.members = tuple(
+            Member(number, info.filename, info.file_size, info.compress_size)
+            for number, info in enumerate(self._infos, 1)
+        )
+
+    def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
+        info = self._infos[member.number - 1]
+        what = f"{shown(member.name)} in the zip archive"
+        if info.flag_bits & 1:
+            raise UnsupportedContainer(f"{what} is encrypted: extract it with its password first")
+        if info.compress_type == _DEFLATE64:
+            yield from self._inflate64(info, what)
+            return
+        with damage(what), self._zip.open(info) as stream:
+            yield from pieces(stream)
+
+    def _inflate64(self, info: zipfile.ZipInfo, what: str) -> Iterator[bytes]:
+        """Deflate64, which Windows Explorer uses for files beyond 2 GiB; Python has no decoder of it."""
+        try:
+            import inflate64
+        except ImportError as error:
+            raise UnsupportedContainer(
+                f"{what} is compressed with Deflate64, which needs inflate64: pip install 'volatility3-kdump[7z]', "
+                "or extract the dump first"
+            ) from error
+        self.file.seek(info.header_offset)
+        head = self.file.read(30)
+        if len(head) < 30 or head[:4] != b"PK\x03\x04":
+            raise CorruptContainer(f"{what} has no header at offset {info.header_offset:#x}")
+        name_length, extra_length = struct.unpack_from("<HH", head, 26)
+        self.file.seek(name_length + extra_length, 1)
+        decoder = inflate64.Inflater()
+        left, checksum, given = info.compress_size, 0, 0
+        while left > 0 and given <= info.file_size and not decoder.eof:
+            # At most a thousandfold comes out of what goes in.
+            packed = self.file.read(min(left, 1 << 13))
+            if not packed:
+                raise CorruptContainer(f"{what} is cut short: the archive is truncated")
+            left -= len(packed)
+            with damage(what):
+                data = decoder.inflate(packed)
+            checksum = zlib.crc32(data, checksum)
+            given += len(data)
+            yield data
+        if given != info.file_size or checksum != info.CRC:
+            raise CorruptContainer(f"{what} does not have the size and checksum that the archive says: it is damaged")
+
+
+def _refuse_large_directory(file: BinaryIO) -> None:
+    """Look at the end of central directory record (APPNOTE 4.3.16, 4.3.14 for zip64): zipfile reads it all at once."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - (1 << 16) - 22 - 20))
+    tail = file.read()
+    where = tail.rfind(b"PK\x05\x06")
+    if where < 0 or where + 22 > len(tail):
+        return
+    length = struct.unpack_from("<I", tail, where + 12)[0]
+    if length == 0xFFFFFFFF and where >= 20 and tail[where - 20 : where - 16] == b"PK\x06\x07":
+        file.seek(min(size, struct.unpack_from("<Q", tail, where - 12)[0]))
+        record = file.read(56)
+        length = struct.unpack_from("<Q", record, 40)[0] if len(record) == 56 else length
+    if length > MOST_DIRECTORY:
+        raise UnsupportedContainer("the list of files of the zip archive is too long for one of dumps")
