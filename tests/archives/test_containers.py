@@ -669,3 +669,31 @@ def test_progress_is_reported(put: Callable[..., Path], cache: MemberCache) -> N
     )
     assert said[-1] == (100.0, "Extracting MEMORY.DMP from crash.cab")
     assert all(0 <= share <= 100 and text.isprintable() for share, text in said)
+
+
+HOSTILE = {
+    "ppmd-segv.7z": r"MEMORY\.DMP in the 7-Zip archive is damaged: its decoder crashed on it",
+    "hdr255.7z": "list of files of the 7-Zip archive needs more memory",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_archives_that_were_made_to_kill_their_decoder(name: str, shared_data: Path, cache: MemberCache) -> None:
+    module("py7zr")
+    path = shared_data / "hostile" / name
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    with pytest.raises((CorruptContainer, UnsupportedContainer), match=HOSTILE[name]):
+        open_container(path, cache=cache)
+
+
+def test_a_zip_entry_without_a_name_is_a_member_like_others(put: Callable[..., Path], cache: MemberCache) -> None:
+    data = zipped(("x", b"hello"), ("MEMORY.DMP", DUMP)).replace(b"x", b"\0", 1)
+    nameless = bytearray(data)
+    # The local header and the directory entry of the first member: a name of no bytes, and one byte of extra field.
+    for at, names in ((data.index(b"PK\x03\x04"), 26), (data.index(b"PK\x01\x02"), 28)):
+        struct.pack_into("<HH", nameless, at + names, 0, 1)
+    extracted = open_container(put(bytes(nameless)), cache=cache)
+    assert extracted is not None
+    assert extracted.path.read_bytes() == DUMP
+    assert [member.name for member in extracted.members] == ["", "MEMORY.DMP"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from volatility3_kdump.archives.archive import CHUNK, Archive, Member, shown
+from volatility3_kdump.archives.child import MOST_SILENCE, OWN_MEMORY, Watch, decode
 from volatility3_kdump.errors import CorruptContainer, UnsupportedContainer
 
 MAGIC = b"MSCF"
@@ -291,18 +292,16 @@ class Cabinet(Archive):
             single = Path(directory) / "single.cab"
             self._write_single(single, folder, first, member.size)
             try:
-                if hasattr(os, "mkfifo") and sys.executable:
+                if hasattr(os, "mkfifo"):
                     yield from _piped(single, Path(directory))
                     return
-                unpacked = pylibmspack.CabArchive(str(single)).extract("member", directory, max_size=member.size)
+                what = f"folder {folder.number} of the CAB archive ({method})"
+                arguments = {"single": str(single), "directory": directory, "size": member.size}
+                yield from decode(unpack_single, what, arguments)
             except pylibmspack.MspackError as error:
                 raise CorruptContainer(
                     f"folder {folder.number} of the CAB archive ({method}) does not decompress: {error}"
                 ) from error
-            single.unlink()
-            with Path(unpacked).open("rb") as stream:
-                while data := stream.read(CHUNK):
-                    yield data
 
     def _write_single(self, path: Path, folder: _Folder, first: int, size: int) -> None:
         """A cabinet of this folder alone with the one file ``member``: names of the archive reach no file system."""
@@ -324,13 +323,29 @@ class Cabinet(Archive):
             out.write(_FILE.pack(size, first, 0, 0, 0, 0) + name)
 
 
+def unpack_single(single: str, directory: str, size: int) -> Iterator[bytes]:
+    """Runs in a child: the only member of a cabinet, through a file, for systems without named pipes."""
+    import pylibmspack
+
+    try:
+        unpacked = pylibmspack.CabArchive(single).extract("member", directory, max_size=size)
+    except pylibmspack.MspackError as error:
+        raise CorruptContainer(f"the CAB archive does not decompress: {error}") from error
+    Path(single).unlink()
+    with Path(unpacked).open("rb") as stream:
+        while data := stream.read(CHUNK):
+            yield data
+
+
 #: Opens its end of the pipe before it imports anything, so that the other end is never waited at for nothing. The
 #: module search path is that of the process that starts it: not the working directory, where evidence lies.
 _UNPACK = """
 import os, sys
-single, directory, *sys.path = sys.argv[1:]
+single, directory, memory, *sys.path = sys.argv[1:]
 pipe = os.open(os.path.join(directory, "member"), os.O_WRONLY)
 os.write(1, b"!")
+from volatility3_kdump.archives.child import limit_memory
+limit_memory(int(memory))
 import pylibmspack
 try:
     pylibmspack.CabArchive(single).extract("member", directory, max_size=(1 << 64) - 1)
@@ -353,22 +368,26 @@ def _piped(single: Path, directory: Path) -> Iterator[bytes]:
     os.mkfifo(pipe, 0o600)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        command = [sys.executable, "-I", "-c", _UNPACK, str(single), str(directory), *filter(None, sys.path)]
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
-            try:
-                assert process.stdout is not None
-                if process.stdout.read(1) != b"!":
-                    raise pylibmspack.MspackError("the process that unpacks cannot be started")
-                os.set_blocking(reader, True)
-                while data := os.read(reader, CHUNK):
-                    yield data
-                said = process.stdout.read()
-                if said != b"!":
-                    reason = said[:-1].decode("utf-8", "replace") if said.endswith(b"!") else "the decoder crashed"
-                    raise pylibmspack.MspackError(reason)
-            finally:
-                process.kill()
+        places = [place for place in sys.path if place]
+        command = [sys.executable, "-I", "-c", _UNPACK, str(single), str(directory), str(OWN_MEMORY), *places]
+        with (
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as process,
+            Watch(process, MOST_SILENCE) as watch,
+        ):
+            assert process.stdout is not None
+            if process.stdout.read(1) != b"!":
+                raise pylibmspack.MspackError("the process that unpacks cannot be started")
+            os.set_blocking(reader, True)
+            while data := os.read(reader, CHUNK):
+                watch.alive()
+                yield data
+            said = process.stdout.read()
+            if watch.silent:
+                raise pylibmspack.MspackError(f"the decoder gave nothing for {MOST_SILENCE:.0f} seconds")
+            if said != b"!":
+                reason = said[:-1].decode("utf-8", "replace") if said.endswith(b"!") else "the decoder crashed"
+                raise pylibmspack.MspackError(reason)
     finally:
         os.close(reader)

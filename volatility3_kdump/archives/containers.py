@@ -109,9 +109,9 @@ def open_archive(path: Path, file: BinaryIO, scratch: Path) -> Archive | None:
     if kind == "cab":
         return cabinet.Cabinet(file, scratch)
     if kind == "zip":
-        return Zip(file)
+        return Zip(file, path)
     if kind == "7z":
-        return SevenZip(file)
+        return SevenZip(file, path)
     classes: dict[str | None, type[CompressedFile]] = {"gz": Gzip, "xz": Xz, "bz2": Bzip2}
     return classes[kind](file, path) if kind in classes else None
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from volatility3_kdump.archives.archive import Archive, Member, shown
+from volatility3_kdump.archives.cache import identify
+from volatility3_kdump.archives.child import decode, open_unchanged
 from volatility3_kdump.archives.damage import MOST_DIRECTORY, damage, pieces
 from volatility3_kdump.errors import CorruptContainer, UnsupportedContainer
 
@@ -19,12 +23,14 @@ _DEFLATE64 = 9
 class Zip(Archive):
     kind = "a zip archive"
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file = file
+        self._path = path
         _refuse_large_directory(file)
         with damage("the list of files of the zip archive"):
             self._zip = zipfile.ZipFile(file)
-        self._infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        # Not ZipInfo.is_dir(), which fails for an empty name before Python 3.12.
+        self._infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         self.members = tuple(
             Member(number, info.filename, info.file_size, info.compress_size)
             for number, info in enumerate(self._infos, 1)
@@ -43,34 +49,52 @@ class Zip(Archive):
 
     def _inflate64(self, info: zipfile.ZipInfo, what: str) -> Iterator[bytes]:
         """Deflate64, which Windows Explorer uses for files beyond 2 GiB; Python has no decoder of it."""
-        try:
-            import inflate64
-        except ImportError as error:
+        if importlib.util.find_spec("inflate64") is None:
             raise UnsupportedContainer(
                 f"{what} is compressed with Deflate64, which needs inflate64: pip install 'volatility3-kdump[7z]', "
                 "or extract the dump first"
-            ) from error
+            )
         self.file.seek(info.header_offset)
         head = self.file.read(30)
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
             raise CorruptContainer(f"{what} has no header at offset {info.header_offset:#x}")
         name_length, extra_length = struct.unpack_from("<HH", head, 26)
-        self.file.seek(name_length + extra_length, 1)
-        decoder = inflate64.Inflater()
-        left, checksum, given = info.compress_size, 0, 0
-        while left > 0 and given <= info.file_size and not decoder.eof:
-            # At most a thousandfold comes out of what goes in.
-            packed = self.file.read(min(left, 1 << 13))
-            if not packed:
-                raise CorruptContainer(f"{what} is cut short: the archive is truncated")
-            left -= len(packed)
-            with damage(what):
-                data = decoder.inflate(packed)
+        checksum, given = 0, 0
+        for data in decode(
+            inflate64,
+            what,
+            {
+                "path": str(self._path.absolute()),
+                "identity": identify(self.file),
+                "offset": info.header_offset + len(head) + name_length + extra_length,
+                "size": info.compress_size,
+                "what": what,
+            },
+        ):
             checksum = zlib.crc32(data, checksum)
             given += len(data)
+            if given > info.file_size:
+                break
             yield data
         if given != info.file_size or checksum != info.CRC:
             raise CorruptContainer(f"{what} does not have the size and checksum that the archive says: it is damaged")
+
+
+def inflate64(path: str, identity: str, offset: int, size: int, what: str) -> Iterator[bytes]:
+    """Runs in a child: what ``size`` bytes at an offset of the archive inflate to."""
+    from inflate64 import Inflater
+
+    with open_unchanged(path, identity) as file:
+        file.seek(offset)
+        decoder = Inflater()
+        while size > 0 and not decoder.eof:
+            # At most a thousandfold comes out of what goes in.
+            packed = file.read(min(size, 1 << 13))
+            if not packed:
+                raise CorruptContainer(f"{what} is cut short: the archive is truncated")
+            size -= len(packed)
+            with damage(what):
+                yield decoder.inflate(packed)
 
 
 def _refuse_large_directory(file: BinaryIO) -> None:
