@@ -17,6 +17,8 @@ from pathlib import Path
 import processes
 from comparison import NotMeasured, Row, Values, alternate, faster, progress, run, run_worker
 
+from volatility3_kdump.options import Options
+
 _ROUNDS = 3
 _LIMIT = 0.050
 _COMMANDS = 20
@@ -71,7 +73,7 @@ def _worker(path: str) -> Values:
     from volatility3_kdump.console.session import Session
     from volatility3_kdump.escape import terminal_line
 
-    session = Session(offline=True)
+    session = Session(Options(offline=True))
     session.open(path)
 
     def seconds(line: str, expected: str) -> float:

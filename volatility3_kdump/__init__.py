@@ -31,7 +31,12 @@ def open(
     member: str | None = None,
     offline: bool | None = None,
 ) -> Target:
-    """Open a crash dump. See :meth:`volatility3_kdump.target.Target.open`."""
+    """Open a crash dump, or the one in an archive.
+
+    The parameters are those of :class:`volatility3_kdump.options.Options`. Raises a
+    :class:`~volatility3_kdump.errors.KdumpError`.
+    """
+    from volatility3_kdump.options import Options
     from volatility3_kdump.target import Target
 
-    return Target.open(path, isf_directories, isf_file, symbol_path, image_path, member, offline=offline)
+    return Target.open(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline))

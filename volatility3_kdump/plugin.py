@@ -13,6 +13,7 @@ import volatility3_kdump.layers
 import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with the host
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.grid import KdumpGrid
 
@@ -129,13 +130,15 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
             self.context,
             interfaces.configuration.path_join(self.config_path, "target"),
             location,
-            self.config.get("isf-dir", None) or [],
-            self.config.get("isf-file", None),
-            self.config.get("symbol-path", None) or None,
-            self.config.get("image-path", None) or None,
-            self.config.get("member", None),
-            self._progress_callback,
-            bool(self.config.get("offline", None)) or None,
+            Options(
+                self.config.get("isf-dir", None) or (),
+                self.config.get("isf-file", None),
+                self.config.get("symbol-path", None) or None,
+                self.config.get("image-path", None) or None,
+                self.config.get("member", None),
+                bool(self.config.get("offline", None)) or None,
+                self._progress_callback,
+            ),
         )
 
     def option(self, name: str) -> Any:

@@ -9,88 +9,66 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
-from volatility3_kdump.archives.archive import shown
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
 from volatility3_kdump.dump import (
     PAGE_SIZE,
-    PHYSICAL_TYPES,
-    CrashDump,
     DumpHeader,
-    DumpType,
     Segment,
-    open_dump,
-    parse_header,
 )
-from volatility3_kdump.errors import KdumpError, KernelNotFound
+from volatility3_kdump.errors import KernelNotFound
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.images.pe import PeImage
+from volatility3_kdump.layers.opening import Opened, open_layers
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.progress import Progress
-from volatility3_kdump.stores.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, PathText, SearchPath
-from volatility3_kdump.stores.servers import KNOWN_HOSTS, Servers
+from volatility3_kdump.options import Options
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
 from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 from volatility3_kdump.symbols.names import AddressNames, Name
+from volatility3_kdump.symbols.places import Places, places_of
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
 from volatility3_kdump.symbols.types import TypeTable
 
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
-    from volatility3_kdump.archives.containers import Extracted
 
 T = TypeVar("T")
-
-ISF_DIRECTORY_VARIABLE = "KDUMP_ISF_DIR"
 
 
 class Target:
     """One opened dump. Create it with :meth:`open`, :meth:`from_context` or :func:`volatility3_kdump.open`.
 
     ``context`` is the Volatility context that holds the layers; ``layer_name`` names the virtual layer, ``None`` where
-    the dump gives no virtual memory; ``physical_layer_name`` is ``None`` for small memory dumps.
+    the dump gives no virtual memory; ``physical_layer_name`` is ``None`` for small memory dumps; ``container`` is what
+    the dump was taken out of, ``None`` for a plain file.
     """
 
-    def __init__(
-        self,
-        name: str,
-        dump: CrashDump,
-        context: interfaces.context.ContextInterface,
-        layer_name: str | None,
-        physical_layer_name: str | None,
-        isf_directories: Sequence[Path] = (),
-        isf_file: Path | None = None,
-        symbol_path: SearchPath | None = None,
-        image_path: SearchPath | None = None,
-    ) -> None:
-        self.name = name
-        self.dump = dump
-        self.context = context
-        self.layer_name = layer_name
-        self.physical_layer_name = physical_layer_name
-        self._isf_directories = list(isf_directories)
-        self._isf_file = isf_file
-        self._symbol_path = SearchPath() if symbol_path is None else symbol_path
-        self._image_path = SearchPath() if image_path is None else image_path
+    def __init__(self, opened: Opened, places: Places) -> None:
+        self.name = opened.name
+        self.dump = opened.dump
+        self.context = opened.context
+        self.layer_name = opened.layer_name
+        self.physical_layer_name = opened.physical_layer_name
+        self.container = opened.container
+        self._isf_directories = places.isf_directories
+        self._isf_file = places.isf_file
+        self._symbol_path = places.symbol_path
+        self._image_path = places.image_path
         self._type_tables: dict[int, TypeTable | None] = {}
-        #: The container that the dump was taken out of, ``None`` for a plain file.
-        self.container: Extracted | None = None
         self._made: dict[Callable[[Target], Any], Any] = {}
         #: What was found wrong while reading, one line each; views append to it.
-        self.problems: list[str] = [*self._symbol_path.complaints, *self._image_path.complaints]
+        self.problems: list[str] = [*places.complaints, *opened.problems]
 
     def once(self, make: Callable[[Target], T]) -> T:
         """What ``make`` gives for this target; made when it is first asked for, and kept as long as the target.
@@ -106,43 +84,11 @@ class Target:
     # opening ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
-        isf_directories: Sequence[str | os.PathLike[str]] = (),
-        isf_file: str | os.PathLike[str] | None = None,
-        symbol_path: PathText | Sequence[PathText] | None = None,
-        image_path: PathText | Sequence[PathText] | None = None,
-        member: str | None = None,
-        progress: Progress | None = None,
-        offline: bool | None = None,
-    ) -> Target:
-        """Open a dump file for a script.
-
-        ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the
-        kernel's table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in
-        the grammar of :mod:`volatility3_kdump.stores.paths`; by default those of the debugger's environment variables
-        ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Symbol servers that they name are asked unless
-        ``offline`` is true; by default, the environment variable ``KDUMP_OFFLINE`` and the host's ``--offline`` decide.
-        Of an archive, the dump inside is opened; ``member`` is
-        its name or number where several are, and ``progress`` is told the percentage and what is done while it is
-        extracted. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
-        """
+    def open(cls, path: str | os.PathLike[str], options: Options | None = None) -> Target:
+        """Open a dump file, or the dump in an archive. Raises a :class:`~volatility3_kdump.errors.KdumpError`."""
         from volatility3.framework import contexts
 
-        location = Path(path).absolute().as_uri()
-        return cls.from_context(
-            contexts.Context(),
-            "kdump",
-            location,
-            isf_directories,
-            isf_file,
-            symbol_path,
-            image_path,
-            member,
-            progress,
-            offline,
-        )
+        return cls.from_context(contexts.Context(), "kdump", Path(path).absolute().as_uri(), options)
 
     @classmethod
     def from_context(
@@ -150,101 +96,16 @@ class Target:
         context: interfaces.context.ContextInterface,
         config_path: str,
         location: str,
-        isf_directories: Sequence[str | os.PathLike[str]] = (),
-        isf_file: str | os.PathLike[str] | None = None,
-        symbol_path: PathText | Sequence[PathText] | None = None,
-        image_path: PathText | Sequence[PathText] | None = None,
-        member: str | None = None,
-        progress: Progress | None = None,
-        offline: bool | None = None,
+        options: Options | None = None,
     ) -> Target:
         """Build the layers for a file URL in a context, and the target over them.
 
-        The URL's fragment may name the member of an archive. The other parameters are those of :meth:`open`. Raises a
+        The URL's fragment may name the member of an archive. Raises a
         :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the file's name.
         """
-        name = _display_name(location)
-        directories = [Path(directory) for directory in isf_directories]
-        if os.environ.get(ISF_DIRECTORY_VARIABLE):
-            directories += [Path(part) for part in os.environ[ISF_DIRECTORY_VARIABLE].split(os.pathsep) if part]
-        # Shared by both paths: a host that does not answer one of them need not be asked for the other.
-        servers = Servers(offline=offline or None, progress=progress, hosts=KNOWN_HOSTS)
-        construct = functools.partial(
-            cls,
-            isf_directories=directories,
-            isf_file=Path(isf_file) if isf_file else None,
-            symbol_path=_search_path(symbol_path, "symbol path", SYMBOL_PATH_VARIABLE, servers),
-            image_path=_search_path(image_path, "image path", IMAGE_PATH_VARIABLE, servers),
-        )
-        try:
-            _refuse_unopenable(location)
-            from volatility3_kdump.layers.container import extract
-
-            extracted = extract(location, member, progress)
-            try:
-                target = cls._build(context, config_path, location, name, construct, extracted)
-            except KdumpError as error:
-                if extracted is None:
-                    raise
-                raise type(error)(f"{shown(extracted.member.name)} inside: {error}") from error
-        except KdumpError as error:
-            raise type(error)(f"{name}: {error}") from error
-        target._add_container(extracted, progress)
-        return target
-
-    @classmethod
-    def _build(
-        cls,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        location: str,
-        name: str,
-        construct: Callable[[str, CrashDump, Any, str | None, str | None], Target],
-        extracted: Extracted | None,
-    ) -> Target:
-        from volatility3.framework import interfaces
-        from volatility3.framework.layers import physical
-
-        from volatility3_kdump.layers.container import member_layer
-        from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
-        from volatility3_kdump.layers.translation import build_virtual_layer
-        from volatility3_kdump.layers.triage import KdumpTriageLayer
-
-        join = interfaces.configuration.path_join
-        file_path = join(config_path, "dump_file")
-        if extracted is not None:
-            file_layer = member_layer(context, file_path, location, extracted)
-        else:
-            context.config[join(file_path, "location")] = location
-            file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
-        source = source_of(file_layer)
-        header = parse_header(source)
-        if header.dump_type != DumpType.TRIAGE and header.dump_type not in PHYSICAL_TYPES:
-            open_dump(source)
-        context.add_layer(file_layer)
-        layer_path = join(config_path, "dump_layer")
-        context.config[join(layer_path, "base_layer")] = file_layer.name
-        if header.dump_type == DumpType.TRIAGE:
-            triage = _layer(KdumpTriageLayer, context, layer_path)
-            return construct(name, triage.dump, context, triage.name, None)
-        crash = _layer(KdumpCrash64Layer if header.bits == 64 else KdumpCrash32Layer, context, layer_path)
-        virtual = build_virtual_layer(context, crash.name, join(config_path, "virtual_layer"))
-        target = construct(name, crash.dump, context, virtual.name if virtual else None, crash.name)
-        if virtual is not None:
-            context.add_layer(virtual)
-        else:
-            target.problems.append(_why_no_translation(target))
-        return target
-
-    def _add_container(self, extracted: Extracted | None, progress: Progress | None) -> None:
-        """Note the container that the dump came from, and use the paging files in it."""
-        from volatility3_kdump.layers.container import add_swap_layers
-
-        self.container = extracted
-        if extracted is not None:
-            self.problems += extracted.warnings
-            if self.layer_name is not None:
-                self.problems += add_swap_layers(self.context, self.context.layers[self.layer_name], progress)
+        options = options or Options()
+        places = places_of(options)
+        return cls(open_layers(context, config_path, location, options.member, options.progress), places)
 
     # the file ---------------------------------------------------------------------------------------------------
 
@@ -537,69 +398,6 @@ class Target:
     def header_context(self) -> Context | None:
         """The registers in the dump header, ``None`` when they were never set."""
         return parse_context(self.header.context_record, self.header.architecture, "dump header")
-
-
-def _search_path(path: PathText | Sequence[PathText] | None, name: str, variable: str, servers: Servers) -> SearchPath:
-    """The path that the user gives; else that of the environment, without complaints: it is meant for the debugger."""
-    if path is not None:
-        return SearchPath.parse(path, name, servers)
-    return SearchPath.parse(os.environ.get(variable), name, servers).quiet()
-
-
-def _display_name(location: str) -> str:
-    parsed = urlparse(location)
-    path = url2pathname(parsed.path) if parsed.scheme == "file" else location
-    return Path(path).name or path
-
-
-def _refuse_unopenable(location: str) -> None:
-    """Raise a :class:`KdumpError` for a local file that the host would only trip over."""
-    parsed = urlparse(location)
-    if parsed.scheme != "file":
-        return
-    path = Path(url2pathname(parsed.path))
-    if path.is_dir():
-        raise KdumpError("is a directory, not a dump file")
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
-    if path.stat().st_size == 0:
-        open_dump(path)
-
-
-def _layer(layer_class: type[Any], context: interfaces.context.ContextInterface, config_path: str) -> Any:
-    """Construct a layer and add it to the context. Raises the :class:`KdumpError` that keeps it from opening."""
-    from volatility3.framework import exceptions
-
-    try:
-        layer = layer_class(context, config_path, context.layers.free_layer_name(layer_class.__name__))
-    except exceptions.LayerException as error:
-        if isinstance(error.__cause__, KdumpError):
-            raise error.__cause__ from error
-        raise
-    context.add_layer(layer)
-    return layer
-
-
-def _why_no_translation(target: Target) -> str:
-    header = target.header
-    if header.architecture not in ("x64", "x86"):
-        return f"no address translation for {header.architecture}: only the header and the tagged data can be shown"
-    if header.directory_table_base is None:
-        return "DirectoryTableBase in the dump header was never set: no address can be translated"
-    frame = header.directory_table_base >> 12 & 0xFFFFFFFFFF
-    pages = target.dump.pages
-    if pages is not None and pages.offset_of(frame) is None:
-        return (
-            f"the page table that DirectoryTableBase {header.directory_table_base:#x} names (page frame {frame:#x}) is "
-            "not in the dump: no address can be translated"
-        )
-    return (
-        f"the page tables at DirectoryTableBase {header.directory_table_base:#x} lead neither to the kernel's lists "
-        "nor to the shared data page: no address can be translated"
-    )
 
 
 def _unidentified(kernel: Kernel) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from volatility3_kdump.console import application
 from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 
 
@@ -42,6 +43,6 @@ def opened(sample: Callable[..., Path]) -> Target:
 @pytest.fixture
 def session(sample: Callable[..., Path], opened: Target) -> Session:
     """A new session over it."""
-    fresh = Session(offline=True)
+    fresh = Session(Options(offline=True))
     fresh.dumps.append(OpenDump(str(sample()), opened))
     return fresh

@@ -14,6 +14,7 @@ from tests.host import ADDRESS, host_kernel
 from tests.prompt import answer
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.options import Options
 
 NT = 0xFFFFF80062600000
 
@@ -154,7 +155,7 @@ def test_a_page_that_is_missing_in_the_middle(sample, tmp_path) -> None:
 def both(sample, isf_paths):
     """A full dump: a session over it, and the host's own virtual layer over the same file."""
     path = sample(1, isf_paths[-1])
-    opened = Session(isf_file=str(isf_paths[-1]))
+    opened = Session(Options(isf_file=str(isf_paths[-1])))
     opened.open(str(path))
     kernel = host_kernel(path, isf_paths[-1])
     return opened, kernel.context.layers[kernel.layer_name]
@@ -230,7 +231,7 @@ def test_a_search_through_all_of_memory(session: Session) -> None:
 
 def test_small_memory_dumps(shared_data) -> None:
     """Their pieces begin and end anywhere in a page."""
-    opened = Session(isf_directories=[str(shared_data / "isf")])
+    opened = Session(Options(isf_directories=[str(shared_data / "isf")]))
     target = opened.open(str(shared_data / "dumps" / "triage_x64_19041.dmp")).target
     assert target.header_context is not None
     stack = target.dump.triage.stack

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.prompt import answer
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.options import Options
 from volatility3_kdump.windows.processes.user_mode import UserMode, UserModule
 
 HEADER = "start             end                 module name"
@@ -62,7 +63,7 @@ def test_user_modules_are_not_in_a_kernel_dump(session: Session) -> None:
 
 
 def test_user_modules(sample, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Session(offline=True)
+    whole = Session(Options(offline=True))
     whole.open(str(sample(1)))
     # The made process has no loader data.
     assert answer(whole, ".process ffff9189527e9080; lmu")[1].endswith("the loader's list is empty, or not in the dump")

@@ -8,6 +8,7 @@ import pytest
 
 from volatility3_kdump.console.commands import execute, registry, split
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.options import Options
 
 DUMPS = ("triage_arm64_22000", "triage_x64_17763", "triage_x64_19041", "triage_x64_19041_0x1a", "triage_x64_9600")
 #: Commands with arguments, in the order of a session; all others follow without.
@@ -20,7 +21,7 @@ LINES = """
 
 @pytest.mark.parametrize("name", DUMPS)
 def test_every_command_is_answered(shared_data: Path, name: str) -> None:
-    session = Session(isf_directories=[str(shared_data / "isf")], offline=True)
+    session = Session(Options(isf_directories=[str(shared_data / "isf")], offline=True))
     session.open(str(shared_data / "dumps" / f"{name}.dmp"))
     rest = sorted({entry.names[0] for entry in registry().values()} - {"q", ".reload", ".logopen"})
     for line in (*split(LINES), *rest):
@@ -29,7 +30,7 @@ def test_every_command_is_answered(shared_data: Path, name: str) -> None:
 
 
 def test_a_stack_of_a_real_dump(shared_data: Path) -> None:
-    session = Session(isf_directories=[str(shared_data / "isf")], offline=True)
+    session = Session(Options(isf_directories=[str(shared_data / "isf")], offline=True))
     session.open(str(shared_data / "dumps" / "triage_x64_19041.dmp"))
     assert next(execute(session, ".bugcheck")) == "Bugcheck code 1000007E"
     assert next(execute(session, "u . L1")) == "amdppm+0x334c:"

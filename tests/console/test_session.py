@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests import transcript
 from tests.prompt import answer
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.options import Options
 
 TRAP = ".trap ffffd48f`77af97e0"
 NOTEPAD, NOTEPAD_THREAD = "ffff9189527e9080", "ffff91895309d080"
@@ -148,7 +150,7 @@ def test_paths(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert answer(session, ".sympath") == ["Symbol search path is: "]
     assert answer(session, f".sympath {tmp_path}") == [f"Symbol search path is: {tmp_path}"]
     assert answer(session, ".sympath+ srv*") == [f"Symbol search path is: {tmp_path};srv*"]
-    assert session.symbol_path == f"{tmp_path};srv*"
+    assert session.options.symbol_path == f"{tmp_path};srv*"
     assert answer(session, f".exepath {tmp_path}") == [f"Executable image search path is: {tmp_path}"]
     assert session.target.images.has_path
     before = session.target
@@ -229,7 +231,7 @@ def test_the_exception_context(session: Session) -> None:
     "scene", ("myfault", "bad-pointer", "double-fault", "hung-processor", "pnp-timeout", "system-thread", "no-execute")
 )
 def test_the_stack_command_of_the_analysis_shows_its_stack(sample, scene: str) -> None:
-    session = Session(offline=True)
+    session = Session(Options(offline=True))
     session.open(str(sample(6, None, scene)))
     analysis = answer(session, "!analyze -v")
     (line,) = (text for text in analysis if text.startswith("STACK_COMMAND: "))
@@ -300,7 +302,7 @@ def test_a_log_named_by_process_and_time(session: Session, tmp_path: Path) -> No
 
 
 def test_the_public_symbol_server(session: Session, tmp_path: Path) -> None:
-    session.symbol_path = ""
+    session.options = replace(session.options, symbol_path="")
     assert answer(session, ".symfix") == ["Symbol search path is: srv*"]
     path = f"srv*{tmp_path}*https://msdl.microsoft.com/download/symbols"
     assert answer(session, f".symfix {tmp_path}") == [f"Symbol search path is: {path}"]
@@ -349,7 +351,7 @@ def test_machine_and_processors(session: Session) -> None:
 
 
 def test_a_hardware_error(sample: Callable[..., Path]) -> None:
-    session = Session(offline=True)
+    session = Session(Options(offline=True))
     session.open(str(sample(6, None, "machine-check")))
     record = session.target.header.bug_check_parameters[1]
     shown = answer(session, f"!errrec {record:x}")

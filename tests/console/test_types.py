@@ -13,6 +13,7 @@ from tests.prompt import answer
 from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.options import Options
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.names import store_key
 
@@ -155,9 +156,9 @@ def test_types_from_a_pdb_alone(sample, isf_paths, tmp_path, monkeypatch: pytest
     place = tmp_path / "store" / "ntkrnlmp.pdb" / store_key(identity) / "ntkrnlmp.pdb"
     place.parent.mkdir(parents=True)
     place.write_bytes(kernel_pdb(document))
-    from_isf = Session(isf_file=str(isf), symbol_path="")
+    from_isf = Session(Options(isf_file=str(isf), symbol_path=""))
     from_isf.open(str(sample(6, isf)))
-    from_pdb = Session(symbol_path=f"srv*{tmp_path / 'store'}")
+    from_pdb = Session(Options(symbol_path=f"srv*{tmp_path / 'store'}"))
     from_pdb.open(str(sample(6, isf)))
     assert from_pdb.target.symbol_status.startswith(str(tmp_path))
     for line in (

@@ -12,12 +12,13 @@ import volatility3_kdump
 from tests.prompt import answer
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.options import Options
 from volatility3_kdump.symbols.listing import matching, nearby
 
 
 @pytest.fixture(scope="module")
 def session(sample, isf_paths) -> Session:
-    opened = Session(isf_file=str(isf_paths[-1]))
+    opened = Session(Options(isf_file=str(isf_paths[-1])))
     opened.open(str(sample(6, isf_paths[-1])))
     return opened
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         isf_directories=tuple(map(os.path.abspath, arguments.isf_dir)),
         symbol_path=tuple(arguments.symbol_path) or None,
         image_path=tuple(arguments.image_path) or None,
-        offline=arguments.offline,
+        offline=arguments.offline or None,
         triage_ini=arguments.triage_ini,
         time_limit=arguments.time_limit,
     )

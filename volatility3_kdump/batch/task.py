@@ -12,10 +12,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from volatility3_kdump import options
 from volatility3_kdump.batch.files import File
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
@@ -33,16 +34,13 @@ Inside = tuple[int, str, int | None]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every dump of a batch is opened and analysed with; the paths are those of ``Target.open``.
+class Options(options.Options):
+    """What every dump of a batch is opened and analysed with.
 
-    ``time_limit`` is in seconds and counts for each dump, extraction from an archive and hash included.
+    ``triage_ini`` is a file of rules that come before the shipped ones. ``time_limit`` is in seconds and counts for
+    each dump, extraction from an archive and hash included.
     """
 
-    isf_directories: tuple[str, ...] = ()
-    symbol_path: tuple[str, ...] | None = None
-    image_path: tuple[str, ...] | None = None
-    offline: bool = False
     triage_ini: str | None = None
     time_limit: float | None = None
 
@@ -91,15 +89,7 @@ def _document(file: File, member: Inside | None, options: Options) -> dict[str, 
     from volatility3_kdump.target import Target
     from volatility3_kdump.views.report import report
 
-    target = Target.open(
-        file.path,
-        options.isf_directories,
-        None,
-        options.symbol_path,
-        options.image_path,
-        None if member is None else f"#{member[0]}",
-        offline=options.offline or None,
-    )
+    target = Target.open(file.path, replace(options, member=None if member is None else f"#{member[0]}"))
     return report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
 
 

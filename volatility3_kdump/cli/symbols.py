@@ -12,6 +12,7 @@ from typing import TextIO
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
 from volatility3_kdump.stores.servers import MICROSOFT, Limits, Servers
@@ -59,11 +60,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
     target = Target.open(
         arguments.manifest,
-        arguments.isf_dir,
-        symbol_path="",
-        image_path=arguments.image_path,
-        member=arguments.member,
-        offline=True,
+        Options(arguments.isf_dir, None, "", arguments.image_path, arguments.member, offline=True),
     )
     lines = list(lines_of(target))
     if len(lines) == 1:

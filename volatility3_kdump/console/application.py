@@ -15,6 +15,7 @@ from volatility3_kdump.console.commands.control import opening
 from volatility3_kdump.console.session import Session, refuse_same_file
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable, terminal_line
+from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.text import banner
 
@@ -56,14 +57,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run a session. Returns the exit status; raises :class:`KdumpError` when a dump cannot be opened."""
     options = build_parser().parse_args(arguments)
-    session = Session(
-        options.symbol_path,
-        options.image_path,
+    opening_options = Options(
         options.isf_dir,
         options.isf_file,
-        verbose=options.verbose,
-        offline=options.offline,
+        options.symbol_path,
+        options.image_path,
+        offline=options.offline or None,
     )
+    session = Session(opening_options, options.verbose)
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)

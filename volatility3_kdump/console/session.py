@@ -6,14 +6,14 @@ Nothing is printed here: opening a dump and changes of state only.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.options import Options
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
@@ -157,28 +157,14 @@ class OpenDump:
 class Session:
     """The opened dumps and what they have in common.
 
-    ``dumps`` is in the order of opening; ``index`` is the current one. ``symbol_path`` and ``image_path`` are in KD's
-    grammar, ``None`` for the environment's; ``offline`` keeps symbol servers from being asked. ``finished`` says that
-    the user is done. ``log`` is the open log file.
+    ``dumps`` is in the order of opening; ``index`` is the current one. ``options`` are those that the next dump is
+    opened with. ``finished`` says that the user is done. ``log`` is the open log file.
     """
 
-    def __init__(
-        self,
-        symbol_path: str | None = None,
-        image_path: str | None = None,
-        isf_directories: Sequence[str] = (),
-        isf_file: str | None = None,
-        verbose: bool = False,
-        progress: Progress | None = None,
-        offline: bool = False,
-    ) -> None:
-        self.symbol_path = symbol_path
-        self.image_path = image_path
-        self.isf_directories = tuple(isf_directories)
-        self.isf_file = isf_file
+    def __init__(self, options: Options | None = None, verbose: bool = False) -> None:
+        self.options = options or Options()
         self.verbose = verbose
-        self.progress = progress
-        self.offline = offline
+        self.progress: Progress | None = None
         self.dumps: list[OpenDump] = []
         self.index = 0
         self.finished = False
@@ -229,16 +215,7 @@ class Session:
 
         if "\0" in path:
             raise KdumpError(f"{path}: is not the name of a file")
-        return Target.open(
-            path,
-            self.isf_directories,
-            self.isf_file,
-            self.symbol_path,
-            self.image_path,
-            member,
-            self.progress,
-            self.offline or None,
-        )
+        return Target.open(path, replace(self.options, member=member, progress=self.progress))
 
     # expressions ------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from tests.patched import patched
 from tests.prompt import answer
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.tokens import attributes_text, privilege_name, token_lines
 from volatility3_kdump.windows.processes.processes import read_process
@@ -34,7 +35,7 @@ def target(sample: Callable[..., Path]) -> Target:
 
 @pytest.fixture
 def session(sample: Callable[..., Path], target: Target) -> Session:
-    fresh = Session(offline=True)
+    fresh = Session(Options(offline=True))
     fresh.dumps.append(OpenDump(str(sample(1, None, "user-mode")), target))
     return fresh
 

@@ -7,6 +7,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
@@ -28,9 +29,15 @@ _MOST_NESTED = 4
 # dumps ----------------------------------------------------------------------------------------------------------------
 
 
+def _own_path(session: Session, kind: str) -> str | None:
+    path = session.options.symbol_path if kind == "symbol" else session.options.image_path
+    assert path is None or isinstance(path, str)
+    return path
+
+
 def search_path(session: Session, kind: str) -> str:
     """The ``symbol`` or ``image`` path as the user wrote it, or that of the environment."""
-    own = session.symbol_path if kind == "symbol" else session.image_path
+    own = _own_path(session, kind)
     return os.environ.get(_PATHS[kind], "") if own is None else own
 
 
@@ -163,7 +170,7 @@ def _on_processor(session: Session, number: int, text: str) -> Iterator[str]:
 
 @command(".sympath", ".sympath+", help="shows, sets or extends the symbol path", usage="[PATH]")
 def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
-    session.symbol_path = _changed(session, arguments, "symbol")
+    session.options = replace(session.options, symbol_path=_changed(session, arguments, "symbol"))
     if arguments.text:
         yield from _reload(session)
     yield f"Symbol search path is: {search_path(session, 'symbol')}"
@@ -171,7 +178,7 @@ def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(".exepath", ".exepath+", help="shows, sets or extends the image path", usage="[PATH]")
 def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
-    session.image_path = _changed(session, arguments, "image")
+    session.options = replace(session.options, image_path=_changed(session, arguments, "image"))
     if arguments.text:
         yield from _reload(session)
     yield f"Executable image search path is: {search_path(session, 'image')}"
@@ -186,13 +193,14 @@ def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError(f"{arguments.name} takes a directory, not a path: .sympath takes paths")
     path = f"srv*{cache}*{MICROSOFT}" if cache else "srv*"
     before = search_path(session, "symbol")
-    session.symbol_path = f"{before};{path}" if arguments.name.endswith("+") and before else path
+    path = f"{before};{path}" if arguments.name.endswith("+") and before else path
+    session.options = replace(session.options, symbol_path=path)
     yield from _reload(session)
-    yield f"Symbol search path is: {session.symbol_path}"
+    yield f"Symbol search path is: {path}"
 
 
 def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
-    own = session.symbol_path if kind == "symbol" else session.image_path
+    own = _own_path(session, kind)
     text = arguments.text.strip('"')
     if not text:
         return own

@@ -1,0 +1,165 @@
+"""Builds the layers of a dump: of the file or the member of an archive, physical, virtual, paging files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from volatility3_kdump.archives.archive import shown
+from volatility3_kdump.dump import PHYSICAL_TYPES, CrashDump, DumpType, open_dump, parse_header
+from volatility3_kdump.errors import KdumpError
+
+if TYPE_CHECKING:
+    from volatility3.framework import interfaces
+
+    from volatility3_kdump.archives.containers import Extracted
+    from volatility3_kdump.progress import Progress
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A dump whose layers are in a Volatility context.
+
+    ``name`` is the file's, without directories. ``layer_name`` names the virtual layer, ``None`` where the dump gives
+    no virtual memory; ``physical_layer_name`` is ``None`` for small memory dumps. ``container`` is what the dump was
+    taken out of, ``None`` for a plain file. ``problems`` says what was found wrong, one line each.
+    """
+
+    name: str
+    dump: CrashDump
+    context: interfaces.context.ContextInterface
+    layer_name: str | None
+    physical_layer_name: str | None
+    container: Extracted | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def open_layers(
+    context: interfaces.context.ContextInterface,
+    config_path: str,
+    location: str,
+    member: str | None = None,
+    progress: Progress | None = None,
+) -> Opened:
+    """Build the layers of the dump at a file URL, whose fragment may name the member of an archive.
+
+    Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the file's name.
+    """
+    name = _display_name(location)
+    try:
+        _refuse_unopenable(location)
+        from volatility3_kdump.layers.container import extract
+
+        extracted = extract(location, member, progress)
+        try:
+            return _build(context, config_path, location, name, extracted, progress)
+        except KdumpError as error:
+            if extracted is None:
+                raise
+            raise type(error)(f"{shown(extracted.member.name)} inside: {error}") from error
+    except KdumpError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _build(
+    context: interfaces.context.ContextInterface,
+    config_path: str,
+    location: str,
+    name: str,
+    extracted: Extracted | None,
+    progress: Progress | None,
+) -> Opened:
+    from volatility3.framework import interfaces
+    from volatility3.framework.layers import physical
+
+    from volatility3_kdump.layers.container import add_swap_layers, member_layer
+    from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
+    from volatility3_kdump.layers.translation import build_virtual_layer
+    from volatility3_kdump.layers.triage import KdumpTriageLayer
+
+    join = interfaces.configuration.path_join
+    file_path = join(config_path, "dump_file")
+    if extracted is not None:
+        file_layer = member_layer(context, file_path, location, extracted)
+    else:
+        context.config[join(file_path, "location")] = location
+        file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
+    source = source_of(file_layer)
+    header = parse_header(source)
+    if header.dump_type != DumpType.TRIAGE and header.dump_type not in PHYSICAL_TYPES:
+        open_dump(source)
+    context.add_layer(file_layer)
+    layer_path = join(config_path, "dump_layer")
+    context.config[join(layer_path, "base_layer")] = file_layer.name
+    problems = [] if extracted is None else list(extracted.warnings)
+    if header.dump_type == DumpType.TRIAGE:
+        triage = _layer(KdumpTriageLayer, context, layer_path)
+        return Opened(name, triage.dump, context, triage.name, None, extracted, problems)
+    crash = _layer(KdumpCrash64Layer if header.bits == 64 else KdumpCrash32Layer, context, layer_path)
+    virtual = build_virtual_layer(context, crash.name, join(config_path, "virtual_layer"))
+    if virtual is None:
+        problems.insert(0, _why_no_translation(crash.dump))
+        return Opened(name, crash.dump, context, None, crash.name, extracted, problems)
+    context.add_layer(virtual)
+    if extracted is not None:
+        problems += add_swap_layers(context, virtual, progress)
+    return Opened(name, crash.dump, context, virtual.name, crash.name, extracted, problems)
+
+
+def _display_name(location: str) -> str:
+    parsed = urlparse(location)
+    path = url2pathname(parsed.path) if parsed.scheme == "file" else location
+    return Path(path).name or path
+
+
+def _refuse_unopenable(location: str) -> None:
+    """Raise a :class:`KdumpError` for a local file that the host would only trip over."""
+    parsed = urlparse(location)
+    if parsed.scheme != "file":
+        return
+    path = Path(url2pathname(parsed.path))
+    if path.is_dir():
+        raise KdumpError("is a directory, not a dump file")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
+    if path.stat().st_size == 0:
+        open_dump(path)
+
+
+def _layer(layer_class: type[Any], context: interfaces.context.ContextInterface, config_path: str) -> Any:
+    """Construct a layer and add it to the context. Raises the :class:`KdumpError` that keeps it from opening."""
+    from volatility3.framework import exceptions
+
+    try:
+        layer = layer_class(context, config_path, context.layers.free_layer_name(layer_class.__name__))
+    except exceptions.LayerException as error:
+        if isinstance(error.__cause__, KdumpError):
+            raise error.__cause__ from error
+        raise
+    context.add_layer(layer)
+    return layer
+
+
+def _why_no_translation(dump: CrashDump) -> str:
+    header = dump.header
+    if header.architecture not in ("x64", "x86"):
+        return f"no address translation for {header.architecture}: only the header and the tagged data can be shown"
+    if header.directory_table_base is None:
+        return "DirectoryTableBase in the dump header was never set: no address can be translated"
+    frame = header.directory_table_base >> 12 & 0xFFFFFFFFFF
+    pages = dump.pages
+    if pages is not None and pages.offset_of(frame) is None:
+        return (
+            f"the page table that DirectoryTableBase {header.directory_table_base:#x} names (page frame {frame:#x}) is "
+            "not in the dump: no address can be translated"
+        )
+    return (
+        f"the page tables at DirectoryTableBase {header.directory_table_base:#x} lead neither to the kernel's lists "
+        "nor to the shared data page: no address can be translated"
+    )

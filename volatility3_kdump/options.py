@@ -1,0 +1,34 @@
+"""What a dump is opened with: one value for scripts, plugins, the prompt and batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Union
+
+from volatility3_kdump.progress import Progress
+
+PathText = Union[str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the parts of a dump and its symbols are looked for.
+
+    ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the kernel's
+    table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in the grammar
+    of :mod:`volatility3_kdump.stores.paths`; ``None`` stands for those of the debugger's environment variables
+    ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Symbol servers that they name are asked unless ``offline`` is
+    true; where it is not, the environment variable ``KDUMP_OFFLINE`` and the host's ``--offline`` decide. ``member`` is
+    the name or number of the dump in an archive that holds several, and ``progress`` is told the percentage and what is
+    done while it is extracted or a file is fetched.
+    """
+
+    isf_directories: Sequence[PathText] = ()
+    isf_file: PathText | None = None
+    symbol_path: PathText | Sequence[PathText] | None = None
+    image_path: PathText | Sequence[PathText] | None = None
+    member: str | None = None
+    offline: bool | None = None
+    progress: Progress | None = None
