@@ -137,8 +137,10 @@ def _count(grid: Any, expected: int) -> None:
 
 def _ours(path: Path) -> Values:
     import volatility3_kdump
-    from volatility3_kdump.views.process import Processes, process_grid
-    from volatility3_kdump.views.thread import Threads, thread_grid
+    from volatility3_kdump.views.process import process_grid
+    from volatility3_kdump.views.thread import thread_grid
+    from volatility3_kdump.windows.listing.processes import ProcessChoice
+    from volatility3_kdump.windows.listing.threads import ThreadChoice
     from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
     from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads
 
@@ -147,8 +149,8 @@ def _ours(path: Path) -> Values:
     if process_reader(target) is None or thread_reader(target) is None:
         raise SystemExit("no symbols")
     found = {"open": time.process_time() - start}
-    found["list"] = _seconds(lambda: _count(process_grid(target, Processes(), 0), _PROCESSES))
-    found["threads"] = _seconds(lambda: _count(thread_grid(target, Threads(everything=True), False), _THREADS))
+    found["list"] = _seconds(lambda: _count(process_grid(target, ProcessChoice(), 0), _PROCESSES))
+    found["threads"] = _seconds(lambda: _count(thread_grid(target, ThreadChoice(everything=True), False), _THREADS))
     threads = [thread for process in process_addresses(target) for thread in thread_addresses(target, process)]
     # What images and names are needed is found by a first walk.
     stacks = walker(target)
@@ -163,7 +165,7 @@ def _ours(path: Path) -> Values:
 
     found["unwind"] = _seconds(unwind)
     lines = []
-    found["detail"] = _seconds(lambda: lines.extend(process_grid(target, Processes(), 7).kd_lines()))
+    found["detail"] = _seconds(lambda: lines.extend(process_grid(target, ProcessChoice(), 7).kd_lines()))
     if sum(line.startswith("        THREAD ") for line in lines) != _THREADS:
         raise SystemExit("not every thread was shown")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -14,7 +15,20 @@ def lines(finished: CompletedProcess[str]) -> list[str]:
 
 
 def rows(finished: CompletedProcess[str]) -> list[dict[str, Any]]:
-    """The rows of ``-r json``."""
+    """The rows of ``-r json``; addresses, which are strings of hexadecimal digits there, are numbers."""
     assert finished.returncode == 0, finished.stderr
-    found: list[dict[str, Any]] = json.loads(finished.stdout)
-    return found
+    return parsed(finished.stdout)
+
+
+def parsed(document: str) -> list[dict[str, Any]]:
+    """The rows of a JSON document, with addresses as numbers."""
+    table: list[dict[str, Any]] = json.loads(document, object_hook=_numbers)
+    return table
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: int(cell, 16) if _is_address(cell) else cell for key, cell in row.items()}
+
+
+def _is_address(cell: object) -> bool:
+    return isinstance(cell, str) and re.fullmatch("0x[0-9a-f]{1,16}", cell) is not None

@@ -5,7 +5,8 @@ from volatility3.plugins import timeliner
 
 from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
-from volatility3_kdump.views.process import DETAILS, Processes, events, process_grid
+from volatility3_kdump.views.process import DETAILS, events, process_grid
+from volatility3_kdump.windows.listing.processes import ProcessChoice
 
 
 class Process(KdumpPlugin, timeliner.TimeLinerInterface):
@@ -31,7 +32,7 @@ class Process(KdumpPlugin, timeliner.TimeLinerInterface):
         ]
 
     def grid(self, target):
-        chosen = Processes(
+        chosen = ProcessChoice(
             [parse_address(text, target) for text in self.option("address") or []],
             [parse_id(text) for text in self.option("pid") or []],
             self.option("name") or [],

@@ -6,7 +6,8 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.text.stacks import LAYOUTS
-from volatility3_kdump.views.stack import Request, all_threads, request_thread, stack_grid
+from volatility3_kdump.views.stack import stack_grid
+from volatility3_kdump.windows.listing.stacks import Request, all_threads, request_thread
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack

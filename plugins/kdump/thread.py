@@ -4,8 +4,9 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.expressions import parse_address, parse_id
 from volatility3_kdump.plugin import KdumpPlugin, list_option
-from volatility3_kdump.views.thread import Threads, thread_grid
+from volatility3_kdump.views.thread import thread_grid
 from volatility3_kdump.views.waits import waits_grid
+from volatility3_kdump.windows.listing.threads import ThreadChoice
 
 
 class Thread(KdumpPlugin):
@@ -30,7 +31,7 @@ class Thread(KdumpPlugin):
         ]
 
     def grid(self, target):
-        chosen = Threads(
+        chosen = ThreadChoice(
             [parse_address(text, target) for text in self.option("address") or []],
             [parse_id(text) for text in self.option("tid") or []],
             [parse_id(text) for text in self.option("pid") or []],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from tests.output import parsed
 
 
 def rows(finished) -> dict[str, dict]:
     assert finished.returncode == 0, finished.stderr
-    return {row["Item"]: row for row in json.loads(finished.stdout)}
+    return {row["Item"]: row for row in parsed(finished.stdout)}
 
 
 def test_windbg_text(sample, run_vol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import lzma
 import re
 import struct
@@ -20,6 +19,7 @@ from volatility3.framework import contexts
 import volatility3_kdump
 from tests.archives import cabinets, packing
 from tests.layers import paging
+from tests.output import parsed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layers.present import present_memory, signed
 from volatility3_kdump.target import Target
@@ -52,7 +52,7 @@ MAKERS: dict[str, Callable[[bytes], bytes]] = {
 
 def rows(finished: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert finished.returncode == 0, finished.stderr
-    found: list[dict[str, Any]] = json.loads(finished.stdout)
+    found: list[dict[str, Any]] = parsed(finished.stdout)
     return found
 
 

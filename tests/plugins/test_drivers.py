@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from kdump_sample import pe
 from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
 from tests.archives import packing
-from tests.output import lines
+from tests.output import lines, parsed
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
@@ -30,7 +29,7 @@ SESSION_KERNEL = "1B4A6F5E0766C552C90710C8ACC0295C-1.json.xz"
 
 def rows(finished) -> list[dict[str, Any]]:
     assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return parsed(finished.stdout)
 
 
 def of_kind(table: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import volatility3_kdump
 from kdump_sample.scenes import error_log as scene
 from tests.edited import edited
+from tests.output import parsed
 from volatility3_kdump.views import error_log
 from volatility3_kdump.views.error_log import errlog_grid
 
@@ -88,7 +88,7 @@ def test_the_text(sample: Sample, run_vol: RunVol) -> None:
 def test_rows(sample: Sample, run_vol: RunVol) -> None:
     finished = run_vol("-q", "-f", sample(6, None, "error-log"), "-r", "json", "kdump.errlog")
     assert finished.returncode == 0, finished.stderr
-    first, second, third, fourth = json.loads(finished.stdout)
+    first, second, third, fourth = parsed(finished.stdout)
     assert first["Time"] == "2021-10-07T11:33:03.695381+00:00"
     assert (first["Driver"], first["Image"], first["Device"]) == ("\\Driver\\pci", "pci.sys", "\\Device\\NTPNP_PCI0007")
     assert (first["ErrorCode"], first["ErrorName"], first["Event"]) == (scene.BAD_BLOCK, "IO_ERR_BAD_BLOCK", 7)

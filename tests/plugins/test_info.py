@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import transcript
+from tests.output import parsed
 
 
 def test_banner_equals_the_session(sample, run_vol):
@@ -36,7 +36,7 @@ def test_type_phrase(sample, run_vol, dump_type, phrase):
 
 def table(finished) -> dict[tuple[str, str], dict]:
     assert finished.returncode == 0, finished.stderr
-    return {(row["Section"], row["Field"]): row for row in json.loads(finished.stdout)}
+    return {(row["Section"], row["Field"]): row for row in parsed(finished.stdout)}
 
 
 def test_unset_fields_are_said_to_be_unset(sample, run_vol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
 from kdump_sample.scene import DriverObject, Scene
+from tests.output import parsed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.requests import view_irp
 from volatility3_kdump.layout import Layouts
@@ -37,7 +37,7 @@ SESSION_KERNEL = "1B4A6F5E0766C552C90710C8ACC0295C-1.json.xz"
 
 def rows(finished) -> list[dict[str, Any]]:
     assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return parsed(finished.stdout)
 
 
 def text(finished) -> str:

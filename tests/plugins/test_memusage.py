@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import struct
 from collections import Counter
@@ -19,7 +18,7 @@ from kdump_sample.scene import KernelStructure
 from kdump_sample.scenes import make_scene
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
-from tests.output import lines
+from tests.output import lines, parsed
 from volatility3_kdump.findings.page_owners import MemoryUsage, Use, memory_usage
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
@@ -198,7 +197,7 @@ def test_rows(session: tuple[Path, Machine], run_vol) -> None:
     path, _ = session
     finished = run_vol("-q", "-f", path, "-r", "json", "kdump.memusage")
     assert finished.returncode == 0, finished.stderr
-    table = json.loads(finished.stdout)
+    table = parsed(finished.stdout)
     assert [row["Kind"] for row in table[:13]] == ["list"] * 13
     assert (table[2]["Name"], table[2]["Pages"], table[2]["Kilobytes"], table[2]["CountedPages"]) == (
         *("Standby", 70, 280, 70),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 import volatility3_kdump
+from tests.output import parsed
 from tests.patched import patched
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
@@ -112,7 +112,7 @@ def test_rows_of_tags_and_counters(machine: Target) -> None:
 def test_json_and_verbose_text(sample: Sample, run_vol) -> None:
     done = run_vol("-q", "-f", sample(), "-r", "json", "kdump.pool", "--tag", "Leak")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0]["Candidates"] == "myfault (1)"
+    assert parsed(done.stdout)[0]["Candidates"] == "myfault (1)"
     done = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.pool", "--verbose", "--sort", "tag", "--tag", "EtwB")
     shown = done.stdout.splitlines()
     assert shown[0] == " Sorting by Tag"

@@ -76,10 +76,10 @@ def test_details(sample, run_vol) -> None:
 
 
 def test_rows_are_typed(table: list[dict]) -> None:
-    assert [row["PID"] for row in table] == [4, 452, 580, 652, 728, 764, 4324, 5608, 7824, 7256]
+    assert [row["Pid"] for row in table] == [4, 452, 580, 652, 728, 764, 4324, 5608, 7824, 7256]
     notepad = table[8]
     assert notepad["Process"] == 0xFFFF9189527E9080
-    assert (notepad["PPID"], notepad["Session"], notepad["Handles"], notepad["Threads"]) == (5608, 2, 817, 1)
+    assert (notepad["ParentPid"], notepad["Session"], notepad["Handles"], notepad["Threads"]) == (5608, 2, 817, 1)
     assert notepad["CreateTime"] == "2021-10-07T11:32:25.567166+00:00"
     assert (notepad["ExitTime"], notepad["Wow64"], notepad["State"]) == (None, False, "running")
     assert (table[0]["Session"], table[0]["Peb"]) == (None, None)
@@ -88,19 +88,19 @@ def test_rows_are_typed(table: list[dict]) -> None:
 
 def test_threads_and_frames_are_below_their_process(sample, run_vol) -> None:
     table = rows(run_vol("-q", "-f", sample(), "-r", "json", "kdump.process", "--pid", "7824", "7256"))
-    assert [row["PID"] for row in table] == [7824, 7256]
+    assert [row["Pid"] for row in table] == [7824, 7256]
     assert "Thread" not in table[0]
     [process] = rows(run_vol("-q", "-f", sample(), "-r", "json", "kdump.process", "--pid", "7824"))
     assert (process["WorkingSetPages"], process["VirtualSize"] >> 20) == (11788, 2101500)
     [thread] = process["__children"]
-    assert (thread["TID"], thread["ThreadState"], thread["WaitReason"]) == (7828, "Waiting", "UserRequest")
+    assert (thread["Tid"], thread["ThreadState"], thread["WaitReason"]) == (7828, "Waiting", "UserRequest")
     assert thread["WaitObjects"] == "ffff918953118260  SynchronizationEvent; ffff918952d83d80  QueueObject"
     assert thread["WaitTime"] == pytest.approx(0.1875)
     frames = thread["__children"]
     published = transcript.NOTEPAD_STACK.splitlines()[1:]
     assert len(frames) == len(published)
     for frame, line in zip(frames, published, strict=True):
-        assert line.split(" (TrapFrame")[0].endswith(frame["Call Site"])
+        assert line.split(" (TrapFrame")[0].endswith(frame["CallSite"])
     assert {frame["Trust"] for frame in frames} == {"context", "unwind", "trap frame"}
 
 
@@ -148,7 +148,7 @@ def test_a_hidden_process_is_marked(sample, run_vol) -> None:
 def test_a_small_memory_dump_says_what_it_lacks(sample, run_vol, shared_data: Path) -> None:
     sentence = "a small memory dump holds the process that crashed: the others are not in the dump"
     table = rows(run_vol("-q", "-f", sample(4), "-r", "json", "kdump.process"))
-    assert [row["PID"] for row in table] == [7256, None]
+    assert [row["Pid"] for row in table] == [7256, None]
     assert table[1]["Notes"] == sentence
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     shown = lines(run_vol("-q", "-f", dump, "-r", "windbg", "kdump.process", "--isf-dir", shared_data / "isf"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import volatility3_kdump
 from kdump_sample.scenes import waits as scene
 from tests.edited import edited
-from tests.output import lines
+from tests.output import lines, parsed
 from volatility3_kdump.windows.processes.ready import processor_states, shared_queues
 
 
@@ -46,14 +45,14 @@ def test_next_and_ready_by_falling_priority(sample, run_vol) -> None:
     ]
     finished = run_vol("-q", "-f", path, "-r", "json", "kdump.ready")
     assert finished.returncode == 0, finished.stderr
-    table = json.loads(finished.stdout)
+    table = parsed(finished.stdout)
     assert [(row["Processor"], row["Role"]) for row in table] == [(0, "idle"), (1, "idle"), (2, "running")]
-    assert [(row["Role"], row["TID"], row["Priority"]) for row in table[1]["__children"]] == [
+    assert [(row["Role"], row["Tid"], row["Priority"]) for row in table[1]["__children"]] == [
         ("next", 0x205C, 13),
         ("ready", 0x2054, 11),
         ("ready", 0x2058, 9),
     ]
-    assert (table[2]["IRQL"], table[2]["DpcActive"], table[2]["Image"]) == (2, False, "notmyfault64.exe")
+    assert (table[2]["Irql"], table[2]["DpcActive"], table[2]["Image"]) == (2, False, "notmyfault64.exe")
 
 
 def test_every_kernel(isf_path: Path, sample) -> None:

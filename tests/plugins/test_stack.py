@@ -45,14 +45,14 @@ def test_waiting_thread_equals_the_session(sample, run_vol):
 def test_every_type_gives_the_same_crash_stack(sample, run_vol, dump_type):
     table = rows(run_vol("-f", sample(dump_type), "-r", "json", "kdump.stack"))
     expected = rows(run_vol("-f", sample(6), "-r", "json", "kdump.stack"))
-    wanted = [(row["Child-SP"], row["RetAddr"], row["Call Site"]) for row in expected]
-    got = [(row["Child-SP"], row["RetAddr"], row["Call Site"]) for row in table]
+    wanted = [(row["ChildSp"], row["RetAddr"], row["CallSite"]) for row in expected]
+    got = [(row["ChildSp"], row["RetAddr"], row["CallSite"]) for row in table]
     if dump_type == 4:
         # No images in a small memory dump: the fixed frames of the fault are exact, the rest is a scan.
         assert got[:4] == wanted[:4]
         assert [row["Trust"] for row in table[:4]] == ["context", "unwind", "trap frame", "trap frame"]
         assert all(row["Trust"] in ("scan", "end") for row in table[4:])
-        assert "myfault+0x1d3d" in [row["Call Site"] for row in table]
+        assert "myfault+0x1d3d" in [row["CallSite"] for row in table]
     else:
         assert got == wanted
         assert {row["Trust"] for row in table} == {"context", "unwind", "trap frame"}
@@ -64,24 +64,25 @@ def test_arm64_waiting_thread_of_a_real_dump(shared_data: Path, run_vol):
     table = rows(run_vol("-f", dump, "-r", "json", "kdump.stack", "--thread", "ffffbb8ebafe2280"))
     assert len(table) == 22
     assert [row["Trust"] for row in table[1:]] == ["frame pointer"] * 21
-    modules = [row["Call Site"].split("+")[0] for row in table]
+    modules = [row["CallSite"].split("+")[0] for row in table]
     assert modules == ["nt"] * 7 + ["win32kbase"] * 2 + ["win32k"] + ["nt"] * 12
 
 
 def test_processors_and_threads(sample, run_vol):
     table = rows(run_vol("-f", sample(), "-r", "json", "kdump.stack", "--all-cpus"))
-    tops = {row["Thread"]: row["Call Site"] for row in table if row["Frame"] == 0}
+    tops = {row["Thread"]: row["CallSite"] for row in table if row["Frame"] == 0}
     assert sorted(tops.values()) == ["nt!HalProcessorIdle+0xf", "nt!HalProcessorIdle+0xf", "nt!KeBugCheckEx"]
     notepad = rows(run_vol("-f", sample(), "-r", "json", "kdump.stack", "--pid", "0x1e90"))
-    assert {row["TID"] for row in notepad} == {0x1E94}
-    assert notepad[0]["Process"] == "notepad.exe"
+    assert {row["Tid"] for row in notepad} == {0x1E94}
+    named = {(row["Image"], row["Pid"], row["Process"]) for row in notepad}
+    assert named == {("notepad.exe", 0x1E90, 0xFFFF9189527E9080)}
 
 
 def test_unique_counts_threads(sample, run_vol):
     every = rows(run_vol("-f", sample(), "-r", "json", "kdump.stack", "--all"))
     unique = rows(run_vol("-f", sample(), "-r", "json", "kdump.stack", "--all", "--unique"))
     threads = {row["Thread"] for row in every}
-    assert sum({row["Thread"]: row["Count"] for row in unique}.values()) == len(threads)
+    assert sum({row["Thread"]: row["Threads"] for row in unique}.values()) == len(threads)
     assert len({row["Thread"] for row in unique}) <= len(threads)
 
 

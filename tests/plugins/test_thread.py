@@ -35,7 +35,7 @@ def test_choices(sample, run_vol) -> None:
 
     def tids(*options: str) -> list[int]:
         table = rows(run_vol("-q", "-f", path, "-r", "json", "kdump.thread", "--no-stack", *options))
-        return [row["TID"] for row in table]
+        return [row["Tid"] for row in table]
 
     assert tids("--pid", str(scene.DEADLOCK)) == [*range(0x2044, 0x2068, 4)]
     assert tids("--state", "ready") == [0x2054, 0x2058]
@@ -47,9 +47,9 @@ def test_choices(sample, run_vol) -> None:
 
 def test_rows_are_typed(sample, run_vol) -> None:
     [thread] = rows(run_vol("-q", "-f", sample(6, None, "waits"), "-r", "json", "kdump.thread", "--tid", "0x2044"))
-    assert (thread["Image"], thread["PID"], thread["SuspendCount"]) == ("deadlock.exe", scene.DEADLOCK, 1)
+    assert (thread["Image"], thread["Pid"], thread["SuspendCount"]) == ("deadlock.exe", scene.DEADLOCK, 1)
     assert thread["WaitObjects"].endswith("Mutant - owning thread ffff918961005080 (deadlock.exe 2040.2048)")
-    assert thread["IRPs"].count("Flags: 000600") == 2
+    assert thread["Irps"].count("Flags: 000600") == 2
     assert thread["ThreadName"] == "Watch\\x07dog"
     assert [frame["Frame"] for frame in thread["__children"]] == [*range(len(thread["__children"]))]
     assert len(thread["__children"]) > 5

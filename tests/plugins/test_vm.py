@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import struct
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from kdump_sample.memory_use import MemoryUse, PageFile
 from kdump_sample.myfault import high_irql_fault
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
-from tests.output import lines
+from tests.output import lines, parsed
 from volatility3_kdump.findings.memory_use import memory_use
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
@@ -110,7 +109,7 @@ def test_the_debuggers_text(sample, run_vol) -> None:
 def test_rows(sample, run_vol) -> None:
     finished = run_vol("-q", "-f", sample(), "-r", "json", "kdump.vm")
     assert finished.returncode == 0, finished.stderr
-    table = json.loads(finished.stdout)
+    table = parsed(finished.stdout)
     first = table[0]
     assert (first["Kind"], first["Name"], first["Pages"]) == ("page file", "\\??\\C:\\pagefile.sys", 524_288)
     sizes = [first[f"{name}Pages"] for name in ("Free", "Minimum", "Maximum", "Peak")]

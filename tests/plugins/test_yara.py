@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 import volatility3_kdump
 from tests.edited import edited
+from tests.output import parsed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.yara_rules import YARA_PYTHON, YARA_X, load_rules
 from volatility3_kdump.findings.yara_scan import scan
@@ -103,7 +103,7 @@ def test_the_hosts_own_command(sample: Callable[..., Path], run_vol: Run) -> Non
     def rows(*arguments: str) -> list[dict[str, Any]]:
         finished = run_vol("-q", "-f", sample(), "-r", "json", *arguments)
         assert finished.returncode == 0, finished.stderr
-        table: list[dict[str, Any]] = json.loads(finished.stdout)
+        table: list[dict[str, Any]] = parsed(finished.stdout)
         return table
 
     theirs = rows("yarascan.YaraScan", "--yara-string", "This program cannot")
@@ -277,7 +277,7 @@ def test_options(sample: Callable[..., Path], run_vol: Run, tmp_path: Path) -> N
     def owners(*options: str) -> list[str]:
         finished = run_vol("-q", "-f", sample(), "-r", "json", "kdump.yara", "--rules-file", rules, *options)
         assert finished.returncode == 0, finished.stderr
-        table = json.loads(finished.stdout)
+        table = parsed(finished.stdout)
         assert {row["Meta"] for row in table} <= {"author=me"}
         return [row["Owner"] for row in table]
 

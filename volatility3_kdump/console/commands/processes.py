@@ -10,12 +10,14 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import ready as text
 from volatility3_kdump.text.tokens import token_lines
 from volatility3_kdump.text.vads import vad_lines
-from volatility3_kdump.views.process import STACKS, THREADS, Processes, process_grid
+from volatility3_kdump.views.process import STACKS, THREADS, process_grid
 from volatility3_kdump.views.ready import ready_lines, running_lines
 from volatility3_kdump.views.stack import summary_lines
-from volatility3_kdump.views.thread import Threads, thread_grid
+from volatility3_kdump.views.thread import thread_grid
+from volatility3_kdump.windows.listing.processes import ProcessChoice
+from volatility3_kdump.windows.listing.threads import ThreadChoice
 from volatility3_kdump.windows.memory.vads import VadTree, process_vads, read_vads
-from volatility3_kdump.windows.processes.processes import process_addresses, read_process
+from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.ready import processor_states
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.processes.tokens import read_token
@@ -50,20 +52,16 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     if flags is None:
         flags = _FLAGS_OF_CURRENT if which in (0, _MINUS_ONE) else _FLAGS_OF_ONE
     if which == _MINUS_ONE:
-        chosen = Processes([_current_process(session)])
+        chosen = ProcessChoice([_current_process(session)])
     elif everything and number is not None:
-        chosen = Processes(
-            [address for address in process_addresses(target) if read_process(target, address).session == number]
-        )
-        if chosen.all:
-            raise KdumpError(f"{target.name}: no process is in session {number:x}")
+        chosen = ProcessChoice(session=number)
     elif everything:
-        chosen = Processes(names=[image] if image else [], whole=True)
+        chosen = ProcessChoice(names=[image] if image else [], whole=True)
     elif target.is_kernel_address(which):
-        chosen = Processes([which])
+        chosen = ProcessChoice([which])
     else:
         yield f"Searching for Process with Cid == {which:x}"
-        chosen = Processes(pids=[which])
+        chosen = ProcessChoice(pids=[which])
     detail = flags & 7
     if detail & STACKS and not detail & THREADS:
         detail = detail & ~STACKS | THREADS
@@ -89,7 +87,7 @@ def threads(session: Session, arguments: Arguments) -> Iterable[str]:
         if len(words) < 2:
             raise KdumpError("!thread -t takes a thread id, hexadecimal")
         flags = _value(session, words[2]) if len(words) > 2 else _FLAGS_OF_THREAD
-        chosen = Threads(tids=[session.evaluate(words[1])])
+        chosen = ThreadChoice(tids=[session.evaluate(words[1])])
     else:
         which = _value(session, words[0]) if words else _MINUS_ONE
         flags = _value(session, words[1]) if len(words) > 1 else _FLAGS_OF_THREAD
@@ -98,7 +96,7 @@ def threads(session: Session, arguments: Arguments) -> Iterable[str]:
             if current is None:
                 raise KdumpError(f"{target.name}: the dump does not say which thread crashed: name one")
             which = current
-        chosen = Threads([which])
+        chosen = ThreadChoice([which])
     with_arguments = not flags & _WITHOUT_ARGUMENTS
     return thread_grid(target, chosen, bool(flags & STACKS), session.progress, with_arguments).kd_lines()
 

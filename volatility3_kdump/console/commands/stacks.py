@@ -19,8 +19,9 @@ from volatility3_kdump.text.analyze import exception_lines, shown_code
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
 from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
-from volatility3_kdump.views.stack import Request, stack_grid
+from volatility3_kdump.views.stack import stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
+from volatility3_kdump.windows.listing.stacks import Request
 from volatility3_kdump.windows.processes.crashed import crash_processor
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Start

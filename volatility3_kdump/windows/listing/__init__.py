@@ -1,0 +1,1 @@
+"""Which processes, threads and stacks are asked for, and the names that belong to each."""
