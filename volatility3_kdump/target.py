@@ -134,26 +134,9 @@ class Target:
             return Memory(
                 lambda address, size: None, self.header.pointer_size, lambda address: "no address translation"
             )
-        from volatility3_kdump.layers.kernel import ranges_of, reader_of
+        from volatility3_kdump.layers.reading import memory_of
 
-        layer = self.context.layers[self.layer_name]
-        return Memory(reader_of(layer), self.header.pointer_size, self._why_unreadable, ranges_of(layer))
-
-    def _why_unreadable(self, address: int) -> str:
-        if self.physical_layer_name is None:
-            return "not captured in this small memory dump"
-        from volatility3.framework import exceptions
-        from volatility3.framework.layers import intel
-
-        layer = self.context.layers[self.layer_name or ""]
-        assert isinstance(layer, intel.Intel)
-        try:
-            physical, _, _ = layer._translate(address & layer.address_mask)
-        except exceptions.SwappedInvalidAddressException:
-            return "paged out"
-        except exceptions.InvalidAddressException:
-            return "not mapped, or its page table is not in the dump"
-        return f"page {physical >> 12:x} is not in the dump file"
+        return memory_of(self.context.layers[self.layer_name], self.header.pointer_size)
 
     @functools.cached_property
     def physical_memory(self) -> Memory:
@@ -162,13 +145,9 @@ class Target:
             return Memory(
                 lambda address, size: None, self.header.pointer_size, lambda address: "a small memory dump has none"
             )
-        from volatility3_kdump.layers.kernel import physical_reader_of
+        from volatility3_kdump.layers.reading import physical_memory_of
 
-        return Memory(
-            physical_reader_of(self.context.layers[self.physical_layer_name]),
-            self.header.pointer_size,
-            lambda address: f"page {address >> 12:x} is not in the dump file",
-        )
+        return physical_memory_of(self.context.layers[self.physical_layer_name], self.header.pointer_size)
 
     def is_kernel_address(self, address: int) -> bool:
         """Whether an address lies in the kernel's half of the address space."""

@@ -13,7 +13,7 @@ import volatility3_kdump
 from tests.archives import packing
 from tests.layers import paging
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
-from volatility3_kdump.layers.kernel import reader_of
+from volatility3_kdump.layers.reading import reader_of
 from volatility3_kdump.layers.translation import KdumpIntel57Layer, build_virtual_layer
 from volatility3_kdump.windows.machine.shared_data import shared_data
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from volatility3.framework import constants, exceptions, interfaces
 from volatility3.framework.configuration import requirements
-from volatility3.framework.layers import intel, physical
+from volatility3.framework.layers import physical
 
 from volatility3_kdump.archives.containers import Extracted, extract_member, is_container, open_container
 from volatility3_kdump.dump import FileSource
 from volatility3_kdump.errors import KdumpError, MemberNotChosen
+from volatility3_kdump.layers.paging import paged
 from volatility3_kdump.progress import Progress
 
 vollog = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def add_swap_layers(
     """
     join = interfaces.configuration.path_join
     base = _member_below(context, layer)
-    if base is None or not isinstance(layer, intel.Intel) or not base.extracted.paging_files:
+    if base is None or paged(layer) is None or not base.extracted.paging_files:
         return []
     swap_path = join(layer.config_path, "swap_layers")
     complaints = []
@@ -238,6 +239,6 @@ class KdumpSwapLayers(interfaces.automagic.AutomagicInterface):
     ) -> None:
         for name in list(context.layers):
             layer = context.layers[name]
-            if isinstance(layer, intel.Intel):
+            if paged(layer) is not None:
                 for complaint in add_swap_layers(context, layer, progress_callback):
                     vollog.warning(f"kdump: {complaint}")

@@ -159,12 +159,11 @@ def translate(target: Target, address: int, directory: int | None = None) -> Tra
 
 def _levels(target: Target) -> tuple[tuple[TableLevel, ...], int]:
     """The levels of tables that the target's own layer walks, and the bytes of an entry."""
-    from volatility3.framework.layers import intel
-
+    from volatility3_kdump.layers.paging import paged
     from volatility3_kdump.layers.translation import table_levels
 
-    layer = target.context.layers[target.layer_name] if target.layer_name is not None else None
-    if not isinstance(layer, intel.Intel):
+    layer = paged(target.context.layers[target.layer_name]) if target.layer_name is not None else None
+    if layer is None:
         raise KdumpError(f"{target.name}: no page tables of {target.header.architecture} can be walked in this dump")
     return table_levels(layer), layer._entry_size
 

@@ -76,7 +76,7 @@ def read_user_mode(target: Target, process: Process) -> UserMode:
 
 def process_memory(target: Target, process: Process) -> Memory | None:
     """The address space of a process; ``None`` where its page table is not in the dump, or translation is not known."""
-    from volatility3_kdump.layers.kernel import ranges_of, reader_of
+    from volatility3_kdump.layers.reading import ranges_of, reader_of
 
     layer = process_layer(target, process)
     if layer is None:
@@ -87,13 +87,14 @@ def process_memory(target: Target, process: Process) -> Memory | None:
 def process_layer(target: Target, process: Process) -> interfaces.layers.TranslationLayerInterface | None:
     """As :func:`process_memory`, as a layer of the host's, which is not added to the context."""
     from volatility3.framework import interfaces
-    from volatility3.framework.layers import intel
+
+    from volatility3_kdump.layers.paging import paged
 
     root = process.directory_table_base
     if target.physical_layer_name is None or target.layer_name is None or not root:
         return None
-    kernel = target.context.layers[target.layer_name]
-    if not isinstance(kernel, intel.Intel):
+    kernel = paged(target.context.layers[target.layer_name])
+    if kernel is None:
         return None
     pages = target.dump.pages
     root &= 0x000FFFFFFFFFF000 if kernel.bits_per_register == 64 else 0xFFFFFFE0

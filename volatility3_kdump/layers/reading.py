@@ -1,0 +1,172 @@
+"""Reads of layers as the rest of the package has them: bytes or ``None``, sign-extended addresses, ranges, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from volatility3.framework import exceptions, interfaces
+
+from volatility3_kdump.dump import PAGE_SIZE
+from volatility3_kdump.dump.source import Source
+from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.layers.paging import paged
+from volatility3_kdump.memory import Memory
+
+_PAGE_SHIFT, _PAGE_MASK = 12, PAGE_SIZE - 1
+#: How many pages a reader remembers: 256 MB of addresses, in a few MB.
+_MOST_PAGES = 65536
+
+
+def memory_of(layer: interfaces.layers.TranslationLayerInterface, pointer_size: int) -> Memory:
+    """The virtual memory that a layer gives."""
+    return Memory(reader_of(layer), pointer_size, lambda address: why_unreadable(layer, address), ranges_of(layer))
+
+
+def physical_memory_of(layer: interfaces.layers.DataLayerInterface, pointer_size: int) -> Memory:
+    """Physical memory, by physical address."""
+    return Memory(
+        physical_reader_of(layer),
+        pointer_size,
+        lambda address: f"page {address >> _PAGE_SHIFT:x} is not in the dump file",
+    )
+
+
+def _why_absent(address: int) -> str:
+    return f"page {address >> _PAGE_SHIFT:x} is not in the dump file"
+
+
+def why_unreadable(layer: interfaces.layers.TranslationLayerInterface, address: int) -> str:
+    """The reason why an address of a virtual layer cannot be read."""
+    tables = paged(layer)
+    if tables is None:
+        return "not captured in this small memory dump"
+    try:
+        physical, _, _ = tables._translate(address & tables.address_mask)
+    except exceptions.SwappedInvalidAddressException:
+        return "paged out"
+    except exceptions.InvalidAddressException:
+        return "not mapped, or its page table is not in the dump"
+    return _why_absent(physical)
+
+
+def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[int, int], bytes | None]:
+    """Reads of a virtual layer that answer ``None`` instead of raising, and accept sign-extended addresses.
+
+    A 64-bit address that is not canonical names nothing, even where its low bits do; 32-bit addresses may be given
+    with or without their extension.
+    """
+    mask: int = layer.address_mask
+    locate = _page_locator(layer)
+    sign = (mask + 1) >> 1
+    extension = ~mask & 0xFFFFFFFFFFFFFFFF
+
+    def canonical(address: int) -> bool:
+        high = address & ~mask
+        return high == (extension if address & sign else 0) or (mask == 0xFFFFFFFF and high == 0)
+
+    def read(address: int, size: int) -> bytes | None:
+        if not canonical(address) or (size > 1 and not canonical(address + size - 1)):
+            return None
+        within = address & _PAGE_MASK
+        if locate is not None and 0 < size <= PAGE_SIZE - within:
+            found = locate(address & mask & ~_PAGE_MASK)
+            if found is not None:
+                source, offset = found
+                piece = source.read(offset + within, size)
+                return piece if len(piece) == size else None
+        try:
+            data: bytes = layer.read(address & mask, size)
+        except exceptions.InvalidAddressException:
+            return None
+        return data
+
+    return read
+
+
+def ranges_of(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> Callable[[int, int], Iterator[tuple[int, int]]]:
+    """Which parts of a range of sign-extended addresses a virtual layer maps, as (address, bytes) in order.
+
+    Where the page tables leave out much at once, so is it here: the whole address space can be asked for. What is
+    mapped need not be in the dump.
+    """
+    mask: int = layer.address_mask
+    sign = (mask + 1) >> 1
+    halves = [(0, sign), ((1 << 64) - sign, 1 << 64)]
+    if mask == 0xFFFFFFFF:
+        halves.insert(1, (sign, mask + 1))
+
+    tables = paged(layer)
+
+    def ranges(address: int, length: int) -> Iterator[tuple[int, int]]:
+        if tables is None:
+            for start, size, *_ in layer.mapping(address, length, ignore_errors=True):
+                yield start, size
+            return
+        for low, high in halves:
+            position, end = max(address, low), min(address + length, high)
+            while position < end:
+                try:
+                    _, size, _ = tables._translate(position & mask)
+                except exceptions.PagedInvalidAddressException as error:
+                    size = 1 << error.invalid_bits
+                    position += size - position % size
+                except exceptions.InvalidAddressException:
+                    position += PAGE_SIZE - position % PAGE_SIZE
+                else:
+                    size = min(size - position % size, end - position)
+                    yield position, size
+                    position += size
+
+    return ranges
+
+
+def physical_reader_of(layer: interfaces.layers.DataLayerInterface) -> Callable[[int, int], bytes | None]:
+    """Reads of a layer of physical memory that answer ``None`` instead of raising."""
+
+    def read(address: int, size: int) -> bytes | None:
+        try:
+            data: bytes = layer.read(address, size)
+        except (exceptions.InvalidAddressException, exceptions.LayerException):
+            return None
+        return data
+
+    return read
+
+
+def _page_locator(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> Callable[[int], tuple[Source, int] | None] | None:
+    """Where the pages of a layer lie in the dump file, remembered; ``None`` for layers that are not over such a file.
+
+    Walking the page tables through the host's layers takes ten times as long as reading what they lead to, and lists
+    of structures come back to the same pages. A page that is not there is not remembered.
+    """
+    tables = paged(layer)
+    if tables is None:
+        return None
+    physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
+    if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+        return None
+    pages, source, name = physical.dump.pages, physical.dump.source, physical.name
+    if pages is None:
+        return None
+    known: dict[int, int] = {}
+
+    def locate(page: int) -> tuple[Source, int] | None:
+        offset = known.get(page)
+        if offset is None:
+            try:
+                translated, _, behind = tables._translate(page)
+            except exceptions.InvalidAddressException:
+                return None
+            offset = pages.offset_of(translated >> _PAGE_SHIFT) if behind == name else None
+            if offset is None:
+                return None
+            if len(known) >= _MOST_PAGES:
+                known.clear()
+            known[page] = offset
+        return source, offset
+
+    return locate
