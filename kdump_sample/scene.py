@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kdump_sample.code import Function
 from kdump_sample.memory_use import MemoryUse, PageFrames
 from kdump_sample.pe import Codeview, Section
-from kdump_sample.pools import USUAL, PoolScene
+from kdump_sample.pool_contents import USUAL, PoolScene
 from kdump_sample.regions import Region
 from kdump_sample.stacks import Frame
 from kdump_sample.tokens import Identity

@@ -16,7 +16,7 @@ from kdump_sample import containers
 from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
-from kdump_sample.pools import NONPAGED as NONPAGED_POOL
+from kdump_sample.pool_contents import NONPAGED as NONPAGED_POOL
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
 from volatility3_kdump.layout import Layouts

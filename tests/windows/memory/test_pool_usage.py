@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
-from kdump_sample.pools import USUAL
+from kdump_sample.pool_contents import USUAL
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
