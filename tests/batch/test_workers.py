@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import children
 from tests.batch import dying
 from tests.batch.executors import Here, posix
 from tests.batch.results import EXPECTED, Line, place, without_time
@@ -114,10 +116,10 @@ if __name__ == "__main__":
 """
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
+def start(*arguments: str | Path) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-c", _RUN, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return children.running(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -140,11 +142,11 @@ def gone(pid: int) -> bool:
 def test_an_interrupt_leaves_a_file_to_go_on_with(how: str, grim: Callable[..., Path]) -> None:
     root = grim("a.dmp", f"b-{how}.dmp", "c.dmp")
     out = root / "out.jsonl"
-    running = start(root, "--jsonl", out, "--jobs", "1")
     stuck = root / f"b-{how}.dmp.pid"
-    wait_for(stuck, running)
-    running.send_signal(signal.SIGINT)
-    printed, said = running.communicate(timeout=60)
+    with start(root, "--jsonl", out, "--jobs", "1") as running:
+        wait_for(stuck, running)
+        running.send_signal(signal.SIGINT)
+        printed, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert said == f"kdump: interrupted: --resume goes on with {out}\n"
     assert "\n1 analysed in 1 group, 0 failed\n" in printed
@@ -160,9 +162,9 @@ def test_an_interrupt_leaves_a_file_to_go_on_with(how: str, grim: Callable[..., 
 @posix
 def test_workers_do_not_outlive_a_batch_that_is_killed(grim: Callable[..., Path]) -> None:
     root = grim("loops.dmp")
-    running = start(root, "--jsonl", root / "out", "--jobs", "1")
-    wait_for(root / "loops.dmp.pid", running)
-    running.kill()
-    running.communicate()
+    with start(root, "--jsonl", root / "out", "--jobs", "1") as running:
+        wait_for(root / "loops.dmp.pid", running)
+        running.kill()
+        running.communicate()
     while not gone(int((root / "loops.dmp.pid").read_text())):
         time.sleep(0.01)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import transcript
+from tests import children, transcript
 from volatility3_kdump import cli
 from volatility3_kdump.console import application
 from volatility3_kdump.console.application import Console, prompt
@@ -279,21 +279,13 @@ def terminal(dump: Path, toolkit: bool = False) -> Iterator[Terminal]:
     program = f"{own}{hidden}from volatility3_kdump.cli import main; sys.exit(main(sys.argv[1:]))"
     master, slave = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "-z", str(dump)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment,
-        start_new_session=True,
-    )
-    os.close(slave)
+    command = [sys.executable, "-c", program, "-z", str(dump)]
+    streams = {"stdin": slave, "stdout": slave, "stderr": slave}
     try:
-        yield Terminal(master, process)
+        with children.running(command, **streams, env=environment, start_new_session=True) as process:
+            os.close(slave)
+            yield Terminal(master, process)
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
         os.close(master)
 
 
@@ -339,26 +331,18 @@ def test_in_a_terminal_with_prompt_toolkit(sample) -> None:
 
 
 def test_interrupted_where_nobody_types(sample) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "volatility3_kdump", "-z", str(sample())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        text=True,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(".echo ready\n")
-    process.stdin.flush()
-    for line in process.stdout:
-        if line == "ready\n":
-            break
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert process.stderr is not None and process.stderr.read() == ""
-    process.stdin.close()
-    process.stdout.close()
-    process.stderr.close()
+    command = [sys.executable, "-m", "volatility3_kdump", "-z", str(sample())]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with children.running(command, **streams, env=environment, text=True) as process:
+        process.stdin.write(".echo ready\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line == "ready\n":
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == ""
 
 
 def test_a_reader_that_leaves_early(sample) -> None:
