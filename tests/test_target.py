@@ -61,7 +61,8 @@ def test_real_dumps(shared_data: Path) -> None:
 
 def test_a_real_arm64_dump_without_symbols(shared_data: Path) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / "triage_arm64_22000.dmp")
-    assert target.header.architecture == "arm64" and target.nt is None and "ntkrnl" not in target.symbol_status
+    assert target.header.architecture == "arm64" and not target.has_names
+    assert "ntkrnl" not in target.symbol_status
     assert len(processors(target)) == 8
     assert crash_thread(target) is not None and crash_thread(target).address == 0xFFFFBB8EB1719180
     assert crash_process(target) is not None
@@ -74,7 +75,7 @@ def test_an_identity_without_a_table_says_which_is_needed(
 ) -> None:
     other = next(path for path in isf_paths if path.name.startswith("5278AFF8"))
     target = volatility3_kdump.open(sample(6, other))
-    assert target.nt is None
+    assert not target.has_names
     assert "ntkrnlmp.pdb/5278AFF86C341677D7D7835C85B7B844-1.json.xz" in target.symbol_status
     # Without symbols the header, the debugger block and the list of modules still serve.
     assert target.modules[0].name == "nt" and processors(target) and crash_process(target) is not None
@@ -82,7 +83,7 @@ def test_an_identity_without_a_table_says_which_is_needed(
     assert volatility3_kdump.open(sample(6, other), isf_file=other).nt is not None
     (tmp_path / "broken.json").write_text("{")
     broken = volatility3_kdump.open(sample(6, other), isf_file=tmp_path / "broken.json")
-    assert broken.nt is None and "broken.json" in broken.symbol_status
+    assert not broken.has_names and "broken.json" in broken.symbol_status
 
 
 def test_the_environment_names_a_directory_of_tables(

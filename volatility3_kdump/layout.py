@@ -174,6 +174,19 @@ class Layouts:
         except (OSError, ValueError, EOFError, lzma.LZMAError, RecursionError, *_MALFORMED) as error:
             raise LayoutError(f"{path}: not a readable ISF symbol table: {error}") from error
 
+    def without_symbols(self) -> Layouts:
+        """The same types, without names of addresses."""
+        return Layouts(
+            {
+                "metadata": self.metadata,
+                "base_types": self._base,
+                "user_types": self._types,
+                "enums": self._enums,
+                "symbols": {},
+            },
+            self.origin,
+        )
+
     # types ------------------------------------------------------------------------------------------------------
 
     @property

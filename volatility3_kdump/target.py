@@ -26,14 +26,16 @@ from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layers.opening import Opened, open_layers
-from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
+from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.generations import generation_offset
-from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file
+from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
+from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.places import Places, places_of
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
@@ -208,41 +210,57 @@ class Target:
         return found
 
     @functools.cached_property
+    def kernel_table(self) -> KernelTable:
+        """The kernel's types and symbols, or the types of a sibling, or why there are none."""
+        return kernel_table.choose(
+            self.dump,
+            self.kernel,
+            self._plain_debugger,
+            self._isf_file,
+            self._table_of_kernel,
+            self._contradicted,
+            self.problems,
+        )
+
+    def _table_of_kernel(self) -> Layouts | None:
+        """The table of the kernel's identity, from ISF directories or a PDB on the symbol path."""
+        identity = self.kernel.identity if self.kernel is not None else None
+        if identity is None:
+            return None
+        return load_kernel_table(
+            identity, self._isf_directories, lambda: table_from_pdb(identity, self._symbol_path, self.problems)
+        )
+
+    def _contradicted(self, layouts: Layouts) -> str | None:
+        """Why types cannot be those of the crashing thread and its process; ``None`` where nothing speaks against."""
+        copies = self.triage_copies
+        thread, process = copies.get("thread"), copies.get("process")
+        if thread is None or process is None:
+            return None
+        return siblings.misfit(
+            layouts,
+            self.memory.read(thread.address, thread.size),
+            self.memory.read(process.address, process.size),
+            process.address,
+        )
+
+    @property
     def nt(self) -> Layouts | None:
-        """The kernel's types and symbols, ``None`` when no table is at hand; :attr:`symbol_status` says why."""
-        return self._symbols[0]
+        """The kernel's types and symbols, or types alone; ``None`` when none are at hand.
+
+        :attr:`symbol_status` says whose they are, or why there are none.
+        """
+        return self.kernel_table.layouts
 
     @property
     def symbol_status(self) -> str:
         """Where the kernel's symbols come from, or what is missing and how to get it."""
-        return self._symbols[1]
+        return self.kernel_table.status
 
-    @functools.cached_property
-    def _symbols(self) -> tuple[Layouts | None, str]:
-        kernel = self.kernel
-        if self._isf_file is not None:
-            try:
-                table = load_table_file(self._isf_file)
-            except LayoutError as error:
-                return None, str(error)
-            return table, f"{table.origin} (named by the user)"
-        if kernel is None:
-            because = f": {self.dump.warnings[0]}" if self.dump.warnings else ""
-            return None, f"no kernel was found in the dump{because}"
-        if kernel.identity is None:
-            return None, _unidentified(kernel)
-        identity = kernel.identity
-        try:
-            found = load_kernel_table(
-                identity,
-                self._isf_directories,
-                lambda: table_from_pdb(identity, self._symbol_path, self.problems),
-            )
-        except LayoutError as error:
-            return None, str(error)
-        if found is None:
-            return None, how_to_get(kernel.identity)
-        return found, found.origin
+    @property
+    def has_names(self) -> bool:
+        """Whether the kernel's own symbols name its addresses: not with types of a sibling."""
+        return self.kernel_table.named
 
     def pdb_of(self, module: Module) -> PdbIdentity | None:
         """The identity of a module's PDB, from its image, or the kernel's however it is known; ``None`` if unknown."""
@@ -288,7 +306,8 @@ class Target:
         """
         if self.nt is not None and self.nt.has_type(type_name):
             field = self.nt.find(type_name, path)
-            return None if field is None else field.offset
+            if field is not None or self.has_names:
+                return None if field is None else field.offset
         if self.debugger is None:
             return None
         if debugger_field is not None:
@@ -332,7 +351,8 @@ class Target:
     @functools.cached_property
     def names(self) -> AddressNames:
         """Names for addresses in kernel modules."""
-        tables = {self.kernel.base: self.nt} if self.kernel is not None and self.nt is not None else {}
+        nt = self.nt if self.has_names else None
+        tables = {self.kernel.base: nt} if self.kernel is not None and nt is not None else {}
         return AddressNames(self.modules, tables, self._find_symbols, self.image_of)
 
     def _find_symbols(self, module: Module) -> tuple[SymbolTable | None, str]:
@@ -377,12 +397,3 @@ class Target:
     def header_context(self) -> Context | None:
         """The registers in the dump header, ``None`` when they were never set."""
         return parse_context(self.header.context_record, self.header.architecture, "dump header")
-
-
-def _unidentified(kernel: Kernel) -> str:
-    if kernel.candidates:
-        return "the kernel is one of " + ", ".join(kernel.candidates) + ": name its symbol table with --isf-file"
-    return (
-        "the dump does not hold the kernel's RSDS record and its variables fit no kernel of the index: "
-        "name the symbol table with --isf-file if you know which kernel it is"
-    )

@@ -7,6 +7,8 @@ copies of the processor, process and thread form a sparse address space, in whic
 from __future__ import annotations
 
 import collections
+import itertools
+import struct
 from collections.abc import Iterable
 
 from volatility3.framework import exceptions, interfaces
@@ -18,6 +20,10 @@ from volatility3_kdump.dump.header import sign_extend
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.layers.crash import source_of
 from volatility3_kdump.symbols.kdbg import DebuggerData, parse_debugger_data
+
+_KERNEL_START = 0xFFFF_8000_0000_0000
+#: Empty lists in a copied structure by which its address is believed: copies of control blocks have 300 and more.
+_FEWEST_HEADS = 16
 
 
 class KdumpTriageLayer(linear.LinearlyMappedLayer):
@@ -111,7 +117,8 @@ def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[lis
     """The pieces of a small memory dump's address space, in order of precedence, and the named copies among them.
 
     Addresses of the thread and process copies are stored nowhere: the processor copy names its current thread, and the
-    thread its process, at offsets that KDDEBUGGER_DATA64 gives. The processor's address comes from KiProcessorBlock.
+    thread its process, at offsets that KDDEBUGGER_DATA64 gives. The processor's address comes from KiProcessorBlock, or
+    where newer dumps lack that, from the empty list heads in the copy (:func:`address_by_list_heads`).
     """
     triage = dump.triage
     assert triage is not None
@@ -145,11 +152,14 @@ def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[lis
         number_field = debugger["OffsetPrcbNumber"]
         number_data = source.read(triage.prcb.offset + number_field, 4) if number_field else b""
         block = debugger["KiProcessorBlock"]
-        if len(number_data) == 4 and block:
+        if len(number_data) == 4:
             number = int.from_bytes(number_data, "little")
-            stored = blocks.read(source, block + number * width, width) if number < 2048 else None
+            stored = blocks.read(source, block + number * width, width) if block and number < 2048 else None
             address = int.from_bytes(stored, "little") if stored else None
-            add("prcb", address, triage.prcb.offset, triage.prcb.size, debugger["SizePrcb"])
+            size = debugger["SizePrcb"]
+            if address is None and size is not None and width == 8:
+                address = address_by_list_heads(source.read(triage.prcb.offset, min(size, triage.prcb.size)))
+            add("prcb", address, triage.prcb.offset, triage.prcb.size, size)
         if triage.thread:
             thread = pointer_in_copy(triage.prcb.offset, debugger["OffsetPrcbCurrentThread"])
             add("thread", thread, triage.thread.offset, triage.thread.size, debugger["SizeEThread"])
@@ -157,3 +167,21 @@ def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[lis
                 process = pointer_in_copy(triage.thread.offset, debugger["OffsetKThreadApcProcess"])
                 add("process", process, triage.process.offset, triage.process.size, debugger["SizeEProcess"])
     return segments, blobs
+
+
+def address_by_list_heads(data: bytes) -> int | None:
+    """Where a 64-bit structure was copied from, by the empty lists in it: their heads point to themselves.
+
+    A control block has hundreds of them. ``None`` where too few agree, or nearly as many speak for another address.
+    """
+    words = [word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7])]
+    votes = collections.Counter(
+        forward - 8 * index
+        for index, (forward, back) in enumerate(itertools.pairwise(words))
+        if forward == back and forward >= _KERNEL_START and not forward & 7
+    )
+    best = votes.most_common(2)
+    if not best or best[0][1] < _FEWEST_HEADS or (len(best) > 1 and 4 * best[1][1] > best[0][1]):
+        return None
+    address: int = best[0][0]
+    return address

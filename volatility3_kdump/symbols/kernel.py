@@ -130,10 +130,8 @@ def _bug_check_routine(dump: CrashDump) -> int | None:
     return row.address if row.code == _BREAKPOINT else None
 
 
-def _from_index(
-    dump: CrashDump, base: int, debugger: DebuggerData | None
-) -> tuple[PdbIdentity | None, tuple[str, ...]]:
-    """The kernel whose variables lie where this one's do; several, if the known distances do not tell them apart."""
+def variable_distances(dump: CrashDump, base: int, debugger: DebuggerData | None) -> dict[str, int]:
+    """The distances from the kernel's base, in bytes, of the variables whose addresses a dump gives."""
     header = dump.header
     known: dict[str, int] = {}
     for name in _INDEXED:
@@ -147,6 +145,15 @@ def _from_index(
     ):
         if address:
             known.setdefault(name, address - base)
+    return known
+
+
+def _from_index(
+    dump: CrashDump, base: int, debugger: DebuggerData | None
+) -> tuple[PdbIdentity | None, tuple[str, ...]]:
+    """The kernel whose variables lie where this one's do; several, if the known distances do not tell them apart."""
+    header = dump.header
+    known = variable_distances(dump, base, debugger)
     if "PsLoadedModuleList" not in known or "PsActiveProcessHead" not in known:
         return None, ()
     fitting = [

@@ -86,7 +86,7 @@ def _next(target: Target, crash: Crash) -> list[str]:
     commands.append("kdump.stack for the whole stack")
     if any(frame.trust == SCAN for frame in crash.stack.frames):
         commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
-    if target.nt is None:
+    if not target.has_names:
         commands.append(f"kernel symbols would tell more: {target.symbol_status}")
     elif crash.failure is not None and crash.failure.at_fault:
         commands.append("kdump.disasm for the code")

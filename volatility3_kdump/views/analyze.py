@@ -71,8 +71,9 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield from failure_rows(target, crash.failure)
         yield from register_rows(crash.failure)
     yield from _stack_rows(target, crash)
-    if target.nt is None:
-        yield _row("Warning", "Symbols", "no kernel symbols", note=target.symbol_status)
+    if not target.has_names:
+        told = "no kernel symbols" if target.nt is None else "types of the kernel, no names"
+        yield _row("Warning", "Symbols", told, note=target.symbol_status)
     for warning in [*crash.notes, *target.warnings]:
         yield _row("Warning", "", warning)
 

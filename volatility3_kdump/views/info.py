@@ -127,6 +127,12 @@ def _time_rows(target: Target) -> Iterator[Row]:
     yield _set("Time", "Uptime", header.system_up_time, uptime(header.system_up_time))
 
 
+def _symbols(target: Target) -> str:
+    if target.nt is None:
+        return "none"
+    return "loaded" if target.has_names else "types only"
+
+
 def _kernel_rows(target: Target) -> Iterator[Row]:
     header = target.header
     kernel = target.kernel
@@ -137,7 +143,7 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
         if kernel.identity is not None:
             yield _row("Kernel", "PDB", kernel.identity.isf_name, note=kernel.identity.known_by)
     status = target.symbol_status
-    yield _row("Kernel", "Symbols", "loaded" if target.nt is not None else "none", note=status)
+    yield _row("Kernel", "Symbols", _symbols(target), note=status)
     for field, value in (
         ("PsLoadedModuleList", header.ps_loaded_module_list),
         ("PsActiveProcessHead", header.ps_active_process_head),

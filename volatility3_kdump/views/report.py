@@ -49,7 +49,7 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
         "stack": _stack(target, crash),
         "notes": list(crash.notes),
         "warnings": target.warnings,
-        "symbols": {"loaded": target.nt is not None, "status": target.symbol_status},
+        "symbols": {"loaded": target.has_names, "types": target.nt is not None, "status": target.symbol_status},
     }
     escaped: dict[str, Any] = _escaped(document)
     return escaped

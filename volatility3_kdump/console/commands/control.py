@@ -51,7 +51,7 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     yield from banner.version(target)
     yield from _loaded(target.modules, "Loading Kernel Symbols")
     yield from _loaded(target.unloaded_modules, "Loading unloaded module list")
-    if target.nt is None:
+    if not target.has_names:
         yield f"WARNING: no kernel symbols: {target.symbol_status}"
     elif session.verbose:
         yield f"Kernel symbols: {target.symbol_status}"

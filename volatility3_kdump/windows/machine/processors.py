@@ -122,7 +122,7 @@ _REGION: dict[str, FieldPath] = {
     "minor": "MinorVersion",
     "own": ("Self", "SelfPcr"),
     "prcb": ("CurrentPrcb", "Prcb"),
-    "irql": "Irql",
+    "irql": ("Irql", "CurrentIrql"),
     "idt": ("IdtBase", "IDT"),
     "gdt": ("GdtBase", "GDT"),
     "tss": ("TssBase", "TSS"),
@@ -247,4 +247,6 @@ def control_region(target: Target, processor: Processor) -> ControlRegion | None
 def _fields(target: Target, type_name: str, paths: dict[str, FieldPath], address: int) -> dict[str, int | None]:
     assert target.nt is not None
     row: Any = read_row(target.memory, target.nt.reader(type_name, **paths), address)
-    return {name: None if row is None else getattr(row, name) for name in paths}
+    values = {name: None if row is None else getattr(row, name) for name in paths}
+    # On ARM64 Prcb is the block itself, not its address.
+    return {name: None if isinstance(value, bytes) else value for name, value in values.items()}

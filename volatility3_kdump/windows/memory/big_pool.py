@@ -89,7 +89,7 @@ def read_big_pages(target: Target) -> BigPages:
 
     nt = target.nt
     if nt is None or not nt.has_type(_TYPE):
-        reason = target.symbol_status if nt is None else f"the kernel's symbols have no {_TYPE}"
+        reason = target.symbol_status if not target.has_names else f"the kernel's symbols have no {_TYPE}"
         return BigPages((), 0, 0, f"big pages are not known: {reason}")
     bounds = table_bounds(target, "PoolBigPageTable", "PoolBigPageTableSize", nt.size_of(_TYPE))
     if isinstance(bounds, str):

@@ -305,7 +305,7 @@ def read_counter(target: Target, definition: Definition) -> Counter:
         parts = (data[index * size : (index + 1) * size] for index in range(count))
         value = sum(int.from_bytes(part, "little", signed=definition.unit == "pages") for part in parts)
         return _checked(definition, value // place.scale, place.text)
-    if target.nt is None and definition.places:
+    if not target.has_names and definition.places:
         reason = NEEDS_SYMBOLS
     return _absent(definition, reason)
 
@@ -333,7 +333,7 @@ def _over_processors(target: Target, definition: Definition, path: str) -> Count
     field = nt.find("_KPRCB", path) if nt is not None and nt.has_type("_KPRCB") else None
     source = f"KPRCB.{path} of every processor"
     if field is None:
-        return _absent(definition, NEEDS_SYMBOLS if nt is None else NOT_IN_KERNEL)
+        return _absent(definition, NOT_IN_KERNEL if target.has_names else NEEDS_SYMBOLS)
     expected = target.header.number_processors or len(processors(target))
     total, known = 0, 0
     for processor in processors(target):
@@ -419,7 +419,7 @@ def session_commit(target: Target, definition: Definition, sessions: dict[int, N
     if target.dump.triage is not None:
         return _absent(definition, NOT_IN_SMALL_DUMP)
     if field is None:
-        return _absent(definition, NEEDS_SYMBOLS if nt is None else NOT_IN_KERNEL)
+        return _absent(definition, NOT_IN_KERNEL if target.has_names else NEEDS_SYMBOLS)
     if sessions is None:
         return _absent(definition, "the sessions of some processes are not in the dump")
     total = 0
@@ -464,7 +464,7 @@ def page_files(target: Target) -> tuple[list[PageFile], list[str]]:
         return [], [f"page files: {NEEDS_SYMBOLS}"]
     located = _page_file_table(target)
     if located is None:
-        return [], [f"page files: {NOT_IN_KERNEL}"]
+        return [], [f"page files: {NOT_IN_KERNEL if target.has_names else NEEDS_SYMBOLS}"]
     table, count_at, most = located
     count = target.memory.unsigned(count_at, 4)
     if count is None:

@@ -43,6 +43,8 @@ def table_bounds(
     memory = target.memory
     variable, size_variable = target.symbol(name), target.symbol(size_name)
     if variable is None or size_variable is None:
+        if not target.has_names:
+            return target.symbol_status
         return f"this kernel has no nt!{name if variable is None else size_name}"
     address, count = memory.pointer(variable), memory.pointer(size_variable)
     if address is None or count is None:

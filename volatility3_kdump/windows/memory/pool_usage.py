@@ -133,7 +133,7 @@ class PoolUsage:
 def read_usage(target: Target, progress: Progress | None = None) -> PoolUsage:
     """Sum the trackers. Raises :class:`KdumpError` when none of them can be read, with the reason."""
     nt = target.nt
-    if nt is None:
+    if nt is None or not target.has_names:
         raise SymbolsNotFound(f"{target.name}: the use of pool needs the kernel's symbols: {target.symbol_status}")
     if not nt.has_type(_TYPE):
         raise SymbolsNotFound(f"{target.name}: the kernel's symbols have no {_TYPE}")

@@ -131,7 +131,7 @@ class SegmentHeaps:
 
     def _open(self) -> str | None:
         target, nt = self._target, self._target.nt
-        if nt is None:
+        if nt is None or not target.has_names:
             return f"the segment heap needs the kernel's symbols: {target.symbol_status}"
         needed = ("_EX_POOL_HEAP_MANAGER_STATE", "_SEGMENT_HEAP", "_HEAP_PAGE_SEGMENT", "_RTLP_HP_HEAP_GLOBALS")
         state, keys = target.symbol("ExPoolState"), target.symbol("RtlpHpHeapGlobals")

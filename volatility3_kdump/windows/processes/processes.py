@@ -312,6 +312,8 @@ class ProcessReader:
         stride = nt.size_of("_HANDLE_TABLE_FREE_LIST")
         offset = nt.offset("_HANDLE_TABLE_FREE_LIST", "HandleCount")
         number = self._free_lists
+        if number is None:
+            return None
         data = memory.read(table + lists.offset, stride * (number - 1) + offset + 4)
         if data is None:
             return None
@@ -319,8 +321,10 @@ class ProcessReader:
         return _count(sum(parts), _MOST_HANDLES, "handles", notes)
 
     @functools.cached_property
-    def _free_lists(self) -> int:
-        """Free lists of a handle table: ExpFreeListCount since Windows 10 1803, one before."""
+    def _free_lists(self) -> int | None:
+        """Free lists of a handle table: ExpFreeListCount since Windows 10 1803, one before; ``None`` without names."""
+        if not self._target.has_names:
+            return None
         address = self._target.symbol("ExpFreeListCount")
         count = self._target.memory.unsigned(address, 4) if address is not None else None
         return count if count and count <= _MOST_FREE_LISTS else 1

@@ -124,7 +124,7 @@ def read_token(target: Target, address: int) -> Token:
     """
     nt = target.nt
     if nt is None or not nt.has_type("_TOKEN") or not nt.has("_TOKEN", "UserAndGroups"):
-        why = target.symbol_status if nt is None else "the kernel's do not describe tokens"
+        why = target.symbol_status if not target.has_names else "the kernel's do not describe tokens"
         raise SymbolsNotFound(f"{target.name}: tokens need the kernel's symbols: {why}")
     if not target.is_kernel_address(address):
         raise KdumpError(f"{target.name}: {address:x} is no token: it is not an address of the kernel")
