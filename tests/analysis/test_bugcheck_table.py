@@ -18,7 +18,7 @@ RECORD = {
 }
 VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol"}
 FAILURE = {"address", "irql", "access", "accesses", "access_is", "ip"} | {
-    *("exception_code", "exception_record", "context", "trap_frame"),
+    *("exception_code", "exception_record", "context", "trap_frame", "trap_frame_pointer"),
 }
 BUCKET = {
     *("violation", "access_word", "code_words", "exception", "no_exception_word", "accesses", "prefix", "words"),

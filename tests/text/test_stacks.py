@@ -165,7 +165,7 @@ def test_the_reason_why_a_stack_ends_early_follows_it(target: Target, sample, tm
         "00 nt!KeBugCheckEx",
         "01 nt!KiBugCheckDispatch+0x69",
         "02 nt!KiPageFault+0x469",
-        "Stack ends here: the stack pointer 0x0 lies outside the thread's stacks",
+        "Stack ends here: the trap frame at 0xffffd48f77af97e0 is damaged: kernel code segment with Rsp 0x0",
         "",
         "THREAD 10",
         "No stack: the thread object is not in the dump",

@@ -10,6 +10,7 @@ the kernel's public symbols, whose register fields have the same offsets in ever
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,19 @@ def why_not_trap_frame(
     """
     values = _read_fields(read, address, _fields(layouts, "_KTRAP_FRAME", TRAP_FRAME_FIELDS))
     return _against(values, address, service_linkage)
+
+
+def why_not_machine_frame(read: Read, address: int) -> str | None:
+    """The reason why the processor cannot have pushed the five quadwords at an address (``rip cs eflags rsp ss``).
+
+    ``None`` when it can have. Bytes that are not in the dump are a reason.
+    """
+    data = read(address, 0x28)
+    if data is None:
+        return f"the machine frame at {address:#x} is not in the dump"
+    rip, cs, eflags, rsp, ss = struct.unpack("<5Q", data)
+    values = {"Rip": rip, "SegCs": cs & 0xFFFF, "EFlags": eflags & 0xFFFFFFFF, "Rsp": rsp, "SegSs": ss & 0xFFFF}
+    return _against(values, address & -16, None)
 
 
 def exception_frame(read: Read, address: int, layouts: Layouts | None = None) -> Mapping[str, int]:

@@ -564,14 +564,15 @@ TRAP_FRAME = 0xFFFFD48F77AF97E0
         (0xFFFFD48F77AFA008, "the stack pointer 0xffffd48f77afa008 lies outside the thread's stacks"),
         (0xFFFFD48F77AF1FF0, "the stack pointer 0xffffd48f77af1ff0 lies outside the thread's stacks"),
         (0xFFFF918952F55080, "the stack pointer 0xffff918952f55080 lies outside the thread's stacks"),
-        (1 << 63, "the stack pointer 0x8000000000000000 lies outside the thread's stacks"),
+        (1 << 63, "kernel code segment with Rsp 0x8000000000000000"),
         ((1 << 64) - 8, "the stack pointer 0xfffffffffffffff8 lies outside the thread's stacks"),
         (0xFFFFD48F77AF9971, "the stack pointer 0xffffd48f77af9971 is not a multiple of 8"),
     ],
 )
 def test_a_damaged_stack_pointer_ends_the_walk(plain: Target, changed, rsp: int, end: str) -> None:
     stack = crash_stack(changed({TRAP_FRAME + 0x180: words(rsp)}))
-    assert (stack.end.split(";")[0], stack.complete) == (end, False)
+    assert (stack.end.split(";")[0], stack.complete) == (f"the trap frame at {TRAP_FRAME:#x} is damaged: {end}", False)
+    assert all(frame.trap_frame is None for frame in stack.frames)
     assert places(stack)[:3] == places(crash_stack(plain))[:3]
 
 
@@ -627,8 +628,9 @@ def test_a_cycle_between_two_stacks_ends(layouts: Layouts, tmp_path: Path) -> No
     )
     stack = crash_stack(damaged)
     assert inner < start.sp + 0x1000
-    assert stack.frames[-1].trap_frame == outer
-    assert (stack.end, stack.complete) == (f"the stack pointer {start.sp:#x} lies outside the thread's stacks", False)
+    assert stack.frames[-1].sp == outer and stack.frames[-1].trap_frame is None
+    problem = f"the stack pointer {start.sp:#x} lies outside the thread's stacks"
+    assert (stack.end, stack.complete) == (f"the trap frame at {outer:#x} is damaged: {problem}", False)
 
 
 def test_no_walk_passes_the_limit(layouts: Layouts, tmp_path: Path) -> None:
@@ -780,7 +782,7 @@ def test_the_frame_pointers_of_a_32_bit_dump(tmp_path: Path) -> None:
     assert stack.frames[0].return_address == high | CODE_32 + 0x2000
     # The arguments of a frame are above its frame pointer and the return address.
     assert [frame.fp for frame in stack.frames] == [high | FIRST, high | SECOND, high | THIRD, 0]
-    assert next(stack_text.rows(stack, "kb")) == ("00 b2341e40 80402000 000000a0 000000a1 000000a2 nt+0x1234")
+    assert next(stack_text.rows(stack, "kb", 4)) == ("00 b2341e40 80402000 000000a0 000000a1 000000a2 nt+0x1234")
     assert (stack.end, stack.complete) == ("start of the thread", True)
     assert sites(target, stack) == ["nt", "nt", "nt", "nt"]
     with pytest.raises(NoStack, match="the layout of trap frames of x86 is not known"):

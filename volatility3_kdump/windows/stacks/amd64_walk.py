@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from volatility3_kdump.cpu import amd64, amd64_unwind
 from volatility3_kdump.cpu.context import Context
-from volatility3_kdump.windows.stacks.frames import SCAN, TRAP_FRAME, UNWIND, Stack
-from volatility3_kdump.windows.stacks.walk import Walk
+from volatility3_kdump.windows.stacks.amd64_shapes import Shapes
+from volatility3_kdump.windows.stacks.frames import (
+    BUG_CHECK,
+    FAULT,
+    FAULT_PATH,
+    SCAN,
+    SWITCH,
+    TRAP_FRAME,
+    UNWIND,
+    Frame,
+    Stack,
+)
+from volatility3_kdump.windows.stacks.switched import switch_at
+from volatility3_kdump.windows.stacks.traps import failure_trap
 
 #: How far below the end of its stack a thread's outermost frame begins: behind the save area of the vector registers.
 _TOP_OF_STACK = 0x1000
-_EXCEPTION_FRAME_SIZE = 0x140
 _RIP_IN_TRAP_FRAME = 0x168
+#: The machine frame of a routine that switched stacks lies this far below their top.
+_MACHINE_FRAME_BELOW_TOP = 0x28
 #: The lowest address of the kernel's half (x64).
 _KERNEL = 0xFFFF_8000_0000_0000
+_BUG_CHECK_DISPATCHER = "KiBugCheckDispatch"
 
 
-class Amd64Walk(Walk):
+class Amd64Walk(Shapes):
     wanted_trap: int | None = None
     wanted_frame: int | None = None
     found: Context | None = None
@@ -37,6 +54,8 @@ class Amd64Walk(Walk):
                 self.add(ip, sp, trust, call_site)
                 return self.finish("user mode", True)
             problem = self.against(sp, trust)
+            if problem is not None and trust == TRAP_FRAME and not call_site and rows and rows[-1][4] is not None:
+                problem, rows[-1][4] = f"the trap frame at {rows[-1][4]:#x} is damaged: {problem}", None
             if problem is None or not rows:
                 rows.append([sp, ip, trust, call_site, None, None])
             if problem is not None:
@@ -81,7 +100,14 @@ class Amd64Walk(Walk):
         if outcome.registers is None:
             return self.without_unwind_data(registers, outcome.reason or "no unwind data")
         if outcome.machine_frame is not None:
+            switch = switch_at(self.target, outcome.machine_frame + _MACHINE_FRAME_BELOW_TOP)
+            if switch is not None and switch.goes_on == outcome.registers.rip:
+                self.allow(switch.previous)
+                return outcome.registers, SWITCH, False
             trap = outcome.machine_frame - _RIP_IN_TRAP_FRAME
+            against = amd64.why_not_machine_frame(self.bytes.read, outcome.machine_frame)
+            if against is not None:
+                return f"the trap frame at {trap:#x} is damaged: {against}"
             self.rows[-1][4] = trap
             wanted = self.wanted_trap is not None or self.wanted_frame is not None
             if wanted or self.target.is_kernel_address(outcome.registers.rip):
@@ -94,16 +120,6 @@ class Amd64Walk(Walk):
         if caller.rip and place_of(caller.rip) is None:
             return f"the return address {caller.rip:#x} lies outside every module"
         return caller, UNWIND, True
-
-    def merge_trap_frame(self, registers: Any, trap: int) -> None:
-        """Add the volatile registers that a trap frame saved to those that unwinding kept."""
-        context = amd64.trap_frame(self.bytes.read, trap, self.target.nt)
-        if context is None or context.ip != registers.rip:
-            return
-        saved = amd64_unwind.Registers.from_context(context)
-        for index, value in enumerate(saved.gpr):
-            if value is not None:
-                registers.gpr[index] = value
 
     def without_module(self, registers: Any, call_site: bool) -> tuple[Any, str, bool] | str:
         """A jump to an address outside every module: its caller is on top of the stack, if a call put it there."""
@@ -118,77 +134,49 @@ class Amd64Walk(Walk):
         caller.gpr[4] = registers.rsp + 8
         return caller, SCAN, True
 
-    def without_unwind_data(self, registers: Any, reason: str) -> tuple[Any, str, bool] | str:
-        known = self.at_entry(registers) or self.dispatcher(registers) or self.trap_handler(registers)
-        if known is not None:
-            return known
-        found = self.scan(registers.rsp)
-        if found is None:
-            return f"{reason}; no further return address on the stack"
-        return self.bare(*found), SCAN, True
+    def finish(self, end: str, complete: bool) -> Stack:
+        stack = super().finish(end, complete)
+        return dataclasses.replace(stack, frames=self.parts(stack.frames), remarks=tuple(self.remarks(stack.frames)))
 
-    @staticmethod
-    def bare(ip: int, sp: int) -> Any:
-        return amd64_unwind.Registers.from_context(Context("x64", {"rip": ip, "rsp": sp}, "scan"))
+    def parts(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+        """The frames with their parts in the crash."""
+        if not frames or not (self.start.crash or self.start.fault):
+            return frames
+        if self.start.fault:
+            return (frames[0]._replace(part=FAULT), *frames[1:])
+        fault = self.fault_index(frames)
+        marked = [*frames]
+        for number in range(fault or 0):
+            marked[number] = marked[number]._replace(part=FAULT_PATH)
+        if fault is not None:
+            marked[fault] = marked[fault]._replace(part=FAULT)
+        if fault != 0 and self.home_slots():
+            marked[0] = marked[0]._replace(part=BUG_CHECK)
+        return tuple(marked)
 
-    def at_entry(self, registers: Any) -> tuple[Any, str, bool] | None:
-        """At the first instruction of a function the return address is on top of the stack: KeBugCheckEx in a dump."""
-        if len(self.rows) != 1:
+    def fault_index(self, frames: tuple[Frame, ...]) -> int | None:
+        """The number of the frame that faulted: interrupted by the trap frame that the bug check is about."""
+        interrupted = [frame for frame in frames[1:] if frame.trust == TRAP_FRAME and not frame.call_site]
+        trap = failure_trap(self.target)
+        if trap is not None:
+            return next((frame.number for frame in interrupted if frame.ip == trap.context.ip), None)
+        name = frames[1].name if len(frames) > 1 else None
+        if self.reported is None and (name is None or name.symbol != _BUG_CHECK_DISPATCHER):
             return None
-        name = self.target.names.lookup(registers.rip)
-        first = name is not None and name.symbol is not None and name.offset == 0
-        header = self.target.header_context
-        bug_check = self.target.header.bug_check_code or 0
-        if not first and not (
-            header is not None and header.ip == registers.rip and bug_check >> 28 != 1 and self.home_slots()
-        ):
-            return None
-        value = self.pointer(registers.rsp)
-        if value is None or self.target.names.module_of(value) is None or self.target.follows_call(value) is False:
-            return None
-        caller = registers.copy()
-        caller.rip = value
-        caller.gpr[4] = registers.rsp + 8
-        for index in (0, 1, 2, 8, 9, 10, 11):
-            caller.gpr[index] = None
-        return caller, UNWIND, True
+        return interrupted[0].number if interrupted else None
 
-    def home_slots(self) -> bool:
-        """Whether the header's registers are those of a call of KeBugCheckEx: rcx holds the bug check code."""
-        header = self.target.header_context
-        code = self.target.header.bug_check_code
-        return header is not None and code is not None and header.get("rcx") == code
-
-    def dispatcher(self, registers: Any) -> tuple[Any, str, bool] | None:
-        """KiBugCheckDispatch and its kin keep a KEXCEPTION_FRAME on top of their stack, and a trap frame above it."""
-        if not self.rows[-1][3]:
-            return None
-        frame = registers.rsp
-        trap = frame + _EXCEPTION_FRAME_SIZE
-        value = self.pointer(trap - 8)
-        module = self.target.names.module_of(value) if value else None
-        own = self.target.names.module_of(registers.rip)
-        if value is None or module is None or own is None or module.name != "nt" or own.name != "nt":
-            return None
-        if not amd64.looks_like_trap_frame(self.bytes.read, trap, self.target.nt):
-            return None
-        caller = registers.copy()
-        saved = amd64.exception_frame(self.bytes.read, frame, self.target.nt)
-        context = Context("x64", {**saved, "rip": value, "rsp": trap}, "exception frame", frame)
-        restored = amd64_unwind.Registers.from_context(context)
-        caller.gpr = [new if new is not None else None for new in restored.gpr]
-        caller.rip = value
-        return caller, TRAP_FRAME, True
-
-    def trap_handler(self, registers: Any) -> tuple[Any, str, bool] | None:
-        """A trap handler reached through a dispatcher keeps its trap frame at its stack pointer."""
-        if self.rows[-1][2] != TRAP_FRAME or not self.rows[-1][3]:
-            return None
-        context = amd64.trap_frame(self.bytes.read, registers.rsp, self.target.nt)
-        if context is None or context.ip is None:
-            return None
-        self.rows[-1][4] = registers.rsp
-        caller = registers.copy()
-        caller.rip = context.ip
-        self.merge_trap_frame(caller, registers.rsp)
-        return caller, TRAP_FRAME, False
+    def remarks(self, frames: tuple[Frame, ...]) -> Iterator[str]:
+        trap = failure_trap(self.target) if self.skipped else None
+        if trap is not None:
+            yield (
+                f"between the call of the bug check and the trap frame at {trap.address:#x} ({trap.how}) only frames "
+                "of a fixed shape are shown: without unwind data the rest could be residue of the stack"
+            )
+        for ip, same in itertools.groupby((frame for frame in frames if frame.trap_frame), key=lambda frame: frame.ip):
+            traps = [frame.trap_frame or 0 for frame in same]
+            steps = {after - before for before, after in itertools.pairwise(traps)}
+            if len(traps) > 1 and steps == {amd64.TRAP_FRAME_SIZE}:
+                yield (
+                    f"{len(traps)} trap frames {amd64.TRAP_FRAME_SIZE:x}h apart have the same instruction {ip:#x}: "
+                    "the code faults again while handling its fault"
+                )

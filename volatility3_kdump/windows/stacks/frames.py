@@ -8,8 +8,12 @@ from typing import NamedTuple
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.symbols.names import Name
 
-#: A frame's trust, best first.
-CONTEXT, UNWIND, TRAP_FRAME, FRAME_POINTER, SCAN = "context", "unwind", "trap frame", "frame pointer", "scan"
+#: A frame's trust, best first. ``switch``: from what a switch of stacks left at the top of a stack.
+CONTEXT, UNWIND, TRAP_FRAME, SWITCH = "context", "unwind", "trap frame", "stack switch"
+FRAME_POINTER, SCAN = "frame pointer", "scan"
+
+#: A frame's part in the crash: it called the bug check, it handled the fault, it is what faulted.
+BUG_CHECK, FAULT_PATH, FAULT = "bug check", "fault path", "fault"
 
 MOST_FRAMES = 1024
 
@@ -24,7 +28,9 @@ class Frame(NamedTuple):
     each where the dump does not hold it. ``call_site`` says that ``ip`` is a return address. ``trap_frame`` is the
     address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions. ``fp`` is the frame pointer
     inside the frame, KD's ChildEBP; x86 only. ``name`` is the name of where it executes, ``None`` outside every module;
-    that of a return address is the name of the call before it.
+    that of a return address is the name of the call before it. ``part`` is the frame's part in the crash: ``bug check``
+    (the call of KeBugCheckEx), ``fault path`` (what lies between it and the fault: handlers and dispatchers, never to
+    blame), ``fault`` (the code that faulted), empty for all others.
     """
 
     number: int
@@ -37,15 +43,26 @@ class Frame(NamedTuple):
     trap_frame: int | None
     fp: int | None = None
     name: Name | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A backtrace. ``end`` says in words why it stops; ``complete`` whether that is a thread's start or user mode."""
+    """A backtrace.
+
+    ``end`` says in words why it stops; ``complete`` whether that is a thread's start or user mode. ``remarks`` are what
+    else there is to say of the frames, one sentence each.
+    """
 
     frames: tuple[Frame, ...]
     end: str
     complete: bool
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def fault(self) -> Frame | None:
+        """The frame that faulted; ``None`` where the crash is no fault, or the stack does not reach it."""
+        return next((frame for frame in self.frames if frame.part == FAULT), None)
 
     @property
     def trusted(self) -> bool:
@@ -58,7 +75,9 @@ class Start:
     """Where a backtrace begins: registers, how they are known, and the stacks that it may walk on, as (low, high).
 
     ``user_memory`` says whether the target's user-mode memory is that of the thread: it is that of one process alone.
-    ``held`` is a part of the stack that was read already, as (address, bytes).
+    ``held`` is a part of the stack that was read already, as (address, bytes). ``crash`` says that the walk begins at
+    the call of the bug check, so that it comes by the trap frame of what failed; ``fault`` that the registers are those
+    of a fault.
     """
 
     context: Context
@@ -66,6 +85,8 @@ class Start:
     segments: tuple[tuple[int, int], ...]
     user_memory: bool = True
     held: tuple[int, bytes] = field(default=(0, b""), repr=False, compare=False)
+    crash: bool = False
+    fault: bool = False
 
 
 class NoStack(Exception):

@@ -34,6 +34,8 @@ _ARCHITECTURES = ("x64", "x86", "arm64")
 #: KTHREAD.State of threads without a stack, and of those whose switch frame is of no use.
 _WITHOUT_STACK = {0: "initialized", 4: "terminated"}
 _RUNNING, _TRANSITION = 2, 6
+#: The bits above a bug check code that small memory dumps set to say that the header's registers are the exception's.
+_OF_EXCEPTION = 1
 
 
 def crash_start(target: Target) -> Start:
@@ -41,7 +43,9 @@ def crash_start(target: Target) -> Start:
     context = target.header_context
     if context is None or context.ip is None or context.sp is None:
         raise NoStack("the dump header holds no registers")
-    return Start(context, CONTEXT, crash_segments(target))
+    # The registers are those of the exception where the code has the bit that small memory dumps add.
+    fault = (target.header.bug_check_code or 0) >> 28 == _OF_EXCEPTION
+    return Start(context, CONTEXT, crash_segments(target), crash=not fault, fault=fault)
 
 
 def registers_start(target: Target, context: Context) -> Start:
@@ -63,7 +67,7 @@ def context_start(target: Target, address: int) -> Start:
     if context is None or context.ip is None or context.sp is None:
         why = why_not_context(data, architecture) or "it does not give the stack and instruction pointers"
         raise NoStack(f"no context record at {address:#x}: {why}")
-    return Start(context, CONTEXT, segments_around(target, context.sp))
+    return Start(context, CONTEXT, segments_around(target, context.sp), fault=True)
 
 
 def start_at(target: Target, context: Context) -> Start:
@@ -82,7 +86,7 @@ def trap_start(target: Target, address: int) -> Start:
     if context is None or context.sp is None:
         why = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
         raise NoStack(f"no trap frame at {address:#x}" + (f": {why}" if why else ""))
-    return Start(context, TRAP_FRAME, segments_around(target, context.sp))
+    return Start(context, TRAP_FRAME, segments_around(target, context.sp), fault=True)
 
 
 def processor_start(target: Target, number: int) -> Start:

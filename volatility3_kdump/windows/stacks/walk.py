@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 _NO_ARGUMENTS: tuple[int | None, ...] = (None,) * 4
 _PAGE_SHIFT = 12
-#: How far a scan looks for the next return address, in bytes.
-_SCAN_REACH = 0x1000
 #: How far below its stack an overflow leaves a stack pointer: the guard page, and what is allocated without a probe.
 _OVERFLOW = 0x2000
 
@@ -32,6 +30,9 @@ class Walk:
         self.unused = list(start.segments)
         self.segment: tuple[int, int] | None = None
         self.width = self.target.memory.pointer_size
+        #: The trap frame that the dispatcher of bug checks keeps, and whether frames were left out on the way to one.
+        self.reported: int | None = None
+        self.skipped = False
 
     def add(self, ip: int, sp: int | None, trust: str, call_site: bool, fp: int | None = None) -> None:
         self.rows.append([sp, ip, trust, call_site, None, fp])
@@ -83,23 +84,3 @@ class Walk:
     def pointer(self, address: int) -> int | None:
         data = self.bytes.read(address, self.width)
         return None if data is None else int.from_bytes(data, "little")
-
-    def scan(self, sp: int) -> tuple[int, int] | None:
-        """(return address, stack pointer after it) of the next value on the stack that can be a return address."""
-        if self.segment is None:
-            return None
-        target = self.target
-        # Calls are made with the stack pointer at a multiple of 16, so that the return address lies 8 below one.
-        for address in range((sp + 7 & -16) + 8, min(self.segment[1], sp + _SCAN_REACH), 16):
-            value = self.pointer(address)
-            if value is None or not target.is_kernel_address(value):
-                continue
-            module = target.names.module_of(value)
-            if module is None or not target.may_be_code(module, value):
-                continue
-            name = target.names.lookup(value)
-            if name is not None and name.symbol is not None and name.offset == 0:
-                continue
-            if target.follows_call(value) is not False:
-                return value, address + self.width
-        return None

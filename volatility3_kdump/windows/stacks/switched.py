@@ -1,0 +1,183 @@
+"""Stacks that the processor switched to: where the code was before, and which stacks the crash is on (x64).
+
+DPCs, interrupts and (since Windows 10 2004) exceptions run on stacks of their own. The routine that switches leaves its
+frame at the top of the new stack; ``top`` is the first address above it, a multiple of the page size::
+
+    top-58h  return address into the routine that switched, below its frame
+    top-50h  that frame (KPRCB.DpcStack points here)
+    top-28h  a machine frame: where the code goes on, on the stack before (KiDispatchInterruptContinue,
+    top-10h    KiExceptionDispatchOnExceptionStackContinue), and the stack pointer there
+
+The interrupt stack keeps only the stack pointer, at which a return address lies. Read on small dumps of Windows 8.1,
+10 (19041) and 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from volatility3_kdump.cpu import amd64
+from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.threads import stack_limits
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+PAGE = 0x1000
+#: The frame of the routine that switched, the return address below it, and what its machine frame holds.
+FRAME_BELOW_TOP = 0x50
+_RETURN_BELOW_TOP, _GOES_ON_BELOW_TOP, _PREVIOUS_BELOW_TOP = 0x58, 0x28, 0x10
+#: The routine that switched and the place where it goes on are parts of one piece of assembly code.
+_SAME_CODE = 0x1000
+#: No stack that is switched to is larger.
+_LARGEST = 0x8000
+_MOST_STACKS = 8
+_WINDOW = 0x6000
+
+THREAD, DPC, INTERRUPT, SEPARATE = "thread", "DPC", "interrupt", "separate"
+
+
+class Switch(NamedTuple):
+    """One switch. ``goes_on`` is where the code goes on after it, ``None`` where only a return address lies on the
+    stack before; ``previous`` the stack pointer there; ``returns`` the address in the routine that switched."""
+
+    top: int
+    returns: int
+    goes_on: int | None
+    previous: int
+
+
+class LiveStack(NamedTuple):
+    """The used part of a stack: its stack pointer, the first address above it, and whose it is: ``thread``, ``DPC``,
+    ``interrupt``, or ``separate`` where the dump does not say whose."""
+
+    low: int
+    high: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """The bug check was raised while the processor did something that is not the thread's: ``reason`` says what.
+
+    Thread and process are then only those that were interrupted.
+    """
+
+    kind: str
+    reason: str
+
+
+def switch_at(target: Target, top: int) -> Switch | None:
+    """The switch whose frame lies below ``top``; ``None`` where there is none."""
+    pointer = target.memory.pointer
+    previous, returns = pointer(top - _PREVIOUS_BELOW_TOP), pointer(top - _RETURN_BELOW_TOP)
+    if previous is None or returns is None or not _is_kernel_code(target, returns):
+        return None
+    if previous & 7 or top - _LARGEST <= previous < top:
+        return None
+    if not target.is_kernel_address(previous) or not amd64.is_canonical(previous):
+        return None
+    goes_on = pointer(top - _GOES_ON_BELOW_TOP)
+    if goes_on is not None and abs(goes_on - returns) < _SAME_CODE and _is_kernel_code(target, goes_on):
+        return Switch(top, returns, goes_on, previous)
+    value = pointer(previous)
+    if value is not None and _is_kernel_code(target, value) and target.follows_call(value) is True:
+        return Switch(top, returns, None, previous)
+    return None
+
+
+def switch_above(target: Target, sp: int, high: int | None = None) -> Switch | None:
+    """The nearest switch above a stack pointer; ``high`` is the first address above the stack where that is known."""
+    top = (sp + FRAME_BELOW_TOP + PAGE - 1) & -PAGE
+    last = sp + _LARGEST if high is None else min(sp + _LARGEST, high + PAGE)
+    while top <= last:
+        switch = switch_at(target, top)
+        if switch is not None:
+            return switch
+        top += PAGE
+    return None
+
+
+def live_stacks(target: Target) -> tuple[LiveStack, ...]:
+    """The stacks that the crash is on, from that of the bug check to that of the interrupted thread (x64)."""
+    return target.once(_live_stacks)
+
+
+def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
+    context = target.header_context
+    if context is None or context.sp is None or target.header.architecture != "x64":
+        return ()
+    stacks: list[LiveStack] = []
+    sp = context.sp
+    while len(stacks) < _MOST_STACKS and not any(stack.low <= sp < stack.high for stack in stacks):
+        limits = _thread_limits(target)
+        inside = limits is not None and limits[0] <= sp < limits[1]
+        switch = None if inside else switch_above(target, sp)
+        if inside and limits is not None:
+            stacks.append(LiveStack(sp, limits[1], THREAD))
+        elif switch is not None:
+            stacks.append(LiveStack(sp, switch.top, _kind_of(target, switch.top)))
+        else:
+            stacks.append(LiveStack(sp, _end_of(target, sp), SEPARATE))
+        if switch is None:
+            break
+        sp = switch.previous
+    return tuple(stacks)
+
+
+def interruption(target: Target) -> Interruption | None:
+    """Whether thread and process of the bug check are only whoever was interrupted; ``None`` where they are its own."""
+    for stack in live_stacks(target):
+        if stack.kind in (DPC, INTERRUPT):
+            what = "a DPC" if stack.kind == DPC else "an interrupt"
+            reason = f"the stack of the bug check is the processor's {stack.kind} stack: {what} was running"
+            return Interruption(stack.kind, reason)
+    processor = crash_processor(target)
+    thread = crash_thread(target)
+    if thread is not None and (thread.pid == 0 or (processor is not None and processor.idle_thread == thread.address)):
+        return Interruption("idle", "the processor's thread is its idle thread")
+    return None
+
+
+def top_of(target: Target, path: str, debugger_field: str) -> int | None:
+    """The top of one of the crashing processor's stacks, as a multiple of the page size."""
+    processor = crash_processor(target)
+    offset = target.offset("_KPRCB", path, debugger_field)
+    if processor is None or processor.prcb is None or offset is None:
+        return None
+    value = target.memory.pointer(processor.prcb + offset)
+    return None if not value or not target.is_kernel_address(value) else (value + PAGE - 1) & -PAGE
+
+
+def parts_of(target: Target, stack: LiveStack) -> Iterator[tuple[int, bytes]]:
+    """What the dump holds of a stack, as (address, bytes)."""
+    yield from target.memory.present(stack.low, min(stack.high - stack.low, _LARGEST * 4))
+
+
+def _kind_of(target: Target, top: int) -> str:
+    if top == top_of(target, "DpcStack", "OffsetPrcbDpcStack"):
+        return DPC
+    if top == top_of(target, "IsrStack", "OffsetPrcbIsrStack"):
+        return INTERRUPT
+    return SEPARATE
+
+
+def _thread_limits(target: Target) -> tuple[int, int] | None:
+    thread = crash_thread(target)
+    return stack_limits(target, thread.address) if thread is not None else None
+
+
+def _end_of(target: Target, sp: int) -> int:
+    """Where a stack of unknown extent ends: that of the saved stack of a small dump, else a window above it."""
+    triage = target.dump.triage
+    saved = triage.stack if triage is not None else None
+    if saved is not None and saved.address <= sp < saved.address + saved.size:
+        return saved.address + saved.size
+    return sp + _WINDOW
+
+
+def _is_kernel_code(target: Target, address: int) -> bool:
+    module = target.names.module_of(address)
+    return module is not None and module.name == "nt" and target.may_be_code(module, address)
