@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.output import parsed
 from tests.prompt import answer
 from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump.console.commands import execute
@@ -122,7 +123,7 @@ def test_rows(sample, run_vol) -> None:
         *("--field", "Cid."),
     )
     assert finished.returncode == 0, finished.stderr
-    (row,) = json.loads(finished.stdout)
+    (row,) = parsed(finished.stdout)
     assert (row["Field"], row["FieldType"], row["Value"]) == ("Cid", "_CLIENT_ID", None)
     assert [(child["Field"], child["Value"], child["Offset"]) for child in row["__children"]] == [
         ("UniqueProcess", 0x1C58, 0),

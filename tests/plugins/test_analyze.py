@@ -13,7 +13,7 @@ PHYSICAL = (1, 2, 5, 6, 8, 9, 10)
 
 
 def values(table: list[dict], section: str) -> dict[str, str]:
-    return {row["Field"]: row["Value"] for row in table if row["Section"] == section}
+    return {row["Field"]: row["Text"] for row in table if row["Topic"] == section}
 
 
 def test_windbg_text_equals_the_session(sample, run_vol):
@@ -49,8 +49,8 @@ def test_every_type_gives_the_session_s_values(sample, run_vol, dump_type):
     # The debugger prints zero for rbx; P1 tells what it was.
     assert registers["rbx"] == bug_check["Arg1"]
     operand = next(row for row in table if row["Field"] == "Operand")
-    assert operand["Address"] == 0xFFFFD8024AAA8010
-    assert operand["Note"].startswith("agrees with the bug check")
+    assert operand["Value"] == 0xFFFFD8024AAA8010
+    assert operand["Notes"].startswith("agrees with the bug check")
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_header_registers_of_the_real_dump(shared_data: Path, run_vol):
 
 def test_without_symbols_the_table_that_is_needed_is_named(shared_data: Path, run_vol):
     table = rows(run_vol("-f", shared_data / "dumps" / "triage_x64_19041.dmp", "-r", "json", "kdump.analyze"))
-    warning = next(row for row in table if row["Section"] == "Warning" and row["Field"] == "Symbols")
-    assert "ntkrnlmp.pdb/5278AFF86C341677D7D7835C85B7B844-1" in warning["Note"]
-    assert "kdump symbols --manifest" in warning["Note"]
+    warning = next(row for row in table if row["Topic"] == "Warning" and row["Field"] == "Symbols")
+    assert "ntkrnlmp.pdb/5278AFF86C341677D7D7835C85B7B844-1" in warning["Notes"]
+    assert "kdump symbols --manifest" in warning["Notes"]
     assert values(table, "Crash")["Process"] == "System"
     assert values(table, "Failure")["At"] == "amdppm+0x334c"
 

@@ -36,30 +36,30 @@ def test_type_phrase(sample, run_vol, dump_type, phrase):
 
 def table(finished) -> dict[tuple[str, str], dict]:
     assert finished.returncode == 0, finished.stderr
-    return {(row["Section"], row["Field"]): row for row in parsed(finished.stdout)}
+    return {(row["Topic"], row["Field"]): row for row in parsed(finished.stdout)}
 
 
 def test_unset_fields_are_said_to_be_unset(sample, run_vol):
     cells = table(run_vol("-f", sample(), "-r", "json", "kdump.info"))
     attributes = cells["Dump", "Attributes"]
-    assert attributes["Value"] == "not set"
-    assert attributes["Number"] is None
+    assert attributes["Text"] == "not set"
+    assert attributes["Value"] is None
     # The fill pattern must never show up as a value.
-    assert not any(row["Number"] in (0x45474150, 0x4547415045474150) for row in cells.values())
+    assert not any(row["Value"] in (0x45474150, 0x4547415045474150) for row in cells.values())
 
 
 def test_values_of_a_real_dump(shared_data: Path, run_vol):
     cells = table(run_vol("-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "-r", "json", "kdump.info"))
-    assert cells["Windows", "Architecture"]["Value"] == "ARM 64-bit (AArch64)"
-    assert cells["Windows", "Processors"]["Number"] == 8
-    assert cells["Time", "Session time (UTC)"]["Value"].startswith("Tue Sep 14 02:51:58.146")
-    assert cells["Time", "Uptime"]["Value"] == "0 days 0:13:16.705"
-    assert cells["Header", "BootId"]["Number"] == 0xD
-    assert cells["Small memory dump", "Drivers"]["Number"] == 245
-    assert cells["Small memory dump", "Unloaded drivers"]["Number"] == 11
-    assert cells["Small memory dump", "Data blocks"]["Number"] == 679
+    assert cells["Windows", "Architecture"]["Text"] == "ARM 64-bit (AArch64)"
+    assert cells["Windows", "Processors"]["Value"] == 8
+    assert cells["Time", "Session time (UTC)"]["Text"].startswith("Tue Sep 14 02:51:58.146")
+    assert cells["Time", "Uptime"]["Text"] == "0 days 0:13:16.705"
+    assert cells["Header", "BootId"]["Value"] == 0xD
+    assert cells["Small memory dump", "Drivers"]["Value"] == 245
+    assert cells["Small memory dump", "Unloaded drivers"]["Value"] == 11
+    assert cells["Small memory dump", "Data blocks"]["Value"] == 679
     assert sum(section == "Tagged data" for section, _ in cells) <= 42
-    assert cells["Kernel", "Base"]["Number"] == 0xFFFFF803F2E00000
+    assert cells["Kernel", "Base"]["Value"] == 0xFFFFF803F2E00000
 
 
 def test_truncated_dump_says_how_many_pages_are_missing(sample, run_vol, tmp_path: Path):
@@ -72,6 +72,6 @@ def test_truncated_dump_says_how_many_pages_are_missing(sample, run_vol, tmp_pat
     # The tagged data behind the pages is cut first, so the expected number follows from the size alone.
     header_size = int.from_bytes(data[0x2020:0x2028], "little")
     left = (short.stat().st_size - header_size) // 0x1000
-    declared = whole["Pages", "Declared"]["Number"]
-    assert cells["Pages", "Missing"]["Number"] == declared - left > 0
+    declared = whole["Pages", "Declared"]["Value"]
+    assert cells["Pages", "Missing"]["Value"] == declared - left > 0
     assert f"{declared - left:,} of {declared:,} pages" in finished.stdout

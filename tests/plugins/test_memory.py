@@ -69,5 +69,5 @@ def test_rows_and_text_tell_of_the_same_addresses(target: Target, layout: str) -
     seen = []
     grid.populate(lambda node, _: seen.append(node.values))
     lines = [line for line in grid.kd_lines() if line[:1] == "f"]
-    assert int(lines[0][:17].replace("`", ""), 16) == seen[0][0]
+    assert int(lines[0][:17].replace("`", ""), 16) == int(seen[0][0])
     assert all(value is not None for row in seen for value in row)

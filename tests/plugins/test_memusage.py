@@ -208,7 +208,7 @@ def test_rows(session: tuple[Path, Machine], run_vol) -> None:
         **{"Kind": "image", "ValidPages": 51, "StandbyPages": 39, "TransitionPages": 3, "SharedPages": 51},
     }
     notepad = next(row for row in table if row["Name"] == "notepad.exe")
-    assert (notepad["PID"], notepad["Process"], notepad["ControlArea"]) == (0x1E90, 0xFFFF9189527E9080, None)
+    assert (notepad["Pid"], notepad["Process"], notepad["ControlArea"]) == (0x1E90, 0xFFFF9189527E9080, None)
     section = next(row for row in table if row["Kind"] == "page file section")
     assert section["Notes"] == "entries of the page-frame database do not say which section"
     assert sum(row["Pages"] for row in table if row["Kind"] not in ("list", "note")) == (

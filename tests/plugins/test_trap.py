@@ -16,25 +16,25 @@ def test_trap_equals_the_session(sample, run_vol):
 
 def test_recovered_registers_and_operand(sample, run_vol):
     table = rows(run_vol("-f", sample(), "-r", "json", "kdump.trap"))
-    registers = {row["Field"]: row for row in table if row["Section"] == "Register"}
-    assert registers["rbx"]["Address"] == 0xFFFFD8024AAA8010
-    assert registers["rbx"]["Note"] == "recovered by unwinding"
-    assert registers["rax"]["Note"] == ""
+    registers = {row["Field"]: row for row in table if row["Topic"] == "Register"}
+    assert registers["rbx"]["Value"] == 0xFFFFD8024AAA8010
+    assert registers["rbx"]["Notes"] == "recovered by unwinding"
+    assert registers["rax"]["Notes"] is None
     operand = next(row for row in table if row["Field"] == "Operand")
-    assert operand["Note"] == "agrees with the bug check; rbx recovered by unwinding"
+    assert operand["Notes"] == "agrees with the bug check; rbx recovered by unwinding"
 
 
 def test_user_mode_trap_frame(sample, run_vol):
     finished = run_vol("-f", sample(), "-r", "json", "kdump.trap", "--address", "ffffd48f77af9e40")
-    registers = {row["Field"]: row for row in rows(finished) if row["Section"] == "Register"}
-    assert registers["rip"]["Address"] == 0x7FF8F16ECE54
-    assert registers["rsp"]["Address"] == 0x7AE6BDE8D8
+    registers = {row["Field"]: row for row in rows(finished) if row["Topic"] == "Register"}
+    assert registers["rip"]["Value"] == 0x7FF8F16ECE54
+    assert registers["rsp"]["Value"] == 0x7AE6BDE8D8
 
 
 def test_context_and_exception_of_a_real_dump(shared_data: Path, run_vol):
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     context = rows(run_vol("-f", dump, "-r", "json", "kdump.trap", "--context", "ffff850429891720"))
-    registers = {row["Field"]: row["Value"] for row in context if row["Section"] == "Register"}
+    registers = {row["Field"]: row["Text"] for row in context if row["Topic"] == "Register"}
     assert registers["rip"] == "fffff8048b58334c"
     assert registers["rsp"] == "ffff850429892120"
     shown = run_vol("-f", dump, "-r", "windbg", "kdump.trap", "--exception", "ffff850429891ee8").stdout
@@ -53,8 +53,8 @@ def test_trap_frame_of_a_real_dump_equals_its_header(shared_data: Path, run_vol)
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     trap = rows(run_vol("-f", dump, "-r", "json", "kdump.trap", "--address", "ffff850429891f90"))
     header = rows(run_vol("-f", dump, "-r", "json", "kdump.trap"))
-    saved = {row["Field"]: row["Value"] for row in trap if row["Section"] == "Register" and row["Value"] is not None}
-    whole = {row["Field"]: row["Value"] for row in header if row["Section"] == "Register"}
+    saved = {row["Field"]: row["Text"] for row in trap if row["Topic"] == "Register" and row["Text"] is not None}
+    whole = {row["Field"]: row["Text"] for row in header if row["Topic"] == "Register"}
     assert {"rip", "rsp", "rbp", "rax", "rcx", "rdx", "r8", "r9", "r10", "r11"} <= set(saved)
     for name, value in saved.items():
         # The flags of the context have the resume flag changed by the dispatcher.
@@ -71,7 +71,7 @@ def test_disassembly_forwards_and_backwards(sample, run_vol):
     )
     assert len(back) == 8
     assert back[-1]["Mnemonic"] == "call"
-    assert back[-1]["Target Symbol"] == "nt!KeBugCheckEx"
+    assert back[-1]["TargetSymbol"] == "nt!KeBugCheckEx"
     text = run_vol("-f", sample(), "-r", "windbg", "kdump.disasm", "--count", "1").stdout
     assert text == "myfault+0x1981:\nfffff800`60da1981 8b03            mov     eax,dword ptr [rbx]\n"
 

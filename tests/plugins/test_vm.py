@@ -123,7 +123,7 @@ def test_rows(sample, run_vol) -> None:
     assert (by_name["Special Pool"]["Pages"], by_name["Special Pool"]["Notes"]) == (None, "not in this kernel")
     processes = [row for row in table if row["Kind"] == "process"]
     assert [row["Pages"] for row in processes] == sorted((row["Pages"] for row in processes), reverse=True)
-    assert (processes[0]["PID"], processes[0]["Process"]) == (0x1E90, 0xFFFF9189527E9080)
+    assert (processes[0]["Pid"], processes[0]["Process"]) == (0x1E90, 0xFFFF9189527E9080)
 
 
 def test_every_kernel(isf_path: Path, sample) -> None:
@@ -297,7 +297,7 @@ def test_small_memory_dumps_against_their_bytes(shared_data: Path) -> None:
         assert tuple(use.value(label) or 0 for label in labels) == stored
         assert all(use.value(label) is None for label in use.counters if label not in labels)
         seen += any(stored)
-    assert seen == 2
+    assert seen >= 2
 
 
 def test_a_small_memory_dump_says_what_cannot_be_there(shared_data: Path, run_vol) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure
@@ -18,11 +15,22 @@ from volatility3_kdump.text.registers import code_line, flags_words
 from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import session_time, uptime
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.report import write_report
+from volatility3_kdump.views.table import BLANK, table
 from volatility3_kdump.windows.machine.version import build_lab, windows_name
 
-COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Address", format_hints.Hex), ("Note", str)]
+ANALYSIS = table(
+    "kdump.analyze",
+    keys.TOPIC(),
+    keys.FIELD(),
+    keys.TEXT(),
+    keys.VALUE(
+        more="an address, a code, an argument, a register; of a frame its stack pointer; null where there is none"
+    ),
+    keys.NOTES(),
+)
 
 _GENERAL = {
     "x64": (
@@ -49,12 +57,12 @@ def analyze_grid(target: Target, rules: OwnerRules | None = None, report: Path |
     crash = analyze_crash(target, rules)
     if report is not None:
         write_report(report, target, crash)
-    return KdumpGrid(COLUMNS, _rows(target, crash), lambda: analyze(target, crash))
+    return ANALYSIS.grid(_rows(target, crash), lambda: analyze(target, crash))
 
 
-def _row(section: str, field: str, value: str | None, address: int | None = None, note: str = "") -> Row:
-    cell: Any = absent() if address is None else format_hints.Hex(address)
-    return 0, (section, field, text(value), cell, note)
+def _row(topic: str, field: str, shown: str | None, number: int | None = None, note: str = "") -> Row:
+    value = BLANK if number is None else number
+    return ANALYSIS.row(0, Topic=topic, Field=field or BLANK, Text=shown, Value=value, Notes=[note])
 
 
 def _rows(target: Target, crash: Crash) -> Iterator[Row]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from volatility3.framework.renderers import format_hints
-
 from volatility3_kdump.analysis.bugcheck import (
     BugCheck,
     RecordedBugCheck,
@@ -17,9 +15,17 @@ from volatility3_kdump.analysis.bugcheck import (
 from volatility3_kdump.errors import CorruptDump, KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.bugcheck import bugcheck_command, explanation
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, TEXT, Column, table
 
-_COLUMNS = [("Item", str), ("Value", format_hints.Hex), ("Meaning", str), ("Source", str)]
+BUGCHECK = table(
+    "kdump.bugcheck",
+    Column("Item", TEXT, "the code, an argument, or what is said of them"),
+    keys.VALUE(),
+    keys.MEANING(),
+    keys.SOURCE(),
+)
 
 
 def bug_check_grid(target: Target) -> KdumpGrid:
@@ -40,14 +46,14 @@ def bug_check_grid(target: Target) -> KdumpGrid:
         if differing:
             yield f"WARNING: {differing}"
 
-    return KdumpGrid(_COLUMNS, rows(), kd_lines)
+    return BUGCHECK.grid(rows(), kd_lines)
 
 
 def shown_bug_check(words: Sequence[str]) -> KdumpGrid:
     """Any bug check explained, from hexadecimal words: code and up to four arguments, zero where left out."""
     numbers = [_number(word) for word in words]
     bug_check = describe(numbers[0], [*numbers[1:], 0, 0, 0, 0][:4])
-    return KdumpGrid(_COLUMNS, _bug_check_rows(bug_check, "command line"), lambda: explanation(bug_check, 8))
+    return BUGCHECK.grid(_bug_check_rows(bug_check, "command line"), lambda: explanation(bug_check, 8))
 
 
 def _number(word: str) -> int:
@@ -60,30 +66,34 @@ def _number(word: str) -> int:
     return value
 
 
+def _row(what: str, value: object, meaning: object, source: str) -> Row:
+    return BUGCHECK.row(0, Item=what, Value=value, Meaning=meaning, Source=source)
+
+
 def _bug_check_rows(bug_check: BugCheck, source: str) -> Iterator[Row]:
     name = bug_check.name or "not a code that is publicly known"
-    yield 0, ("Code", format_hints.Hex(bug_check.raw_code), name, source)
+    yield _row("Code", bug_check.raw_code, name, source)
     if bug_check.minidump_variant:
         meaning = "the same code without the bit that marks an exception's context in a small memory dump"
-        yield 0, ("Base code", format_hints.Hex(bug_check.code), meaning, source)
+        yield _row("Base code", bug_check.code, meaning, source)
     for alias in bug_check.aliases:
-        yield 0, ("Also named", absent(), alias, "table")
+        yield _row("Also named", BLANK, alias, "table")
     if bug_check.live:
-        yield 0, ("Live dump", absent(), "a live dump: the system was not stopped", "table")
+        yield _row("Live dump", BLANK, "a live dump: the system was not stopped", "table")
     for what, words in (("Description", bug_check.text), ("This case", bug_check.variant)):
         if words:
-            yield 0, (what, absent(), words, "table")
+            yield _row(what, BLANK, words, "table")
     for argument in bug_check.arguments:
-        yield 0, (f"Argument {argument.number}", address(argument.value), text(argument.text), source)
+        yield _row(f"Argument {argument.number}", argument.value, argument.text, source)
 
 
 def _recorded_rows(target: Target, recorded: RecordedBugCheck, differing: str | None) -> Iterator[Row]:
     source = "nt!KiBugCheckData"
     if recorded.code is None:
         why = "not in the dump, or the kernel's symbols are not at hand"
-        yield 0, ("Recorded by the kernel", address(None), why, source)
+        yield _row("Recorded by the kernel", None, why, source)
     else:
         meaning = differing or "agrees with the dump header"
-        yield 0, ("Recorded by the kernel", format_hints.Hex(recorded.code), meaning, source)
+        yield _row("Recorded by the kernel", recorded.code, meaning, source)
     if recorded.driver is not None:
-        yield 0, ("Driver blamed by the kernel", absent(), recorded.driver, "nt!KiBugCheckDriver")
+        yield _row("Driver blamed by the kernel", BLANK, recorded.driver, "nt!KiBugCheckDriver")

@@ -33,6 +33,10 @@ NOTES = Key("Notes", kinds.LINES, "contradictions, gaps and explanations, separa
 FLAGS = Key("Flags", kinds.HEX, "its flags")
 STATUS = Key("Status", kinds.HEX, "an NTSTATUS")
 
+SEVERITY = Key("Severity", kinds.TEXT, "`success`, `informational`, `warning`, `error`: the two top bits of the code")
+FACILITY = Key("Facility", kinds.NUMBER, "bits 16 to 27 of the code")
+FACILITY_NAME = Key("FacilityName", kinds.TEXT, "its name, only where the code is Microsoft's")
+
 # where ----------------------------------------------------------------------------------------------------------------
 ADDRESS = Key("Address", kinds.ADDRESS, "the virtual address that the row is about")
 START = Key("Start", kinds.ADDRESS, "its first address")
@@ -45,6 +49,7 @@ OBJECT = Key("Object", kinds.POINTER, "the object itself, behind its header")
 # values ---------------------------------------------------------------------------------------------------------------
 VALUE = Key("Value", kinds.HEX, "the value as an unsigned number")
 TEXT = Key("Text", kinds.TEXT, "the value in words")
+MEANING = Key("Meaning", kinds.TEXT, "what it means")
 BYTES = Key("Bytes", kinds.TEXT, "the bytes in hexadecimal; `??` where one is not in the dump")
 TOPIC = Key("Topic", kinds.TEXT, "what a group of rows is about")
 FIELD = Key("Field", kinds.TEXT, "name of the field")

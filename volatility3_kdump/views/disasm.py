@@ -4,51 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from volatility3.framework.renderers import format_hints
-
 from volatility3_kdump.analysis.code import instructions_before, instructions_from
 from volatility3_kdump.cpu.instruction import Instruction
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.disasm import listing
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, POINTER, TEXT, Column, Part, Table
 
-_COLUMNS = [
-    ("Address", format_hints.Hex),
-    ("Symbol", str),
-    ("Bytes", str),
-    ("Mnemonic", str),
-    ("Operands", str),
-    ("Target", format_hints.Hex),
-    ("Target Symbol", str),
-]
+
+def _goal(instruction: Instruction) -> int | None:
+    """Where it branches to, or what it reads the address from."""
+    return instruction.target if instruction.target is not None else instruction.indirect
+
+
+_CODE = Part[Instruction](
+    "",
+    keys.ADDRESS(lambda instruction: instruction.address),
+    keys.SYMBOL(),
+    keys.BYTES(lambda instruction: instruction.raw.hex()),
+    Column("Mnemonic", TEXT, "the instruction", lambda instruction: instruction.mnemonic),
+    Column(
+        "Operands",
+        TEXT,
+        "its operands as the debugger writes them; where there is no instruction, why",
+        lambda instruction: instruction.operands,
+    ),
+    Column(
+        "Target",
+        POINTER,
+        "where it branches to; of an indirect branch, where that address stands",
+        lambda instruction: BLANK if _goal(instruction) is None else _goal(instruction),
+    ),
+    Column("TargetSymbol", TEXT, "the name of the target"),
+)
+CODE = Table("kdump.disasm", _CODE)
 
 
 def disasm_grid(target: Target, start: int, count: int, before: bool) -> KdumpGrid:
     """``count`` instructions from an address, or those that end at it."""
-    found = instructions_before(target, start, count) if before else instructions_from(target, start, count)
-    return instructions_grid(target, start, found, len(found) if before and found else count)
+    decoded = instructions_before(target, start, count) if before else instructions_from(target, start, count)
+    return instructions_grid(target, start, decoded, len(decoded) if before and decoded else count)
 
 
-def instructions_grid(target: Target, start: int, found: Sequence[Instruction], wanted: int) -> KdumpGrid:
+def instructions_grid(target: Target, start: int, decoded: Sequence[Instruction], wanted: int) -> KdumpGrid:
     """Instructions that were decoded from ``start`` on; where they are fewer than ``wanted``, the text says so."""
 
     def rows() -> Iterator[Row]:
-        for instruction in found:
-            goal = instruction.target if instruction.target is not None else instruction.indirect
-            yield (
+        for instruction in decoded:
+            goal = _goal(instruction)
+            yield CODE.row(
                 0,
-                (
-                    format_hints.Hex(instruction.address),
-                    text(target.name_of(instruction.address)),
-                    instruction.raw.hex(),
-                    instruction.mnemonic,
-                    instruction.operands,
-                    absent() if goal is None else address(goal),
-                    absent() if goal is None else text(target.name_of(goal)),
-                ),
+                instruction,
+                Symbol=target.name_of(instruction.address),
+                TargetSymbol=BLANK if goal is None else target.name_of(goal),
             )
-        if not found:
+        if not decoded:
             why = target.memory.why_unreadable(start) if target.memory.read(start, 1) is None else "no instruction"
-            yield 0, (format_hints.Hex(start), text(target.name_of(start)), *(absent(),) * 2, why, absent(), absent())
+            yield CODE.row(0, Address=start, Symbol=target.name_of(start), Operands=why)
 
-    return KdumpGrid(_COLUMNS, rows(), lambda: listing(target, start, found, wanted))
+    return CODE.grid(rows(), lambda: listing(target, start, decoded, wanted))

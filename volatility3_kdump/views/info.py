@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.archives import archive
 from volatility3_kdump.dump import DumpHeader
@@ -13,7 +10,9 @@ from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.banner import KINDS, banner
 from volatility3_kdump.text.times import session_time, uptime
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, table
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.machine.version import (
     architecture_name,
@@ -24,7 +23,14 @@ from volatility3_kdump.windows.machine.version import (
 )
 from volatility3_kdump.windows.processes.crashed import crash_processor
 
-_COLUMNS = [("Section", str), ("Field", str), ("Value", str), ("Number", format_hints.Hex), ("Note", str)]
+INFO = table(
+    "kdump.info",
+    keys.TOPIC(),
+    keys.FIELD(),
+    keys.TEXT(more="`not set` for a field that the dump's writer never wrote"),
+    keys.VALUE(more="null where it is no number"),
+    keys.NOTES(),
+)
 
 _UNSET = "not set"
 _SECONDARY_STATES = {0: "none", 1: "partial or complete"}
@@ -46,7 +52,7 @@ _TRIAGE_FIELDS = (
 
 def info_grid(target: Target) -> KdumpGrid:
     """Everything that the dump says about itself."""
-    return KdumpGrid(_COLUMNS, _rows(target), lambda: banner(target))
+    return INFO.grid(_rows(target), lambda: banner(target))
 
 
 def _rows(target: Target) -> Iterator[Row]:
@@ -62,16 +68,16 @@ def _rows(target: Target) -> Iterator[Row]:
         yield _row("Warning", "", warning)
 
 
-def _row(section: str, field: str, value: str | None, number: int | None = None, note: str = "") -> Row:
-    cell: Any = absent() if number is None else format_hints.Hex(number)
-    return 0, (section, field, text(value), cell, note)
+def _row(topic: str, field: str, shown: str | None, value: int | None = None, note: str = "") -> Row:
+    return INFO.row(0, Topic=topic, Field=field, Text=shown, Value=BLANK if value is None else value, Notes=[note])
 
 
-def _set(section: str, field: str, number: int | None, shown: str | None = None, note: str = "") -> Row:
+def _set(topic: str, field: str, value: int | None, shown: str | None = None, note: str = "") -> Row:
     """A row of a header field, which may never have been written."""
-    if number is None:
-        return 0, (section, field, _UNSET, address(None), note or "never written by the dump's writer")
-    return _row(section, field, shown if shown is not None else f"{number:,}", number, note)
+    if value is None:
+        never = note or "never written by the dump's writer"
+        return INFO.row(0, Topic=topic, Field=field, Text=_UNSET, Value=None, Notes=[never])
+    return _row(topic, field, shown if shown is not None else f"{value:,}", value, note)
 
 
 def _dump_rows(target: Target) -> Iterator[Row]:

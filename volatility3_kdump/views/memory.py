@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import Range
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memory as text
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, TEXT, Column, table
 from volatility3_kdump.windows.memory.contents import Stretch, counted_string, read_text, stretch, stretches
 from volatility3_kdump.windows.memory.search import find_bytes, find_strings
 
-_COLUMNS: list[tuple[str, type]] = [
-    ("Address", format_hints.Hex),
-    ("Value", format_hints.Hex),
-    ("Bytes", str),
-    ("Text", str),
-    ("Symbol", str),
-    ("Absent", str),
-]
+MEMORY = table(
+    "kdump.memory",
+    keys.ADDRESS(more="sign-extended; of a string structure (`s`, `S`), that of its buffer"),
+    keys.VALUE(more="little-endian; unknown where a byte of it is absent, null for bytes and text"),
+    keys.BYTES(),
+    keys.TEXT(more="`.` for what cannot be shown and `?` for what is absent; the string in the layouts of strings"),
+    keys.SYMBOL(more="of the address that a unit of pointer size holds; in a search, of the place itself"),
+    Column("Absent", TEXT, "why bytes of the unit are not there; null where all are"),
+)
 
 #: Letters of ``d`` that show what pointers point to: the pointer's size (0: the target's), and what is shown.
 POINTED = {
@@ -172,40 +171,35 @@ class MemoryView:
     def rows(self) -> Iterator[Row]:
         """The values of :meth:`lines`: a row for each unit, for sixteen bytes of ``b``, or for each line of text."""
         if self.layout in POINTED:
+            named = POINTED[self.layout][1] == "s"
             for at, value, _, behind in self._pointers():
-                symbol = behind if POINTED[self.layout][1] == "s" else None
-                said = behind if POINTED[self.layout][1] != "s" else None
-                yield 0, self._row(at, value, absent(), _cell(said), _cell(symbol), value is None)
+                said = BLANK if behind is None else behind
+                shown: dict[str, object] = {"Symbol": said} if named else {"Text": said}
+                yield self._row(at, value is None, Value=value, **shown)
         elif self.layout in ("a", "u", "s", "S"):
             for at, found in self._texts():
-                yield 0, self._row(at, absent(), absent(), text_cell(found), absent(), found is None)
+                yield self._row(at, found is None, Text=found)
         else:
             layout = text.FORMATS.get(self.layout)
             step = 16 if self.unit == 1 and layout else 4 if layout is None else self.unit
             for piece in self._pieces(step):
                 for offset in range(0, len(piece.data), step):
-                    yield 0, self._unit_row(piece, offset, min(offset + step, len(piece.data)))
+                    yield self._unit_row(piece, offset, min(offset + step, len(piece.data)))
 
-    def _unit_row(self, piece: Stretch, start: int, stop: int) -> tuple[Any, ...]:
+    def _unit_row(self, piece: Stretch, start: int, stop: int) -> Row:
         value = piece.unit(start, stop - start) if stop - start == self.unit and self.unit > 1 else None
-        data = " ".join(text.hexadecimal(piece.unit(at, 1), 1) for at in range(start, stop))
+        name = self._name(value) if self.unit == self.width else None
         return self._row(
             piece.address + start,
-            absent() if self.unit == 1 else value,
-            data,
-            text.text_of(piece, start, stop),
-            _cell(self._name(value) if self.unit == self.width else None),
             not all(piece.held[start:stop]),
+            Value=BLANK if self.unit == 1 else value,
+            Bytes=" ".join(text.hexadecimal(piece.unit(at, 1), 1) for at in range(start, stop)),
+            Text=text.text_of(piece, start, stop),
+            Symbol=BLANK if name is None else name,
         )
 
-    def _row(self, at: int, value: Any, data: Any, shown: Any, symbol: Any, missing: bool) -> tuple[Any, ...]:
-        why = self.memory.why_unreadable(at) if missing else None
-        value = address(value) if value is None or type(value) is int else value
-        return address(at), value, data, shown, symbol, absent() if why is None else why
-
-
-def _cell(value: str | None) -> Any:
-    return absent() if value is None else value
+    def _row(self, at: int, missing: bool, **cells: object) -> Row:
+        return MEMORY.row(0, Address=at, Absent=self.memory.why_unreadable(at) if missing else BLANK, **cells)
 
 
 def _encoding(wide: bool) -> tuple[str, str]:
@@ -219,7 +213,7 @@ def memory_grid(
     ``f D`` floating point, ``a u`` strings, ``s S`` string structures, ``yb yd`` binary, ``ps pp pa pu`` pointers with
     what they point to (``d.`` and ``q.``: of 4 and 8 bytes)."""
     view = MemoryView(target, wanted, layout, memory, columns)
-    return KdumpGrid(_COLUMNS, view.rows(), view.lines)
+    return MEMORY.grid(view.rows(), view.lines)
 
 
 class SearchView:
@@ -256,7 +250,8 @@ class SearchView:
             row = stretch(self.memory, place, min(16, (1 << 64) - place))
             data = " ".join(text.hexadecimal(row.unit(at, 1), 1) for at in range(len(row.data)))
             shown = text.text_of(row, 0, len(row.data))
-            yield 0, (address(place), absent(), data, shown, _cell(self.target.name_of(place)), absent())
+            name = self.target.name_of(place)
+            yield MEMORY.row(0, Address=place, Bytes=data, Text=shown, Symbol=BLANK if name is None else name)
 
 
 def needed_length(wanted: Range, size: int) -> int:
@@ -270,7 +265,7 @@ def needed_length(wanted: Range, size: int) -> int:
 def search_grid(target: Target, wanted: Range, kind: str, pattern: bytes, memory: Memory | None = None) -> KdumpGrid:
     """The places in a range where a pattern stands; only what the dump holds is searched."""
     view = SearchView(target, wanted, kind, pattern, memory)
-    return KdumpGrid(_COLUMNS, view.rows(), view.lines)
+    return MEMORY.grid(view.rows(), view.lines)
 
 
 def string_lines(memory: Memory, wanted: Range, width: int, least: int = 3) -> Iterator[str]:

@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from volatility3.framework.renderers import format_hints
-
-from volatility3_kdump.findings.page_owners import MemoryUsage, Use, memory_usage
+from volatility3_kdump.findings.page_owners import MemoryUsage, PageList, Use, memory_usage
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memusage as text
-from volatility3_kdump.views.cells import number
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, PAGES, POINTER, Column, table
 
-_COLUMNS: list[tuple[str, type]] = [
-    ("Kind", str),
-    ("Name", str),
-    ("Pages", int),
-    ("Kilobytes", int),
-    ("CountedPages", int),
-    ("ControlArea", format_hints.Hex),
-    ("PID", int),
-    ("Process", format_hints.Hex),
-    ("ValidPages", int),
-    ("StandbyPages", int),
-    ("DirtyPages", int),
-    ("TransitionPages", int),
-    ("SharedPages", int),
-    ("LockedPages", int),
-    ("PageTablePages", int),
-    ("LargePages", int),
-    ("Notes", str),
-]
 _KILOBYTES = 4
+
+
+def _process(use: Use, value: object) -> object:
+    return value if use.kind == "process" else BLANK
+
+
+def _name(use: Use) -> object:
+    return BLANK if use.name is None and use.kind != "process" else use.name
+
+
+def _pages(name: str, says: str, get: Callable[[Use], int | None]) -> Column[Any]:
+    return Column(name, PAGES, says, {Use: get})
+
+
+MEMUSAGE = table(
+    "kdump.memusage",
+    keys.KIND({PageList: lambda entry: "list", Use: lambda use: use.kind}, "`list`, `note`, or a use: see below"),
+    keys.NAME(
+        {PageList: lambda entry: entry.name, Use: _name},
+        "the list; the path of the file in its volume; the image of the process; the driver",
+    ),
+    keys.PAGES({PageList: lambda entry: entry.pages, Use: lambda use: use.pages}),
+    keys.KILOBYTES(
+        {
+            PageList: lambda entry: None if entry.pages is None else entry.pages * _KILOBYTES,
+            Use: lambda use: use.pages * _KILOBYTES,
+        }
+    ),
+    Column(
+        "CountedPages",
+        PAGES,
+        "the length of the list as the memory manager keeps it itself",
+        {PageList: lambda entry: entry.counter},
+    ),
+    Column(
+        "ControlArea",
+        POINTER,
+        "CONTROL_AREA of a mapped file or an image",
+        {Use: lambda use: use.control_area if use.kind in ("mapped file", "image") else BLANK},
+    ),
+    keys.PID({Use: lambda use: _process(use, use.pid)}),
+    keys.PROCESS({Use: lambda use: _process(use, use.process)}),
+    _pages("ValidPages", "in use (ActiveAndValid)", lambda use: use.valid),
+    _pages("StandbyPages", "on the standby list", lambda use: use.standby),
+    _pages("DirtyPages", "on the lists of modified pages, or in transition and written to", lambda use: use.dirty),
+    _pages("TransitionPages", "in transition and not written to", lambda use: use.transition),
+    _pages("SharedPages", "of those in use, those with a share count above 1", lambda use: use.shared),
+    keys.LOCKED_PAGES(
+        {Use: lambda use: use.locked},
+        "one reference more than their being in use takes: by an MDL, or by input or output under way",
+    ),
+    _pages("PageTablePages", "page tables", lambda use: use.page_tables),
+    _pages("LargePages", "of those in use, those that are mapped as large pages", lambda use: use.large),
+    keys.NOTES({Use: lambda use: [use.note] if use.note is not None else BLANK}),
+)
 
 
 def memusage_grid(target: Target, summary: bool = False, progress: Progress | None = None) -> KdumpGrid:
@@ -44,42 +78,11 @@ def memusage_grid(target: Target, summary: bool = False, progress: Progress | No
     """
     usage = memory_usage(target, summary, progress)
     digits = 2 * target.memory.pointer_size
-    return KdumpGrid(_COLUMNS, _rows(usage), lambda: text.lines(usage, digits))
+    return MEMUSAGE.grid(_rows(usage), lambda: text.lines(usage, digits))
 
 
 def _rows(usage: MemoryUsage) -> Iterator[Row]:
-    for item in usage.lists:
-        size = None if item.pages is None else item.pages * _KILOBYTES
-        cells = (number(item.pages), number(size), number(item.counter))
-        yield 0, ("list", item.name, *cells, *_blank(12))
-    for use in usage.uses or ():
-        yield 0, _use(use)
+    for record in (*usage.lists, *(usage.uses or ())):
+        yield MEMUSAGE.row(0, record)
     for problem in usage.problems:
-        yield 0, ("note", *_blank(15), problem)
-
-
-def _use(use: Use) -> tuple[Any, ...]:
-    process = use.kind == "process"
-    return (
-        use.kind,
-        text_cell(use.name) if use.name is not None or process else absent(),
-        use.pages,
-        use.pages * _KILOBYTES,
-        absent(),
-        address(use.control_area) if use.kind in ("mapped file", "image") else absent(),
-        number(use.pid) if process else absent(),
-        address(use.process) if process else absent(),
-        use.valid,
-        use.standby,
-        use.dirty,
-        use.transition,
-        use.shared,
-        use.locked,
-        use.page_tables,
-        use.large,
-        absent() if use.note is None else use.note,
-    )
-
-
-def _blank(count: int) -> tuple[Any, ...]:
-    return (absent(),) * count
+        yield MEMUSAGE.row(0, Kind="note", Notes=[problem])

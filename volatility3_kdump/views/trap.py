@@ -9,7 +9,7 @@ from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import NOTE, exception_lines, shown_code
 from volatility3_kdump.text.registers import register_block
-from volatility3_kdump.views.analyze import COLUMNS, exception_rows, failure_rows, register_rows
+from volatility3_kdump.views.analyze import ANALYSIS, exception_rows, failure_rows, register_rows
 from volatility3_kdump.views.grid import KdumpGrid, Row
 
 
@@ -26,9 +26,9 @@ def failure_grid(target: Target, failure: Failure) -> KdumpGrid:
         yield from register_block(failure.shown, kd=True)
         yield from shown_code(target, failure)
 
-    return KdumpGrid(COLUMNS, rows(), kd_lines)
+    return ANALYSIS.grid(rows(), kd_lines)
 
 
 def exception_grid(target: Target, address: int, record: ExceptionRecord) -> KdumpGrid:
     """An exception record."""
-    return KdumpGrid(COLUMNS, exception_rows(target, address, record), lambda: exception_lines(target, record))
+    return ANALYSIS.grid(exception_rows(target, address, record), lambda: exception_lines(target, record))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
 from volatility3_kdump.images.modules import Module
@@ -15,21 +12,28 @@ from volatility3_kdump.symbols.types import TypeDescription, TypeReference, Type
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import types as text
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, TEXT, Column, table
 from volatility3_kdump.wildcards import Wildcard
 from volatility3_kdump.windows.typed_values import FieldValue, Options, TypedReader
 
-_COLUMNS: list[tuple[str, type]] = [
-    ("Type", str),
-    ("Address", format_hints.Hex),
-    ("Offset", format_hints.Hex),
-    ("Field", str),
-    ("FieldType", str),
-    ("Size", int),
-    ("Value", format_hints.Hex),
-    ("Text", str),
-]
+TYPES = table(
+    "kdump.type",
+    keys.TYPE_NAME(more="`module!type`"),
+    keys.ADDRESS(more="of the field; null without `--address`"),
+    keys.OFFSET(more="the structure that the field is a member of, or the array that the element is one of"),
+    keys.FIELD(more="`[00]` of an element, the constant's name"),
+    Column(
+        "FieldType",
+        TEXT,
+        "as KD writes types: `Uint4B`, `Ptr64 _ETHREAD`, `[15] UChar`, `Pos 3, 1 Bit`; `constant` for those of an "
+        "enumeration",
+    ),
+    keys.SIZE(more="of a bit field that of the number that it is part of"),
+    keys.VALUE(more="of integers, pointers, enumerations and bit fields; null for others, and where it is absent"),
+    keys.TEXT(more="as KD writes it; unknown where the dump does not hold it"),
+)
 
 
 def split_name(target: Target, name: str) -> tuple[Module, str]:
@@ -159,48 +163,41 @@ class TypeView:
             if description.kind == "enum" and at is None:
                 for name, number in description.constants:
                     size = description.size
-                    yield 0, self._row(None, None, name, "constant", size, number % (1 << 8 * size), str(number))
+                    yield self._row(
+                        0, Field=name, FieldType="constant", Size=size, Value=number % (1 << 8 * size), Text=str(number)
+                    )
                 continue
             if description.kind in ("enum", "base"):
                 if at is None:
-                    yield 0, self._row(None, None, None, description.name, description.size, None, None)
+                    yield self._row(0, FieldType=description.name, Size=description.size, Text=None)
                 else:
-                    yield 0, self._value_row(self._itself(at), None)
+                    yield self._value_row(0, self._itself(at), None)
                 continue
             for level, value in self.reader.walk(description.name, at, self.options):
-                yield level, self._value_row(value, value.offset)
+                yield self._value_row(level, value, value.offset)
 
-    def _value_row(self, value: FieldValue, offset: int | None) -> tuple[Any, ...]:
+    def _value_row(self, level: int, value: FieldValue, offset: int | None) -> Row:
         number = value.value if isinstance(value.value, int) else None
         if number is not None and number < 0:
             number &= (1 << 8 * (value.type.size or 8)) - 1
         shown = None if value.address is None else text.value_text(value, self.size)
-        type_name = text.type_text(value.type)
-        return self._row(value.address, offset, value.name or None, type_name, value.type.size, number, shown)
-
-    def _row(
-        self,
-        at: int | None,
-        offset: int | None,
-        field: str | None,
-        type_name: str,
-        size: int | None,
-        value: int | None,
-        shown: str | None,
-    ) -> tuple[Any, ...]:
-        def cell(number: int | None) -> Any:
-            return absent() if number is None else address(number)
-
-        return (
-            self.name,
-            cell(at),
-            cell(offset),
-            absent() if field is None else field,
-            type_name,
-            absent() if size is None else size,
-            cell(value),
-            text_cell(shown) if shown != "??" else text_cell(None),
+        return self._row(
+            level,
+            Address=_or_blank(value.address),
+            Offset=_or_blank(offset),
+            Field=value.name or BLANK,
+            FieldType=text.type_text(value.type),
+            Size=_or_blank(value.type.size),
+            Value=_or_blank(number),
+            Text=shown if shown != "??" else None,
         )
+
+    def _row(self, level: int, **cells: object) -> Row:
+        return TYPES.row(level, Type=self.name, **cells)
+
+
+def _or_blank(value: object) -> object:
+    return BLANK if value is None else value
 
 
 def type_grid(
@@ -215,7 +212,7 @@ def type_grid(
     if any(character in name.rpartition("!")[2] for character in "*?[#") or name.endswith("!"):
         return _names_grid(target, name)
     view = TypeView(target, name, at, options, memory, link)
-    return KdumpGrid(_COLUMNS, view.rows(), view.lines)
+    return TYPES.grid(view.rows(), view.lines)
 
 
 def type_names(target: Target, pattern: str) -> Iterator[str]:
@@ -237,6 +234,6 @@ def _names_grid(target: Target, pattern: str) -> KdumpGrid:
 
     def rows() -> Iterator[Row]:
         for name in names:
-            yield 0, (name, *((absent(),) * 7))
+            yield TYPES.row(0, Type=name)
 
-    return KdumpGrid(_COLUMNS, rows(), lambda: (f"          {name}" for name in names))
+    return TYPES.grid(rows(), lambda: (f"          {name}" for name in names))

@@ -2,36 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from volatility3.framework.renderers import format_hints
-
 from volatility3_kdump.errors import SymbolsNotFound
-from volatility3_kdump.findings.memory_use import MemoryUse, memory_use
+from volatility3_kdump.findings.memory_use import MemoryUse, ProcessCommit, Warning, memory_use
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import vm as text
-from volatility3_kdump.views.cells import number
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, PAGES, Column, table
+from volatility3_kdump.windows.memory.memory_counters import Counter, PageFile
 
-_COLUMNS: list[tuple[str, type]] = [
-    ("Kind", str),
-    ("Name", str),
-    ("Pages", int),
-    ("Kilobytes", int),
-    ("Count", int),
-    ("PID", int),
-    ("Process", format_hints.Hex),
-    ("FreePages", int),
-    ("MinimumPages", int),
-    ("MaximumPages", int),
-    ("PeakPages", int),
-    ("Source", str),
-    ("Notes", str),
-]
 _KILOBYTES = 4
+
+
+def _of_file(name: str, says: str, get: Callable[[PageFile], int | None]) -> Column[Any]:
+    return Column(name, PAGES, f"{says} of a paging file (_MMPAGING_FILE)", {PageFile: get})
+
+
+def _unit(counter: Counter, pages: bool, value: object) -> object:
+    """A value for a counter of pages, or one for another counter."""
+    return value if (counter.definition.unit == "pages") == pages else BLANK
+
+
+def _kilobytes(pages: int | None) -> int | None:
+    return None if pages is None else pages * _KILOBYTES
+
+
+VM = table(
+    "kdump.vm",
+    keys.KIND(
+        {
+            PageFile: lambda file: "page file" if file.kind == "file" else file.kind,
+            Counter: lambda counter: counter.definition.group,
+            Warning: lambda warning: "warning",
+            ProcessCommit: lambda process: "process",
+        },
+        "see below",
+    ),
+    keys.NAME(
+        {
+            PageFile: lambda file: BLANK if file.name == "" else file.name,
+            Counter: lambda counter: counter.label,
+            Warning: lambda warning: warning.rule,
+            ProcessCommit: lambda process: process.name,
+        },
+        "the counter by the debugger's word, the paging file, the process's image, or the rule of a warning",
+    ),
+    keys.PAGES(
+        {
+            PageFile: lambda file: file.size,
+            Counter: lambda counter: _unit(counter, True, counter.value),
+            ProcessCommit: lambda process: process.pages,
+        },
+        "the counter's value, the current size of a paging file, the commit of a process",
+    ),
+    keys.KILOBYTES(
+        {
+            PageFile: lambda file: _kilobytes(file.size),
+            Counter: lambda counter: _unit(counter, True, _kilobytes(counter.value)),
+            ProcessCommit: lambda process: _kilobytes(process.pages),
+        }
+    ),
+    keys.COUNT({Counter: lambda counter: _unit(counter, False, counter.value)}, "of counters that count no pages"),
+    keys.PID({ProcessCommit: lambda process: process.pid}),
+    keys.PROCESS({ProcessCommit: lambda process: process.address}),
+    _of_file("FreePages", "unused pages", lambda file: file.free),
+    _of_file("MinimumPages", "the least size", lambda file: file.minimum),
+    _of_file("MaximumPages", "the largest size", lambda file: file.maximum),
+    _of_file("PeakPages", "the most that was used", lambda file: file.peak),
+    keys.SOURCE({Counter: lambda counter: counter.source}),
+    keys.NOTES(
+        {
+            Counter: lambda counter: [counter.reason] if counter.reason is not None else BLANK,
+            Warning: lambda warning: [warning.text.strip("* ")],
+        },
+        "why there is no value: `not in this kernel`, `not in small memory dumps`, the page that is not in the dump; "
+        "for a warning, what it says",
+    ),
+)
 
 
 def vm_grid(target: Target, with_processes: bool = True, progress: Progress | None = None) -> KdumpGrid:
@@ -43,52 +94,12 @@ def vm_grid(target: Target, with_processes: bool = True, progress: Progress | No
     use = memory_use(target, progress)
     if not small and target.nt is None and all(counter.value is None for counter in use.counters.values()):
         raise SymbolsNotFound(f"{target.name}: the memory manager's counters need symbols: {target.symbol_status}")
-    return KdumpGrid(_COLUMNS, _rows(use, with_processes), lambda: text.lines(use, small, with_processes))
+    return VM.grid(_rows(use, with_processes), lambda: text.lines(use, small, with_processes))
 
 
 def _rows(use: MemoryUse, with_processes: bool) -> Iterator[Row]:
-    for item in use.files:
-        sizes = (number(value) for value in (item.free, item.minimum, item.maximum, item.peak))
-        name = text_cell(item.name) if item.name != "" else absent()
-        yield _row(item.kind if item.kind != "file" else "page file", name, item.size, sizes=sizes)
-    for counter in use.counters.values():
-        group, source = counter.definition.group, text_cell(counter.source)
-        notes = absent() if counter.reason is None else counter.reason
-        if counter.definition.unit == "pages":
-            yield _row(group, counter.label, counter.value, source=source, notes=notes)
-        else:
-            yield _row(group, counter.label, None, count=number(counter.value), source=source, notes=notes, pages=False)
-    for warning in use.warnings:
-        yield _row("warning", warning.rule, None, notes=warning.text.strip("* "), pages=False)
-    for process in use.processes if with_processes else ():
-        yield _row("process", text_cell(process.name), process.pages, owner=(process.pid, process.address))
+    processes = use.processes if with_processes else ()
+    for record in (*use.files, *use.counters.values(), *use.warnings, *processes):
+        yield VM.row(0, record)
     for problem in use.problems:
-        yield _row("note", absent(), None, notes=problem, pages=False)
-
-
-def _row(
-    kind: str,
-    name: Any,
-    value: int | None,
-    *,
-    count: Any = None,
-    owner: tuple[int | None, int] | None = None,
-    sizes: Any = None,
-    source: Any = None,
-    notes: Any = None,
-    pages: bool = True,
-) -> Row:
-    """A row. What is not given does not apply to it; without ``pages``, neither do pages and kilobytes."""
-    blank = absent()
-    cells = (
-        kind,
-        name,
-        number(value) if pages else blank,
-        number(None if value is None else value * _KILOBYTES) if pages else blank,
-        blank if count is None else count,
-        *((number(owner[0]), address(owner[1])) if owner is not None else (blank, blank)),
-        *(tuple(sizes) if sizes is not None else (blank,) * 4),
-        blank if source is None else source,
-        blank if notes is None else notes,
-    )
-    return 0, cells
+        yield VM.row(0, Kind="note", Notes=[problem])
