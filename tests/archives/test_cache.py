@@ -446,3 +446,83 @@ def test_members_are_let_go_of(cache: MemberCache) -> None:
     cache.limit = 12
     cache.store("d", 5, give(b"bytes"))
     assert kept(cache) == {"held", "d"}
+
+
+# neighbours on the machine --------------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("name", ["part", "sums"])
+def test_links_are_never_followed(name: str, cache: MemberCache, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    key = key_of("x")
+    (cache.directory / "members" / f"{key}.{name}").symlink_to(victim)
+    data = content(200_000)
+    assert cache.store(key, len(data), give(data)).read_bytes() == data
+    assert victim.read_bytes() == b"precious"
+
+
+@posix
+def test_a_link_is_not_taken_for_a_member(cache: MemberCache, tmp_path: Path) -> None:
+    key = key_of("x")
+    data = content(5000)
+    path = cache.store(key, len(data), give(data))
+    other = tmp_path / "other"
+    other.write_bytes(data)
+    path.unlink()
+    path.symlink_to(other)
+    cache_module._in_use.clear()
+    assert cache.find(key) is None
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+@pytest.mark.parametrize("which", ["", "members", "notes"])
+def test_a_directory_that_others_may_write_is_refused(mode: int, which: str, cache: MemberCache) -> None:
+    (cache.directory / which).chmod(mode)
+    with pytest.raises(CacheError, match=rf"may be written by others \(mode {mode:04o}\): set XDG_CACHE_HOME"):
+        MemberCache(cache.directory)
+
+
+@posix
+def test_a_directory_of_another_user_is_refused(cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: cache.directory.stat().st_uid + 1)
+    with pytest.raises(CacheError, match="belongs to another user"):
+        MemberCache(cache.directory)
+
+
+@posix
+def test_a_directory_that_is_a_link_is_refused(cache: MemberCache, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(cache.directory)
+    with pytest.raises(CacheError, match="is a link or a file"):
+        MemberCache(link)
+
+
+@posix
+@pytest.mark.parametrize("at", [0, 700_000])
+def test_a_member_that_rotted_is_extracted_again(at: int, cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "SEGMENT", 400_000)
+    # The day decides which other segment is looked at: this one is the second.
+    monkeypatch.setattr(time, "time", lambda: 86400.0 * 3 + 1)
+    key = key_of("x")
+    data = content(750_000)
+    path = cache.store(key, len(data), give(data))
+    assert cache.find(key) == path
+    with path.open("rb+") as file:
+        file.seek(at)
+        file.write(bytes([data[at] ^ 1]))
+    cache_module._let_go(path)
+    assert cache.find(key) is None and not path.exists()
+    assert cache.store(key, len(data), give(data)).read_bytes() == data
+
+
+def test_what_is_refused_for_good_leaves_nothing(cache: MemberCache) -> None:
+    def bomb(start: int, before: bytes) -> Iterator[bytes]:
+        yield content(100_000)
+        raise UnsupportedContainer("it looks like a decompression bomb")
+
+    with pytest.raises(UnsupportedContainer, match="bomb"):
+        cache.store(key_of("x"), None, bomb)
+    assert not list((cache.directory / "members").iterdir())

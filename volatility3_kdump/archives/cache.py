@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -30,7 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
+from volatility3_kdump.errors import CorruptContainer, KdumpError, NotACrashDump, UnsupportedContainer
 
 LIMIT_VARIABLE = "KDUMP_CACHE_LIMIT"
 DEFAULT_LIMIT = 100 << 30
@@ -46,6 +47,9 @@ _MOST_NOTES = 2000
 #: Seconds after which the system has written a file to the disk by itself, so that asking for it costs nothing.
 _SETTLED = 60.0
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+#: A link in the cache is not ours, and is never followed; Windows has no such flag.
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 Report = Callable[[int], None]
 
@@ -95,6 +99,7 @@ class MemberCache:
         with self._writing():
             for path in (self.directory, self._members, self.directory / "digests", self.directory / "notes"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _refuse_foreign(path)
 
     @property
     def scratch(self) -> Path:
@@ -172,17 +177,26 @@ class MemberCache:
     # members --------------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> Path | None:
-        """The complete member of a key, marked as just used and kept from eviction while this process lives."""
+        """The complete member of a key, marked as just used and kept from eviction while this process lives.
+
+        Its first segment and another one, a different one each day, are held against their checksums the first time
+        that a process finds it; one that does not fit is removed.
+        """
         path = self._members / key
         record = path.with_suffix(".json")
         try:
             known = json.loads(record.read_text("ascii"))
-            if path.stat().st_size != known["size"]:
+            if path.lstat().st_size != known["size"]:
                 return None
             if known["boot"] != _boot() and not known["synced"]:
                 # Written before the system was started, and perhaps never to the disk.
                 return None
+            first_time = path not in _in_use
             _keep(path)
+            if first_time and not _is_sound(path, known["size"], known["sums"]):
+                _let_go(path)
+                _remove(path)
+                return None
             with contextlib.suppress(OSError):
                 if not known["synced"] and time.time() - path.stat().st_mtime > _SETTLED:
                     with path.open("rb+") as file:
@@ -200,7 +214,7 @@ class MemberCache:
 
         ``size`` is how many bytes it has, if that is known; ``resume_point`` the largest offset up to a length from
         which ``stream`` can go on. What ``stream`` raises passes through, and leaves what was written for the next
-        time. Raises :class:`CacheError` where there is no room.
+        time, unless it refuses the member for good. Raises :class:`CacheError` where there is no room.
         """
         path = self._members / key
         part = self._members / f"{key}.part"
@@ -226,11 +240,15 @@ class MemberCache:
                     if sys.platform == "win32":
                         file.close()
                     os.replace(written, path)
-                    record = {"size": total, "boot": boot, "synced": boot is None}
+                    record = {"size": total, "boot": boot, "synced": boot is None, "sums": sums}
                     _write_atomically(path.with_suffix(".json"), json.dumps(record))
                     _sums_of(written).unlink(missing_ok=True)
                     _lock(file, exclusive=False)  # as an exclusive one, it would be in the way of our own
                     _keep(path)
+        except (NotACrashDump, UnsupportedContainer):
+            written.unlink(missing_ok=True)
+            _sums_of(written).unlink(missing_ok=True)
+            raise
         finally:
             if not shared:
                 written.unlink(missing_ok=True)
@@ -262,11 +280,13 @@ class MemberCache:
                     segment = 0
                     with self._writing():
                         file.flush()
-                        _sums_of(part).write_text("\n".join(map(str, sums)), "ascii")
+                        _write_atomically(_sums_of(part), "\n".join(map(str, sums)))
                     if size is None:
                         self._make_room(done + SEGMENT, done, part)
         with self._writing():
             file.flush()
+        if done % SEGMENT:
+            sums.append(segment)
         return done
 
     # room -----------------------------------------------------------------------------------------------------------
@@ -362,7 +382,10 @@ def _boot() -> str | None:
 
 def _open_part(part: Path, directory: Path) -> tuple[BinaryIO, bool]:
     """A locked file to extract to: the part, and True; or one of our own where another process is at work on that."""
-    handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+    if part.is_symlink():
+        # Not ours: nothing here makes one.
+        part.unlink()
+    handle = os.open(part, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
     file = os.fdopen(handle, "r+b")
     try:
         if _lock(file, exclusive=True) and os.path.samestat(os.fstat(handle), part.stat()):
@@ -407,6 +430,34 @@ def _sum(file: BinaryIO, start: int, length: int) -> int:
     return value
 
 
+def _is_sound(path: Path, size: int, sums: list[int]) -> bool:
+    """Whether a member's first segment and today's other one have the checksums that they were written with."""
+    count = -(-size // SEGMENT)
+    if len(sums) != count:
+        return False
+    chosen = {0, int(time.time() // 86400) % count} if count else set()
+    with os.fdopen(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb", buffering=0) as file:
+        return all(
+            _sum(file, number * SEGMENT, min(SEGMENT, size - number * SEGMENT)) == sums[number] for number in chosen
+        )
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Raise :class:`CacheError` for a directory into which somebody else may put what would be taken for a dump."""
+    if sys.platform == "win32":
+        return
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise CacheError(f"the cache {directory} is a link or a file: remove it, or set XDG_CACHE_HOME to a directory")
+    if status.st_uid != os.geteuid():
+        reason = f"belongs to another user (id {status.st_uid})"
+    elif status.st_mode & 0o022:
+        reason = f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    else:
+        return
+    raise CacheError(f"the cache {directory} {reason}: set XDG_CACHE_HOME to a directory that only you can write")
+
+
 #: Members that this process uses, open and locked.
 _in_use: dict[Path, BinaryIO] = {}
 
@@ -421,7 +472,7 @@ def _keep(path: Path) -> None:
             if os.path.samestat(os.fstat(held.fileno()), path.stat()):
                 return
         held.close()
-    file = path.open("rb", buffering=0)
+    file = os.fdopen(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb", buffering=0)
     _lock(file, exclusive=False)
     if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
         file.close()
@@ -440,9 +491,13 @@ def releasing() -> Iterator[None]:
         yield
     finally:
         for path in set(_in_use) - before:
-            held = _in_use.pop(path, None)
-            if held is not None:
-                held.close()
+            _let_go(path)
+
+
+def _let_go(path: Path) -> None:
+    held = _in_use.pop(path, None)
+    if held is not None:
+        held.close()
 
 
 def _lock(file: BinaryIO, exclusive: bool) -> bool:
