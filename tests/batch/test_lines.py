@@ -74,7 +74,9 @@ def resumed(path: Path, anew: Callable[[Line], bool] = lambda line: True) -> Ite
 
 def made_line(number: int, error: dict[str, Any] | None = None) -> Line:
     file = batch.File(f"/x/{number}\u2028\udc80\n.dmp", number, "then")
-    return task.line_of(file, {"sha256": f"{number:064x}"}, 0.5, error, {"text": "\x1b\u202e" * number})
+    verdict = dict.fromkeys(("hash", "bucket", "suspect", "image_name"))
+    document = {"verdict": verdict, "bug_check": None, "system": {"time_utc": None}} if error is None else {}
+    return task.line_of(file, {"sha256": f"{number:064x}"}, 0.5, error, {**document, "text": "\x1b\u202e" * number})
 
 
 def test_a_line_that_was_torn_off_is_removed(tmp_path: Path) -> None:
@@ -155,3 +157,31 @@ def test_a_line_is_written_as_a_whole_or_not_at_all(failure: Any, tmp_path: Path
     out._file = real
     out.write(made_line(2))
     assert len((tmp_path / "out").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["resume-error-empty", "resume-path-1"])
+def test_lines_of_another_shape_are_refused(name: str, shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "hostile" / f"{name}.jsonl"
+    if not source.exists():
+        pytest.skip(f"no {source}")
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(source.read_bytes())
+    lines = LineFile(path, resume=True)
+    with pytest.raises(KdumpError, match=r"line 1 is not of `kdump batch` \(line\."):
+        list(lines.read(lambda line: False))
+    lines.close()
+    assert path.read_bytes() == source.read_bytes()
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from volatility3_kdump.batch import lines as lines_module
+
+    monkeypatch.setattr(lines_module, "_LONGEST_LINE", 100)
+    path = tmp_path / "lines.jsonl"
+    content = lines_module._START + "x" * 1000
+    path.write_text(content)
+    lines = LineFile(path, resume=True)
+    with pytest.raises(KdumpError, match="line 1 is not of `kdump batch`"):
+        list(lines.read(lambda line: False))
+    lines.close()
+    assert path.read_text() == content

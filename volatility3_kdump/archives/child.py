@@ -26,6 +26,7 @@ from typing import IO, Any, BinaryIO
 from volatility3_kdump.archives.archive import shown
 from volatility3_kdump.archives.cache import identify
 from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
+from volatility3_kdump.files import open_file
 
 #: Seconds without a byte after which a decoder is killed.
 MOST_SILENCE = 60.0
@@ -81,10 +82,7 @@ class Watch:
 
 def open_unchanged(path: str, identity: str) -> BinaryIO:
     """Runs in a child: the file that its parent has open under the same path. Raises :class:`KdumpError`."""
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
+    file = open_file(path)
     if identify(file) != identity:
         raise KdumpError("the file changes while it is read: copy it first")
     return file

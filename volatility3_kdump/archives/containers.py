@@ -31,6 +31,7 @@ from volatility3_kdump.errors import (
     NotACrashDump,
     UnsupportedContainer,
 )
+from volatility3_kdump.files import open_file
 from volatility3_kdump.progress import Progress
 
 #: A member that unpacks to more than this many times its bytes is refused, beyond :data:`RATIO_FREE`. Deflate gives at
@@ -94,7 +95,7 @@ def recognise(head: bytes) -> str | None:
 
 def is_container(path: Path) -> bool:
     """Whether a file begins as a container does. Raises ``OSError``."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return recognise(file.read(_MAGIC_SIZE)) is not None
 
 
@@ -294,11 +295,7 @@ def _refuse_bomb(member: Member, size: int) -> None:
 
 @contextlib.contextmanager
 def _session(path: Path, progress: Progress | None, cache: MemberCache | None) -> Iterator[_Session | None]:
-    try:
-        file = path.open("rb", buffering=CHUNK)
-    except OSError as error:
-        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
-    with file:
+    with open_file(path, CHUNK) as file:
         if recognise(file.read(_MAGIC_SIZE)) is None:
             yield None
             return
@@ -388,7 +385,7 @@ def dump_members(path: Path, cache: MemberCache | None = None) -> tuple[Member, 
 def digest_of(path: Path, cache: MemberCache | None = None) -> str:
     """The SHA-256 of a container, from the cache where that knows it. Raises :class:`KdumpError`."""
     try:
-        with path.open("rb", buffering=CHUNK) as file:
+        with open_file(path, CHUNK) as file:
             return (cache or MemberCache()).digest(file)
     except OSError as error:
         raise KdumpError(f"cannot be read: {error.strerror or error}") from error

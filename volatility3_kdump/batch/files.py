@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from volatility3_kdump.files import reason
+
 #: Names by which a file in a directory is taken for a dump whatever it holds.
 DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp", ".kdmp")
 _HEAD_SIZE = 8
@@ -105,10 +107,10 @@ def look_at(path: str, explicit: bool) -> File | None:
             return File(path, problem="is not an ordinary file") if explicit else None
         with open(path, "rb") as stream:
             head = stream.read(_HEAD_SIZE)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if not explicit and os.path.islink(path) and not os.path.exists(path):
             return None
-        return File(path, explicit=explicit, problem=f"cannot be opened: {error.strerror or error}")
+        return File(path, explicit=explicit, problem=f"cannot be opened: {reason(error)}")
     archive = recognise(head) is not None
     if not explicit and not archive and head not in _DUMP_MAGICS and not path.lower().endswith(DUMP_SUFFIXES):
         return None

@@ -13,10 +13,38 @@ from pathlib import Path
 from volatility3_kdump.batch.files import File, Key, is_as_it_was
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
+from volatility3_kdump.shapes import Maybe, Range, ShapeError, Without, check
 
 #: How every line begins: a file of lines is known by it.
 _START = f'{{"batch": {SCHEMA}, "file": {{'
 _CHUNK = 1 << 20
+_LONGEST_LINE = 64 << 20
+_SIZE = Range(0, 1 << 63)
+_TEXT = Maybe(str)
+#: What is read of a line again: ``docs/batch-schema.md``.
+_LINE = {
+    "file": {
+        "path": str,
+        "size": Maybe(_SIZE),
+        "modified": _TEXT,
+        "sha256": _TEXT,
+        "member": Maybe(Without({"number": _SIZE}, {"name": _TEXT})),
+    },
+    "error": Maybe({"kind": str, "again": bool}),
+}
+_ANALYSED = {
+    "verdict": {"hash": _TEXT, "bucket": _TEXT, "suspect": _TEXT, "image_name": _TEXT},
+    "bug_check": Maybe(Without({}, {"name": _TEXT, "code": _TEXT})),
+    "system": {"time_utc": _TEXT},
+}
+
+
+def check_line(line: object) -> None:
+    """Raise :class:`~volatility3_kdump.shapes.ShapeError` for what is no line of a batch."""
+    check(line, _LINE, "line")
+    if isinstance(line, dict) and line["error"] is None:
+        check(line, _ANALYSED, "line")
 
 
 class Done:
@@ -34,7 +62,7 @@ class Done:
         self._moved: dict[Key, Key] = {}
 
     def add(self, line: Line) -> None:
-        """Take note of a line. Raises ``KeyError`` or ``TypeError`` for what is none."""
+        """Take note of a line."""
         file = line["file"]
         key = (file["path"], file["size"], file["modified"])
         member = file["member"]
@@ -92,19 +120,21 @@ class LineFile:
         kept: list[tuple[int, int]] = []
         position = 0
         with self.path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                torn = not raw.endswith(b"\n")
+            for number, raw in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
+                torn = not raw.endswith(b"\n") and len(raw) < _LONGEST_LINE
                 text = raw.rstrip(b"\0\n")
                 if torn and (text.startswith(_START.encode()) or _START.encode().startswith(text)):
                     break
                 try:
                     line = json.loads(raw)
-                    again = (line["error"] or {}).get("again") is True and anew(line)
-                    Done().add(line)
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    check_line(line)
+                except (ValueError, RecursionError) as error:
+                    reason = f" ({printable(str(error))})" if isinstance(error, ShapeError) else ""
                     raise KdumpError(
-                        f"{self.path}: line {number} is not of `kdump batch`: name the file that is to be resumed"
+                        f"{self.path}: line {number} is not of `kdump batch`{reason}: "
+                        "name the file that is to be resumed"
                     ) from error
+                again = line["error"] is not None and line["error"]["again"] and anew(line)
                 if not again:
                     yield line
                     if kept and kept[-1][1] == position:

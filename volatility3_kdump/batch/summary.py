@@ -101,13 +101,13 @@ class Summary:
         document = self.document()
         for group in document["groups"]:
             what = group["bucket"] or group["bug_check"] or "no bug check"
-            yield f"{group['count']:6}  {what}  {group['culprit'] or 'no culprit'}"
-            yield f"        {{{group['hash']}}}" if group["hash"] else "        no FAILURE_ID_HASH"
+            yield printable(f"{group['count']:6}  {what}  {group['culprit'] or 'no culprit'}")
+            yield printable(f"        {{{group['hash']}}}" if group["hash"] else "        no FAILURE_ID_HASH")
             if group["first_utc"] is not None:
-                yield f"        {group['first_utc']} to {group['last_utc']}"
+                yield printable(f"        {group['first_utc']} to {group['last_utc']}")
             yield from _example_lines(group)
         for error in document["errors"]:
-            yield f"{error['count']:6}  not analysed: {error['kind']}"
+            yield printable(f"{error['count']:6}  not analysed: {error['kind']}")
             yield from _example_lines(error)
         yield f"{self.analysed} analysed in {counted(len(document['groups']), 'group')}, {self.failed} failed"
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from volatility3_kdump.cli.streams import run_guarded
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.version import __version__
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``SystemExit(2)``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def chosen() -> int:
         if arguments[:1] == ["vol"]:  # its options are not ours to parse
             return run_vol(arguments[1:])
         if arguments and arguments[0].startswith("-") and arguments[0] not in _OWN_OPTIONS:
@@ -32,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return run_console(arguments)
         return run(build_parser().parse_args(arguments))
-    except KdumpError as error:
-        print(f"kdump: {error}", file=sys.stderr)
-        return 1
+
+    return run_guarded(chosen)
 
 
 def _dump_type(text: str) -> int:

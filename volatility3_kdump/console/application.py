@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
@@ -15,11 +14,15 @@ from volatility3_kdump.console.commands.control import opening
 from volatility3_kdump.console.session import Session, refuse_same_file
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable, terminal_line
+from volatility3_kdump.files import FileFailure, read_lines
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.text import banner
 
 _INTERRUPTED = 130
+#: Bytes of a line and of a file of commands.
+_LONGEST_LINE = 1 << 16
+_LONGEST_SCRIPT = 16 << 20
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,10 +76,6 @@ def main(arguments: Sequence[str]) -> int:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(session.close_log)
             return console.run(options)
-    except BrokenPipeError:
-        # The reader (head, a pager) has seen enough; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return _INTERRUPTED
 
@@ -175,7 +174,7 @@ class Console:
             try:
                 self.session.log.write(text)
             except OSError as error:
-                path = self.session.close_log()
+                path = self.session.abandon_log()
                 self._output.write(f"{path}: the log is closed: {error.strerror or error}\n")
 
 
@@ -192,8 +191,6 @@ def prompt(session: Session) -> str:
 
 def _script(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8") as lines:
-            yield from (line.rstrip("\r\n") for line in lines)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise KdumpError(f"{path}: the commands cannot be read: {reason}") from error
+        yield from read_lines(path, _LONGEST_LINE, _LONGEST_SCRIPT)
+    except FileFailure as failure:
+        raise KdumpError(f"{path}: the commands cannot be read: the file {failure}") from failure

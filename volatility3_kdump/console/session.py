@@ -5,6 +5,7 @@ Nothing is printed here: opening a dump and changes of state only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -250,11 +251,21 @@ class Session:
         self.log_path = path
 
     def close_log(self) -> str | None:
-        """Close the log; returns its path, ``None`` when none was open."""
-        path, self.log_path = self.log_path, None
-        if self.log is not None:
-            self.log.close()
-            self.log = None
+        """Close the log; returns its path, ``None`` when none was open. Raises :class:`KdumpError` for a full disk."""
+        path, log = self.log_path, self.log
+        self.log = self.log_path = None
+        if log is not None:
+            try:
+                log.close()
+            except OSError as error:
+                raise KdumpError(f"{path}: the end of the log is not written: {error.strerror or error}") from error
+        return path
+
+    def abandon_log(self) -> str | None:
+        """Close a log that cannot be written; returns its path."""
+        path = self.log_path
+        with contextlib.suppress(KdumpError):
+            self.close_log()
         return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 from volatility3.framework import constants, exceptions, interfaces
@@ -14,6 +13,7 @@ from volatility3.framework.layers import physical
 from volatility3_kdump.archives.containers import Extracted, extract_member, is_container, open_container
 from volatility3_kdump.dump import FileSource
 from volatility3_kdump.errors import KdumpError, MemberNotChosen
+from volatility3_kdump.files import parse_url, path_of
 from volatility3_kdump.layers.paging import paged
 from volatility3_kdump.progress import Progress
 
@@ -22,10 +22,10 @@ vollog = logging.getLogger(__name__)
 
 def local_path(location: str) -> tuple[Path, str | None] | None:
     """The path that a file URL names, and the member that its fragment names; ``None`` for other URLs."""
-    parsed = urllib.parse.urlparse(location)
-    if parsed.scheme != "file":
+    path, parts = path_of(location), parse_url(location)
+    if path is None or parts is None:
         return None
-    return Path(urllib.request.url2pathname(parsed.path)), urllib.parse.unquote(parsed.fragment) or None
+    return path, urllib.parse.unquote(parts.fragment) or None
 
 
 class KdumpMemberLayer(interfaces.layers.DataLayerInterface):

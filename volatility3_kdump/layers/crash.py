@@ -7,8 +7,6 @@ and replace what the host builds per page by the page maps of :mod:`volatility3_
 from __future__ import annotations
 
 import collections
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable
 
 from volatility3.framework import exceptions, interfaces
@@ -16,6 +14,7 @@ from volatility3.framework.layers import crash, physical
 
 from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, FileSource, Source, open_dump
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
+from volatility3_kdump.files import path_of
 from volatility3_kdump.layers.container import KdumpMemberLayer
 
 _PAGE_MASK = PAGE_SIZE - 1
@@ -44,9 +43,9 @@ def source_of(layer: interfaces.layers.DataLayerInterface) -> Source:
     if isinstance(layer, KdumpMemberLayer):
         return layer.source
     if isinstance(layer, physical.FileLayer):
-        parsed = urllib.parse.urlparse(layer.location)
-        if parsed.scheme == "file":
-            source = FileSource(urllib.request.url2pathname(parsed.path))
+        path = path_of(layer.location)
+        if path is not None:
+            source = FileSource(path)
             # The host decompresses some files on the fly; the plain file then holds other bytes.
             if source.size == layer.maximum_address + 1 and (
                 source.size < _MAGIC_SIZE or source.read(0, _MAGIC_SIZE) == layer.read(0, _MAGIC_SIZE)

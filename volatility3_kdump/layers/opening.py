@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from volatility3_kdump.archives.archive import shown
 from volatility3_kdump.dump import PHYSICAL_TYPES, CrashDump, DumpType, open_dump, parse_header
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import is_directory, open_file, path_of
 
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
@@ -85,8 +85,10 @@ def _build(
     if extracted is not None:
         file_layer = member_layer(context, file_path, location, extracted)
     else:
-        context.config[join(file_path, "location")] = location
+        plain, held = _location_for_host(location)
+        context.config[join(file_path, "location")] = plain
         file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
+        file_layer.held_open = held
     source = source_of(file_layer)
     header = parse_header(source)
     if header.dump_type != DumpType.TRIAGE and header.dump_type not in PHYSICAL_TYPES:
@@ -110,26 +112,38 @@ def _build(
 
 
 def _display_name(location: str) -> str:
-    parsed = urlparse(location)
-    path = url2pathname(parsed.path) if parsed.scheme == "file" else location
-    return Path(path).name or path
+    path = path_of(location)
+    return location if path is None else path.name or str(path)
 
 
 def _refuse_unopenable(location: str) -> None:
     """Raise a :class:`KdumpError` for a local file that the host would only trip over."""
-    parsed = urlparse(location)
-    if parsed.scheme != "file":
+    path = path_of(location)
+    if path is None:
         return
-    path = Path(url2pathname(parsed.path))
-    if path.is_dir():
+    if is_directory(path):
         raise KdumpError("is a directory, not a dump file")
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise KdumpError(f"cannot be opened: {error.strerror or error}") from error
-    if path.stat().st_size == 0:
+    with open_file(path) as file:
+        empty = os.fstat(file.fileno()).st_size == 0
+    if empty:
         open_dump(path)
+
+
+def _location_for_host(location: str) -> tuple[str, BinaryIO | None]:
+    """A file URL that the host opens, and the open file that it is about, if any.
+
+    The host takes the bytes of a URL for UTF-8. A name of other bytes is reached through the descriptor of the open
+    file, where the system has a path for that.
+    """
+    path = path_of(location)
+    if path is None or not Path("/proc/self/fd").is_dir():
+        return location, None
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        file = open_file(path)
+        return f"file:///proc/self/fd/{file.fileno()}", file
+    return location, None
 
 
 def _layer(layer_class: type[Any], context: interfaces.context.ContextInterface, config_path: str) -> Any:

@@ -1,0 +1,95 @@
+"""Outputs that are closed, full or left, and places that cannot be written: one line, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+
+
+def run(shell: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell line in which ``$KDUMP`` is the command and ``$1``, ``$2`` ... are the arguments."""
+    return subprocess.run(
+        ["sh", "-c", shell, "sh", *arguments],
+        check=False,
+        cwd=CHECKOUT,
+        env={**os.environ, "KDUMP": f"{sys.executable} -m volatility3_kdump", **environment},
+        capture_output=True,
+        timeout=120,
+    )
+
+
+@full
+def test_a_full_disk_behind_the_output(sample: Callable[..., Path]) -> None:
+    done = run('$KDUMP -z "$1" -c "lm; q" > /dev/full', str(sample()))
+    assert done.returncode == 1
+    assert done.stderr == b"kdump: the output cannot be written: No space left on device\n"
+
+
+@full
+def test_a_full_disk_behind_the_log_closes_the_log(sample: Callable[..., Path]) -> None:
+    commands = "; ".join(["lm"] * 20 + ["!analyze -v", "q"])
+    done = run(f'$KDUMP -z "$1" -logo /dev/full -c "{commands}"', str(sample()))
+    assert done.returncode == 0 and not done.stderr
+    assert b"/dev/full: the log is closed: No space left on device" in done.stdout
+    assert b"Followup:" in done.stdout
+
+
+@full
+def test_a_full_disk_at_the_end_of_the_log_is_said(sample: Callable[..., Path]) -> None:
+    done = run('$KDUMP -z "$1" -logo /dev/full -c "!analyze; q"', str(sample()))
+    assert done.returncode == 1 and b"Followup:" in done.stdout
+    assert done.stderr == b"kdump: /dev/full: the end of the log is not written: No space left on device\n"
+
+
+def test_no_output_at_all(sample: Callable[..., Path]) -> None:
+    done = run('$KDUMP -z "$1" -c "lm; q" >&- 2>&-', str(sample()))
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["doctor", "symbols --manifest $1"])
+def test_a_reader_that_leaves(command: str, sample: Callable[..., Path]) -> None:
+    done = run(f"$KDUMP {command} | true", str(sample()))
+    assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_named(sample: Callable[..., Path], tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_bytes(b"")
+    done = run('$KDUMP -z "$1" -c q', str(sample()), XDG_CACHE_HOME=str(place / "below"))
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"kdump: ") and done.stderr.count(b"\n") == 1
+    assert b"set XDG_CACHE_HOME" in done.stderr
+
+
+def test_names_of_files_are_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "ev\x1b]0;pwn\x07\nil.dmp"
+    path.write_bytes(b"PAGE")
+    done = run('$KDUMP -z "$1" -c q', str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"kdump: ev\\x1b]0;pwn\\x07\\x0ail.dmp: ") and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("options", ['-z "$2"', '-z "$1" -cf "$2"'])
+def test_pipes_are_refused(options: str, sample: Callable[..., Path], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = run(f"$KDUMP {options} < /dev/null", str(sample()), str(pipe))
+    assert done.returncode == 1
+    assert b"is a pipe, not a file: write its content to a file first" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc")
+def test_names_that_are_not_utf_8(sample: Callable[..., Path], tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff.dmp"
+    os.symlink(os.fsencode(sample()), path)
+    done = run('$KDUMP -z "$1" -c "!analyze; q"', os.fsdecode(path))
+    assert done.returncode == 0 and b"Followup:" in done.stdout

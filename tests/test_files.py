@@ -1,0 +1,102 @@
+"""Files and URLs that nobody vouches for: a value or one line, and no waiting."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from volatility3_kdump.files import (
+    FileFailure,
+    is_directory,
+    is_file,
+    open_file,
+    parse_url,
+    path_of,
+    read_bytes,
+    read_lines,
+)
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
+IMPOSSIBLE = ["a" * 300, "nul\0inside", "surrogate\ud800", "\u4e2d" * 100]
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE, ids=range(len(IMPOSSIBLE)))
+def test_what_cannot_exist_is_absent(name: str, tmp_path: Path) -> None:
+    assert not is_file(tmp_path / name)
+    assert not is_directory(tmp_path / name)
+    with pytest.raises(FileFailure, match="cannot be opened"):
+        open_file(tmp_path / name)
+
+
+@given(st.text(max_size=20))
+def test_no_name_raises(name: str) -> None:
+    is_file(name), is_directory(name)
+    try:
+        open_file(f"/does/not/exist/{name}").close()
+    except FileFailure as failure:
+        assert "\n" not in str(failure)
+
+
+@posix
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileFailure, match="is a pipe, not a file: write its content to a file first"):
+        open_file(pipe)
+    with pytest.raises(FileFailure, match="is a device, not a file"):
+        open_file("/dev/zero")
+    with pytest.raises(FileFailure, match=r"is a directory, not a file$"):
+        open_file(tmp_path)
+
+
+def test_reading_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    assert read_bytes(path, 10) == b"0123456789"
+    with pytest.raises(FileFailure, match="longer than the 9 bytes"):
+        read_bytes(path, 9)
+
+
+def test_lines_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"\xef\xbb\xbffirst\r\nsec\xffond\n\nlast")
+    assert list(read_lines(path, 10, 100)) == ["first", "sec\ufffdond", "", "last"]
+    with pytest.raises(FileFailure, match="line 1 is longer than 5 bytes"):
+        list(read_lines(path, 5, 100))
+    with pytest.raises(FileFailure, match="longer than the 12 bytes"):
+        list(read_lines(path, 11, 12))
+
+
+def test_a_line_without_end_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(8 << 30)
+    with pytest.raises(FileFailure, match="line 1 is longer than 65,536 bytes"):
+        list(read_lines(path, 1 << 16, 1 << 40))
+
+
+@pytest.mark.parametrize("text", ["http://[", "ftp://[", "http://[::1", "http://h:port/", "http://h:99999/"])
+def test_what_is_no_url(text: str) -> None:
+    assert parse_url(text) is None
+
+
+@given(st.text(max_size=30))
+def test_no_url_raises(text: str) -> None:
+    parse_url(text), path_of(text), path_of(f"file:{text}")
+
+
+def test_file_urls(tmp_path: Path) -> None:
+    path = tmp_path / "a b#c%41?.dmp"
+    assert path_of(path.as_uri()) == path
+    assert path_of("http://host/x") is None
+
+
+@posix
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.dmp"))
+    assert path_of(path.as_uri()) == path

@@ -1,0 +1,146 @@
+"""The one place that asks the file system and parses URLs: what cannot exist is absent, and nothing hangs.
+
+``Path.exists()`` and its like raise for names that are too long, for NUL bytes and for directories that may not be
+entered (Python 3.10 to 3.13); opening a pipe waits for somebody to write. Names come from dumps, servers, paths in the
+environment and command lines, so every answer here is a value or one line.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import SplitResult, urlsplit
+
+from volatility3_kdump.errors import KdumpError
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+#: Opening a pipe for reading must not wait for a writer; Windows has neither flag nor such pipes.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+class FileFailure(KdumpError):
+    """A file that cannot be opened or read, or is none; the message has the reason without the file's name."""
+
+
+def mode_of(path: str | os.PathLike[str]) -> int | None:
+    """The mode (``st_mode``) of what is at a path, links followed; ``None`` where nothing can be."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether an ordinary file is there and may be looked at."""
+    mode = mode_of(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory is there and may be looked at."""
+    mode = mode_of(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Why a file operation failed, in the system's words."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "no file can have this name"
+
+
+def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """Open an ordinary file for reading.
+
+    Raises :class:`FileFailure` for what cannot be opened and for what is no ordinary file: a pipe or a device may have
+    no end.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | _NO_WAIT | _BINARY)
+    except (OSError, ValueError) as error:
+        # Windows opens no directory at all.
+        if is_directory(path):
+            raise FileFailure("is a directory, not a file") from error
+        raise FileFailure(f"cannot be opened: {reason(error)}") from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise FileFailure(
+            f"is {kind}, not a file" + ("" if stat.S_ISDIR(mode) else ": write its content to a file first")
+        )
+    return os.fdopen(handle, "rb", buffering=buffering)
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """All of an ordinary file. Raises :class:`FileFailure`, also for more than ``most`` bytes."""
+    with open_file(path) as file:
+        try:
+            data = file.read(most + 1)
+        except OSError as error:
+            raise FileFailure(f"cannot be read: {reason(error)}") from error
+    if len(data) > most:
+        raise FileFailure(f"is longer than the {most:,} bytes that such a file may have")
+    return data
+
+
+def read_lines(path: str | os.PathLike[str], longest: int, most: int) -> Iterator[str]:
+    """The lines of a text file in UTF-8, without their ends; bytes that are not UTF-8 become U+FFFD.
+
+    Raises :class:`FileFailure` for a line of more than ``longest`` bytes and for a file of more than ``most``.
+    """
+    left = most
+    with open_file(path) as file:
+        number = 0
+        while True:
+            try:
+                line = file.readline(min(longest, left) + 1)
+            except OSError as error:
+                raise FileFailure(f"cannot be read: {reason(error)}") from error
+            if not line:
+                return
+            number += 1
+            left -= len(line)
+            if left < 0:
+                raise FileFailure(f"is longer than the {most:,} bytes that such a file may have")
+            if len(line) > longest:
+                raise FileFailure(f"line {number} is longer than {longest:,} bytes")
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n")
+
+
+def parse_url(text: str) -> SplitResult | None:
+    """The parts of a URL; ``None`` for what is none (``http://[``)."""
+    try:
+        parts = urlsplit(text)
+        # The port is parsed when it is asked for.
+        _ = parts.port, parts.hostname
+    except ValueError:
+        return None
+    return parts
+
+
+def path_of(location: str) -> Path | None:
+    """The path that a ``file:`` URL names; ``None`` for other URLs and for what is none.
+
+    Names that are not UTF-8 are percent-encoded bytes, as :meth:`pathlib.Path.as_uri` writes them.
+    """
+    parts = parse_url(location)
+    if parts is None or parts.scheme != "file":
+        return None
+    from urllib.request import url2pathname
+
+    if os.name == "nt":
+        return Path(url2pathname(parts.path))
+    from urllib.parse import unquote_to_bytes
+
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
