@@ -82,3 +82,9 @@ def bug_check_record(code: int) -> Mapping[str, Any] | None:
 def fast_fail_codes() -> dict[int, dict[str, Any]]:
     """The codes of __fastfail: ``name`` (FAST_FAIL_ constants of ``winnt.h``, without that prefix) and ``text``."""
     return {record["code"]: record for record in json_lines("fastfail.jsonl")}
+
+
+@functools.lru_cache(maxsize=1)
+def status_names() -> dict[int, str]:
+    """The names of NTSTATUS values."""
+    return {int(record["code"], 16): record["name"] for record in json_lines("ntstatus.jsonl")}

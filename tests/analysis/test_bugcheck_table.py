@@ -16,15 +16,16 @@ RECORD = {
     *("code", "name", "aliases", "text", "live", "same_as", "kd", "failure", "bucket"),
     *("args", "kinds", "values", "key", "variants"),
 }
-VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol"}
+VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol", "rule"}
 FAILURE = {"address", "irql", "access", "accesses", "access_is", "ip"} | {
     *("exception_code", "exception_record", "context", "trap_frame", "trap_frame_pointer"),
 }
 BUCKET = {
     *("violation", "access_word", "code_words", "exception", "no_exception_word", "accesses", "prefix", "words"),
     *("uncertain", "blameless", "telling", "named", "unnamed", "driver", "routine", "small_dump_word"),
+    *("verifier", "guard", "hardware", "user_frames", "coded_before_modern"),
 }
-WORD = {"argument", "values", "fast_fail", "base"}
+WORD = {"argument", "values", "fast_fail", "base", "text", "process", "cookie", "page_state", "rule"}
 ACCESSES = {"read", "write", "execute"}
 
 
@@ -75,8 +76,10 @@ def check_bucket(bucket: Mapping[str, Any]) -> None:
         assert all(value in ("negative", "other") or hexadecimal(value) for value in entry.get("values", {}))
     for entry in bucket.get("telling", ()):
         assert entry.keys() == {"argument", "value", "below", "frames", "word"}
-    for condition in (bucket.get("named"), bucket.get("accesses")):
-        assert not condition or (condition.keys() == {"argument", "values"} and numbers(condition, ("argument",)))
+    for name, others in (("named", set()), ("accesses", set()), ("guard", {"word"}), ("hardware", {"module", "image"})):
+        condition = bucket.get(name)
+        assert not condition or condition.keys() == {"argument", "values"} | others
+        assert not condition or numbers(condition, ("argument",))
 
 
 def check(record: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ def test_a_critical_process_that_another_one_ends(case: MakeCase, dump_type: int
     # small memory dumps hold only the 15 bytes of EPROCESS.ImageFileName
     assert value(found, "TERMINATING_PROCESS") == ("notmyfault64.exe" if dump_type == KERNEL else "notmyfault64.e")
     assert found.process == CSRSS
-    assert found.specifiers == ("csrss.exe", "BUGCHECK_CRITICAL_PROCESS", "52f55080")
+    ended = f"TERMINATED_BY_{value(found, 'TERMINATING_PROCESS')}"
+    assert found.specifiers == ("csrss.exe", "BUGCHECK_CRITICAL_PROCESS", ended, "52f55080")
 
 
 @both

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump import tables
 from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.findings.regions import region_of
+from volatility3_kdump.windows.processes.crashed import crash_process
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
@@ -29,8 +31,21 @@ UNKNOWN_MODULE, UNKNOWN_IMAGE = "Unknown_Module", "Unknown_Image"
 INCONCLUSIVE = "ANALYSIS_INCONCLUSIVE"
 ACCESS_VIOLATION = 0xC0000005
 
+#: How debuggers write buckets, by when they did. ``CLASSIC`` (before 6.3, and for systems before Windows 8 ever since):
+#: the code in place of ``AV``, ``X64_`` before it, the offset behind the function. ``MIDDLE`` (2013 to 2019) differs
+#: from ``MODERN`` in the words of 0x1E and 0x50.
+CLASSIC, MIDDLE, MODERN = "classic", "middle", "modern"
+
 _LETTERS = {"read": "R", "write": "W", "execute": "X"}
 _NULL_PAGE = 0x1000
+#: Bug check codes from here on are NTSTATUS values.
+_STATUS_CODES = 0xC0000000
+#: MM_INTERNAL_CODE (argument 4 of 0x50): the address has no page table entry.
+_NO_PAGE_TABLE = 2
+#: Words that the debugger adds after it has seen to Driver Verifier.
+_LATE = "CODE_AV"
+#: A driver left pool behind; Driver Verifier finds nothing else out here, and its mark is left away.
+LEAKED_POOL = "LEAKED_POOL"
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,10 @@ class FailureFacts:
     ``ip`` is the address of the instruction that failed, ``in_module`` whether that lies in a loaded module, ``access``
     ``read``, ``write`` or ``execute``, ``address`` the memory accessed. ``unloaded`` is name and first address of an
     unloaded module that ``ip`` or ``address`` lies in. ``verifier`` says that Driver Verifier checked drivers,
-    ``small_dump`` that the dump is a small memory dump, ``live`` that the system went on.
+    ``small_dump`` that the dump is a small memory dump, ``live`` that the system went on. ``generation`` is whose way
+    of writing buckets is asked for (:data:`MODERN` and its kin), ``architecture`` ``x64``, ``x86`` or ``arm64``.
+    ``process`` is the name of the process that ran, ``region`` what the debugger calls the place of ``address``
+    (``Paged pool``). ``bad_stack_pointer`` says that the stack pointer lay outside the thread's stack.
     """
 
     ip: int | None = None
@@ -51,13 +69,21 @@ class FailureFacts:
     verifier: bool = False
     small_dump: bool = False
     live: bool = False
+    generation: str = MODERN
+    architecture: str | None = None
+    process: str | None = None
+    region: str | None = None
+    bad_stack_pointer: bool = False
 
 
 def failure_facts(target: Target, failure: Failure | None) -> FailureFacts:
     """The facts of a dump's failure."""
     small, live = target.dump.triage is not None, bool((target.header.attributes or 0) & _LIVE_DUMP)
+    architecture = target.header.architecture
+    crashed = crash_process(target)
+    process = crashed.name if crashed is not None else None
     if failure is None:
-        return FailureFacts(small_dump=small, live=live)
+        return FailureFacts(small_dump=small, live=live, architecture=architecture, process=process)
     ip = failure.context.ip if failure.at_fault else None
     unloaded = None
     for place in (ip, failure.address):
@@ -71,6 +97,9 @@ def failure_facts(target: Target, failure: Failure | None) -> FailureFacts:
         unloaded=unloaded,
         small_dump=small,
         live=live,
+        architecture=architecture,
+        process=process,
+        region=None if failure.address is None else region_of(target, failure.address).debugger_words,
     )
 
 
@@ -136,7 +165,8 @@ def completed(facts: FailureFacts | None, bug_check: BugCheck | None) -> Failure
         value = argument(bug_check, kinds["argument"])
         if "exception" not in record or _exception(bug_check, record) == ACCESS_VIOLATION:
             access = rule.get("access_is") or (None if value is None else kinds["values"].get(f"{value:x}"))
-    return replace(facts, ip=ip, access=access, address=address)
+    verifier = facts.verifier or bool(record.get("verifier"))
+    return replace(facts, ip=ip, access=access, address=address, verifier=verifier)
 
 
 def is_access_violation(bug_check: BugCheck) -> bool:
@@ -160,19 +190,36 @@ def head(bug_check: BugCheck, facts: FailureFacts, reasoning: Reasoning, extra: 
     """Everything of the bucket before module or image: ``AV``, ``0x139_3_CORRUPT_LIST_ENTRY``, ``LKD_0x141``.
 
     Prefix and words that the rule of the code found stand in place of those that the table gives, unless the table's
-    only go further. ``extra`` words come last.
+    only go further. ``extra`` words come last. The mark of Driver Verifier stands before the words that a closer look
+    at the failed instruction added, a wrong stack pointer after them.
     """
-    prefix, words = _tabled(bug_check, facts)
-    tabled = "_".join((prefix, *words))
-    if reasoning.prefix is not None and not reasoning.specifiers:
-        text = tabled if _continues(tabled, reasoning.prefix) else reasoning.prefix
+    tabled = _tabled(bug_check, facts)
+    if facts.generation == CLASSIC and is_access_violation(bug_check) and not reasoning.specifiers:
+        chosen = tabled
+    elif reasoning.prefix is not None and not reasoning.specifiers:
+        chosen = tabled if _continues("_".join(tabled), reasoning.prefix) else [reasoning.prefix]
+    elif reasoning.specifiers:
+        first = tabled[0] if reasoning.prefix is None or facts.generation == CLASSIC else reasoning.prefix
+        chosen = [first, *reasoning.specifiers]
+        chosen = tabled if _continues("_".join(tabled), "_".join(chosen)) else chosen
     else:
-        first = prefix if reasoning.prefix is None else reasoning.prefix
-        chosen = "_".join((first, *reasoning.specifiers)) if reasoning.specifiers else tabled
-        text = tabled if _continues(tabled, chosen) else chosen
-    text = "_".join((text, *(["VRF"] if facts.verifier else []), *extra))
-    live = bug_check.live or facts.live
-    return f"LKD_{text}" if live and not text.startswith("LKD_") else text
+        chosen = tabled
+    late = next((index for index, word in enumerate(chosen) if word.startswith(_LATE)), len(chosen))
+    verified = facts.verifier and LEAKED_POOL not in chosen
+    words = [*chosen[:late], *(["VRF"] if verified else []), *chosen[late:]]
+    words += ["STACKPTR_ERROR"] if facts.bad_stack_pointer else []
+    text = "_".join((*words, *extra))
+    if (bug_check.live or facts.live) and not text.startswith("LKD_"):
+        text = f"LKD_{text}"
+    classic_x64 = facts.generation == CLASSIC and facts.architecture == "x64"
+    return f"X64_{text}" if classic_x64 else text
+
+
+def tail(module: str | None, symbol: str | None, offset: int, facts: FailureFacts) -> str:
+    """The end of the bucket for a place in a module: ``module!function``, classic debuggers with the offset."""
+    if facts.generation == CLASSIC:
+        return f"{module}+{offset:x}" if symbol is None else f"{module}!{symbol}+{offset:x}"
+    return f"{module}!{symbol or UNKNOWN_FUNCTION}"
 
 
 def image_of(words: Sequence[str]) -> str | None:
@@ -184,26 +231,42 @@ def _continues(text: str, start: str) -> bool:
     return text.lower() == start.lower() or text.lower().startswith(f"{start.lower()}_")
 
 
-def _tabled(bug_check: BugCheck, facts: FailureFacts) -> tuple[str, list[str]]:
+def _tabled(bug_check: BugCheck, facts: FailureFacts) -> list[str]:
+    """Prefix and words as the table has them."""
     record = record_of(bug_check.code)
     exception = _exception(bug_check, record)
+    classic = facts.generation == CLASSIC
     words: list[str] = []
-    if is_access_violation(bug_check):
-        prefix = "AV"
-        if record.get("access_word") and facts.access in _LETTERS:
-            words.append(_LETTERS[facts.access])
+    if is_access_violation(bug_check) and not (record.get("coded_before_modern") and facts.generation != MODERN):
+        words.append(_prefix(bug_check, record) if classic else "AV")
+        letter = _LETTERS.get(facts.access or "") if record.get("access_word") and not classic else None
+        words += [letter] if letter else []
         words += _code_words(facts) if record.get("code_words") else []
         # A word for the kind of fault means something only behind the letter.
-        if not record.get("access_word") or words:
-            words += _words(bug_check, record)
-        return prefix, words
-    prefix = record.get("prefix") or f"0x{bug_check.code:X}"
-    if exception is not None and not record.get("no_exception_word"):
+        if not record.get("access_word") or letter:
+            words += _words(bug_check, record, facts)
+        return words
+    words.append(_prefix(bug_check, record))
+    # Classic debuggers name the exception for 0x1E only.
+    if exception is not None and not record.get("no_exception_word") and (not classic or record.get("access_word")):
         words.append(f"{exception:x}")
-    words += _words(bug_check, record)
+        if exception == ACCESS_VIOLATION and facts.access in _LETTERS:
+            words.append(_LETTERS[facts.access])
+    guard = record.get("guard")
+    if guard is not None and f"{argument(bug_check, guard['argument']) or 0:x}" in guard["values"]:
+        return [*words, guard["word"]]
+    words += _words(bug_check, record, facts)
     if facts.small_dump and "small_dump_word" in record:
         words.append(record["small_dump_word"])
-    return prefix, words
+    return words
+
+
+def _prefix(bug_check: BugCheck, record: Mapping[str, Any]) -> str:
+    """What the bucket begins with: the code, or the name of a code that is an NTSTATUS."""
+    prefix: str | None = record.get("prefix")
+    if prefix is None and bug_check.code >= _STATUS_CODES:
+        prefix = tables.status_names().get(bug_check.code)
+    return prefix or f"0x{bug_check.code:X}"
 
 
 def _code_words(facts: FailureFacts) -> list[str]:
@@ -215,21 +278,60 @@ def _code_words(facts: FailureFacts) -> list[str]:
     return {True: ["CODE_AV_PAGED_IP"], False: ["CODE_AV_BAD_IP"], None: []}[facts.in_module]
 
 
-def _words(bug_check: BugCheck, record: Mapping[str, Any]) -> list[str]:
-    words = []
+def _words(bug_check: BugCheck, record: Mapping[str, Any], facts: FailureFacts) -> list[str]:
+    """The words of the table, in its order; those whose facts are not known are left out."""
+    words: list[str | None] = []
     for entry in record.get("words", ()):
-        value = argument(bug_check, entry["argument"])
-        if value is None:
-            continue
-        if entry.get("fast_fail"):
-            word = tables.fast_fail_codes().get(value, {}).get("name")
-        elif "values" in entry:
-            word = _named(value, entry["values"])
+        if "text" in entry:
+            words.append(entry["text"])
+        elif "process" in entry:
+            words.append(facts.process)
+        elif "cookie" in entry:
+            words.append(_cookie_word(*(argument(bug_check, index) for index in entry["cookie"])))
+        elif "page_state" in entry:
+            words.append(_page_state(bug_check, facts))
+        elif "rule" in entry:
+            words += _rule_words(bug_check)
         else:
-            word = str(value) if entry.get("base") == 10 else f"{value:x}"
-        if word is not None:
-            words.append(word)
-    return words
+            words.append(_argument_word(argument(bug_check, entry["argument"]), entry))
+    return [word for word in words if word]
+
+
+def _argument_word(value: int | None, entry: Mapping[str, Any]) -> str | None:
+    if value is None:
+        return None
+    if entry.get("fast_fail"):
+        name: str | None = tables.fast_fail_codes().get(value, {}).get("name")
+        return name
+    if "values" in entry:
+        return _named(value, entry["values"])
+    return str(value) if entry.get("base") == 10 else f"{value:x}"
+
+
+def _cookie_word(expected: int | None, found: int | None) -> str | None:
+    """How far the stack cookie that was found differs from the one that should be there."""
+    if expected is None or found is None:
+        return None
+    return {1: "ONE_BIT", 2: "TWO_BIT"}.get((expected ^ found).bit_count())
+
+
+def _page_state(bug_check: BugCheck, facts: FailureFacts) -> str:
+    """The second word of 0x50. Debuggers of today print a missing string for it, unless the page tables have no entry
+    for an address inside a pool (argument 4 is 2)."""
+    no_page_table = argument(bug_check, 4) == _NO_PAGE_TABLE and "pool" in (facts.region or "").lower()
+    return "INVALID" if facts.generation == MIDDLE or no_page_table else "(null)"
+
+
+def _rule_words(bug_check: BugCheck) -> list[str]:
+    """Argument 1 of 0xC4: the name of the rule that was broken, marked as one of the DDI rules, else the number."""
+    value = argument(bug_check, 1)
+    if value is None:
+        return []
+    record = tables.bug_check_record(bug_check.code) or {}
+    for variant in record.get("variants", ()):
+        if "rule" in variant and f"{value:x}" in variant["when"]:
+            return [variant["rule"], "XDV"]
+    return [f"{value:x}"]
 
 
 def _named(value: int, names: Mapping[str, str]) -> str | None:
@@ -243,13 +345,15 @@ def _named(value: int, names: Mapping[str, str]) -> str | None:
     return names.get("other")
 
 
-def special(prefix: str | None, bug_check: BugCheck | None, image: str | None) -> Special | None:
-    """The bucket for a prefix that needs no module, ``None`` for others.
+def special(
+    prefix: str | None, bug_check: BugCheck | None, image: str | None, facts: FailureFacts | None = None
+) -> Special | None:
+    """The bucket for a prefix that needs no module, or for arguments that speak of the hardware; ``None`` for others.
 
     ``image`` is that of the culprit the arguments name, for the buckets that carry one.
     """
     if prefix is None:
-        return None
+        return _hardware(bug_check, facts or FailureFacts())
     for record in _special_buckets():
         if not _continues(prefix, record["special"]):
             continue
@@ -258,5 +362,19 @@ def special(prefix: str | None, bug_check: BugCheck | None, image: str | None) -
             bucket += "_AV" if is_access_violation(bug_check) else f"_0x{bug_check.code:X}"
         if record.get("image_in_bucket") and image and prefix == record["special"]:
             bucket += f"_{image}"
+        if facts is not None and facts.generation == CLASSIC and facts.architecture == "x64":
+            bucket = f"X64_{bucket}"
         return Special(bucket, record["module"], record["image"], record.get("followup"))
-    return None
+    return _hardware(bug_check, facts or FailureFacts())
+
+
+def _hardware(bug_check: BugCheck | None, facts: FailureFacts) -> Special | None:
+    """The bucket of arguments that only failing hardware explains."""
+    condition = record_of(bug_check.code).get("hardware") if bug_check is not None else None
+    if bug_check is None or condition is None:
+        return None
+    value = argument(bug_check, condition["argument"])
+    if value is None or f"{value:x}" not in condition["values"]:
+        return None
+    bucket = f"{'_'.join(_tabled(bug_check, facts))}_IMAGE_{condition['image']}"
+    return Special(bucket, condition["module"], condition["image"], None)

@@ -43,7 +43,7 @@ _DISPATCH_LEVEL = 2
 _ACCESSES = {0: "read", 1: "write", 8: "execute"}
 _PAST = {"read": "read", "write": "wrote to", "execute": "tried to execute"}
 _TAGS = {"read": "READ_ADDRESS", "write": "WRITE_ADDRESS", "execute": "EXECUTE_ADDRESS"}
-_LETTERS = {"read": "R", "write": "W", "execute": "E"}
+_LETTERS = {"read": "R", "write": "W", "execute": "X"}
 #: The message of an access violation, as the system's message table has it.
 _AV_MESSAGE = "The instruction at 0x%p referenced memory at 0x%p. The memory could not be %s."
 _INTEGRITY_ERROR = 0xC000003F
@@ -324,7 +324,7 @@ def is_access_violation(code: int | None) -> bool:
 
 
 def access_letter(kind: str | None) -> str | None:
-    """``R``, ``W`` or ``E``, as buckets have it."""
+    """``R``, ``W`` or ``X``, as buckets have it."""
     return _LETTERS.get(kind or "")
 
 

@@ -5,8 +5,8 @@ documentation): ``module!function=owner`` or ``module=owner``, with ``*`` at the
 for whatever no other line fits, and ``;`` before a comment. An owner called ``ignore`` takes a frame out of the choice;
 the prefixes ``maybe_`` and ``last_`` make an owner give way to others. Names are compared without regard to case.
 
-Two things are our own: the owner ``microsoft`` marks components of Windows, and ``last_ignore`` frames that are chosen
-only when there is nothing else at all.
+Two things are our own: the owner ``microsoft`` marks components of Windows, and ``last_ignore`` (or, before an owner,
+``last_ignore_``) frames that are chosen only when there is nothing else at all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHIPPED = "triage.ini"
 
 _LARGEST_FILE = 16 << 20
 _MOST_PROBLEMS = 100
-_PREFIXES = {"last_": LAST, "maybe_": MAYBE}
+_PREFIXES = {"last_ignore_": LAST_IGNORE, "last_": LAST, "maybe_": MAYBE}
 _MODULE = re.compile(r"[^\s!*;]*\*?")
 _FUNCTION = re.compile(r"[^*]*\*?")
 _OWNER = re.compile(r"[^\s=!*;]+")

@@ -7,6 +7,7 @@ nearest the top (:mod:`volatility3_kdump.analysis.owners`). What the arguments o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,7 @@ from volatility3_kdump.analysis.owners import (
     LAST,
     LAST_IGNORE,
     MAYBE,
+    MICROSOFT,
     PLAIN,
     RANKS,
     OwnerRules,
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
 HIGH, MEDIUM, LOW = "high", "medium", "low"
 _LEVELS = (LOW, MEDIUM, HIGH)
 #: The kernel is known by the file name that it was built with, not by that on disk.
+#: The kernel's entry points for faults, and for system calls (below which is the process).
+_TRAP_ENTRY = re.compile(r"_?KiTrap[0-9A-F]{2}|Ki\w+(?:Fault|Abort)", re.IGNORECASE)
+_SERVICE_ENTRY = re.compile(r"KiSystemService|KiSystemCall|KiFastCallEntry", re.IGNORECASE)
+#: Where the kernel's half of the address space begins, without and with 32 bits.
+_USER_END = (1 << 47, 1 << 31)
 _KERNEL_IMAGE, _KERNEL_IMAGES = "ntkrnlmp.exe", ("ntkrnlpa.exe", "ntkrpamp.exe")
 
 
@@ -157,13 +164,13 @@ class _Decision:
         self.entries = entries
         self.rules = rules
         every = [
-            _Candidate(index, entry, rules.owner(entry.module, entry.symbol))
-            for index, entry in enumerate(entries)
+            _Candidate(index, entry, self._owner(entry))
+            for index, entry in enumerate(entries[: self._kernel_frames()])
             if entry.module is not None
         ]
         self.top, missing = self._top()
         if missing is not None:
-            every.insert(0, _Candidate(-1, missing, rules.owner(missing.module or "", missing.symbol)))
+            every.insert(0, _Candidate(-1, missing, self._owner(missing)))
         below = [found for found in every if found.number >= self.top]
         if not any(found.ownership.strength != IGNORE for found in below):
             # The instruction that failed lies in no module and nothing called it: what is left is who reported it.
@@ -176,6 +183,31 @@ class _Decision:
             key=lambda found: (-RANKS[found.ownership.strength], found.number),
         )
 
+    def _owner(self, entry: StackEntry) -> Ownership:
+        """Who owns a frame. Classic debuggers count the entry of a fault as a frame of the kernel like any other."""
+        owner = self.rules.owner(entry.module or "", entry.symbol)
+        if (
+            self.facts.generation == buckets.CLASSIC
+            and owner.strength == LAST_IGNORE
+            and _TRAP_ENTRY.fullmatch(entry.symbol or "")
+        ):
+            return owner._replace(owner=MICROSOFT, strength=LAST)
+        return owner
+
+    def _kernel_frames(self) -> int:
+        """How many frames count: those of the kernel, unless the process itself is what the bug check is about."""
+        if self.record.get("user_frames"):
+            return len(self.entries)
+        previous: StackEntry | None = None
+        for index, entry in enumerate(self.entries):
+            if 0 < entry.address < _USER_END[self.facts.architecture == "x86"] and entry.module is not None:
+                return index
+            if previous is not None and previous.module == "nt" and _SERVICE_ENTRY.match(previous.symbol or ""):
+                if entry.module != "nt":
+                    return index
+            previous = entry
+        return len(self.entries)
+
     def _top(self) -> tuple[int, StackEntry | None]:
         """Where the walk starts when an exception is reported: at the instruction that failed; above it are handlers.
 
@@ -186,7 +218,8 @@ class _Decision:
             return -1, None
         index = next((index for index, entry in enumerate(self.entries) if entry.address == ip), None)
         if index is not None:
-            return index, None
+            # Classic debuggers walk from the very top.
+            return -1 if self.facts.generation == buckets.CLASSIC else index, None
         entry = self._entry(ip)
         return -1, entry if entry is not None and entry.module is not None else None
 
@@ -194,7 +227,9 @@ class _Decision:
 
     def verdict(self) -> Verdict:
         culprit = self.reasoning.culprit
-        found = buckets.special(self.reasoning.prefix, self.bug_check, culprit.image_name if culprit else None)
+        found = buckets.special(
+            self.reasoning.prefix, self.bug_check, culprit.image_name if culprit else None, self.facts
+        )
         if found is not None:
             return self._special(found)
         if self._goes_by_name():
@@ -302,7 +337,7 @@ class _Decision:
             symbol_name=symbol,
             module_name=debugger_name(shown) if shown else module or buckets.UNKNOWN_MODULE,
             image_name=shown or image_name or buckets.UNKNOWN_IMAGE,
-            **self._bucket(f"IMAGE_{image_name or buckets.UNKNOWN_IMAGE}"),
+            **self._bucket(f"IMAGE_{image_name}" if image_name else None),
             function_offset=None,
             rule=why,
             runner_up=runner_up,
@@ -379,7 +414,11 @@ class _Decision:
             symbol_name=buckets.INCONCLUSIVE,
             module_name=buckets.UNKNOWN_MODULE,
             image_name=buckets.UNKNOWN_IMAGE,
-            **self._bucket(f"{buckets.INCONCLUSIVE}!{buckets.UNKNOWN_FUNCTION}"),
+            **self._bucket(
+                buckets.INCONCLUSIVE
+                if self.facts.generation == buckets.CLASSIC
+                else f"{buckets.INCONCLUSIVE}!{buckets.UNKNOWN_FUNCTION}"
+            ),
             function_offset=None,
             rule=f"nobody can be blamed: {why}",
             runner_up=None,
@@ -408,8 +447,8 @@ class _Decision:
             symbol_name=entry.name,
             module_name=entry.module,
             image_name=_image_name(entry.module, entry.image),
-            **self._bucket(f"{entry.module}!{entry.symbol or buckets.UNKNOWN_FUNCTION}", extra),
-            function_offset=entry.offset,
+            **self._bucket(buckets.tail(entry.module, entry.symbol, entry.offset, self.facts), extra),
+            function_offset=None if self.facts.generation == buckets.CLASSIC else entry.offset,
             rule=why,
             runner_up=runner_up,
             runner_up_rule=runner_up_rule,
@@ -421,11 +460,11 @@ class _Decision:
             suspect=_image_name(entry.module, entry.image) or entry.module,
         )
 
-    def _bucket(self, tail: str, extra: Sequence[str] = ()) -> dict[str, str | None]:
+    def _bucket(self, tail: str | None, extra: Sequence[str] = ()) -> dict[str, str | None]:
         if self.bug_check is None:
             return {"bucket": None, "bucket_hash": None}
         head = buckets.head(self.bug_check, self._placed(), self.reasoning, extra)
-        bucket = head if buckets.image_of(self.reasoning.specifiers) else f"{head}_{tail}"
+        bucket = head if tail is None or buckets.image_of(self.reasoning.specifiers) else f"{head}_{tail}"
         return {"bucket": bucket, "bucket_hash": buckets.failure_hash(bucket)}
 
     def _placed(self) -> FailureFacts:

@@ -55,7 +55,6 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
     vendor = _vendor(case.target, record)
     if vendor is not None:
         findings.append(Finding("CPU_VENDOR", vendor))
-    words = ([str(source)] if source is not None else []) + [word for word in (vendor, section) if word]
     why = "the processor or the platform reported a hardware error; no driver is to blame"
     name = vendor or "hardware"
     culprit = Culprit(f"{vendor}.sys" if vendor else "hardware", name, None, why)
@@ -63,9 +62,15 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
         tuple(findings),
         tuple(_sentences(record, status, section, kind)),
         tuple(notes),
-        (*words, kind or _UNKNOWN),
+        hardware_words(source, vendor, section, kind),
         culprit=culprit,
     )
+
+
+def hardware_words(source: int | None, vendor: str | None, section: str | None, kind: str | None) -> tuple[str, ...]:
+    """The words of the bucket of 0x124: error source, maker of the processor, section of the record, kind of error."""
+    words = (str(source) if source is not None else None, vendor, section, kind or _UNKNOWN)
+    return tuple(word for word in words if word)
 
 
 def _sections(record: whea.ErrorRecord) -> Iterator[Finding]:

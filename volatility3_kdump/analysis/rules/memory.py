@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from volatility3_kdump.analysis.faults import (
     Access,
     access_letter,
@@ -32,10 +34,6 @@ _HEAP_FAILURES = (
     *("lfh_bitmap_mismatch", "segment_lfh_bitmap_corruption", "segment_lfh_double_free", "vs_subsegment_corruption"),
     *("null_heap", "allocation_limit", "commit_limit", "invalid_va_mgr_query"),
 )
-
-#: Argument 4 of 0x50 that the debugger writes as a word; every other value comes out as what ``printf`` makes of a
-#: missing string.
-_INVALID_ADDRESS = 2
 
 
 @rule(0xA, 0xD1)
@@ -75,10 +73,9 @@ def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
                 "No memory is mapped there and none may be brought in: the pointer was wrong, or the memory had been "
                 "freed."
             )
-    words = () if letter is None else ("INVALID" if internal == _INVALID_ADDRESS else "(null)",)
-    return found + Reasoning(
-        findings, tuple(sentences), specifiers=words, prefix=f"AV_{letter}" if letter is not None else "AV"
-    )
+    prefix = f"AV_{letter}" if letter is not None else "AV"
+    # The words of code_reasoning have no place in this bucket.
+    return replace(found + Reasoning(findings, tuple(sentences)), specifiers=(), prefix=prefix)
 
 
 @rule(0xBE)

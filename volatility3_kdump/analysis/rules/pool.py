@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype
+from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access, stem
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
 from volatility3_kdump.findings.pool_tags import search_code
@@ -206,7 +207,8 @@ def special_pool_fault(case: Case) -> Reasoning:
 
 #: Arguments of 0x1A by P1: the address of a PTE, a PTE's contents, two values that should be equal.
 _PTE_ADDRESS = {0x411: 2, 0x41201: 2, 0x41202: 2, 0x41792: 2, 0x41793: 2, 0x403: 2, 0x1240: 3, 0x1241: 3}
-_PTE_CONTENTS = {0x403: 3, 0x404: 3, 0x3300: 3, 0x41201: 3, 0x41202: 3, 0x41792: 3}
+#: Values of argument 1 with which argument 3 is the contents of a PTE.
+_PTE_CONTENTS = {0x403, 0x404, 0x3300, 0x41201, 0x41202, 0x41792}
 _SHOULD_BE_EQUAL = {0x403: (3, 4), 0x404: (2, 4), 0x5200: (3, 4)}
 _CORRUPT_PTE = 0x41792
 _HARDWARE = (0x31, 0x403, 0x5003)
@@ -231,10 +233,11 @@ def memory_management(case: Case) -> Reasoning:
     return _one_bit(case, kind, found)
 
 
-def _contents(case: Case, kind: int) -> int | None:
-    number = _PTE_CONTENTS.get(kind)
-    value = case.argument(number) if number is not None else None
-    high = case.argument(4)
+def _contents(arguments: Sequence[int | None]) -> int | None:
+    """The PTE that the arguments of 0x1A hold."""
+    kind, _, value, high = arguments
+    if kind not in _PTE_CONTENTS:
+        return None
     if kind == _CORRUPT_PTE and value is not None and high and value >> 32 == 0 and high >> 32 == 0:
         # 32-bit kernels, and some 64-bit ones, give the halves of the PTE.
         value |= high << 32
@@ -247,7 +250,7 @@ def _page_table_entry(case: Case, kind: int) -> Reasoning:
     notes: list[str] = []
     number = _PTE_ADDRESS.get(kind)
     address = case.pointer(number) if number is not None else None
-    value = _contents(case, kind)
+    value = _contents([case.argument(index) for index in range(1, 5)])
     if address is not None:
         maps = mapped_address(target, address)
         where = f"maps {hexadecimal(target, maps)} ({region_of(target, maps).text})" if maps is not None else ""
@@ -264,22 +267,31 @@ def _page_table_entry(case: Case, kind: int) -> Reasoning:
     return Reasoning(tuple(findings), notes=tuple(notes))
 
 
+def single_bit(bug_check: BugCheck) -> str | None:
+    """Which single bit of the arguments of 0x1A is wrong, as a sentence without a full stop; ``None`` if none is."""
+    values = [argument.value for argument in bug_check.arguments]
+    kind = values[0]
+    difference = words = None
+    if kind in _SHOULD_BE_EQUAL:
+        first, second = _SHOULD_BE_EQUAL[kind]
+        left, right = values[first - 1], values[second - 1]
+        if left is not None and right is not None:
+            difference = left ^ right
+            words = f"P{first} and P{second} should be equal and differ only in bit"
+    elif kind == _CORRUPT_PTE:
+        difference, words = _contents(values), "the PTE should be zero and has only one bit set, bit"
+    if difference is None or difference.bit_count() != 1:
+        return None
+    return f"{words} {difference.bit_length() - 1}"
+
+
 def _one_bit(case: Case, kind: int, found: Reasoning) -> Reasoning:
     """Single-bit differences, which bad memory makes; they replace the bucket."""
-    pair = _SHOULD_BE_EQUAL.get(kind)
-    difference = words = None
-    if pair is not None:
-        values = [case.argument(number) for number in pair]
-        if values[0] is not None and values[1] is not None:
-            difference = values[0] ^ values[1]
-            words = f"P{pair[0]} and P{pair[1]} should be equal and differ only in bit"
-    elif kind == _CORRUPT_PTE:
-        difference, words = _contents(case, kind), "the PTE should be zero and has only one bit set, bit"
-    if difference is None or difference.bit_count() != 1:
+    why = single_bit(case.bug_check)
+    if why is None:
         if kind in _HARDWARE:
             found += Reasoning(sentences=("Test the memory before you look at any driver.",))
         return found
-    why = f"{words} {difference.bit_length() - 1}"
     return Reasoning(
         (*found.findings, Finding("MEMORY_CORRUPTOR", "ONE_BIT", None, why)),
         (*found.sentences, f"{why[0].upper()}{why[1:]}: that is a memory error in all likelihood. Test the memory."),

@@ -55,10 +55,23 @@ def critical_process_died(case: Case) -> Reasoning:
     found = _critical(case, _died(target, address, is_thread))
     crashed = crash_thread(target)
     name = found.finding("CRITICAL_PROCESS")
-    words = [name.value if name is not None and name.address is not None and name.value != "not in the dump" else None]
-    words.append("BUGCHECK_CRITICAL_PROCESS")
-    words.append(f"{crashed.address & 0xFFFFFFFF:x}" if crashed is not None else None)
-    return found + Reasoning(specifiers=tuple(word for word in words if word))
+    died = name.value if name is not None and name.address is not None and name.value != "not in the dump" else None
+    terminator = found.finding("TERMINATING_PROCESS")
+    words = critical_process_words(
+        died,
+        terminator.value if terminator is not None else None,
+        crashed.address & 0xFFFFFFFF if crashed is not None else None,
+    )
+    return found + Reasoning(specifiers=words)
+
+
+def critical_process_words(name: str | None, terminator: str | None, code: int | None) -> tuple[str, ...]:
+    """The words of the bucket of 0xEF: the process that died, the one that ended it where that is another, the code."""
+    words = [name, "BUGCHECK_CRITICAL_PROCESS"]
+    if None not in (terminator, name) and terminator != name:
+        words.append(f"TERMINATED_BY_{terminator}")
+    words.append(f"{code:x}" if code else None)
+    return tuple(word for word in words if word)
 
 
 @rule(0xF4)

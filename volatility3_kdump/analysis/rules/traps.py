@@ -178,7 +178,7 @@ def security_check_failure(case: Case) -> Reasoning:
     if record is not None:
         found += exception_reasoning(case, record.code, record, address)
         found = Reasoning(found.findings, tuple(sentences), found.notes)
-    return found + Reasoning(specifiers=(f"{code:x}", name) if name else (f"{code:x}",))
+    return found
 
 
 # processor traps ------------------------------------------------------------------------------------------------------

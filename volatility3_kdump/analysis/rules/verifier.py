@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype, thread_text
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 
@@ -15,7 +13,7 @@ _LEAKED_POOL = 0x62
 def driver_verifier_violation(case: Case) -> Reasoning:
     """P1 the violation; what the other arguments are depends on it."""
     kind = case.argument(1)
-    found = Reasoning(specifiers=subtype(case)) + follow(case)
+    found = follow(case)
     if kind is None:
         return found
     found = Reasoning((Finding("VERIFIER_STOP", f"{kind:x}", None, case.bug_check.variant or ""),)) + found
@@ -23,7 +21,6 @@ def driver_verifier_violation(case: Case) -> Reasoning:
     if text is not None and text.value != "not in the dump":
         found += Reasoning(sentences=(f"The rule says: {text.value}.",))
     if kind == _LEAKED_POOL:
-        found = replace(found, specifiers=(*found.specifiers, "LEAKED_POOL"))
         count = case.argument(4)
         if count:
             found += Reasoning((Finding("UNFREED_ALLOCATIONS", f"{count}", None, "P4"),))

@@ -335,17 +335,12 @@ def _events() -> Mapping[int, tuple[str, str | None]]:
     return {int(row["code"], 16): (row["name"], row.get("text")) for row in tables.json_lines("ioerrors.jsonl")}
 
 
-@functools.lru_cache(maxsize=1)
-def _statuses() -> Mapping[int, str]:
-    return {int(row["code"], 16): row["name"] for row in tables.json_lines("ntstatus.jsonl")}
-
-
 def event_code(value: int) -> Code:
     """The ErrorCode of a packet: an event of the I/O error log, or an NTSTATUS. Drivers have codes of their own."""
     name, text = _events().get(value, (None, None))
-    return Code(value, name or _statuses().get(value), text)
+    return Code(value, name or tables.status_names().get(value), text)
 
 
 def status_code(value: int) -> Code:
     """An NTSTATUS."""
-    return Code(value, _statuses().get(value), None)
+    return Code(value, tables.status_names().get(value), None)
