@@ -1,47 +1,34 @@
 """How many published verdicts ours equal: ``python tests/analysis/score_vectors.py`` prints the score.
 
-``analyze_vectors.json`` holds kernel stacks with what the debugger made of them. The arguments of their bug checks were
-not published with them; those that the published bucket itself shows are put in here.
+``published_verdicts.jsonl`` holds stacks, facts and what the debugger made of them, each with its source. They are
+written as the text that people paste, and read as ``kdump verdict`` reads it. A field that was not published is
+``null`` and not compared.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.conftest import data_directory
-from volatility3_kdump.analysis.buckets import FailureFacts
-from volatility3_kdump.analysis.bugcheck import describe
+from tests.analysis.pasted_text import pasted, vectors
 from volatility3_kdump.analysis.owners import OwnerRules
-from volatility3_kdump.analysis.reasoning import Reasoning
-from volatility3_kdump.analysis.verdict import StackEntry, Verdict, decide
+from volatility3_kdump.analysis.pasted.evidence import judge
+from volatility3_kdump.analysis.pasted.report import read_report
+from volatility3_kdump.analysis.pasted.source import lines_of
+from volatility3_kdump.analysis.verdict import StackEntry, Verdict
 
-VECTORS = data_directory().parent / "spec" / "analyze_vectors.json"
-
-_IP = 0xFFFFF80011112222
-_ROUTINE = 0xFFFFF80033334444
-#: Arguments that the published bucket shows, by that bucket.
-ARGUMENTS: dict[str, tuple[int, ...]] = {
-    "0x19_22_Driver!unknown_function": (0x22,),
-    "0x13a_12_Driver!CreateRandomFile": (0x12,),
-    "0x139_1d_INVALID_BALANCED_TREE_Driver!unknown_function": (0x1D,),
-    # A write; of argument 4 the bucket only shows that it is not the one that has a word.
-    "AV_W_(null)_Driver!unknown_function": (0xFFFF800000001000, 2, _IP, 0),
-    "AV_EvilDriver!unknown_function": (0xC0000005,),
-    "0x20_NULLAPC_KAPC_NEGATIVE_nt!PspExitThread": (0, 0xFFFF),
-    "0x39_nt!IopLoadUnloadDriver": (_ROUTINE,),
-    # The instruction's own address was what could not be read.
-    "AV_CODE_AV_PAGED_IP_TestDriver!AccessPageableMemory": (_IP, 2, 8, _IP),
-    "0x153_KERNEL_LOCK_ENTRY_LEAKED_ON_THREAD_TERMINATION_LOCK_POINTER_NOT_NULL_nt!KeCleanupThreadState": (1, 2, 1),
-    "0xCA_13_nt!PiDmaGuardProcessPreStart": (0x13,),
-    "0x133_DPC_gwdrv!unknown_function": (0,),
+#: Field of a vector to that of a verdict.
+FIELDS = {
+    "symbol": "symbol_name",
+    "module": "module_name",
+    "image": "image_name",
+    "bucket": "bucket",
+    "hash": "bucket_hash",
 }
-#: Verdicts that are not to be equalled, by their bucket, with the reason: none so far.
-MISTAKES: dict[str, str] = {}
 
 
 def entry_of(text: str, images: dict[str, str] | None = None) -> StackEntry:
@@ -54,50 +41,38 @@ def entry_of(text: str, images: dict[str, str] | None = None) -> StackEntry:
     return StackEntry(module, symbol if has_symbol else None, int(offset or "0", 16), image, 0, True)
 
 
-def vectors() -> list[dict]:
-    return json.loads(VECTORS.read_text(encoding="utf-8"))
-
-
 def verdict_of(vector: dict, rules: OwnerRules | None = None) -> Verdict:
     """Our verdict on a published stack."""
-    arguments = ARGUMENTS.get(vector["bucket"], ())
-    return decide(
-        describe(int(vector["code"], 16), arguments),
-        FailureFacts(in_module=True) if _IP in arguments else None,
-        [entry_of(frame) for frame in vector["frames"]],
-        Reasoning(),
-        rules or OwnerRules.load(),
-        {_ROUTINE: entry_of("nt!IopLoadUnloadDriver")}.get,
-    )
+    return judge(read_report(lines_of(pasted(vector)), vector["id"]), rules).verdict
 
 
-def differences(vector: dict, verdict: Verdict) -> list[str]:
-    """What of a verdict differs from the published one; an image that was not published is not compared."""
-    pairs = [
-        ("symbol", vector["symbol"], verdict.symbol_name),
-        ("image", vector["image"], verdict.image_name if vector["image"] else None),
-        ("offset", vector["func_offset"], None if verdict.function_offset is None else f"{verdict.function_offset:x}"),
-        ("bucket", vector["bucket"], verdict.bucket),
-        ("hash", vector["hash"], verdict.bucket_hash),
-    ]
-    return [f"{name} {theirs} against ours {ours}" for name, theirs, ours in pairs if theirs != ours]
+def differences(vector: dict, verdict: Verdict) -> dict[str, str]:
+    """What of a verdict differs from the published one, by field."""
+    found = {}
+    for field, ours in FIELDS.items():
+        theirs, mine = vector[field], getattr(verdict, ours)
+        if theirs is not None and theirs.lower() != (mine or "").lower():
+            found[field] = f"{field} {theirs} against ours {mine}"
+    return found
 
 
-def score() -> tuple[int, list[str]]:
-    """The number of equal verdicts, and a line for each."""
-    equal, lines = 0, []
+def score() -> tuple[int, list[str], Counter[str]]:
+    """The number of equal verdicts, a line for each, and the number of equal values by field."""
+    equal, lines, fields = 0, [], Counter()
     for vector in vectors():
         verdict = verdict_of(vector)
         found = differences(vector, verdict)
         equal += not found
-        lines.append(f"{'equal ' if not found else 'DIFFER'} {verdict.confidence:6} {vector['bucket']}")
-        lines += [f"       {line}" for line in found]
-        if verdict.runner_up:
-            lines.append(f"       second: {verdict.runner_up}")
-    return equal, lines
+        fields.update(field for field in FIELDS if vector[field] is not None and field not in found)
+        state = "equal " if not found else "excuse" if vector.get("excuse") else "DIFFER"
+        lines.append(f"{state} {verdict.confidence:6} {vector['id']} {vector['bucket']}")
+        lines += [f"       {line}" for line in found.values()]
+    return equal, lines, fields
 
 
 if __name__ == "__main__":
-    count, text = score()
+    count, text, by_field = score()
+    published = Counter(field for vector in vectors() for field in FIELDS if vector[field] is not None)
     print("\n".join(text))
     print(f"{count} of {len(vectors())} verdicts equal the published ones")
+    print(", ".join(f"{field} {by_field[field]} of {published[field]}" for field in FIELDS))

@@ -45,7 +45,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
-    from volatility3_kdump.cli import symbols
+    from volatility3_kdump.cli import symbols, verdict
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     symbols.add_arguments(
         commands.add_parser("symbols", help="list the PDB and image files that a dump needs, or fetch them")
     )
+    verdict.add_arguments(
+        commands.add_parser("verdict", help="give culprit, bucket and hash for a pasted `!analyze -v` or stack")
+    )
     commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
     commands.add_parser("link", help="make plain `vol` find the plugins of an editable install")
     commands.add_parser("unlink", help="undo `link`")
@@ -102,6 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.cli import symbols
 
         return symbols.run(arguments)
+    if arguments.command == "verdict":
+        from volatility3_kdump.cli import verdict
+
+        return verdict.run(arguments)
     if arguments.command == "doctor":
         return doctor()
     return change_links(arguments.command)
