@@ -1,5 +1,6 @@
 # make demo          install into .venv, write a sample dump and analyse it with plain `vol`
-# make test          run every test (.venv)
+# make test          run the tests, each on one kernel, without those that take long (.venv)
+# make test-all      run every test on every kernel
 # make test-oldest   run every test on the oldest host that is supported (.venv-oldest)
 # make lint          ruff, mypy and import-linter
 # make bench         compare with other readers
@@ -20,7 +21,7 @@ SOURCES := $(METADATA) $(shell find volatility3_kdump kdump_sample plugins symbo
 FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
 
 .NOTPARALLEL:
-.PHONY: demo test test-oldest lint bench clean
+.PHONY: demo test test-all test-oldest lint bench clean
 
 demo: build/MEMORY.DMP
 	$(VENV)/bin/vol -q -f build/MEMORY.DMP kdump.analyze
@@ -32,8 +33,11 @@ build/MEMORY.DMP: $(VENV)/installed
 test: $(VENV)/ready-test
 	$(VENV)/bin/python $(PYTEST) $(PYTEST_ARGS)
 
+test-all: $(VENV)/ready-test
+	$(VENV)/bin/python $(PYTEST) --thorough $(PYTEST_ARGS)
+
 test-oldest: $(OLDEST)/ready-test
-	$(OLDEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
+	$(OLDEST)/bin/python $(PYTEST) --thorough $(PYTEST_ARGS)
 
 lint: $(VENV)/ready-lint
 	$(VENV)/bin/ruff check

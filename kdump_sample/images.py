@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from kdump_sample.pe import CODE, DISCARDABLE, INITIALISATION_CODE, READ_ONLY, R
 from kdump_sample.physical import PAGE
 from kdump_sample.scene import SECOND, Driver
 from kdump_sample.workspace import Workspace
+from volatility3_kdump.layout import Layouts
 
 #: RVA of the kernel's exception, export and resource tables: behind everything that public symbols name.
 _KERNEL_TABLES = 0xE02000
@@ -51,12 +53,18 @@ class Module:
         return self.image.name.rsplit(".", 1)[0]
 
 
+@functools.lru_cache(maxsize=4)
+def _symbol_addresses(layouts: Layouts) -> list[int]:
+    """The addresses of a kernel's symbols from its base, ascending."""
+    return sorted({rva for rva in map(layouts.symbol, layouts.symbol_names()) if rva})
+
+
 class Images:
     """The modules of a machine, the kernel first."""
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
-        self._symbols = sorted({rva for rva in map(work.layouts.symbol, work.layouts.symbol_names()) if rva})
+        self._symbols = _symbol_addresses(work.layouts)
         self.kernel = self._kernel_module()
         self.modules = [self.kernel, *(_driver_module(driver) for driver in work.scene.drivers)]
         for module in self.modules:

@@ -2,7 +2,8 @@
 
 ``shared_data``       directory of the test data (``dumps/``, ``isf/``, ``pe/``); skips where it is absent
 ``isf_paths``         the kernel symbol tables in it, sorted by name
-``isf_path``          one of them: a test that asks for it runs once for each table
+``isf_path``          one of them: a test that asks for it runs with one table, with ``--thorough`` once for each
+``some_kernels``      ``some_kernels(key)``, for loops: one table for each key, with ``--thorough`` all of them
 ``sample``            ``sample(dump_type=6, isf=None, scene="myfault")`` -> path of a made dump, written once
 ``layouts``           the layouts of the kernel whose symbol table the package ships
 ``plain``             the demonstration, opened; tests must not change it
@@ -14,14 +15,17 @@ The modules of the checkout are the ones under test, whether or not the package 
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -48,19 +52,58 @@ volatility3.symbols.__path__.insert(0, str(CHECKOUT / "symbols"))
 # A mistake in a rule fails the test that meets it; users only lose that rule's findings.
 reasoning.MISTAKES = ()
 
-# Tests go through all kernels again and again: keep the tables of all of them, not of the last two only.
-isf._parsed_file = functools.lru_cache(maxsize=20)(isf._parsed_file.__wrapped__)
+
+def _keeping_tables(parse: Callable[..., Layouts]) -> Callable[..., Layouts]:
+    """Tests go through all kernels again and again: keep the tables of all of them, not of the last two only.
+
+    What a table consists of is never garbage, and looking through it takes half a second of every full collection.
+    """
+
+    @functools.lru_cache(maxsize=20)
+    def kept(*arguments: Any) -> Layouts:
+        table = parse(*arguments)
+        gc.freeze()
+        return table
+
+    return kept
+
+
+isf._parsed_file = _keeping_tables(isf._parsed_file.__wrapped__)
+
+# The same examples in every run.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 #: Whether the host is older than the one whose plugins serve as oracles.
 OLD_HOST = tuple(map(int, constants.PACKAGE_VERSION.split(".")[:2])) < (2, 28)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``newest_host`` compare with plugins of the host whose interface or output has changed since."""
-    reason = f"the plugins of volatility3 {constants.PACKAGE_VERSION} answer in another form"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="every kernel instead of one for each test, and the tests marked `thorough` (make test-all)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``thorough`` or ``newest_host``, where that is not wanted."""
+    skipped = {}
+    if OLD_HOST:
+        reason = f"the plugins of volatility3 {constants.PACKAGE_VERSION} answer in another form"
+        skipped["newest_host"] = pytest.mark.skip(reason=reason)
+    if not config.getoption("--thorough"):
+        skipped["thorough"] = pytest.mark.skip(reason="takes long: make test-all")
     for item in items:
-        if OLD_HOST and item.get_closest_marker("newest_host"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        for name, mark in skipped.items():
+            if item.get_closest_marker(name):
+                item.add_marker(mark)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is never garbage: do not look through it in every full collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def data_directory() -> Path:
@@ -78,15 +121,23 @@ def pytest_report_header() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for ``isf_path`` once for each kernel symbol table."""
+    """Run a test that asks for ``isf_path`` with one kernel symbol table, or once for each."""
     if "isf_path" not in metafunc.fixturenames:
         return
     missing = pytest.mark.skip(reason=f"no kernel symbol tables under {data_directory()}")
     metafunc.parametrize(
         "isf_path",
-        [pytest.param(path, id=path.name[:8]) for path in kernel_tables()]
+        [pytest.param(path, id=path.name[:8]) for path in _chosen(metafunc.config, metafunc.definition.nodeid)]
         or [pytest.param(None, marks=missing, id="absent")],
     )
+
+
+def _chosen(config: pytest.Config, key: str) -> list[Path]:
+    """One kernel symbol table, always the same for a key and of all over the keys; with ``--thorough`` every one."""
+    tables = kernel_tables()
+    if config.getoption("--thorough") or not tables:
+        return tables
+    return [tables[zlib.crc32(key.encode()) % len(tables)]]
 
 
 @pytest.fixture(scope="session")
@@ -108,23 +159,32 @@ def isf_paths(shared_data: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def some_kernels(request: pytest.FixtureRequest, isf_paths: list[Path]) -> Callable[[str], list[Path]]:
+    """``some_kernels(key)``: one kernel symbol table, which depends on the key; with ``--thorough`` all of them."""
+    return lambda key: _chosen(request.config, key)
+
+
+@pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``sample(dump_type=6, isf=None, scene="myfault")``: path of the sample dump of that type, from that symbol table.
 
-    Each combination is written once; tests must not change the file.
+    Each combination is written once for all workers of a run; tests must not change the file.
     """
-    directory = tmp_path_factory.mktemp("samples")
-    made: dict[tuple[int, Path | None, str], Path] = {}
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "samples"
+    directory.mkdir(exist_ok=True)
 
     def make(dump_type: int = 6, isf: str | Path | None = None, scene: str = "myfault") -> Path:
         from kdump_sample import write_sample
 
-        key = (dump_type, None if isf is None else Path(isf), scene)
-        if key not in made:
-            path = directory / f"type{dump_type}-{len(made)}.dmp"
-            write_sample(path, dump_type, isf, scene)
-            made[key] = path
-        return made[key]
+        kernel = "" if isf is None else f"-{zlib.crc32(str(isf).encode()):08x}"
+        path = directory / f"{scene}-type{dump_type}{kernel}.dmp"
+        if not path.exists():
+            # Two workers may write the same bytes at the same time; a file appears when it is whole.
+            part = path.with_suffix(f".{os.getpid()}")
+            write_sample(part, dump_type, isf, scene)
+            part.replace(path)
+        return path
 
     return make
 

@@ -31,8 +31,8 @@ LEFT_BY_USE = shutil.ignore_patterns(
     *(".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", "*.pyc", ".*_cache", ".hypothesis")
 )
 
-# All tests here share one environment: with xdist, one worker runs them (--dist loadgroup).
-pytestmark = pytest.mark.xdist_group("installation")
+# All tests here share one environment, which takes a minute to make: one worker of xdist runs them (--dist loadgroup).
+pytestmark = [pytest.mark.xdist_group("installation"), pytest.mark.thorough]
 
 
 # a virtual environment ----------------------------------------------------------------------------------------------

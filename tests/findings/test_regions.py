@@ -76,6 +76,7 @@ def test_words_of_the_debugger() -> None:
     assert Region(kernel_regions.STACK, "", "").debugger_words == ""
 
 
+@pytest.mark.thorough
 def test_every_kernel_that_says_it_places_the_pools(scene: Scenes, isf_paths: list[Path]) -> None:
     answers = {}
     for path in isf_paths:
