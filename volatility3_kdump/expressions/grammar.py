@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
 from volatility3_kdump.wildcards import Wildcard
 
 _Value = TypeVar("_Value")
@@ -46,7 +47,7 @@ class ExpressionError(KdumpError):
 
     def __init__(self, words: str, text: str, position: int, reason: str | None = None) -> None:
         rest = text[position:].strip() or "<EOL>"
-        shown = rest if len(rest) <= _SHOWN else f"{rest[:_SHOWN]}..."
+        shown = printable(rest if len(rest) <= _SHOWN else f"{rest[:_SHOWN]}...")
         super().__init__(f"{words} '{shown}'" + (f": {reason}" if reason else ""))
         self.position = position
 
