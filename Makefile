@@ -2,6 +2,7 @@
 # make test          run the tests, each on one kernel, without those that take long (.venv)
 # make test-all      run every test on every kernel
 # make test-oldest   run every test on the oldest host that is supported (.venv-oldest)
+# make fuzz          feed damaged input to every parser for MINUTES=60; FIRST=n begins with other cases than the last time
 # make lint          ruff, mypy and import-linter
 # make bench         compare with other readers
 # make clean         remove everything that the above made
@@ -9,6 +10,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+MINUTES ?= 60
+FIRST ?= 0
 OLDEST_HOST := volatility3==2.11.0
 
 VENV := .venv
@@ -21,7 +24,7 @@ SOURCES := $(METADATA) $(shell find volatility3_kdump kdump_sample plugins symbo
 FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
 
 .NOTPARALLEL:
-.PHONY: demo test test-all test-oldest lint bench clean
+.PHONY: demo test test-all test-oldest fuzz lint bench clean
 
 demo: build/MEMORY.DMP
 	$(VENV)/bin/vol -q -f build/MEMORY.DMP kdump.analyze
@@ -38,6 +41,9 @@ test-all: $(VENV)/ready-test
 
 test-oldest: $(OLDEST)/ready-test
 	$(OLDEST)/bin/python $(PYTEST) --thorough $(PYTEST_ARGS)
+
+fuzz: $(VENV)/ready-test
+	KDUMP_FUZZ_MINUTES=$(MINUTES) KDUMP_FUZZ_FIRST=$(FIRST) $(VENV)/bin/python $(PYTEST) tests/fuzz $(PYTEST_ARGS)
 
 lint: $(VENV)/ready-lint
 	$(VENV)/bin/ruff check
