@@ -50,7 +50,8 @@ class Shapes(Walk):
         if following is not None:
             return following
         sp = registers.rsp
-        if self.pointer(sp) is None:
+        # Code that used up its stack is interrupted with a stack pointer in the guard page below.
+        if self.pointer(sp) is None and self.rows[-1][2] != TRAP_FRAME:
             return f"{reason}; the stack at {sp:#x} is not in the dump"
         switch = switch_above(self.target, sp, self.segment[1] if self.segment else None)
         if switch is not None and sp == switch.top - FRAME_BELOW_TOP:
