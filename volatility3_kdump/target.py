@@ -31,6 +31,7 @@ from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
 from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
+from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
@@ -44,6 +45,7 @@ from volatility3_kdump.symbols.types import TypeTable
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
+    from volatility3_kdump.cpu.paging import EntryForms
 
 T = TypeVar("T")
 
@@ -71,6 +73,8 @@ class Target:
         self._made: dict[Callable[[Target], Any], Any] = {}
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = [*places.complaints, *opened.problems]
+        if opened.physical_layer_name is not None:
+            opened.context.layers[opened.physical_layer_name].page_tables.learn = self._entry_forms
 
     def once(self, make: Callable[[Target], T]) -> T:
         """What ``make`` gives for this target; made when it is first asked for, and kept as long as the target.
@@ -139,6 +143,12 @@ class Target:
         from volatility3_kdump.layers.reading import memory_of
 
         return memory_of(self.context.layers[self.layer_name], self.header.pointer_size)
+
+    def _entry_forms(self) -> EntryForms | None:
+        """What the kernel's symbols say of page table entries, ``None`` as long as none are loaded."""
+        if "kernel_table" not in vars(self) or self.nt is None or self.kernel is None:
+            return None
+        return entry_forms(self.nt, self.kernel.base if self.has_names else None, self.memory.read)
 
     @functools.cached_property
     def physical_memory(self) -> Memory:

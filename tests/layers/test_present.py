@@ -16,7 +16,7 @@ from volatility3.framework.layers import intel, physical
 import volatility3_kdump
 from tests.archives import packing
 from tests.layers import paging
-from tests.layers.test_translation import bits_of, virtual_layer
+from tests.layers.test_translation import bits_of, host_layer, virtual_layer
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.layers.present import SIGN, PresentMemory, present_memory, signed
 
@@ -26,7 +26,8 @@ SIGN_BITS = {"x64": 48, "la57": 57, "pae": 32, "x86": 32}
 
 
 def of_host(layer: intel.Intel) -> Iterator[tuple[int, int]]:
-    """The runs that the host maps, by signed address."""
+    """The runs that the host's own layer maps, by signed address."""
+    layer = host_layer(layer)
     bits = layer._maxvirtaddr
     pages = sorted(
         (start - (1 << bits) if start >> (bits - 1) else start, size)

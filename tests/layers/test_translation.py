@@ -14,12 +14,33 @@ from tests.archives import packing
 from tests.layers import paging
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.layers.reading import reader_of
-from volatility3_kdump.layers.translation import KdumpIntel57Layer, build_virtual_layer
+from volatility3_kdump.layers.translation import (
+    KdumpIntel32eLayer,
+    KdumpIntel57Layer,
+    KdumpIntelLayer,
+    KdumpIntelPAELayer,
+    build_virtual_layer,
+)
 from volatility3_kdump.windows.machine.shared_data import shared_data
 
 CLASSES = {
-    "x64": intel.WindowsIntel32e,
+    "x64": KdumpIntel32eLayer,
     "la57": KdumpIntel57Layer,
+    "pae": KdumpIntelPAELayer,
+    "x86": KdumpIntelLayer,
+}
+
+
+class HostIntel57(intel.WindowsIntel32e):  # type: ignore[misc]
+    """The host's layer for four levels, with a fifth on top: the host has none."""
+
+    _maxvirtaddr = 57
+    _structure = [("page map layer 5", 9, False), *intel.WindowsIntel32e._structure]  # noqa: RUF012
+
+
+HOST_CLASSES = {
+    "x64": intel.WindowsIntel32e,
+    "la57": HostIntel57,
     "pae": intel.WindowsIntelPAE,
     "x86": intel.WindowsIntel,
 }
@@ -44,11 +65,22 @@ def virtual_layer(
     return context, layer
 
 
+def host_layer(layer: intel.Intel) -> intel.Intel:
+    """The host's own layer over the same page tables."""
+    context = layer.context
+    name = context.layers.free_layer_name("host")
+    context.config[f"{name}.memory_layer"] = layer.config["memory_layer"]
+    context.config[f"{name}.page_map_offset"] = layer.config["page_map_offset"]
+    mode = {cls: mode for mode, cls in CLASSES.items()}[type(layer)]
+    return HOST_CLASSES[mode](context, name, name)
+
+
 @pytest.mark.parametrize("mode", CLASSES)
 def test_each_paging_mode_is_recognised_and_translates(mode: str, tmp_path: Path) -> None:
     memory, values = paging.machine(mode)
     _, layer = virtual_layer(tmp_path / "made.dmp", memory, values, bits_of(mode))
     assert type(layer) is CLASSES[mode]
+    assert isinstance(layer, intel.WindowsIntel32e if mode == "la57" else HOST_CLASSES[mode])
     width = bits_of(mode) // 8
     head = paging.HEADS[width][0]
     read = reader_of(layer)
@@ -94,7 +126,7 @@ def test_a_pae_pointer_table_need_not_begin_a_page(tmp_path: Path) -> None:
     memory[0x40] = bytes(root)
     values["DirectoryTableBase"] = 0x40660
     _, layer = virtual_layer(tmp_path / "made.dmp", memory, values, 32)
-    assert type(layer) is intel.WindowsIntelPAE
+    assert type(layer) is KdumpIntelPAELayer
     assert reader_of(layer)(paging.HEADS[4][0], 4) == struct.pack("<I", 0x80555800)
 
 

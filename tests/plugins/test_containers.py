@@ -200,12 +200,12 @@ ADDRESS = 0xFFFFF80055500000
 def paged_out() -> bytes:
     """A kernel of a few pages, one of whose page table entries names page 3 of paging file 1.
 
-    MMPTE_SOFTWARE of x64: Valid 0, PageFileLow in bits 1 to 4, SwizzleBit 7, PageFileHigh from bit 32.
+    MMPTE_SOFTWARE of x64 since build 17763: Valid 0, Protection 5 to 9, PageFileLow 12 to 15, PageFileHigh from 32.
     """
     tables = paging.Tables("x64", 0x40, 0x41)
     for pfn, address in zip((0x30, 0x31, 0x32), (*paging.HEADS[8], paging.SHARED_DATA[8]), strict=True):
         tables.map(address & ~0xFFF, pfn)
-    tables.map(ADDRESS, 0, flags=3 << 32 | 1 << 7 | 1 << 1)
+    tables.map(ADDRESS, 0, flags=3 << 32 | 4 << 5 | 1 << 12)
     memory = {**paging.kernel_pages(8), **{pfn: bytes(table) for pfn, table in tables.memory.items()}}
     values = {
         "DirectoryTableBase": 0x40 << 12,

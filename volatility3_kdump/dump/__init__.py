@@ -47,6 +47,21 @@ class CrashDump:
     triage: TriageDump | None
 
     @functools.cached_property
+    def machine_frames(self) -> int:
+        """Up to which page frame (exclusive) the machine has memory, whether or not the dump holds it; 0 if unknown.
+
+        From the physical memory descriptor of the header, and from the size of the bitmap: both cover all memory.
+        """
+        try:
+            runs = self.header.runs()
+        except KdumpError:
+            runs = []
+        ends = [run.base_page + run.page_count for run in runs]
+        if self.pages is not None:
+            ends.append(self.pages.covered)
+        return max(ends, default=0)
+
+    @functools.cached_property
     def _tagged(self) -> tuple[list[TaggedBlob], list[str]]:
         start = self.triage.end if self.triage else self.pages.end if self.pages else 0
         return tagged_blobs(self.source, start) if start else ([], [])

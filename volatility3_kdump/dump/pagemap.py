@@ -55,6 +55,8 @@ class PageMap(Protocol):
     #: Different pages that the dump declares, and those of them that lie within the file.
     declared: int
     present: int
+    #: Up to which page frame (exclusive) the map says of every page whether it is stored; 0 where it lists some only.
+    covered: int
     #: Contradictions found while building the map, one line each.
     warnings: tuple[str, ...]
 
@@ -108,6 +110,7 @@ class RunPageMap:
         self.end = end
         self.declared = declared
         self.present = sum(counts)
+        self.covered = 0
         self.warnings = warnings
 
     def offset_of(self, pfn: int) -> int | None:
@@ -177,6 +180,7 @@ class BitmapPageMap:
         room = max(0, (file_size - first_page) >> _PAGE_SHIFT)
         self.present = min(self.declared, room)
         self.end = first_page + (self.declared << _PAGE_SHIFT)
+        self.covered = bits
         self.warnings = warnings
 
     @classmethod

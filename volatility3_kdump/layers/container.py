@@ -132,14 +132,6 @@ def _member_below(
     return layer
 
 
-def paging_files_below(
-    context: interfaces.context.ContextInterface, layer: interfaces.layers.DataLayerInterface
-) -> bool:
-    """Whether a layer rests on a dump from a container that has paging files as well."""
-    base = _member_below(context, layer)
-    return base is not None and any(base.extracted.paging_files)
-
-
 def add_swap_layers(
     context: interfaces.context.ContextInterface,
     layer: interfaces.layers.TranslationLayerInterface,
@@ -177,6 +169,8 @@ def add_swap_layers(
         context.config[join(path, "class")] = f"{type(swap).__module__}.{type(swap).__qualname__}"
     context.config[join(swap_path, "number_of_elements")] = len(base.extracted.paging_files)
     context.config[swap_path] = True
+    # Our layers keep what the configuration says.
+    getattr(layer, "refresh", int)()
     return complaints
 
 

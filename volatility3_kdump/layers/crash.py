@@ -16,6 +16,7 @@ from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, FileSou
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.files import path_of
 from volatility3_kdump.layers.container import KdumpMemberLayer
+from volatility3_kdump.layers.page_tables import PageTables
 
 _PAGE_MASK = PAGE_SIZE - 1
 _PAGE_SHIFT = 12
@@ -73,6 +74,8 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
             raise crash.WindowsCrashDumpFormatException(name, str(error)) from error
         self._pages = self.dump.pages
         self._source = self.dump.source
+        #: The page tables in this memory, for all layers above.
+        self.page_tables = PageTables(self.dump)
         super().__init__(context, config_path, name)
 
     def _load_segments(self) -> None:

@@ -1,92 +1,262 @@
-"""The virtual layer over a physical crash layer: the header's page tables, verified before they are trusted."""
+"""The virtual layers over a physical crash layer: own page-table walks below the host's Intel classes.
+
+The host takes a page directory entry in transition for a large page (its protection field reaches into bit 7), cuts all
+frames at 45 bits and maps ranges page by page. These layers are subclasses of the host's, so that every plugin accepts
+them, and answer from :mod:`volatility3_kdump.layers.page_tables`.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.layers import intel
 
+from volatility3_kdump.cpu import paging
+from volatility3_kdump.cpu.paging import PAGE_SHIFT, PAGE_SIZE, PagingMode
 from volatility3_kdump.dump.header import DumpHeader
-from volatility3_kdump.layers.container import paging_files_below
-from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
+from volatility3_kdump.layers.page_tables import PHYSICAL, AddressSpace, Fault, Place, joined
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from volatility3_kdump.dump import Source
+
+vollog = logging.getLogger(__name__)
 
 KUSER_SHARED_DATA_64 = 0xFFFFF78000000000
 KUSER_SHARED_DATA_32 = 0xFFDF0000
 
-#: Root table addresses: the low bits of CR3 carry a PCID or flags (Intel SDM volume 3, 4.5).
-_ROOT_64 = 0x000FFFFFFFFFF000
-_ROOT_PAE = 0xFFFFFFE0
-_ROOT_32 = 0xFFFFF000
+_PAGE_MASK = PAGE_SIZE - 1
+#: Ranges up to so many pages are mapped page by page.
+_FEW_PAGES = 16
+#: Numbers that an entry can give a paging file.
+_PAGING_FILES = 16
+
+Mapped = tuple[int, int, int, int, str]
 
 
-class KdumpIntel57Layer(intel.WindowsIntel32e):
-    """x64 with five-level paging (LA57)."""
+class KdumpTranslation(intel.Intel):
+    """What the layers of all paging modes share; subclasses name their mode."""
 
-    _maxvirtaddr = 57
-    _structure = [("page map layer 5", 9, False), *intel.WindowsIntel32e._structure]
+    mode: PagingMode
 
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(context=context, config_path=config_path, name=name, metadata=metadata)
+        physical = context.layers[self._base_layer]
+        if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+            raise exceptions.LayerException(name, f"{self._base_layer} is no layer over a crash dump")
+        self._physical = physical
+        self.refresh()
 
-class _PagedOut(intel.Intel):
-    """Pages in paging files. The host gives where such a page starts, whatever the offset in it."""
+    def refresh(self) -> None:
+        """Read the paging files out of the configuration again."""
+        self.address_space = self.space_of(self._page_map_offset)
+
+    def space_of(self, root: int) -> AddressSpace:
+        """The address space of another top table (its physical address, flags allowed) of the same machine."""
+        return AddressSpace(self._physical.page_tables, self.mode, root, self._paging_files())
+
+    def _paging_files(self) -> dict[int, Source]:
+        """The paging files that the configuration names, by number."""
+        self._swap_names: dict[int, str] = {}
+        found: dict[int, Source] = {}
+        if self.config.get("swap_layers", False):
+            for number in range(_PAGING_FILES):
+                path = interfaces.configuration.path_join("swap_layers", f"swap_layers{number}")
+                name = self.config.get(path, None)
+                if name in self.context.layers:
+                    self._swap_names[number] = name
+                    found[number] = source_of(self.context.layers[name])
+        return found
+
+    # one address ------------------------------------------------------------------------------------------------------
 
     def _translate(self, offset: int) -> tuple[int, int, str]:
-        located, size, name = super()._translate(offset)
-        if name != self._base_layer:
-            located = located & -size | offset & size - 1
-        return located, size, name
+        """Where an address lies: offset in a layer, bytes of its page, name of the layer."""
+        place = self.address_space.place(offset)
+        if isinstance(place, Fault):
+            raise self._error(offset, place)
+        base, size, which, _ = place
+        name = self._base_layer if which == PHYSICAL else self._swap_names[which]
+        return base | offset & size - 1, size, name
+
+    def _translate_entry(self, page_address: int) -> tuple[int, int]:
+        """The entry that maps a page, and the highest bit of an offset into the page."""
+        place = self.address_space.place(page_address)
+        if isinstance(place, Fault):
+            raise self._error(page_address, place)
+        return place.entry, place.size.bit_length() - 2
+
+    def _error(self, offset: int, fault: Fault) -> exceptions.PagedInvalidAddressException:
+        if fault.paged_out:
+            return exceptions.SwappedInvalidAddressException(
+                layer_name=self.name,
+                invalid_address=offset,
+                invalid_bits=fault.bits,
+                entry=fault.entry,
+                swap_offset=(fault.page_file[1] if fault.page_file else 0) << PAGE_SHIFT,
+            )
+        return exceptions.PagedInvalidAddressException(
+            self.name, offset, fault.bits, fault.entry, f"Page fault at entry {fault.entry:#x}"
+        )
+
+    def translate_many(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The physical address of each address, -1 where there is none or the page is in a paging file."""
+        return self.address_space.translate(addresses)
+
+    # ranges -----------------------------------------------------------------------------------------------------------
+
+    def is_valid(self, offset: int, length: int = 1) -> bool:
+        """Whether all bytes of a range are in the dump, or in a paging file."""
+        if length <= 1 or (offset & _PAGE_MASK) + length <= PAGE_SIZE:
+            place = self.address_space.place(offset)
+            return isinstance(place, Place) and self._held(place, offset)
+        try:
+            for _ in self.mapping(offset, length):
+                pass
+        except exceptions.InvalidAddressException:
+            return False
+        return True
+
+    def _held(self, place: Place, offset: int) -> bool:
+        """Whether the 4 KB page of an offset into a page is in the dump."""
+        if place.which != PHYSICAL:
+            return True
+        return (
+            self._physical.page_tables.pages.offset_of((place.base | offset & place.size - 1) >> PAGE_SHIFT) is not None
+        )
+
+    def mapping(self, offset: int, length: int, ignore_errors: bool = False) -> Iterable[Mapped]:
+        """Stretches that are contiguous in one layer: (offset, length, offset in the layer, length, layer).
+
+        Of a large page, the parts that the dump holds. Addresses above the address space wrap, as in the host's layers.
+        """
+        if length <= 0:
+            for start, _, mapped, _, name in self._few(offset, 1, ignore_errors):
+                yield start, 0, mapped, 0, name
+            return
+        pieces = self._few if length <= _FEW_PAGES << PAGE_SHIFT else self._many
+        start, size, place, layer = 0, 0, 0, ""
+        for position, step, mapped, _, name in pieces(offset, length, ignore_errors):
+            if size and position == start + size and mapped == place + size and name == layer:
+                size += step
+                continue
+            if size:
+                yield start, size, place, size, layer
+            start, size, place, layer = position, step, mapped, name
+        if size:
+            yield start, size, place, size, layer
+
+    def _few(self, offset: int, length: int, ignore_errors: bool) -> Iterator[Mapped]:
+        """The pages of a short range, each by itself."""
+        end = offset + length
+        while offset < end:
+            place = self.address_space.place(offset)
+            step = min(PAGE_SIZE - (offset & _PAGE_MASK), end - offset)
+            if isinstance(place, Fault):
+                if not ignore_errors:
+                    raise self._error(offset, place)
+                step = (1 << place.bits) - (offset & (1 << place.bits) - 1)
+            else:
+                mapped = place.base | offset & place.size - 1
+                if self._held(place, offset):
+                    yield (
+                        offset,
+                        step,
+                        mapped,
+                        step,
+                        (self._base_layer if place.which == PHYSICAL else self._swap_names[place.which]),
+                    )
+                elif not ignore_errors:
+                    raise exceptions.InvalidAddressException(
+                        self._base_layer, mapped, f"Page {mapped >> PAGE_SHIFT:#x} is not in the dump"
+                    )
+            offset += step
+
+    def _many(self, offset: int, length: int, ignore_errors: bool) -> Iterator[Mapped]:
+        """The pages of a range by whole tables."""
+        low = offset & self.address_mask
+        above = offset - low
+        position, end = low, min(low + length, self.address_mask + 1)
+        notes: list[str] = []
+        for batch in self.address_space.batches(low, end, notes):
+            columns = (column.tolist() for column in joined(batch))
+            for start, size, mapped, which in zip(*columns, strict=True):
+                if start != position and not ignore_errors:
+                    raise self._absent(position + above)
+                name = self._base_layer if which == PHYSICAL else self._swap_names[which]
+                yield start + above, size, mapped, size, name
+                position = start + size
+        for note in notes:
+            vollog.warning(f"kdump: {self.name}: {note}")
+        if not ignore_errors and position != low + length:
+            raise self._absent(position + above)
+
+    def _absent(self, offset: int) -> exceptions.InvalidAddressException:
+        """Why an address cannot be read."""
+        try:
+            for _ in self._few(offset, 1, False):
+                pass
+        except exceptions.InvalidAddressException as error:
+            return error
+        return exceptions.InvalidAddressException(self.name, offset, f"Address {offset:#x} is not mapped")
+
+    def read(self, offset: int, length: int, pad: bool = False) -> bytes:
+        """Bytes of the address space. What is absent raises, or reads as zeros where ``pad`` asks for that."""
+        if (offset & _PAGE_MASK) + length <= PAGE_SIZE:
+            place = self.address_space.place(offset)
+            if isinstance(place, Place) and place.which == PHYSICAL:
+                data = self._physical.page_tables.read(place.base | offset & place.size - 1, length)
+                if data is not None:
+                    return data
+        parts = []
+        position = offset
+        for start, size, mapped, _, name in self.mapping(offset, length, ignore_errors=pad):
+            if start > position:
+                parts.append(bytes(start - position))
+            parts.append(self._context.layers[name].read(mapped, size, pad))
+            position = start + size
+        data = b"".join(parts)
+        return data + bytes(length - len(data))
 
 
-class KdumpPagedIntelLayer(_PagedOut, intel.WindowsIntel):
-    """x86 without PAE, with paging files."""
+class KdumpIntelLayer(KdumpTranslation, intel.WindowsIntel):
+    """x86 without PAE."""
+
+    mode = paging.INTEL_32
 
 
-class KdumpPagedIntelPAELayer(_PagedOut, intel.WindowsIntelPAE):
-    """x86 with PAE and paging files."""
+class KdumpIntelPAELayer(KdumpTranslation, intel.WindowsIntelPAE):
+    """x86 with PAE."""
+
+    mode = paging.INTEL_PAE
 
 
-class KdumpPagedIntel32eLayer(_PagedOut, intel.WindowsIntel32e):
-    """x64 with paging files."""
+class KdumpIntel32eLayer(KdumpTranslation, intel.WindowsIntel32e):
+    """x64 with four-level paging."""
+
+    _maxphyaddr = 52
+    mode = paging.INTEL_4_LEVEL
 
 
-class KdumpPagedIntel57Layer(_PagedOut, KdumpIntel57Layer):
-    """x64 with five-level paging and paging files."""
+class KdumpIntel57Layer(KdumpTranslation, intel.WindowsIntel32e):
+    """x64 with five-level paging (LA57)."""
 
-
-#: Address bits within a large page: 4 MB (32-bit), 2 MB, 1 GB.
-_LARGE_PAGES = (22, 21, 30)
-_PAE_TOP = 2
-
-
-class TableLevel(NamedTuple):
-    """A level of page tables: the lowest address bit that indexes it, how many do, whether entries may map pages."""
-
-    shift: int
-    bits: int
-    large: bool
-
-
-def table_levels(layer: intel.Intel) -> tuple[TableLevel, ...]:
-    """The levels of tables that a layer walks, from the top one down.
-
-    Which of them map large pages is from the Intel SDM, volume 3, 4.3 to 4.5: the host's own flags say it of a level in
-    some versions and of the level above in others.
-    """
-    levels = []
-    shift = layer._maxvirtaddr
-    for _, bits, _ in layer._structure:
-        shift -= bits
-        # The four entries at the top of PAE's tables map none.
-        levels.append(TableLevel(shift, bits, shift in _LARGE_PAGES and bits > _PAE_TOP))
-    return tuple(levels)
-
-
-_WITH_PAGING_FILES: dict[type[intel.Intel], type[intel.Intel]] = {
-    intel.WindowsIntel: KdumpPagedIntelLayer,
-    intel.WindowsIntelPAE: KdumpPagedIntelPAELayer,
-    intel.WindowsIntel32e: KdumpPagedIntel32eLayer,
-    KdumpIntel57Layer: KdumpPagedIntel57Layer,
-}
+    _maxphyaddr = 52
+    _maxvirtaddr = 57
+    _structure = [("page map layer 5", 9, False), *intel.WindowsIntel32e._structure]
+    mode = paging.INTEL_5_LEVEL
 
 
 def build_virtual_layer(
@@ -103,28 +273,24 @@ def build_virtual_layer(
     root = header.directory_table_base
     if root is None:
         return None
-    paging_files = paging_files_below(context, physical)
-    for layer_class, mask in _paging_modes(header):
-        if paging_files:
-            layer_class = _WITH_PAGING_FILES[layer_class]
+    for layer_class in _paging_modes(header):
         name = context.layers.free_layer_name("IntelLayer")
         path = interfaces.configuration.path_join(config_path, name)
         context.config[interfaces.configuration.path_join(path, "memory_layer")] = physical_name
-        context.config[interfaces.configuration.path_join(path, "page_map_offset")] = root & mask
+        context.config[interfaces.configuration.path_join(path, "page_map_offset")] = root & layer_class.mode.root
         layer = layer_class(context, config_path=path, name=name, metadata={"os": "Windows"})
         if verifies(layer, header):
             return layer
     return None
 
 
-def _paging_modes(header: DumpHeader) -> list[tuple[type[intel.Intel], int]]:
+def _paging_modes(header: DumpHeader) -> list[type[KdumpTranslation]]:
     if header.architecture == "x64":
-        return [(intel.WindowsIntel32e, _ROOT_64), (KdumpIntel57Layer, _ROOT_64)]
+        return [KdumpIntel32eLayer, KdumpIntel57Layer]
     if header.architecture == "x86":
-        pae: tuple[type[intel.Intel], int] = (intel.WindowsIntelPAE, _ROOT_PAE)
-        plain: tuple[type[intel.Intel], int] = (intel.WindowsIntel, _ROOT_32)
         # PaeEnabled is not always set truthfully: it decides which mode is tried first, no more.
-        return [plain, pae] if header.pae_enabled is False else [pae, plain]
+        modes: list[type[KdumpTranslation]] = [KdumpIntelPAELayer, KdumpIntelLayer]
+        return modes[::-1] if header.pae_enabled is False else modes
     return []
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.windows.memory.translation import (
+from volatility3_kdump.cpu.paging import (
     DEMAND_ZERO,
+    NO_EXECUTE,
     PAGE_FILE,
     PROTOTYPE,
     TRANSITION,
+    USER,
     VALID,
+    WRITE,
     ZERO,
-    Entry,
-    Invalid,
-    Translation,
 )
+from volatility3_kdump.windows.memory.translation import Entry, Invalid, Translation
 
 _COLUMN = 27
 #: Bit of a valid entry, its letter, and what stands there when it is clear, in KD's order.
 _FLAGS = ((9, "C", "-"), (8, "G", "-"), (7, "L", "-"), (6, "D", "-"), (5, "A", "-"), (4, "N", "-"), (3, "T", "-"))
-_USER, _WRITE, _NO_EXECUTE = 1 << 2, 1 << 1, 1 << 63
+_UNKNOWN = "? (the bit that the kernel sets in entries that are not valid is not known)"
 
 
 def flags(entry: Entry) -> str:
@@ -28,8 +29,8 @@ def flags(entry: Entry) -> str:
     letters = "".join(
         letter if value >> bit & 1 and (letter != "L" or entry.large) else clear for bit, letter, clear in _FLAGS
     )
-    execute = "-" if value & _NO_EXECUTE else "E"
-    return f"{letters}{'U' if value & _USER else 'K'}{'W' if value & _WRITE else 'R'}{execute}V"
+    execute = "-" if value & NO_EXECUTE else "E"
+    return f"{letters}{'U' if value & USER else 'K'}{'W' if value & WRITE else 'R'}{execute}V"
 
 
 def pte_lines(found: Translation, size: int = 8) -> Iterator[str]:
@@ -45,6 +46,10 @@ def pte_lines(found: Translation, size: int = 8) -> Iterator[str]:
         yield f"LARGE PAGE pfn {found.physical >> 12:x}"
     if last.value is None:
         yield f"the page table at physical address {last.physical & ~0xFFF:x} is not in the dump"
+    elif last.filler:
+        yield "every entry of this table is the same: it fills unused space, and counts as mapping nothing"
+    elif last.value & VALID and found.physical is None:
+        yield "reserved bits are set in this entry: it maps nothing"
     if last.invalid is not None:
         yield from invalid_lines(last.invalid)
 
@@ -76,10 +81,18 @@ def invalid_lines(invalid: Invalid) -> Iterator[str]:
         yield " Zero: the entry was never built"
         return
     if invalid.kind == PROTOTYPE:
-        where = "by the VAD" if invalid.prototype is None else f"{invalid.prototype:016X}"
-        yield f" Proto: {where}"
+        if invalid.unknown:
+            yield f" Proto: {_UNKNOWN}"
+        else:
+            where = "by the VAD" if invalid.prototype is None else f"{invalid.prototype:016X}"
+            yield f" Proto: {where}"
     elif invalid.kind == TRANSITION:
-        yield f" Transition: {invalid.frame:x}"
+        if invalid.frame is None:
+            yield " Transition: ? (the entry names no page frame that the machine has)"
+        else:
+            yield f" Transition: {invalid.frame:x}"
+    elif invalid.kind == PAGE_FILE and invalid.offset is None:
+        yield f" PageFile: {_UNKNOWN}"
     elif invalid.kind == PAGE_FILE:
         yield f" PageFile: {invalid.page_file:2x}"
         yield f" Offset: {invalid.offset:x}"
@@ -97,7 +110,11 @@ def vtop_lines(found: Translation, directory: int, architecture: str) -> Iterato
     for entry in found.entries:
         yield f"{prefix}: {entry.processor_name} {entry.physical:016x}"
     last = found.entries[-1]
-    if found.physical is not None:
+    if found.physical is not None and found.page_file is not None:
+        yield f"{prefix}: offset {found.physical:x} in paging file {found.page_file}"
+    elif found.physical is not None:
+        if last.invalid is not None and last.invalid.kind == PROTOTYPE:
+            yield f"{prefix}: by its prototype PTE"
         if last.large:
             yield f"{prefix}: Large page mapped phys {found.physical:016x}"
         else:
@@ -105,6 +122,9 @@ def vtop_lines(found: Translation, directory: int, architecture: str) -> Iterato
         yield f"Virtual address {address:x} translates to physical address {found.physical:x}."
     elif last.value is None:
         yield f"{prefix}: the page table at {last.physical & ~0xFFF:x} is not in the dump"
+        yield f"Virtual address {address:x} translation fails."
+    elif last.filler:
+        yield f"{prefix}: every entry of this table is the same: it counts as mapping nothing"
         yield f"Virtual address {address:x} translation fails."
     else:
         yield f"{prefix}: {last.processor_name} {last.value:016x} is not valid"

@@ -169,7 +169,20 @@ def test_a_table_that_is_not_in_the_dump(tmp_path: Path) -> None:
             0x1234 << 32 | 2 << 12 | 1 << 4 | 3 << 5,
             [" PageFile:  2", " Offset: 1234", " Protect: 3 - ExecuteRead"],
         ),
-        (0xFFFFD80212345678 << 16 & (1 << 64) - 1 | 1 << 10, [" Proto: FFFFD80212345678", " Protect: 0 - NoAccess"]),
+        (
+            0xFFFFD80212345678 << 16 & (1 << 64) - 1 | 1 << 10 | 1 << 4,
+            [" Proto: FFFFD80212345678", " Protect: 0 - NoAccess"],
+        ),
+        # With the swizzle bit clear a bit may have been set that the kernel's InvalidPteMask tells, which is not here.
+        (
+            0xFFFFD80212345678 << 16 & (1 << 64) - 1 | 1 << 10,
+            [
+                " Proto: ? (the bit that the kernel sets in entries that are not valid is not known)",
+                " Protect: 0 - NoAccess",
+            ],
+        ),
+        # The bit lies above all memory, so that a page frame shows without it (volatility3 475).
+        (0x200012345 << 12 | 1 << 11 | 4 << 5, [" Transition: 12345", " Protect: 4 - ReadWrite"]),
         (0xFFFFFFFF00000400, [" Proto: by the VAD", " Protect: 0 - NoAccess"]),
         (4 << 5, [" DemandZero", " Protect: 4 - ReadWrite"]),
         ((0x10 | 4) << 5 | 1 << 4, [" DemandZero", " Protect: 14 - ReadWrite Guard"]),

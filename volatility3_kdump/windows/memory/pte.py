@@ -1,7 +1,6 @@
-"""Page table entries of x64: what one says, and which address it maps.
+"""Page table entries of x64 in words, which address one maps, and what the kernel's symbols say of them.
 
-Valid entries are the processor's (Intel SDM volume 3, 4-level paging); in the others the bits Prototype and Transition
-(``_MMPTE_SOFTWARE``, ``_MMPTE_TRANSITION``) have not moved since Windows 7.
+The bits themselves are in :mod:`volatility3_kdump.cpu.paging`.
 """
 
 from __future__ import annotations
@@ -9,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cpu import paging
+from volatility3_kdump.cpu.paging import EntryForms
+from volatility3_kdump.symbols import entry_forms as kernel_forms
+
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-_VALID, _WRITE, _USER, _LARGE, _PROTOTYPE, _TRANSITION = 1, 1 << 1, 1 << 2, 1 << 7, 1 << 10, 1 << 11
-_NO_EXECUTE = 1 << 63
-_FRAME = 0x0000FFFFFFFFF000
 #: Where the PTEs were before Windows 10 1607 moved them to a random place.
 _FIXED_BASE, _FIRST_RANDOM_BUILD = 0xFFFFF68000000000, 14393
 _PTE_SPACE = 1 << 39
@@ -38,24 +38,21 @@ class Pte:
         if self.frame is not None:
             words.append(f"page frame {self.frame:x}")
         if self.kind == "valid":
-            words.append("writable" if self.value & _WRITE else "read-only")
-            words.append("user" if self.value & _USER else "kernel")
-            words.append("no execute" if self.value & _NO_EXECUTE else "executable")
+            words.append("writable" if self.value & paging.WRITE else "read-only")
+            words.append("user" if self.value & paging.USER else "kernel")
+            words.append("no execute" if self.value & paging.NO_EXECUTE else "executable")
         return ", ".join(words)
 
 
 def parse_pte(value: int) -> Pte:
-    """What a PTE's 64 bits say."""
-    frame = (value & _FRAME) >> 12
-    if value == 0:
-        return Pte(value, "zero", None)
-    if value & _VALID:
+    """What a PTE's 64 bits say. The frame of one in transition may have the L1TF bit set that lies above all memory."""
+    frame = (value & paging.FRAME_64) >> paging.PAGE_SHIFT
+    if value & paging.VALID:
         return Pte(value, "valid", frame)
-    if value & _PROTOTYPE:
-        return Pte(value, "prototype", None)
-    if value & _TRANSITION:
-        return Pte(value, "transition", frame)
-    return Pte(value, "not valid", None)
+    kind = paging.kind_of(value)
+    if kind in (paging.PAGE_FILE, paging.DEMAND_ZERO):
+        return Pte(value, "not valid", None)
+    return Pte(value, kind, frame if kind == paging.TRANSITION else None)
 
 
 def pte_base(target: Target) -> int | None:
@@ -69,17 +66,19 @@ def pte_base(target: Target) -> int | None:
     return base or None
 
 
-def invalid_pte_mask(target: Target) -> int:
-    """Bits that are reversed in PTEs that are not valid, against L1TF; 0 where there are none.
+def entry_forms(target: Target) -> EntryForms:
+    """What is known of the kernel's entries that are not valid: from its symbols, else from its build."""
+    found = None
+    if target.nt is not None and target.kernel is not None:
+        found = kernel_forms.entry_forms(
+            target.nt, target.kernel.base if target.has_names else None, target.memory.read
+        )
+    return found or paging.default_forms(target.header.build_number, target.header.pointer_size)
 
-    ``MiState.Hardware.InvalidPteMask``, in older kernels the variable ``MiInvalidPteMask``.
-    """
-    nt, state = target.nt, target.symbol("MiState")
-    field = nt.find("_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask") if nt is not None else None
-    if state is not None and field is not None:
-        return target.memory.unsigned(state + field.offset, field.size) or 0
-    variable = target.symbol("MiInvalidPteMask")
-    return (target.memory.unsigned(variable, 8) or 0) if variable is not None else 0
+
+def invalid_pte_mask(target: Target) -> int:
+    """The bit that is set in PTEs that are not valid, against L1TF; 0 where there is none, or it is not known."""
+    return entry_forms(target).mask or 0
 
 
 def mapped_address(target: Target, pte: int) -> int | None:

@@ -1,10 +1,7 @@
 """The translation of one virtual address, entry by entry: what ``!pte`` and ``!vtop`` show.
 
-Levels and large pages: Intel SDM volume 3, 4.3 (32-bit), 4.4 (PAE), 4.5 (4-level and 5-level paging). Entries that are
-not valid are the memory manager's: ``_MMPTE_SOFTWARE``, ``_MMPTE_TRANSITION`` and ``_MMPTE_PROTOTYPE`` of the kernel's
-symbols, tested in the order prototype, transition, page file. Page frame numbers of entries in transition and page file
-offsets are XORed with the kernel's mask
-(:func:`~volatility3_kdump.windows.memory.pte.invalid_pte_mask`) where the entry's SwizzleBit is clear.
+The walk is that of the layers (:mod:`volatility3_kdump.layers.page_tables`), what entries mean is in
+:mod:`volatility3_kdump.cpu.paging`, so that what is shown here is what ``db`` reads.
 """
 
 from __future__ import annotations
@@ -12,22 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cpu import paging
+from volatility3_kdump.cpu.paging import LARGE, PAGE_FILE, PROTOTYPE, TRANSITION, VALID, ZERO
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.memory.pte import invalid_pte_mask, pte_base
+from volatility3_kdump.windows.memory.pte import entry_forms, pte_base
 from volatility3_kdump.windows.processes.processes import read_process
 
 if TYPE_CHECKING:
-    from volatility3_kdump.layers.translation import TableLevel
+    from volatility3_kdump.layers.page_tables import Step
+    from volatility3_kdump.layers.translation import KdumpTranslation
     from volatility3_kdump.target import Target
 
-VALID, LARGE = 1, 1 << 7
-_FRAME = 0x000FFFFFFFFFF000
 _TOP = 1 << 64
-#: The address of a prototype entry that is to be found through the VAD.
-_IN_VAD = 0xFFFFFFFFFFFF0000
-
-#: What an entry that is not valid says.
-ZERO, PROTOTYPE, TRANSITION, PAGE_FILE, DEMAND_ZERO = "zero", "prototype", "transition", "page file", "demand zero"
 
 #: Names of MM protection values (the low three bits of the Protection field).
 _PROTECTIONS = (
@@ -44,11 +37,12 @@ _PROTECTIONS = (
 
 @dataclass(frozen=True)
 class Invalid:
-    """An entry that is not valid. ``kind`` is one of the constants above.
+    """An entry that is not valid. ``kind`` is one of the constants of :mod:`volatility3_kdump.cpu.paging`.
 
     ``frame`` is the page frame of a page in transition; ``page_file`` and ``offset`` the number of the paging file and
     the page in it; ``prototype`` the address of the prototype entry, ``None`` where it is to be found by the VAD;
-    ``protection`` the memory manager's protection value.
+    ``protection`` the memory manager's protection value. ``unknown`` says that a bit of the kernel's that may be set in
+    the entry is not known, so that what it names is not either.
     """
 
     kind: str
@@ -57,6 +51,7 @@ class Invalid:
     offset: int | None = None
     prototype: int | None = None
     protection: int | None = None
+    unknown: bool = False
 
     @property
     def protection_text(self) -> str:
@@ -73,7 +68,8 @@ class Entry:
 
     ``address`` is where the entry lies in the map of page tables, ``None`` where that map is not known; ``physical``
     its physical address; ``value`` its bits, ``None`` where its page is not in the dump. ``large`` says that it maps a
-    large page; ``invalid`` what it says when it is not valid.
+    large page; ``invalid`` what it says when it is not valid; ``filler`` that its table holds nothing but this entry,
+    and so counts as mapping nothing; ``page_file`` the paging file that its table is in, where it is in one.
     """
 
     name: str
@@ -84,11 +80,14 @@ class Entry:
     size: int
     large: bool = False
     invalid: Invalid | None = None
+    filler: bool = False
+    page_file: int | None = None
 
     @property
     def frame(self) -> int | None:
         """The page frame number of a valid entry."""
-        return None if self.value is None or not self.value & VALID else (self.value & _FRAME) >> 12
+        mask = paging.FRAME_64 if self.size == 8 else paging.FRAME_32
+        return None if self.value is None or not self.value & VALID else (self.value & mask) >> paging.PAGE_SHIFT
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ class Translation:
     """How an address is translated, from the top-level table down to where it ends.
 
     ``root`` is the physical address of the top-level table; ``physical`` the address that results, ``None`` when none
-    does; ``page_size`` the bytes of the page.
+    does; ``page_size`` the bytes of the page. ``page_file`` names the paging file in which ``physical`` is the offset,
+    where the page is in one that is at hand.
     """
 
     address: int
@@ -104,6 +104,7 @@ class Translation:
     entries: tuple[Entry, ...]
     physical: int | None
     page_size: int | None
+    page_file: int | None = None
 
 
 #: (name of the debugger, name of the processor) of the entries, from the top level down, by the number of levels and
@@ -131,41 +132,51 @@ def translate(target: Target, address: int, directory: int | None = None) -> Tra
     """
     if target.physical_layer_name is None:
         raise KdumpError(f"{target.name}: a small memory dump holds no page tables")
-    levels, width = _levels(target)
-    root = directory_of(target) if directory is None else directory
-    table = root & (_FRAME if width == 8 and len(levels) > 3 else 0xFFFFFFE0 if width == 8 else 0xFFFFF000)
-    first = table
-    entries: list[Entry] = []
-    for number, (level, names) in enumerate(zip(levels, _NAMES[len(levels), width], strict=True)):
-        index = address >> level.shift & ((1 << level.bits) - 1)
-        at = table + index * width
-        value = target.physical_memory.unsigned(at, width)
-        valid = value is not None and bool(value & VALID)
-        large = valid and level.large and bool((value or 0) & LARGE)
-        invalid = None if value is None or valid else describe_invalid(target, value, number == len(levels) - 1)
-        bits = 9 * len(levels) + 12
-        virtual = _self_mapped(target, address, len(levels) - number, bits) if bits >= 48 else None
-        entry = Entry(*names, virtual, at, value, width, large, invalid)
-        entries.append(entry)
-        if value is None or not valid:
-            return Translation(address, first, tuple(entries), None, None)
-        if large or level.shift == 12:
-            size = 1 << level.shift
-            base = value & _FRAME & ~(size - 1)
-            return Translation(address, first, tuple(entries), base | address & (size - 1), size)
-        table = value & _FRAME
-    raise AssertionError("the last level maps a page")
+    from volatility3_kdump.layers.page_tables import PHYSICAL, Place
+
+    layer = _layer(target)
+    mode = layer.mode
+    space = layer.space_of(directory_of(target) if directory is None else directory)
+    steps: list[Step] = []
+    place = space.walk(address & ((1 << mode.address_bits) - 1), steps)
+    count = len(mode.levels)
+    entries = []
+    for number, (step, names) in enumerate(zip(steps, _NAMES[count, mode.width], strict=False)):
+        valid = step.value is not None and bool(step.value & VALID)
+        virtual = _self_mapped(target, address, count - number, mode.address_bits) if mode.address_bits >= 48 else None
+        entries.append(
+            Entry(
+                *names,
+                virtual,
+                step.address,
+                step.value,
+                mode.width,
+                valid and step.level.large and bool((step.value or 0) & LARGE),
+                None if step.value is None or valid else describe_invalid(target, step.value),
+                step.filler,
+                None if step.which == PHYSICAL else step.which,
+            )
+        )
+    if not isinstance(place, Place):
+        return Translation(address, space.root, tuple(entries), None, None)
+    return Translation(
+        address,
+        space.root,
+        tuple(entries),
+        place.base | address & (place.size - 1),
+        place.size,
+        None if place.which == PHYSICAL else place.which,
+    )
 
 
-def _levels(target: Target) -> tuple[tuple[TableLevel, ...], int]:
-    """The levels of tables that the target's own layer walks, and the bytes of an entry."""
-    from volatility3_kdump.layers.paging import paged
-    from volatility3_kdump.layers.translation import table_levels
+def _layer(target: Target) -> KdumpTranslation:
+    """The target's own layer. Raises :class:`KdumpError` where it walks no page tables."""
+    from volatility3_kdump.layers.translation import KdumpTranslation
 
-    layer = paged(target.context.layers[target.layer_name]) if target.layer_name is not None else None
-    if layer is None:
+    layer = target.context.layers[target.layer_name] if target.layer_name is not None else None
+    if not isinstance(layer, KdumpTranslation):
         raise KdumpError(f"{target.name}: no page tables of {target.header.architecture} can be walked in this dump")
-    return table_levels(layer), layer._entry_size
+    return layer
 
 
 def _self_mapped(target: Target, address: int, levels: int, bits: int) -> int | None:
@@ -184,31 +195,32 @@ def _self_mapped(target: Target, address: int, levels: int, bits: int) -> int | 
     return at % _TOP
 
 
-def describe_invalid(target: Target, value: int, leaf: bool = True) -> Invalid:
-    """What an entry without the valid bit says; above the last level only whether it is in transition or zero."""
-    if value == 0:
+def describe_invalid(target: Target, value: int) -> Invalid:
+    """What an entry without the valid bit says."""
+    width = 8 if value >> 32 or target.header.bits == 64 else _layer(target).mode.width
+    kind = paging.kind_of(value, width)
+    if kind == ZERO:
         return Invalid(ZERO)
+    forms = target.once(entry_forms)
+    protection = value >> forms.protection & 0x1F
+    if kind == TRANSITION:
+        bits = paging.frame_width(target.dump.machine_frames)
+        frame = paging.transition_frame(value, bits, width)
+        return Invalid(TRANSITION, frame=frame, protection=protection, unknown=frame is None)
+    plain = forms.plain(value)
+    if kind == PROTOTYPE:
+        if target.header.bits == 64 and _prototype(value, 64) & paging.IN_VAD == paging.IN_VAD:
+            return Invalid(PROTOTYPE, protection=protection)
+        address = None if plain is None or width == 4 else _prototype(plain, target.header.bits)
+        return Invalid(PROTOTYPE, prototype=address, protection=protection, unknown=address is None)
+    if kind == PAGE_FILE:
+        number, page = paging.page_file_place(value, forms, width) or (None, None)
+        return Invalid(PAGE_FILE, page_file=number, offset=page, protection=protection, unknown=page is None)
+    return Invalid(kind, protection=protection)
 
-    def bits(type_name: str, name: str, low: int, count: int) -> int:
-        found = target.nt.find(type_name, name) if target.nt is not None else None
-        if found is not None and found.bits:
-            low, count = found.bit, found.bits
-        return value >> low & ((1 << count) - 1)
 
-    protection = bits("_MMPTE_SOFTWARE", "Protection", 5, 5)
-    if bits("_MMPTE_SOFTWARE", "Prototype", 10, 1):
-        address = bits("_MMPTE_PROTOTYPE", "ProtoAddress", 16, 48)
-        if address >> 47:
-            address |= 0xFFFF000000000000
-        return Invalid(PROTOTYPE, prototype=None if address == _IN_VAD else address, protection=protection)
-    mask = 0
-    if not bits("_MMPTE_SOFTWARE", "SwizzleBit", 4, 1):
-        mask = invalid_pte_mask(target)
-    if bits("_MMPTE_SOFTWARE", "Transition", 11, 1):
-        frame = bits("_MMPTE_TRANSITION", "PageFrameNumber", 12, 36) ^ (mask >> 12)
-        return Invalid(TRANSITION, frame=frame, protection=protection)
-    offset = bits("_MMPTE_SOFTWARE", "PageFileHigh", 32, 32)
-    if offset and leaf:
-        number = bits("_MMPTE_SOFTWARE", "PageFileLow", 12, 4)
-        return Invalid(PAGE_FILE, page_file=number, offset=offset ^ (mask >> 32), protection=protection)
-    return Invalid(DEMAND_ZERO, protection=protection)
+def _prototype(plain: int, bits: int) -> int:
+    """ProtoAddress, sign-extended."""
+    if bits == 32:
+        return plain >> 32
+    return plain >> 16 | (0xFFFF << 48 if plain >> 63 else 0)
