@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from volatility3_kdump import tables
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.findings.regions import region_of
+from volatility3_kdump.windows.machine.verifier import verifier_level
 from volatility3_kdump.windows.processes.crashed import crash_process
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ def failure_facts(target: Target, failure: Failure | None) -> FailureFacts:
     architecture = target.header.architecture
     crashed = crash_process(target)
     process = crashed.name if crashed is not None else None
+    verifier = bool(verifier_level(target))
     if failure is None:
-        return FailureFacts(small_dump=small, live=live, architecture=architecture, process=process)
+        return FailureFacts(small_dump=small, live=live, architecture=architecture, process=process, verifier=verifier)
     ip = failure.context.ip if failure.at_fault else None
     unloaded = None
     for place in (ip, failure.address):
@@ -97,6 +99,7 @@ def failure_facts(target: Target, failure: Failure | None) -> FailureFacts:
         unloaded=unloaded,
         small_dump=small,
         live=live,
+        verifier=verifier,
         architecture=architecture,
         process=process,
         region=None if failure.address is None else region_of(target, failure.address).debugger_words,
