@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import bisect
 import collections
-import json
 import keyword
 import lzma
 import struct
@@ -26,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volatility3_kdump import isf_document
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import FileFailure, open_file
 
 FieldPath = str | Sequence[str]
 
@@ -167,12 +168,21 @@ class Layouts:
         """Read an ISF file, plain or xz-compressed. Raises :class:`LayoutError` when it is not one."""
         path = Path(path)
         try:
-            opened = lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
-            with opened as stream:
-                document = json.load(stream)
-            return cls(document, str(path))
-        except (OSError, ValueError, EOFError, lzma.LZMAError, RecursionError, *_MALFORMED) as error:
+            with open_file(path) as file, lzma.open(file) if path.suffix == ".xz" else file as stream:
+                data = stream.read(isf_document.MOST_BYTES + 1)
+        except FileFailure as failure:
+            raise LayoutError(f"{path}: not a readable ISF symbol table: it {failure}") from failure
+        except (OSError, EOFError, lzma.LZMAError) as error:
             raise LayoutError(f"{path}: not a readable ISF symbol table: {error}") from error
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, origin: str) -> Layouts:
+        """Read an ISF document. Raises :class:`LayoutError` for what is none."""
+        try:
+            return cls(isf_document.parse(data), origin)
+        except ValueError as error:
+            raise LayoutError(f"{origin}: not a readable ISF symbol table: {error}") from error
 
     def without_symbols(self) -> Layouts:
         """The same types, without names of addresses."""

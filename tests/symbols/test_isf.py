@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import volatility3.symbols
 
+from volatility3_kdump import isf_document
 from volatility3_kdump.layout import LayoutError
-from volatility3_kdump.symbols import isf
 from volatility3_kdump.symbols.isf import how_to_get, load_kernel_table, load_table_file, relative_names
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.tables import kernel_table_path
@@ -178,7 +178,7 @@ def test_damaged_compression_is_one_line(suffix: str, tmp_path: Path) -> None:
 def test_a_table_that_grows_without_end_is_refused(
     suffix: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isf, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(isf_document, "MOST_BYTES", 1 << 20)
     content = PACKERS[suffix](b" " * (3 << 20))
     if packed:
         with zipfile.ZipFile(tmp_path / "pack.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
-import json
 import lzma
 import re
 import zipfile
@@ -20,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from volatility3_kdump import tables
+from volatility3_kdump import isf_document, tables
+from volatility3_kdump.files import FileFailure, is_directory, is_file, open_file
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols.kernel import PdbIdentity
 
@@ -36,8 +36,6 @@ _UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile
 _IDENTIFIER = re.compile(r"[0-9A-F]{32}-[0-9]{1,9}")
 #: Not dots alone: those would lead out of the directory.
 _PDB_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.+-]{1,64}")
-#: Decompressed size above which a file cannot be a symbol table.
-_LARGEST = 256 << 20
 
 
 def host_symbol_directories() -> list[Path]:
@@ -45,7 +43,7 @@ def host_symbol_directories() -> list[Path]:
     import volatility3.symbols
 
     found = [Path(path) for path in volatility3.symbols.__path__]
-    return [path for path in found if path.is_dir()]
+    return [path for path in found if is_directory(path)]
 
 
 def relative_names(identity: PdbIdentity) -> list[str]:
@@ -98,7 +96,7 @@ def _candidates(directory: Path, identity: PdbIdentity) -> Iterator[Path]:
     for name in relative_names(identity):
         for suffix in _OPENERS:
             path = directory / (name + suffix)
-            if path.is_file():
+            if is_file(path):
                 yield path
 
 
@@ -120,18 +118,22 @@ def _parsed_file(path: Path, modified: int, size: int) -> Layouts:
     if not suffix:
         return Layouts.load(path)
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             data = _decompressed(stream, suffix, str(path))
+    except FileFailure as failure:
+        raise LayoutError(f"{path}: cannot be read as a symbol table: it {failure}") from failure
     except _UNREADABLE as error:
         raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
-    return _parse(data, str(path))
+    return Layouts.parse(data, str(path))
 
 
 def _decompressed(stream: IO[bytes], suffix: str, origin: str) -> bytes:
     """The document in a stream; never more than a symbol table can have, whatever a compressed file grows to."""
-    data = _OPENERS[suffix](stream).read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise LayoutError(f"{origin}: more than {_LARGEST >> 20} MiB when decompressed: not a symbol table")
+    data = _OPENERS[suffix](stream).read(isf_document.MOST_BYTES + 1)
+    if len(data) > isf_document.MOST_BYTES:
+        raise LayoutError(
+            f"{origin}: more than {isf_document.MOST_BYTES >> 20} MiB when decompressed: not a symbol table"
+        )
     return data
 
 
@@ -147,7 +149,7 @@ def _from_pack(pack: Path, identity: PdbIdentity) -> Layouts | None:
                     if name + suffix in names:
                         origin = f"{pack}!{name}{suffix}"
                         with archive.open(name + suffix) as stream:
-                            return _parse(_decompressed(stream, suffix, origin), origin)
+                            return Layouts.parse(_decompressed(stream, suffix, origin), origin)
     except _UNREADABLE:
         return None
     return None
@@ -158,13 +160,6 @@ def _names_in_pack(pack: Path, modified: int, size: int) -> frozenset[str]:
     """The files in a pack; ``modified`` and ``size`` keep the answer from outliving the file."""
     with zipfile.ZipFile(pack) as archive:
         return frozenset(archive.namelist())
-
-
-def _parse(data: bytes, origin: str) -> Layouts:
-    try:
-        return Layouts(json.loads(data), origin)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LayoutError(f"{origin}: not an ISF symbol table: {error}") from error
 
 
 def _identifier(table: Layouts) -> str | None:
