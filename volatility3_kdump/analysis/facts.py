@@ -10,6 +10,7 @@ from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.version_resource import image_version
+from volatility3_kdump.windows.machine.releases import kernel_version
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.machine.version import build_lab, windows_name
 from volatility3_kdump.windows.processes.crashed import crash_thread
@@ -34,7 +35,8 @@ _VERSIONS = ((10240, "10.0"), (9600, "6.3"), (9200, "6.2"), (7600, "6.1"), (6000
 class Facts:
     """What ``!analyze -v`` prints of the system and the dump; ``None`` where the dump does not tell.
 
-    ``os_version`` is ``10.0.BUILD.REVISION`` with the revision of the build lab string; ``attributes`` the header's
+    ``os_version`` is ``10.0.BUILD.REVISION`` with the revision of the build lab string, where that is not in the dump
+    the kernel's version; ``attributes`` the header's
     DUMP_FILE_ATTRIBUTES; ``crash_count`` the number in a small memory dump's file name.
     """
 
@@ -63,6 +65,10 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
     version = next((text for first, text in _VERSIONS if build is not None and build >= first), None)
     if shared is not None:
         version = f"{shared.major_version}.{shared.minor_version}"
+    kernel = kernel_version(target)
+    os_version = kernel.text if kernel is not None else None
+    if version and lab:
+        os_version = f"{version}.{lab['build']}.{lab['revision']}"
     record = failure.context_record if failure is not None else None
     tags = {str(blob.tag) for blob in target.dump.tagged}
     return Facts(
@@ -73,7 +79,7 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
         faulting_thread=thread,
         black_boxes=tuple(name for tag, name in _BLACK_BOXES.items() if tag in tags),
         crash_count=int(counted[1]) if counted and target.dump.triage is not None else None,
-        os_version=f"{version}.{lab['build']}.{lab['revision']}" if version and lab else None,
+        os_version=os_version,
         build_lab=lab["branch"] if lab else None,
         platform=header.architecture,
         os_name=windows_name(build),
@@ -90,10 +96,16 @@ def _stack_command(target: Target, thread: int | None, record: int | None) -> st
 
 
 def version_of(target: Target, module: Module | None) -> str | None:
-    """The file version of a module's image; ``None`` when its resources are not in the dump and in no image file."""
+    """The file version of a module's image; ``None`` when its resources are not in the dump and in no image file.
+
+    The kernel's is known from a table as well.
+    """
     if module is None:
         return None
     image = target.images.image_of(module)
     headers = image.headers()
     found = image_version(image.read, headers) if headers is not None else None
-    return found.file_version if found else None
+    if found is not None:
+        return found.file_version
+    kernel = kernel_version(target) if target.kernel is not None and target.kernel.base == module.base else None
+    return kernel.text if kernel is not None else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.dump import DumpType
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time, uptime
+from volatility3_kdump.windows.machine.releases import listed_version, release
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.machine.version import (
     architecture_name,
@@ -104,6 +105,10 @@ def version(target: Target) -> Iterator[str]:
         yield product
     if build_lab(target):
         yield f"Edition build lab: {build_lab(target)}"
+    kernel = listed_version(target)
+    if kernel is not None:
+        name = release(target)
+        yield f"Kernel file version: {kernel.text}" + (f", {name}" if name else "")
     if target.physical_layer_name is not None:
         yield "Machine Name:"
     base = base_line(target)

@@ -13,6 +13,7 @@ from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, table
+from volatility3_kdump.windows.machine.releases import kernel_version, release
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.machine.version import (
     architecture_name,
@@ -105,6 +106,11 @@ def _windows_rows(target: Target) -> Iterator[Row]:
     yield _row(
         "Windows", "Name", windows_name(header.build_number), note="as the debugger names it: builds of Windows 11 too"
     )
+    version = kernel_version(target)
+    yield _row(
+        "Windows", "Kernel version", version.text if version else None, note=f"by {version.known_by}" if version else ""
+    )
+    yield _row("Windows", "Release", release(target))
     kind = {0xF: "free", 0xC: "checked"}.get(header.major_version or 0)
     yield _set("Windows", "Kind", header.major_version, kind)
     yield _row("Windows", "Architecture", architecture_name(header.architecture), header.machine_type)

@@ -15,6 +15,7 @@ from volatility3_kdump.text.registers import code_line
 from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.windows.machine.releases import kernel_version, release
 from volatility3_kdump.windows.machine.version import build_lab
 
 SCHEMA = 1
@@ -76,6 +77,8 @@ def _system(target: Target, crash: Crash) -> dict[str, Any]:
     return {
         "os_name": facts.os_name,
         "os_version": facts.os_version,
+        "kernel_version": kernel.text if (kernel := kernel_version(target)) is not None else None,
+        "release": release(target),
         "build": header.build_number,
         "build_lab": build_lab(target),
         "build_branch": facts.build_lab,
