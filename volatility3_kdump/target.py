@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
 from volatility3_kdump.dump import (
-    PAGE_SIZE,
     DumpHeader,
     Segment,
 )
@@ -390,14 +389,6 @@ class Target:
     def image_of(self, module: Module) -> PeImage | None:
         """The PE headers of a module, from memory or an image file; ``None`` when they are not to be had."""
         return self.images.image_of(module).headers()
-
-    def may_be_code(self, module: Module, address: int) -> bool:
-        """Whether an address in a module can be code: its section is executable, or the headers are not in the dump."""
-        image = self.image_of(module)
-        if image is None or not image.sections:
-            return address >= module.base + PAGE_SIZE
-        section = image.section_of(address - module.base)
-        return section is not None and section.executable
 
     def follows_call(self, address: int) -> bool | None:
         """Whether a call instruction ends at an address; ``None`` when its code is not in the dump."""

@@ -19,7 +19,8 @@ from kdump_sample.scene import KernelStructure, Variable
 from volatility3_kdump.analysis import consistency
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import find_failure
-from volatility3_kdump.analysis.reasoning import Case, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import Case
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility3_kdump.analysis import reasoning, rules
-from volatility3_kdump.analysis.reasoning import RULES, Case, Culprit, Finding, Reasoning, reason, rule
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import RULES, Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.layout import LayoutError
 

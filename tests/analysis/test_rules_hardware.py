@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value, values
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.crash import analyze_crash
-from volatility3_kdump.analysis.reasoning import RULES, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import RULES
 
 RECORD = 0xFFFF91894EF51028
 STATUS = 0xBE00000000800135

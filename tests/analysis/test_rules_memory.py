@@ -6,7 +6,7 @@ import pytest
 
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, value
 from volatility3_kdump.analysis import buckets
-from volatility3_kdump.analysis.reasoning import reason
+from volatility3_kdump.analysis.reason import reason
 
 
 def test_the_demonstration(case: MakeCase) -> None:

@@ -15,7 +15,8 @@ from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
-from volatility3_kdump.analysis.reasoning import RULES, Case, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import RULES, Case
 from volatility3_kdump.windows.memory.pool_header import block_before, read_header, tag_text
 from volatility3_kdump.windows.memory.pte import mapped_address, parse_pte
 

@@ -22,7 +22,8 @@ from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
-from volatility3_kdump.analysis.reasoning import RULES, Case, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import RULES, Case
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.analysis.reasons import KERNEL, MakeCase, both, value
-from volatility3_kdump.analysis.reasoning import reason
+from volatility3_kdump.analysis.reason import reason
 
 CSRSS, CRASHING = 0xFFFF91894F241080, 0xFFFF91895301A080
 CRASHING_THREAD = 0xFFFF918952F55080

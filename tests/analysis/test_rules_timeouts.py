@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.analysis.reasons import TRIAGE, MakeCase, both, value
-from volatility3_kdump.analysis.reasoning import reason
+from volatility3_kdump.analysis.reason import reason
 
 
 @both

@@ -11,7 +11,8 @@ from tests.analysis.reasons import MakeCase, both, value
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import find_failure
-from volatility3_kdump.analysis.reasoning import Case, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import Case
 from volatility3_kdump.windows.processes.threads import stack_limits
 
 

@@ -12,7 +12,8 @@ from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.arguments import irql_name, text_at
 from volatility3_kdump.analysis.bugcheck import describe
 from volatility3_kdump.analysis.crash import analyze_crash
-from volatility3_kdump.analysis.reasoning import RULES, Reasoning, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import RULES, Reasoning
 
 #: Of the demonstration: its request, its device, its driver object, the thread, code, and a driver no longer loaded.
 IRP, DEVICE, DRIVER, THREAD = 0xFFFF91894ED94D70, 0xFFFF91894ED31E00, 0xFFFF91894ED30C80, 0xFFFF918952F55080

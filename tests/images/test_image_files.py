@@ -377,8 +377,8 @@ def test_a_real_dump_is_completed_from_the_image_path(
     assert subject.origin(0x1000) == "image file"
     headers = target.image_of(module)
     assert headers is not None and headers.timestamp == module.timestamp
-    assert target.may_be_code(module, module.base + 0x1000)
-    assert not target.may_be_code(module, module.base + 0x8000)
+    assert target.names.may_be_code(module, module.base + 0x1000)
+    assert not target.names.may_be_code(module, module.base + 0x8000)
     monkeypatch.setenv("_NT_EXECUTABLE_IMAGE_PATH", str(path.parent))
     assert volatility3_kdump.open(dump).images.image_of(module).read(0x1000, 4) == expected[0x1000:0x1004]
 

@@ -32,7 +32,7 @@ def test_patterns_against_the_table(session: Session, isf_paths) -> None:
             for name, entry in document["symbols"].items()
             if fnmatch.fnmatchcase(name.lower(), pattern.lower()) and entry["address"] and not name.startswith("?")
         )
-        found = [(symbol.address, symbol.name) for symbol in matching(session.target, f"nt!{pattern}")]
+        found = [(symbol.address, symbol.name) for symbol in matching(session.target.names, f"nt!{pattern}")]
         assert sorted(found) == expected
         assert [address for address, _ in found] == sorted(address for address, _ in found)
 
@@ -43,16 +43,16 @@ def test_neighbours_against_the_table(session: Session, isf_paths) -> None:
     addresses = sorted({entry["address"] for entry in document["symbols"].values() if entry["address"]})
     bug_check = document["symbols"]["KeBugCheckEx"]["address"]
     after = addresses[addresses.index(bug_check) + 1]
-    found = nearby(session.target, base + bug_check + 5)
+    found = nearby(session.target.names, base + bug_check + 5)
     assert found is not None
     assert (found.below.address, found.below.name, found.exact) == (base + bug_check, "KeBugCheckEx", ())
     assert found.above.address == base + after
     assert document["symbols"][found.above.name]["address"] == after
-    found = nearby(session.target, base + bug_check)
+    found = nearby(session.target.names, base + bug_check)
     assert {symbol.name for symbol in found.exact} == {
         name for name, entry in document["symbols"].items() if entry["address"] == bug_check
     }
-    assert nearby(session.target, 0) is None
+    assert nearby(session.target.names, 0) is None
 
 
 def test_kd_text(session: Session) -> None:
@@ -84,7 +84,7 @@ def test_what_is_not_there(session: Session) -> None:
     assert answer(session, "x") == ["x needs a pattern: x nt!Ke*"]
     assert answer(session, "x /q nt!*") == ["x has no option /q here"]
     with pytest.raises(KdumpError, match="longer than 512"):
-        matching(session.target, "nt!" + "a" * 600)
+        matching(session.target.names, "nt!" + "a" * 600)
 
 
 def test_every_module(session: Session) -> None:
@@ -101,5 +101,5 @@ def test_every_module(session: Session) -> None:
 
 def test_export_tables(sample) -> None:
     target = volatility3_kdump.open(sample())
-    symbols = [symbol.name for symbol in matching(target, "win32k!*")]
+    symbols = [symbol.name for symbol in matching(target.names, "win32k!*")]
     assert symbols == ["NtUserMsgWaitForMultipleObjectsEx"]

@@ -52,8 +52,13 @@ def triage(shared_data: Path) -> Path:
     return path
 
 
+def manifest_of(target: Any) -> list[str]:
+    entries = list(entries_of(target.modules, target.images, target.pdb_of))
+    return list(lines_of(target.name, target.header.architecture, entries))
+
+
 def documents(target: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines_of(target)]
+    return [json.loads(line) for line in manifest_of(target)]
 
 
 def test_a_dump_with_pages_names_every_pdb_it_holds(sample: Callable[..., Path]) -> None:
@@ -107,8 +112,8 @@ def test_a_real_small_dump(triage: Path) -> None:
 
 def test_what_is_written_is_what_is_read(triage: Path) -> None:
     target = volatility3_kdump.open(triage, symbol_path="", image_path="")
-    made = list(entries_of(target))
-    again = list(read(lines_of(target)))
+    made = list(entries_of(target.modules, target.images, target.pdb_of))
+    again = list(read(manifest_of(target)))
     assert [(entry.module, entry.image) for entry in again] == [(entry.module, entry.image) for entry in made]
     for one, other in zip(made, again, strict=True):
         assert (one.pdb is None) == (other.pdb is None)

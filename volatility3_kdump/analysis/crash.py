@@ -16,7 +16,8 @@ from volatility3_kdump.analysis.bugcheck import (
 from volatility3_kdump.analysis.facts import Facts, gather_facts, version_of
 from volatility3_kdump.analysis.failure import Failure, find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
-from volatility3_kdump.analysis.reasoning import Case, Reasoning, reason
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import Case, Reasoning
 from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
 from volatility3_kdump.windows.machine.processors import Processor
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread

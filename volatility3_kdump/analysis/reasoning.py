@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.bugcheck import BugCheck
@@ -128,22 +128,6 @@ def rule(*codes: int) -> Callable[[Rule], Rule]:
         return function
 
     return register
-
-
-def reason(case: Case) -> Reasoning:
-    """Run the rule of the case's code, and the checks that every code gets.
-
-    A rule that fails leaves a note. Evidence of bad memory is stronger than what the rule found: its culprit and bucket
-    prefix replace the rule's.
-    """
-    from volatility3_kdump.analysis import consistency, rules  # noqa: F401  (the rules register themselves)
-
-    function = RULES.get(case.bug_check.code)
-    ruled = attempt(lambda: function(case), f"bug check {case.bug_check.code:#x}") if function else Reasoning()
-    checked = consistency.check(case)
-    if checked.culprit is not None:
-        ruled = replace(ruled, prefix=None, specifiers=(), culprit=None)
-    return ruled + checked
 
 
 def attempt(step: Callable[[], Reasoning], subject: str) -> Reasoning:

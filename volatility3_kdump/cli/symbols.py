@@ -16,7 +16,7 @@ from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
 from volatility3_kdump.stores.servers import MICROSOFT, Limits, Servers
-from volatility3_kdump.symbols.manifest import ManifestError, fetch, lines_of, read
+from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, lines_of, read
 
 #: More patient than a view is: whoever fetches waits for the files.
 _LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)
@@ -62,10 +62,10 @@ def _write(arguments: argparse.Namespace) -> int:
         arguments.manifest,
         Options(arguments.isf_dir, None, "", arguments.image_path, arguments.member, offline=True),
     )
-    lines = list(lines_of(target))
-    if len(lines) == 1:
+    entries = list(entries_of(target.modules, target.images, target.pdb_of))
+    if not entries:
         raise KdumpError(f"{target.name}: no module list is in the dump")
-    text = "".join(f"{line}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in lines_of(target.name, target.header.architecture, entries))
     if arguments.output is None:
         sys.stdout.write(text)
         return 0
@@ -73,7 +73,7 @@ def _write(arguments: argparse.Namespace) -> int:
         arguments.output.write_text(text, "utf-8")
     except OSError as error:
         raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
-    print(f"{arguments.output}: {len(lines) - 1} modules", file=sys.stderr)
+    print(f"{arguments.output}: {len(entries)} modules", file=sys.stderr)
     return 0
 
 

@@ -1,10 +1,10 @@
-"""x64: register names, the groups of its CONTEXT record, trap frames and exception frames.
+"""x64: registers of its calling convention, trap frames and exception frames.
 
 * :func:`trap_frame` - a KTRAP_FRAME as a :class:`~volatility3_kdump.cpu.context.Context`.
 * :func:`why_not_trap_frame`, :func:`looks_like_trap_frame` - whether bytes can be a trap frame.
 * :func:`exception_frame` - the nonvolatile registers that a KEXCEPTION_FRAME saved.
 
-Layouts: ``CONTEXT`` (AMD64, 0x4D0 bytes) of ``winnt.h``; ``_KTRAP_FRAME`` (0x190) and ``_KEXCEPTION_FRAME`` (0x140) of
+Layouts: ``_KTRAP_FRAME`` (0x190) and ``_KEXCEPTION_FRAME`` (0x140) of
 the kernel's public symbols, whose register fields have the same offsets in every x64 kernel from Windows 7 to 11.
 """
 
@@ -15,40 +15,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import Read
+from volatility3_kdump.cpu.context import Context
 
 if TYPE_CHECKING:
-    from volatility3_kdump.cpu.context import Context
     from volatility3_kdump.layout import Layouts
 
 #: Registers that a call may change, and that a trap frame therefore holds.
 VOLATILE = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
 #: Registers that a function restores before it returns (x64 calling convention), the stack pointer apart.
 NONVOLATILE = ("rbx", "rbp", "rsi", "rdi", "r12", "r13", "r14", "r15")
-
-#: Register name to (offset, size) in bytes, by the bit of ContextFlags that says the group was written.
-CONTEXT_GROUPS: dict[int, dict[str, tuple[int, int]]] = {
-    0x01: {"cs": (0x38, 2), "ss": (0x42, 2), "eflags": (0x44, 4), "rsp": (0x98, 8), "rip": (0xF8, 8)},
-    0x02: {
-        "rax": (0x78, 8),
-        "rcx": (0x80, 8),
-        "rdx": (0x88, 8),
-        "rbx": (0x90, 8),
-        "rbp": (0xA0, 8),
-        "rsi": (0xA8, 8),
-        "rdi": (0xB0, 8),
-        **{f"r{number}": (0xB8 + 8 * (number - 8), 8) for number in range(8, 16)},
-    },
-    0x04: {"ds": (0x3A, 2), "es": (0x3C, 2), "fs": (0x3E, 2), "gs": (0x40, 2)},
-    0x08: {"mxcsr": (0x34, 4)},
-    0x10: {
-        "dr0": (0x48, 8),
-        "dr1": (0x50, 8),
-        "dr2": (0x58, 8),
-        "dr3": (0x60, 8),
-        "dr6": (0x68, 8),
-        "dr7": (0x70, 8),
-    },
-}
 
 TRAP_FRAME_SIZE = 0x190
 EXCEPTION_FRAME_SIZE = 0x140
@@ -113,8 +88,6 @@ def trap_frame(
     ``ExceptionActive`` and ``SegSs`` unwritten: with ``service_linkage``, the address of nt!KiServiceLinkage, such a
     frame is known by its ``rip``. ``layouts`` is the kernel's symbol table; without it the fixed offsets are used.
     """
-    from volatility3_kdump.cpu.context import Context
-
     values = _read_fields(read, address, _fields(layouts, "_KTRAP_FRAME", TRAP_FRAME_FIELDS))
     if _against(values, address, service_linkage) is not None:
         return None

@@ -1,16 +1,6 @@
-"""ARM64: register names, the groups of its CONTEXT record, and pointer authentication.
-
-Layout: ``ARM64_NT_CONTEXT`` (0x390 bytes) of ``winnt.h``.
-"""
+"""ARM64: pointer authentication."""
 
 from __future__ import annotations
-
-#: Register name to (offset, size) in bytes, by the bit of ContextFlags that says the group was written.
-CONTEXT_GROUPS: dict[int, dict[str, tuple[int, int]]] = {
-    0x01: {"cpsr": (0x04, 4), "fp": (0xF0, 8), "lr": (0xF8, 8), "sp": (0x100, 8), "pc": (0x108, 8)},
-    0x02: {f"x{number}": (8 + 8 * number, 8) for number in range(29)},
-    0x04: {"fpcr": (0x310, 4), "fpsr": (0x314, 4)},
-}
 
 #: Bits of an address that translation uses: bits 0 to 47 of a 48-bit address space, the one of Windows on ARM64.
 VIRTUAL_ADDRESS_BITS = 48

@@ -5,8 +5,9 @@
 * :func:`why_not_context` - the reason why bytes are not a CONTEXT of an architecture.
 * :func:`recognise_architecture` - which architecture's CONTEXT the bytes hold.
 
-Layouts: ``CONTEXT`` of the Windows SDK's ``winnt.h``. ``ContextFlags`` says which groups of registers the writer filled
-in; a register of a group that was not written is unknown, whatever its bytes are.
+Layouts: ``CONTEXT`` (AMD64 and i386) and ``ARM64_NT_CONTEXT`` of the Windows SDK's ``winnt.h``. ``ContextFlags`` says
+which groups of registers the writer filled in; a register of a group that was not written is unknown, whatever its
+bytes are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,64 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from volatility3_kdump.cpu import amd64, arm64, x86
+_Groups = dict[int, dict[str, tuple[int, int]]]
+
+# Register name to (offset, size) in bytes, by the bit of ContextFlags that says the group was written.
+_AMD64_GROUPS: _Groups = {
+    0x01: {"cs": (0x38, 2), "ss": (0x42, 2), "eflags": (0x44, 4), "rsp": (0x98, 8), "rip": (0xF8, 8)},
+    0x02: {
+        "rax": (0x78, 8),
+        "rcx": (0x80, 8),
+        "rdx": (0x88, 8),
+        "rbx": (0x90, 8),
+        "rbp": (0xA0, 8),
+        "rsi": (0xA8, 8),
+        "rdi": (0xB0, 8),
+        **{f"r{number}": (0xB8 + 8 * (number - 8), 8) for number in range(8, 16)},
+    },
+    0x04: {"ds": (0x3A, 2), "es": (0x3C, 2), "fs": (0x3E, 2), "gs": (0x40, 2)},
+    0x08: {"mxcsr": (0x34, 4)},
+    0x10: {
+        "dr0": (0x48, 8),
+        "dr1": (0x50, 8),
+        "dr2": (0x58, 8),
+        "dr3": (0x60, 8),
+        "dr6": (0x68, 8),
+        "dr7": (0x70, 8),
+    },
+}
+_ARM64_GROUPS: _Groups = {
+    0x01: {"cpsr": (0x04, 4), "fp": (0xF0, 8), "lr": (0xF8, 8), "sp": (0x100, 8), "pc": (0x108, 8)},
+    0x02: {f"x{number}": (8 + 8 * number, 8) for number in range(29)},
+    0x04: {"fpcr": (0x310, 4), "fpsr": (0x314, 4)},
+}
+_X86_GROUPS: _Groups = {
+    0x01: {
+        "ebp": (0xB4, 4),
+        "eip": (0xB8, 4),
+        "cs": (0xBC, 2),
+        "eflags": (0xC0, 4),
+        "esp": (0xC4, 4),
+        "ss": (0xC8, 2),
+    },
+    0x02: {
+        "edi": (0x9C, 4),
+        "esi": (0xA0, 4),
+        "ebx": (0xA4, 4),
+        "edx": (0xA8, 4),
+        "ecx": (0xAC, 4),
+        "eax": (0xB0, 4),
+    },
+    0x04: {"gs": (0x8C, 2), "fs": (0x90, 2), "es": (0x94, 2), "ds": (0x98, 2)},
+    0x10: {
+        "dr0": (0x04, 4),
+        "dr1": (0x08, 4),
+        "dr2": (0x0C, 4),
+        "dr3": (0x10, 4),
+        "dr6": (0x14, 4),
+        "dr7": (0x18, 4),
+    },
+}
 
 _WIDTHS = {2: "<H", 4: "<I", 8: "<Q"}
 
@@ -34,9 +92,9 @@ class _Record:
 
 
 _RECORDS = {
-    "x64": _Record(0x4D0, 0x30, 0x100000, amd64.CONTEXT_GROUPS, 8, 0x1A0, 16),
-    "arm64": _Record(0x390, 0x00, 0x400000, arm64.CONTEXT_GROUPS, 4, 0x110, 32),
-    "x86": _Record(0x2CC, 0x00, 0x10000, x86.CONTEXT_GROUPS, 0x20, 0x16C, 8),
+    "x64": _Record(0x4D0, 0x30, 0x100000, _AMD64_GROUPS, 8, 0x1A0, 16),
+    "arm64": _Record(0x390, 0x00, 0x400000, _ARM64_GROUPS, 4, 0x110, 32),
+    "x86": _Record(0x2CC, 0x00, 0x10000, _X86_GROUPS, 0x20, 0x16C, 8),
 }
 
 #: Bits of ContextFlags that name the architecture; exactly one class bit is set in a valid record.

@@ -11,7 +11,7 @@ from volatility3_kdump.wildcards import Wildcard
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
-    from volatility3_kdump.target import Target
+    from volatility3_kdump.symbols.names import AddressNames
 
 
 class Symbol(NamedTuple):
@@ -38,13 +38,13 @@ class Nearby:
     exact: tuple[Symbol, ...]
 
 
-def modules_like(target: Target, pattern: str) -> list[Module]:
+def modules_like(names: AddressNames, pattern: str) -> list[Module]:
     """The loaded modules whose name fits a wildcard."""
     wanted = Wildcard(pattern)
-    return [module for module in target.modules if wanted.matches(module.name)]
+    return [module for module in names.modules if wanted.matches(module.name)]
 
 
-def matching(target: Target, pattern: str) -> Iterator[Symbol]:
+def matching(names: AddressNames, pattern: str) -> Iterator[Symbol]:
     """The symbols that fit ``module!symbol``, both wildcards, by module and address.
 
     Symbols of modules that fit are looked for. Raises :class:`KdumpError` when no module fits, or when one that is
@@ -53,40 +53,39 @@ def matching(target: Target, pattern: str) -> Iterator[Symbol]:
     module_pattern, qualified, symbol_pattern = pattern.partition("!")
     if not qualified:
         module_pattern, symbol_pattern = "*", pattern
-    modules = modules_like(target, module_pattern)
+    modules = modules_like(names, module_pattern)
     if not modules:
         raise KdumpError(f"no loaded module is named {module_pattern}")
-    if len(modules) == 1 and target.names.table_of(modules[0]) is None:
-        raise KdumpError(f"{modules[0].name} has no symbols: {target.names.reason_of(modules[0])}")
-    return _matching(target, modules, Wildcard(symbol_pattern or "*"))
+    if len(modules) == 1 and names.table_of(modules[0]) is None:
+        raise KdumpError(f"{modules[0].name} has no symbols: {names.reason_of(modules[0])}")
+    return _matching(names, modules, Wildcard(symbol_pattern or "*"))
 
 
-def _matching(target: Target, modules: list[Module], wanted: Wildcard) -> Iterator[Symbol]:
+def _matching(names: AddressNames, modules: list[Module], wanted: Wildcard) -> Iterator[Symbol]:
     for module in modules:
-        table = target.names.table_of(module)
+        table = names.table_of(module)
         for rva, name in table.symbols if table is not None else ():
             if wanted.matches(name):
-                yield _symbol(target, module, rva, name)
+                yield _symbol(names, module, rva, name)
 
 
-def nearby(target: Target, address: int) -> Nearby | None:
+def nearby(names: AddressNames, address: int) -> Nearby | None:
     """The symbols around an address; ``None`` outside of every module."""
-    names = target.names
     module, name = names.module_of(address), names.lookup(address)
     if module is None or name is None:
         return None
     rva = address - module.base
-    below = None if name.symbol is None else _symbol(target, module, rva - name.offset, name.symbol)
+    below = None if name.symbol is None else _symbol(names, module, rva - name.offset, name.symbol)
     following = names.next_symbol(module, rva)
     above = None
     if following is not None:
         found = names.lookup(module.base + following)
-        above = _symbol(target, module, following, found.symbol) if found is not None and found.symbol else None
+        above = _symbol(names, module, following, found.symbol) if found is not None and found.symbol else None
     table = names.table_of(module)
     exact = [name for at, name in table.symbols if at == rva] if table is not None else []
-    return Nearby(address, module, below, above, tuple(_symbol(target, module, rva, name) for name in exact))
+    return Nearby(address, module, below, above, tuple(_symbol(names, module, rva, name) for name in exact))
 
 
-def _symbol(target: Target, module: Module, rva: int, name: str) -> Symbol:
+def _symbol(names: AddressNames, module: Module, rva: int, name: str) -> Symbol:
     address = module.base + rva
-    return Symbol(address, module.name, name, target.may_be_code(module, address))
+    return Symbol(address, module.name, name, names.may_be_code(module, address))

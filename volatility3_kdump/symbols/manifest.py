@@ -10,22 +10,20 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.images.image_files import FileImage, ImageRefused, check_image, image_key, image_names
+from volatility3_kdump.images.image_files import FileImage, ImageRefused, ImageSet, check_image, image_key, image_names
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import code_view
 from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.paths import Element, SearchPath, safe_file_name
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.names import find_pdb_file, store_key
-
-if TYPE_CHECKING:
-    from volatility3_kdump.target import Target
 
 FORMAT = "volatility3-kdump symbols"
 VERSION = 1
@@ -70,13 +68,15 @@ class Entry:
 # making ---------------------------------------------------------------------------------------------------------------
 
 
-def entries_of(target: Target) -> Iterator[Entry]:
-    """What the kernel modules of a dump need, in load order."""
-    for module in target.modules:
+def entries_of(
+    modules: Iterable[Module], images: ImageSet, pdb_of: Callable[[Module], PdbIdentity | None]
+) -> Iterator[Entry]:
+    """What the modules of a dump need, in their order; ``pdb_of`` gives the identity of a module's PDB."""
+    for module in modules:
         reasons = []
         image: Image | None = None
         names = _preferred(image_names(module))
-        timestamp = target.images.image_of(module).timestamp()
+        timestamp = images.image_of(module).timestamp()
         if not names:
             reasons.append(f"{module.image_name!r} is no file name")
         elif not timestamp:
@@ -85,7 +85,7 @@ def entries_of(target: Target) -> Iterator[Entry]:
             reasons.append("the size of the image makes no sense")
         else:
             image = Image(names, timestamp, module.size)
-        pdb = target.pdb_of(module)
+        pdb = pdb_of(module)
         if pdb is None:
             where = "--fetch takes it from the image" if image is not None else "the PDB remains unknown"
             reasons.append(f"the RSDS record of the image is not in the dump: {where}")
@@ -101,14 +101,13 @@ def _preferred(names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*originals, *names]))
 
 
-def lines_of(target: Target) -> Iterator[str]:
-    """The manifest of a dump, line by line."""
-    entries = list(entries_of(target))
+def lines_of(dump: str, machine: str, entries: Sequence[Entry]) -> Iterator[str]:
+    """The manifest of a dump, line by line: its file name, its architecture, and what its modules need."""
     head = {
         "manifest": FORMAT,
         "version": VERSION,
-        "dump": target.name,
-        "machine": target.header.architecture,
+        "dump": dump,
+        "machine": machine,
         "modules": len(entries),
     }
     yield json.dumps(head)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class AddressNames:
         ``find`` gives the symbols of the other modules, and where they come from or why there are none; ``headers_of``
         the headers of an image, whose sections a symbol does not reach across.
         """
+        #: The modules in load order.
+        self.modules = tuple(modules)
         self._modules = sorted(modules, key=lambda module: module.base)
         self._bases = [module.base for module in self._modules]
         self._tables = tables
@@ -99,6 +102,14 @@ class AddressNames:
             return None
         module = self._modules[index]
         return module if address < module.base + module.size else None
+
+    def may_be_code(self, module: Module, address: int) -> bool:
+        """Whether an address in a module can be code: its section is executable, or the headers are not in the dump."""
+        image = self._headers_of(module) if self._headers_of is not None else None
+        if image is None or not image.sections:
+            return address >= module.base + PAGE_SIZE
+        section = image.section_of(address - module.base)
+        return section is not None and section.executable
 
     def lookup(self, address: int) -> Name | None:
         """The name of an address, ``None`` outside every module."""

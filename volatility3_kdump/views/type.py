@@ -44,7 +44,7 @@ def split_name(target: Target, name: str) -> tuple[Module, str]:
     module_name, qualified, type_name = name.rpartition("!")
     if not qualified:
         module_name = "nt"
-    found = modules_like(target, module_name)
+    found = modules_like(target.names, module_name)
     if not found:
         raise KdumpError(f"no loaded module is named {module_name}")
     return found[0], type_name

@@ -23,10 +23,10 @@ def examine(session: Session, arguments: Arguments) -> Iterator[str]:
         raise KdumpError("x needs a pattern: x nt!Ke*")
     if pattern.endswith("!"):
         yield "start             end                 module name"
-        for module in modules_like(session.target, pattern[:-1]):
+        for module in modules_like(session.target.names, pattern[:-1]):
             yield f"{pointer(module.base, size)} {pointer(module.end, size)}   {module.name}"
         return
-    found = matching(session.target, pattern)
+    found = matching(session.target.names, pattern)
     count = 0
     for symbol in sorted(found, key=lambda symbol: symbol.name.lower()) if "n" in options else found:
         count += 1
@@ -41,7 +41,7 @@ def nearest(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.text import symbols as text
 
     address = session.evaluate(arguments.text or "$ip")
-    found = nearby(session.target, address)
+    found = nearby(session.target.names, address)
     if found is None:
         raise KdumpError(f"{address:x} is in no loaded module")
     yield from text.nearest(found, session.target.memory.pointer_size)

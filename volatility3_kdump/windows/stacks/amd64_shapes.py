@@ -252,7 +252,7 @@ class Shapes(Walk):
         """Whether a value is an address of code behind a call, as far as the dump says."""
         target = self.target
         module = target.names.module_of(value) if target.is_kernel_address(value) else None
-        if module is None or not target.may_be_code(module, value):
+        if module is None or not target.names.may_be_code(module, value):
             return False
         name = target.names.lookup(value)
         if name is not None and name.symbol is not None and name.offset == 0:

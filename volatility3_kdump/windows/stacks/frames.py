@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.symbols.names import Name
 
 #: A frame's trust, best first. ``switch``: from what a switch of stacks left at the top of a stack.
@@ -89,7 +90,7 @@ class Start:
     fault: bool = False
 
 
-class NoStack(Exception):
+class NoStack(KdumpError):
     """A thread has no stack to walk; the text says why."""
 
 

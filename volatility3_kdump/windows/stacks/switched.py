@@ -180,4 +180,4 @@ def _end_of(target: Target, sp: int) -> int:
 
 def _is_kernel_code(target: Target, address: int) -> bool:
     module = target.names.module_of(address)
-    return module is not None and module.name == "nt" and target.may_be_code(module, address)
+    return module is not None and module.name == "nt" and target.names.may_be_code(module, address)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from volatility3_kdump.windows.stacks.extents import stack_bytes
 from volatility3_kdump.windows.stacks.frames import Frame, Stack, Start
-
-if TYPE_CHECKING:
-    from volatility3_kdump.windows.stacks.walker import StackWalker
+from volatility3_kdump.windows.stacks.places import CodePlaces
 
 _NO_ARGUMENTS: tuple[int | None, ...] = (None,) * 4
 _PAGE_SHIFT = 12
@@ -20,7 +18,7 @@ _OVERFLOW = 0x2000
 class Walk:
     """What the walks of all architectures share: frames, limits, and the reasons to stop."""
 
-    def __init__(self, walker: StackWalker, start: Start, most: int) -> None:
+    def __init__(self, walker: CodePlaces, start: Start, most: int) -> None:
         self.walker = walker
         self.target = walker.target
         self.start = start

@@ -8,24 +8,18 @@ that way says so.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
 from volatility3_kdump.cpu.context import Context
-from volatility3_kdump.images.modules import Module
-from volatility3_kdump.images.pe import EXCEPTION
-from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
 from volatility3_kdump.windows.stacks.arm64_walk import Arm64Walk
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Stack, Start
+from volatility3_kdump.windows.stacks.places import CodePlaces
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.x86_walk import X86Walk
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
-
-_Value = TypeVar("_Value")
-_MOST_REMEMBERED = 0x10000
 
 
 def walker(target: Target) -> StackWalker:
@@ -33,17 +27,8 @@ def walker(target: Target) -> StackWalker:
     return target.once(StackWalker)
 
 
-class StackWalker:
+class StackWalker(CodePlaces):
     """Walks the stacks of one target."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.architecture = target.header.architecture
-        self._tables: dict[int, Any] = {}
-        self._places: dict[int, tuple[Module, Any] | None] = {}
-        self._return_names: dict[int, Name | None] = {}
-        #: KDDEBUGGER_DATA64.PointerAuthMask, ``None`` where the kernel does not report it.
-        self.authentication = target.debugger["PointerAuthMask"] if target.debugger else None
 
     def walk(self, start: Start, most: int = MOST_FRAMES) -> Stack:
         """The backtrace from a start; at most ``most`` frames (never more than 1,024)."""
@@ -88,44 +73,6 @@ class StackWalker:
         walk.wanted_frame = number
         walk.run()
         return walk.found
-
-    def name_at(self, ip: int, call_site: bool) -> Name | None:
-        """The name of where a frame executes; a return address is looked up as the call before it."""
-        if not call_site:
-            return self.target.names.lookup(ip)
-        try:
-            return self._return_names[ip]
-        except KeyError:
-            name = self.target.names.lookup_return(ip)
-            return _remember(self._return_names, ip, name)
-
-    def place_of(self, ip: int) -> tuple[Module, Any] | None:
-        """The module that an address lies in and its function table (see :meth:`table_of`); ``None`` outside of all."""
-        try:
-            return self._places[ip]
-        except KeyError:
-            module = self.target.names.module_of(ip)
-            return _remember(self._places, ip, None if module is None else (module, self.table_of(module)))
-
-    def table_of(self, module: Module) -> Any:
-        """The function table of a module's image, made when first asked for; ``None`` when its headers are absent."""
-        table = self._tables.get(module.base)
-        if table is None and module.base not in self._tables:
-            image = self.target.images.image_of(module)
-            headers = image.headers()
-            if headers is not None and headers.directories:
-                kind = arm64_unwind if self.architecture == "arm64" else amd64_unwind
-                table = kind.FunctionTable(image.read, headers.directory(EXCEPTION), module.size)
-            self._tables[module.base] = table
-        return table
-
-
-def _remember(known: dict[int, _Value], key: int, value: _Value) -> _Value:
-    """Keep what was found for an address: the same functions are on the stacks of many threads."""
-    if len(known) >= _MOST_REMEMBERED:
-        known.clear()
-    known[key] = value
-    return value
 
 
 def walk_threads(walker: StackWalker, threads: Iterator[int], most: int = MOST_FRAMES) -> Iterator[tuple[int, Stack]]:
