@@ -83,9 +83,9 @@ def test_driver_objects_are_those_of_the_hosts_scan(drivers, host) -> None:
     """The host scans memory for pool tags; we walk the object directory."""
     expected = {(row["Name"], row["Offset"], row["Start"]) for row in host("windows.driverscan")}
     ours = {
-        (row["Driver objects"].split(" (")[0], int(row["Driver objects"].split("(")[1][:-1], 16), row["Start"])
+        (row["DriverObjects"].split(" (")[0], int(row["DriverObjects"].split("(")[1][:-1], 16), row["Start"])
         for row in of_kind(drivers, "module")
-        if row["Driver objects"]
+        if row["DriverObjects"]
     }
     assert len(ours) == 6
     assert {(name, address & ADDRESS, start & ADDRESS) for name, address, start in ours} == expected
@@ -191,7 +191,7 @@ def test_address(sample, run_vol) -> None:
         ("hwpolicy", 0x4A10),
         ("nt", table[2]["Address"] - 0xFFFFF80062600000),
     ]
-    assert (table[0]["Section"], table[0]["Section offset"], table[0]["Symbol"]) == (".text", 0x981, "myfault+0x1981")
+    assert (table[0]["Section"], table[0]["SectionOffset"], table[0]["Symbol"]) == (".text", 0x981, "myfault+0x1981")
     assert table[2]["Symbol"] == "nt!KeBugCheckEx+0x5"
     shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), *arguments))
     assert "    fffff800`60184a10 = <Unloaded_hwpolicy.sys>+0x4a10" in shown
@@ -217,7 +217,7 @@ def test_check(sample, run_vol, tmp_path: Path) -> None:
     ]
     table = flat(rows(run_vol("-q", "-r", "json", "-f", sample(), *arguments)))
     (found,) = (row for row in table if row["Kind"] == "single bit")
-    assert (found["Address"], found["Bit"], found["Memory bytes"]) == (MYFAULT + 0x1981, 4, "8b")
+    assert (found["Address"], found["Bit"], found["MemoryBytes"]) == (MYFAULT + 0x1981, 4, "8b")
 
 
 # every layout -------------------------------------------------------------------------------------------------------
@@ -282,8 +282,8 @@ def test_real_small_memory_dumps(shared_data: Path, run_vol, name: str) -> None:
     assert listed[: len(unloaded)] == [image for image, _ in unloaded]
     # What cannot be there is said, and never shown as zero.
     assert modules["hal.dll"]["Code"] is None
-    assert modules["hal.dll"]["Note"] == "headers not in the dump"
-    warnings = " ".join(row["Note"] for row in of_kind(table, "warning"))
+    assert modules["hal.dll"]["Notes"] == "headers not in the dump"
+    warnings = " ".join(row["Notes"] for row in of_kind(table, "warning"))
     assert "\\Driver: the object directory is not reachable" in warnings
 
 
@@ -307,7 +307,7 @@ def test_every_type_lists_the_same_modules(sample, run_vol, drivers, dump_type: 
             row["Built"] = (row["Built"] or "").replace(", or a reproducible build hash", "")
         assert {name: row[name] for name in names} == {name: expected[name] for name in names}
     if dump_type == 4:
-        assert {row["Driver objects"] for row in of_kind(table, "module")} == {""}
+        assert {row["DriverObjects"] for row in of_kind(table, "module")} == {""}
 
 
 def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:

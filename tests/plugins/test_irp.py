@@ -133,12 +133,12 @@ def test_driver_text(irp) -> None:
 @pytest.mark.parametrize("name", ["\\Driver\\MYFAULT", "myfault", "myfault.sys", "ffff91894ed30c80"])
 def test_a_driver_by_any_of_its_names(irp, name: str) -> None:
     table = irp("--driver", name, table=True)
-    assert {(row["Driver object"], row["Driver"]) for row in table} == {(MYFAULT_DRIVER, "\\Driver\\MYFAULT")}
+    assert {(row["DriverObject"], row["Driver"]) for row in table} == {(MYFAULT_DRIVER, "\\Driver\\MYFAULT")}
 
 
 def test_pending(irp) -> None:
     table = irp("--pending", table=True)
-    assert [(row["Irp"], row["Process"], row["Driver"], row["File name"]) for row in table] == [
+    assert [(row["Irp"], row["Image"], row["Driver"], row["FileName"]) for row in table] == [
         (NOTIFY, "explorer.exe", "\\FileSystem\\Ntfs", "\\Users\\user\\Desktop"),
         (CONTROL, "notmyfault64.exe", "\\Driver\\MYFAULT", None),
     ]

@@ -14,6 +14,7 @@ from tests.patched import patched
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.pool import big_grid, block_grid, usage_grid
+from volatility3_kdump.views.table import Hexadecimal
 
 Sample = Callable[..., Path]
 BIG, POOL_PAGE = 0xFFFF91894D612000, 0xFFFF91894EF70000
@@ -31,7 +32,7 @@ def machine(sample: Sample) -> Target:
 
 
 def rows(grid: Any) -> list[dict[str, Any]]:
-    """The rows of a grid by column; the host's marks of absence are ``None``."""
+    """The rows of a grid by column; the host's marks of absence are ``None``, hexadecimal cells are numbers."""
     from volatility3.framework import interfaces
 
     found: list[dict[str, Any]] = []
@@ -39,7 +40,8 @@ def rows(grid: Any) -> list[dict[str, Any]]:
 
     def visit(node: Any, _: Any) -> None:
         values = (None if isinstance(value, interfaces.renderers.BaseAbsentValue) else value for value in node.values)
-        found.append(dict(zip(names, values, strict=True)))
+        numbers = (int(value) if isinstance(value, Hexadecimal) else value for value in values)
+        found.append(dict(zip(names, numbers, strict=True)))
 
     grid.populate(visit, None)
     return found
@@ -130,7 +132,7 @@ def test_a_disagreement_is_said(machine: Target) -> None:
     grid = usage_grid(patched(machine, {where: (100).to_bytes(8, "little")}))
     said = [line for line in grid.kd_lines() if line.startswith("NOTE: disagreement")]
     assert len(said) == 1 and said[0].endswith("by nt!MiState.Pools.AllocatedNonPagedPool has only 409600")
-    assert any(row["Kind"] == "warning" and "has only 409600" in row["Note"] for row in rows(grid))
+    assert any(row["Kind"] == "warning" and "has only 409600" in (row["Notes"] or "") for row in rows(grid))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_sum_of_some_tables_is_not_the_total(machine: Target) -> None:
     assert sum(line.endswith("\tof the rows that could be read") for line in said) == 1
     assert any(line.endswith("how many of them have a tag is not known") for line in said)
     assert not any("% of them have a tag" in line for line in said)
-    assert next(row for row in rows(grid) if row["Kind"] == "total")["Note"] == "not all of the tables could be read"
+    assert next(row for row in rows(grid) if row["Kind"] == "total")["Notes"] == "not all of the tables could be read"
 
 
 def test_less_than_nothing_is_said(machine: Target) -> None:
@@ -166,8 +168,8 @@ def test_less_than_nothing_is_said(machine: Target) -> None:
     assert table is not None
     grid = usage_grid(patched(machine, {}, [table]))
     table_rows = rows(grid)
-    assert any(row["Kind"] == "tag" and "less than nothing" in row["Note"] for row in table_rows)
-    assert next(row for row in table_rows if row["Kind"] == "total")["Note"] == "not all of the tables could be read"
+    assert any(row["Kind"] == "tag" and "less than nothing" in (row["Notes"] or "") for row in table_rows)
+    assert next(row for row in table_rows if row["Kind"] == "total")["Notes"] == "not all of the tables could be read"
 
 
 # big pages ------------------------------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ def test_a_page_of_the_classic_pool(sample: Sample) -> None:
         (False, "FMsl", "allocated"),
         (True, "MyfB", "allocated"),
     ]
-    assert (table[2]["PreviousSize"], table[2]["Data"], table[2]["Region"]) == (
+    assert (table[2]["PreviousSize"], table[2]["DataAddress"], table[2]["Region"]) == (
         0xC0,
         POOL_PAGE + 0x1D0,
         "nonpaged pool",
@@ -258,7 +260,7 @@ def test_a_block_of_the_segment_heap(machine: Target) -> None:
     marked = [line for line in grid.kd_lines() if line.startswith("*")]
     assert len(marked) == 1 and "previous size:    -  (Allocated) *MmLd" in marked[0]
     row = next(row for row in rows(grid) if row["Here"])
-    assert (row["Data"], row["Pool"], row["PreviousSize"]) == (entry, "nonpaged NX", None)
+    assert (row["DataAddress"], row["Pool"], row["PreviousSize"]) == (entry, "nonpaged NX", None)
     assert "VS subsegment" in row["KnownBy"]
 
 
@@ -270,7 +272,7 @@ def test_addresses_outside(machine: Target, address: int, words: str) -> None:
     grid = block_grid(machine, address)
     assert f"{address:016x} is in no known block: {words}" in list(grid.kd_lines())
     row = rows(grid)[0]
-    assert (row["Here"], row["Address"], row["Note"], row["Size"]) == (True, address, words, None)
+    assert (row["Here"], row["Address"], row["Notes"], row["Size"]) == (True, address, words, None)
 
 
 # refusals -------------------------------------------------------------------------------------------------------------

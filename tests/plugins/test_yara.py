@@ -116,7 +116,7 @@ def test_the_hosts_own_command(sample: Callable[..., Path], run_vol: Run) -> Non
     (own,) = (row for row in ours if row["Owner"] == "myfault.sys")
     assert own["OwnerAddress"] + own["OwnerOffset"] == own["Address"]
     assert bytes.fromhex(own["Bytes"]) == b"This program cannot"
-    assert (own["Length"], own["Namespace"], own["Tags"], own["Meta"]) == (19, "default", None, None)
+    assert (own["Length"], own["Namespace"], own["RuleTags"], own["Meta"]) == (19, "default", None, None)
 
 
 # owners -------------------------------------------------------------------------------------------------------------

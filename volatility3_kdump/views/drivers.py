@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.analysis.vendors import Vendor, vendor_of
 from volatility3_kdump.errors import Unreadable
@@ -17,8 +14,9 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as words
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
-from volatility3_kdump.views.cells import number
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, BYTES, HEX, NUMBER, PAGES, TEXT, Column, table
 from volatility3_kdump.windows.io.drivers import (
     HASH,
     NO_TIME,
@@ -32,63 +30,91 @@ from volatility3_kdump.windows.io.drivers import (
 from volatility3_kdump.windows.io.requests import read_device
 from volatility3_kdump.windows.processes.namespace import object_name
 
-_COLUMNS: list[tuple[str, type]] = [
-    ("Kind", str),
-    ("Name", str),
-    ("Start", format_hints.Hex),
-    ("End", format_hints.Hex),
-    ("Size", format_hints.Hex),
-    ("Image", str),
-    ("Path", str),
-    ("Vendor", str),
-    ("Company", str),
-    ("Version", str),
-    ("TimeDateStamp", format_hints.Hex),
-    ("Built", str),
-    ("CheckSum", format_hints.Hex),
-    ("Symbols", str),
-    ("Code", int),
-    ("Data", int),
-    ("Pageable", int),
-    ("Discardable", int),
-    ("Pages", int),
-    ("Present", int),
-    ("Signing", str),
-    ("Driver objects", str),
-    ("Devices", int),
-    ("Note", str),
-]
+#: Bytes of a difference in its row.
+_MOST_BYTES = 32
 
-_ADDRESS_COLUMNS: list[tuple[str, type]] = [
-    ("Address", format_hints.Hex),
-    ("State", str),
-    ("Module", str),
-    ("Image", str),
-    ("Start", format_hints.Hex),
-    ("End", format_hints.Hex),
-    ("Offset", format_hints.Hex),
-    ("Section", str),
-    ("Section offset", format_hints.Hex),
-    ("Symbol", str),
-    ("In dump", str),
-    ("Note", str),
-]
+DRIVERS = table(
+    "kdump.drivers",
+    keys.KIND(more="`module`, `unloaded`, `section`, `driver object`, `device`, `resource`, `warning`"),
+    keys.NAME(more="the module in symbols, the section, the object, the string of the version resource"),
+    keys.START(more="of objects their address"),
+    keys.END(),
+    keys.SIZE(),
+    keys.IMAGE(),
+    Column("Path", TEXT, "the full NT path"),
+    Column(
+        "Vendor",
+        TEXT,
+        "`Microsoft`, `third party` (by the company name of the version resource), `probably third party` (not in the "
+        "list of Windows's components, and no version resource at hand)",
+    ),
+    Column("Company", TEXT, "CompanyName of the version resource, from memory or from the file on `--image-path`"),
+    Column("Version", TEXT, "file version of the version resource, from memory or from the file on `--image-path`"),
+    Column("TimeDateStamp", HEX, "the number in the image's header"),
+    Column(
+        "Built",
+        TEXT,
+        "the time that it is (UTC); `reproducible build hash` where the image says so; `no time, presumably ...` where "
+        "it lies before 1993 or after the crash; `..., or a reproducible build hash` where the image's debug directory "
+        "is not at hand",
+    ),
+    Column("CheckSum", HEX, "of the image"),
+    Column(
+        "SymbolStatus",
+        TEXT,
+        "`isf`, `pdb symbols`, `export symbols`, `no symbols`, or `deferred` as long as none were looked for",
+    ),
+    keys.CODE(more="the sum of the sizes of executable sections"),
+    Column("Data", BYTES, "the sum of the sizes of the other sections"),
+    Column("Pageable", BYTES, "those parts of them that may be paged out (`PAGE*`, `.edata`)"),
+    Column("Discardable", BYTES, "those parts of them that are freed after initialisation"),
+    keys.PAGES(more="of the range"),
+    Column("Present", PAGES, "how many of them the dump holds at least in part"),
+    Column(
+        "Signing",
+        TEXT,
+        "level to which the loader has checked the signature (SE_SIGNING_LEVEL), from Windows 10 1607 on",
+    ),
+    Column("DriverObjects", TEXT, "name and address of each"),
+    Column("Devices", NUMBER, "number of their device objects"),
+    keys.NOTES(more="for sections what they are; for strings their text"),
+)
 
-_CHECK_COLUMNS: list[tuple[str, type]] = [
-    ("Module", str),
-    ("Address", format_hints.Hex),
-    ("Symbol", str),
-    ("Section", str),
-    ("Size", int),
-    ("File bytes", str),
-    ("Memory bytes", str),
-    ("Kind", str),
-    ("Bit", int),
-    ("Compared", int),
-    ("Code", int),
-    ("File", str),
-    ("Note", str),
-]
+PLACES = table(
+    "kdump.drivers --address",
+    keys.ADDRESS(),
+    keys.STATE(more="`loaded`, `unloaded`, `no module`"),
+    keys.MODULE(),
+    keys.IMAGE(),
+    keys.START(),
+    keys.END(),
+    keys.OFFSET(more="the module"),
+    keys.SECTION(),
+    Column("SectionOffset", HEX, "bytes from the start of the section"),
+    keys.SYMBOL(),
+    Column("InDump", TEXT, "`yes`, or why not"),
+    keys.NOTES(),
+)
+
+CHECK = table(
+    "kdump.drivers --check",
+    keys.MODULE(),
+    keys.ADDRESS(),
+    keys.SYMBOL(),
+    keys.SECTION(),
+    keys.SIZE(),
+    Column("FileBytes", TEXT, f"what the file has, {_MOST_BYTES} bytes at most"),
+    Column("MemoryBytes", TEXT, f"what memory holds, {_MOST_BYTES} bytes at most"),
+    keys.KIND(
+        more="errors: `single bit`, `bytes`; changes that Windows makes itself: `hot patch`, `rewritten call` "
+        "(retpoline, import optimisation), `address constant`"
+    ),
+    Column("Bit", NUMBER, "number of the bit, for single bits"),
+    Column("Compared", BYTES, "bytes of code compared, in the row of the module"),
+    keys.CODE(more="those that there are, in the row of the module"),
+    Column("File", TEXT, "path of the image file"),
+    keys.NOTES(more="what the change does; in the row of the module how the comparison went"),
+)
 
 _LOADED, _UNLOADED, _SECTION, _DRIVER, _DEVICE, _STRING = (
     "module",
@@ -98,7 +124,6 @@ _LOADED, _UNLOADED, _SECTION, _DRIVER, _DEVICE, _STRING = (
     "device",
     "resource",
 )
-_MOST_BYTES = 32
 
 
 def chosen_modules(target: Target, names: Sequence[str]) -> list[Module]:
@@ -157,8 +182,7 @@ def drivers_grid(
     KD's text is that of ``lm t n``, with ``verbose`` of ``lmv``, with ``sizes`` of ``!drivers``.
     """
     listed = _List(target, names, progress)
-    return KdumpGrid(
-        _COLUMNS,
+    return DRIVERS.grid(
         _rows(listed, verbose),
         lambda: _sizes_lines(listed) if sizes and not verbose else _kd_lines(listed, verbose),
     )
@@ -210,16 +234,16 @@ def _endings(listed: _List) -> Iterator[str]:
 def _rows(listed: _List, verbose: bool) -> Iterator[Row]:
     for details, vendor in listed.details:
         drivers = listed.objects.of(details.module)
-        yield 0, _module_cells(listed.target, details, vendor, drivers)
+        yield _module_row(listed.target, details, vendor, drivers)
         if verbose:
             yield from _parts(listed.target, details, drivers)
     for module in listed.unloaded:
-        yield 0, _unloaded_cells(module)
+        yield _unloaded_row(module)
     if verbose:
-        for item in _unowned(listed):
-            yield 0, _driver_cells(item, "belongs to no loaded module")
+        for driver in _unowned(listed):
+            yield _driver_row(0, driver, "belongs to no loaded module")
     for note in dict.fromkeys((*listed.objects.problems, *listed.target.warnings)):
-        yield 0, _cells("warning", None, note=note)
+        yield DRIVERS.row(0, Kind="warning", Name=None, Notes=[note])
 
 
 def _unowned(listed: _List) -> Iterator[FoundDriver]:
@@ -230,44 +254,34 @@ def _unowned(listed: _List) -> Iterator[FoundDriver]:
             yield item
 
 
-def _cells(kind: str, name: str | None, **values: Any) -> tuple[Any, ...]:
-    """A row by column names in lower case, with underscores; the other columns do not apply."""
-    given = {"kind": kind, "name": text(name), **values}
-    note = given.pop("note", None)
-    given["note"] = note or ""
-    return tuple(given.get(column.lower().replace(" ", "_"), absent()) for column, _ in _COLUMNS)
-
-
-def _module_cells(
-    target: Target, details: DriverDetails, vendor: Vendor, drivers: Sequence[FoundDriver]
-) -> tuple[Any, ...]:
+def _module_row(target: Target, details: DriverDetails, vendor: Vendor, drivers: Sequence[FoundDriver]) -> Row:
     module = details.module
-    notes = [*details.notes, *(item.note for item in drivers if item.note)]
-    return _cells(
-        _LOADED,
-        module.name,
-        start=format_hints.Hex(module.base),
-        end=format_hints.Hex(module.end),
-        size=format_hints.Hex(module.size),
-        image=module.image_name,
-        path=text(module.path),
-        vendor=vendor.kind,
-        company=text(details.company),
-        version=text(details.version.file_version if details.version else None),
-        timedatestamp=address(module.timestamp),
-        built=text(_built(details)),
-        checksum=address(module.checksum),
-        symbols=target.symbol_status_of(module),
-        code=number(details.code),
-        data=number(details.data),
-        pageable=number(details.pageable),
-        discardable=number(details.discardable),
-        pages=details.pages,
-        present=details.present,
-        signing=text(details.signing_name),
-        driver_objects=", ".join(f"{item.driver.name or '?'} ({item.driver.address:#x})" for item in drivers),
-        devices=sum(len(item.devices) for item in drivers),
-        note="; ".join(notes),
+    return DRIVERS.row(
+        0,
+        Kind=_LOADED,
+        Name=module.name,
+        Start=module.base,
+        End=module.end,
+        Size=module.size,
+        Image=module.image_name,
+        Path=module.path,
+        Vendor=vendor.kind,
+        Company=details.company,
+        Version=details.version.file_version if details.version else None,
+        TimeDateStamp=module.timestamp,
+        Built=_built(details),
+        CheckSum=module.checksum,
+        SymbolStatus=target.symbol_status_of(module),
+        Code=details.code,
+        Data=details.data,
+        Pageable=details.pageable,
+        Discardable=details.discardable,
+        Pages=details.pages,
+        Present=details.present,
+        Signing=details.signing_name,
+        DriverObjects=", ".join(f"{found.driver.name or '?'} ({found.driver.address:#x})" for found in drivers),
+        Devices=sum(len(found.devices) for found in drivers),
+        Notes=[*details.notes, *(found.note for found in drivers if found.note)],
     )
 
 
@@ -282,58 +296,51 @@ def _built(details: DriverDetails) -> str | None:
     return f"{when}, or a reproducible build hash" if when and details.stamp_kind == UNCERTAIN else when
 
 
-def _unloaded_cells(module: UnloadedModule) -> tuple[Any, ...]:
+def _unloaded_row(module: UnloadedModule) -> Row:
     when = session_time(module.time)
-    return _cells(
-        _UNLOADED,
-        debugger_name(module.name),
-        start=format_hints.Hex(module.start),
-        end=format_hints.Hex(module.end),
-        size=format_hints.Hex(module.end - module.start),
-        image=module.name,
-        note=f"unloaded {when}" if when else "",
+    return DRIVERS.row(
+        0,
+        Kind=_UNLOADED,
+        Name=debugger_name(module.name),
+        Start=module.start,
+        End=module.end,
+        Size=module.end - module.start,
+        Image=module.name,
+        Notes=[f"unloaded {when}"] if when else [],
     )
 
 
 def _parts(target: Target, details: DriverDetails, drivers: Sequence[FoundDriver]) -> Iterator[Row]:
     for info in details.sections:
-        yield (
+        yield DRIVERS.row(
             1,
-            _cells(
-                _SECTION,
-                info.section.name,
-                start=format_hints.Hex(info.address),
-                end=format_hints.Hex(info.address + info.size),
-                size=format_hints.Hex(info.size),
-                pages=info.pages,
-                present=info.present,
-                note=info.text,
-            ),
+            Kind=_SECTION,
+            Name=info.section.name,
+            Start=info.address,
+            End=info.address + info.size,
+            Size=info.size,
+            Pages=info.pages,
+            Present=info.present,
+            Notes=[info.text],
         )
-    for item in drivers:
-        yield 1, _driver_cells(item)
-        for device in item.devices:
-            yield (
-                2,
-                _cells(
-                    _DEVICE,
-                    object_name(target, device),
-                    start=format_hints.Hex(device),
-                    note=_device_note(target, device),
-                ),
-            )
+    for driver in drivers:
+        yield _driver_row(1, driver)
+        for device in driver.devices:
+            name = object_name(target, device)
+            yield DRIVERS.row(2, Kind=_DEVICE, Name=name, Start=device, Notes=[_device_note(target, device)])
     for name, value in (details.version.strings if details.version else {}).items():
-        yield 1, _cells(_STRING, name, note=value)
+        yield DRIVERS.row(1, Kind=_STRING, Name=name, Notes=[value])
 
 
-def _driver_cells(item: FoundDriver, note: str = "") -> tuple[Any, ...]:
-    notes = [note, item.note or "", "" if item.known_by == "object directory" else f"known by the {item.known_by} only"]
-    return _cells(
-        _DRIVER,
-        item.driver.name,
-        start=format_hints.Hex(item.driver.address),
-        devices=len(item.devices),
-        note="; ".join(filter(None, notes)),
+def _driver_row(level: int, found: FoundDriver, note: str = "") -> Row:
+    known_by = "" if found.known_by == "object directory" else f"known by the {found.known_by} only"
+    return DRIVERS.row(
+        level,
+        Kind=_DRIVER,
+        Name=found.driver.name,
+        Start=found.driver.address,
+        Devices=len(found.devices),
+        Notes=[note, found.note or "", known_by],
     )
 
 
@@ -350,8 +357,7 @@ def _device_note(target: Target, device: int) -> str:
 
 def address_grid(target: Target, addresses: Sequence[int]) -> KdumpGrid:
     """Which module, section and symbol addresses lie in, unloaded modules included."""
-    return KdumpGrid(
-        _ADDRESS_COLUMNS,
+    return PLACES.grid(
         (row for value in addresses for row in _address_rows(target, value)),
         lambda: (line for value in addresses for line in _address_lines(target, value)),
     )
@@ -367,49 +373,41 @@ def _address_rows(target: Target, value: int) -> Iterator[Row]:
     held = "yes" if target.memory.read(value, 1) is not None else target.memory.why_unreadable(value)
     places = _places(target, value)
     if not places:
-        blank = (absent(),) * 8
-        yield (
-            0,
-            (format_hints.Hex(value), "no module", *blank, held, "no loaded or unloaded module has this address"),
-        )
+        note = "no loaded or unloaded module has this address"
+        yield PLACES.row(0, Address=value, State="no module", InDump=held, Notes=[note])
     for place in places:
         if isinstance(place, UnloadedModule):
             when = session_time(place.time)
-            yield (
+            yield PLACES.row(
                 0,
-                (
-                    format_hints.Hex(value),
-                    "unloaded",
-                    debugger_name(place.name),
-                    place.name,
-                    format_hints.Hex(place.start),
-                    format_hints.Hex(place.end),
-                    format_hints.Hex(value - place.start),
-                    *(absent(), absent(), absent()),
-                    held,
-                    f"unloaded {when}" if when else "",
-                ),
+                Address=value,
+                State="unloaded",
+                Module=debugger_name(place.name),
+                Image=place.name,
+                Start=place.start,
+                End=place.end,
+                Offset=value - place.start,
+                InDump=held,
+                Notes=[f"unloaded {when}"] if when else [],
             )
             continue
         headers = target.image_of(place)
         section = headers.section_of(value - place.base) if headers else None
         offset = value - place.base
-        yield (
+        yield PLACES.row(
             0,
-            (
-                format_hints.Hex(value),
-                "loaded",
-                place.name,
-                place.image_name,
-                format_hints.Hex(place.base),
-                format_hints.Hex(place.end),
-                format_hints.Hex(offset),
-                text(section.name if section else None),
-                address(offset - section.address if section else None),
-                text(target.name_of(value)),
-                held,
-                "" if headers else "its headers are not in the dump",
-            ),
+            Address=value,
+            State="loaded",
+            Module=place.name,
+            Image=place.image_name,
+            Start=place.base,
+            End=place.end,
+            Offset=offset,
+            Section=section.name if section else None,
+            SectionOffset=offset - section.address if section else None,
+            Symbol=target.name_of(value),
+            InDump=held,
+            Notes=[] if headers else ["its headers are not in the dump"],
         )
 
 
@@ -449,7 +447,7 @@ def check_grid(target: Target, names: Sequence[str], progress: Progress | None =
                 results.append(check_image(target, module))
         yield from results
 
-    return KdumpGrid(_CHECK_COLUMNS, _check_rows(checked), lambda: _check_lines(target, checked))
+    return CHECK.grid(_check_rows(checked), lambda: _check_lines(target, checked))
 
 
 def _check_lines(target: Target, checked: Callable[[], Iterator[ImageCheck]]) -> Iterator[str]:
@@ -459,26 +457,22 @@ def _check_lines(target: Target, checked: Callable[[], Iterator[ImageCheck]]) ->
 
 def _check_rows(checked: Callable[[], Iterator[ImageCheck]]) -> Iterator[Row]:
     for check in checked():
-        blank = (absent(),) * 8
         summary = check.reason or f"{len(check.errors)} differences that nothing explains"
         if check.reason is None and len(check.differences) > len(check.errors):
             summary += f", {len(check.differences) - len(check.errors)} explained"
-        counts = (check.compared, check.size) if check.reason is None else (absent(), absent())
-        yield 0, (check.module.name, *blank, *counts, text(check.file), summary)
-        for item in check.differences:
-            yield (
+        compared, code = (check.compared, check.size) if check.reason is None else (BLANK, BLANK)
+        yield CHECK.row(0, Module=check.module.name, Compared=compared, Code=code, File=check.file, Notes=[summary])
+        for difference in check.differences:
+            yield CHECK.row(
                 1,
-                (
-                    check.module.name,
-                    format_hints.Hex(item.address),
-                    text(item.symbol),
-                    item.section,
-                    item.size,
-                    item.file[:_MOST_BYTES].hex(" "),
-                    item.memory[:_MOST_BYTES].hex(" "),
-                    item.kind,
-                    absent() if item.bit is None else item.bit,
-                    *(absent(), absent(), absent()),
-                    item.note,
-                ),
+                Module=check.module.name,
+                Address=difference.address,
+                Symbol=difference.symbol,
+                Section=difference.section,
+                Size=difference.size,
+                FileBytes=difference.file[:_MOST_BYTES].hex(" "),
+                MemoryBytes=difference.memory[:_MOST_BYTES].hex(" "),
+                Kind=difference.kind,
+                Bit=BLANK if difference.bit is None else difference.bit,
+                Notes=[difference.note],
             )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from volatility3.framework import renderers
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.escape import printable, terminal_line
 
@@ -36,18 +35,3 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
 def _escaped(rows: Iterable[Row]) -> Iterator[Row]:
     for level, values in rows:
         yield level, tuple(printable(value) if type(value) is str else value for value in values)
-
-
-def address(value: int | None) -> Any:
-    """An address cell: typed hexadecimal, or the host's mark for a value that is not there."""
-    return renderers.NotAvailableValue() if value is None else format_hints.Hex(value)
-
-
-def text(value: str | None) -> Any:
-    """A text cell, or the host's mark for a value that is not there."""
-    return renderers.NotAvailableValue() if value is None else value
-
-
-def absent() -> Any:
-    """The cell of a column that does not apply to a row."""
-    return renderers.NotApplicableValue()

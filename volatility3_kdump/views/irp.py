@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.expressions import parse_address
-from volatility3_kdump.findings.requests import IrpView, judge_dispatch, view_irp
+from volatility3_kdump.findings.pending_requests import PendingRequest, PendingRequests
+from volatility3_kdump.findings.requests import Dispatch, IrpView, LocationView, judge_dispatch, view_irp
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import irp as words
-from volatility3_kdump.views.cells import number
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import BLANK, FLAG, HEX, NUMBER, POINTER, TEXT, Column, Part, Table, table
+from volatility3_kdump.views.thread import OWNER
 from volatility3_kdump.windows.io.drivers import driver_objects
 from volatility3_kdump.windows.io.requests import (
     DeviceObject,
     DriverObject,
+    Irp,
     Routines,
     device_stack,
     driver_devices,
@@ -32,83 +35,120 @@ from volatility3_kdump.windows.io.requests import (
     read_node,
     read_routines,
 )
-from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.namespace import object_name
-from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
-from volatility3_kdump.windows.processes.threads import read_thread
 
-_IRP_COLUMNS: list[tuple[str, type]] = [
-    ("Irp", format_hints.Hex),
-    ("Location", int),
-    ("Current", bool),
-    ("Major", str),
-    ("Minor", str),
-    ("Flags", format_hints.Hex),
-    ("Control", format_hints.Hex),
-    ("Device", format_hints.Hex),
-    ("Driver", str),
-    ("File", format_hints.Hex),
-    ("Completion", format_hints.Hex),
-    ("Completion routine", str),
-    ("Context", format_hints.Hex),
-    ("Arg1", format_hints.Hex),
-    ("Arg2", format_hints.Hex),
-    ("Arg3", format_hints.Hex),
-    ("Arg4", format_hints.Hex),
-    ("Thread", format_hints.Hex),
-    ("Status", format_hints.Hex),
-    ("Held by", str),
-    ("Note", str),
-]
 
-_PENDING_COLUMNS: list[tuple[str, type]] = [
-    ("Irp", format_hints.Hex),
-    ("Thread", format_hints.Hex),
-    ("PID", int),
-    ("TID", int),
-    ("Process", str),
-    ("Major", str),
-    ("Minor", str),
-    ("Location", int),
-    ("Stack count", int),
-    ("Device", format_hints.Hex),
-    ("Driver", str),
-    ("File", format_hints.Hex),
-    ("File name", str),
-    ("Held by", str),
-    ("Note", str),
-]
+def _parameter(index: int) -> Callable[[LocationView], object]:
+    return lambda view: view.location.parameters[index]
 
-_STACK_COLUMNS: list[tuple[str, type]] = [
-    ("Device", format_hints.Hex),
-    ("Asked for", bool),
-    ("Name", str),
-    ("Driver object", format_hints.Hex),
-    ("Driver", str),
-    ("Image", str),
-    ("Extension", format_hints.Hex),
-    ("Type", format_hints.Hex),
-    ("Flags", format_hints.Hex),
-    ("Stack size", int),
-    ("Current IRP", format_hints.Hex),
-    ("Device node", format_hints.Hex),
-    ("Instance", str),
-    ("Service", str),
-    ("Note", str),
-]
 
-_DRIVER_COLUMNS: list[tuple[str, type]] = [
-    ("Driver object", format_hints.Hex),
-    ("Driver", str),
-    ("Image", str),
-    ("Kind", str),
-    ("Name", str),
-    ("Address", format_hints.Hex),
-    ("Symbol", str),
-    ("Where", str),
-    ("Foreign", bool),
-    ("Note", str),
-]
+def _current_driver(view: IrpView) -> str | None:
+    current = view.irp.current
+    return next((place.driver for place in view.locations if current and place.location is current), None)
+
+
+def _major(major: int | None) -> str | None:
+    return None if major is None else major_name(major)
+
+
+def _minor(major: int | None, minor: int | None) -> object:
+    if major is None or minor is None:
+        return None
+    return minor_name(major, minor) or (BLANK if minor == 0 else f"{minor:#x}")
+
+
+_LOCATION = Part[LocationView](
+    "",
+    keys.LOCATION(lambda view: view.location.number),
+    Column("Current", FLAG, "whether its driver has the IRP now"),
+    keys.MAJOR(lambda view: _major(view.location.major)),
+    keys.MINOR(lambda view: _minor(view.location.major, view.location.minor)),
+    keys.FLAGS(lambda view: view.location.flags, "of the stack location"),
+    Column("Control", HEX, "of the stack location", lambda view: view.location.control),
+    keys.DEVICE_OBJECT(lambda view: view.location.device),
+    keys.DRIVER(lambda view: view.driver),
+    keys.FILE_OBJECT(lambda view: view.location.file),
+    Column(
+        "CompletionRoutine",
+        POINTER,
+        "routine that the driver above has set",
+        lambda view: view.location.completion_routine,
+    ),
+    Column("CompletionSymbol", TEXT, "its name", lambda view: BLANK if view.completion is None else view.completion),
+    Column("Context", HEX, "its argument", lambda view: view.location.context),
+    *(
+        key(_parameter(index), "Parameters of the stack location as pointers")
+        for index, key in enumerate(keys.ARGUMENTS)
+    ),
+)
+_IRP = Part[Irp]("", keys.IRP(lambda irp: irp.address))
+_STATE = Part[Irp](
+    "",
+    keys.THREAD(lambda irp: irp.thread, "of the IRP"),
+    keys.STATUS(lambda irp: irp.status, "of the IRP"),
+    keys.HELD_BY(more="in the row of the current location"),
+    keys.NOTES(more="what the parameters ask for: power states, control codes"),
+)
+IRP = Table("kdump.irp --address", _IRP, _LOCATION, _STATE)
+
+_REQUEST = Part[PendingRequest](
+    "",
+    keys.IRP(lambda request: request.address),
+    keys.THREAD(lambda request: request.thread.thread.address),
+    keys.TID(lambda request: request.thread.thread.tid),
+)
+_VIEW = Part[IrpView](
+    "",
+    keys.MAJOR(lambda view: _major(view.irp.current.major) if view.irp.current else BLANK, "of the current location"),
+    keys.MINOR(lambda view: _minor(view.irp.current.major, view.irp.current.minor) if view.irp.current else BLANK),
+    keys.LOCATION(lambda view: view.irp.current_location, "the current one"),
+    Column("StackCount", NUMBER, "its stack locations", lambda view: view.irp.stack_count),
+    keys.DEVICE_OBJECT(lambda view: view.irp.current.device if view.irp.current else None),
+    keys.DRIVER(_current_driver),
+    keys.FILE_OBJECT(lambda view: view.irp.file),
+    Column("FileName", TEXT, "of the file object", lambda view: view.file.partition(" ")[2] if view.file else None),
+    keys.HELD_BY(lambda view: view.holder),
+    keys.NOTES(lambda view: view.notes),
+)
+PENDING = Table("kdump.irp --pending", _REQUEST, OWNER, _VIEW)
+
+DEVICES = table(
+    "kdump.irp --device",
+    keys.DEVICE_OBJECT(lambda device: device.address),
+    Column("AskedFor", FLAG, "whether it is the device that was named"),
+    keys.DEVICE(),
+    keys.DRIVER_OBJECT(lambda device: device.driver_address),
+    keys.DRIVER(lambda device: device.driver.name if device.driver else None),
+    keys.IMAGE(lambda device: device.driver.image_name if device.driver else None),
+    Column("Extension", POINTER, "its device extension", lambda device: device.extension),
+    Column("DeviceType", HEX, "FILE_DEVICE_...", lambda device: device.device_type),
+    keys.FLAGS(lambda device: device.flags, "DO_..."),
+    Column("StackSize", NUMBER, "stack locations that an IRP for it needs", lambda device: device.stack_size),
+    Column("CurrentIrp", POINTER, "DEVICE_OBJECT.CurrentIrp", lambda device: device.current_irp),
+    Column("DeviceNode", POINTER, "its DEVICE_NODE", lambda device: device.node),
+    Column("Instance", TEXT, "instance path of the device node"),
+    Column("Service", TEXT, "service of the device node"),
+    keys.NOTES(),
+)
+
+DRIVER = table(
+    "kdump.irp --driver",
+    keys.DRIVER_OBJECT(),
+    keys.DRIVER(),
+    keys.IMAGE(),
+    keys.KIND(more="`routine`, `table`, `dispatch`, `device`, `extension`, `note`"),
+    keys.NAME(more="the routine, the major function, the device, the identification of an extension"),
+    keys.ADDRESS(more="null where there is none"),
+    keys.SYMBOL(),
+    Column("Where", TEXT, "`own image`, `kernel`, `other module`, `no module`"),
+    Column(
+        "Foreign",
+        FLAG,
+        "in another module, which is common for drivers whose class or port driver takes the requests, or in none, "
+        "which never is",
+    ),
+    keys.NOTES(),
+)
 
 _ADDRESS = re.compile(r"(0x)?[0-9a-f`]+(\+.*)?|.*[!+].*", re.IGNORECASE)
 
@@ -127,184 +167,67 @@ def irp_grid(target: Target, at: int) -> KdumpGrid:
     except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     size = target.memory.pointer_size
-    return KdumpGrid(_IRP_COLUMNS, _irp_rows(view), lambda: words.irp_lines(view, size))
+    return IRP.grid(_irp_rows(view), lambda: words.irp_lines(view, size))
 
 
 def _irp_rows(view: IrpView) -> Iterator[Row]:
     irp = view.irp
-    notes = "; ".join(view.notes)
-    for item in view.locations:
-        location = item.location
-        current = location.address == irp.current_address
-        yield (
+    placed = False
+    for place in view.locations:
+        current = place.location.address == irp.current_address
+        placed = placed or current
+        yield IRP.row(
             0,
-            (
-                format_hints.Hex(irp.address),
-                location.number,
-                current,
-                *_codes(location.major, location.minor),
-                address(location.flags),
-                address(location.control),
-                address(location.device),
-                text(item.driver),
-                address(location.file),
-                address(location.completion_routine),
-                absent() if item.completion is None else item.completion,
-                address(location.context),
-                *(address(value) for value in location.parameters),
-                address(irp.thread),
-                address(irp.status),
-                text(view.holder) if current else absent(),
-                "; ".join(filter(None, (item.meaning or "", notes if current else ""))),
-            ),
+            {_IRP: irp, _LOCATION: place, _STATE: irp},
+            Current=current,
+            HeldBy=view.holder if current else BLANK,
+            Notes=[place.meaning or "", *(view.notes if current else ())],
         )
-    if not any(item.location.address == irp.current_address for item in view.locations):
-        blank = (absent(),) * 14
-        yield (
-            0,
-            (
-                format_hints.Hex(irp.address),
-                number(irp.current_location),
-                False,
-                *blank,
-                address(irp.thread),
-                address(irp.status),
-                text(view.holder),
-                notes,
-            ),
-        )
+    if not placed:
+        cells = {"Location": irp.current_location, "Current": False, "HeldBy": view.holder, "Notes": view.notes}
+        yield IRP.row(0, {_IRP: irp, _STATE: irp}, **cells)
 
-
-def _codes(major: int | None, minor: int | None) -> tuple[Any, Any]:
-    if major is None:
-        return address(None), address(None)
-    if minor is None:
-        return major_name(major), address(None)
-    return major_name(major), minor_name(major, minor) or (absent() if minor == 0 else f"{minor:#x}")
-
-
-#: Threads of which it is said one by one why their IRPs are not known.
-_MOST_SILENT = 8
 
 # pending --------------------------------------------------------------------------------------------------------------
 
 
 def pending_grid(target: Target, progress: Progress | None = None) -> KdumpGrid:
     """The IRPs of all threads, each with its process and the driver that has it."""
-    found: list[tuple[IrpView | None, int, int, str]] = []
-    problems: list[str] = []
-
-    def views() -> list[tuple[IrpView | None, int, int, str]]:
-        if not found and not problems:
-            found.extend(_pending(target, problems, progress))
-        return found
-
-    return KdumpGrid(
-        _PENDING_COLUMNS, _pending_rows(target, views, problems), lambda: _pending_lines(target, views, problems)
-    )
+    pending = functools.lru_cache(maxsize=1)(lambda: PendingRequests(target, progress))
+    return PENDING.grid(_pending_rows(pending), lambda: _pending_lines(pending(), target.memory.pointer_size))
 
 
-def _pending(
-    target: Target, problems: list[str], progress: Progress | None
-) -> Iterator[tuple[IrpView | None, int, int, str]]:
-    """(view, thread, IRP, why there is no view) of each IRP."""
-    processes = list(process_addresses(target))
-    if target.dump.triage is not None:
-        problems.append("a small memory dump holds few threads besides the crashing one: other IRPs are not in it")
-    elif not processes:
-        problems.append(f"no process list: it needs the kernel's symbols ({target.symbol_status})")
-    threads = [thread for process in processes for thread in thread_addresses(target, process)]
-    crashed = crash_thread(target)
-    if crashed is not None and crashed.address not in threads:
-        threads.append(crashed.address)
-    seen: set[int] = set()
-    silent = 0
-    for index, address_ in enumerate(threads):
-        if progress is not None and index % 64 == 0:
-            progress(100 * index / len(threads), "Reading IRPs")
-        thread = read_thread(target, address_)
-        unread = _why_unread(target, address_)
-        if unread:
-            silent += 1
-            problems += [f"thread {address_:#x}: {unread}"] if silent <= _MOST_SILENT else []
-        problems += [f"thread {address_:#x}: {note}" for note in thread.notes if "IrpList" in note]
-        for pending in thread.irps:
-            if pending.address in seen:
-                continue
-            seen.add(pending.address)
-            try:
-                yield view_irp(target, read_irp(target, pending.address)), address_, pending.address, ""
-            except KdumpError as error:
-                yield None, address_, pending.address, str(error)
-    if silent > _MOST_SILENT:
-        problems.append(f"the IRPs of {silent - _MOST_SILENT} more threads are not known")
-
-
-def _why_unread(target: Target, thread: int) -> str | None:
-    """Why it is not known whether a thread has IRPs."""
-    nt = target.nt
-    field = nt.find("_ETHREAD", "IrpList") if nt is not None and nt.has_type("_ETHREAD") else None
-    if field is None:
-        return f"its IRPs are not known without the kernel's symbols ({target.symbol_status})"
-    place = thread + field.offset
-    if target.memory.pointer(place) is None:
-        return f"its IRPs are not known: IrpList at {place:#x}: {target.memory.why_unreadable(place)}"
-    return None
-
-
-def _pending_lines(target: Target, views: Any, problems: list[str]) -> Iterator[str]:
-    size = target.memory.pointer_size
-    found = views()
-    if found:
-        yield words.pending_header(size)
-    for view, thread, irp, reason in found:
-        pid, tid, process = _owner(target, thread)
-        cid = f"{'?' if pid is None else f'{pid:04x}'}.{'?' if tid is None else f'{tid:04x}'}"
-        if view is None:
-            yield f"{irp:x} {thread:x} {cid:<11} {process or '?':<18} {reason}"
+def _pending_rows(pending: Callable[[], PendingRequests]) -> Iterator[Row]:
+    for request in pending().requests:
+        records: dict[Part[Any], Any] = {_REQUEST: request, OWNER: request.thread}
+        if request.view is not None:
+            yield PENDING.row(0, {**records, _VIEW: request.view})
         else:
-            yield words.pending_line(view, process or "?", cid, size)
-    if found or not problems:
-        yield f"{len(found)} pending IRP{'' if len(found) == 1 else 's'}"
+            unknown = dict.fromkeys((column.name for column in _VIEW.columns), None)
+            yield PENDING.row(0, records, **{**unknown, "Notes": [request.reason]})
+    for problem in pending().problems:
+        yield PENDING.row(0, Notes=[problem])
+
+
+def _pending_lines(pending: PendingRequests, size: int) -> Iterator[str]:
+    requests, problems = pending.requests, pending.problems
+    if requests:
+        yield words.pending_header(size)
+    for request in requests:
+        thread = request.thread.thread
+        pid = "?" if thread.pid is None else f"{thread.pid:04x}"
+        cid = f"{pid}.{'?' if thread.tid is None else f'{thread.tid:04x}'}"
+        process = request.thread.image or "?"
+        if request.view is None:
+            yield f"{request.address:x} {thread.address:x} {cid:<11} {process:<18} {request.reason}"
+        else:
+            yield words.pending_line(request.view, process, cid, size)
+    if requests or not problems:
+        yield f"{len(requests)} pending IRP{'' if len(requests) == 1 else 's'}"
     else:
         yield "No pending IRP was found, which does not say that there was none"
     for problem in problems:
         yield f"NOTE: {problem}"
-
-
-def _owner(target: Target, thread: int) -> tuple[int | None, int | None, str | None]:
-    found = read_thread(target, thread)
-    process = read_process(target, found.process) if found.process else None
-    return found.pid, found.tid, process.name if process else None
-
-
-def _pending_rows(target: Target, views: Any, problems: list[str]) -> Iterator[Row]:
-    for view, thread, irp, reason in views():
-        pid, tid, process = _owner(target, thread)
-        head = (format_hints.Hex(irp), format_hints.Hex(thread), number(pid), number(tid), text(process))
-        if view is None:
-            yield 0, (*head, *((address(None),) * 9), reason)
-            continue
-        current = view.irp.current
-        item = next((item for item in view.locations if item.location is current), None) if current else None
-        name = view.file.partition(" ")[2] if view.file else None
-        yield (
-            0,
-            (
-                *head,
-                *(_codes(current.major, current.minor) if current else (absent(), absent())),
-                number(view.irp.current_location),
-                number(view.irp.stack_count),
-                address(current.device if current else None),
-                text(item.driver if item else None),
-                address(view.irp.file),
-                text(name),
-                text(view.holder),
-                "; ".join(view.notes),
-            ),
-        )
-    for problem in problems:
-        yield 0, (*((absent(),) * 14), problem)
 
 
 # device stacks --------------------------------------------------------------------------------------------------------
@@ -317,9 +240,7 @@ def stack_grid(target: Target, at: int) -> KdumpGrid:
     except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     notes = stack_notes(stack)
-    return KdumpGrid(
-        _STACK_COLUMNS, _stack_rows(target, stack, at, notes), lambda: _stack_lines(target, stack, at, notes)
-    )
+    return DEVICES.grid(_stack_rows(target, stack, at, notes), lambda: _stack_lines(target, stack, at, notes))
 
 
 def device_lines(target: Target, at: int) -> Iterator[str]:
@@ -374,34 +295,24 @@ def _stack_lines(target: Target, stack: list[DeviceObject], at: int, notes: list
 
 def _stack_rows(target: Target, stack: list[DeviceObject], at: int, notes: list[str]) -> Iterator[Row]:
     for device in stack:
-        instance = service = None
-        problem = ""
+        instance: object = BLANK
+        service: object = BLANK
+        own = [note for note in notes if f"{device.address:#x}" in note]
         if device.node:
+            instance = service = None
             try:
                 node = read_node(target, device.node)
                 instance, service = node.instance_path, node.service
             except KdumpError as error:
-                problem = str(error)
-        driver = device.driver
-        yield (
+                own.insert(0, str(error))
+        yield DEVICES.row(
             0,
-            (
-                format_hints.Hex(device.address),
-                device.address == at,
-                text(object_name(target, device.address)),
-                address(device.driver_address),
-                text(driver.name if driver else None),
-                text(driver.image_name if driver else None),
-                address(device.extension),
-                address(device.device_type),
-                address(device.flags),
-                number(device.stack_size),
-                address(device.current_irp),
-                address(device.node),
-                absent() if not device.node else text(instance),
-                absent() if not device.node else text(service),
-                "; ".join(filter(None, [problem, *(note for note in notes if f"{device.address:#x}" in note)])),
-            ),
+            device,
+            AskedFor=device.address == at,
+            Device=object_name(target, device.address),
+            Instance=instance,
+            Service=service,
+            Notes=own,
         )
 
 
@@ -432,8 +343,7 @@ def driver_grid(target: Target, wanted: str) -> KdumpGrid:
         )
         if value
     }
-    return KdumpGrid(
-        _DRIVER_COLUMNS,
+    return DRIVER.grid(
         _driver_rows(target, driver, routines, table, devices, notes),
         lambda: words.driver_lines(driver, routines, table, devices, names, notes, size),
     )
@@ -474,13 +384,16 @@ def _find_driver(target: Target, wanted: str) -> DriverObject:
 
 
 def _driver_rows(
-    target: Target, driver: DriverObject, routines: Routines, table: Any, devices: list[int], notes: list[str]
+    target: Target,
+    driver: DriverObject,
+    routines: Routines,
+    dispatch: list[Dispatch],
+    devices: list[int],
+    notes: list[str],
 ) -> Iterator[Row]:
-    head = (format_hints.Hex(driver.address), text(driver.name), text(driver.image_name))
-
-    def row(kind: str, name: str, value: int | None, symbol: str | None, note: str = "") -> Row:
-        shown = text(symbol) if value else absent()
-        return 0, (*head, kind, name, address(value), shown, absent(), absent(), note)
+    def row(kind: str, name: object, **cells: object) -> Row:
+        named = {"DriverObject": driver.address, "Driver": driver.name, "Image": driver.image_name}
+        return DRIVER.row(0, **named, Kind=kind, Name=name, **cells)
 
     for name, value in (
         ("DriverEntry", routines.entry),
@@ -489,26 +402,25 @@ def _driver_rows(
         ("AddDevice", routines.add_device),
         ("FastIoDispatch", routines.fast_io),
     ):
+        symbol = target.name_of(value) if value else BLANK
+        yield row("routine" if name != "FastIoDispatch" else "table", name, Address=_routine(value), Symbol=symbol)
+    for entry in dispatch:
         yield row(
-            "routine" if name != "FastIoDispatch" else "table", name, value, target.name_of(value) if value else None
-        )
-    for item in table:
-        yield (
-            0,
-            (
-                *head,
-                "dispatch",
-                major_name(item.major),
-                address(item.address),
-                text(item.name) if item.address else absent(),
-                text(item.where),
-                item.foreign,
-                item.note,
-            ),
+            "dispatch",
+            major_name(entry.major),
+            Address=_routine(entry.address),
+            Symbol=entry.name if entry.address else BLANK,
+            Where=entry.where,
+            Foreign=entry.foreign,
+            Notes=[entry.note],
         )
     for device in devices:
-        yield row("device", object_name(target, device) or "", device, None)
+        yield row("device", object_name(target, device) or BLANK, Address=device)
     for identification, at in routines.extensions or ():
-        yield row("extension", f"{identification:#x}", at, None)
+        yield row("extension", f"{identification:#x}", Address=at)
     for note in notes:
-        yield 0, (*head, "note", "", *((absent(),) * 4), note)
+        yield row("note", BLANK, Notes=[note])
+
+
+def _routine(address: int | None) -> object:
+    return BLANK if address == 0 else address

@@ -57,7 +57,7 @@ RESOURCE = Part[ListedResource](
         lambda listed: listed.resource.exclusive_count,
     ),
     Column("ActiveCount", NUMBER, "ERESOURCE.ActiveCount", lambda listed: listed.resource.active_count),
-    Column("Flag", HEX, "ERESOURCE.Flag; 0x80 is exclusive ownership", lambda listed: listed.resource.flag),
+    Column("ResourceFlag", HEX, "ERESOURCE.Flag; 0x80 is exclusive ownership", lambda listed: listed.resource.flag),
 )
 PART = Part[ResourceThread](
     "",

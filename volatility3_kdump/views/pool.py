@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.pool_tags import (
@@ -20,7 +17,9 @@ from volatility3_kdump.findings.pool_tags import (
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import pool as words
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address, text
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import ADDRESS, BLANK, BYTES, FLAG, HEX, NUMBER, POINTER, Column, table
 from volatility3_kdump.windows.memory.big_pool import BigPage
 from volatility3_kdump.windows.memory.pool import PoolBlock, Unplaced, pool, type_kind
 from volatility3_kdump.windows.memory.pool_usage import NONPAGED, PoolUsage, TagUse, Use, read_usage
@@ -28,58 +27,82 @@ from volatility3_kdump.windows.memory.pool_usage import NONPAGED, PoolUsage, Tag
 #: The orders that the use of tags can be shown in.
 ORDERS = ("nonpaged", "paged", "tag")
 
-_USAGE_COLUMNS: list[tuple[str, type]] = [
-    ("Kind", str),
-    ("Tag", str),
-    ("Key", format_hints.Hex),
-    ("NonPagedAllocs", int),
-    ("NonPagedFrees", int),
-    ("NonPagedInUse", int),
-    ("NonPagedBytes", int),
-    ("PagedAllocs", int),
-    ("PagedFrees", int),
-    ("PagedInUse", int),
-    ("PagedBytes", int),
-    ("Binary", str),
-    ("Description", str),
-    ("Candidates", str),
-    ("Note", str),
-]
+_IN_USE = "of %s pool in use; what the counter has, in its row"
 
-_BIG_COLUMNS: list[tuple[str, type]] = [
-    ("Address", format_hints.Hex),
-    ("Size", format_hints.Hex),
-    ("Tag", str),
-    ("Key", format_hints.Hex),
-    ("PoolType", format_hints.Hex),
-    ("Pool", str),
-    ("State", str),
-    ("Entry", format_hints.Hex),
-    ("Binary", str),
-    ("Description", str),
-    ("Candidates", str),
-    ("Note", str),
-]
+USAGE = table(
+    "kdump.pool",
+    keys.KIND(more="`tag`; `total`; `counter`, what the kernel itself counts; `warning`"),
+    keys.TAG(more="null where its characters are not printable"),
+    keys.TAG_VALUE(),
+    Column(
+        "NonPagedAllocs",
+        NUMBER,
+        "allocations of nonpaged pool since the start, modulo 2^32 where the fields of the kernel have 32 bits (up to "
+        "Windows 10 1607)",
+    ),
+    Column("NonPagedFrees", NUMBER, "frees of nonpaged pool, as above"),
+    Column("NonPagedInUse", NUMBER, "their difference: blocks in use"),
+    Column("NonPagedBytes", BYTES, _IN_USE % "nonpaged"),
+    Column("PagedAllocs", NUMBER, "allocations of paged pool, as above"),
+    Column("PagedFrees", NUMBER, "frees of paged pool, as above"),
+    Column("PagedInUse", NUMBER, "their difference: blocks in use"),
+    Column("PagedBytes", BYTES, _IN_USE % "paged"),
+    keys.BINARY(),
+    keys.DESCRIPTION(),
+    keys.CANDIDATES(),
+    keys.NOTES(more="for a `counter` where it comes from"),
+)
 
-_BLOCK_COLUMNS: list[tuple[str, type]] = [
-    ("Here", bool),
-    ("Address", format_hints.Hex),
-    ("Size", format_hints.Hex),
-    ("PreviousSize", format_hints.Hex),
-    ("State", str),
-    ("Tag", str),
-    ("Key", format_hints.Hex),
-    ("Pool", str),
-    ("Big", bool),
-    ("Header", format_hints.Hex),
-    ("Data", format_hints.Hex),
-    ("Region", str),
-    ("Binary", str),
-    ("Description", str),
-    ("Candidates", str),
-    ("KnownBy", str),
-    ("Note", str),
-]
+BIG_PAGES = table(
+    "kdump.pool --big",
+    keys.ADDRESS(lambda entry: entry.address),
+    keys.SIZE(lambda entry: entry.size),
+    keys.TAG(lambda entry: entry.tag),
+    keys.TAG_VALUE(lambda entry: entry.tag_value),
+    Column("PoolType", HEX, "POOL_TYPE as the table has it", lambda entry: entry.pool_type),
+    keys.POOL(lambda entry: type_kind(entry.pool_type, True)),
+    keys.STATE(lambda entry: "allocated" if entry.allocated else "free", "`allocated`, `free`"),
+    keys.ENTRY(lambda entry: entry.entry, "of nt!PoolBigPageTable"),
+    keys.BINARY(),
+    keys.DESCRIPTION(),
+    keys.CANDIDATES(),
+    keys.NOTES(),
+)
+
+BLOCKS = table(
+    "kdump.pool --address",
+    Column(
+        "Here",
+        FLAG,
+        "whether the address lies in it; where it lies in no block a row has the address and, in `Notes`, the reason",
+    ),
+    keys.ADDRESS(lambda block: block.address, "of the block, its header included"),
+    keys.SIZE(lambda block: block.size, "its header included"),
+    Column(
+        "PreviousSize",
+        BYTES,
+        "size of the block before it, by a header of the classic pool; null elsewhere",
+        lambda block: BLANK if block.previous_size is None else block.previous_size,
+    ),
+    keys.STATE(lambda block: block.state, "`allocated`, `free`, `unknown` (what says so is not in the dump)"),
+    keys.TAG(lambda block: block.tag, "of a free block that of its last owner"),
+    keys.TAG_VALUE(lambda block: block.tag_value),
+    keys.POOL(lambda block: block.kind, "headers of the classic pool do not tell NX from executable"),
+    Column("Big", FLAG, "whether it is a big page or a large allocation", lambda block: block.big),
+    Column(
+        "HeaderAddress",
+        POINTER,
+        "its POOL_HEADER; null without one",
+        lambda block: BLANK if block.header is None else block.header,
+    ),
+    Column("DataAddress", ADDRESS, "where the owner's data starts", lambda block: block.data),
+    keys.REGION(),
+    keys.BINARY(),
+    keys.DESCRIPTION(),
+    keys.CANDIDATES(more="for the block that the address lies in only"),
+    keys.KNOWN_BY(lambda block: block.known_by),
+    keys.NOTES(lambda block: [block.problem] if block.problem else BLANK, "what its neighbours say against it"),
+)
 
 
 class _Owners:
@@ -108,13 +131,15 @@ class _Owners:
             self._search = search_code(self._target, self._tags, self._progress)
         return self._search
 
-    def cells(self, tag: str | None, value: int | None) -> tuple[Any, Any, Any]:
+    def cells(self, tag: str | None, value: int | None) -> dict[str, object]:
         """Binary, description and candidates."""
         name = self.name(tag)
-        binary = absent() if self.file is None else text(name.binary if name else None)
-        description = absent() if self.file is None else text(name.description if name else None)
-        found = ", ".join(f"{item.module.name} ({item.count})" for item in self.candidates(value))
-        return binary, description, found or text(None)
+        found = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in self.candidates(value))
+        return {
+            "Binary": BLANK if self.file is None else name.binary if name else None,
+            "Description": BLANK if self.file is None else name.description if name else None,
+            "Candidates": found or None,
+        }
 
 
 # use by tag -----------------------------------------------------------------------------------------------------------
@@ -139,8 +164,7 @@ def usage_grid(
     usage = read_usage(target, progress)
     shown = _sorted([use for use in usage.tags if tag_fits(tag, use.tag)], order)
     owners.want([use.tag_value for use in shown])
-    return KdumpGrid(
-        _USAGE_COLUMNS,
+    return USAGE.grid(
         _usage_rows(target, usage, shown, owners),
         lambda: _usage_lines(target, usage, shown, owners, order, verbose),
     )
@@ -159,30 +183,35 @@ def _sorted(tags: Sequence[TagUse], order: str) -> list[TagUse]:
 
 
 def _usage_rows(target: Target, usage: PoolUsage, shown: Sequence[TagUse], owners: _Owners) -> Iterator[Row]:
-    blank = (absent(),) * 3
     for use in shown:
         note = "less than nothing is in use: its rows are damaged or in part absent" if use.impossible else ""
-        cells = (*_use_cells(use.nonpaged), *_use_cells(use.paged))
-        yield (
+        yield USAGE.row(
             0,
-            ("tag", text(use.tag), address(use.tag_value), *cells, *owners.cells(use.tag, use.tag_value), note),
+            **{"Kind": "tag", "Tag": use.tag, "Key": use.tag_value, "Notes": [note]},
+            **_use_cells("NonPaged", use.nonpaged),
+            **_use_cells("Paged", use.paged),
+            **owners.cells(use.tag, use.tag_value),
         )
     total = "" if usage.whole else "not all of the tables could be read"
-    totals = (*_use_cells(usage.nonpaged), *_use_cells(usage.paged))
-    yield 0, ("total", absent(), absent(), *totals, *blank, total)
+    totals = {**_use_cells("NonPaged", usage.nonpaged), **_use_cells("Paged", usage.paged)}
+    yield USAGE.row(0, Kind="total", Notes=[total], **totals)
     for counter in usage.counters:
-        own = (absent(), absent(), absent(), counter.bytes)
-        none = (absent(),) * 4
-        values = (*own, *none) if counter.pool == NONPAGED else (*none, *own)
+        pool_name = "NonPaged" if counter.pool == NONPAGED else "Paged"
         what = "pages" if counter.pages else "blocks"
-        yield 0, ("counter", absent(), absent(), *values, *blank, f"{what}, by {counter.source}")
+        notes = [f"{what}, by {counter.source}"]
+        yield USAGE.row(0, **{"Kind": "counter", f"{pool_name}Bytes": counter.bytes, "Notes": notes})
     problem = owners.search.problem if shown else None
     for line in (*usage.disagreements, *usage.problems, *([problem] if problem else []), *target.warnings):
-        yield 0, ("warning", *((absent(),) * 13), line)
+        yield USAGE.row(0, Kind="warning", Notes=[line])
 
 
-def _use_cells(use: Use) -> tuple[int, int, int, int]:
-    return use.allocs, use.frees, use.in_use, use.bytes
+def _use_cells(pool_name: str, use: Use) -> dict[str, object]:
+    return {
+        f"{pool_name}Allocs": use.allocs,
+        f"{pool_name}Frees": use.frees,
+        f"{pool_name}InUse": use.in_use,
+        f"{pool_name}Bytes": use.bytes,
+    }
 
 
 def _usage_lines(
@@ -223,8 +252,7 @@ def big_grid(
         raise KdumpError(f"{target.name}: {pages.problem or 'nt!PoolBigPageTable is not in the dump'}")
     shown = [entry for entry in pages.entries if (free or entry.allocated) and tag_fits(tag, entry.tag)]
     owners.want([entry.tag_value for entry in shown])
-    return KdumpGrid(
-        _BIG_COLUMNS,
+    return BIG_PAGES.grid(
         _big_rows(target, shown, owners, pages.problem),
         lambda: _big_lines(target, shown, owners, pages.problem),
     )
@@ -232,23 +260,9 @@ def big_grid(
 
 def _big_rows(target: Target, shown: Sequence[BigPage], owners: _Owners, problem: str | None) -> Iterator[Row]:
     for entry in shown:
-        yield (
-            0,
-            (
-                format_hints.Hex(entry.address),
-                format_hints.Hex(entry.size),
-                text(entry.tag),
-                format_hints.Hex(entry.tag_value),
-                format_hints.Hex(entry.pool_type),
-                type_kind(entry.pool_type, True),
-                "allocated" if entry.allocated else "free",
-                format_hints.Hex(entry.entry),
-                *owners.cells(entry.tag, entry.tag_value),
-                "",
-            ),
-        )
+        yield BIG_PAGES.row(0, entry, **owners.cells(entry.tag, entry.tag_value))
     for line in ([problem] if problem else []) + target.warnings:
-        yield 0, (*((absent(),) * 11), line)
+        yield BIG_PAGES.row(0, Notes=[line])
 
 
 def _big_lines(target: Target, shown: Sequence[BigPage], owners: _Owners, problem: str | None) -> Iterator[str]:
@@ -279,15 +293,11 @@ def block_grid(target: Target, where: int, tag_file: str | None = None, progress
         for block in page.blocks:
             marked = block == here
             cells = owners.cells(block.tag, block.tag_value if marked else None)
-            yield 0, _block_cells(block, marked, region, cells)
+            yield BLOCKS.row(0, block, Here=marked, Region=region, **cells)
         if isinstance(page.found, Unplaced):
-            blank = (absent(),) * 9
-            yield (
-                0,
-                (True, format_hints.Hex(where), *blank, text(region), *((absent(),) * 4), page.found.reason),
-            )
+            yield BLOCKS.row(0, Here=True, Address=where, Region=region, Notes=[page.found.reason])
         for note in notes:
-            yield 0, (*((absent(),) * 16), note)
+            yield BLOCKS.row(0, Notes=[note])
 
     def lines() -> Iterator[str]:
         size = target.memory.pointer_size
@@ -301,24 +311,4 @@ def block_grid(target: Target, where: int, tag_file: str | None = None, progress
         for note in notes:
             yield f"NOTE: {note}"
 
-    return KdumpGrid(_BLOCK_COLUMNS, rows(), lines)
-
-
-def _block_cells(block: PoolBlock, marked: bool, region: str | None, owners: tuple[Any, Any, Any]) -> tuple[Any, ...]:
-    return (
-        marked,
-        format_hints.Hex(block.address),
-        format_hints.Hex(block.size),
-        absent() if block.previous_size is None else format_hints.Hex(block.previous_size),
-        block.state,
-        text(block.tag),
-        address(block.tag_value),
-        text(block.kind),
-        block.big,
-        absent() if block.header is None else format_hints.Hex(block.header),
-        format_hints.Hex(block.data),
-        text(region),
-        *owners,
-        block.known_by,
-        block.problem or "",
-    )
+    return BLOCKS.grid(rows(), lines)

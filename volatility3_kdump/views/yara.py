@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from volatility3.framework.renderers import format_hints
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.memory_owners import MemoryOwners, Owner
@@ -16,9 +14,10 @@ from volatility3_kdump.layers.present import SIGN, PresentMemory, present_memory
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import yara as text
+from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.drivers import chosen_modules
-from volatility3_kdump.views.grid import KdumpGrid, Row, absent, address
-from volatility3_kdump.views.grid import text as text_cell
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import ADDRESS, BLANK, BYTES, HEX, TEXT, Column, table
 from volatility3_kdump.windows.memory.kernel_regions import NONPAGED_POOL, PAGED_POOL, SPECIAL_POOL, ranges_of_kinds
 from volatility3_kdump.windows.processes import processes
 from volatility3_kdump.windows.processes.processes import Process, read_process
@@ -34,23 +33,57 @@ _MOST_BYTES = 64
 _KERNEL_HALF: Area = (-SIGN, 0)
 _USER_HALF: Area = (0, SIGN - 1)
 
-_COLUMNS: list[tuple[str, type]] = [
-    ("Address", format_hints.Hex),
-    ("Rule", str),
-    ("String", str),
-    ("Length", int),
-    ("Bytes", str),
-    ("OwnerKind", str),
-    ("Owner", str),
-    ("OwnerAddress", format_hints.Hex),
-    ("OwnerOffset", format_hints.Hex),
-    ("Section", str),
-    ("Symbol", str),
-    ("Detail", str),
-    ("Namespace", str),
-    ("Tags", str),
-    ("Meta", str),
-]
+YARA = table(
+    "kdump.yara",
+    keys.ADDRESS(
+        lambda hit: hit[0].address,
+        "where the match begins; sign-extended, as KD has it (the host cuts addresses to 48 bits)",
+    ),
+    Column("Rule", TEXT, "name of the rule, without its namespace", lambda hit: hit[0].rule.name),
+    Column("String", TEXT, "identifier of the string with its `$`", lambda hit: hit[0].string),
+    Column("Length", BYTES, "bytes of the match", lambda hit: hit[0].length),
+    keys.BYTES(lambda hit: hit[0].data[:_MOST_BYTES].hex(" "), f"the first {_MOST_BYTES} of them"),
+    Column(
+        "OwnerKind",
+        TEXT,
+        "`driver`, `unloaded driver`, `kernel stack`, `processor`, `paged pool`, `nonpaged pool`, `nonpaged NX pool`, "
+        "`session pool`, `special pool`, `pool`, `PFN database`, `page tables`, another region of the kernel by its "
+        "name, `kernel` where nothing names it, `user`; `note` for a row that says what could not be found",
+        lambda hit: hit[1].kind,
+    ),
+    Column(
+        "Owner",
+        TEXT,
+        "the driver's file; the pool tag; `thread ADDRESS (PROCESS PID.TID)`, ids in hexadecimal, or `DPC stack of "
+        "processor N`; `KPRCB of processor N`; `page frame N`; process and id in decimal",
+        lambda hit: hit[1].name,
+    ),
+    Column(
+        "OwnerAddress",
+        ADDRESS,
+        "where that begins: image, pool block with its header, lowest address of the stack, control block, the "
+        "EPROCESS for user pages",
+        lambda hit: hit[1].address,
+    ),
+    Column("OwnerOffset", HEX, "how far into it the match lies", lambda hit: hit[1].offset),
+    keys.SECTION(lambda hit: hit[1].section, "with the offset in it"),
+    keys.SYMBOL(
+        lambda hit: hit[1].symbol,
+        "the nearest one at or below, `module+offset` where the module has none; for user pages the module of the "
+        "process",
+    ),
+    Column(
+        "Detail",
+        TEXT,
+        "pool: size, state, how the block is known; stacks: how far below the base; page tables: which page the entry "
+        "maps; otherwise why no more is known",
+        lambda hit: hit[1].detail,
+    ),
+    Column("Namespace", TEXT, "of the rule", lambda hit: hit[0].rule.namespace),
+    Column("RuleTags", TEXT, "of the rule", lambda hit: " ".join(hit[0].rule.tags) or BLANK),
+    Column("Meta", TEXT, "of the rule, as `name=value; name=value`", lambda hit: meta_text(hit[0].rule) or BLANK),
+    keys.NOTES(more="of a `note`: what could not be found"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +150,7 @@ def yara_grid(
         raise KdumpError(f"--limit is {most}: use a number of hits from 1 on")
     loaded = load_rules(rules, rules_file, compiled_file)
     scanned = _Scan(target, loaded, scope, most, progress)
-    return KdumpGrid(_COLUMNS, _rows(scanned), lambda: _kd_lines(scanned))
+    return YARA.grid(_rows(scanned), lambda: _kd_lines(scanned))
 
 
 # what to scan ---------------------------------------------------------------------------------------------------------
@@ -221,36 +254,10 @@ def _why_nothing(target: Target, scope: Scope, process: Process | None) -> str:
 
 
 def _rows(scanned: _Scan) -> Iterator[Row]:
-    for hit, owner in scanned.hits():
-        yield (
-            0,
-            (
-                format_hints.Hex(hit.address),
-                hit.rule.name,
-                hit.string,
-                hit.length,
-                hit.data[:_MOST_BYTES].hex(" "),
-                *_owner_cells(owner),
-                hit.rule.namespace,
-                text_cell(" ".join(hit.rule.tags)) if hit.rule.tags else absent(),
-                text_cell(meta_text(hit.rule)) if hit.rule.meta else absent(),
-            ),
-        )
+    for hit in scanned.hits():
+        yield YARA.row(0, hit)
     for note in scanned.notes():
-        blank = absent()
-        yield 0, (*(blank,) * 5, "note", *(blank,) * 5, note, *(blank,) * 3)
-
-
-def _owner_cells(owner: Owner) -> tuple[Any, ...]:
-    return (
-        owner.kind,
-        text_cell(owner.name),
-        address(owner.address),
-        address(owner.offset),
-        text_cell(owner.section),
-        text_cell(owner.symbol),
-        text_cell(owner.detail),
-    )
+        yield YARA.row(0, OwnerKind="note", Notes=[note])
 
 
 def meta_text(rule: Rule) -> str:
