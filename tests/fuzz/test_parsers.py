@@ -22,12 +22,14 @@ import pytest
 
 import volatility3_kdump
 from tests.archives import cabinets, packing
+from tests.batch.executors import Here
 from tests.expressions.test_grammar import Fake
 from tests.fuzz.mutation import mutate, mutate_document, mutate_text
 from tests.fuzz.running import Runner
 from tests.symbols.pdb.test_types import stored
 from tests.windows.machine.test_whea import BASE as RECORD_AT
 from tests.windows.machine.test_whea import MEMORY_SECTION, memory_of, record
+from volatility3_kdump import batch
 from volatility3_kdump.archives.cache import MemberCache
 from volatility3_kdump.archives.containers import open_container
 from volatility3_kdump.batch import LineFile
@@ -345,21 +347,12 @@ def read_archive(data: bytes, directory: Path) -> Any:
 
 
 def results(sample: Sample) -> list[bytes]:
-    line = {
-        "batch": 1,
-        "file": {
-            "path": "/a/b.dmp",
-            "name": "b.dmp",
-            "size": 5,
-            "modified": "then",
-            "sha256": "0" * 64,
-            "member": None,
-        },
-        "elapsed_seconds": 0.5,
-        "error": None,
-        "analysis": {"bugcheck": {"code": "0xd1"}, "verdict": {"bucket": "x", "culprit": "y.sys"}},
-    }
-    return [b"".join(json.dumps(part).encode() + b"\n" for part in (line, line, {**line, "error": {"kind": "X"}}))]
+    """The lines of a batch of two dumps, one of them analysed."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "zeros.dmp").write_bytes(bytes(0x3000))
+        found = list(batch.batch([sample(4), Path(directory)], executor=Here(), jobs=1))
+    assert [line["error"] is None for line in found] == [True, False]
+    return [b"".join(json.dumps(line).encode() + b"\n" for line in found)]
 
 
 def read_results(data: bytes, directory: Path) -> list[Any]:

@@ -1,0 +1,36 @@
+"""The pages for whoever works on this name what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MAP = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")
+GUIDE = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOMS = ("volatility3_kdump", "kdump_sample", "plugins", "symbols")
+
+
+def test_every_room_is_on_the_map() -> None:
+    packages = [path.parent for path in CHECKOUT.glob("volatility3_kdump/**/__init__.py")]
+    rooms = {package.name for package in packages if package.name != "volatility3_kdump"}
+    assert rooms
+    assert {room for room in rooms if f"{room}/" not in MAP} == set()
+    modules = {path.stem for path in CHECKOUT.glob("volatility3_kdump/[!_]*.py")}
+    assert {module for module in modules if not re.search(rf"\b{module}\b", MAP)} == set()
+
+
+def test_the_pages_name_nothing_that_is_not_there() -> None:
+    """Paths are given from the top, or from the package or the tests."""
+    for page in (MAP, GUIDE):
+        named = {name for name in re.findall(r"`([\w./-]+)`", page) if "/" in name and "NAME" not in name}
+        assert len(named) > 15
+        places = [CHECKOUT, *(CHECKOUT / room for room in ROOMS)]
+        outside = {"../shared/data"}
+        assert {name for name in named - outside if not any((place / name).exists() for place in places)} == set()
+
+
+def test_targets_of_make_are_those_that_are_named() -> None:
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z-]+)", GUIDE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
