@@ -98,12 +98,15 @@ class Contents:
     physical: PhysicalMemory
     triage: TriageContents
     blobs: Sequence[Blob] = field(default_factory=tuple)
+    lists_memory: bool = False
 
 
 def write(path: Path, dump_type: int, contents: Contents) -> None:
     """Write a dump file of one of :data:`DUMP_TYPES`."""
     if dump_type == TRIAGE:
         data = _triage(contents)
+        if contents.lists_memory:
+            data = _with_runs(data, list(contents.physical.installed))
     else:
         pages = contents.physical.pages
         pfns = sorted(pages if dump_type not in KERNEL_ONLY else pages.keys() - contents.physical.user_pages)

@@ -10,6 +10,7 @@ from kdump_sample import context
 from kdump_sample.containers import Blob, Contents, DriverEntry, Header, TriageContents, UnloadedEntry
 from kdump_sample.machine import Machine
 from kdump_sample.physical import PAGE
+from kdump_sample.processor_models import CORE_I7, CPUID
 from kdump_sample.scene import Process
 
 _RUNNING = 2
@@ -27,7 +28,7 @@ def make_contents(machine: Machine) -> Contents:
     header = Header(
         build=work.era.build,
         directory_table_base=process.directory_table_base,
-        pfn_database_pointer=work.symbol("MmPfnDatabase") or 0,
+        pfn_database_pointer=scene.pfn_database if scene.lists_memory else work.symbol("MmPfnDatabase") or 0,
         pfn_database=scene.pfn_database,
         loaded_module_list=work.symbol("PsLoadedModuleList") or 0,
         active_process_head=work.symbol("PsActiveProcessHead") or 0,
@@ -42,7 +43,7 @@ def make_contents(machine: Machine) -> Contents:
         product_type=scene.product_type,
         suite=scene.suite,
     )
-    return Contents(header, work.physical, _triage(machine, process), _blobs(machine))
+    return Contents(header, work.physical, _triage(machine, process), _blobs(machine), scene.lists_memory)
 
 
 def _triage(machine: Machine, process: Process) -> TriageContents:
@@ -120,15 +121,16 @@ def _blobs(machine: Machine) -> list[Blob]:
     check = machine.scene.bug_check
     triage_data = struct.pack("<III", 7, check.code, 0x11) + bytes(4)
     mhz = "~MHz".encode("utf-16-le") + b"\0\0" + struct.pack("<I", 3192)
-    return [
+    usual = [
         Blob(UUID("2b4ae195-a64d-4f04-8ede-7e4f981bd42a"), triage_data),
         Blob(UUID("6c7ac389-4313-47dc-9f34-a8800a0fb56c"), mhz),
         Blob(UUID("65755a40-f146-43ea-8c91-36b85728fd35"), b""),
-        Blob(
-            UUID("d03dc06f-d88e-44c5-ba2a-fae035172d19"), struct.pack("<IIII", 0x16, 0x756E6547, 0x6C65746E, 0x49656E69)
-        ),
+        Blob(UUID(CPUID), CORE_I7.records()),
         Blob(UUID("bc5c008f-1e3a-44d7-988d-86f6884c6758"), _system_bios()),
     ]
+    own = {UUID(tag): data for tag, data in machine.scene.tagged.items()}
+    replaced = [Blob(blob.tag, own.pop(blob.tag, blob.data)) for blob in usual]
+    return [*replaced, *(Blob(tag, data) for tag, data in own.items())]
 
 
 def _system_bios() -> bytes:

@@ -330,9 +330,11 @@ class Scene:
 
     ``structures``, ``variables`` and ``records`` are what a scene adds to what its other parts come to.
     ``triage_blocks`` are (address, size) of memory that small memory dumps copy besides what they always do, as a bug
-    check's own code adds it. ``regions`` are the parts of the kernel's address space, (address, bytes) by the names of
-    _MI_ASSIGNED_REGION_TYPES. ``kernel_functions`` are functions of the kernel's image besides those that every scene
-    has, or in place of them.
+    check's own code adds it. ``tagged`` is tagged data by its GUID, in place of what every dump has or behind it.
+    ``lists_memory`` has the header of small memory dumps list the machine's memory and hold the page-frame database's
+    address itself, as Windows 11 24H2 writes it. ``regions`` are the parts of the kernel's address space, (address,
+    bytes) by the names of _MI_ASSIGNED_REGION_TYPES. ``kernel_functions`` are functions of the kernel's image besides
+    those that every scene has, or in place of them.
     """
 
     system_time: int
@@ -366,6 +368,8 @@ class Scene:
     variables: tuple[Variable, ...] = ()
     records: tuple[Record, ...] = ()
     triage_blocks: tuple[tuple[int, int], ...] = ()
+    tagged: Mapping[str, bytes] = field(default_factory=dict)
+    lists_memory: bool = False
     regions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     kernel_functions: tuple[Function, ...] = ()
     system_root: str = "C:\\Windows"

@@ -46,7 +46,7 @@ _TASK_STATE = 0x11000
 _FAULT_STACK = 0xFFFFC3014F47C000
 
 
-def _record_and_context(made: Scene, draft: Draft, handler: str, record: bytes) -> tuple[Scene, int, int]:
+def record_and_context(made: Scene, draft: Draft, handler: str, record: bytes) -> tuple[Scene, int, int]:
     """Put the exception record and the context where the dispatcher keeps them; returns their addresses."""
     record_address = draft.frame("KiExceptionDispatch").child_sp + RECORD_IN_FRAME
     context_address = draft.frame("KiDispatchException").child_sp + CONTEXT_IN_FRAME
@@ -69,7 +69,7 @@ def unhandled_exception(layouts: Layouts) -> Scene:
     )
     draft = draft_stack(made, layouts)
     ip = draft.frame("myfault!WriteNull").ip
-    made, _, _ = _record_and_context(made, draft, "KiPageFault", exception_record(ACCESS_VIOLATION, ip, (_WRITE, 0x10)))
+    made, _, _ = record_and_context(made, draft, "KiPageFault", exception_record(ACCESS_VIOLATION, ip, (_WRITE, 0x10)))
     return crashed(made, 0x1E, (_SIGN | ACCESS_VIOLATION, ip, _WRITE, 0x10))
 
 
@@ -94,7 +94,7 @@ def bad_pointer(layouts: Layouts) -> Scene:
     draft = draft_stack(made, layouts)
     ip = draft.frame("myfault!ReadObject").ip
     record = exception_record(ACCESS_VIOLATION, ip, (_READ, _NO_ADDRESS))
-    made, _, context = _record_and_context(made, draft, "KiGeneralProtectionFault", record)
+    made, _, context = record_and_context(made, draft, "KiGeneralProtectionFault", record)
     return crashed(made, 0x3B, (ACCESS_VIOLATION, ip, context, 0))
 
 
@@ -136,7 +136,7 @@ def system_thread(layouts: Layouts) -> Scene:
     )
     draft = draft_stack(made, layouts)
     ip = draft.frame("myfault!Divide").ip
-    made, record, context = _record_and_context(made, draft, "KiDivideErrorFault", exception_record(DIVIDE_BY_ZERO, ip))
+    made, record, context = record_and_context(made, draft, "KiDivideErrorFault", exception_record(DIVIDE_BY_ZERO, ip))
     return crashed(made, 0x7E, (_SIGN | DIVIDE_BY_ZERO, ip, record, context))
 
 
@@ -155,7 +155,7 @@ def kernel_exception(layouts: Layouts) -> Scene:
     )
     draft = draft_stack(made, layouts)
     ip = draft.frame("myfault!ReadNull").ip
-    made, _, _ = _record_and_context(made, draft, "KiPageFault", exception_record(ACCESS_VIOLATION, ip, (_READ, 0)))
+    made, _, _ = record_and_context(made, draft, "KiPageFault", exception_record(ACCESS_VIOLATION, ip, (_READ, 0)))
     return crashed(made, 0x8E, (_SIGN | ACCESS_VIOLATION, ip, draft.trap_frame("KiPageFault"), 0))
 
 

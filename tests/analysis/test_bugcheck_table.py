@@ -17,7 +17,7 @@ RECORD = {
     *("args", "kinds", "values", "key", "variants"),
 }
 VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol", "rule"}
-FAILURE = {"address", "irql", "access", "accesses", "access_is", "ip"} | {
+FAILURE = {"address", "irql", "access", "accesses", "access_is", "ip", "pte"} | {
     *("exception_code", "exception_record", "context", "trap_frame", "trap_frame_pointer"),
 }
 BUCKET = {

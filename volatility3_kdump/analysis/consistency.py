@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.faults import bit_flip_note
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt
 from volatility3_kdump.memory import PAGE_SIZE
 
@@ -21,17 +20,11 @@ def check(case: Case) -> Reasoning:
     """All checks together."""
     found = Reasoning()
     for step, subject in (
-        (lambda: _operand(case), "the faulting operand"),
         (lambda: _code(case), "the faulting code"),
         (lambda: memory_errors(case.target), "the memory manager's error counters"),
     ):
         found += attempt(step, subject)
     return found
-
-
-def _operand(case: Case) -> Reasoning:
-    note = bit_flip_note(case)
-    return Reasoning(notes=(note,)) if note else Reasoning()
 
 
 def _code(case: Case) -> Reasoning:

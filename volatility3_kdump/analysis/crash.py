@@ -16,13 +16,16 @@ from volatility3_kdump.analysis.bugcheck import (
 from volatility3_kdump.analysis.facts import Facts, gather_facts, version_of
 from volatility3_kdump.analysis.failure import Failure, find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
+from volatility3_kdump.analysis.plausibility import Plausibility, plausibility
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case, Reasoning
 from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
+from volatility3_kdump.analysis.weighing import weigh
+from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.processes import Process, read_process
-from volatility3_kdump.windows.processes.threads import Thread, read_thread
+from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack
 from volatility3_kdump.windows.stacks.starts import context_start, crash_start, thread_start
 from volatility3_kdump.windows.stacks.walker import walker
@@ -38,7 +41,9 @@ class Crash:
     ``thread`` and ``process`` are those that the crash is about: the crashing ones unless the bug check names others.
     ``stack`` is the backtrace of the failure: of the thread that the bug check names, from the context record where an
     argument names one, else from the call that reported the bug check. It may be empty; its ``end`` then says why.
-    ``image_version`` is that of the image held responsible.
+    ``image_version`` is that of the image held responsible. ``plausibility`` says whether the instruction that failed
+    explains the exception, ``None`` where the dump does not tell. ``interrupted`` says on which stack the system was
+    stopped where that is none of the thread's: process and thread are then only what the processor had been running.
     """
 
     bug_check: BugCheck | None
@@ -53,6 +58,8 @@ class Crash:
     facts: Facts
     image_version: str | None
     notes: tuple[str, ...]
+    plausibility: Plausibility | None = None
+    interrupted: str | None = None
 
 
 def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
@@ -71,7 +78,9 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
     notes += rules.problems
     thread = read_thread(target, reasoning.thread) if reasoning.thread else crash_thread(target)
     stack = _stack(target, failure, reasoning.thread)
-    verdict = decide(
+    judged = plausibility(target, bug_check, failure)
+    identity = processor_identity(target.dump.source, target.dump.tagged)
+    decided = decide(
         bug_check,
         failure_facts(target, failure),
         stack_entries(target, stack),
@@ -79,6 +88,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         rules,
         lambda address: entry_at(target, address),
     )
+    verdict = weigh(decided, judged, bug_check, identity.vendor if identity else None)
     blamed = next((module for module in target.modules if module.name == verdict.module_name), None)
     return Crash(
         bug_check,
@@ -93,7 +103,20 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         gather_facts(target, failure, thread.address if thread else None),
         version_of(target, blamed),
         tuple(notes),
+        judged,
+        None if reasoning.thread else _interrupted(target, thread),
     )
+
+
+def _interrupted(target: Target, thread: Thread | None) -> str | None:
+    """Words for the stack that the bug check was raised on, ``None`` where it is the thread's own."""
+    processor, context = crash_processor(target), target.header_context
+    if processor is not None and processor.idle_thread and processor.idle_thread == processor.current_thread:
+        return "while the processor was idle"
+    limits = stack_limits(target, thread.address) if thread is not None else None
+    if limits is None or context is None or context.sp is None or limits[0] <= context.sp < limits[1]:
+        return None
+    return "on a stack of the processor, for interrupts and DPCs"
 
 
 def _process(target: Target, reasoning: Reasoning, thread: Thread | None) -> Process | None:

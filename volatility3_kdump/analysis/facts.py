@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis.bugcheck import describe
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.images.modules import Module
@@ -27,6 +28,10 @@ _BLACK_BOXES = {
     "b7631941-532a-4cd6-b1b1-edb5917d4557": "BLACKBOXPNP",
     "80cc79cf-a719-4af1-bf97-fe29ff76ebc1": "BLACKBOXWINLOGON",
 }
+#: Attribute bit LiveDumpGeneratedDump of the dump header.
+_LIVE_DUMP = 0x10
+#: Tools that dump a running system and say so in the header's comment.
+_LIVE_TOOLS = ("LiveKD", "DumpIt", "winpmem", "elf2dmp")
 #: Version numbers before KUSER_SHARED_DATA is consulted, by the first build that has them.
 _VERSIONS = ((10240, "10.0"), (9600, "6.3"), (9200, "6.2"), (7600, "6.1"), (6000, "6.0"), (3790, "5.2"), (2600, "5.1"))
 
@@ -36,8 +41,8 @@ class Facts:
     """What ``!analyze -v`` prints of the system and the dump; ``None`` where the dump does not tell.
 
     ``os_version`` is ``10.0.BUILD.REVISION`` with the revision of the build lab string, where that is not in the dump
-    the kernel's version; ``attributes`` the header's
-    DUMP_FILE_ATTRIBUTES; ``crash_count`` the number in a small memory dump's file name.
+    the kernel's version; ``attributes`` the header's DUMP_FILE_ATTRIBUTES; ``crash_count`` the number in a small memory
+    dump's file name. ``live`` says how it is known that the system was not stopped, ``None`` where it was.
     """
 
     dump_file: str
@@ -52,6 +57,7 @@ class Facts:
     platform: str
     os_name: str | None
     stack_command: str
+    live: str | None = None
 
 
 def gather_facts(target: Target, failure: Failure | None, thread: int | None) -> Facts:
@@ -84,7 +90,25 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
         platform=header.architecture,
         os_name=windows_name(build),
         stack_command=_stack_command(target, thread, record),
+        live=live_reason(target),
     )
+
+
+def live_reason(target: Target) -> str | None:
+    """How it is known that the dump is of a system that was not stopped; ``None`` where nothing says so.
+
+    Codes of live dumps, the attribute that the kernel sets in them (``mindumpdef.h``), and comments of tools that dump
+    a running system.
+    """
+    header = target.header
+    code = header.bug_check_code
+    if code is not None and describe(code, ()).live:
+        return "its code is one of live dumps"
+    if header.attributes is not None and header.attributes & _LIVE_DUMP:
+        return "the attributes in its header say so"
+    comment = (header.comment or "").lower()
+    tool = next((name for name in _LIVE_TOOLS if name.lower() in comment), None)
+    return f"the comment in its header is that of {tool}" if tool else None
 
 
 def _stack_command(target: Target, thread: int | None, record: int | None) -> str:

@@ -27,7 +27,6 @@ from volatility3_kdump.findings.regions import (
     NULL_PAGE,
     UNLOADED,
     Region,
-    address_bits,
     region_of,
 )
 from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
@@ -102,8 +101,7 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
     sentences = [_sentence(case, access.kind, access.address, region, irql)]
     if irql is not None and irql >= _DISPATCH_LEVEL and region.kind in (KERNEL, PAGED_POOL) and not mapped:
         sentences.append(f"At IRQL {irql} no page can be brought in, so an access to paged-out memory is fatal.")
-    notes = tuple(note for note in (_canonical_flip(target, access.address, region),) if note)
-    return Reasoning(tuple(findings), tuple(sentences), notes) + _unloaded(access.kind, access.address, region)
+    return Reasoning(tuple(findings), tuple(sentences)) + _unloaded(access.kind, access.address, region)
 
 
 def _unreported(case: Case, kind: str) -> Reasoning:
@@ -120,11 +118,9 @@ def _unreported(case: Case, kind: str) -> Reasoning:
             "which is typical of a corrupted pointer."
         )
         return Reasoning((finding,), (sentence,))
-    flip = _canonical_flip(target, operand, region)
     return Reasoning(
         (finding, Finding("OPERAND_ADDRESS", f"{operand:016x}", operand, region.text)),
         (_sentence(case, kind, operand, region, None),),
-        (flip,) if flip else (),
     )
 
 
@@ -191,36 +187,6 @@ def code_reasoning(case: Case) -> Reasoning:
         said = f"{where} is in the pageable section {section.name} and was paged out when it ran at a raised IRQL."
         return Reasoning(tuple(findings), (said,), specifiers=("CODE_AV_PAGED_IP",))
     return Reasoning(tuple(findings), (f"The code at {where} was not in memory when it was to run.",))
-
-
-def bit_flip_note(case: Case) -> str | None:
-    """A note when the instruction's operand and the address that the bug check names differ in exactly one bit."""
-    failure = case.failure
-    if failure is None or failure.operand is None or failure.address is None or failure.operand_agrees is not False:
-        return None
-    difference = failure.operand ^ failure.address
-    if difference.bit_count() != 1:
-        return None
-    return (
-        f"the instruction's operand {failure.operand:#x} and the bug check's address {failure.address:#x} differ only "
-        f"in bit {difference.bit_length() - 1}: possible bit flip, in memory or in the processor"
-    )
-
-
-def _canonical_flip(target: Target, address: int, region: Region) -> str | None:
-    """A note when one changed bit would make a non-canonical address an address of the kernel."""
-    if region.kind != NON_CANONICAL:
-        return None
-    bits = address_bits(target)
-    top = address >> (bits - 1)
-    width = 65 - bits
-    missing = ~top & ((1 << width) - 1)
-    if missing.bit_count() != 1:
-        return None
-    bit = bits - 1 + missing.bit_length() - 1
-    repaired = address | 1 << bit
-    where = region_of(target, repaired).text
-    return f"{address:#x} with bit {bit} set would be {repaired:#x} ({where}): possible bit flip in the pointer"
 
 
 # exceptions ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis.plausibility import MISALIGNED
 from volatility3_kdump.cpu.exception import (
     STACK_BUFFER_OVERRUN,
     ExceptionRecord,
@@ -95,6 +96,7 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
     if crash.notes:
         yield ""
     yield from _first_fields(crash)
+    yield from _plausibility(crash)
     yield from _findings(crash, late=False)
     failure = crash.failure
     if failure is not None:
@@ -160,6 +162,22 @@ def _first_fields(crash: Crash) -> Iterator[str]:
         yield from field("FAULTING_THREAD", f"{facts.faulting_thread:016x}")
     if crash.recorded.driver:
         yield from field("BUGCHECKING_DRIVER", crash.recorded.driver)
+
+
+def _plausibility(crash: Crash) -> Iterator[str]:
+    """KD's MISALIGNED_IP where RIP is in the middle of an instruction; the other outcomes under a tag of our own."""
+    judged = crash.plausibility
+    if judged is None:
+        return
+    if judged.outcome == MISALIGNED and judged.address is not None:
+        name = crash.failure.name if crash.failure is not None and crash.failure.at_fault else None
+        yield "MISALIGNED_IP: "
+        yield f"{name or f'{judged.address:016x}'}"
+        yield ""
+    if judged.outcome is not None:
+        yield from field("PLAUSIBILITY", f"{judged.outcome} ({judged.says})")
+    for flip in judged.flips:
+        yield from field("BIT_FLIP", f"bit {flip.bit} ({flip.says})")
 
 
 def _findings(crash: Crash, late: bool) -> Iterator[str]:

@@ -1,40 +1,51 @@
-"""The crash in plain words: what happened, where, who most probably did it, how sure that is, what to look at next."""
+"""The crash in plain words: what happened, where, who most probably did it, how sure that is, what to look at next.
+
+At most six lines, each one statement; none says again what another has said, and none contradicts a row.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis import plausibility
+from volatility3_kdump.analysis.buckets import INCONCLUSIVE, UNKNOWN_IMAGE
 from volatility3_kdump.windows.stacks.frames import SCAN
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
     from volatility3_kdump.target import Target
 
+MOST_LINES = 6
+
 _CONFIDENCE = {
-    "high": "{image} is most probably to blame: {because}",
-    "medium": "{image} is likely to blame, but not certainly: {because}",
-    "low": "{image} is the best candidate, no more than a weak guess: {because}",
+    "high": "{suspect} is most probably to blame",
+    "medium": "{suspect} is likely to blame, but not certainly",
+    "low": "{suspect} is the best candidate, but no more than a weak guess",
 }
-#: What the debugger's invented image names stand for.
+#: What the debugger's invented image names, and the words for what remains, stand for.
 _STANDS_FOR = {
-    "memory_corruption": "Corrupted memory",
-    "hardware": "The hardware",
-    "GenuineIntel.sys": "The hardware",
-    "AuthenticAMD.sys": "The hardware",
+    "memory_corruption": "corrupted memory",
+    "hardware": "the hardware (processor or memory)",
+    "memory": "the memory",
+    "processor": "the processor",
+    "GenuineIntel.sys": "the hardware",
+    "AuthenticAMD.sys": "the hardware",
 }
 
 
 def summary(target: Target, crash: Crash) -> list[str]:
     """A few sentences, the most important first."""
-    sentences = [_what(crash)]
-    where = _where(target, crash)
+    first = [_what(crash)]
+    judged = _judged(crash)
+    if judged:
+        first.append(judged)
+    where = _where(crash)
     if where:
-        sentences.append(where)
-    sentences += crash.reasoning.sentences
-    sentences.append(_who(crash))
-    sentences += [f"Mind: {note}." for note in crash.notes]
-    sentences.append(f"Next: {'; '.join(_next(target, crash))}.")
-    return sentences
+        first.append(where)
+    last = [_who(crash), f"Next: {'; '.join(_next(target, crash))}."]
+    room = MOST_LINES - len(first) - len(last)
+    between = [*crash.reasoning.sentences, *(f"Mind: {note}." for note in crash.notes)]
+    return [*first, *[sentence for sentence in between if _adds(crash, sentence)][:room], *last]
 
 
 def _what(crash: Crash) -> str:
@@ -42,40 +53,83 @@ def _what(crash: Crash) -> str:
     if bug_check is None:
         return "The dump header does not say what happened: its bug check code was never set."
     name = bug_check.name or "a code that is not publicly known"
-    action = "A live dump was taken" if bug_check.live else "The system stopped"
-    meaning = f" {bug_check.variant or bug_check.text}" if bug_check.variant or bug_check.text else ""
-    return f"{action} with bug check {bug_check.raw_code:X} ({name}).{meaning}"
+    code = f"bug check {bug_check.raw_code:X} ({name})"
+    if crash.facts.live:
+        return f"The system was not stopped: a live dump was taken, with {code}."
+    return f"The system stopped with {code}."
 
 
-def _where(target: Target, crash: Crash) -> str | None:
-    parts = []
+def _judged(crash: Crash) -> str | None:
+    """What the instruction that failed says of the exception, where that is more than that it explains it."""
+    judged = crash.plausibility
+    if judged is None:
+        return None
+    if judged.outcome in (plausibility.CONTRADICTED, plausibility.LEGAL):
+        return f"The instruction cannot have caused this: {judged.says}."
+    if judged.outcome in (None, plausibility.EXPLAINED):
+        return f"Mind one bit: {judged.flips[0].says}." if judged.flips else None
+    return f"{judged.says[0].upper()}{judged.says[1:]}."
+
+
+def _where(crash: Crash) -> str | None:
     failure = crash.failure
+    parts = []
     if failure is not None and failure.at_fault and failure.context.ip is not None:
         parts.append(f"at {failure.name or hex(failure.context.ip)}")
-    if crash.process is not None and crash.process.name:
-        parts.append(f"in process {crash.process.name}")
+    process = crash.process.name if crash.process is not None else None
+    if process and crash.interrupted is None:
+        parts.append(f"in process {process}")
     if crash.processor is not None:
         parts.append(f"on processor {crash.processor.number}")
     if failure is not None and failure.access and failure.address is not None:
         verb = {"read": "reading", "write": "writing", "execute": "executing"}[failure.access]
         parts.append(f"while {verb} {failure.address:#x}")
-    return f"It happened {' '.join(parts)}." if parts else None
+    if not parts:
+        return None
+    interrupted = ""
+    if crash.interrupted is not None:
+        interrupted = f", {crash.interrupted}"
+        if process:
+            interrupted += f": process {process} was only interrupted"
+    return f"It happened {' '.join(parts)}{interrupted}."
+
+
+def _adds(crash: Crash, sentence: str) -> bool:
+    """Whether a sentence of the rules still holds and says more than the lines around it."""
+    judged = crash.plausibility
+    failure = crash.failure
+    # Who made the access is not to be said where the instruction did not make it.
+    if judged is not None and judged.acquits and failure is not None and failure.name:
+        return not sentence.startswith(failure.name)
+    return True
 
 
 def _who(crash: Crash) -> str:
     verdict = crash.verdict
-    image = verdict.suspect or verdict.image_name or verdict.module_name
-    # The rule in full, with its line of triage.ini, stands in the verdict's own rows.
-    because = verdict.rule.split(" (rule ")[0].split("; ")[0].rstrip(".")
+    suspect = verdict.suspect or verdict.image_name or verdict.module_name
+    if verdict.symbol_name == INCONCLUSIVE or suspect is None or suspect == UNKNOWN_IMAGE:
+        return f"No component can be named: {_short(verdict.rule).removeprefix('nobody can be blamed: ')}."
+    judged = crash.plausibility
+    if judged is not None and suspect in _STANDS_FOR and (judged.acquits or judged.flips):
+        showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
+        return f"Suspect {_STANDS_FOR[suspect]}{showed} (confidence {verdict.confidence}: {verdict.confidence_reason})."
     if verdict.all_microsoft:
-        shown = f" It showed in {image}." if image and verdict.module_name != "nt" else ""
-        return f"Every frame of the stack belongs to Windows itself: what caused the failure may have left none.{shown}"
-    if image is None or verdict.confidence not in _CONFIDENCE:
-        return f"No component can be named: {because}."
-    reason = f" ({verdict.confidence_reason.rstrip('.')})" if verdict.confidence_reason else ""
-    sentence = _CONFIDENCE[verdict.confidence].format(image=_STANDS_FOR.get(image, image), because=because)
-    second = f" Next candidate: {verdict.runner_up}." if verdict.runner_up and image not in _STANDS_FOR else ""
-    return f"{sentence}{reason}.{second}"
+        shown = f"; it showed in {suspect}" if verdict.module_name != "nt" else ""
+        return f"Every frame of the stack is Windows' own, so that the cause need not be on it{shown}."
+    stated = _CONFIDENCE.get(verdict.confidence)
+    if stated is None:
+        return f"No component can be named: {_short(verdict.rule)}."
+    named = _STANDS_FOR.get(suspect, suspect)
+    sentence = stated.format(suspect=f"{named[0].upper()}{named[1:]}" if suspect in _STANDS_FOR else named)
+    reasons = [verdict.confidence_reason.rstrip(".")] if verdict.confidence_reason else []
+    if judged is None or judged.outcome != plausibility.LACKS_FEATURE:
+        reasons.insert(0, _short(verdict.rule))
+    return f"{sentence}: {'; '.join(dict.fromkeys(reason for reason in reasons if reason))}."
+
+
+def _short(rule: str) -> str:
+    """A verdict's rule without its line of triage.ini, which stands in the verdict's own rows."""
+    return rule.split(" (rule ", maxsplit=1)[0].split("; ", maxsplit=1)[0].rstrip(".")
 
 
 def _next(target: Target, crash: Crash) -> list[str]:
@@ -87,7 +141,7 @@ def _next(target: Target, crash: Crash) -> list[str]:
     if any(frame.trust == SCAN for frame in crash.stack.frames):
         commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
     if not target.has_names:
-        commands.append(f"kernel symbols would tell more: {target.symbol_status}")
+        commands.append("--symbol-path for names (the warning about symbols says which file)")
     elif crash.failure is not None and crash.failure.at_fault:
         commands.append("kdump.disasm for the code")
     return commands

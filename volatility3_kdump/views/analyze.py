@@ -68,6 +68,7 @@ def _row(topic: str, field: str, shown: str | None, number: int | None = None, n
 def _rows(target: Target, crash: Crash) -> Iterator[Row]:
     for number, sentence in enumerate(summary(target, crash), 1):
         yield _row("Summary", str(number), sentence)
+    yield from _plausibility_rows(crash)
     yield from _verdict_rows(crash)
     yield from _bug_check_rows(crash)
     for finding in crash.reasoning.findings:
@@ -86,6 +87,22 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield _row("Warning", "", warning)
 
 
+def _plausibility_rows(crash: Crash) -> Iterator[Row]:
+    judged = crash.plausibility
+    if judged is None:
+        return
+    if judged.outcome is not None:
+        yield _row("Plausibility", "Outcome", judged.outcome, judged.address, judged.says)
+    if judged.instruction is not None:
+        yield _row("Plausibility", "Instruction", judged.instruction, judged.address)
+    for line in judged.evidence:
+        yield _row("Plausibility", "Evidence", line)
+    for flip in judged.flips:
+        yield _row("Plausibility", "Bit flip", flip.says, flip.value, f"bit {flip.bit}")
+    if judged.remains is not None:
+        yield _row("Plausibility", "Remains", judged.remains, note=judged.debugger_word or "")
+
+
 def _verdict_rows(crash: Crash) -> Iterator[Row]:
     verdict = crash.verdict
     suspect = verdict.suspect if verdict.suspect != verdict.image_name else None
@@ -93,7 +110,8 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
         ("Symbol", verdict.symbol_name, verdict.rule),
         ("Module", verdict.module_name, ""),
         ("Image", verdict.image_name, crash.image_version or ""),
-        ("Suspect", suspect, "named by the arguments, which is stronger than the stack"),
+        ("Rule", verdict.rule if verdict.symbol_name is None else None, ""),
+        ("Suspect", suspect, _suspect_note(crash)),
         ("Confidence", verdict.confidence, verdict.confidence_reason),
         ("Runner-up", verdict.runner_up, verdict.runner_up_rule or ""),
         ("Bucket", verdict.bucket, ""),
@@ -102,6 +120,13 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
     ):
         if value is not None:
             yield _row("Verdict", field, value, note=note)
+
+
+def _suspect_note(crash: Crash) -> str:
+    judged = crash.plausibility
+    if judged is not None and (judged.acquits or judged.flips) and crash.verdict.suspect not in (None, "hardware"):
+        return "what is left when the code is acquitted" if judged.acquits else "one changed bit explains the failure"
+    return "named by the arguments, which is stronger than the stack"
 
 
 def _stack_rows(target: Target, crash: Crash) -> Iterator[Row]:
@@ -123,8 +148,8 @@ def _bug_check_rows(crash: Crash) -> Iterator[Row]:
     for field, words in (("Meaning", bug_check.text), ("This case", bug_check.variant)):
         if words:
             yield _row("Bug check", field, words)
-    if bug_check.live:
-        yield _row("Bug check", "Live dump", "the system was not stopped")
+    if crash.facts.live:
+        yield _row("Bug check", "Live dump", "the system was not stopped", note=crash.facts.live)
     for argument in bug_check.arguments:
         value = argument.value
         shown = "not set" if value is None else f"{value:016x}"
@@ -150,6 +175,8 @@ def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield _row("Crash", "Process", None, note="not in the dump")
     else:
         pid = f"pid {process.pid}" if process.pid is not None else "pid not known without symbols"
+        if crash.interrupted is not None:
+            pid += "; only interrupted"
         yield _row("Crash", "Process", process.name, process.address, pid)
         if process.image_path:
             yield _row("Crash", "Image path", process.image_path)
@@ -157,7 +184,10 @@ def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield _row("Crash", "Thread", None, note="not in the dump")
     else:
         cid = None if thread.pid is None or thread.tid is None else f"{thread.pid:x}.{thread.tid:04x}"
-        yield _row("Crash", "Thread", cid, thread.address, "" if cid else "client id not known without symbols")
+        why = "" if cid else "client id not known without symbols"
+        if crash.interrupted is not None:
+            why = "; ".join(filter(None, (why, f"only interrupted: the system was stopped {crash.interrupted}")))
+        yield _row("Crash", "Thread", cid, thread.address, why)
 
 
 def failure_rows(target: Target, failure: Failure) -> Iterator[Row]:

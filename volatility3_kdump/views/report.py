@@ -38,6 +38,7 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
         "system": _system(target, crash),
         "bug_check": _bug_check(crash),
         "summary": summary(target, crash),
+        "plausibility": _plausibility(crash),
         "verdict": _verdict(crash),
         "findings": [
             {"tag": finding.tag, "value": finding.value, "address": _hex(finding.address), "note": finding.note or None}
@@ -46,6 +47,7 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
         "processor": crash.processor.number if crash.processor else None,
         "process": _process(crash),
         "thread": _thread(crash),
+        "interrupted": crash.interrupted,
         "failure": _failure(crash.failure),
         "stack": _stack(target, crash),
         "notes": list(crash.notes),
@@ -101,11 +103,36 @@ def _bug_check(crash: Crash) -> dict[str, Any] | None:
         "name": found.name,
         "text": found.text,
         "variant": found.variant,
-        "live": found.live,
+        "live": crash.facts.live is not None,
         "driver": crash.recorded.driver,
         "arguments": [
             {"value": _hex(argument.value), "meaning": argument.meaning, "value_meaning": argument.value_meaning}
             for argument in found.arguments
+        ],
+    }
+
+
+def _plausibility(crash: Crash) -> dict[str, Any] | None:
+    judged = crash.plausibility
+    if judged is None:
+        return None
+    return {
+        "outcome": judged.outcome,
+        "says": judged.says or None,
+        "address": _hex(judged.address),
+        "instruction": judged.instruction,
+        "evidence": list(judged.evidence),
+        "remains": judged.remains,
+        "debugger_word": judged.debugger_word,
+        "flips": [
+            {
+                "subject": flip.subject,
+                "value": _hex(flip.value),
+                "repaired": _hex(flip.repaired),
+                "bit": flip.bit,
+                "says": flip.says,
+            }
+            for flip in judged.flips
         ],
     }
 

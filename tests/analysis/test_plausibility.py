@@ -1,0 +1,178 @@
+"""Does the instruction explain the exception? Made scenes of every outcome, real dumps, and what must not be judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import volatility3_kdump
+from volatility3_kdump.analysis import plausibility as outcomes
+from volatility3_kdump.analysis.bugcheck import describe
+from volatility3_kdump.analysis.crash import Crash, analyze_crash
+from volatility3_kdump.analysis.failure import find_failure
+from volatility3_kdump.analysis.plausibility import plausibility
+from volatility3_kdump.target import Target
+from volatility3_kdump.text.summary import MOST_LINES, summary
+
+Scene = Callable[..., Target]
+KERNEL, TRIAGE = 6, 4
+RIP = 0xFFFFF80060DA1B20
+
+
+def analysed(target: Target) -> Crash:
+    return analyze_crash(target)
+
+
+@pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
+@pytest.mark.parametrize(
+    ("name", "outcome", "word", "suspect"),
+    [
+        ("acquitted-read", outcomes.CONTRADICTED, None, "hardware"),
+        ("padding-jump", outcomes.PADDING, outcomes.CALL_ERROR, "processor"),
+        ("misaligned-ip", outcomes.MISALIGNED, outcomes.IP_MISALIGNED, "hardware"),
+        ("legal-instruction", outcomes.LEGAL, None, "processor"),
+    ],
+)
+def test_an_acquitted_driver_is_not_named(
+    scene: Scene, dump_type: int, name: str, outcome: str, word: str | None, suspect: str
+) -> None:
+    target = scene(name, dump_type)
+    crash = analysed(target)
+    judged, verdict = crash.plausibility, crash.verdict
+    assert judged is not None and judged.acquits
+    assert (judged.outcome, judged.debugger_word) == (outcome, word)
+    assert (verdict.module_name, verdict.image_name, verdict.suspect) == ("hardware", "hardware", suspect)
+    assert verdict.symbol_name == word and verdict.confidence == "medium"
+    assert (verdict.runner_up or "").startswith("myfault+") and verdict.runner_up_rule == "where it showed"
+    lines = summary(target, crash)
+    assert len(lines) <= MOST_LINES and judged.says[1:] in lines[1]
+    assert not any(line.startswith("myfault") for line in lines)
+
+
+def test_the_debuggers_buckets(scene: Scene) -> None:
+    assert analysed(scene("misaligned-ip")).verdict.bucket == "IP_MISALIGNED_GenuineIntel.sys"
+    assert analysed(scene("padding-jump")).verdict.bucket == "CPU_CALL_ERROR"
+    assert analysed(scene("acquitted-read")).verdict.bucket == "AV_myfault!unknown_function"
+
+
+def test_what_rip_points_into(scene: Scene) -> None:
+    judged = analysed(scene("misaligned-ip")).plausibility
+    assert judged is not None and judged.address == RIP + 0x44
+    assert judged.evidence[0] == "it points into mov rax,qword ptr [rsp+0F0h] at 0xfffff80060da1b60"
+
+
+def test_a_call_that_the_processor_did_not_make(scene: Scene) -> None:
+    judged = analysed(scene("padding-jump")).plausibility
+    assert judged is not None
+    assert judged.evidence[0].startswith("8 bytes of int 3 from 0xfffff80060da1b1c on, behind ret")
+    assert judged.evidence[1].endswith("but the processor was at 0xfffff80060da1b20; they differ in one bit, 5")
+
+
+def test_an_old_processor(scene: Scene) -> None:
+    crash = analysed(scene("missing-feature"))
+    judged, verdict = crash.plausibility, crash.verdict
+    assert judged is not None and judged.outcome == outcomes.LACKS_FEATURE and not judged.acquits
+    assert judged.says.startswith("this processor (Intel(R) Core(TM)2 Quad CPU Q9400 @ 2.66GHz) lacks POPCNT")
+    assert judged.evidence[0] == "CPUID leaf 1h, ECX bit 23 is clear"
+    assert (verdict.suspect, verdict.confidence) == ("myfault.sys", "high")
+
+
+def test_one_bit_of_a_null_pointer(scene: Scene) -> None:
+    crash = analysed(scene("null-plus-bit"))
+    judged = crash.plausibility
+    assert judged is not None and judged.outcome == outcomes.EXPLAINED
+    [flip] = judged.flips
+    assert (flip.subject, flip.value, flip.repaired, flip.bit) == ("rbx", 0x2000000068, 0x68, 37)
+    assert (crash.verdict.suspect, crash.verdict.confidence) == ("myfault.sys", "low")
+
+
+def test_a_page_that_the_machine_does_not_have(scene: Scene) -> None:
+    crash = analysed(scene("wrong-page-number", TRIAGE))
+    judged = crash.plausibility
+    assert judged is not None
+    [flip] = judged.flips
+    assert (flip.value, flip.repaired, flip.bit, flip.strong) == (0x2001234, 0x1234, 37, True)
+    assert (crash.verdict.suspect, crash.verdict.confidence) == ("memory", "medium")
+
+
+@pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("myfault", "unhandled-exception", "bad-pointer", "system-thread", "kernel-exception", "list-corruption"),
+        *("null-event", "freed-pool", "read-only-write"),
+    ],
+)
+def test_a_fault_of_the_driver_is_explained(scene: Scene, name: str, dump_type: int) -> None:
+    crash = analysed(scene(name, dump_type))
+    assert crash.plausibility is None or not crash.plausibility.acquits
+    # Small memory dumps do not tell rbx, which the operand needs: no trap frame has it.
+    if dump_type == KERNEL and name not in ("read-only-write", "bad-pointer"):
+        assert crash.plausibility is not None and crash.plausibility.outcome == outcomes.EXPLAINED, name
+    assert crash.verdict.module_name != "hardware"
+
+
+def test_a_flipped_address(scene: Scene) -> None:
+    judged = analysed(scene("bit-flip")).plausibility
+    assert judged is not None and [(flip.subject, flip.bit) for flip in judged.flips] == [("the operand", 23)]
+    judged = analysed(scene("bad-pointer")).plausibility
+    assert judged is not None and [flip.bit for flip in judged.flips] == [47]
+
+
+# real dumps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "bits", "suspect"),
+    [
+        ("triage_x64_19041_0x7e", outcomes.CONTRADICTED, [], "hardware"),
+        ("triage_x64_19041_0x1e", outcomes.PADDING, [2], "hardware"),
+        ("triage_x64_19041_0x7e_q9400", outcomes.LACKS_FEATURE, [], "nvlddmkm.sys"),
+        ("triage_x64_26100_0x3b", outcomes.EXPLAINED, [37], "memory"),
+        ("triage_x64_17763", outcomes.EXPLAINED, [], "winhvr.sys"),
+    ],
+)
+def test_real_dumps(shared_data: Path, name: str, outcome: str, bits: list[int], suspect: str) -> None:
+    crash = analysed(volatility3_kdump.open(shared_data / "dumps" / f"{name}.dmp"))
+    judged = crash.plausibility
+    assert judged is not None and judged.outcome == outcome
+    assert [flip.bit for flip in judged.flips] == bits
+    assert crash.verdict.suspect == suspect
+
+
+def test_a_real_page_number(shared_data: Path) -> None:
+    crash = analysed(volatility3_kdump.open(shared_data / "dumps" / "triage_x64_26100_0xbe.dmp"))
+    judged = crash.plausibility
+    assert judged is not None
+    flip = judged.flips[0]
+    assert (flip.value, flip.repaired, flip.bit) == (0x21252A8, 0x1252A8, 37)
+    assert crash.verdict.suspect == "memory"
+
+
+# anything -------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    code=st.sampled_from((0xA, 0xD1, 0x50, 0x1E, 0x3B, 0x7E, 0x8E, 0xBE, 0x139)),
+    parameters=st.lists(
+        st.one_of(st.none(), st.integers(0, 2**64 - 1), st.sampled_from((RIP, RIP + 1, 0, 0xC000001D, 0x80000003))),
+        min_size=4,
+        max_size=4,
+    ),
+    name=st.sampled_from(("myfault", "padding-jump", "misaligned-ip")),
+)
+def test_arguments_of_any_kind_are_judged_or_left_alone(
+    scene: Scene, code: int, parameters: list[int | None], name: str
+) -> None:
+    target = scene(name, TRIAGE)
+    bug_check = describe(code, parameters)
+    judged = plausibility(target, bug_check, find_failure(target, bug_check))
+    assert judged is None or judged.outcome is not None or judged.flips
+    if judged is not None:
+        assert dataclasses.asdict(judged)

@@ -1,0 +1,90 @@
+"""The verdict on the stack, weighed against what the instruction itself can have done.
+
+Where the dump's own bytes acquit the code at the failure, no driver is named: what remains is the hardware. The
+component on the stack stays as the place where it showed. The bucket stays the debugger's, so that it can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from volatility3_kdump.analysis import buckets
+from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.analysis.plausibility import (
+    HARDWARE,
+    IP_MISALIGNED,
+    LACKS_FEATURE,
+    MEMORY,
+    NOT_DECODABLE,
+    NOWHERE,
+    Plausibility,
+)
+from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, Verdict
+
+_LEVELS = (LOW, MEDIUM, HIGH)
+
+
+def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | None, vendor: str | None) -> Verdict:
+    """The verdict that is left. ``vendor`` is the maker of the processor, for the buckets that carry its name."""
+    if judged is None:
+        return verdict
+    if judged.acquits:
+        return _hardware(verdict, judged, bug_check, vendor)
+    if judged.outcome == LACKS_FEATURE:
+        return replace(
+            verdict, rule=judged.says, confidence=HIGH, confidence_reason=judged.evidence[0] if judged.evidence else ""
+        )
+    if judged.outcome == NOT_DECODABLE:
+        return _capped(verdict, LOW, "the bytes at RIP are no code")
+    strong = next((flip for flip in judged.flips if flip.strong), None)
+    if strong is not None:
+        return _remains(verdict, MEMORY, strong.says, MEDIUM, "one changed bit explains the failure")
+    if judged.outcome == NOWHERE:
+        verdict = _capped(verdict, MEDIUM, "RIP lies in no module")
+    if judged.flips:
+        flip = judged.flips[0]
+        if verdict.all_microsoft or verdict.suspect is None:
+            return _remains(verdict, MEMORY, flip.says, LOW, "one bit can differ for other reasons, too")
+        return _capped(verdict, LOW, f"one bit of {flip.subject} may have flipped")
+    return verdict
+
+
+def _hardware(verdict: Verdict, judged: Plausibility, bug_check: BugCheck | None, vendor: str | None) -> Verdict:
+    """No code raised the exception: the pseudo module that KD has for that, and its bucket where it has a word."""
+    remains = judged.remains or HARDWARE
+    certain = judged.debugger_word is not None or bool(judged.flips) or judged.outcome != "padding"
+    reason = "the bytes in the dump rule the code out" if certain else "a stray jump can be a driver's doing, too"
+    turned = _remains(verdict, remains, judged.says, MEDIUM if certain else LOW, reason)
+    turned = replace(turned, module_name=HARDWARE, image_name=HARDWARE, symbol_name=None, function_offset=None)
+    if judged.debugger_word is None:
+        return turned
+    image = f"{vendor}.sys" if vendor and judged.debugger_word == IP_MISALIGNED else None
+    found = buckets.special(judged.debugger_word, bug_check, image)
+    bucket = found.bucket if found is not None else judged.debugger_word
+    return replace(
+        turned,
+        symbol_name=judged.debugger_word,
+        bucket=bucket,
+        bucket_hash=buckets.failure_hash(bucket),
+    )
+
+
+def _remains(verdict: Verdict, suspect: str, rule: str, confidence: str, reason: str) -> Verdict:
+    """What is left to suspect; the component on the stack becomes the place where it showed."""
+    showed = verdict.symbol_name or verdict.image_name
+    return replace(
+        verdict,
+        suspect=suspect,
+        rule=rule,
+        confidence=confidence,
+        confidence_reason=reason,
+        runner_up=showed or verdict.runner_up,
+        runner_up_rule="where it showed" if showed else verdict.runner_up_rule,
+        all_microsoft=False,
+    )
+
+
+def _capped(verdict: Verdict, most: str, reason: str) -> Verdict:
+    if _LEVELS.index(verdict.confidence) <= _LEVELS.index(most):
+        return verdict
+    return replace(verdict, confidence=most, confidence_reason=reason)
