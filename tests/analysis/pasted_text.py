@@ -49,6 +49,8 @@ def pasted(vector: dict) -> str:
 def facts(vector: dict) -> list[str]:
     """The lines that tell what else is known."""
     lines = []
+    if vector.get("live") and vector["style"] == "modern":
+        lines += ["DUMP_FILE_ATTRIBUTES: 0x10", "  Live Generated Dump", ""]
     if vector.get("small"):
         lines += ["CUSTOMER_CRASH_COUNT:  1", ""]
     if vector.get("paged_ip"):

@@ -222,7 +222,7 @@ def test_the_file_system_gives_way_to_a_filter_but_not_to_the_kernel_below():
     assert decided(0xA, (8, 2, 0, 1), *frames, "nt!NtCreateFile+0x1").symbol_name == "Ntfs!NtfsCommonCreate+5"
     waiting = ("nt!KiSwapContext+0x76", "nt!KiSwapThread+0x500", "Ntfs!NtfsWait+0x3", "nt!NtCreateFile+0x1")
     verdict = decided(0x1CC, (), *waiting)
-    assert verdict.bucket == "LKD_0x1CC_nt!KiSwapContext"
+    assert verdict.bucket == "LKD_0x1CC_EXRESOURCE_TIMEOUT_OWNERTHREAD_nt!KiSwapContext"
 
 
 def test_the_runner_up_is_somebody_elses_driver_where_there_is_one():

@@ -20,8 +20,8 @@ _WINDOWS_8 = 9200
 #: Versions of the debugger (6.12 came before 6.3, and 10 after it): with ``AV``, with today's numbers, and the first
 #: build whose 0x1E and 0x50 are written as today.
 _FIRST_WITH_AV, _FIRST_OF_TODAY, _MODERN_DEBUGGER = (6, 3), (10, 0), (10, 0, 18300)
-#: The upper half of addresses of kernel stacks up to Windows 7.
-_OLD_STACKS = 0xFFFFF880
+#: The upper halves of addresses of kernel stacks, drivers and nonpaged pool up to Windows 7.
+_OLD_PLACES = {0xFFFFF880, 0xFFFFFA80}
 #: Functions that only a dump of a running system has on its stack.
 _LIVE = re.compile(r"Dbgk(?:p)?Wer|WdDbgReport|DbgkCaptureLiveDump|IoCaptureLiveDump", re.IGNORECASE)
 _VERIFIER = re.compile(r"Vi[A-Z]|Vf[A-Z]|Verifier[A-Z]|Iov[A-Z]")
@@ -143,12 +143,13 @@ class _Evidence:
         return buckets.CLASSIC if self._before_windows_8() else buckets.MODERN
 
     def _before_windows_8(self) -> bool:
-        """Whether the stack is one of Windows 7 or older: by where kernel stacks lie, by the names of functions."""
+        """Whether the machine ran Windows 7 or older: by where its stacks and drivers lie, by functions."""
         rows = self.report.rows
         if self.architecture == "x86":
             return not any((row.symbol or "").startswith("_Ki") for row in rows)
-        stacks = {(row.stack_pointer or 0) >> 32 for row in rows}
-        return _OLD_STACKS in stacks
+        places = {(row.stack_pointer or 0) >> 32 for row in rows} | {(row.returns_to or 0) >> 32 for row in rows}
+        places |= {(value or 0) >> 32 for value in self.report.arguments}
+        return bool(_OLD_PLACES & places) or any(row.symbol == "KxStartSystemThread" for row in rows)
 
     def _process(self) -> str | None:
         value = field_of(self.report, ("PROCESS_NAME",))
@@ -204,7 +205,7 @@ class _Evidence:
             unloaded=self._unloaded(ip, address),
             verifier=self._verifier(),
             small_dump=self._small_dump(),
-            live=any(_LIVE.match(row.symbol or "") for row in report.rows),
+            live="Live Generated Dump" in report.text or any(_LIVE.match(row.symbol or "") for row in report.rows),
             generation=self._generation(),
             architecture=self.architecture,
             process=self.process,

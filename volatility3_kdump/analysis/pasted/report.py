@@ -174,7 +174,8 @@ def _fields(report: Report, lines: Sequence[str]) -> None:
         elif name not in report.fields:
             following = (text.strip() for text in lines[index + 1 : index + 3])
             report.fields[name] = value or next((text for text in following if text), "")
-            if name in ("FAULTING_IP", "WORKER_ROUTINE", "FAILED_INSTRUCTION_ADDRESS"):
+            # FOLLOWUP_IP only lends its name to an address that the arguments themselves give.
+            if name in ("FAULTING_IP", "WORKER_ROUTINE", "FAILED_INSTRUCTION_ADDRESS", "FOLLOWUP_IP"):
                 _pair(report, [value, *lines[index + 1 : index + 4]])
 
 
