@@ -40,7 +40,7 @@ def rows(directory: Path) -> list[Row]:
     table = []
     for what, size, floors in (
         ("1 MB", _MEGABYTE, {"leechcorepyc": 1.0, "host": None, "mmap": None}),
-        ("4 KB", PAGE, {"host": 2.0, "leechcorepyc": None, "mmap": None}),
+        ("4 KB", PAGE, {"host": 2.0, "leechcorepyc": 1.0, "mmap": None}),
     ):
         contenders = {who: functools.partial(run_worker, __file__, who, path, size) for who in ("ours", *floors)}
         found = alternate(f"{what} reads", _ROUNDS, contenders)

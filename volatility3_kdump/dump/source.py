@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,10 @@ class FileSource:
         """Open a file. Raises ``OSError``."""
         self.name = str(path)
         self._file = Path(path).open("rb", buffering=0)
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._number = self._file.fileno()
+        #: Windows has no positioned reads.
+        self._pread: Callable[[int, int, int], bytes] | None = getattr(os, "pread", None)
+        self.size = os.fstat(self._number).st_size
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[FileSource], tuple[str]]:
@@ -39,11 +43,14 @@ class FileSource:
 
     def read(self, offset: int, length: int) -> bytes:
         """As :meth:`Source.read`. Raises :class:`~volatility3_kdump.errors.KdumpError` where the disk does not read."""
-        length = min(length, self.size - offset)
+        if length > self.size - offset:
+            length = self.size - offset
         if offset < 0 or length <= 0:
             return b""
         try:
             data = self._read(offset, length)
+            if len(data) == length:
+                return data
             # One call gives less than 2 GiB.
             while 0 < len(data) < length:
                 more = self._read(offset + len(data), length - len(data))
@@ -57,8 +64,8 @@ class FileSource:
         return data
 
     def _read(self, offset: int, length: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), length, offset)
+        if self._pread is not None:
+            return self._pread(self._number, length, offset)
         with self._lock:
             self._file.seek(offset)
             return self._file.read(length) or b""

@@ -21,6 +21,8 @@ from volatility3_kdump.layers.page_tables import PageTables
 _PAGE_MASK = PAGE_SIZE - 1
 _PAGE_SHIFT = 12
 _MAGIC_SIZE = 4
+#: Pages of a stretch that is read from one page to the next.
+_LONGEST_STRETCH = 4096
 
 
 class LayerSource:
@@ -74,6 +76,8 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
             raise crash.WindowsCrashDumpFormatException(name, str(error)) from error
         self._pages = self.dump.pages
         self._source = self.dump.source
+        #: Addresses from and to, and what to add for the file offset: where the last read was.
+        self._stretch = (0, 0, 0)
         #: The page tables in this memory, for all layers above.
         self.page_tables = PageTables(self.dump)
         super().__init__(context, config_path, name)
@@ -136,10 +140,19 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
 
     def read(self, offset: int, length: int, pad: bool = False) -> bytes:
         """Bytes of physical memory. Absent pages raise, or read as zeros where ``pad`` asks for that."""
+        low, high, shift = self._stretch
+        if low <= offset and offset + length <= high:
+            return self._source.read(offset + shift, length)
         within = offset & _PAGE_MASK
         if within + length <= PAGE_SIZE and offset >= 0:
-            located = self._pages.offset_of(offset >> _PAGE_SHIFT)
+            pfn = offset >> _PAGE_SHIFT
+            located = self._pages.offset_of(pfn)
             if located is not None:
+                if offset == high:
+                    # Who reads on from where the last stretch ended will want more of the next.
+                    self._enter(pfn)
+                else:
+                    self._stretch = offset - within, offset - within + PAGE_SIZE, located - (offset - within)
                 return self._source.read(located + within, length)
         parts = []
         position = offset
@@ -150,6 +163,13 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
             position = start + size
         data = b"".join(parts)
         return data + bytes(length - len(data)) if pad else data
+
+    def _enter(self, pfn: int) -> None:
+        """Remember the stretch of stored pages that begins with a page frame."""
+        found = self._pages.extent(pfn, _LONGEST_STRETCH)
+        if found.offset is not None:
+            low = pfn << _PAGE_SHIFT
+            self._stretch = low, low + (found.count << _PAGE_SHIFT), found.offset - low
 
     @property
     def minimum_address(self) -> int:
