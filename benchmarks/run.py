@@ -2,7 +2,7 @@
 
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
-                                                  containers, processes, yara, locks, console, memusage
+                                                  translation, containers, processes, yara, locks, console, memusage
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
@@ -15,8 +15,8 @@ is about, and ``met`` says whether it holds; rows without a floor are there for 
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
 are read as objects of the host. Opening, stacks, processes, locks, the prompt and counting page frames are measured in
 processor time, everything else in time passed. What exactly is timed is written at the top of ``opening.py``,
-``reading.py``, ``command.py``, ``stacks.py``, ``containers.py``, ``processes.py``, ``yara_scan.py``, ``locks.py``,
-``console.py`` and ``memusage.py``.
+``reading.py``, ``command.py``, ``stacks.py``, ``translation.py``, ``containers.py``, ``processes.py``,
+``yara_scan.py``, ``locks.py``, ``console.py`` and ``memusage.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
 commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
@@ -38,6 +38,7 @@ import opening
 import processes
 import reading
 import stacks
+import translation
 import yara_scan
 from comparison import environment, table
 
@@ -46,6 +47,7 @@ _SUBJECTS = {
     "reading": reading.rows,
     "command": command.rows,
     "stacks": stacks.rows,
+    "translation": translation.rows,
     "containers": containers.rows,
     "processes": processes.rows,
     "yara": yara_scan.rows,

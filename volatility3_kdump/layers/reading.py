@@ -86,10 +86,9 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
 def ranges_of(
     layer: interfaces.layers.TranslationLayerInterface,
 ) -> Callable[[int, int], Iterator[tuple[int, int]]]:
-    """Which parts of a range of sign-extended addresses a virtual layer maps, as (address, bytes) in order.
+    """Which parts of a range of sign-extended addresses a virtual layer holds, as (address, bytes) in order.
 
-    Where the page tables leave out much at once, so is it here: the whole address space can be asked for. What is
-    mapped need not be in the dump.
+    What is absent is left out by whole page tables, so that the whole address space can be asked for.
     """
     mask: int = layer.address_mask
     sign = (mask + 1) >> 1
@@ -97,27 +96,16 @@ def ranges_of(
     if mask == 0xFFFFFFFF:
         halves.insert(1, (sign, mask + 1))
 
-    tables = paged(layer)
-
     def ranges(address: int, length: int) -> Iterator[tuple[int, int]]:
-        if tables is None:
+        if paged(layer) is None:
             for start, size, *_ in layer.mapping(address, length, ignore_errors=True):
                 yield start, size
             return
         for low, high in halves:
             position, end = max(address, low), min(address + length, high)
-            while position < end:
-                try:
-                    _, size, _ = tables._translate(position & mask)
-                except exceptions.PagedInvalidAddressException as error:
-                    size = 1 << error.invalid_bits
-                    position += size - position % size
-                except exceptions.InvalidAddressException:
-                    position += PAGE_SIZE - position % PAGE_SIZE
-                else:
-                    size = min(size - position % size, end - position)
-                    yield position, size
-                    position += size
+            if position < end:
+                for start, size, *_ in layer.mapping(position & mask, end - position, ignore_errors=True):
+                    yield start + position - (position & mask), size
 
     return ranges
 
