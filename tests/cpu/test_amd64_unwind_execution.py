@@ -128,9 +128,9 @@ def _difference(unwound: Unwound, frame: Any) -> str:
     "name, seeds, share",
     [
         ("nested_collided.exe", 8, 0.75),
-        ("xframe_eh_exe.exe", 8, 0.70),
+        pytest.param("xframe_eh_exe.exe", 8, 0.70, marks=pytest.mark.thorough),
         ("xframe_eh_dll.dll", 8, 0.75),
-        ("WinDivert64.sys", 12, 0.60),
+        pytest.param("WinDivert64.sys", 12, 0.60, marks=pytest.mark.thorough),
     ],
 )
 def test_every_executed_instruction_unwinds_to_its_caller(
@@ -147,6 +147,7 @@ def test_every_executed_instruction_unwinds_to_its_caller(
     assert covered > share
 
 
+@pytest.mark.thorough
 def test_wrong_frames_of_xcpt4_come_after_calls_that_do_not_return(shared_data: Path) -> None:
     image = _image("xcpt4.exe", shared_data)
     comparison = Comparison(image, _table(image))
@@ -190,6 +191,7 @@ def _stripped(image: Any) -> Any:
     return replace(image, data=bytes(data))
 
 
+@pytest.mark.thorough
 def test_listed_epilogues_agree_with_the_instructions(shared_data: Path) -> None:
     """Version 2 alone, with the code absent, and the code alone, with the lists taken out, give the same callers."""
     image = _image("WinDivert64.sys", shared_data)

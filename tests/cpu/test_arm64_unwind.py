@@ -332,9 +332,9 @@ def _blocks(image: Image, function: Function) -> list[int]:
     "name, seeds, covered, steps",
     [
         ("nested_collided.exe", 20, 0.88, 5000),
-        ("xcpt4.exe", 6, 0.70, 20000),
-        ("xframe_eh_dll.dll", 20, 0.90, 5000),
-        ("xframe_eh_exe.exe", 20, 0.68, 5000),
+        pytest.param("xcpt4.exe", 6, 0.70, 20000, marks=pytest.mark.thorough),
+        pytest.param("xframe_eh_dll.dll", 20, 0.90, 5000, marks=pytest.mark.thorough),
+        pytest.param("xframe_eh_exe.exe", 20, 0.68, 5000, marks=pytest.mark.thorough),
     ],
 )
 def test_every_executed_instruction_unwinds_to_its_call(

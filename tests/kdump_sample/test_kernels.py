@@ -133,7 +133,7 @@ def check_processors(module: Any) -> None:
         assert 0 < ip - BASE < 0x1046000
 
 
-@pytest.mark.parametrize("dump_type", [1, 5])
+@pytest.mark.parametrize("dump_type", [1, pytest.param(5, marks=pytest.mark.thorough)])
 def test_host_crash_layer_opens(dump_type: int, session_kernel: Path, sample: Callable[..., Path]) -> None:
     module = host_kernel(sample(dump_type), session_kernel)
     assert module.context.layers["virtual"].read(BASE, 2) == b"MZ"
