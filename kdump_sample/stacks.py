@@ -110,7 +110,8 @@ def lay_out(frames: Sequence[Frame], top: int, find: Find, registers: Mapping[st
             stack.tops.append(frame.switches_to)
         if function.below:
             state["rsp"] -= function.below
-        trap_frame = stack.sp + function.below if frame.trap is not None else None
+        # A machine frame without selectors is what a switch of stacks builds: there is no trap frame around it.
+        trap_frame = stack.sp + function.below if frame.trap is not None and frame.trap.cs else None
         child_sp = stack.sp
         for index, value in enumerate(frame.arguments):
             stack.words[child_sp + 8 * index] = value

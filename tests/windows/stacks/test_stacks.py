@@ -52,7 +52,7 @@ NOTEPAD = 0xFFFF91895309D080
 CRASH_THREAD = 0xFFFF918952F55080
 CRASH_STACK = 0xFFFFD48F77AFA000
 NT = 0xFFFFF80062600000
-TRUSTED = {"context", "unwind", "trap frame"}
+TRUSTED = {"context", "unwind", "trap frame", "stack switch"}
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ _SCAN_REACH = 0x1000
 _HOME_SLOTS = 0x28
 _EXCEPTION_FRAME_SIZE = 0x140
 _WINDOW = 0x6000
+#: How far below the end of its stack a thread's outermost frame begins: behind the save area of the vector registers.
+TOP_OF_STACK = 0x1000
 #: SegCs and SegSs in a KTRAP_FRAME.
 _CODE_SEGMENT, _STACK_SEGMENT = 0x170, 0x188
 _SEGMENTS = (0x10, 0x33, 0x23)
@@ -58,7 +60,7 @@ class Shapes(Walk):
             return self.follow(switch)
         candidate = self.scan(sp, switch.top - FRAME_BELOW_TOP if switch is not None else None)
         if isinstance(candidate, int):
-            return self.at_trap(candidate)
+            return self.at_trap(candidate, adjacent=True)
         if candidate is not None:
             return self.bare(*candidate), SCAN, True
         if switch is not None:
@@ -194,13 +196,16 @@ class Shapes(Walk):
                 return self.bare(value, dispatcher), TRAP_FRAME, True
         return self.at_trap(trap.address)
 
-    def at_trap(self, trap: int) -> Following:
+    def at_trap(self, trap: int, *, adjacent: bool = False) -> Following:
         """To the handler of a trap frame, where it called something; else to what was interrupted."""
         value = self.pointer(trap - 8)
         if value is not None and self.is_return(value):
             return self.bare(value, trap), TRAP_FRAME, True
         context = amd64.trap_frame(self.bytes.read, trap, self.target.nt)
         assert context is not None and context.ip is not None and context.sp is not None
+        if adjacent and self.in_kernel(self.rows[-1][1]):
+            # Nothing lies between the last frame and the trap frame: it is the handler.
+            self.rows[-1][4] = trap
         caller = self.bare(context.ip, context.sp)
         self.merge_trap_frame(caller, trap)
         return caller, TRAP_FRAME, False
@@ -269,9 +274,10 @@ class Shapes(Walk):
             if context is None or not self.plausible(trap, context):
                 continue
             below = self.pointer(trap - 8)
-            nested = trap - amd64.TRAP_FRAME_SIZE
             if below is not None and self.is_return(below):
                 return trap
-            if any(row[4] == nested or row[0] == trap for row in self.rows):
+            # That of the entry from user mode lies near the top of the stack, whatever its handler has below it.
+            user = context.ip is not None and not self.target.is_kernel_address(context.ip)
+            if user and self.segment is not None and trap + TOP_OF_STACK >= self.segment[1]:
                 return trap
         return None

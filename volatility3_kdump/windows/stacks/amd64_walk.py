@@ -9,7 +9,7 @@ from typing import Any
 
 from volatility3_kdump.cpu import amd64, amd64_unwind
 from volatility3_kdump.cpu.context import Context
-from volatility3_kdump.windows.stacks.amd64_shapes import Shapes
+from volatility3_kdump.windows.stacks.amd64_shapes import TOP_OF_STACK, Shapes
 from volatility3_kdump.windows.stacks.frames import (
     BUG_CHECK,
     FAULT,
@@ -24,8 +24,6 @@ from volatility3_kdump.windows.stacks.frames import (
 from volatility3_kdump.windows.stacks.switched import switch_at
 from volatility3_kdump.windows.stacks.traps import failure_trap
 
-#: How far below the end of its stack a thread's outermost frame begins: behind the save area of the vector registers.
-_TOP_OF_STACK = 0x1000
 _RIP_IN_TRAP_FRAME = 0x168
 #: The machine frame of a routine that switched stacks lies this far below their top.
 _MACHINE_FRAME_BELOW_TOP = 0x28
@@ -83,7 +81,7 @@ class Amd64Walk(Shapes):
 
     def zero(self, sp: int | None) -> tuple[str, bool]:
         """What a return address of zero means: the outermost frame, which lies at the top of its stack."""
-        if sp is None or self.segment is None or sp + _TOP_OF_STACK >= self.segment[1]:
+        if sp is None or self.segment is None or sp + TOP_OF_STACK >= self.segment[1]:
             return "start of the thread", True
         return f"the return address below {sp:#x} is zero, far from the top of the stack", False
 
@@ -127,7 +125,8 @@ class Amd64Walk(Shapes):
             return f"the return address {registers.rip:#x} lies outside every module"
         value = self.pointer(registers.rsp)
         module = self.target.names.module_of(value) if value else None
-        if value is None or module is None or self.target.follows_call(value) is not True:
+        code = value is not None and module is not None and self.target.names.may_be_code(module, value)
+        if value is None or not code or self.target.follows_call(value) is False:
             return f"{registers.rip:#x} lies outside every module, and no return address is on top of the stack"
         caller = registers.copy()
         caller.rip = value
@@ -148,7 +147,7 @@ class Amd64Walk(Shapes):
         marked = [*frames]
         for number in range(fault or 0):
             marked[number] = marked[number]._replace(part=FAULT_PATH)
-        if fault is not None:
+        if fault is not None and self.target.is_kernel_address(frames[fault].ip):
             marked[fault] = marked[fault]._replace(part=FAULT)
         if fault != 0 and self.home_slots():
             marked[0] = marked[0]._replace(part=BUG_CHECK)
