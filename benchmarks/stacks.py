@@ -198,7 +198,7 @@ class _ObjectUnwinder:
     @staticmethod
     def _table(target: Any, module: Any) -> tuple[int, int]:
         """Address and number of entries of an image's function table."""
-        rva, size = target.image_of(module).directory(3) or (0, 0)
+        rva, size = target.images.headers_of(module).directory(3) or (0, 0)
         return module.base + rva, size // 12
 
     def _object(self, type_name: str, address: int) -> Any:

@@ -34,10 +34,6 @@ class MemberNotChosen(KdumpError):
     """An archive from which no dump was chosen: several are inside, or none is of the name asked for."""
 
 
-class KernelNotFound(KdumpError):
-    """No translation root or no kernel image could be established from the dump."""
-
-
 class SymbolsNotFound(KdumpError):
     """A symbol table is needed and was not found; the message says which."""
 

@@ -19,11 +19,9 @@ from volatility3_kdump.dump import (
     DumpHeader,
     Segment,
 )
-from volatility3_kdump.errors import KernelNotFound
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module, UnloadedModule
-from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layers.opening import Opened, open_layers
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
@@ -34,11 +32,11 @@ from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
-from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
+from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.kernel_table import KernelTable
-from volatility3_kdump.symbols.names import AddressNames, Name
+from volatility3_kdump.symbols.names import AddressNames
 from volatility3_kdump.symbols.places import Places, places_of
-from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable
+from volatility3_kdump.symbols.sources import SymbolSources, identity_in
 from volatility3_kdump.symbols.types import TypeTable
 
 if TYPE_CHECKING:
@@ -64,11 +62,7 @@ class Target:
         self.layer_name = opened.layer_name
         self.physical_layer_name = opened.physical_layer_name
         self.container = opened.container
-        self._isf_directories = places.isf_directories
-        self._isf_file = places.isf_file
-        self._symbol_path = places.symbol_path
-        self._image_path = places.image_path
-        self._type_tables: dict[int, TypeTable | None] = {}
+        self._places = places
         self._made: dict[Callable[[Target], Any], Any] = {}
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = [*places.complaints, *opened.problems]
@@ -213,7 +207,7 @@ class Target:
             self.problems.append("no kernel found: neither KDDEBUGGER_DATA64 nor the loaded module list is in the dump")
         elif found.identity is None and self.dump.triage is not None and self.modules:
             # A small memory dump does not hold the RSDS record; an image file on the image path does.
-            identity = self._symbol_sources.identity_of(self.modules[0])
+            identity = identity_in(self.images.image_of(self.modules[0]))
             if identity is not None and self.modules[0].base == found.base:
                 found = dataclasses.replace(found, identity=identity, candidates=())
         return found
@@ -225,9 +219,9 @@ class Target:
             self.dump,
             self.kernel,
             self._plain_debugger,
-            self._isf_file,
+            self._places.isf_file,
             self._table_of_kernel,
-            self._contradicted,
+            lambda types: siblings.misfit_of_copies(types, self.memory.read, self.triage_copies),
             self.problems,
         )
 
@@ -236,22 +230,9 @@ class Target:
         identity = self.kernel.identity if self.kernel is not None else None
         if identity is None:
             return None
-        return load_kernel_table(
-            identity, self._isf_directories, lambda: table_from_pdb(identity, self._symbol_path, self.problems)
-        )
-
-    def _contradicted(self, layouts: Layouts) -> str | None:
-        """Why types cannot be those of the crashing thread and its process; ``None`` where nothing speaks against."""
-        copies = self.triage_copies
-        thread, process = copies.get("thread"), copies.get("process")
-        if thread is None or process is None:
-            return None
-        return siblings.misfit(
-            layouts,
-            self.memory.read(thread.address, thread.size),
-            self.memory.read(process.address, process.size),
-            process.address,
-        )
+        places = self._places
+        convert = functools.partial(table_from_pdb, identity, places.symbol_path, self.problems)
+        return load_kernel_table(identity, places.isf_directories, convert)
 
     @property
     def nt(self) -> Layouts | None:
@@ -271,27 +252,11 @@ class Target:
         """Whether the kernel's own symbols name its addresses: not with types of a sibling."""
         return self.kernel_table.named
 
-    def pdb_of(self, module: Module) -> PdbIdentity | None:
-        """The identity of a module's PDB, from its image, or the kernel's however it is known; ``None`` if unknown."""
-        if self.kernel is not None and self.kernel.base == module.base:
-            return self.kernel.identity
-        return self._symbol_sources.identity_of(module)
-
     def types_of(self, module: Module) -> TypeTable | None:
         """The types of a module from an ISF table or its PDB; ``None`` when neither is at hand."""
         if self.kernel is not None and self.kernel.base == module.base:
             return None if self.nt is None else TypeTable(self.nt)
-        if module.base not in self._type_tables:
-            found = self._symbol_sources.types(module)
-            self._type_tables[module.base] = None if found is None else TypeTable(found)
-        return self._type_tables[module.base]
-
-    def require_kernel(self) -> Kernel:
-        """The kernel. Raises :class:`KernelNotFound` with the reason when there is none."""
-        if self.kernel is None:
-            reason = self.problems[-1] if self.problems else "no kernel was found in the dump"
-            raise KernelNotFound(f"{self.name}: {reason}")
-        return self.kernel
+        return self.symbol_sources.types(module)
 
     def symbol(self, name: str) -> int | None:
         """Virtual address of a kernel symbol, ``None`` without symbols."""
@@ -351,44 +316,25 @@ class Target:
     @functools.cached_property
     def images(self) -> ImageSet:
         """The images of the modules: what memory holds of them, completed from files on the image path."""
-        return ImageSet(self.memory, self._image_path, self.problems)
+        return ImageSet(self.memory, self._places.image_path, self.problems)
 
     @functools.cached_property
-    def _symbol_sources(self) -> SymbolSources:
-        return SymbolSources(self.images.image_of, self._isf_directories, self._symbol_path, self.problems)
+    def symbol_sources(self) -> SymbolSources:
+        """Finds the symbols and types of modules, and the identities of their PDBs."""
+        return SymbolSources(
+            self.images.image_of, self._places.isf_directories, self._places.symbol_path, self.problems, self.kernel
+        )
 
     @functools.cached_property
     def names(self) -> AddressNames:
         """Names for addresses in kernel modules."""
         nt = self.nt if self.has_names else None
         tables = {self.kernel.base: nt} if self.kernel is not None and nt is not None else {}
-        return AddressNames(self.modules, tables, self._find_symbols, self.image_of)
-
-    def _find_symbols(self, module: Module) -> tuple[SymbolTable | None, str]:
-        identity: PdbIdentity | None = None
-        if self.kernel is not None and self.kernel.base == module.base:
-            identity = self.kernel.identity
-        return self._symbol_sources.find(module, identity)
+        return AddressNames(self.modules, tables, self.symbol_sources.find, self.images.headers_of)
 
     def name_of(self, address: int) -> str | None:
         """``module!symbol+offset`` or ``module+offset``; ``None`` outside every module."""
         return self.names.text(address)
-
-    def lookup(self, address: int) -> Name | None:
-        """The parts of an address's name."""
-        return self.names.lookup(address)
-
-    def symbol_status_of(self, module: Module) -> str:
-        """The state of a module's symbols as ``lm`` has it; nothing is searched for it.
-
-        ``isf``, ``pdb symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as no address in the
-        module was looked up. :meth:`names`.``reason_of`` names the file, or says why there are none.
-        """
-        return self.names.status_of(module)
-
-    def image_of(self, module: Module) -> PeImage | None:
-        """The PE headers of a module, from memory or an image file; ``None`` when they are not to be had."""
-        return self.images.image_of(module).headers()
 
     def follows_call(self, address: int) -> bool | None:
         """Whether a call instruction ends at an address; ``None`` when its code is not in the dump."""

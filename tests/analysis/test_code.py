@@ -48,8 +48,9 @@ def target_of(
         memory=Memory(read, 8, lambda address: "absent"),
         header=SimpleNamespace(architecture=architecture),
         name_of=lambda address: None,
-        lookup=lookup,
-        names=SimpleNamespace(module_of=lambda address: module if 0 <= address - BASE < len(code) else None),
+        names=SimpleNamespace(
+            module_of=lambda address: module if 0 <= address - BASE < len(code) else None, lookup=lookup
+        ),
         once=lambda make: SimpleNamespace(table_of=lambda module: SimpleNamespace(find=find)),
     )
 

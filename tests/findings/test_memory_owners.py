@@ -34,7 +34,7 @@ def test_a_driver_with_section_and_symbol(target: Target, owners: MemoryOwners) 
     nt, myfault = target.modules[0], next(module for module in target.modules if module.name == "myfault")
     address = target.symbol("KeBugCheckEx")
     assert address is not None
-    image = target.image_of(nt)
+    image = target.images.headers_of(nt)
     assert image is not None
     section = image.section_of(address - nt.base)
     assert section is not None

@@ -369,13 +369,13 @@ def test_a_real_dump_is_completed_from_the_image_path(
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     bare = volatility3_kdump.open(dump, image_path="")
     assert bare.images.image_of(module).read(0x1000, 0x20) is None
-    assert bare.image_of(module) is None
+    assert bare.images.headers_of(module) is None
     expected = mapped(path, module.base)
     target = volatility3_kdump.open(dump, image_path=f"srv*{path.parent}")
     subject = target.images.image_of(module)
     assert subject.read(0x1000, 0x2000) == expected[0x1000:0x3000]
     assert subject.origin(0x1000) == "image file"
-    headers = target.image_of(module)
+    headers = target.images.headers_of(module)
     assert headers is not None and headers.timestamp == module.timestamp
     assert target.names.may_be_code(module, module.base + 0x1000)
     assert not target.names.may_be_code(module, module.base + 0x8000)

@@ -146,7 +146,7 @@ def marked(sample: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     source = sample(6, None, "pool-overrun")
     target = volatility3_kdump.open(source)
     driver = next(module for module in target.modules if module.name == "myfault")
-    image = target.image_of(driver)
+    image = target.images.headers_of(driver)
     assert image is not None
     data = next(section for section in image.sections if section.name == ".rdata")
     thread = next(

@@ -77,7 +77,7 @@ def test_the_kernel_from_its_pdb_alone(isf: Path, store: Path, sample: Callable[
     assert values(target) == expected
     assert target.symbol_status.endswith("ntkrnlmp.pdb") and target.symbol_status.startswith(str(store))
     kernel = target.modules[0]
-    assert target.symbol_status_of(kernel) == "isf"
+    assert target.names.status_of(kernel) == "isf"
 
     # Converted once: from now on the PDB is not needed.
     again = volatility3_kdump.open(dump, symbol_path="")
@@ -147,7 +147,7 @@ def test_types_of_a_driver(
     assert table is not None and table.describe("_EPROCESS") is not None
     assert target.types_of(driver) is None
     other = volatility3_kdump.open(sample(6, isf), symbol_path=[f"srv*{store}", xcpt4.parent])
-    monkeypatch.setattr(other._symbol_sources, "identity_of", lambda module: XCPT4)
+    monkeypatch.setattr(other.symbol_sources, "identity_of", lambda module: XCPT4)
     found = other.types_of(driver)
     assert found is not None and found.describe("_EXCEPTION_POINTERS") is not None
     assert other.types_of(driver) is found

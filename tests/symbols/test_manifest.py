@@ -53,7 +53,7 @@ def triage(shared_data: Path) -> Path:
 
 
 def manifest_of(target: Any) -> list[str]:
-    entries = list(entries_of(target.modules, target.images, target.pdb_of))
+    entries = list(entries_of(target.modules, target.images, target.symbol_sources.identity_of))
     return list(lines_of(target.name, target.header.architecture, entries))
 
 
@@ -112,7 +112,7 @@ def test_a_real_small_dump(triage: Path) -> None:
 
 def test_what_is_written_is_what_is_read(triage: Path) -> None:
     target = volatility3_kdump.open(triage, symbol_path="", image_path="")
-    made = list(entries_of(target.modules, target.images, target.pdb_of))
+    made = list(entries_of(target.modules, target.images, target.symbol_sources.identity_of))
     again = list(read(manifest_of(target)))
     assert [(entry.module, entry.image) for entry in again] == [(entry.module, entry.image) for entry in made]
     for one, other in zip(made, again, strict=True):

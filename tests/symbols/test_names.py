@@ -279,9 +279,9 @@ def test_names_in_a_real_dump_through_image_file_and_pdb(
     monkeypatch.setenv("KDUMP_OFFLINE", "1")
     bare = volatility3_kdump.open(dump, symbol_path="", image_path="")
     driver = next(module for module in bare.modules if module.image_name.lower() == "disk.sys")
-    assert bare.symbol_status_of(driver) == "deferred"
+    assert bare.names.status_of(driver) == "deferred"
     assert bare.name_of(driver.base + 0x1234) == "disk+0x1234"
-    assert bare.symbol_status_of(driver) == "no symbols"
+    assert bare.names.status_of(driver) == "no symbols"
     assert bare.names.reason_of(driver) == "the RSDS record of its image is not in the dump"
 
     data = bytearray(xcpt4.read_bytes())
@@ -295,8 +295,8 @@ def test_names_in_a_real_dump_through_image_file_and_pdb(
     )
     entry = pefile.PE(str(xcpt4)).OPTIONAL_HEADER.AddressOfEntryPoint
     assert target.name_of(driver.base + entry + 4) == "disk!mainCRTStartup+0x4"
-    assert target.lookup(driver.base + entry) == Name("disk", "mainCRTStartup", 0, "pdb")
-    assert target.symbol_status_of(driver) == "pdb symbols"
+    assert target.names.lookup(driver.base + entry) == Name("disk", "mainCRTStartup", 0, "pdb")
+    assert target.names.status_of(driver) == "pdb symbols"
     assert target.warnings == []
 
     wrong = tmp_path / "wrong"
@@ -304,7 +304,7 @@ def test_names_in_a_real_dump_through_image_file_and_pdb(
     shutil.copy(xcpt4.parent / "nested_collided.pdb", wrong / "xcpt4.pdb")
     refused = volatility3_kdump.open(dump, symbol_path=[wrong], image_path=[tmp_path])
     assert refused.name_of(driver.base + entry) == f"disk+{entry:#x}"
-    assert refused.symbol_status_of(driver) == "no symbols"
+    assert refused.names.status_of(driver) == "no symbols"
     assert [line for line in refused.warnings if "refused" in line] == [
         f"{wrong / 'xcpt4.pdb'}: GUID C0612E0E06364D5B956711A9C95291C8 and age 1 are not the image's "
         f"{GUID} and 1; refused"
@@ -319,9 +319,9 @@ def test_the_environment_gives_the_debuggers_paths(
         pytest.skip(f"no {dump}")
     monkeypatch.setenv("_NT_SYMBOL_PATH", f"srv*{xcpt4.parent}*https://example.invalid;{tmp_path / 'absent'}")
     target = volatility3_kdump.open(dump)
-    assert target._symbol_path.directories == (xcpt4.parent,)
+    assert target._places.symbol_path.directories == (xcpt4.parent,)
     assert target.warnings == []  # what the debugger may use is no fault of the user
-    assert volatility3_kdump.open(dump, symbol_path=[])._symbol_path.directories == ()
+    assert volatility3_kdump.open(dump, symbol_path=[])._places.symbol_path.directories == ()
 
 
 def kernel_file(timestamp: int, size: int, debug: int) -> bytes:
@@ -351,7 +351,7 @@ def test_an_image_file_identifies_the_kernel_that_the_dump_does_not(shared_data:
     bare = volatility3_kdump.open(dump, image_path="")
     assert bare.kernel is not None and bare.kernel.identity is None
     kernel = bare.modules[0]
-    headers = bare.image_of(kernel)
+    headers = bare.images.headers_of(kernel)
     assert kernel.timestamp is not None and headers is not None
     debug = headers.directory(6)
     assert debug is not None and bare.memory.read(kernel.base + debug[0], 28) is None

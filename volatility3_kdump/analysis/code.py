@@ -92,7 +92,7 @@ def _function_start(target: Target, address: int) -> int | None:
 
 
 def _symbol_start(target: Target, address: int) -> int | None:
-    name = target.lookup(address)
+    name = target.names.lookup(address)
     return None if name is None or name.symbol is None else address - name.offset
 
 

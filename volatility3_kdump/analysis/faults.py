@@ -180,7 +180,7 @@ def code_reasoning(case: Case) -> Reasoning:
             "a function pointer or a return address was wrong."
         )
         return Reasoning(tuple(findings), (said,), specifiers=(specifier,))
-    image = case.target.image_of(failure.module)
+    image = case.target.images.headers_of(failure.module)
     section = image.section_of(ip - failure.module.base) if image else None
     if section is not None and section.name.upper().startswith("PAGE"):
         findings.insert(0, Finding("IP_IN_PAGED_CODE", where, ip, f"section {section.name}"))

@@ -62,7 +62,7 @@ def _write(arguments: argparse.Namespace) -> int:
         arguments.manifest,
         Options(arguments.isf_dir, None, "", arguments.image_path, arguments.member, offline=True),
     )
-    entries = list(entries_of(target.modules, target.images, target.pdb_of))
+    entries = list(entries_of(target.modules, target.images, target.symbol_sources.identity_of))
     if not entries:
         raise KdumpError(f"{target.name}: no module list is in the dump")
     text = "".join(f"{line}\n" for line in lines_of(target.name, target.header.architecture, entries))

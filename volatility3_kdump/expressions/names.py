@@ -199,7 +199,7 @@ class TargetNames:
             raise Unresolved(f"no loaded module is named {module_name}")
         found = self._target.names.address_of(module, symbol)
         if found is None:
-            raise Unresolved(f"{module.name} has no symbol {symbol} ({self._target.symbol_status_of(module)})")
+            raise Unresolved(f"{module.name} has no symbol {symbol} ({self._target.names.status_of(module)})")
         return found
 
     def _module(self, name: str) -> Module | None:
@@ -215,7 +215,7 @@ class TargetNames:
 
     def _searched(self) -> Iterator[Module]:
         for index, module in enumerate(self._target.modules):
-            if index == 0 or self._target.symbol_status_of(module) not in ("deferred", "no symbols"):
+            if index == 0 or self._target.names.status_of(module) not in ("deferred", "no symbols"):
                 yield module
 
     # memory -----------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class MemoryOwners:
     # images -----------------------------------------------------------------------------------------------------------
 
     def _image(self, module: Module, address: int) -> Owner:
-        image = self._target.image_of(module)
+        image = self._target.images.headers_of(module)
         offset = address - module.base
         section = image.section_of(offset) if image is not None else None
         text = f"{section.name}+{offset - section.address:#x}" if section is not None else None

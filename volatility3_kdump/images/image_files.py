@@ -237,6 +237,10 @@ class ImageSet:
             self._images[module.base] = image
         return image
 
+    def headers_of(self, module: Module) -> PeImage | None:
+        """The PE headers of a module, from memory or an image file; ``None`` when they are not to be had."""
+        return self.image_of(module).headers()
+
 
 @dataclass(frozen=True)
 class _Region:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from volatility3_kdump import tables
+from volatility3_kdump.dump import Segment
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.memory import ReadMemory
 from volatility3_kdump.symbols.kdbg import DebuggerData
 
 _INDEX = "layouts.jsonl"
@@ -239,6 +241,14 @@ def without_dangling(
 
 
 # evidence in structures -----------------------------------------------------------------------------------------------
+
+
+def misfit_of_copies(layouts: Layouts, read: ReadMemory, copies: Mapping[str, Segment]) -> str | None:
+    """:func:`misfit` of the thread and the process that a small memory dump copied; ``None`` where it did not."""
+    thread, process = copies.get("thread"), copies.get("process")
+    if thread is None or process is None:
+        return None
+    return misfit(layouts, read(thread.address, thread.size), read(process.address, process.size), process.address)
 
 
 def misfit(layouts: Layouts, thread: bytes | None, process: bytes | None, address: int) -> str | None:

@@ -14,9 +14,10 @@ from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.isf import load_table
-from volatility3_kdump.symbols.kernel import PdbIdentity
+from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity
 from volatility3_kdump.symbols.pdb.names import find_pdb
 from volatility3_kdump.symbols.pdb.undecorate import undecorate_cpp
+from volatility3_kdump.symbols.types import TypeTable
 
 #: Start of the decorated names of string literals, which public symbols list among functions.
 _LITERAL = "??_C@"
@@ -63,6 +64,13 @@ def isf_symbols(table: Layouts) -> SymbolTable:
     return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols], sorted(literals))
 
 
+def identity_in(image: ModuleImage) -> PdbIdentity | None:
+    """The PDB identity in an image; ``None`` when the RSDS record is not to be had."""
+    headers = image.headers()
+    record = code_view(image.read, headers) if headers else None
+    return None if record is None else PdbIdentity.of_record(record)
+
+
 class SymbolSources:
     """Finds the symbols of modules. What was found wrong is appended to ``problems``."""
 
@@ -72,25 +80,25 @@ class SymbolSources:
         isf_directories: Sequence[Path],
         path: SearchPath,
         problems: list[str],
+        kernel: Kernel | None = None,
     ) -> None:
+        """``kernel`` may be known by more than its image."""
+        self._kernel = kernel
+        self._types: dict[int, TypeTable | None] = {}
         self._image_of = image_of
         self._isf_directories = isf_directories
         self._path = path
         self._problems = problems
 
     def identity_of(self, module: Module) -> PdbIdentity | None:
-        """The PDB identity in a module's image; ``None`` when the RSDS record is not to be had."""
-        image = self._image_of(module)
-        headers = image.headers()
-        record = code_view(image.read, headers) if headers else None
-        return None if record is None else PdbIdentity.of_record(record)
+        """The identity of a module's PDB, from its image, or the kernel's however it is known; ``None`` if unknown."""
+        if self._kernel is not None and self._kernel.base == module.base and self._kernel.identity is not None:
+            return self._kernel.identity
+        return identity_in(self._image_of(module))
 
-    def find(self, module: Module, identity: PdbIdentity | None = None) -> tuple[SymbolTable | None, str]:
-        """The best symbols of a module and where they come from, or ``None`` and why there are none.
-
-        ``identity`` is the PDB identity where it is known from elsewhere than the image.
-        """
-        identity = identity or self.identity_of(module)
+    def find(self, module: Module) -> tuple[SymbolTable | None, str]:
+        """The best symbols of a module and where they come from, or ``None`` and why there are none."""
+        identity = self.identity_of(module)
         if identity is None:
             missing = "the RSDS record of its image is not in the dump"
         else:
@@ -104,8 +112,14 @@ class SymbolSources:
         partly = "" if exported.complete else ", parts of which are not in the dump"
         return exported, f"{exported.origin}{partly}; {missing}"
 
-    def types(self, module: Module) -> Layouts | None:
+    def types(self, module: Module) -> TypeTable | None:
         """The types of a module, from an ISF table or its PDB; ``None`` when neither is at hand."""
+        if module.base not in self._types:
+            layouts = self._layouts(module)
+            self._types[module.base] = None if layouts is None else TypeTable(layouts)
+        return self._types[module.base]
+
+    def _layouts(self, module: Module) -> Layouts | None:
         identity = self.identity_of(module)
         if identity is None:
             return None

@@ -212,7 +212,7 @@ def _registers(target: Target, failure: Failure) -> Iterator[str]:
 def exception_lines(target: Target, record: ExceptionRecord) -> Iterator[str]:
     """The output of ``.exr`` for an exception record."""
     size = target.memory.pointer_size
-    name = target.lookup(record.address)
+    name = target.names.lookup(record.address)
     site = ""
     if name is not None:
         stem = name.module if name.symbol is None else f"{name.module}!{name.symbol}"

@@ -204,7 +204,7 @@ def _kd_lines(listed: _List, verbose: bool) -> Iterator[str]:
     yield words.header(size)
     for details, vendor in listed.details:
         if verbose:
-            status = target.symbol_status_of(details.module)
+            status = target.names.status_of(details.module)
             shown = f"{vendor.kind} ({vendor.reason})"
             yield from words.verbose(details, status, listed.objects.of(details.module), shown, size)
         else:
@@ -271,7 +271,7 @@ def _module_row(target: Target, details: DriverDetails, vendor: Vendor, drivers:
         TimeDateStamp=module.timestamp,
         Built=_built(details),
         CheckSum=module.checksum,
-        SymbolStatus=target.symbol_status_of(module),
+        SymbolStatus=target.names.status_of(module),
         Code=details.code,
         Data=details.data,
         Pageable=details.pageable,
@@ -391,7 +391,7 @@ def _address_rows(target: Target, value: int) -> Iterator[Row]:
                 Notes=[f"unloaded {when}"] if when else [],
             )
             continue
-        headers = target.image_of(place)
+        headers = target.images.headers_of(place)
         section = headers.section_of(value - place.base) if headers else None
         offset = value - place.base
         yield PLACES.row(
@@ -424,8 +424,8 @@ def _address_lines(target: Target, value: int) -> Iterator[str]:
             yield f"    {pointer(value, size)} = <Unloaded_{place.name}>+0x{value - place.start:x}"
             continue
         name = target.name_of(value)
-        yield words.symbols_line(place, target.symbol_status_of(place), size)
-        headers = target.image_of(place)
+        yield words.symbols_line(place, target.names.status_of(place), size)
+        headers = target.images.headers_of(place)
         section = headers.section_of(value - place.base) if headers else None
         inside = f", section {section.name}+0x{value - place.base - section.address:x}" if section else ""
         yield f"    {pointer(value, size)} = {name}{inside}"

@@ -277,7 +277,7 @@ class TypedReader:
         if not value or goal is None:
             return found
         if goal.kind == "function" or (goal.kind == "base" and goal.name == "void"):
-            place = self.target.lookup(value)
+            place = self.target.names.lookup(value)
             known = place is not None and (goal.kind == "function" or place.symbol is not None)
             return _with(found, symbol=str(place) if known else None)
         if goal.kind == "pointer":

@@ -88,7 +88,7 @@ def write_to_read_only_memory(case: Case) -> Reasoning:
     where = case.target.name_of(located[1].ip) if located is not None and located[1].ip is not None else None
     sentence = "The page is mapped, but it may only be read."
     if module is not None and address is not None:
-        image = case.target.image_of(module)
+        image = case.target.images.headers_of(module)
         section = image.section_of(address - module.base) if image else None
         part = f"section {section.name} of {module.image_name}" if section else module.image_name
         sentence = f"The page belongs to {part} and may only be read."
@@ -183,7 +183,7 @@ def unexpected_store_exception(case: Case) -> Reasoning:
     record = exception_record_at(case.target, record_address)
     if record is None:
         record_address, record = information, exception_record_at(case.target, information)
-        if record is not None and case.target.lookup(record.address) is None:
+        if record is not None and case.target.names.lookup(record.address) is None:
             record = None
     if record is None or record_address is None:
         why = "argument 2 is not set" if information is None else memory.why_unreadable(information)

@@ -163,9 +163,9 @@ def _on_stack(case: Case) -> Reasoning:
     target = case.target
     previous: tuple[int, Module] | None = None
     for ip, module in _crash_frames(target):
-        name = target.lookup(ip)
+        name = target.names.lookup(ip)
         if name is not None and name.module == "nt" and name.symbol in _DPC_LOOPS:
-            if previous is None or (target.lookup(previous[0]) or name).symbol in _DPC_LOOPS:
+            if previous is None or (target.names.lookup(previous[0]) or name).symbol in _DPC_LOOPS:
                 return Reasoning()
             where = target.name_of(previous[0]) or f"{previous[0]:x}"
             note = f"called by nt!{name.symbol}; {previous[1].image_name}"

@@ -246,7 +246,7 @@ def _users(case: Case, trap_frame: int) -> Reasoning:
     functions: collections.Counter[str] = collections.Counter()
     modules: collections.Counter[Module] = collections.Counter()
     for frame, caller in itertools.pairwise(frames):
-        name, module = target.lookup(frame.ip), target.names.module_of(frame.ip)
+        name, module = target.names.lookup(frame.ip), target.names.module_of(frame.ip)
         if name is None or module is None:
             continue
         functions[f"{name.module}!{name.symbol}" if name.symbol else str(name)] += 1

@@ -87,9 +87,9 @@ def _lines(session: Session, options: set[str], names: list[str]) -> Iterator[st
     if "sm" in options:
         modules.sort(key=lambda module: module.name.lower())
     if "l" in options:
-        modules = [module for module in modules if target.symbol_status_of(module) != "deferred"]
+        modules = [module for module in modules if target.names.status_of(module) != "deferred"]
     if "e" in options:
-        modules = [module for module in modules if target.symbol_status_of(module) == "no symbols"]
+        modules = [module for module in modules if target.names.status_of(module) == "no symbols"]
     if "1m" in options:
         yield from (module.name for module in modules)
         return
@@ -115,7 +115,7 @@ def _show(session: Session, options: set[str]) -> Callable[[Module], str]:
         return lambda module: text.line(read_details(target, module), size)
     if "f" in options:
         return lambda module: text.path_line(module, size)
-    return lambda module: text.symbols_line(module, target.symbol_status_of(module), size)
+    return lambda module: text.symbols_line(module, target.names.status_of(module), size)
 
 
 def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
