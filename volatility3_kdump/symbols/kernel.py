@@ -1,6 +1,8 @@
 """Which kernel a dump comes from: its base, and the PDB identity that selects a symbol table.
 
-The base comes from KDDEBUGGER_DATA64, the first loaded module, or the triage driver list; nothing is scanned for. The
+The base comes from KDDEBUGGER_DATA64, the first loaded module, or the triage driver list. Where the dump holds none of
+them, the distances between the variables that the header names select a kernel of the shipped index, and with it the
+base; as a last resort, the image that holds those variables is looked for page by page below them. The
 identity is the RSDS record of the image; where the dump does not hold it, the distances of known variables from the
 base select a kernel from the shipped index.
 """
@@ -8,7 +10,7 @@ base select a kernel from the shipped index.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,11 @@ _INDEXED = ("PsLoadedModuleList", "PsActiveProcessHead", "MmPfnDatabase", "KiPro
 #: Offset of DllBase in KLDR_DATA_TABLE_ENTRY, the same in every Windows: 0x30 (64-bit), 0x18 (32-bit).
 _DLL_BASE = {8: 0x30, 4: 0x18}
 _BREAKPOINT = 0x80000003
+_BY_DISTANCES = "distances between the variables that the header names, as in the kernel index"
+_BY_IMAGE = "the image that holds the variables that the header names, looked for below them"
+_PAGE_SIZE, _PAGE_MASK = 0x1000, 0xFFF
+#: Kernel images have some 16 MB; as many bytes below the variables an image is looked for.
+_LARGEST_KERNEL = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -81,19 +88,80 @@ def find_kernel(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None
     return None
 
 
-def _bases(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> list[tuple[int, str]]:
-    found = []
+def _bases(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> Iterator[tuple[int, str]]:
+    """Where the kernel may lie and how that is known, what is sure first; looked for as far as they are asked for."""
     if debugger and debugger.kernel_base:
-        found.append((debugger.kernel_base, "KDDEBUGGER_DATA64.KernBase"))
+        yield debugger.kernel_base, "KDDEBUGGER_DATA64.KernBase"
     width = dump.header.pointer_size
     head = dump.header.ps_loaded_module_list
     first = _pointer(read, head, width) if head else None
     base = _pointer(read, first + _DLL_BASE[width], width) if first else None
     if base and base & 0xFFF == 0:
-        found.append((base, "first loaded module"))
-    if dump.triage and dump.triage.drivers:
-        found.append((dump.triage.drivers[0].base, "first entry of the driver list"))
-    return found
+        yield base, "first loaded module"
+    if dump.triage is not None:
+        if dump.triage.drivers:
+            yield dump.triage.drivers[0].base, "first entry of the driver list"
+        return
+    for look, known_by in ((_base_by_distances, _BY_DISTANCES), (_image_below, _BY_IMAGE)):
+        base = look(dump, read)
+        if base is not None:
+            yield base, known_by
+
+
+def _header_pointers(dump: CrashDump) -> dict[str, int]:
+    """The kernel's variables that the header names, by their symbols."""
+    header = dump.header
+    pointers = {
+        "PsLoadedModuleList": header.ps_loaded_module_list,
+        "PsActiveProcessHead": header.ps_active_process_head,
+        "KdDebuggerDataBlock": header.kd_debugger_data_block,
+    }
+    return {name: address for name, address in pointers.items() if address}
+
+
+def _base_by_distances(dump: CrashDump, read: ReadMemory) -> int | None:
+    """The base of the kernel of the index whose variables lie as far from each other as the header's do.
+
+    ``None`` where no kernel fits, or several whose bases differ.
+    """
+    pointers = _header_pointers(dump)
+    if "PsLoadedModuleList" not in pointers or "PsActiveProcessHead" not in pointers:
+        return None
+    stopped = _bug_check_routine(dump)
+    bases: set[int] = set()
+    confirmed: set[int] = set()
+    for records in _index().values():
+        for record in records:
+            rvas = record["rva"]
+            if dump.header.machine_type not in (None, record["machine"]):
+                continue
+            found = {address - rvas[name] for name, address in pointers.items() if name in rvas}
+            if len(found) != 1 or not {"PsLoadedModuleList", "PsActiveProcessHead"} <= rvas.keys():
+                continue
+            (base,) = found
+            if base & _PAGE_MASK or base <= 0:
+                continue
+            bases.add(base)
+            if stopped is not None and rvas.get("KeBugCheckEx") == stopped - base:
+                confirmed.add(base)
+    # What lies at a base is the image, if it is in the dump at all.
+    fitting = [base for base in confirmed or bases if read(base, 2) in (None, b"MZ")]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _image_below(dump: CrashDump, read: ReadMemory) -> int | None:
+    """The base of the image that holds the variables that the header names: the nearest one below that reaches them."""
+    pointers = sorted(_header_pointers(dump).values())
+    if not pointers:
+        return None
+    lowest = pointers[0] & ~_PAGE_MASK
+    for base in range(lowest, max(0, lowest - _LARGEST_KERNEL), -_PAGE_SIZE):
+        if read(base, 2) != b"MZ":
+            continue
+        image = parse_headers(lambda rva, size, base=base: read(base + rva, size))  # type: ignore[misc]
+        if image is not None and pointers[-1] < base + image.size_of_image:
+            return base
+    return None
 
 
 def _pointer(read: ReadMemory, address: int, width: int) -> int | None:
