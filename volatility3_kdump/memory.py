@@ -2,13 +2,69 @@
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 from collections.abc import Callable, Iterator
 
+from volatility3_kdump.options import parse_size
+
 ReadMemory = Callable[[int, int], "bytes | None"]
+
+LIMIT_VARIABLE = "KDUMP_READ_LIMIT"
+#: What a read costs beside its bytes: reading eight bytes takes about as long as reading some hundred.
+READ_COST = 256
+#: How often a command may read everything that a dump holds, and what it may read of the smallest dump.
+_TIMES_PRESENT = 16
+_LEAST = 128 << 20
 
 PAGE_SIZE = 0x1000
 _LONGEST_STRING = 0x10000
+
+
+class ReadLimit(Exception):
+    """A command has read more than a sound dump gives it reason to.
+
+    Not a :class:`~volatility3_kdump.errors.KdumpError`: those are caught where one structure of many cannot be read.
+    """
+
+
+class ReadBudget:
+    """What one command may read of a dump, in bytes with :data:`READ_COST` for each read.
+
+    The lists of a damaged or hostile dump overlap: a few pages can hold a hundred thousand processes with as many
+    threads each, and every list by itself is within its bounds. What a command needs of a sound dump is a few times
+    what the dump holds, so that is the measure. ``limit`` is ``None`` for no limit.
+    """
+
+    __slots__ = ("left", "limit")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        #: Without limit until a command begins: a script asks one target for as much as it likes.
+        self.left: float = math.inf
+
+    @classmethod
+    def of_dump(cls, present: int) -> ReadBudget:
+        """For a dump that holds so many bytes of memory; the environment variable ``KDUMP_READ_LIMIT`` has priority.
+
+        It is a number of bytes, with k, M, G or T behind it; 0 stands for no limit.
+        """
+        chosen = parse_size(os.environ.get(LIMIT_VARIABLE, ""))
+        if chosen is not None:
+            return cls(chosen or None)
+        return cls(max(_LEAST, _TIMES_PRESENT * present))
+
+    def begin(self) -> None:
+        """A command begins: all of the budget is there again."""
+        self.left = math.inf if self.limit is None else self.limit
+
+    def spent(self) -> ReadLimit:
+        """What to raise when nothing is left."""
+        return ReadLimit(
+            f"stopped: this has read {self.limit or 0:,} bytes, many times what the dump holds, so that its lists must "
+            f"overlap or lead in circles; the rest is left out ({LIMIT_VARIABLE} sets another limit, 0 none)"
+        )
 
 
 class Memory:
@@ -24,9 +80,14 @@ class Memory:
         pointer_size: int,
         why: Callable[[int], str],
         ranges: Callable[[int, int], Iterator[tuple[int, int]]] | None = None,
+        budget: ReadBudget | None = None,
     ) -> None:
-        """``ranges`` gives the parts of a range, as (address, bytes), outside of which nothing can be read."""
+        """``ranges`` gives the parts of a range, as (address, bytes), outside of which nothing can be read.
+
+        ``budget`` is what ``read`` draws on.
+        """
         self.read = read
+        self.budget = ReadBudget(None) if budget is None else budget
         self.pointer_size = pointer_size
         self._why = why
         self._ranges = ranges

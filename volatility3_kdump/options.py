@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
@@ -10,6 +11,13 @@ from typing import Union
 from volatility3_kdump.progress import Progress
 
 PathText = Union[str, "os.PathLike[str]"]
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(text: str) -> int | None:
+    """A size in bytes, as people write it (``20G``, ``500 MiB``); ``None`` for what is none."""
+    size = re.fullmatch(r"(\d{1,15})\s*([kmgt]?)(i?b)?", text.strip().lower())
+    return int(size[1]) * _UNITS[size[2]] if size else None
 
 
 @dataclass(frozen=True)

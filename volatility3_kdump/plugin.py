@@ -13,6 +13,7 @@ import volatility3_kdump.layers
 import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with the host
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.grid import KdumpGrid
@@ -54,6 +55,13 @@ class _HiddenHere:
 def _escaping(progress: Any) -> Any:
     """The host's progress, made fit for a terminal: what is done is told by names of the dump, and printed as it is."""
     return progress and (lambda percent, what: progress(percent, what and printable(what)))
+
+
+def _failure(error: Exception) -> PluginFailure:
+    if sys.stderr.isatty():
+        # The host's progress stands on the line, which ends with a carriage return only.
+        sys.stderr.write(f"\r{' ' * 79}\r")
+    return PluginFailure(f"kdump: {printable(str(error))}")
 
 
 class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
@@ -111,12 +119,14 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
     def run(self) -> KdumpGrid:
         """Open the dump and build the grid. Raises :class:`PluginFailure`."""
         try:
-            return self.grid(self._open() if self.needs_dump else None)
-        except KdumpError as error:
-            if sys.stderr.isatty():
-                # The host's progress stands on the line, which ends with a carriage return only.
-                sys.stderr.write(f"\r{' ' * 79}\r")
-            raise PluginFailure(f"kdump: {printable(str(error))}") from error
+            target = self._open() if self.needs_dump else None
+            if target is not None:
+                target.memory.budget.begin()
+            grid = self.grid(target)
+        except (KdumpError, ReadLimit) as error:
+            raise _failure(error) from error
+        grid.failure = _failure
+        return grid
 
     @abc.abstractmethod
     def grid(self, target: Target | None) -> KdumpGrid:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from volatility3_kdump.errors import CorruptContainer, KdumpError, NotACrashDump, UnsupportedContainer
+from volatility3_kdump.options import parse_size
 
 LIMIT_VARIABLE = "KDUMP_CACHE_LIMIT"
 DEFAULT_LIMIT = 100 << 30
@@ -46,7 +47,6 @@ _RESOLUTION = 2.0
 _MOST_NOTES = 2000
 #: Seconds after which the system has written a file to the disk by itself, so that asking for it costs nothing.
 _SETTLED = 60.0
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 #: A link in the cache is not ours, and is never followed; Windows has no such flag.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -82,10 +82,10 @@ def limit_from_environment() -> int:
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not text:
         return DEFAULT_LIMIT
-    found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?)(i?b)?", text.lower())
-    if not found:
+    size = parse_size(text)
+    if size is None:
         raise CacheError(f"{LIMIT_VARIABLE} is {text[:40]!r}, which is no size: write it like 20G or 500M")
-    return int(found[1]) * _UNITS[found[2]]
+    return size
 
 
 class MemberCache:

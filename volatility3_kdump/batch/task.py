@@ -90,6 +90,7 @@ def _document(file: File, member: Inside | None, options: Options) -> dict[str, 
     from volatility3_kdump.views.report import report
 
     target = Target.open(file.path, replace(options, member=None if member is None else f"#{member[0]}"))
+    target.memory.budget.begin()
     return report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
 
 

@@ -10,7 +10,7 @@ from volatility3_kdump.dump import PAGE_SIZE
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.layers.paging import paged
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.memory import READ_COST, Memory, ReadBudget
 
 _PAGE_SHIFT, _PAGE_MASK = 12, PAGE_SIZE - 1
 #: How many pages a reader remembers: 256 MB of addresses, in a few MB.
@@ -18,8 +18,19 @@ _MOST_PAGES = 65536
 
 
 def memory_of(layer: interfaces.layers.TranslationLayerInterface, pointer_size: int) -> Memory:
-    """The virtual memory that a layer gives."""
-    return Memory(reader_of(layer), pointer_size, lambda address: why_unreadable(layer, address), ranges_of(layer))
+    """The virtual memory that a layer gives, with a budget for each command."""
+    budget = ReadBudget.of_dump(_bytes_present(layer))
+    return Memory(
+        reader_of(layer, budget), pointer_size, lambda address: why_unreadable(layer, address), ranges_of(layer), budget
+    )
+
+
+def _bytes_present(layer: interfaces.layers.TranslationLayerInterface) -> int:
+    """How many bytes of memory the dump behind a layer holds; 0 where that is not known."""
+    physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
+    if isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)) and physical.dump.pages is not None:
+        return physical.dump.source.size
+    return 0
 
 
 def physical_memory_of(layer: interfaces.layers.DataLayerInterface, pointer_size: int) -> Memory:
@@ -49,8 +60,12 @@ def why_unreadable(layer: interfaces.layers.TranslationLayerInterface, address: 
     return _why_absent(physical)
 
 
-def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[int, int], bytes | None]:
+def reader_of(
+    layer: interfaces.layers.TranslationLayerInterface, budget: ReadBudget | None = None
+) -> Callable[[int, int], bytes | None]:
     """Reads of a virtual layer that answer ``None`` instead of raising, and accept sign-extended addresses.
+
+    Raises :class:`~volatility3_kdump.memory.ReadLimit` when the budget is spent.
 
     A 64-bit address that is not canonical names nothing, even where its low bits do; 32-bit addresses may be given
     with or without their extension.
@@ -59,12 +74,16 @@ def reader_of(layer: interfaces.layers.TranslationLayerInterface) -> Callable[[i
     locate = _page_locator(layer)
     sign = (mask + 1) >> 1
     extension = ~mask & 0xFFFFFFFFFFFFFFFF
+    allowed = ReadBudget(None) if budget is None else budget
 
     def canonical(address: int) -> bool:
         high = address & ~mask
         return high == (extension if address & sign else 0) or (mask == 0xFFFFFFFF and high == 0)
 
     def read(address: int, size: int) -> bytes | None:
+        allowed.left -= size + READ_COST
+        if allowed.left < 0:
+            raise allowed.spent()
         if not canonical(address) or (size > 1 and not canonical(address + size - 1)):
             return None
         within = address & _PAGE_MASK

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.memory import ReadLimit
 
 #: Commands whose text is all of the rest of the line, ``;`` included.
 _WHOLE_LINE = re.compile(r"\*|\.shell\b|\.hh\b", re.IGNORECASE)
@@ -181,12 +182,14 @@ def _told(session: Session, line: str) -> bool:
 def execute(session: Session, line: str) -> Iterator[str]:
     """The text of every command of a line, line by line. A command that fails gives one line, and the next follow."""
     for text in split(line):
+        for dump in session.dumps:
+            dump.target.memory.budget.begin()
         try:
             entry, arguments = find(text)
             for shown in entry.function(session, arguments):
                 if not _told(session, shown):
                     yield shown
-        except KdumpError as error:
+        except (KdumpError, ReadLimit) as error:
             yield str(error)
         except Exception as error:  # a mistake of ours ends the command, not the session
             if session.verbose:

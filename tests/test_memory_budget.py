@@ -1,0 +1,106 @@
+"""What a command may read of a dump: enough for every sound one, and an end for lists that overlap."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.prompt import answer
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.memory import LIMIT_VARIABLE, ReadBudget, ReadLimit
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+Vol = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_the_budget_is_by_what_the_dump_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIMIT_VARIABLE, raising=False)
+    assert ReadBudget.of_dump(1 << 20).limit == 128 << 20
+    assert ReadBudget.of_dump(1 << 40).limit == 16 << 40
+    monkeypatch.setenv(LIMIT_VARIABLE, "3M")
+    assert ReadBudget.of_dump(1 << 40).limit == 3 << 20
+    monkeypatch.setenv(LIMIT_VARIABLE, "0")
+    assert ReadBudget.of_dump(1 << 40).limit is None
+
+
+def test_each_command_has_all_of_it(sample: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "64k")
+    session = Session()
+    session.open(str(sample()))
+    for _ in range(30):
+        lines = answer(session, "db @rsp L10")
+        assert len(lines) == 1 and lines[0].startswith("ffff")
+    (line,) = answer(session, "s -a nt L?1000000 nowhere")[-1:]
+    assert line.startswith("stopped: this has read 65,536 bytes, many times what the dump holds")
+    assert LIMIT_VARIABLE in line
+    assert answer(session, "db @rsp L10") == lines
+
+
+def test_scripts_have_no_limit() -> None:
+    budget = ReadBudget(100)
+    budget.left -= 1000
+    assert budget.left > 0
+    budget.begin()
+    budget.left -= 101
+    assert budget.left < 0
+    with pytest.raises(ReadLimit, match="read 100 bytes"):
+        raise budget.spent()
+
+
+@pytest.mark.parametrize(
+    "name, command",
+    [
+        ("chain-ps", "!process 0 0"),
+        ("chain-res", "!locks"),
+        ("selfmap", "s -a ffff8000`00000000 L?7fffffffffff x"),
+    ],
+)
+def test_lists_that_lead_through_each_other_end(
+    name: str, command: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shared_data / "hostile" / f"{name}.dmp.xz"
+    if not source.exists():
+        pytest.skip(f"no {source}")
+    monkeypatch.setenv(LIMIT_VARIABLE, "4M")
+    path = tmp_path / "chain.dmp"
+    path.write_bytes(lzma.decompress(source.read_bytes()))
+    session = Session()
+    session.open(str(path))
+    assert answer(session, command)[-1].startswith("stopped: this has read 4,194,304 bytes")
+
+
+def test_plugins_end_with_one_line(sample: Callable[..., Path]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "volatility3_kdump",
+        "vol",
+        "-q",
+        "--offline",
+        "-f",
+        str(sample()),
+        "kdump.process",
+    ]
+    done = subprocess.run(
+        command,
+        check=False,
+        cwd=CHECKOUT,
+        env={**os.environ, LIMIT_VARIABLE: "20k"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "kdump: stopped: this has read 20,480 bytes" in done.stderr
+
+
+def test_errors_while_rows_are_made_end_with_one_line(sample: Callable[..., Path], run_vol: Vol) -> None:
+    done = run_vol("-f", str(sample()), "kdump.type", "--type", "nt!_KTHREAD", "--address", "$thread", "--link", "q")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "kdump: " in done.stderr and "field" in done.stderr
