@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.analysis.pasted_text import vectors
 from tests.analysis.score_vectors import differences, entry_of, verdict_of
 from volatility3_kdump import open as open_dump
-from volatility3_kdump.analysis.buckets import FailureFacts, failure_facts, failure_hash
+from volatility3_kdump.analysis.buckets import FailureFacts, failure_facts, failure_hash, grouping
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check, known_codes
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
@@ -591,3 +591,20 @@ def test_real_dumps_have_a_verdict(shared_data, name):
     assert verdict.bucket_hash == failure_hash(verdict.bucket)
     assert verdict.module_name
     assert verdict.confidence_reason
+
+
+@pytest.mark.parametrize(
+    "bucket, group",
+    [
+        ("0xEF_a.exe_BUGCHECK_CRITICAL_PROCESS_66897700_ntdll!Nt", "0xEF_a.exe_BUGCHECK_CRITICAL_PROCESS_ntdll!Nt"),
+        (
+            "0xEF_a.exe_BUGCHECK_CRITICAL_PROCESS_TERMINATED_BY_b_c.exe_5f28_ntdll!Nt",
+            "0xEF_a.exe_BUGCHECK_CRITICAL_PROCESS_TERMINATED_BY_b_c.exe_ntdll!Nt",
+        ),
+        ("0x1a_fffff80012345678_nt!Mi", "0x1a_nt!Mi"),
+        ("0x1a_61941_PAGE_TABLE_RESERVED_BITS_SET_nt!Mi", "0x1a_61941_PAGE_TABLE_RESERVED_BITS_SET_nt!Mi"),
+        ("0x3B_c0000005_deadbeef00!fn_fffff80012345678_x", "0x3B_c0000005_deadbeef00!fn_fffff80012345678_x"),
+    ],
+)
+def test_the_group_of_a_bucket_has_no_address(bucket: str, group: str) -> None:
+    assert grouping(bucket) == group

@@ -1,4 +1,4 @@
-"""Crashes counted by hash."""
+"""Crashes counted by bucket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.batch.results import Line
 from volatility3_kdump.batch import Summary
 
 
-def test_the_summary_groups_by_hash(dumps: Path, lines: list[Line]) -> None:
+def test_the_summary_groups_by_bucket(dumps: Path, lines: list[Line]) -> None:
     documents = []
     for seed in range(5):
         mixed = list(lines)
@@ -62,3 +62,15 @@ def test_the_first_and_the_last_crash_and_the_most_frequent_culprit() -> None:
     assert [example["path"] for example in first["examples"]] == ["/1", "/4", "/2", "/3", "/6"]
     assert (second["hash"], second["bucket"], second["bug_check"], second["culprit"]) == (None, None, "NAME", None)
     assert "        and 3 more" in list(summary.text())
+
+
+def test_addresses_in_buckets_do_not_part_crashes() -> None:
+    summary = Summary()
+    start, end = "0xEF_csrss.exe_BUGCHECK_CRITICAL_PROCESS", "ntdll!NtTerminateProcess"
+    for number, word in enumerate(("66897700_", "1a2b3080_", "")):
+        crash_line = crash("2021-01-01T00:00:00+00:00", f"/{number}", bucket=f"{start}_{word}{end}", hash=f"h{number}")
+        summary.add(crash_line)
+    (group,) = summary.document()["groups"]
+    assert (group["bucket"], group["count"]) == (f"{start}_{end}", 3)
+    assert (group["hash"], group["hashes"]) == (None, ["h0", "h1", "h2"])
+    assert "        3 different FAILURE_ID_HASH" in list(summary.text())

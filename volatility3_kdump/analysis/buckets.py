@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,9 @@ _NO_PAGE_TABLE = 2
 _LATE = "CODE_AV"
 #: A driver left pool behind; Driver Verifier finds nothing else out here, and its mark is left away.
 LEAKED_POOL = "LEAKED_POOL"
+#: What differs from crash to crash of one kind: an address; the low half of one, where a code is meant to be.
+_ADDRESS = re.compile(r"_[0-9a-f]{9,16}(?=_)", re.IGNORECASE)
+_THREAD = re.compile(r"(?<=_BUGCHECK_CRITICAL_PROCESS)(_TERMINATED_BY_.+?)??_[0-9a-f]{1,8}(?=_)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,16 @@ def failure_hash(bucket: str) -> str:
     """
     digest = hashlib.md5(f"km:{bucket.lower()}".encode("utf-16-le", "surrogatepass"), usedforsecurity=False).digest()
     return str(uuid.UUID(bytes_le=digest))
+
+
+def grouping(bucket: str) -> str:
+    """The bucket without the addresses in it: the same for all crashes of a kind.
+
+    >>> grouping("0xEF_csrss.exe_BUGCHECK_CRITICAL_PROCESS_66897700_ntdll!NtTerminateProcess")
+    '0xEF_csrss.exe_BUGCHECK_CRITICAL_PROCESS_ntdll!NtTerminateProcess'
+    """
+    words, mark, function = bucket.partition("!")
+    return _ADDRESS.sub("", _THREAD.sub(r"\1", words)) + mark + function
 
 
 @dataclass(frozen=True)

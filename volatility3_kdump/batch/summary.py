@@ -1,4 +1,4 @@
-"""The crashes of a batch, counted by FAILURE_ID_HASH."""
+"""The crashes of a batch, counted by their buckets without the addresses in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from volatility3_kdump.analysis.buckets import grouping
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
@@ -19,14 +20,17 @@ EXAMPLES = 5
 @dataclass
 class _Group:
     count: int = 0
+    hashes: set[str] = dataclasses.field(default_factory=set)
     culprits: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     first: str | None = None
     last: str | None = None
     #: (time of the crash, path, number of the member, name of the member)
     examples: list[tuple[str, str, int, str | None]] = dataclasses.field(default_factory=list)
 
-    def add(self, line: Line, when: str | None, culprit: str | None) -> None:
+    def add(self, line: Line, when: str | None, culprit: str | None, digest: str | None = None) -> None:
         self.count += 1
+        if digest is not None:
+            self.hashes.add(digest)
         if culprit is not None:
             self.culprits[culprit] += 1
         if when is not None:
@@ -47,11 +51,11 @@ class _Group:
 
 
 class Summary:
-    """Lines counted by FAILURE_ID_HASH; the result does not depend on their order."""
+    """Lines counted by bucket; the result does not depend on their order."""
 
     def __init__(self) -> None:
-        #: By hash, bucket and bug check, the last only where there is no hash.
-        self._groups: dict[tuple[str | None, str | None, str | None], _Group] = {}
+        #: By bucket without addresses and bug check, the latter only where there is no hash.
+        self._groups: dict[tuple[str | None, str | None], _Group] = {}
         self._errors: dict[str, _Group] = {}
         self.analysed = 0
         self.failed = 0
@@ -67,8 +71,9 @@ class Summary:
         verdict = line["verdict"]
         bug_check = line["bug_check"] or {}
         name = None if verdict["hash"] else bug_check.get("name") or bug_check.get("code")
-        group = self._groups.setdefault((verdict["hash"], verdict["bucket"], name), _Group())
-        group.add(line, line["system"]["time_utc"], verdict["suspect"] or verdict["image_name"])
+        bucket = None if verdict["bucket"] is None else grouping(verdict["bucket"])
+        group = self._groups.setdefault((bucket, name), _Group())
+        group.add(line, line["system"]["time_utc"], verdict["suspect"] or verdict["image_name"], verdict["hash"])
 
     def document(self) -> dict[str, Any]:
         """The summary as plain values: ``docs/batch-schema.md``."""
@@ -79,7 +84,8 @@ class Summary:
             "failed": self.failed,
             "groups": [
                 {
-                    "hash": digest,
+                    "hash": min(group.hashes) if len(group.hashes) == 1 else None,
+                    "hashes": sorted(group.hashes),
                     "bucket": bucket,
                     "bug_check": name,
                     "count": group.count,
@@ -88,7 +94,7 @@ class Summary:
                     "last_utc": group.last,
                     "examples": group.example_files(),
                 }
-                for (digest, bucket, name), group in sorted(self._groups.items(), key=_rank)
+                for (bucket, name), group in sorted(self._groups.items(), key=_rank)
             ],
             "errors": [
                 {"kind": kind, "count": group.count, "examples": group.example_files()}
@@ -102,7 +108,7 @@ class Summary:
         for group in document["groups"]:
             what = group["bucket"] or group["bug_check"] or "no bug check"
             yield printable(f"{group['count']:6}  {what}  {group['culprit'] or 'no culprit'}")
-            yield printable(f"        {{{group['hash']}}}" if group["hash"] else "        no FAILURE_ID_HASH")
+            yield printable(f"        {_hash_words(group)}")
             if group["first_utc"] is not None:
                 yield printable(f"        {group['first_utc']} to {group['last_utc']}")
             yield from _example_lines(group)
@@ -118,6 +124,12 @@ def counted(number: int, noun: str) -> str:
 
 def _rank(entry: tuple[Any, _Group]) -> tuple[int, str]:
     return -entry[1].count, repr(entry[0])
+
+
+def _hash_words(group: dict[str, Any]) -> str:
+    if group["hash"]:
+        return f"{{{group['hash']}}}"
+    return f"{len(group['hashes'])} different FAILURE_ID_HASH" if group["hashes"] else "no FAILURE_ID_HASH"
 
 
 def _example_lines(group: dict[str, Any]) -> Iterator[str]:

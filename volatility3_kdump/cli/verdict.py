@@ -57,6 +57,8 @@ def _read(file: str) -> bytes:
 
 def as_record(judged: Any) -> dict[str, Any]:
     """A verdict on a text as ``docs/verdict-schema.md`` describes it; ``judged`` is a :class:`PastedVerdict`."""
+    from volatility3_kdump.analysis.buckets import grouping
+
     verdict, bug_check = judged.verdict, judged.bug_check
     return {
         "bug_check": {
@@ -70,6 +72,7 @@ def as_record(judged: Any) -> dict[str, Any]:
         "function_offset": None if verdict.function_offset is None else f"{verdict.function_offset:x}",
         "bucket": verdict.bucket,
         "hash": verdict.bucket_hash,
+        "group": None if verdict.bucket is None else grouping(verdict.bucket),
         "rule": verdict.rule,
         "runner_up": verdict.runner_up,
         "runner_up_rule": verdict.runner_up_rule,

@@ -47,7 +47,7 @@ def decode(data: bytes, name: str) -> list[str]:
         unicodedata.category(character) == "Cc" for character in text[:65536] if character not in "\t\r\n\f\x1b"
     )
     if controls * 20 > len(text[:65536]):
-        raise KdumpError(f"{name}: this is not a text; a dump is analysed with `kdump -z {name}`")
+        raise KdumpError(f"{name}: this is not a text; dumps are opened with `kdump -z FILE`")
     return lines_of(text)
 
 
