@@ -23,7 +23,7 @@ from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_
 from volatility3_kdump.analysis.weighing import weigh
 from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor
-from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack
@@ -110,7 +110,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
 
 def _interrupted(target: Target, thread: Thread | None) -> str | None:
     """Words for the stack that the bug check was raised on, ``None`` where it is the thread's own."""
-    processor, context = crash_processor(target), target.header_context
+    processor, context = crash_processor(target), crash_context(target)
     if processor is not None and processor.idle_thread and processor.idle_thread == processor.current_thread:
         return "while the processor was idle"
     limits = stack_limits(target, thread.address) if thread is not None else None

@@ -27,7 +27,7 @@ from volatility3_kdump.cpu.exception import (
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule
-from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
@@ -251,7 +251,7 @@ class _Finder:
             if context is not None:
                 return context, f"trap frame of argument {self.rule['trap_frame']}", named, None
         ip = self.argument("ip")
-        header = self.target.header_context
+        header = crash_context(self.target)
         if not ip or header is None or header.ip == ip:
             return None
         for address, context, how in self._trap_frames():
@@ -272,10 +272,11 @@ class _Finder:
             yield address, context, "found by a scan of the stack"
 
     def _header(self) -> _Found | None:
-        context = self.target.header_context
+        context = crash_context(self.target)
         if context is None:
             return None
-        return context, "registers in the dump header", None, None
+        own = context is self.target.header_context
+        return context, "registers in the dump header" if own else f"registers of {context.source}", None, None
 
     def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:
         """Add the nonvolatile registers that unwinding from the bug check down to the trap frame recovers."""
@@ -321,7 +322,7 @@ def crash_stack(target: Target) -> tuple[int, int] | None:
     triage = target.dump.triage
     if triage is not None and triage.stack is not None:
         return triage.stack.address, triage.stack.address + min(triage.stack.size, _MOST_STACK)
-    context = target.header_context
+    context = crash_context(target)
     if context is None or context.sp is None:
         return None
     thread = crash_thread(target)

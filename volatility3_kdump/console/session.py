@@ -17,7 +17,7 @@ from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
@@ -151,7 +151,7 @@ class OpenDump:
         number = self.state.processor
         crashed = crash_processor(self.target)
         if number is None or (crashed is not None and crashed.number == number):
-            return self.target.header_context
+            return crash_context(self.target)
         return next((found.context for found in processors(self.target) if found.number == number), None)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory
-from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_thread
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class CrashScope:
 
     @property
     def registers(self) -> Context | None:
-        return self._target.header_context
+        return crash_context(self._target)
 
     @property
     def process(self) -> int | None:

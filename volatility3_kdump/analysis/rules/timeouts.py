@@ -8,7 +8,7 @@ from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoni
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.machine.processors import Processor, processors
-from volatility3_kdump.windows.processes.crashed import crash_processor
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.walker import walker
@@ -176,7 +176,7 @@ def _on_stack(case: Case) -> Reasoning:
 
 
 def _dpc_stack(case: Case, processor: Processor) -> Reasoning:
-    context = case.target.header_context
+    context = crash_context(case.target)
     sp = context.sp if context is not None else None
     located = case.target.offset("_KPRCB", "DpcStack", "OffsetPrcbDpcStack")
     start = case.target.memory.pointer((processor.prcb or 0) + located) if located is not None else None

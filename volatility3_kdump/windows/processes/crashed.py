@@ -4,12 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.windows.machine.processors import Processor, processors
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
+
+
+#: The routines in which the processor that stopped the machine saves its registers.
+_BUG_CHECK_ROUTINES = {"KeBugCheckEx", "KeBugCheck", "KeBugCheck2", "KeBugCheck3"}
+
+
+def crash_context(target: Target) -> Context | None:
+    """The registers of the crash: those of the dump header, where they were never set those that the processor saved.
+
+    The processor is the one that is in KeBugCheckEx; where the kernel has no names, the only one that there is.
+    ``None`` where neither is to be had.
+    """
+    return target.once(_crash_context)
+
+
+def _crash_context(target: Target) -> Context | None:
+    header = target.header_context
+    if header is not None and header.ip is not None and header.sp is not None:
+        return header
+    saved = [processor.context for processor in processors(target) if processor.context is not None]
+    stopped = [context for context in saved if context.ip and _in_bug_check(target, context.ip)]
+    if len(stopped) == 1:
+        return stopped[0]
+    if len(processors(target)) == 1 and len(saved) == 1 and saved[0].ip and target.header.bug_check_code is not None:
+        return saved[0]
+    return header
+
+
+def _in_bug_check(target: Target, ip: int) -> bool:
+    name = target.names.lookup(ip) if target.has_names else None
+    return name is not None and name.symbol in _BUG_CHECK_ROUTINES
 
 
 def crash_processor(target: Target) -> Processor | None:
@@ -23,7 +55,7 @@ def crash_processor(target: Target) -> Processor | None:
 
 def _crash_processor(target: Target) -> Processor | None:
     listed = processors(target)
-    context = target.header_context
+    context = crash_context(target)
     sp = context.sp if context else None
     if sp is not None:
         for processor in listed:

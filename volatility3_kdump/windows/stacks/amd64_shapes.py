@@ -10,6 +10,7 @@ from typing import Any
 
 from volatility3_kdump.cpu import amd64, amd64_unwind
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.windows.processes.crashed import crash_context
 from volatility3_kdump.windows.stacks.frames import SCAN, SWITCH, TRAP_FRAME, UNWIND
 from volatility3_kdump.windows.stacks.switched import FRAME_BELOW_TOP, Switch, live_stacks, switch_above
 from volatility3_kdump.windows.stacks.traps import (
@@ -73,7 +74,7 @@ class Shapes(Walk):
             return None
         name = self.target.names.lookup(registers.rip)
         first = name is not None and name.symbol is not None and name.offset == 0
-        header = self.target.header_context
+        header = crash_context(self.target)
         bug_check = self.target.header.bug_check_code or 0
         if not first and not (
             header is not None and header.ip == registers.rip and bug_check >> 28 != 1 and self.home_slots()
@@ -91,7 +92,7 @@ class Shapes(Walk):
 
     def home_slots(self) -> bool:
         """Whether the header's registers are those of a call of KeBugCheckEx: rcx holds the bug check code."""
-        header = self.target.header_context
+        header = crash_context(self.target)
         code = self.target.header.bug_check_code
         return header is not None and code is not None and header.get("rcx") == code
 

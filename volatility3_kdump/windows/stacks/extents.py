@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import Read
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import Start
 
@@ -28,8 +28,8 @@ def crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
         segments += expansions(target, initial, target.memory.read)
     if processor is not None:
         segments += processor_stacks(target, processor.prcb)
-    sp = target.header_context.sp if target.header_context else None
-    return with_window(target, tuple(segments), sp)
+    context = crash_context(target)
+    return with_window(target, tuple(segments), context.sp if context else None)
 
 
 def segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:

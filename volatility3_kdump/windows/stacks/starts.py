@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor
 from volatility3_kdump.windows.stacks.extents import (
     LARGEST_STACK,
     Covered,
@@ -40,7 +40,7 @@ _OF_EXCEPTION = 1
 
 def crash_start(target: Target) -> Start:
     """The failure as the dump header has it. Raises :class:`NoStack` when the header holds no registers."""
-    context = target.header_context
+    context = crash_context(target)
     if context is None or context.ip is None or context.sp is None:
         raise NoStack("the dump header holds no registers")
     # The registers are those of the exception where the code has the bit that small memory dumps add.

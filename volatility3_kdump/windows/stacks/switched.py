@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.cpu import amd64
-from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def live_stacks(target: Target) -> tuple[LiveStack, ...]:
 
 
 def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
-    context = target.header_context
+    context = crash_context(target)
     if context is None or context.sp is None or target.header.architecture != "x64":
         return ()
     stacks: list[LiveStack] = []

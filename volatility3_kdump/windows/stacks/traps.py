@@ -21,6 +21,7 @@ from volatility3_kdump.cpu.exception import (
     parse_exception_record,
     record_size,
 )
+from volatility3_kdump.windows.processes.crashed import crash_context
 from volatility3_kdump.windows.stacks.switched import LiveStack, live_stacks, parts_of
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _failure_trap(target: Target) -> Trap | None:
         if address and context is not None:
             return Trap(address, context, how)
     ip, exception = argument("ip"), argument("exception_code")
-    header = target.header_context
+    header = crash_context(target)
     if not ip or (header is not None and header.ip == ip):
         return None
     # The processor reports a breakpoint behind it, and the dispatcher sets the record's address back.
