@@ -7,6 +7,8 @@ import re
 from subprocess import CompletedProcess
 from typing import Any
 
+from volatility3_kdump.views.table import Hexadecimal
+
 
 def lines(finished: CompletedProcess[str]) -> list[str]:
     """The lines of text."""
@@ -24,6 +26,11 @@ def parsed(document: str) -> list[dict[str, Any]]:
     """The rows of a JSON document, with addresses as numbers."""
     table: list[dict[str, Any]] = json.loads(document, object_hook=_numbers)
     return table
+
+
+def number(cell: Any) -> Any:
+    """A cell of a table itself: the number of a hexadecimal one."""
+    return int(cell) if isinstance(cell, Hexadecimal) else cell
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:

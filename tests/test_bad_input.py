@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from volatility3.framework import contexts
 
+from tests import output
 from tests.archives import packing
 from tests.layers import paging
 from volatility3_kdump.errors import KdumpError
@@ -210,7 +211,7 @@ def run_plugin(name: str, path: Path) -> Any:
     context.config["automagic.LayerStacker.single_location"] = path.absolute().as_uri()
     grid = plugin_class(name)(context, f"plugins.{name.capitalize()}").run()
     rows: list[list[Any]] = []
-    grid.populate(lambda node, accumulator: rows.append(list(node.values)))
+    grid.populate(lambda node, accumulator: rows.append([output.number(cell) for cell in node.values]))
     return rows, list(grid.kd_lines())
 
 
@@ -445,7 +446,7 @@ def test_the_command_survives(case: str, plugin: str, run_vol: RunVol, tmp_path:
     assert finished.returncode == 0, finished.stderr
     assert re.fullmatch(r"Volatility 3 Framework [\d.]+\n+", finished.stderr)
     rows = json.loads(finished.stdout)
-    assert any(re.search(words, str(row["Value"])) for row in rows if row["Section"] == "Warning")
+    assert any(re.search(words, str(row["Text"])) for row in rows if row["Topic"] == "Warning")
 
 
 def test_progress_of_the_host_does_not_hide_the_line(run_vol: RunVol, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import volatility3_kdump
 from tests.edited import edited
-from tests.output import parsed
+from tests.output import number, parsed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.yara_rules import YARA_PYTHON, YARA_X, load_rules
 from volatility3_kdump.findings.yara_scan import scan
@@ -125,7 +125,7 @@ def test_the_hosts_own_command(sample: Callable[..., Path], run_vol: Run) -> Non
 def rows_of(target: Target, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
     grid = yara_grid(target, *arguments, **options)
     names = [column.name for column in grid.columns]
-    return [dict(zip(names, values, strict=True)) for _, values in grid._generator]
+    return [dict(zip(names, map(number, values), strict=True)) for _, values in grid._generator]
 
 
 def _apart(target: Target) -> int:
@@ -241,7 +241,7 @@ def test_a_number_of_hits(marked: tuple[Target, dict[str, int]]) -> None:
     rule = f'"{MARK.decode()}"'
     rows = rows_of(target, rule, most=2)
     assert [row["OwnerKind"] for row in rows][2:] == ["note"]
-    assert rows[2]["Detail"] == "stopped after 2 hits: there are more"
+    assert rows[2]["Notes"] == "stopped after 2 hits: there are more"
     assert [row["OwnerKind"] for row in rows_of(target, rule, most=len(places))].count("note") == 0
     assert list(yara_grid(target, rule, most=1).kd_lines())[-2:] == [
         "1 hit of 1 rule.",

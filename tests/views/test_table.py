@@ -13,6 +13,7 @@ import pytest
 from volatility3.cli import text_renderer
 from volatility3.framework import renderers
 
+from volatility3_kdump.renderers import SafeCSVRenderer, inert
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views import table as kinds
 from volatility3_kdump.views.table import BLANK, Column, Hexadecimal, Missing, Part, Table
@@ -52,6 +53,24 @@ def test_csv_shows_addresses_in_hexadecimal() -> None:
     shown = printed(text_renderer.CSVRenderer, [TABLE.row(0, {OWNER: BIG, REST: "one"})])
     (row,) = csv.DictReader(io.StringIO(shown.strip()))
     assert row["Process"] == "0xffff91895309d083"
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "-name"])
+def test_csv_has_no_formula(name: str) -> None:
+    """A name of the dump stays text in a spreadsheet; a table of another plugin is printed as the host does."""
+    shown = printed(SafeCSVRenderer, [TABLE.row(0, {OWNER: BIG, REST: name})])
+    (row,) = csv.DictReader(io.StringIO(shown.strip()))
+    assert (row["Title"], row["Process"]) == (f"'{name}", "0xffff91895309d083")
+    out = io.StringIO()
+    with redirect_stdout(out):
+        SafeCSVRenderer().render(renderers.TreeGrid([("Title", str)], [(0, (name,))]))
+    (other,) = csv.DictReader(io.StringIO(out.getvalue().strip()))
+    assert other["Title"] == name
+
+
+@pytest.mark.parametrize("text", ["notepad.exe", "-1", "+12.5", "", "a=b", "\\Device"])
+def test_csv_leaves_other_text_alone(text: str) -> None:
+    assert inert(text) == text
 
 
 def test_a_hexadecimal_cell_is_its_number() -> None:
