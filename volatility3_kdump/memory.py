@@ -67,6 +67,14 @@ class ReadBudget:
         )
 
 
+def sign_extended(value: int, pointer_size: int) -> int:
+    """An address of ``pointer_size`` bytes as 64 bits: those of 32-bit targets are extended by their sign.
+
+    So KDDEBUGGER_DATA64 and the debugger's 64-bit interfaces keep them.
+    """
+    return value | 0xFFFFFFFF00000000 if pointer_size == 4 and value >> 31 == 1 else value
+
+
 class Memory:
     """Typed reads over a function that reads bytes.
 
@@ -104,9 +112,7 @@ class Memory:
     def pointer(self, address: int) -> int | None:
         """A pointer of the target's width, sign-extended to 64 bits."""
         value = self.unsigned(address, self.pointer_size)
-        if value is not None and self.pointer_size == 4 and value & 0x80000000:
-            value |= 0xFFFFFFFF00000000
-        return value
+        return None if value is None else sign_extended(value, self.pointer_size)
 
     def unicode_string(self, address: int) -> str | None:
         """The text of a UNICODE_STRING; ``None`` when the structure or its buffer is not in the dump."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, DumpHeader, open_dump, parse_header
-from volatility3_kdump.dump.header import is_fill, sign_extend
+from volatility3_kdump.dump.header import is_fill
 from volatility3_kdump.errors import CorruptDump, KdumpError, NotACrashDump, UnsupportedDump
 
 #: Header field of the format -> attribute of DumpHeader.
@@ -231,11 +231,6 @@ def test_an_unknown_machine_is_named_by_its_number() -> None:
 def test_fill_of_a_byte_depends_on_its_offset(size: int, offset: int, expected: int) -> None:
     assert is_fill(expected, size, offset)
     assert not is_fill(expected, size, offset + 1)
-
-
-def test_sign_extension() -> None:
-    assert sign_extend(0x7FFFFFFF) == 0x7FFFFFFF
-    assert sign_extend(0x80000000) == 0xFFFFFFFF80000000
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from volatility3_kdump.windows.io import requests as io
 from volatility3_kdump.windows.memory.pool_header import tag_text
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.threads import read_thread
+from volatility3_kdump.windows.structures import read_fields
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -203,7 +204,7 @@ def _power_device(case: Case, number: int, meaning: str) -> Named | None:
     if known is None:
         return Named((Finding("POWER_DEVICE", text, address, _join(note, "its layout is not in the symbols")),))
     try:
-        values = io.read_fields(target, known, address, {"irp": "Irp", "node": ("DevNode", "DeviceNode")})
+        values = read_fields(target, known, address, {"irp": "Irp", "node": ("DevNode", "DeviceNode")})
         node = io.read_node(target, values["node"]) if values["node"] else None
     except KdumpError as error:
         return Named((Finding("POWER_DEVICE", text, address, _join(note, str(error))),))

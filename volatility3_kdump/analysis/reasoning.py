@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.memory import sign_extended
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -106,9 +107,7 @@ class Case:
     def pointer(self, number: int) -> int | None:
         """Argument 1 to 4 as an address, sign-extended on 32-bit targets; ``None`` when never set or zero."""
         value = self.argument(number)
-        if value is not None and self.target.memory.pointer_size == 4 and value & 0x80000000:
-            value |= 0xFFFFFFFF00000000
-        return value or None
+        return None if value is None else sign_extended(value, self.target.memory.pointer_size) or None
 
 
 Rule = Callable[[Case], Reasoning]

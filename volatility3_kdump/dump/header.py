@@ -13,6 +13,7 @@ from typing import Any
 from volatility3_kdump import tables
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump, NotACrashDump
+from volatility3_kdump.memory import sign_extended
 
 PAGE_SIZE = 0x1000
 
@@ -227,7 +228,7 @@ def parse_header(source: Source) -> DumpHeader:
 
     def address(name: str) -> int | None:
         raw = value(name)
-        return sign_extend(raw) if raw is not None and bits == 32 else raw
+        return None if raw is None else sign_extended(raw, bits // 8)
 
     values: dict[str, Any] = {name: value(name) for name in _PLAIN_FIELDS}
     values.update({name: address(name) for name in _ADDRESS_FIELDS})
@@ -270,11 +271,6 @@ def is_fill(value: int, size: int, offset: int) -> bool:
 def is_fill_bytes(data: bytes) -> bool:
     """Whether a 4-aligned byte field was never written."""
     return data == (_SIGNATURE * (len(data) // 4 + 1))[: len(data)]
-
-
-def sign_extend(value: int) -> int:
-    """A 32-bit address as the sign-extended 64-bit value that KDDEBUGGER_DATA64 uses."""
-    return value | 0xFFFFFFFF00000000 if value & 0x80000000 else value
 
 
 def _text(data: bytes) -> str | None:

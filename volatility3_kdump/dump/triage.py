@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from volatility3_kdump import tables
-from volatility3_kdump.dump.header import DumpHeader, is_fill, sign_extend
+from volatility3_kdump.dump.header import DumpHeader, is_fill
 from volatility3_kdump.dump.segments import Segment
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.errors import CorruptDump
+from volatility3_kdump.memory import sign_extended
 
 _MARKER = b"TRGD"
 _MOST_UNLOADED = 50
@@ -145,7 +146,7 @@ class _TriageParser:
         )
 
     def _address(self, value: int) -> int:
-        return sign_extend(value) if self.header.bits == 32 else value
+        return sign_extended(value, self.header.pointer_size)
 
     def _blob(self, name: str) -> Blob | None:
         """A copy whose size the file does not store: it reaches to the next thing at most."""

@@ -29,6 +29,7 @@ from typing import Protocol, TypeVar
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.wildcards import Wildcard
 
 _Value = TypeVar("_Value")
@@ -124,11 +125,6 @@ _PHYSICAL_READS = {f"$p{name}": size for name, size in _READS.items()}
 _UNARY = frozenset({"not", "hi", "low", *_READS, *_PHYSICAL_READS})
 
 
-def _extended(value: int) -> int:
-    """A 32-bit number with bit 31 set, sign-extended: so KD takes the numbers of 32-bit targets."""
-    return value | 0xFFFFFFFF00000000 if 0x80000000 <= value <= 0xFFFFFFFF else value
-
-
 def _shift(value: int, by: int, left: bool) -> int:
     if by >= 64:
         return 0
@@ -189,7 +185,7 @@ class Parser:
         """The value of the longest expression that begins here; ``position`` is then behind it."""
         value = self._binary(0)
         if self._names.pointer_size == 4:
-            value = _extended(value & 0xFFFFFFFF)
+            value = sign_extended(value & 0xFFFFFFFF, 4)
         return value
 
     def skip_space(self) -> None:
@@ -322,7 +318,8 @@ class Parser:
         value = int(digits.replace("`", ""), radix)
         if value > MASK:
             raise ExpressionError("Overflow error at", self.text, start, "the number is beyond 64 bits")
-        return _extended(value) if self._names.pointer_size == 4 else value
+        # So KD takes the numbers of 32-bit targets.
+        return sign_extended(value, self._names.pointer_size)
 
     def _symbol(self, name: str, start: int) -> int:
         value = self._resolved(lambda: self._names.symbol(name), start)
@@ -339,7 +336,7 @@ class Parser:
         physical = name in _PHYSICAL_READS
         size = (_PHYSICAL_READS if physical else _READS)[name] or self._names.pointer_size
         found = self._resolved(lambda: self._names.read(value, size, physical), start)
-        return _extended(found) if name.endswith("poi") and self._names.pointer_size == 4 else found
+        return sign_extended(found, self._names.pointer_size) if name.endswith("poi") else found
 
     def _function(self, name: str, start: int) -> int:
         self.position += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
-from volatility3_kdump.memory import PAGE_SIZE, Memory
+from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_thread
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -130,8 +130,8 @@ class TargetNames:
         if value is None:
             raise Unresolved(f"the {context.source} does not give {part.register}", NO_REGISTER)
         value = value >> part.shift & ((1 << part.bits) - 1)
-        if self.pointer_size == 4 and part.bits == 32 and value >> 31 and part.register != "eflags":
-            value |= 0xFFFFFFFF00000000
+        if part.bits == 32 and part.register != "eflags":
+            return sign_extended(value, self.pointer_size)
         return value
 
     def _context(self) -> Context:
@@ -155,9 +155,7 @@ class TargetNames:
     def _pointer_register(self, name: str) -> int | None:
         context = self._context()
         value = {"ip": context.ip, "sp": context.sp, "fp": context.fp}[name]
-        if value is not None and self.pointer_size == 4 and value >> 31 == 1:
-            value |= 0xFFFFFFFF00000000
-        return value
+        return None if value is None else sign_extended(value, self.pointer_size)
 
     def _return_address(self) -> int | None:
         from volatility3_kdump.windows.stacks.starts import start_at

@@ -10,7 +10,7 @@ from volatility3_kdump import tables
 from volatility3_kdump.dump.triage import TriageDump
 from volatility3_kdump.images.pe import PeImage, parse_headers
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.memory import Memory, sign_extended
 
 _MOST_MODULES = 4096
 _MOST_UNLOADED = 50
@@ -111,7 +111,7 @@ def loaded_modules(memory: Memory, head: int | None, nt: Layouts | None) -> tupl
             problems.append(f"loaded module entry at {entry:#x}: {memory.why_unreadable(entry)}; the list stops there")
             return modules, problems
         row = reader.unpack(data)
-        base = _address(row.base, memory.pointer_size)
+        base = sign_extended(row.base, memory.pointer_size)
         if not base or not row.size or row.size > _LARGEST_IMAGE:
             problems.append(f"loaded module entry at {entry:#x} has base {base:#x} and size {row.size:#x}; skipped")
             continue
@@ -148,10 +148,6 @@ def _entry_type(nt: Layouts | None, pointer_size: int) -> tuple[Layouts, str]:
     return tables.structures(), f"_KLDR_DATA_TABLE_ENTRY_FIXED{8 * pointer_size}"
 
 
-def _address(value: int, pointer_size: int) -> int:
-    return value | 0xFFFFFFFF00000000 if pointer_size == 4 and value & 0x80000000 else value
-
-
 def unloaded_modules(memory: Memory, array_variable: int | None, last_variable: int | None) -> list[UnloadedModule]:
     """The array behind nt!MmUnloadedDrivers, most recent first; empty when it is not in the dump.
 
@@ -177,8 +173,8 @@ def unloaded_modules(memory: Memory, array_variable: int | None, last_variable: 
             modules.append(
                 UnloadedModule(
                     name,
-                    _address(row.start, memory.pointer_size),
-                    _address(row.end, memory.pointer_size),
+                    sign_extended(row.start, memory.pointer_size),
+                    sign_extended(row.end, memory.pointer_size),
                     row.time or None,
                 )
             )

@@ -16,9 +16,9 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import linear
 
 from volatility3_kdump.dump import CrashDump, Segment, SegmentMap, open_dump
-from volatility3_kdump.dump.header import sign_extend
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.layers.crash import source_of
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.symbols.kdbg import DebuggerData, parse_debugger_data
 
 _KERNEL_START = 0xFFFF_8000_0000_0000
@@ -57,7 +57,7 @@ class KdumpTriageLayer(linear.LinearlyMappedLayer):
 
     def canonicalize(self, address: int) -> int:
         """The address as KDDEBUGGER_DATA64 would store it: 32-bit addresses sign-extended."""
-        return sign_extend(address & 0xFFFFFFFF) if self._bits == 32 else address
+        return sign_extended(address & 0xFFFFFFFF, 4) if self._bits == 32 else address
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
         address = self.canonicalize(offset)
@@ -141,7 +141,7 @@ def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[lis
     def pointer_in_copy(offset: int, field: int | None) -> int | None:
         data = source.read(offset + field, width) if field is not None else b""
         value = int.from_bytes(data, "little") if len(data) == width else 0
-        return (sign_extend(value) if width == 4 else value) or None
+        return sign_extended(value, width) or None
 
     def add(name: str, address: int | None, offset: int, most: int, size: int | None) -> None:
         if address and size:

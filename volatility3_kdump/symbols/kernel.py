@@ -16,8 +16,8 @@ from typing import Any
 
 from volatility3_kdump import tables
 from volatility3_kdump.dump import CrashDump
-from volatility3_kdump.dump.header import sign_extend
 from volatility3_kdump.images.pe import CodeView, PeImage, code_view, parse_headers
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.symbols.kdbg import DebuggerData
 
 ReadMemory = Callable[[int, int], "bytes | None"]
@@ -169,7 +169,7 @@ def _pointer(read: ReadMemory, address: int, width: int) -> int | None:
     if data is None:
         return None
     value = int.from_bytes(data, "little")
-    return (sign_extend(value) if width == 4 else value) or None
+    return sign_extended(value, width) or None
 
 
 def _from_image(read: ReadMemory, base: int, image: PeImage) -> PdbIdentity | None:

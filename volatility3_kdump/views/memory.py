@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import Range
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.memory import Memory, sign_extended
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import memory as text
 from volatility3_kdump.views import columns as keys
@@ -83,9 +83,7 @@ class MemoryView:
         return {"u": 2, "yd": 4}.get(self.layout, 1)
 
     def _name(self, value: int | None) -> str | None:
-        if value is not None and self.width == 4 and value >> 31 == 1:
-            value |= 0xFFFFFFFF00000000
-        return None if value is None else self.target.name_of(value)
+        return None if value is None else self.target.name_of(sign_extended(value, self.width))
 
     def _pieces(self, row: int) -> Iterator[Stretch]:
         for piece in stretches(self.memory, self.start, self.length, row):
@@ -147,8 +145,8 @@ class MemoryView:
             for offset in range(0, len(piece.data) - self.unit + 1, self.unit):
                 value = piece.unit(offset, self.unit)
                 behind, second = None, None
-                if value is not None and self.unit == 4 and self.width == 4 and value >> 31:
-                    value |= 0xFFFFFFFF00000000
+                if value is not None and self.unit == 4:
+                    value = sign_extended(value, self.width)
                 if what == "s":
                     behind = self._name(value)
                 elif value is not None and what == "p":

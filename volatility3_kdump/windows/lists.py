@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.memory import sign_extended
+
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
@@ -67,9 +69,7 @@ def _follow(target: Target, head: int, most: int, link: int) -> tuple[list[int],
         data = memory.read(at, 2 * size)
         if data is None:
             return found, f"the entry at {at:#x} is not in the dump"
-        following = layout.unpack(data)[link]
-        if size == 4 and following & 0x80000000:
-            following |= 0xFFFFFFFF00000000
+        following = sign_extended(layout.unpack(data)[link], size)
         if following == head:
             return found, None
         if following in seen:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump import tables
-from volatility3_kdump.errors import SymbolsNotFound
-from volatility3_kdump.layout import Layouts, StructReader
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.errors import SymbolsNotFound, Unreadable
+from volatility3_kdump.layout import FieldPath, LayoutError, Layouts, StructReader
+from volatility3_kdump.memory import Memory, sign_extended
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
-
-_SIGN_BIT, _EXTENSION = 0x80000000, 0xFFFFFFFF00000000
 
 
 def read_row(memory: Memory, reader: StructReader, address: int) -> Any | None:
@@ -24,13 +23,18 @@ def read_row(memory: Memory, reader: StructReader, address: int) -> Any | None:
     """
     data = memory.read(address, reader.size)
     row = reader.unpack(data) if data is not None else _in_part(memory, reader, address)
-    if row is None or memory.pointer_size == 8:
+    return None if row is None else extended_pointers(reader, row, memory.pointer_size)
+
+
+def extended_pointers(reader: StructReader, row: Any, pointer_size: int) -> Any:
+    """What ``reader`` has unpacked, with the pointers of 32-bit targets sign-extended."""
+    if pointer_size == 8:
         return row
     return row._replace(
         **{
-            name: value | _EXTENSION
+            name: sign_extended(value, pointer_size)
             for name, value in row._asdict().items()
-            if isinstance(value, int) and value & _SIGN_BIT and _is_pointer(reader, name)
+            if isinstance(value, int) and _is_pointer(reader, name)
         }
     )
 
@@ -52,6 +56,22 @@ def _in_part(memory: Memory, reader: StructReader, address: int) -> Any | None:
             present = True
             pieces[field.offset : field.offset + field.size] = piece
     return reader.unpack(pieces)._replace(**absent) if present else None
+
+
+def read_fields(target: Target, type_name: str, address: int, paths: Mapping[str, FieldPath]) -> dict[str, Any]:
+    """As :func:`read_row` for a structure that drivers are compiled against, by name.
+
+    Raises :class:`Unreadable` when none of the fields is in the dump, :class:`LayoutError` for a type that is not
+    known, :class:`SymbolsNotFound` without layouts.
+    """
+    layouts = layouts_of(target)
+    if not layouts.has_type(type_name):
+        raise LayoutError(f"{layouts.origin}: no type {type_name}")
+    row = read_row(target.memory, layouts.reader(type_name, **paths), address)
+    if row is None:
+        raise Unreadable(f"{type_name} at {address:#x}: {target.memory.why_unreadable(address)}")
+    fields: dict[str, Any] = row._asdict()
+    return fields
 
 
 def layouts_of(target: Target) -> Layouts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.memory import Memory, sign_extended
 from volatility3_kdump.symbols.types import Member, TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.wildcards import Wildcard
 from volatility3_kdump.windows.memory.contents import read_text
@@ -270,8 +270,8 @@ class TypedReader:
         value = self.memory.unsigned(address, size)
         if value is None:
             return FieldValue(name, offset, type_, address)
-        if size == 4 and self.memory.pointer_size == 4 and value >> 31:
-            value |= 0xFFFFFFFF00000000
+        if size == 4:
+            value = sign_extended(value, self.memory.pointer_size)
         found = FieldValue(name, offset, type_, address, value, True)
         goal = type_.target
         if not value or goal is None:

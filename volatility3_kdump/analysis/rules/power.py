@@ -26,7 +26,7 @@ from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attem
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.io import requests as io
 from volatility3_kdump.windows.processes.threads import stack_limits
-from volatility3_kdump.windows.structures import layouts_of
+from volatility3_kdump.windows.structures import layouts_of, read_fields
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -204,7 +204,7 @@ def _power_irps(target: Target, address: int | None, blocked: int | None) -> Rea
         return Reasoning()
     text = hexadecimal(target, address)
     try:
-        values = io.read_fields(target, "_TRIAGE_9F_POWER", address, {"signature": "Signature", "irps": "IrpList"})
+        values = read_fields(target, "_TRIAGE_9F_POWER", address, {"signature": "Signature", "irps": "IrpList"})
     except KdumpError as error:
         return Reasoning((Finding("TRIAGE_9F_POWER", text, address, str(error)),))
     if values["signature"] == 0:
@@ -232,7 +232,7 @@ def _listed_irps(target: Target, head: int) -> Iterator[tuple[int, int]]:
     type_name = "_TRIAGE_POP_IRP_DATA" if layouts.has_type("_TRIAGE_POP_IRP_DATA") else "_POP_IRP_DATA"
     for entry in target.memory.list_entries(head, _MOST_IRPS):
         try:
-            values = io.read_fields(target, type_name, entry, {"irp": "Irp", "pdo": "Pdo"})
+            values = read_fields(target, type_name, entry, {"irp": "Irp", "pdo": "Pdo"})
         except KdumpError:
             continue
         if values["irp"]:
@@ -294,9 +294,7 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
         return Reasoning()
     text = hexadecimal(target, address)
     try:
-        values = io.read_fields(
-            target, "_TRIAGE_9F_PNP", address, {"signature": "Signature", "queue": "CompletionQueue"}
-        )
+        values = read_fields(target, "_TRIAGE_9F_PNP", address, {"signature": "Signature", "queue": "CompletionQueue"})
     except KdumpError as error:
         return Reasoning((Finding("TRIAGE_9F_PNP", text, address, str(error)),))
     if values["signature"] == 0:

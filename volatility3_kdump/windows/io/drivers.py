@@ -20,10 +20,9 @@ from volatility3_kdump.windows.io.requests import (
     device_stack,
     driver_devices,
     read_driver,
-    read_fields,
 )
 from volatility3_kdump.windows.processes.namespace import read_directory
-from volatility3_kdump.windows.structures import layouts_of, read_row
+from volatility3_kdump.windows.structures import layouts_of, read_fields, read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
 from volatility3_kdump.errors import KdumpError, Unreadable
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.io.requests import DriverObject, read_device, read_driver
 from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.processes.namespace import object_path
@@ -160,7 +161,7 @@ def decode_entry(address: int, data: bytes, width: int, missing: str = "the entr
         return ErrorLogEntry(address, head.size, None, None, None, None, notes=(wrong,))
     notes: list[str] = []
     packet = _packet(data[start:], head.size - start, missing, notes)
-    device, driver = (_extended(value, width) for value in (head.device, head.driver))
+    device, driver = (sign_extended(value, width) for value in (head.device, head.driver))
     return ErrorLogEntry(address, head.size, head.time, device, driver, packet, notes=tuple(notes))
 
 
@@ -250,10 +251,6 @@ def _strings(
         why = missing if len(data) < end else "the packet ends there"
         notes.append(f"{count} strings are counted, and {len(found)} have an end: {why}")
     return tuple(found)
-
-
-def _extended(value: int, width: int) -> int:
-    return value | 0xFFFFFFFF00000000 if width == 4 and value & 0x80000000 else value
 
 
 # from a dump ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from volatility3_kdump import tables
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.layout import FieldPath, LayoutError
-from volatility3_kdump.windows.structures import layouts_of
+from volatility3_kdump.windows.structures import layouts_of, read_fields
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -168,42 +168,6 @@ class Irp:
 
 
 # reading ------------------------------------------------------------------------------------------------------------
-
-
-def read_fields(target: Target, type_name: str, address: int, paths: Mapping[str, FieldPath]) -> dict[str, Any]:
-    """Fields of a structure, each by itself ``None`` when the dump lacks its bytes; pointers are sign-extended.
-
-    Raises :class:`Unreadable` when none of them is in the dump, :class:`LayoutError` for a type that is not known.
-    """
-    layouts = layouts_of(target)
-    if not layouts.has_type(type_name):
-        raise LayoutError(f"{layouts.origin}: no type {type_name}")
-    reader = layouts.reader(type_name, **paths)
-    memory = target.memory
-    data = memory.read(address, reader.size)
-    absent: set[str] = set()
-    if data is None:
-        pieces = bytearray(reader.size)
-        for name, field in reader.fields.items():
-            piece = memory.read(address + field.offset, field.size) if field is not None else None
-            if field is None or piece is None:
-                absent.add(name)
-            else:
-                pieces[field.offset : field.offset + field.size] = piece
-        if len(absent) == len(reader.fields):
-            raise Unreadable(f"{type_name} at {address:#x}: {memory.why_unreadable(address)}")
-        data = bytes(pieces)
-    values = reader.unpack(data)._asdict()
-    for name, field in reader.fields.items():
-        if name in absent or field is None:
-            values[name] = None
-        elif field.kind == "pointer":
-            values[name] = _extended(values[name], memory.pointer_size)
-    return dict(values)
-
-
-def _extended(value: int, pointer_size: int) -> int:
-    return value | 0xFFFFFFFF00000000 if pointer_size == 4 and value & 0x80000000 else value
 
 
 def _object(target: Target, type_name: str, kind: int, address: int, paths: Mapping[str, FieldPath]) -> dict[str, Any]:

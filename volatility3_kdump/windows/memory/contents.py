@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.memory import Memory, sign_extended
 
 _CHUNK = 0x10000
 _TOP = 1 << 64
@@ -110,6 +110,4 @@ def counted_string(memory: Memory, address: int) -> CountedString | None:
         return None
     length, maximum = struct.unpack_from("<HH", head)
     buffer = int.from_bytes(head[memory.pointer_size :], "little")
-    if memory.pointer_size == 4 and buffer >> 31:
-        buffer |= 0xFFFFFFFF00000000
-    return CountedString(length, maximum, buffer)
+    return CountedString(length, maximum, sign_extended(buffer, memory.pointer_size))

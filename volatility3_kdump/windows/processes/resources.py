@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.structures import read_row
@@ -222,8 +223,7 @@ class ResourceReader:
             notes.append(f"{absent} entries of its owner table at {row.table:#x} are not in the dump")
 
     def _owner_of(self, pointer: int, count: int) -> Owner:
-        if self._memory.pointer_size == 4 and pointer & 0x80000000:
-            pointer |= 0xFFFFFFFF00000000
+        pointer = sign_extended(pointer, self._memory.pointer_size)
         thread = pointer & ~_POINTER_BITS
         if pointer & _POINTER_BITS and not self._is_thread(thread):
             return Owner(pointer, count, None)

@@ -92,7 +92,3 @@ class Start:
 
 class NoStack(KdumpError):
     """A thread has no stack to walk; the text says why."""
-
-
-def extended(address: int) -> int:
-    return address | 0xFFFFFFFF00000000 if address & 0x80000000 else address

@@ -11,7 +11,8 @@ from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.extents import (
     thread_pointer,
 )
-from volatility3_kdump.windows.stacks.frames import CONTEXT, NoStack, Start, extended
+from volatility3_kdump.windows.stacks.frames import CONTEXT, NoStack, Start
+from volatility3_kdump.windows.structures import extended_pointers
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -47,10 +48,7 @@ def saved_stack(target: Target, thread: int) -> SavedStack | None:
         data = target.memory.read(thread, reader.size)
         if data is None:
             return None
-        row = reader.unpack(data)
-        if target.memory.pointer_size == 4:
-            addresses = ("limit", "base", "kernel", "initial", "process")
-            row = row._replace(**{name: extended(getattr(row, name)) for name in addresses})
+        row = extended_pointers(reader, reader.unpack(data), target.memory.pointer_size)
         return SavedStack(row.limit, row.base, row.kernel, row.initial, row.state, row.resident, row.process)
     limits = stack_limits(target, thread)
     kernel = thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from volatility3_kdump.cpu import x86_unwind
-from volatility3_kdump.windows.stacks.frames import FRAME_POINTER, Stack, extended
+from volatility3_kdump.memory import sign_extended
+from volatility3_kdump.windows.stacks.frames import FRAME_POINTER, Stack
 from volatility3_kdump.windows.stacks.walk import Walk
 
 
@@ -15,10 +16,10 @@ class X86Walk(Walk):
         segments = [(low & 0xFFFFFFFF, high & 0xFFFFFFFF) for low, high in self.start.segments]
         limits = next((segment for segment in segments if segment[0] <= start < segment[1]), None)
         while True:
-            ip = extended(registers.eip)
+            ip = sign_extended(registers.eip, 4)
             if ip == 0:
                 return self.finish("start of the thread", True)
-            sp, fp = (None if value is None else extended(value) for value in (registers.esp, registers.ebp))
+            sp, fp = (None if value is None else sign_extended(value, 4) for value in (registers.esp, registers.ebp))
             self.add(ip, sp, trust, call_site, fp)
             if not self.target.is_kernel_address(ip):
                 return self.finish("user mode", True)
