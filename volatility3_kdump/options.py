@@ -27,8 +27,10 @@ class Options:
     ``isf_directories`` are searched for symbol tables before the host's directories; ``isf_file`` names the kernel's
     table itself. ``symbol_path`` and ``image_path`` are where PDB files and image files are looked for, in the grammar
     of :mod:`volatility3_kdump.stores.paths`; ``None`` stands for those of the debugger's environment variables
-    ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``. Symbol servers that they name are asked unless ``offline`` is
-    true; where it is not, the environment variable ``KDUMP_OFFLINE`` and the host's ``--offline`` decide. ``member`` is
+    ``_NT_SYMBOL_PATH`` and ``_NT_EXECUTABLE_IMAGE_PATH``, and without the first for ``srv*``: a store in the user's
+    cache, and Microsoft's public server; an empty path is no place. Images are looked for along the symbol path, too.
+    Servers are asked unless ``offline`` is true; where it is not, the environment variable ``KDUMP_OFFLINE`` and the
+    host's ``--offline`` decide. ``member`` is
     the name or number of the dump in an archive that holds several, and ``progress`` is told the percentage and what is
     done while it is extracted or a file is fetched.
     """

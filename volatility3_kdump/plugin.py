@@ -94,7 +94,8 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
                 name="isf-file", description="The kernel's symbol table itself (ISF, .json or .json.xz)", optional=True
             ),
             list_option(
-                "symbol-path", "Where PDB files are: directories, servers, as KD's -y; by default _NT_SYMBOL_PATH"
+                "symbol-path",
+                "Where PDB and image files are, as KD's -y; by default _NT_SYMBOL_PATH, else srv*; '' is nowhere",
             ),
             list_option("image-path", "Where image files are, as KD's -i; by default _NT_EXECUTABLE_IMAGE_PATH"),
             requirements.BooleanRequirement(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,7 @@ from volatility3_kdump.layers.opening import Opened, open_layers
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
+from volatility3_kdump.stores.paths import Attempt
 from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.entry_forms import entry_forms
@@ -251,6 +252,11 @@ class Target:
     def has_names(self) -> bool:
         """Whether the kernel's own symbols name its addresses: not with types of a sibling."""
         return self.kernel_table.named
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """The places that were asked for PDBs and images so far, and what came of it, in order."""
+        return self._places.symbol_path.attempts
 
     def types_of(self, module: Module) -> TypeTable | None:
         """The types of a module from an ISF table or its PDB; ``None`` when neither is at hand."""

@@ -515,7 +515,7 @@ def test_image_and_pdb_of_a_driver_in_a_dump(
         for module in target.modules:
             target.names.load(module)
         assert [line for line in target.warnings if "symbol server" in line] == [
-            f"symbol server {dead[7:]}: cannot be connected to: Connection refused; not asked again"
+            f"symbol server {dead[7:]}: cannot be connected to: Connection refused; not asked again for 5 minutes"
         ]
         assert any(path.endswith("/myfault.sys") for path in server.asked)
         before = len(server.asked)

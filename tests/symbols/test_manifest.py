@@ -21,6 +21,7 @@ from volatility3_kdump import cli
 from volatility3_kdump.cli import symbols
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.stores.servers import Limits, Servers
+from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, into_store, lines_of, read
 
 HEAD = json.dumps({"manifest": "volatility3-kdump symbols", "version": 1})
@@ -89,7 +90,7 @@ def test_a_dump_with_pages_names_every_pdb_it_holds(sample: Callable[..., Path])
         assert (line["pdb"] is None) == bool(line["missing"])
 
     without = volatility3_kdump.open(sample(6), symbol_path="", image_path="")
-    without.__dict__["_symbols"] = (None, "none")
+    without.__dict__["kernel_table"] = KernelTable(None, "none", named=False)
     assert without.nt is None
     assert documents(without)[1:] == lines
 

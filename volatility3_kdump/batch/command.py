@@ -14,6 +14,7 @@ from volatility3_kdump.batch.summary import Summary, counted
 from volatility3_kdump.batch.task import Options
 from volatility3_kdump.batch.workers import MOST_JOBS, Progress, lines_of
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.stores.servers import offline_by_default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", metavar="S", type=_seconds, help="give up on a dump after so many seconds")
     for options, text in (
         (("--isf-dir",), "directories searched for symbol tables before the host's own"),
-        (("-y", "--symbol-path"), "where PDB files are, as KD's -y (default _NT_SYMBOL_PATH)"),
+        (
+            ("-y", "--symbol-path"),
+            "where PDB and image files are, as KD's -y (default _NT_SYMBOL_PATH); only then servers are asked",
+        ),
         (("-i", "--image-path"), "where image files are, as KD's -i (default _NT_EXECUTABLE_IMAGE_PATH)"),
     ):
         parser.add_argument(*options, metavar="DIR", action="append", default=[], help=text)
@@ -60,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         isf_directories=tuple(map(os.path.abspath, arguments.isf_dir)),
         symbol_path=tuple(arguments.symbol_path) or None,
         image_path=tuple(arguments.image_path) or None,
-        offline=arguments.offline or None,
+        # A directory of dumps would send many requests: only a path named here says that it may.
+        offline=True if arguments.offline or not arguments.symbol_path else None,
         triage_ini=arguments.triage_ini,
         time_limit=arguments.time_limit,
     )
@@ -68,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.analysis.owners import OwnerRules
 
         OwnerRules.load(options.triage_ini)  # raises now what would be wrong with every line
+    if not arguments.symbol_path and not arguments.offline and not offline_by_default():
+        print("kdump batch: no symbol server is asked; -y 'srv*' asks Microsoft's", file=sys.stderr)
     out = LineFile(arguments.jsonl, arguments.resume)
     try:
         return _run(arguments, options, out)

@@ -19,7 +19,7 @@ from volatility3_kdump.stores.servers import MICROSOFT, Limits, Servers
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, lines_of, read
 
 #: More patient than a view is: whoever fetches waits for the files.
-_LIMITS = Limits(stall=30.0, total=7200.0, attempts=4, backoff=1.0)
+_LIMITS = Limits(connect=15.0, stall=30.0, total=7200.0, attempts=4, backoff=1.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-?", action="help", help="show this and leave")
     parser.add_argument("-z", dest="dumps", metavar="DUMP", action="append", default=[], help="a dump, or an archive")
     parser.add_argument(
-        "-y", "--symbol-path", dest="symbol_path", metavar="PATH", help="symbol path (default _NT_SYMBOL_PATH)"
+        "-y", "--symbol-path", dest="symbol_path", metavar="PATH", help="symbol path (default _NT_SYMBOL_PATH, srv*)"
     )
     parser.add_argument(
         "-i", "--image-path", dest="image_path", metavar="PATH", help="image path (default _NT_EXECUTABLE_IMAGE_PATH)"

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ _KINDS = ("sys", "dll", "exe")
 #: How far a plain directory is searched: levels below it, and entries in all.
 _DEEPEST = 8
 _MOST_ENTRIES = 100_000
+_MOST_ATTEMPTS = 10_000
 #: Directories of these names are those of a store, which holds many builds of the file.
 _STORED = re.compile(r".+\.(pdb|dbg|sys|exe|dll)", re.IGNORECASE)
 
@@ -71,10 +73,25 @@ class Element:
     caches: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One place that was asked for a file: its name, its directory in a symbol store, the place, what came of it.
+
+    ``found`` says whether the file is used; ``outcome`` is a few words, or the line that says why it was refused.
+    """
+
+    name: str
+    key: str
+    place: str
+    found: bool
+    outcome: str
+
+
 class SearchPath:
     """The places of a path. ``complaints`` holds one line for each element that cannot be used.
 
-    ``directories`` are the local ones that the path names and that exist.
+    ``directories`` are the local ones that the path names and that exist. ``attempts`` lists the places that were
+    asked, the latest last; paths that are made of others share it.
     """
 
     def __init__(
@@ -83,6 +100,7 @@ class SearchPath:
         complaints: Sequence[str] = (),
         elements: Sequence[Element] | None = None,
         servers: Servers | None = None,
+        attempts: list[Attempt] | None = None,
     ) -> None:
         """A path of plain directories, or of ``elements``; ``servers`` does the downloading."""
         self.directories = tuple(directories)
@@ -91,6 +109,7 @@ class SearchPath:
             elements = [Element((directory,), plain=True) for directory in directories]
         self.elements = tuple(elements)
         self._servers = servers or Servers()
+        self.attempts: list[Attempt] = [] if attempts is None else attempts
         self._listings = stores.Listings()
         self._nested: dict[Path, dict[str, list[Path]]] = {}
 
@@ -115,7 +134,21 @@ class SearchPath:
 
     def quiet(self) -> SearchPath:
         """The same path without complaints."""
-        return SearchPath(self.directories, (), self.elements, self._servers)
+        return SearchPath(self.directories, (), self.elements, self._servers, self.attempts)
+
+    def followed_by(self, other: SearchPath) -> SearchPath:
+        """This path, and behind it the places of another one that it does not have; complaints are this one's."""
+        elements = [*self.elements, *(element for element in other.elements if element not in self.elements)]
+        directories = [*self.directories, *(place for place in other.directories if place not in self.directories)]
+        return SearchPath(directories, self.complaints, elements, self._servers, other.attempts)
+
+    def copy(self) -> SearchPath:
+        """The same path for another thread: what was seen of its directories is of one thread only."""
+        return SearchPath(self.directories, self.complaints, self.elements, self._servers, self.attempts)
+
+    def forget(self) -> None:
+        """List directories anew: files were added by others."""
+        self._listings.forget()
 
     def files(self, name: str, key: str | None) -> Iterator[Path]:
         """Local files of that name, in the order of the path, unverified; letter case does not matter.
@@ -138,9 +171,22 @@ class SearchPath:
         ``problems``, unless it is there already.
         """
 
+        told: list[str] = []
+
         def say(line: str) -> None:
+            told.append(line)
             if line not in problems:
                 problems.append(line)
+
+        def note(place: Path | str, usable: Path | None) -> None:
+            outcome = "found" if usable is not None else told[-1] if told else "not found"
+            if isinstance(place, str):
+                place = shown_url(place)
+                if usable is None and not told and self._servers.offline:
+                    outcome = "not asked: offline"
+            if len(self.attempts) < _MOST_ATTEMPTS:
+                self.attempts.append(Attempt(name, key, str(place), usable is not None, outcome))
+            told.clear()
 
         seen: set[Path] = set()  # looked at
         given: set[Path] = set()  # accepted; a file that was no good may be replaced by one that is
@@ -148,17 +194,28 @@ class SearchPath:
             stores_before: list[Path] = []
             for place in element.places:
                 if isinstance(place, Path):
+                    noted = False
                     for found in self._local(place, element.plain, name, key):
                         if found in seen:
                             continue
                         seen.add(found)
-                        usable = self._usable(found, place, name, key, check, stores_before, say)
+                        why = None if element.plain else _unsafe(found, place)
+                        if why is not None:
+                            say(why)
+                            usable = None
+                        else:
+                            usable = self._usable(found, place, name, key, check, stores_before, say)
+                        noted = True
+                        note(place, usable)
                         if usable is not None and usable not in given:
                             given.add(usable)
                             yield usable
+                    if not noted:
+                        note(place, None)
                     stores_before.append(place)
                 else:
                     usable = self._downloaded(place, name, key, check, element.caches, say)
+                    note(place, usable)
                     if usable is not None and usable not in given:
                         given.add(usable)
                         yield usable
@@ -275,6 +332,22 @@ class SearchPath:
             say(str(error))
         self._listings.forget()
         return usable
+
+
+def _unsafe(found: Path, store: Path) -> str | None:
+    """Why a file is not taken from a symbol store: a link leads out of it, or everybody may write there."""
+    try:
+        if not found.resolve().is_relative_to(store.resolve()):
+            return f"{found}: a link that leads out of the symbol store {store}; refused"
+        for directory in found.parents if os.name != "nt" else ():
+            mode = directory.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                return f"{found}: everybody may write to {directory}, a directory of the symbol store; refused"
+            if directory == store:
+                break
+    except OSError as error:
+        return f"{found}: {error.strerror or error}; refused"
+    return None
 
 
 class _Reader:

@@ -13,6 +13,7 @@ into a time-out of a socket.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -54,6 +55,10 @@ _POLL = 0.1
 #: Seconds after which the rate of a transfer is judged.
 _SLOW_AFTER = 30.0
 _MOST_FAILURES = 3
+#: Seconds for which a host that could not be reached is not tried again by later runs.
+REMEMBERED = 300.0
+_MOST_REMEMBERED = 64
+_LONGEST_RECORD = 1 << 16
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 
 Check = Callable[[Path], None]
@@ -64,11 +69,13 @@ Say = Callable[[str], None]
 class Limits:
     """What a server may cost. Times in seconds, sizes in bytes.
 
-    ``stall`` is the longest time without a byte, connecting included; ``total`` the longest transfer of one file;
+    ``connect`` is the longest time until there is a connection, look-up of the name included; ``stall`` the longest
+    time without a byte; ``total`` the longest transfer of one file;
     ``rate`` the fewest bytes a second that a transfer may have after half a minute; ``attempts`` how often a file is
     asked for when an answer breaks off, with ``backoff`` seconds between the first two and twice as much each time.
     """
 
+    connect: float = 3.0
     stall: float = 10.0
     total: float = 1800.0
     rate: int = 1024
@@ -113,20 +120,76 @@ class _Failure(Exception):
 
 
 class Hosts:
-    """Hosts that are of no use, and the line that says why; and how often others failed."""
+    """Hosts that are of no use, and the line that says why; and how often others failed.
 
-    def __init__(self) -> None:
+    With a ``record`` the hosts that could not be reached are remembered there for :data:`REMEMBERED` seconds, so that
+    the next run does not wait for them again.
+    """
+
+    def __init__(self, record: Callable[[], Path] | None = None) -> None:
         self.dead: dict[str, str] = {}
         self.failures: dict[str, int] = {}
+        self.told: set[str] = set()
+        self._record = record
+        self._read = record is None
 
     def forget(self) -> None:
         """Let every host be asked again."""
         self.dead.clear()
         self.failures.clear()
+        if self._record is not None:
+            self._read = True
+            with contextlib.suppress(OSError):
+                self._record().unlink(missing_ok=True)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether later runs know of the hosts that could not be reached."""
+        return self._record is not None
+
+    def why_dead(self, host: str) -> str | None:
+        """Why a host is not asked; ``None`` where it is."""
+        if not self._read:
+            self._read = True
+            now = time.time()
+            for name, since, line in self._remembered():
+                if 0 <= now - since < REMEMBERED:
+                    self.dead.setdefault(name, line)
+        return self.dead.get(host)
+
+    def remember(self, host: str, line: str) -> None:
+        """Take a host for unreachable, in the next runs as well."""
+        self.dead[host] = line
+        if self._record is None:
+            return
+        now = time.time()
+        kept = [entry for entry in self._remembered() if entry[0] != host and 0 <= now - entry[1] < REMEMBERED]
+        kept.append((host, now, line))
+        path = self._record()
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}-{os.getpid()}")
+            temporary.write_text(json.dumps(kept[-_MOST_REMEMBERED:]), "utf-8")
+            os.replace(temporary, path)
+
+    def _remembered(self) -> list[tuple[str, float, str]]:
+        if self._record is None:
+            return []
+        try:
+            with self._record().open(encoding="utf-8") as file:
+                entries = json.loads(file.read(_LONGEST_RECORD))
+            return [(str(host), float(since), str(line)) for host, since, line in entries]
+        except (OSError, ValueError, TypeError, RecursionError):
+            return []
 
 
-#: What this process knows: dumps that are opened one after the other do not each wait for the same dead host.
-KNOWN_HOSTS = Hosts()
+def _record_of_user() -> Path:
+    return stores.default_store().parent / "unreachable-hosts.json"
+
+
+#: What this process knows, and the runs before it: dumps that are opened one after the other do not each wait for the
+#: same dead host.
+KNOWN_HOSTS = Hosts(_record_of_user)
 
 
 class Servers:
@@ -138,12 +201,14 @@ class Servers:
         offline: bool | None = None,
         progress: Progress | None = None,
         hosts: Hosts | None = None,
+        announce: Say | None = None,
     ) -> None:
         """``offline`` forbids every request; ``None`` leaves that to :func:`offline_by_default`.
 
         ``progress`` is told the percentage of a transfer and what is done. ``hosts`` is shared with others that are to
-        know of a dead host.
+        know of a dead host. ``announce`` takes a line before a host is asked for the first time.
         """
+        self._announce = announce
         self.limits = limits or Limits()
         self._offline = offline
         self._progress = progress
@@ -173,8 +238,9 @@ class Servers:
         if self.offline or not _KEY.fullmatch(key):
             return None
         host = _host(url)
-        if host in self._hosts.dead:
-            say(self._hosts.dead[host])
+        why_dead = self._hosts.why_dead(host)
+        if why_dead is not None:
+            say(why_dead)
             return None
         if (url, name, key) in self._missing:
             return None
@@ -187,6 +253,12 @@ class Servers:
         except OSError as error:
             say(f"the symbol store {store} cannot be written: {error.strerror or error}; nothing is downloaded into it")
             return None
+        if self._announce is not None and host not in self._hosts.told:
+            self._hosts.told.add(host)
+            self._announce(
+                f"asking {host} for {name} and what else the dump needs, by names and identities of files only "
+                "(--offline or KDUMP_OFFLINE=1 asks nobody)"
+            )
         try:
             temporary = self._first(url, name, key, check, store)
         except _Failure as failure:
@@ -209,8 +281,12 @@ class Servers:
     def _judge(self, host: str, failure: _Failure) -> str:
         """The line about a failure; the host is given up where it is of no use."""
         if failure.kind in (_Failure.UNREACHABLE, _Failure.STALLED):
-            self._hosts.dead[host] = f"symbol server {host}: {failure}; not asked again"
-            return self._hosts.dead[host]
+            line = f"symbol server {host}: {failure}; not asked again"
+            if failure.kind == _Failure.UNREACHABLE and self._hosts.lasting:
+                line += f" for {REMEMBERED / 60:g} minutes"
+                self._hosts.remember(host, line)
+            self._hosts.dead[host] = line
+            return line
         if not failure.of_host:
             return str(failure)
         self._hosts.failures[host] = self._hosts.failures.get(host, 0) + 1
@@ -321,6 +397,8 @@ class Servers:
                 if self._progress is not None and not text:
                     self._progress(transfer.percent, f"Downloading {name}")
                 late = now - transfer.moved
+                if not transfer.connected and now - started > self.limits.connect:
+                    raise _Failure(_Failure.UNREACHABLE, f"cannot be connected to within {self.limits.connect:g} s")
                 # A socket's own time-out comes first where there is one; this bounds everything else.
                 if late > self.limits.stall + 4 * _POLL:
                     raise _Failure(_Failure.STALLED, f"does not answer within {self.limits.stall:g} s")
@@ -348,6 +426,7 @@ class _Transfer(threading.Thread):
         self._expected: int | None = None
         self.finished = threading.Event()
         self.abandoned = False
+        self.connected = False
         self.received = 0
         self.moved = time.monotonic()
         self.failure: Exception | None = None
@@ -515,19 +594,45 @@ def _opener() -> urllib.request.OpenerDirector:
 
     Making it may take a tenth of a second: it reads the certificates of the system.
     """
+    import http.client
     import urllib.request
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            _note_connection()
+
+    class Encrypted(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            _note_connection()
+
+    class PlainHandler(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Plain, request)
+
+    class EncryptedHandler(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Encrypted, request)
 
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        PlainHandler(),
+        EncryptedHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
     return opener
+
+
+def _note_connection() -> None:
+    """Note in the transfer of this thread that there is a connection."""
+    transfer = threading.current_thread()
+    if isinstance(transfer, _Transfer):
+        transfer.connected = True
 
 
 def _host(url: str) -> str:

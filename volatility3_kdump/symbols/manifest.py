@@ -232,7 +232,7 @@ def into_store(path: SearchPath, store: Path) -> SearchPath:
     for element in path.elements:
         kept = tuple(cache for cache in element.caches if cache not in (default, store))
         elements.append(replace(element, caches=(store, *kept)))
-    return SearchPath(path.directories, path.complaints, elements, path.servers)
+    return SearchPath(path.directories, path.complaints, elements, path.servers, path.attempts)
 
 
 def fetch(

@@ -13,7 +13,8 @@ from datetime import datetime
 from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.stores.servers import MICROSOFT
+from volatility3_kdump.stores.servers import MICROSOFT, offline_by_default
+from volatility3_kdump.symbols.places import DEFAULT_PATH
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
 from volatility3_kdump.windows.machine.processors import processors
@@ -38,7 +39,12 @@ def _own_path(session: Session, kind: str) -> str | None:
 def search_path(session: Session, kind: str) -> str:
     """The ``symbol`` or ``image`` path as the user wrote it, or that of the environment."""
     own = _own_path(session, kind)
-    return os.environ.get(_PATHS[kind], "") if own is None else own
+    if own is not None:
+        return own
+    path = os.environ.get(_PATHS[kind], "")
+    if kind == "symbol" and not path.strip() and not (session.options.offline or offline_by_default()):
+        return DEFAULT_PATH
+    return path
 
 
 def opening(session: Session, dump: OpenDump) -> Iterator[str]:
