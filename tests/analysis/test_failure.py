@@ -22,13 +22,13 @@ from volatility3_kdump.analysis.failure import (
     failure_at_context,
     failure_at_trap,
     find_failure,
-    trap_frames,
 )
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
+from volatility3_kdump.windows.stacks.traps import trap_frames
 
 TRAP_FRAME = 0xFFFFD48F77AF97E0
 FAULT_IP = 0xFFFFF80060DA1981
@@ -177,7 +177,7 @@ def test_registers_that_were_never_written(with_header) -> None:
     target = with_header({0x348: b"PAGE" * 750})
     assert find_failure(target, header_bug_check(target)) is None
     assert crash_stack(target) is None
-    assert trap_frames(target) == []
+    assert trap_frames(target) == ()
 
 
 def test_the_header_context_is_the_failure_where_it_is_at_that_instruction(with_header) -> None:
@@ -249,7 +249,7 @@ def test_the_used_part_of_the_stack(plain: Target, sample) -> None:
     assert crash_stack(plain) == (0xFFFFD48F77AF9698, 0xFFFFD48F77AFA000)
     small = volatility3_kdump.open(sample(4))
     assert crash_stack(small) == (0xFFFFD48F77AF9698, 0xFFFFD48F77AFA000)
-    assert [address for address, _ in trap_frames(plain)] == [TRAP_FRAME, 0xFFFFD48F77AF9E40]
+    assert [trap.address for trap in trap_frames(plain)] == [TRAP_FRAME, 0xFFFFD48F77AF9E40]
 
 
 def test_a_stack_of_unknown_extent_ends_where_its_pages_do(scene) -> None:

@@ -31,11 +31,13 @@ from volatility3_kdump.windows.processes.crashed import crash_context, crash_pro
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.traps import RBP_IN_TRAP_FRAME, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
+_BREAKPOINT = 0x80000003
 _NO_ADDRESS = {8: 0xFFFFFFFFFFFFFFFF, 4: 0xFFFFFFFF}
 #: Most bytes of a kernel stack that are looked through, in case the recorded limits are wrong.
 _MOST_STACK = 0x20000
@@ -245,17 +247,23 @@ class _Finder:
         if self.architecture != "x64":
             return None
         read, nt = self.target.memory.read, self.target.nt
-        named = self.argument("trap_frame")
-        if named:
-            context = amd64.trap_frame(read, named, nt)
+        implied = self.argument("trap_frame_pointer")
+        for key, named in (
+            ("trap_frame", self.argument("trap_frame")),
+            ("trap_frame_pointer", implied - RBP_IN_TRAP_FRAME if implied else None),
+        ):
+            context = amd64.trap_frame(read, named, nt) if named else None
             if context is not None:
-                return context, f"trap frame of argument {self.rule['trap_frame']}", named, None
+                how = "of" if key == "trap_frame" else "implied by"
+                return context, f"trap frame {how} argument {self.rule[key]}", named, None
         ip = self.argument("ip")
         header = crash_context(self.target)
         if not ip or header is None or header.ip == ip:
             return None
+        # The processor reports a breakpoint behind it.
+        behind = 1 if (self.argument("exception_code") or 0) & 0xFFFFFFFF == _BREAKPOINT else 0
         for address, context, how in self._trap_frames():
-            if context.ip == ip:
+            if context.ip in (ip, ip + behind):
                 return context, f"trap frame {how}, its rip is argument {self.rule['ip']}", address, None
         return None
 
@@ -268,7 +276,7 @@ class _Finder:
                     context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
                     if context is not None:
                         yield frame.trap_frame, context, "found by unwinding"
-        for address, context in trap_frames(target):
+        for address, context, _ in trap_frames(target):
             yield address, context, "found by a scan of the stack"
 
     def _header(self) -> _Found | None:
@@ -334,39 +342,3 @@ def crash_stack(target: Target) -> tuple[int, int] | None:
     while end - context.sp < _MOST_STACK and target.memory.read(end & ~0xFFF, 1) is not None:
         end = (end & ~0xFFF) + 0x1000
     return (context.sp, end) if end > context.sp else None
-
-
-def trap_frames(target: Target) -> list[tuple[int, Context]]:
-    """Everything on the crashing x64 stack that can be a trap frame, lowest address first."""
-    extent = crash_stack(target)
-    if extent is None:
-        return []
-    frames = []
-    start = (extent[0] + 15) & ~15
-    data = _Stack(target, start, extent[1])
-    for address in range(start, extent[1] - amd64.TRAP_FRAME_SIZE + 1, 16):
-        if data.may_be_trap_frame(address):
-            context = amd64.trap_frame(data.read, address, target.nt)
-            if context is not None:
-                frames.append((address, context))
-    return frames
-
-
-class _Stack:
-    """A kernel stack read once."""
-
-    def __init__(self, target: Target, start: int, end: int) -> None:
-        self._start = start
-        self._data = target.memory.read(start, end - start)
-        self._memory = target.memory
-
-    def read(self, address: int, size: int) -> bytes | None:
-        offset = address - self._start
-        if self._data is not None and offset >= 0 and offset + size <= len(self._data):
-            return self._data[offset : offset + size]
-        return self._memory.read(address, size)
-
-    def may_be_trap_frame(self, address: int) -> bool:
-        """A quick look at SegCs (+0x170, the same in every x64 kernel)."""
-        data = self.read(address + 0x170, 2)
-        return data is not None and int.from_bytes(data, "little") in (0x10, 0x33, 0x23)

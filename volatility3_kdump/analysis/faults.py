@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.failure import crash_stack, trap_frames
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context
@@ -32,6 +31,7 @@ from volatility3_kdump.findings.regions import (
 from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.traps import find_exception, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
@@ -233,28 +233,8 @@ def exception_record_at(target: Target, address: int | None) -> ExceptionRecord 
 
 
 def find_exception_record(target: Target, code: int, ip: int | None) -> tuple[int, ExceptionRecord] | None:
-    """The EXCEPTION_RECORD on the crashing stack with this code and this ExceptionAddress, and its address.
-
-    The kernel's exception dispatcher builds one there for every exception that the processor raises.
-    """
-    extent = crash_stack(target)
-    if extent is None or ip is None:
-        return None
-    width = target.memory.pointer_size
-    start = (extent[0] + 7) & ~7
-    data = target.memory.read(start, extent[1] - start)
-    if data is None:
-        return None
-    wanted = (code & 0xFFFFFFFF).to_bytes(4, "little")
-    size = record_size(width)
-    position = data.find(wanted)
-    while position >= 0:
-        if position % width == 0 and position + size <= len(data):
-            record = parse_exception_record(data[position : position + size], width)
-            if record is not None and record.address == ip & (1 << 8 * width) - 1:
-                return start + position, record
-        position = data.find(wanted, position + 1)
-    return None
+    """The EXCEPTION_RECORD on the stacks of the crash with this code and this ExceptionAddress, and its address."""
+    return None if ip is None else find_exception(target, code, ip)
 
 
 def interrupted(case: Case) -> tuple[int, Context] | None:
@@ -271,7 +251,7 @@ def interrupted(case: Case) -> tuple[int, Context] | None:
                 context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
                 if context is not None:
                     return frame.trap_frame, context
-    return next(iter(trap_frames(target)), None)
+    return next(((trap.address, trap.context) for trap in trap_frames(target)), None)
 
 
 def trap_frame_reasoning(case: Case) -> Reasoning:

@@ -184,14 +184,15 @@ class Shapes(Walk):
             return None
         if sp == switch.top - FRAME_BELOW_TOP:
             return self.follow(switch)
-        self.skipped = True
+        self.gaps.add(len(self.rows) - 1)
         return self.bare(switch.returns, switch.top - FRAME_BELOW_TOP), SWITCH, True
 
     def to_trap(self, registers: Any, trap: Trap) -> Following:
         """To the exception dispatcher below a trap frame where that is there, else to the handler."""
-        self.skipped = True
+        dispatcher = trap.address - TRAP_IN_DISPATCHER
+        if registers.rsp not in (dispatcher - 8, trap.address - 8):
+            self.gaps.add(len(self.rows) - 1)
         if exception_of(self.target, trap.address) is not None:
-            dispatcher = trap.address - TRAP_IN_DISPATCHER
             value = self.pointer(dispatcher - 8)
             if registers.rsp < dispatcher and value is not None and self.is_return(value):
                 return self.bare(value, dispatcher), TRAP_FRAME, True

@@ -165,7 +165,7 @@ class Amd64Walk(Shapes):
         return interrupted[0].number if interrupted else None
 
     def remarks(self, frames: tuple[Frame, ...]) -> Iterator[str]:
-        trap = failure_trap(self.target) if self.skipped else None
+        trap = failure_trap(self.target) if self.gaps else None
         if trap is not None:
             yield (
                 f"between the call of the bug check and the trap frame at {trap.address:#x} ({trap.how}) only frames "

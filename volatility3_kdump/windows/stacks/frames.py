@@ -24,14 +24,14 @@ class Frame(NamedTuple):
 
     ``sp`` is the stack pointer inside the frame (KD's Child-SP; ``None`` where a frame-pointer chain does not give it),
     ``ip`` where it executes, ``trust`` how it is known.
-    ``return_address`` is the next frame's ``ip``, ``None`` for the last one. ``arguments`` are the four pointer-sized
-    values at the next frame's stack pointer, KD's "Args to Child": home slots, not necessarily arguments; ``None``
-    each where the dump does not hold it. ``call_site`` says that ``ip`` is a return address. ``trap_frame`` is the
-    address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions. ``fp`` is the frame pointer
-    inside the frame, KD's ChildEBP; x86 only. ``name`` is the name of where it executes, ``None`` outside every module;
-    that of a return address is the name of the call before it. ``part`` is the frame's part in the crash: ``bug check``
-    (the call of KeBugCheckEx), ``fault path`` (what lies between it and the fault: handlers and dispatchers, never to
-    blame), ``fault`` (the code that faulted), empty for all others.
+    ``return_address`` is the next frame's ``ip``, ``None`` for the last one and where frames are left out behind it.
+    ``arguments`` are the four pointer-sized values at the next frame's stack pointer, KD's "Args to Child": home slots,
+    not necessarily arguments; ``None`` each where the dump does not hold it. ``call_site`` says that ``ip`` is a return
+    address. ``trap_frame`` is the address of the KTRAP_FRAME that this function keeps, ``None`` for ordinary functions.
+    ``fp`` is the frame pointer inside the frame, KD's ChildEBP; x86 only. ``name`` is the name of where it executes,
+    ``None`` outside every module; that of a return address is the name of the call before it. ``part`` is the frame's
+    part in the crash: ``bug check`` (the call of KeBugCheckEx), ``fault path`` (what lies between it and the fault:
+    handlers and dispatchers, never to blame), ``fault`` (the code that faulted), empty for all others.
     """
 
     number: int

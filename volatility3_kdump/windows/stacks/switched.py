@@ -101,20 +101,28 @@ def switch_above(target: Target, sp: int, high: int | None = None) -> Switch | N
 
 
 def live_stacks(target: Target) -> tuple[LiveStack, ...]:
-    """The stacks that the crash is on, from that of the bug check to that of the interrupted thread (x64)."""
+    """The stacks that the crash is on, from that of the bug check to that of the interrupted thread.
+
+    Switches are known on x64 alone.
+    """
     return target.once(_live_stacks)
 
 
 def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
     context = crash_context(target)
-    if context is None or context.sp is None or target.header.architecture != "x64":
+    if context is None or context.sp is None:
         return ()
     stacks: list[LiveStack] = []
     sp = context.sp
+    triage = target.dump.triage
+    saved = triage.stack if triage is not None else None
+    if saved is not None and saved.address <= sp < saved.address + saved.size:
+        # Where the header's registers are those of an exception, what handled it lies below.
+        sp = saved.address
     while len(stacks) < _MOST_STACKS and not any(stack.low <= sp < stack.high for stack in stacks):
         limits = _thread_limits(target)
         inside = limits is not None and limits[0] <= sp < limits[1]
-        switch = None if inside else switch_above(target, sp)
+        switch = None if inside or target.header.architecture != "x64" else switch_above(target, sp)
         if inside and limits is not None:
             stacks.append(LiveStack(sp, limits[1], THREAD))
         elif switch is not None:

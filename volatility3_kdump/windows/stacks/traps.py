@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RECORD_IN_DISPATCHER, RETURN_IN_DISPATCHER, TRAP_IN_DISPATCHER = 0x138, 0x1D8, 0x1E0
 _RECORD_BELOW_TRAP = TRAP_IN_DISPATCHER - RECORD_IN_DISPATCHER
 #: A trap handler's rbp is this far above its trap frame.
-_RBP_IN_TRAP_FRAME = 0x80
+RBP_IN_TRAP_FRAME = 0x80
 #: KTRAP_FRAME.SegCs.
 _CODE_SEGMENT = 0x170
 _SEGMENTS = (0x10, 0x33, 0x23)
@@ -82,6 +82,25 @@ def stacked_exceptions(target: Target) -> tuple[StackedException, ...]:
     return target.once(_stacked_exceptions)
 
 
+def find_exception(target: Target, code: int, address: int) -> tuple[int, ExceptionRecord] | None:
+    """The exception record with this code and ExceptionAddress on the stacks of the crash, and where it lies.
+
+    The kernel's exception dispatcher builds one for every exception that the processor raises.
+    """
+    width = target.memory.pointer_size
+    wanted, size = (code & 0xFFFFFFFF).to_bytes(4, "little"), record_size(width)
+    for stack in live_stacks(target):
+        for start, data in parts_of(target, stack):
+            position = data.find(wanted)
+            while position >= 0:
+                content = target.memory.read(start + position, size) if (start + position) % width == 0 else None
+                record = parse_exception_record(content, width) if content is not None else None
+                if record is not None and record.address == address & (1 << 8 * width) - 1:
+                    return start + position, record
+                position = data.find(wanted, position + 1)
+    return None
+
+
 def exception_of(target: Target, trap: int) -> tuple[int, ExceptionRecord] | None:
     """The exception record that the dispatcher keeps below a trap frame, and its address."""
     address = trap - _RECORD_BELOW_TRAP
@@ -103,7 +122,7 @@ def _failure_trap(target: Target) -> Trap | None:
     named, pointer = argument("trap_frame"), argument("trap_frame_pointer")
     for address, how in (
         (named, f"named by argument {rule.get('trap_frame')}"),
-        (pointer - _RBP_IN_TRAP_FRAME if pointer else None, f"implied by argument {rule.get('trap_frame_pointer')}"),
+        (pointer - RBP_IN_TRAP_FRAME if pointer else None, f"implied by argument {rule.get('trap_frame_pointer')}"),
     ):
         context = amd64.trap_frame(target.memory.read, address, target.nt) if address else None
         if address and context is not None:
@@ -121,6 +140,8 @@ def _failure_trap(target: Target) -> Trap | None:
 
 
 def _trap_frames(target: Target) -> tuple[Trap, ...]:
+    if target.header.architecture != "x64":
+        return ()
     found = []
     for stack in live_stacks(target):
         for address in _aligned(target, stack):
@@ -140,6 +161,8 @@ def _aligned(target: Target, stack: LiveStack) -> Iterator[int]:
 
 
 def _stacked_exceptions(target: Target) -> tuple[StackedException, ...]:
+    if target.memory.pointer_size != 8:
+        return ()
     found = []
     size = record_size(8)
     for stack in live_stacks(target):

@@ -28,9 +28,10 @@ class Walk:
         self.unused = list(start.segments)
         self.segment: tuple[int, int] | None = None
         self.width = self.target.memory.pointer_size
-        #: The trap frame that the dispatcher of bug checks keeps, and whether frames were left out on the way to one.
+        #: The trap frame that the dispatcher of bug checks keeps.
         self.reported: int | None = None
-        self.skipped = False
+        #: The rows behind which frames were left out: what follows them is not their caller.
+        self.gaps: set[int] = set()
 
     def add(self, ip: int, sp: int | None, trust: str, call_site: bool, fp: int | None = None) -> None:
         self.rows.append([sp, ip, trust, call_site, None, fp])
@@ -59,9 +60,11 @@ class Walk:
         frames = []
         for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
             following = rows[number + 1]
-            arguments = self.arguments(following[0])
+            back, arguments = following[1], self.arguments(following[0])
+            if number in self.gaps:
+                back, arguments = None, _NO_ARGUMENTS
             name = name_at(ip, call_site)
-            frames.append(Frame(number, sp, ip, trust, call_site, following[1], arguments, trap, fp, name))
+            frames.append(Frame(number, sp, ip, trust, call_site, back, arguments, trap, fp, name))
         for sp, ip, trust, call_site, trap, fp in rows[-1:]:
             name = name_at(ip, call_site)
             frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp, name))
