@@ -179,8 +179,10 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
     rule = failure_rule(bug_check.code)
     at_fault = failure is not None and failure.at_fault
     ip = failure.context.ip if failure is not None and at_fault else None
-    if ip is None and "ip" in rule:
-        ip = bug_check.arguments[rule["ip"] - 1].value
+    named = bug_check.arguments[rule["ip"] - 1].value if "ip" in rule else None
+    # A breakpoint's trap frame points behind it; the argument names the breakpoint itself.
+    if named is not None and (ip is None or ip == named + 1):
+        ip = named
     if ip is None:
         return None
     record = failure.exception if failure is not None else None
