@@ -88,3 +88,12 @@ def fast_fail_codes() -> dict[int, dict[str, Any]]:
 def status_names() -> dict[int, str]:
     """The names of NTSTATUS values."""
     return {int(record["code"], 16): record["name"] for record in json_lines("ntstatus.jsonl")}
+
+
+@functools.lru_cache(maxsize=1)
+def win32_names() -> dict[str, dict[int, str]]:
+    """By kind, ``Win32`` and ``HRESULT``, the names of error codes."""
+    names: dict[str, dict[int, str]] = {"Win32": {}, "HRESULT": {}}
+    for record in json_lines("winerrors.jsonl"):
+        names[record["kind"]][int(record["code"], 16)] = record["name"]
+    return names

@@ -59,12 +59,14 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!vm 1", "vm", {"no-processes": True}),
     ("!memusage", "memusage", {}),
     ("!memusage 8", "memusage", {"summary": True}),
+    ("!error c0000005", "error", {"code": ["c0000005"]}),
+    ("!error 5 1", "error", {"code": ["5"], "status": True}),
 ]
 #: How many lines a command shows before those of the plugin; and commands that show a part of its text.
 PREFIXES = {".trap ffffd48f`77af97e0; kv": 11, ".thread ffff91895309d080; kn": 1, "!process 1e90 3": 1}
 PARTS = ("!running -i", "!ready", "vertarget")
 #: Modules of commands that have tests of their own for this.
-ELSEWHERE = ("memory", "types", "symbols", "evaluate")
+ELSEWHERE = ("memory", "types", "symbols")
 #: Commands that show what the plugin computes in another form, or on a dump that is not the sample.
 WITHOUT_PAIR = {
     *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "!stacks", "!irql", "!devobj", "!chkimg"),

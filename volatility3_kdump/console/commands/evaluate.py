@@ -48,3 +48,14 @@ def radix(session: Session, arguments: Arguments) -> Iterator[str]:
         except KeyError:
             raise KdumpError("the base of numbers is 8, 10 or 16") from None
     yield f"base is {session.state.radix}"
+
+
+@command("!error", help="an error code by name: NTSTATUS, Win32, HRESULT", usage="VALUE [FLAGS]", plugin="error")
+def error_code(session: Session, arguments: Arguments) -> Iterable[str]:
+    """Bit 0 of FLAGS says that VALUE is an NTSTATUS."""
+    from volatility3_kdump.views.error_codes import error_grid
+
+    if not 1 <= len(arguments.words) <= 2:
+        raise KdumpError("!error takes an error code, and 1 to read it as an NTSTATUS")
+    value, *flags = [session.evaluate(word) for word in arguments.words]
+    return error_grid([value], bool(flags and flags[0] & 1)).kd_lines()
