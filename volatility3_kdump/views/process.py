@@ -25,6 +25,7 @@ from volatility3_kdump.views.table import (
     TEXT,
     TIME,
     Column,
+    Missing,
     Part,
     Table,
 )
@@ -90,6 +91,12 @@ PROCESS = Part[ListedProcess](
         lambda listed: listed.process.state,
         "`running`, `exiting`, `exited`, `frozen` (every thread of a suspended packaged application), `minimal` (an "
         "address space without user mode: Registry, Memory Compression)",
+    ),
+    Column(
+        "Protection",
+        TEXT,
+        "EPROCESS.Protection, signer and type: `Lsa-Light`, `WinSystem-Protected`, `none`; unknown before Windows 8.1",
+        lambda listed: listed.process.protection_name or Missing(listed.why_no_protection),
     ),
     Column("CreateTime", TIME, "EPROCESS.CreateTime", lambda listed: listed.process.create_time),
     Column("ExitTime", TIME, "EPROCESS.ExitTime; null while it was never set", lambda listed: listed.process.exit_time),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -12,8 +14,11 @@ import volatility3_kdump
 from kdump_sample.scenes import waits as scene
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel, plain, whole_seconds
+from volatility3_kdump.layout import Layouts
+from volatility3_kdump.tables import data_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.times import filetime
+from volatility3_kdump.windows.listing.processes import ListedProcess
 from volatility3_kdump.windows.processes.crashed import crash_process
 from volatility3_kdump.windows.processes.crossview import BACKWARDS, HANDLES, IDS, LIST, OWNERS, SESSIONS, cross_view
 from volatility3_kdump.windows.processes.processes import (
@@ -378,3 +383,46 @@ def test_threads_of_a_torn_list(damaged: Callable[..., Target], sample: Sample) 
     # Backwards the thread is still there.
     assert thread_addresses(target, NOTEPAD) == thread_addresses(reference, NOTEPAD)
     assert any("ThreadListHead" in problem for problem in target.problems)
+
+
+# protection -----------------------------------------------------------------------------------------------------------
+
+
+def test_protection_by_its_byte(sample: Sample, tmp_path: Path) -> None:
+    """The byte of lsass, of Defender and of System as published listings have them, and one that has no name."""
+    path = sample()
+    target = volatility3_kdump.open(path)
+    assert target.nt is not None
+    place = NOTEPAD + target.nt.offset("_EPROCESS", "Protection.Level")
+    assert read_process(target, NOTEPAD).protection_name == "none"
+    for byte, name in (
+        (0x41, "Lsa-Light"),
+        (0x31, "Antimalware-Light"),
+        (0x72, "WinSystem-Protected"),
+        (0xF3, "signer 15-type 3"),
+    ):
+        changed = edited(target, path, tmp_path / f"{byte:x}.dmp", {place: bytes([byte])})
+        assert read_process(changed, NOTEPAD).protection_name == name
+
+
+def test_protection_is_named_as_the_enumerations_of_kernels_name_it(shared_data: Path) -> None:
+    seen = 0
+    for path in sorted((shared_data / "isf" / "windows" / "ntkrnlmp.pdb").glob("*.json.xz"))[:6]:
+        layouts = Layouts.load(path)
+        signers = layouts.enum("_PS_PROTECTED_SIGNER")
+        for value, constant in signers.items():
+            if value and not constant.endswith("Max"):
+                seen += 1
+                name = constant.removeprefix("PsProtectedSigner")
+                assert Process(0, 0, "", "", protection=value << 4 | 1).protection_name == f"{name}-Light"
+    assert seen
+
+
+def test_protection_that_this_windows_does_not_have_says_so(sample: Sample) -> None:
+    target = volatility3_kdump.open(sample())
+    listed = ListedProcess(target, Process(NOTEPAD, 1, "a", None), None)
+    assert listed.why_no_protection == "not in the dump"
+    old = Layouts.load(Path(str(data_path("layout-9200-x64.isf.xz"))))
+    assert not old.has("_EPROCESS", "Protection.Level")
+    listed = ListedProcess(cast(Target, SimpleNamespace(nt=old)), Process(NOTEPAD, 1, "a", None), None)
+    assert listed.why_no_protection == "this Windows has no EPROCESS.Protection, which came with Windows 8.1"

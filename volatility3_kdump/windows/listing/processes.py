@@ -85,6 +85,16 @@ class ListedProcess:
         """100 ns units from its creation to the crash, or to its end."""
         return self.process.elapsed(self._target.header.system_time)
 
+    @property
+    def why_no_protection(self) -> str:
+        """Why its protection is not known."""
+        nt = self._target.nt
+        if nt is None:
+            return f"it needs the kernel's symbols ({self._target.symbol_status})"
+        if not nt.has("_EPROCESS", "Protection.Level"):
+            return "this Windows has no EPROCESS.Protection, which came with Windows 8.1"
+        return "not in the dump"
+
     @functools.cached_property
     def user_mode(self) -> UserMode:
         """What its user-mode pages say."""

@@ -123,12 +123,25 @@ class Process:
     #: SectionBaseAddress: where the image is mapped.
     image_base: int | None = None
     #: Contradictions and gaps, one line each.
+    #: Protection.Level: type, audit and signer in one byte; ``None`` also before Windows 8.1, which has no such field.
+    protection: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str | None:
         """The full file name where the path is known, else the name as EPROCESS holds it, cut to 15 bytes."""
         return self.image_path.rsplit("\\", 1)[-1] if self.image_path else self.image_name
+
+    @property
+    def protection_name(self) -> str | None:
+        """``Lsa-Light``, ``WinSystem-Protected``, ``none``: signer and type (_PS_PROTECTION)."""
+        if self.protection is None:
+            return None
+        kind, signer = self.protection & 7, self.protection >> 4
+        if not kind and not signer:
+            return _PROTECTED_TYPES[0]
+        shown = _PROTECTED_TYPES[kind] if 0 < kind < len(_PROTECTED_TYPES) else f"type {kind}"
+        return f"{_PROTECTED_SIGNERS[signer] if signer < len(_PROTECTED_SIGNERS) else f'signer {signer}'}-{shown}"
 
     @property
     def present(self) -> bool:
@@ -199,7 +212,13 @@ _FIELDS: dict[str, FieldPath] = {
     "freeze_count": "Pcb.FreezeCount",
     "minimal": "Minimal",
     "image_base": "SectionBaseAddress",
+    "protection": "Protection.Level",
 }
+#: _PS_PROTECTED_TYPE and _PS_PROTECTED_SIGNER, which the tables without symbols lack.
+_PROTECTED_TYPES = ("none", "Light", "Protected")
+_PROTECTED_SIGNERS = (
+    *("None", "Authenticode", "CodeGen", "Antimalware", "Lsa", "Windows", "WinTcb", "WinSystem", "App"),
+)
 
 
 class ProcessReader:
@@ -268,6 +287,7 @@ class ProcessReader:
             freeze_count=row.freeze_count,
             minimal=None if row.minimal is None else bool(row.minimal),
             image_base=row.image_base,
+            protection=row.protection,
             notes=tuple(notes),
         )
 
