@@ -17,8 +17,6 @@ from pathlib import Path
 import processes
 from comparison import NotMeasured, Row, Values, alternate, faster, progress, run, run_worker
 
-from volatility3_kdump.options import Options
-
 _ROUNDS = 3
 _LIMIT = 0.050
 _COMMANDS = 20
@@ -72,6 +70,7 @@ def _worker(path: str) -> Values:
     from volatility3_kdump.console.commands import execute
     from volatility3_kdump.console.session import Session
     from volatility3_kdump.escape import terminal_line
+    from volatility3_kdump.options import Options
 
     session = Session(Options(offline=True))
     session.open(path)

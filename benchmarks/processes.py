@@ -21,10 +21,6 @@ from typing import Any
 
 from comparison import NotMeasured, Row, Values, alternate, at_most, faster, progress, run_worker
 
-from volatility3_kdump.windows.processes.processes import process_reader
-from volatility3_kdump.windows.processes.threads import thread_reader
-from volatility3_kdump.windows.stacks.walker import walker
-
 _PROCESSES, _THREADS = 300, 5000
 _ROUNDS = 3
 _LIST_FLOOR, _THREADS_FLOOR, _DETAIL_LIMIT = 3.0, 10.0, 3.0
@@ -141,8 +137,9 @@ def _ours(path: Path) -> Values:
     from volatility3_kdump.views.thread import thread_grid
     from volatility3_kdump.windows.listing.processes import ProcessChoice
     from volatility3_kdump.windows.listing.threads import ThreadChoice
-    from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
-    from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads
+    from volatility3_kdump.windows.processes.processes import process_addresses, process_reader, thread_addresses
+    from volatility3_kdump.windows.processes.threads import thread_reader
+    from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads, walker
 
     start = time.process_time()
     target = volatility3_kdump.open(path)

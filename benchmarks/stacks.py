@@ -26,8 +26,6 @@ from typing import Any
 
 from comparison import NotMeasured, Row, Values, alternate, progress, run_worker
 
-from volatility3_kdump.windows.stacks.walker import walker
-
 _THREADS, _FRAMES = 5000, 12
 _PEER_THREADS = 50
 _ROUNDS = 5
@@ -128,7 +126,7 @@ def _addresses(threads: int) -> Iterator[int]:
 def _ours(path: Path) -> Values:
     """The worker: walk every stack, and look many addresses up."""
     import volatility3_kdump
-    from volatility3_kdump.windows.stacks.walker import walk_threads
+    from volatility3_kdump.windows.stacks.walker import walk_threads, walker
 
     target = volatility3_kdump.open(path)
     stacks = walker(target)
@@ -159,6 +157,7 @@ def _objects(path: Path) -> Values:
     """The worker: unwind the stacks of a few threads by objects of the host."""
     import volatility3_kdump
     from volatility3_kdump.windows.stacks.starts import thread_start
+    from volatility3_kdump.windows.stacks.walker import walker
 
     target = volatility3_kdump.open(path)
     unwinder = _ObjectUnwinder(target, path.with_suffix(".isf.json"))
