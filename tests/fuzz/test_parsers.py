@@ -27,6 +27,7 @@ from tests.expressions.test_grammar import Fake
 from tests.fuzz.mutation import mutate, mutate_document, mutate_text
 from tests.fuzz.running import Runner
 from tests.symbols.pdb.test_types import stored
+from tests.symbols.test_manifest import manifest_of
 from tests.windows.machine.test_whea import BASE as RECORD_AT
 from tests.windows.machine.test_whea import MEMORY_SECTION, memory_of, record
 from volatility3_kdump import batch
@@ -44,7 +45,7 @@ from volatility3_kdump.images.exports import read_exports
 from volatility3_kdump.images.version_resource import image_version
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.stores.paths import SearchPath, safe_file_name
-from volatility3_kdump.symbols import isf, manifest
+from volatility3_kdump.symbols import manifest
 from volatility3_kdump.symbols.pdb.names import PdbFile
 from volatility3_kdump.symbols.pdb.types import document_of
 from volatility3_kdump.symbols.pdb.undecorate import undecorate
@@ -264,7 +265,7 @@ def tables(sample: Sample) -> list[bytes]:
 
 
 def read_table(data: bytes, directory: Path) -> Layouts:
-    table = isf._parse(data, "table.json")
+    table = Layouts.parse(data, "table.json")
     for name in table.types.user_types:
         table.size_of(name)
         for field in table.field_names(name):
@@ -298,7 +299,7 @@ def read_name(data: bytes, directory: Path) -> str | None:
 
 
 def manifests(sample: Sample) -> list[bytes]:
-    return ["\n".join(manifest.lines_of(volatility3_kdump.open(sample(dump_type)))).encode() for dump_type in (4, 6)]
+    return ["\n".join(manifest_of(volatility3_kdump.open(sample(dump_type)))).encode() for dump_type in (4, 6)]
 
 
 def read_manifest(data: bytes, directory: Path) -> list[manifest.Entry]:
@@ -404,17 +405,7 @@ def test_originals_are_read(name: str, sample: Sample, tmp_path: Path) -> None:
             assert name in ("expressions",)
 
 
-#: What is known to fail with an error that is not ours, until it is mended: validation at the door.
-UNMENDED = {"symbol tables", "symbol paths"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="not validated") if name in UNMENDED else ())
-        for name in SUBJECTS
-    ],
-)
+@pytest.mark.parametrize("name", SUBJECTS)
 def test_damaged(name: str, sample: Sample, fuzz: Runner, tmp_path: Path) -> None:
     subject = SUBJECTS[name]
     originals = list(subject.originals(sample))

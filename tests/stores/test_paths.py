@@ -171,3 +171,34 @@ def test_the_search_below_a_directory_has_an_end(tmp_path: Path) -> None:
     make(tmp_path, "/".join("abcdefghijkl") + "/x.pdb", "a/b/x.pdb")
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     assert [*SearchPath([tmp_path]).files("x.pdb", None)] == [tmp_path / "a/b/x.pdb"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("http://[", "symbol path: http://[ is no URL, ignored"),
+        ("srv*http://user:word@[::1", "symbol path: http://[::1 is no URL, ignored"),
+        ("ftp://[", "symbol path: ftp://[ is neither http nor https, ignored"),
+        ("http://h/\x7f", "symbol path: http://h/\\x7f is no URL, ignored"),
+        ("x" * 300, f"symbol path: {'x' * 300} is not a directory, ignored"),
+        ("a\0b", "symbol path: a\\x00b is not a directory, ignored"),
+        ("\udc80\x1b", "symbol path: \\udc80\\x1b is not a directory, ignored"),
+    ],
+)
+def test_what_cannot_be_a_place_is_one_line(text: str, complaint: str) -> None:
+    assert SearchPath.parse(text, "symbol path").complaints == (complaint,)
+
+
+def test_names_longer_than_the_file_system_has_are_not_there(tmp_path: Path) -> None:
+    """128 characters of three bytes are more than the 255 bytes of a name."""
+    name = safe_file_name("\u4e2d" * 124 + ".pdb")
+    assert name is not None
+    path = SearchPath.parse([tmp_path, f"srv*{tmp_path}"], "symbol path")
+    assert list(path.files(name, "AB1")) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pointer_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "x.pdb" / "AB1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "x.pdb" / "AB1" / "file.ptr")
+    assert list(SearchPath.parse(f"srv*{tmp_path}", "symbol path").files("x.pdb", "AB1")) == []

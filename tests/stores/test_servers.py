@@ -218,11 +218,13 @@ def test_pointers_of_a_server(server: SymbolServer, ask: Asked, tmp_path: Path) 
             "MSG: not \x1b[31mhere",
             "",
             "x" * 5000,
+            "PATH:http://[",
+            "PATH:http://h:port/x",
         ]
     ):
         server.routes[f"/x.pdb/AB{number}/file.ptr"] = text.encode()
     assert ask(server.url, key="AB0") == CONTENT
-    for number in range(1, 6):
+    for number in range(1, 8):
         assert ask(server.url, key=f"AB{number}") is None
     base = f"{server.url}/x.pdb"
     assert ask.problems == [
@@ -231,6 +233,8 @@ def test_pointers_of_a_server(server: SymbolServer, ask: Asked, tmp_path: Path) 
         f"{base}/AB3: the server has no such file: 'not \\x1b[31mhere'",
         f"{base}/AB4/file.ptr: is empty; refused",
         f"{base}/AB5/file.ptr: announces 5,000 bytes; cut off at the limit of 4,096 bytes; refused",
+        f"{base}/AB6: the server refers to http://[; refused",
+        f"{base}/AB7: the server refers to http://h:port/x; refused",
     ]
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Union
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
+from volatility3_kdump.files import is_directory, parse_url
 from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.servers import MICROSOFT, Servers, is_url, shown_url
 
@@ -257,10 +259,10 @@ class SearchPath:
                                 if left < 0:
                                     break
                                 # The first level was searched already. Links may lead in circles.
-                                is_directory = entry.is_dir(follow_symlinks=False)
-                                if depth and (not is_directory or _STORED.fullmatch(entry.name)):
+                                nested = entry.is_dir(follow_symlinks=False)
+                                if depth and (not nested or _STORED.fullmatch(entry.name)):
                                     found.setdefault(entry.name.casefold(), []).append(Path(entry.path))
-                                if is_directory and not _STORED.fullmatch(entry.name):
+                                if nested and not _STORED.fullmatch(entry.name):
                                     below.append(Path(entry.path))
                     except OSError:
                         continue
@@ -413,26 +415,32 @@ class _Reader:
             return
         self.elements.append(element)
         for place in element.places:
-            if isinstance(place, Path) and place not in self.directories and place.is_dir():
+            if isinstance(place, Path) and place not in self.directories and is_directory(place):
                 self.directories.append(place)
 
     def _server(self, url: str) -> str | None:
-        if url.lower().startswith(("http://", "https://")):
-            return url
-        self.complaints.append(f"{self._name}: {shown_url(url)} is neither http nor https, ignored")
-        return None
+        if not url.lower().startswith(("http://", "https://")):
+            self._complain(shown_url(url), "is neither http nor https")
+            return None
+        if parse_url(url) is None or not url.isprintable():
+            self._complain(shown_url(url), "is no URL")
+            return None
+        return url
 
     def _store(self, text: str) -> Path | None:
         """A store that is made when something is put into it."""
         if not text:
             return stores.default_store()
-        if os.name != "nt" and _WINDOWS_PATH.match(text) and not Path(text).is_dir():
-            self.complaints.append(f"{self._name}: {text} is a path of Windows, ignored")
+        if os.name != "nt" and _WINDOWS_PATH.match(text) and not is_directory(text):
+            self._complain(text, "is a path of Windows")
             return None
         return Path(text)
 
     def _existing(self, text: str) -> Path | None:
-        if not Path(text).is_dir():
-            self.complaints.append(f"{self._name}: {text} is not a directory, ignored")
+        if not is_directory(text):
+            self._complain(text, "is not a directory")
             return None
         return Path(text)
+
+    def _complain(self, what: str, why: str) -> None:
+        self.complaints.append(printable(f"{self._name}: {what} {why}, ignored"))

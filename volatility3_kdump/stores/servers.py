@@ -24,10 +24,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlunsplit
 
 from volatility3_kdump.archives.cabinet import MAGIC as CABINET_MAGIC
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import parse_url
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.stores import stores
 from volatility3_kdump.version import __version__
@@ -99,7 +100,9 @@ def is_url(text: str) -> bool:
 
 def shown_url(url: str) -> str:
     """A URL without the user name and password that it may hold."""
-    parts = urlsplit(url)
+    parts = parse_url(url)
+    if parts is None:
+        return re.sub(r"//[^/]*@", "//", url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
@@ -329,7 +332,7 @@ class Servers:
         if kind == "MSG":
             raise _Failure(_Failure.REFUSED, f"{shown_url(base)}: the server has no such file: {told}")
         # A server has no say about files of this machine.
-        if urlsplit(rest).scheme not in ("http", "https") or (base.startswith("https:") and rest.startswith("http:")):
+        if _scheme(rest) not in ("http", "https") or (base.startswith("https:") and rest.startswith("http:")):
             raise _Failure(_Failure.REFUSED, f"{shown_url(base)}: the server refers to {told}; refused")
         found = self._transfer(rest, store, name)
         return None if found is None else self._verified(found, rest, name, check, store)
@@ -568,15 +571,18 @@ class _Transfer(threading.Thread):
         import urllib.request
 
         headers = {"User-Agent": f"volatility3-kdump/{__version__}", "Accept-Encoding": "identity"}
-        parts = urlsplit(url)
-        if "@" in parts.netloc:
-            user = unquote(parts.netloc.rpartition("@")[0])
+        place = _netloc(url)
+        if "@" in place:
+            user = unquote(place.rpartition("@")[0])
             headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode("ascii")
         return urllib.request.Request(shown_url(url), headers=headers)
 
     def _redirected(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
-        scheme = urlsplit(target).scheme
+        try:
+            target = urljoin(url, location)
+        except ValueError as error:
+            raise _Failure(_Failure.REFUSED, f"redirects to {location[:100]!a}; not followed", True) from error
+        scheme = _scheme(target)
         if scheme not in ("http", "https") or (scheme == "http" and url.startswith("https:")):
             told = shown_url(target)[:100]
             raise _Failure(_Failure.REFUSED, f"redirects to {told!a}; not followed", True)
@@ -636,4 +642,15 @@ def _note_connection() -> None:
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).netloc.rpartition("@")[2].lower()
+    return _netloc(url).rpartition("@")[2].lower()
+
+
+def _netloc(url: str) -> str:
+    parts = parse_url(url)
+    return "" if parts is None else parts.netloc
+
+
+def _scheme(url: str) -> str:
+    """The scheme; empty for what is no URL."""
+    parts = parse_url(url)
+    return "" if parts is None else parts.scheme

@@ -20,6 +20,7 @@ from pathlib import Path
 from volatility3_kdump.archives.cabinet import MAGIC, Cabinet
 from volatility3_kdump.archives.cache import default_directory
 from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
+from volatility3_kdump.files import FileFailure, is_file, mode_of, open_file
 
 #: Present in the root of a store with one more directory level, the first two letters of the name.
 TWO_TIER = "index2.txt"
@@ -56,12 +57,12 @@ class Listings:
     def entry(self, directory: Path, name: str) -> Path | None:
         """The entry of a directory by that name, else the one that differs in case only."""
         exact = directory / name
-        if exact.exists():
+        if mode_of(exact) is not None:
             return exact
         if directory not in self._listings:
             try:
                 entries = sorted(os.listdir(directory), reverse=True)
-            except OSError:
+            except (OSError, ValueError):
                 entries = []
             self._listings[directory] = {entry.casefold(): entry for entry in entries}
         found = self._listings[directory].get(name.casefold())
@@ -75,13 +76,13 @@ class Listings:
         """The ordinary file at the end of some steps down from a directory."""
         for step in steps:
             directory = self.entry(directory, step) if directory is not None else None
-        return directory if directory is not None and directory.is_file() else None
+        return directory if directory is not None and is_file(directory) else None
 
 
 def stored(root: Path, name: str, key: str, listings: Listings) -> Iterator[Path]:
     """What a store has of a file: the file itself, its CAB archive (``name.pd_``), its ``file.ptr``, in this order."""
     top: Path | None = root
-    if (root / TWO_TIER).is_file():
+    if is_file(root / TWO_TIER):
         top = listings.entry(root, name[:2])
     for last in (name, compressed_name(name), POINTER):
         found = listings.file(top, name, key, last)
@@ -99,7 +100,7 @@ def add(root: Path, name: str, key: str, source: Path, move: bool = False) -> Pa
         raise StoreError(f"{key!r} cannot be the directory of a file in a symbol store")
     try:
         prepare(root)
-        place = root / name[:2] / name / key if (root / TWO_TIER).is_file() else root / name / key
+        place = root / name[:2] / name / key if is_file(root / TWO_TIER) else root / name / key
         place.mkdir(parents=True, exist_ok=True)
         if move:
             new = source
@@ -195,18 +196,19 @@ def read_pointer(text: bytes) -> tuple[str, str]:
 def follow_pointer(pointer: Path) -> Path:
     """The file that a ``file.ptr`` of a local store names. Raises :class:`StoreError` where there is none."""
     try:
-        with pointer.open("rb") as file:
+        with open_file(pointer) as file:
             kind, rest = read_pointer(file.read(_LONGEST_POINTER))
     except OSError as error:
         raise StoreError(f"{pointer}: {error.strerror or error}") from error
+    except FileFailure as failure:
+        raise StoreError(f"{pointer}: it {failure}") from failure
     except StoreError as error:
         raise StoreError(f"{pointer}: {error}") from error
     shown = rest[:200] if rest.isprintable() else ascii(rest[:200])
     if kind == "MSG":
         raise StoreError(f"{pointer}: the store has no such file: {shown}")
     target = Path(rest)
-    with contextlib.suppress(OSError, ValueError):
-        # Devices and pipes are no files; what the file is gets verified as if it lay in the store.
-        if target.is_absolute() and target.is_file():
-            return target
+    # Devices and pipes are no files; what the file is gets verified as if it lay in the store.
+    if target.is_absolute() and is_file(target):
+        return target
     raise StoreError(f"{pointer}: refers to {shown}, which is no file that can be reached from here")
