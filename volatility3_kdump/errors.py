@@ -7,7 +7,23 @@ from __future__ import annotations
 
 
 class KdumpError(Exception):
-    """Base of every error that the package raises on purpose; its text is one line fit for a terminal."""
+    """Base of every error that the package raises on purpose; its text is one line fit for a terminal.
+
+    What the sentence says is here as values too, ``None`` where it does not say it: ``name`` of the file, structure or
+    variable, ``address`` in the target, ``reason`` why it is as it is.
+    """
+
+    def __init__(
+        self, text: str = "", *, name: str | None = None, address: int | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(text)
+        self.name = name
+        self.address = address
+        self.reason = reason
+
+    def within(self, place: str) -> KdumpError:
+        """The same error with ``place`` before its text: the file, or the member of an archive."""
+        return type(self)(f"{place}: {self}", name=self.name, address=self.address, reason=self.reason)
 
 
 class NotACrashDump(KdumpError):
@@ -40,3 +56,8 @@ class SymbolsNotFound(KdumpError):
 
 class Unreadable(KdumpError):
     """An address whose bytes the dump does not hold."""
+
+    @classmethod
+    def at(cls, address: int, name: str, reason: str) -> Unreadable:
+        """``NAME at ADDRESS: REASON``."""
+        return cls(f"{name} at {address:#x}: {reason}", name=name, address=address, reason=reason)

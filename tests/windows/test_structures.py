@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from volatility3_kdump.errors import SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.windows.lists import walk_list
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import read_row, require_symbols
 
 HEAD = 0xFFFF800000001000
 
@@ -123,3 +125,25 @@ def test_a_link_back_to_an_entry_is_a_circle() -> None:
     walk = walk_list(listed({HEAD: (A, A), A: (B, HEAD), B: (A, A)}), HEAD, 10, "list")
     assert walk.entries == (A, B)
     assert "the list is cyclic" in walk.problems[0]
+
+
+def test_what_needs_symbols_says_so_with_its_values() -> None:
+    target: Any = SimpleNamespace(name="made.dmp", nt=None, has_names=False, symbol_status="none at hand")
+    with pytest.raises(SymbolsNotFound, match=r"^made\.dmp: tokens need the kernel's symbols: none at hand$") as caught:
+        require_symbols(target, "tokens", "_TOKEN")
+    assert (caught.value.name, caught.value.address, caught.value.reason) == ("tokens", None, "none at hand")
+    nt = layouts(8)
+    have: Any = SimpleNamespace(name="made.dmp", nt=nt, has_names=False, symbol_status="types alone")
+    assert require_symbols(have, "lists", "_T", "_T.Third") is nt
+    with pytest.raises(SymbolsNotFound, match=r"do not describe _T\.Fourth, _NOWHERE"):
+        require_symbols(have, "lists", "_T", "_T.Fourth", "_NOWHERE")
+    with pytest.raises(SymbolsNotFound, match="types alone"):
+        require_symbols(have, "lists", names=True)
+
+
+def test_errors_keep_their_values_within_a_file() -> None:
+    error = Unreadable.at(0xFFFF800012340000, "_IRP", "paged out").within("made.dmp")
+    assert str(error) == "made.dmp: _IRP at 0xffff800012340000: paged out"
+    assert isinstance(error, Unreadable)
+    assert (error.name, error.address, error.reason) == ("_IRP", 0xFFFF800012340000, "paged out")
+    assert pickle.loads(pickle.dumps(error)).address == 0xFFFF800012340000

@@ -26,7 +26,7 @@ from volatility3_kdump.windows.machine.processors import Processor
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
-from volatility3_kdump.windows.stacks.frames import NoStack, Stack
+from volatility3_kdump.windows.stacks.frames import Stack
 from volatility3_kdump.windows.stacks.starts import context_start, crash_start, thread_start
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -127,11 +127,8 @@ def _process(target: Target, reasoning: Reasoning, thread: Thread | None) -> Pro
 
 
 def _stack(target: Target, failure: Failure | None, thread: int | None) -> Stack:
-    try:
-        if thread:
-            return walker(target).walk(thread_start(target, thread))
-        if failure is not None and failure.context_record is not None:
-            return walker(target).walk(context_start(target, failure.context_record))
-        return walker(target).walk(crash_start(target))
-    except NoStack as error:
-        return Stack((), str(error), False)
+    if thread:
+        return walker(target).walk_from(thread_start, thread)
+    if failure is not None and failure.context_record is not None:
+        return walker(target).walk_from(context_start, failure.context_record)
+    return walker(target).walk_from(crash_start)

@@ -6,7 +6,6 @@ Which argument of a bug check points at an instruction, a trap frame, a context 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -262,22 +261,10 @@ class _Finder:
             return None
         # The processor reports a breakpoint behind it.
         behind = 1 if (self.argument("exception_code") or 0) & 0xFFFFFFFF == _BREAKPOINT else 0
-        for address, context, how in self._trap_frames():
+        for address, context, how in passed_trap_frames(self.target):
             if context.ip in (ip, ip + behind):
                 return context, f"trap frame {how}, its rip is argument {self.rule['ip']}", address, None
         return None
-
-    def _trap_frames(self) -> Iterator[tuple[int, Context, str]]:
-        """Trap frames of the crashing stack: those that unwinding comes by, then what a scan of the stack finds."""
-        target = self.target
-        with contextlib.suppress(NoStack):
-            for frame in walker(target).walk(crash_start(target)).frames:
-                if frame.trap_frame is not None:
-                    context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
-                    if context is not None:
-                        yield frame.trap_frame, context, "found by unwinding"
-        for address, context, _ in trap_frames(target):
-            yield address, context, "found by a scan of the stack"
 
     def _header(self) -> _Found | None:
         context = crash_context(self.target)
@@ -342,3 +329,17 @@ def crash_stack(target: Target) -> tuple[int, int] | None:
     while end - context.sp < _MOST_STACK and target.memory.read(end & ~0xFFF, 1) is not None:
         end = (end & ~0xFFF) + 0x1000
     return (context.sp, end) if end > context.sp else None
+
+
+def passed_trap_frames(target: Target) -> Iterator[tuple[int, Context, str]]:
+    """Trap frames of the crashing stack: those that unwinding comes by, then what a scan of the stack finds.
+
+    Each is its address, the registers in it, and how it was found, in words.
+    """
+    for frame in walker(target).walk_from(crash_start).frames:
+        if frame.trap_frame is not None:
+            context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
+            if context is not None:
+                yield frame.trap_frame, context, "found by unwinding"
+    for address, context, _ in trap_frames(target):
+        yield address, context, "found by a scan of the stack"

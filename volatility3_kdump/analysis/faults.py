@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis.failure import passed_trap_frames
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
-from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
     ACCESS_VIOLATION,
@@ -29,10 +28,7 @@ from volatility3_kdump.findings.regions import (
     region_of,
 )
 from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
-from volatility3_kdump.windows.stacks.frames import NoStack
-from volatility3_kdump.windows.stacks.starts import crash_start
-from volatility3_kdump.windows.stacks.traps import find_exception, trap_frames
-from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.stacks.traps import find_exception
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -245,13 +241,7 @@ def interrupted(case: Case) -> tuple[int, Context] | None:
         return None
     if failure is not None and failure.trap_frame is not None:
         return failure.trap_frame, failure.context
-    with contextlib.suppress(NoStack):
-        for frame in walker(target).walk(crash_start(target)).frames:
-            if frame.trap_frame is not None:
-                context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
-                if context is not None:
-                    return frame.trap_frame, context
-    return next(((trap.address, trap.context) for trap in trap_frames(target)), None)
+    return next(((address, context) for address, context, _ in passed_trap_frames(target)), None)
 
 
 def trap_frame_reasoning(case: Case) -> Reasoning:

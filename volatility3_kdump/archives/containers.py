@@ -201,7 +201,7 @@ def _check_head(member: Member, head: bytes) -> None:
     try:
         parse_header(BytesSource(head, member.name))
     except KdumpError as error:
-        raise type(error)(f"{shown(member.name)} inside: {error}") from error
+        raise error.within(f"{shown(member.name)} inside") from error
 
 
 # extracting -----------------------------------------------------------------------------------------------------------

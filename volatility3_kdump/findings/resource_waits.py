@@ -128,7 +128,7 @@ def _single(target: Target, where: int) -> ResourceScan:
     try:
         resource = ResourceReader(target).read(where)
     except KdumpError as error:
-        raise error if str(error).startswith(target.name) else type(error)(f"{target.name}: {error}") from error
+        raise error if str(error).startswith(target.name) else error.within(target.name) from error
     nt, width = target.nt, target.memory.pointer_size
     assert nt is not None
     place = where + nt.offset("_ERESOURCE", "SystemResourcesList")

@@ -12,6 +12,7 @@ from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ThreadChoice, every_thread
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.threads import thread_reader
+from volatility3_kdump.windows.structures import require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -73,8 +74,7 @@ class WaitChains:
     def __init__(self, target: Target, chosen: ThreadChoice, progress: Progress | None = None) -> None:
         if target.dump.triage is not None:
             raise KdumpError(f"{target.name}: a small memory dump holds one thread: nobody it could wait for")
-        if thread_reader(target) is None:
-            raise KdumpError(f"{target.name}: wait chains need the kernel's symbols ({target.symbol_status})")
+        require_symbols(target, "wait chains", "_ETHREAD")
         threads = list(every_thread(target, None, progress))
         graph: WaitGraph = find_waits(target, threads)
         shown = list(graph.waits)

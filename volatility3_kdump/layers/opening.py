@@ -59,9 +59,9 @@ def open_layers(
         except KdumpError as error:
             if extracted is None:
                 raise
-            raise type(error)(f"{shown(extracted.member.name)} inside: {error}") from error
+            raise error.within(f"{shown(extracted.member.name)} inside") from error
     except KdumpError as error:
-        raise type(error)(f"{name}: {error}") from error
+        raise error.within(name) from error
 
 
 def _build(

@@ -14,7 +14,6 @@ from volatility3_kdump.views.table import FLAG, NUMBER, POINTER, TEXT, Column, P
 from volatility3_kdump.windows.listing.dispatcher import Dispatcher
 from volatility3_kdump.windows.listing.threads import ListedThread
 from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue
-from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import processor_start
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -126,10 +125,9 @@ def running_lines(target: Target, idle: bool, stacks: bool) -> Iterator[str]:
 
 
 def _stack_lines(target: Target, number: int) -> Iterator[str]:
-    try:
-        stack = walker(target).walk(processor_start(target, number))
-    except NoStack as error:
-        yield f"No stack: {error}"
+    stack = walker(target).walk_from(processor_start, number)
+    if not stack.frames:
+        yield f"No stack: {stack.end}"
         return
     yield stack_text.header("kn", target.memory.pointer_size)
     yield from stack_text.rows(stack, "kn", target.memory.pointer_size)

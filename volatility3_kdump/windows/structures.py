@@ -69,9 +69,29 @@ def read_fields(target: Target, type_name: str, address: int, paths: Mapping[str
         raise LayoutError(f"{layouts.origin}: no type {type_name}")
     row = read_row(target.memory, layouts.reader(type_name, **paths), address)
     if row is None:
-        raise Unreadable(f"{type_name} at {address:#x}: {target.memory.why_unreadable(address)}")
+        raise Unreadable.at(address, type_name, target.memory.why_unreadable(address))
     fields: dict[str, Any] = row._asdict()
     return fields
+
+
+def require_symbols(target: Target, what: str, *needed: str, names: bool = False) -> Layouts:
+    """The kernel's types, which ``what`` (``tokens``) cannot be read without; with ``names`` its symbols as well.
+
+    Raises :class:`SymbolsNotFound` where there are none, or where they lack one of ``needed``: types (``_TOKEN``) and
+    fields (``_TOKEN.UserAndGroups``).
+    """
+    nt = target.nt
+    if nt is None or (names and not target.has_names):
+        raise SymbolsNotFound(
+            f"{target.name}: {what} need the kernel's symbols: {target.symbol_status}",
+            name=what,
+            reason=target.symbol_status,
+        )
+    lacking = [name for name in needed if not (nt.has(*name.split(".", 1)) if "." in name else nt.has_type(name))]
+    if lacking:
+        reason = f"those at hand do not describe {', '.join(lacking)} ({nt.origin})"
+        raise SymbolsNotFound(f"{target.name}: {what} need the kernel's symbols: {reason}", name=what, reason=reason)
+    return nt
 
 
 def layouts_of(target: Target) -> Layouts:

@@ -9,7 +9,6 @@ from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.machine.processors import Processor, processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor
-from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -150,10 +149,7 @@ def _drivers_on_stack(case: Case) -> bool:
 
 def _crash_frames(target: Target) -> list[tuple[int, Module]]:
     """The instruction pointers of the crashing stack that lie in modules, innermost first."""
-    try:
-        frames = walker(target).walk(crash_start(target)).frames
-    except NoStack:
-        return []
+    frames = walker(target).walk_from(crash_start).frames
     named = [(frame.ip, target.names.module_of(frame.ip)) for frame in frames]
     return [(ip, module) for ip, module in named if module is not None]
 

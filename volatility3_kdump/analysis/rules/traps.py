@@ -28,7 +28,6 @@ from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
-from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import trap_start
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -239,9 +238,8 @@ def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
 def _users(case: Case, trap_frame: int) -> Reasoning:
     """Who used the stack: a function that calls itself, and the modules by the bytes of their frames."""
     target = case.target
-    try:
-        frames = walker(target).walk(trap_start(target, trap_frame)).frames
-    except NoStack:
+    frames = walker(target).walk_from(trap_start, trap_frame).frames
+    if not frames:
         return Reasoning()
     functions: collections.Counter[str] = collections.Counter()
     modules: collections.Counter[Module] = collections.Counter()

@@ -233,10 +233,7 @@ def trap(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _set_trap(session: Session, address: int) -> Iterable[str]:
     failure = failure_at_trap(session.target, address)
-    try:
-        start = trap_start(session.target, address)
-    except NoStack as error:
-        raise KdumpError(str(error)) from error
+    start = trap_start(session.target, address)
     _set_failure(session.current, failure, start)
     return failure_grid(session.target, failure).kd_lines()
 
@@ -252,10 +249,7 @@ def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _set_context(session: Session, address: int) -> Iterable[str]:
     failure = failure_at_context(session.target, address)
-    try:
-        start = context_start(session.target, address)
-    except NoStack as error:
-        raise KdumpError(str(error)) from error
+    start = context_start(session.target, address)
     _set_failure(session.current, failure, start)
     return failure_grid(session.target, failure).kd_lines()
 

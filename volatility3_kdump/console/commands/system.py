@@ -15,6 +15,7 @@ from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.pool import block_grid, usage_grid
 from volatility3_kdump.views.vm import vm_grid
 from volatility3_kdump.windows.machine.processors import ControlRegion, control_region, processor_models, processors
+from volatility3_kdump.windows.structures import require_symbols
 
 _WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
@@ -62,8 +63,7 @@ def _region(session: Session, arguments: Arguments) -> ControlRegion:
     number = session.evaluate(arguments.text) if arguments.text else session.current.processor
     if number is None:
         raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
-    if target.nt is None:
-        raise KdumpError(f"{target.name}: control blocks need the kernel's symbols: {target.symbol_status}")
+    require_symbols(target, "control blocks")
     processor = next((found for found in processors(target) if found.number == number), None)
     found = control_region(target, processor) if processor is not None else None
     if found is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer
 from volatility3_kdump.windows.processes.ready import processor_states, shared_queues
+from volatility3_kdump.windows.structures import require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -22,8 +23,7 @@ class Dispatcher:
         self.target = target
         self.states = processor_states(target)
         if not self.states:
-            if target.nt is None:
-                raise SymbolsNotFound(f"{target.name}: ready queues need the kernel's symbols: {target.symbol_status}")
+            require_symbols(target, "ready queues")
             raise KdumpError(f"{target.name}: no processor's control block is in the dump")
         self.shared = shared_queues(target, self.states)
         namer = ThreadNamer(target)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.errors import SymbolsNotFound
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer
 from volatility3_kdump.windows.processes import processes
-from volatility3_kdump.windows.processes.threads import read_thread, thread_reader
+from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.structures import require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -102,8 +102,7 @@ class StackList:
 
 def threads_with_stacks(target: Target, progress: Progress | None = None) -> Iterator[ListedThread]:
     """Every thread of every process, by process. Raises :class:`SymbolsNotFound` where they cannot be listed."""
-    if thread_reader(target) is None:
-        raise SymbolsNotFound(f"{target.name}: the threads need the kernel's symbols: {target.symbol_status}")
+    require_symbols(target, "the threads", "_ETHREAD")
     addresses = processes.process_addresses(target)
     for index, address in enumerate(addresses):
         if progress is not None:

@@ -12,7 +12,7 @@ from volatility3_kdump.windows.processes import processes
 from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.processes import Process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread, thread_reader
-from volatility3_kdump.windows.stacks.frames import NoStack, Stack
+from volatility3_kdump.windows.stacks.frames import Stack
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 def stack_of(target: Target, thread: int) -> Stack:
     """The stack of the thread at an ETHREAD; an empty one says why there is none."""
-    try:
-        return walker(target).walk(thread_start(target, thread))
-    except NoStack as error:
-        return Stack((), str(error), False)
+    return walker(target).walk_from(thread_start, thread)
 
 
 class ListedThread:

@@ -97,7 +97,7 @@ def read_error_record(memory: Memory, address: int) -> ErrorRecord:
     """
     header = memory.read(address, HEADER_SIZE)
     if header is None:
-        raise Unreadable(f"no error record at {address:#x}: {memory.why_unreadable(address)}")
+        raise Unreadable.at(address, "no error record", memory.why_unreadable(address))
     signature, revision, end, count, severity = struct.unpack_from("<4sHIHI", header)
     if signature != SIGNATURE or end != 0xFFFFFFFF:
         raise CorruptDump(f"no error record at {address:#x}: it starts with {signature.hex()}, not with CPER")

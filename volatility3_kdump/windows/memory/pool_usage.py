@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.memory.pool_header import tag_text
 from volatility3_kdump.windows.memory.pool_tables import Table, read_table, table_bounds
+from volatility3_kdump.windows.structures import require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -132,11 +133,7 @@ class PoolUsage:
 
 def read_usage(target: Target, progress: Progress | None = None) -> PoolUsage:
     """Sum the trackers. Raises :class:`KdumpError` when none of them can be read, with the reason."""
-    nt = target.nt
-    if nt is None or not target.has_names:
-        raise SymbolsNotFound(f"{target.name}: the use of pool needs the kernel's symbols: {target.symbol_status}")
-    if not nt.has_type(_TYPE):
-        raise SymbolsNotFound(f"{target.name}: the kernel's symbols have no {_TYPE}")
+    nt = require_symbols(target, "the counters of pool", _TYPE, names=True)
     problems: list[str] = []
     tables: list[TrackerTable] = []
     parts: list[Table] = []

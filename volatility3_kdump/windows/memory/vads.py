@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts, StructReader
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import read_row, require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -109,7 +109,7 @@ def process_vads(target: Target, process: int) -> VadTree:
     """
     from volatility3_kdump.windows.processes.processes import read_process
 
-    _layouts(target)
+    require_symbols(target, "VADs", "_MMVAD_SHORT", "_MMVAD")
     found = read_process(target, process)
     named = f"process {process:x}" if found.name is None else f"process {process:x} ({found.name})"
     if found.vad_root is None:
@@ -126,7 +126,7 @@ def process_vads(target: Target, process: int) -> VadTree:
 
 def read_vads(target: Target, root: int) -> VadTree:
     """The VAD at an address and those below it in its tree. Errors are those of :func:`process_vads`."""
-    nt = _layouts(target)
+    nt = require_symbols(target, "VADs", "_MMVAD_SHORT", "_MMVAD")
     if not target.is_kernel_address(root) or root % target.memory.pointer_size:
         raise KdumpError(f"{target.name}: {root:#x} is no VAD: it is not the address of a kernel structure")
     reader = nt.reader("_MMVAD_SHORT", **_CHILDREN)
@@ -136,15 +136,6 @@ def read_vads(target: Target, root: int) -> VadTree:
     sections: dict[int, Section] = {}
     vads = tuple(_read(target, nt, address, level, sections) for address, level in places)
     return VadTree(root, vads, (*problems, *_order(vads)))
-
-
-def _layouts(target: Target) -> Layouts:
-    nt = target.nt
-    if nt is None:
-        raise SymbolsNotFound(f"{target.name}: VADs need the kernel's symbols: {target.symbol_status}")
-    if not nt.has_type("_MMVAD_SHORT") or not nt.has_type("_MMVAD"):
-        raise SymbolsNotFound(f"{target.name}: the kernel's symbols do not describe VADs (_MMVAD_SHORT, _MMVAD)")
-    return nt
 
 
 def _walk(target: Target, root: int, reader: StructReader) -> tuple[list[tuple[int, int]], list[str]]:

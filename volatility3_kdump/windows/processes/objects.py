@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.processes.handle_table import read_entries
 from volatility3_kdump.windows.processes.namespace import object_name, object_path, object_type, read_directory
-from volatility3_kdump.windows.structures import layouts_of
+from volatility3_kdump.windows.structures import layouts_of, require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -97,9 +97,7 @@ def find_object(target: Target, path: str) -> int | None:
 
 def read_handles(target: Target, table: int, problems: list[str]) -> Iterator[Handle]:
     """The used entries of a process's HANDLE_TABLE by value (x64); what is wrong is appended to ``problems``."""
-    if target.nt is None:
-        raise SymbolsNotFound(f"{target.name}: handle tables need the kernel's symbols: {target.symbol_status}")
-    nt = target.nt
+    nt = require_symbols(target, "handle tables")
     body = nt.offset("_OBJECT_HEADER", "Body")
     granted = nt.find("_HANDLE_TABLE_ENTRY", ("GrantedAccessBits", "GrantedAccess"))
     mask = (1 << (granted.bits if granted is not None and granted.bits else 32)) - 1

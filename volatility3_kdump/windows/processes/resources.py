@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
+from volatility3_kdump.errors import KdumpError, Unreadable
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.lists import walk_list
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import read_row, require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -128,9 +128,7 @@ class ResourceReader:
     """Reads resources of one target. Raises :class:`SymbolsNotFound` without the layout of an ERESOURCE."""
 
     def __init__(self, target: Target) -> None:
-        nt = target.nt
-        if nt is None or not nt.has_type("_ERESOURCE"):
-            raise SymbolsNotFound(f"{target.name}: resources need the kernel's symbols: {target.symbol_status}")
+        nt = require_symbols(target, "resources", "_ERESOURCE")
         self._target = target
         self._memory = target.memory
         self._nt: Layouts = nt
@@ -170,7 +168,7 @@ class ResourceReader:
         """The resource at an address. Raises :class:`Unreadable` where the dump holds nothing of it."""
         row = read_row(self._memory, self._whole, address)
         if row is None:
-            raise Unreadable(f"the resource at {address:#x}: {self._memory.why_unreadable(address)}")
+            raise Unreadable.at(address, "the resource", self._memory.why_unreadable(address))
         notes: list[str] = []
         numbers = (row.active, row.entries, row.flag, row.contention, row.shared_count, row.exclusive_count)
         if self._is_fast(address):

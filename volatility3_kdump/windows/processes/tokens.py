@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import StructReader
 from volatility3_kdump.windows.processes.namespace import object_type
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import read_row, require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -122,10 +122,7 @@ def read_token(target: Target, address: int) -> Token:
     Raises :class:`SymbolsNotFound` without the kernel's symbols, and :class:`KdumpError` where the dump holds no token
     there: nothing at all, or an object of another type.
     """
-    nt = target.nt
-    if nt is None or not nt.has_type("_TOKEN") or not nt.has("_TOKEN", "UserAndGroups"):
-        why = target.symbol_status if not target.has_names else "the kernel's do not describe tokens"
-        raise SymbolsNotFound(f"{target.name}: tokens need the kernel's symbols: {why}")
+    nt = require_symbols(target, "tokens", "_TOKEN.UserAndGroups")
     if not target.is_kernel_address(address):
         raise KdumpError(f"{target.name}: {address:x} is no token: it is not an address of the kernel")
     reader = nt.reader("_TOKEN", **_FIELDS)

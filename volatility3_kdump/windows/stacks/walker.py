@@ -7,8 +7,8 @@ that way says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
@@ -20,6 +20,8 @@ from volatility3_kdump.windows.stacks.x86_walk import X86Walk
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
+
+P = ParamSpec("P")
 
 
 def walker(target: Target) -> StackWalker:
@@ -45,6 +47,18 @@ class StackWalker(CodePlaces):
         if len(stack.frames) <= most:
             return stack
         return Stack(stack.frames[:most], f"{most} frames, the limit", False)
+
+    def walk_from(
+        self, start: Callable[Concatenate[Target, P], Start], *arguments: P.args, **options: P.kwargs
+    ) -> Stack:
+        """The backtrace from the start that a function of this package gives; an empty one says why there is none.
+
+        ``walk_from(thread_start, thread)`` is the stack of a thread, ``walk_from(crash_start)`` that of the crash.
+        """
+        try:
+            return self.walk(start(self.target, *arguments, **options))
+        except NoStack as error:
+            return Stack((), str(error), False)
 
     def registers_at_trap(self, start: Start, trap: int) -> Context | None:
         """The registers that a trap interrupted, as far as unwinding to its frame recovers them (x64).
