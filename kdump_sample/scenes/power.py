@@ -10,7 +10,7 @@ from kdump_sample.dispatch import DPCS
 from kdump_sample.scene import KernelStructure, Record, Scene
 from kdump_sample.scenes import scene
 from kdump_sample.scenes.crashes import add, interrupted
-from kdump_sample.scenes.workers import Device, device_stack, power_irp, third_party, waiting
+from kdump_sample.scenes.workers import Device, Stack, device_stack, power_irp, third_party, waiting
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashed
 from volatility3_kdump.layout import Layouts
@@ -78,14 +78,19 @@ def _watchdog(functions: tuple[Function, ...], last: tuple[str, ...]) -> Scene:
     return dataclasses.replace(made, drivers=(*made.drivers, _CARD_READER))
 
 
-def _with_devices(made: Scene, layouts: Layouts) -> Scene:
-    images = {driver.stem: driver for driver in made.drivers}
+def card_reader_devices(made: Scene, layouts: Layouts, below: str = "pci", above: str = "RtsPer") -> Stack:
+    """The device stack: the drivers ``below`` (of the physical device) and ``above``, between them ACPI's filter."""
+    images = {**{driver.stem: driver for driver in made.drivers}, "RtsPer": _CARD_READER}
     devices = (
-        Device(_PDO, _PCI, _NAMES, "\\Driver\\pci", images["pci"]),
+        Device(_PDO, _PCI, _NAMES, f"\\Driver\\{below}", images[below]),
         Device(_FILTER, _ACPI, _NAMES + 0x80, "\\Driver\\ACPI", images["ACPI"]),
-        Device(_FDO, _RTSPER, _NAMES + 0x100, "\\Driver\\RtsPer", _CARD_READER),
+        Device(_FDO, _RTSPER, _NAMES + 0x100, f"\\Driver\\{above}", images[above]),
     )
-    stack = device_stack(devices, _NODE, _INSTANCE, "RtsPer", layouts)
+    return device_stack(devices, _NODE, _INSTANCE, "RtsPer", layouts)
+
+
+def _with_devices(made: Scene, layouts: Layouts) -> Scene:
+    stack = card_reader_devices(made, layouts)
     return add(made, structures=stack.structures, records=stack.records, blocks=stack.blocks)
 
 

@@ -13,11 +13,11 @@ from volatility3_kdump.analysis.arguments import KINDS
 from volatility3_kdump.analysis.owners import OwnerRules
 
 RECORD = {
-    *("code", "name", "aliases", "text", "live", "same_as", "kd", "failure", "bucket"),
+    *("code", "name", "aliases", "text", "live", "startup", "same_as", "kd", "failure", "bucket"),
     *("args", "kinds", "values", "key", "variants"),
 }
 VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol", "rule"}
-FAILURE = {"address", "irql", "access", "accesses", "access_is", "ip", "pte"} | {
+FAILURE = {"address", "irql", "access", "accesses", "older_accesses", "access_is", "ip", "pte"} | {
     *("exception_code", "exception_record", "context", "trap_frame", "trap_frame_pointer"),
 }
 BUCKET = {
@@ -25,7 +25,7 @@ BUCKET = {
     *("uncertain", "blameless", "telling", "named", "unnamed", "driver", "routine", "small_dump_word"),
     *("verifier", "guard", "hardware", "user_frames", "coded_before_modern"),
 }
-WORD = {"argument", "values", "fast_fail", "base", "text", "process", "cookie", "page_state", "rule"}
+WORD = {"argument", "status", "values", "fast_fail", "base", "text", "process", "cookie", "page_state", "rule"}
 ACCESSES = {"read", "write", "execute"}
 
 
@@ -59,7 +59,7 @@ def check_arguments(holder: Mapping[str, Any]) -> None:
 
 def check_failure(failure: Mapping[str, Any]) -> None:
     assert failure.keys() <= FAILURE
-    assert numbers(failure, FAILURE - {"accesses", "access_is"})
+    assert numbers(failure, FAILURE - {"accesses", "older_accesses", "access_is"})
     assert failure.get("access_is", "read") in ACCESSES
     assert ("accesses" in failure) == ("access" in failure)
     for value, access in failure.get("accesses", {}).items():

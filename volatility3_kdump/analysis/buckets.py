@@ -317,6 +317,9 @@ def _words(bug_check: BugCheck, record: Mapping[str, Any], facts: FailureFacts) 
 def _argument_word(value: int | None, entry: Mapping[str, Any]) -> str | None:
     if value is None:
         return None
+    if entry.get("status"):
+        # An NTSTATUS stands sign-extended in the argument.
+        return f"{value & 0xFFFFFFFF:x}"
     if entry.get("fast_fail"):
         name: str | None = tables.fast_fail_codes().get(value, {}).get("name")
         return name

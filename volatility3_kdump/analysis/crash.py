@@ -15,6 +15,7 @@ from volatility3_kdump.analysis.bugcheck import (
 )
 from volatility3_kdump.analysis.facts import Facts, gather_facts, version_of
 from volatility3_kdump.analysis.failure import Failure, find_failure
+from volatility3_kdump.analysis.own_bug_check import own_bug_check
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.plausibility import Plausibility, plausibility
 from volatility3_kdump.analysis.reason import reason
@@ -23,15 +24,24 @@ from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_
 from volatility3_kdump.analysis.weighing import weigh
 from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor
-from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.processes import Process, read_process
-from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
+from volatility3_kdump.windows.processes.threads import Thread, read_thread
 from volatility3_kdump.windows.stacks.frames import Stack
 from volatility3_kdump.windows.stacks.starts import context_start, crash_start, thread_start
+from volatility3_kdump.windows.stacks.switched import DPC, INTERRUPT, interruption
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
+
+
+#: What a processor did that is not its thread's, by the kind of stack that it was on.
+_INTERRUPTED = {
+    DPC: "while a DPC ran",
+    INTERRUPT: "while an interrupt was handled",
+    "idle": "while the processor was idle",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
     notes += rules.problems
     thread = read_thread(target, reasoning.thread) if reasoning.thread else crash_thread(target)
     stack = _stack(target, failure, reasoning.thread)
+    reasoning += own_bug_check(target, bug_check, stack, rules)
     judged = plausibility(target, bug_check, failure)
     identity = processor_identity(target.dump.source, target.dump.tagged)
     decided = decide(
@@ -104,25 +115,22 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         version_of(target, blamed),
         tuple(notes),
         judged,
-        None if reasoning.thread else _interrupted(target, thread),
+        None if reasoning.thread else _interrupted(target),
     )
 
 
-def _interrupted(target: Target, thread: Thread | None) -> str | None:
-    """Words for the stack that the bug check was raised on, ``None`` where it is the thread's own."""
-    processor, context = crash_processor(target), crash_context(target)
-    if processor is not None and processor.idle_thread and processor.idle_thread == processor.current_thread:
-        return "while the processor was idle"
-    limits = stack_limits(target, thread.address) if thread is not None else None
-    if limits is None or context is None or context.sp is None or limits[0] <= context.sp < limits[1]:
-        return None
-    return "on a stack of the processor, for interrupts and DPCs"
+def _interrupted(target: Target) -> str | None:
+    """What the processor did that is not the thread's; ``None`` where the bug check was raised by the thread itself."""
+    found = interruption(target)
+    return None if found is None else _INTERRUPTED.get(found.kind, found.reason)
 
 
 def _process(target: Target, reasoning: Reasoning, thread: Thread | None) -> Process | None:
     """The process that the debugger names: that of the thread held responsible."""
-    if reasoning.thread and thread is not None and thread.process:
-        return read_process(target, thread.process)
+    crashed = crash_thread(target)
+    if reasoning.thread and (crashed is None or reasoning.thread != crashed.address):
+        # The process that noticed is not that of the thread.
+        return read_process(target, thread.process) if thread is not None and thread.process else None
     return crash_process(target)
 
 

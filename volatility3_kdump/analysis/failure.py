@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _BREAKPOINT = 0x80000003
+#: The first build of Windows 10, which changed the access type of 0x50 to a set.
+_WINDOWS_10 = 10240
 _NO_ADDRESS = {8: 0xFFFFFFFFFFFFFFFF, 4: 0xFFFFFFFF}
 #: Most bytes of a kernel stack that are looked through, in case the recorded limits are wrong.
 _MOST_STACK = 0x20000
@@ -303,7 +305,9 @@ class _Finder:
             # For a general protection fault the processor reports no address; the kernel then stores all ones.
             return access_kind(exception), None if address == _NO_ADDRESS[self.target.memory.pointer_size] else address
         kind = self.argument("access")
-        accesses = self.rule.get("accesses", {})
+        build = self.target.header.build_number
+        older = "older_accesses" in self.rule and build is not None and build < _WINDOWS_10
+        accesses = self.rule.get("older_accesses" if older else "accesses", {})
         access = self.rule.get("access_is") or (accesses.get(f"{kind:x}") if kind is not None else None)
         return access, self.argument("address")
 

@@ -255,6 +255,11 @@ def trap_frame_reasoning(case: Case) -> Reasoning:
     return Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address, where or ""),))
 
 
+def page_status(status: int) -> str | None:
+    """Words for the status with which reading a page failed; ``None`` where there are none."""
+    return _PAGE_STATUS.get(status) or code_text(status)
+
+
 def is_access_violation(code: int | None) -> bool:
     return code is not None and code & 0xFFFFFFFF == ACCESS_VIOLATION
 

@@ -84,6 +84,11 @@ def _where(crash: Crash) -> str | None:
     if failure is not None and failure.access and failure.address is not None:
         verb = {"read": "reading", "write": "writing", "execute": "executing"}[failure.access]
         parts.append(f"while {verb} {failure.address:#x}")
+    if crash.reasoning.thread:
+        # The processor that noticed is not where the thread that the bug check is about ran.
+        noticed = f"It was noticed on processor {crash.processor.number}" if crash.processor is not None else "It"
+        joint = "; it is about" if crash.processor is not None else " is about"
+        return f"{noticed}{joint} thread {crash.reasoning.thread:x}{f' of process {process}' if process else ''}."
     if not parts:
         return None
     interrupted = ""

@@ -186,7 +186,7 @@ def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
         cid = None if thread.pid is None or thread.tid is None else f"{thread.pid:x}.{thread.tid:04x}"
         why = "" if cid else "client id not known without symbols"
         if crash.interrupted is not None:
-            why = "; ".join(filter(None, (why, f"only interrupted: the system was stopped {crash.interrupted}")))
+            why = "; ".join(filter(None, (why, f"only interrupted: the system stopped {crash.interrupted}")))
         yield _row("Crash", "Thread", cid, thread.address, why)
 
 

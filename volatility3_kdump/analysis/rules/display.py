@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import collections
+from typing import TYPE_CHECKING
+
 from volatility3_kdump.analysis.arguments import code_named, follow, hexadecimal, subtype, text_at, thread_text
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.cpu.exception import code_name, code_text
+from volatility3_kdump.windows.stacks.frames import NoStack
+from volatility3_kdump.windows.stacks.starts import thread_start
+from volatility3_kdump.windows.stacks.walker import walker
 
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+#: What watches display drivers and passes their calls on; and how many frames a driver must have to be named for them.
+_WATCHERS = frozenset({"nt", "hal", "watchdog", "dxgkrnl", "dxgmms1", "dxgmms2", "win32k", "win32kbase", "win32kfull"})
+_FEWEST_FRAMES = 2
 #: TDR_RECOVERY_CONTEXT.Signature: ``TdrT`` back to front.
 _TDR_SIGNATURE = 0x52445476
 
@@ -77,5 +89,32 @@ def thread_stuck_in_device_driver(case: Case) -> Reasoning:
         for module in target.modules:
             if module.image_name.lower().removesuffix(".sys") == wanted:
                 culprit = Culprit(module.image_name, module.name, module.base, f"P3 names {name}")
-    sentences = ("A thread of the display driver loops and waits for hardware that does not answer.",)
-    return Reasoning(tuple(findings), sentences, culprit=culprit, thread=thread)
+    sentences = ["A thread of the display driver loops and waits for hardware that does not answer."]
+    if thread is not None:
+        looping = _looping(target, thread)
+        if looping is not None:
+            finding, sentence, driver = looping
+            findings.append(finding)
+            sentences.append(sentence)
+            culprit = culprit or driver
+    return Reasoning(tuple(findings), tuple(sentences), culprit=culprit, thread=thread)
+
+
+def _looping(target: Target, thread: int) -> tuple[Finding, str, Culprit] | None:
+    """The driver whose frames fill the stack of the stuck thread: it loops, whoever noticed."""
+    try:
+        frames = walker(target).walk(thread_start(target, thread)).frames
+    except NoStack:
+        return None
+    modules = collections.Counter(
+        module for frame in frames if (module := target.names.module_of(frame.ip)) is not None
+    )
+    drivers = [(module, count) for module, count in modules.most_common() if module.name.lower() not in _WATCHERS]
+    if not drivers or drivers[0][1] < _FEWEST_FRAMES:
+        return None
+    module, count = drivers[0]
+    why = f"{count} of the {len(frames)} frames of the stuck thread are its own"
+    finding = Finding("LOOPING_DRIVER", module.image_name, module.base, why)
+    sentence = f"{module.image_name} fills the stack of the stuck thread: {count} of {len(frames)} frames."
+    first = next(frame.ip for frame in frames if target.names.module_of(frame.ip) is module)
+    return finding, sentence, Culprit(module.image_name, module.name, first, why)

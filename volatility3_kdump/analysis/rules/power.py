@@ -22,6 +22,7 @@ from volatility3_kdump.analysis.arguments import (
     subtype,
     thread_text,
 )
+from volatility3_kdump.analysis.owners import microsoft_modules
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attempt, rule
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.io import requests as io
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _MOST_IRPS = 256
+#: IRP_MN_WAIT_WAKE.
+_WAIT_WAKE = 0
 _MOST_NAMED = 16
 
 #: SYSTEM_POWER_STATE arguments of 0xA0, and the argument that is the thread to look at.
@@ -94,7 +97,27 @@ def _holder(case: Case) -> Reasoning:
         )
     if culprit is not None:
         culprit = replace(culprit, why=f"{text} has the power IRP that was not completed in time")
+    owner = _third_party_below(device, pdo)
+    if owner is not None and culprit is not None:
+        why = f"its device has the power IRP that was not completed in time; {text} above it is Windows' own"
+        culprit = driver_culprit(owner, why) or culprit
+        sentences[0] = (
+            f"The IRP {hexadecimal(target, address)} is at {text}, which waits for the device of {owner.text} below it."
+        )
     return replace(reasoning, sentences=tuple(sentences), notes=notes, specifiers=specifiers, culprit=culprit)
+
+
+def _third_party_below(holder: io.DeviceObject, pdo: io.DeviceObject | None) -> io.DriverObject | None:
+    """The driver of the physical device, where that is a third party's and the holder of the IRP one of Windows'.
+
+    Class drivers such as disk.sys pass requests on as others: the IRP stays with them until the device has answered.
+    """
+    if pdo is None or pdo.driver is None or pdo.driver.module is None or pdo.address == holder.address:
+        return None
+    module = holder.driver.module if holder.driver is not None else None
+    if module is None or module.name.lower() not in set(microsoft_modules()):
+        return None
+    return None if pdo.driver.module.name.lower() in set(microsoft_modules()) else pdo.driver
 
 
 def _without_irp(case: Case, why: str) -> Reasoning:
@@ -211,6 +234,7 @@ def _power_irps(target: Target, address: int | None, blocked: int | None) -> Rea
         return Reasoning(notes=("P3 leads to no _TRIAGE_9F_POWER: the signature there is zero",))
     findings = []
     listed = list(_listed_irps(target, values["irps"])) if values["irps"] else []
+    listed = [(irp, pdo) for irp, pdo in listed if irp == blocked or not _waits_to_wake(target, irp)]
     for irp, pdo in listed[:_MOST_NAMED]:
         note = _irp_summary(target, irp)
         device = _read_device(target, pdo)
@@ -237,6 +261,15 @@ def _listed_irps(target: Target, head: int) -> Iterator[tuple[int, int]]:
             continue
         if values["irp"]:
             yield values["irp"], values["pdo"] or 0
+
+
+def _waits_to_wake(target: Target, address: int) -> bool:
+    """Whether an IRP is IRP_MN_WAIT_WAKE: these are pending as long as a device may wake the system."""
+    try:
+        current = io.read_irp(target, address).current
+    except KdumpError:
+        return False
+    return current is not None and current.major == io.IRP_MJ_POWER and current.minor == _WAIT_WAKE
 
 
 def _irp_summary(target: Target, address: int) -> str:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump import tables
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
-from volatility3_kdump.cpu.exception import code_name, code_text
+from volatility3_kdump.analysis.records import kernel_stack_records, user_stack_records
+from volatility3_kdump.cpu.exception import (
+    STACK_BUFFER_OVERRUN,
+    ExceptionRecord,
+    access_kind,
+    accessed_address,
+    code_name,
+    code_text,
+)
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import read_thread
@@ -19,6 +28,13 @@ _PROCESS, _THREAD = 3, 6
 _STILL_ACTIVE = 0x103
 _LONGEST_TEXT = 256
 _ERROR = 0xC
+#: Processes that Windows marks as critical ("Critical System Services" and the session manager's own children).
+_CRITICAL = frozenset(
+    {
+        *("system", "registry", "smss.exe", "csrss.exe", "wininit.exe", "winlogon.exe", "services.exe", "lsass.exe"),
+        *("svchost.exe", "logonui.exe", "lsaiso.exe", "memory compression", "secure system"),
+    }
+)
 
 #: NTSTATUS codes with which processes end, beside the exception codes.
 _EXIT_CODES = {
@@ -125,11 +141,51 @@ def _critical(case: Case, died: _Died) -> Reasoning:
             sentences.append("Its exit status is not set yet.")
         else:
             sentences.append(f"Its exit status is {status:#x}{f' ({words})' if words else ''}.")
+    reason_findings, reason_sentences = _reason_of_end(target)
+    findings += reason_findings
+    sentences[1:1] = reason_sentences
+    if name is not None and name.lower() not in _CRITICAL and status != _STILL_ACTIVE:
+        findings.append(Finding("NOT_CRITICAL_BY_ITSELF", name, died.process_address, "not one of Windows' own"))
+        sentences.insert(1, f"{name} is none of Windows' critical processes: something had marked it as one.")
     findings_about, sentence = _terminator(case, died, name)
     findings += findings_about
     if sentence:
         sentences.append(sentence)
     return Reasoning(tuple(findings), tuple(sentences), process=died.process_address)
+
+
+def _reason_of_end(target: Target) -> tuple[list[Finding], list[str]]:
+    """Why the process ended: a fast-fail record on the kernel stack, an exception on the captured user stack."""
+    findings, sentences = [], []
+    fast = next(
+        (
+            placed
+            for placed in kernel_stack_records(target)
+            if placed.user and placed.record.code == STACK_BUFFER_OVERRUN
+        ),
+        None,
+    )
+    if fast is not None:
+        code = fast.record.parameters[0]
+        entry = tables.fast_fail_codes().get(code, {})
+        name = f"FAST_FAIL_{entry['name']}" if "name" in entry else "a code that winnt.h does not name"
+        value = f"c0000409 subcode {code:x}h"
+        findings.append(Finding("FAST_FAIL_RECORD", value, fast.address, f"{name}, at {fast.record.address:#x}"))
+        sentences.append(f"It stopped itself by a fast fail, {name} (subcode {code:x}h), at {fast.record.address:#x}.")
+    for placed in user_stack_records(target):
+        if placed.user and placed.record.code != STACK_BUFFER_OVERRUN:
+            words = _exception_words(placed.record)
+            note = f"at {placed.record.address:#x}, on the captured user stack"
+            findings.append(Finding("USER_EXCEPTION", words, placed.address, note))
+            sentences.append(f"Its thread had an exception before: {words}, {note}.")
+            break
+    return findings, sentences
+
+
+def _exception_words(record: ExceptionRecord) -> str:
+    kind, address = access_kind(record), accessed_address(record)
+    name = code_name(record.code) or f"{record.code:#x}"
+    return name if kind is None or address is None else f"{name}, {kind} of {address:#x}"
 
 
 def _exit_status(target: Target, died: _Died) -> int | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import struct
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
+from volatility3_kdump.windows.machine import dpc_watchdog
 from volatility3_kdump.windows.machine.processors import Processor, processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor
 from volatility3_kdump.windows.stacks.starts import crash_start
@@ -16,11 +20,16 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _SINGLE, _CUMULATIVE = 0, 1
+#: Modules that are shown of the watchdog's samples, and how many samples a driver must have to be named for them.
+_MOST_SHARES, _FEWEST_SAMPLES = 5, 4
 _TICKS_PER_SECOND = 10_000_000
 #: KPRCB.IpiFrozen (low bits) of a processor that was told to stop for the one that crashed, and did not do so.
 _NOT_STOPPED = 5
 _IPI_STATE = 0xF
 _KERNEL_MODULES = ("nt", "hal")
+#: What the processor pushes for a fault in the kernel, and how many of these make a row.
+_KERNEL_SELECTOR, _STACK_SELECTORS, _FEWEST_FAULTS = (0x10).to_bytes(8, "little"), (0, 0x18), 3
+_MOST_STACK = 0x6000
 #: The routines that run DPCs: what they called is the routine of a DPC.
 _DPC_LOOPS = (
     "KiExecuteAllDpcs",
@@ -59,7 +68,42 @@ def dpc_watchdog_violation(case: Case) -> Reasoning:
         )
     else:
         found = Reasoning()
-    return found + _routine(case)
+    return found + _samples(case, 4 if kind == _SINGLE else 3) + _routine(case)
+
+
+def _samples(case: Case, number: int) -> Reasoning:
+    """What the watchdog sampled on the processor that stopped: this tells what used the time, without symbols."""
+    target, address = case.target, case.pointer(number)
+    if address is None:
+        return Reasoning()
+    try:
+        block = dpc_watchdog.triage_block(target, address)
+    except KdumpError as error:
+        return Reasoning((Finding("DPC_WATCHDOG_PROFILE", "not known", address, str(error)),))
+    crashed = crash_processor(target)
+    sampled = {profile.processor: profile for profile in dpc_watchdog.profiles(target, block)}
+    profile = sampled.get(crashed.number) if crashed is not None else None
+    if profile is None or not profile.total:
+        why = "no samples of the processor that stopped are in the dump"
+        return Reasoning((Finding("DPC_WATCHDOG_PROFILE", "not in the dump", block.address, why),))
+    findings = []
+    shares = dpc_watchdog.by_module(target, profile)
+    for share in shares[:_MOST_SHARES]:
+        words = f"{share.place}: {share.count} of {share.total} sampled addresses ({share.percent} %)"
+        findings.append(Finding("DPC_WATCHDOG_PROFILE", words, share.address))
+    drivers = [share for share in shares if (share.module or "").lower() not in _KERNEL_MODULES]
+    outside = sum(share.count for share in drivers)
+    if not drivers or drivers[0].count * 2 < outside or drivers[0].count < _FEWEST_SAMPLES:
+        return Reasoning(tuple(findings), sentences=("The watchdog's samples name no driver (!dpcwatchdog).",))
+    share = drivers[0]
+    module = target.names.module_of(share.address)
+    image = module.image_name if module is not None else share.place
+    why = f"{share.count} of the {outside} sampled addresses outside the kernel are in {image}"
+    return Reasoning(
+        tuple(findings),
+        (f"While the time ran, the watchdog sampled the stack: {why} (!dpcwatchdog).",),
+        culprit=Culprit(image, share.module, share.address, why),
+    )
 
 
 def _ticks(case: Case, tag: str, number: int) -> tuple[Finding, ...]:
@@ -265,10 +309,46 @@ def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | 
         why = "no usable registers of it were saved"
         findings.append(Finding("HUNG_PROCESSOR_IP", "not in the dump", ip, why))
         return Reasoning(tuple(findings), tuple(sentences), specifiers=("INVALID_CONTEXT",)), processor.current_thread
+    again = _nested_faults(target, processor)
+    if again is not None:
+        findings.append(again[0])
+        sentences.insert(0, again[1])
     name = target.name_of(ip)
     findings.append(Finding("HUNG_PROCESSOR_IP", name or f"{ip:016x}", ip))
     sentences.append(f"Its last known instruction is {name or f'{ip:#x}, which is in no driver'}.")
     return Reasoning(tuple(findings), tuple(sentences)), processor.current_thread
+
+
+def _nested_faults(target: Target, processor: Processor) -> tuple[Finding, str] | None:
+    """Machine frames of one instruction at equal distances on the stack: it faults again while its fault is handled.
+
+    The processor pushes RIP, CS, RFLAGS, RSP and SS for each fault (Intel SDM volume 3, 6.14.2).
+    """
+    sp = processor.context.sp if processor.context is not None else None
+    if sp is None or target.header.architecture != "x64":
+        return None
+    places: dict[int, list[int]] = {}
+    start = (sp + 7) & ~7
+    for address, data in target.memory.present(start, _MOST_STACK):
+        for offset in range(-address % 8, len(data) - 40 + 1, 8):
+            if data[offset + 8 : offset + 16] != _KERNEL_SELECTOR:
+                continue
+            ip, _, flags, stack, segment = struct.unpack_from("<5Q", data, offset)
+            near = start <= stack <= start + _MOST_STACK
+            if flags < 1 << 22 and flags & 2 and segment in _STACK_SELECTORS and near and target.is_kernel_address(ip):
+                places.setdefault(ip, []).append(address + offset)
+    for ip, found in sorted(places.items(), key=lambda entry: -len(entry[1])):
+        distances = {later - earlier for earlier, later in itertools.pairwise(found)}
+        if len(found) < _FEWEST_FAULTS or len(distances) != 1:
+            continue
+        name = target.name_of(ip) or f"{ip:#x}"
+        distance = distances.pop()
+        words = f"{len(found)} machine frames of {name}, {distance:x}h apart"
+        sentence = (
+            f"Processor {processor.number} faults again while handling its fault: {words}, so that it never gets on."
+        )
+        return Finding("NESTED_FAULTS", words, found[0], "on the stack of the hung processor"), sentence
+    return None
 
 
 def _routine_name(target: Target, dpc: int) -> str | None:

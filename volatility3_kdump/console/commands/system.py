@@ -99,6 +99,13 @@ def deferred_calls(session: Session, arguments: Arguments) -> Iterable[str]:
     return dpc_lines(queues, target.name_of, target.memory.pointer_size)
 
 
+@command("!dpcwatchdog", help="what the processors ran while the DPC watchdog sampled them")
+def watchdog_samples(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.dpc_watchdog import watchdog_lines
+
+    return watchdog_lines(session.target)
+
+
 @command("!sysinfo", help="the machine and its firmware, by its SMBIOS tables", usage="machineid", plugin="info")
 def system_information(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.dump.smbios import machine_information
