@@ -309,6 +309,77 @@ def test_a_listed_epilogue_without_the_flag_is_not_at_the_end() -> None:
     assert (function.epilogs, function.epilog_size) == ((CODE + 0x1000 - 0x40,), 3)
 
 
+# pushfq; push rbx; push rdi; sub rsp, 20h: the flags are an allocation of 8 to the unwinder
+FLAGS_FRAME = _codes((8, 2, 3), (4, 0, RDI), (3, 0, RBX), (2, 2, 0))
+
+
+@pytest.mark.parametrize(
+    "code, taken, popped",
+    [
+        ("4883C420 5F 5B 59 C3", 0x38, {RDI: 0x20, RBX: 0x28}),
+        ("5F 5B 59 C3", 0x18, {RDI: 0, RBX: 8}),
+        ("5B 4158 C3", 0x10, {RBX: 0}),
+        ("58 C3", 8, {}),
+        ("4883C428 5F 5B C3", None, {}),
+        ("5F 5B 5D C3", None, {}),
+    ],
+)
+def test_pushed_flags_are_popped_into_a_volatile_register(code: str, taken: int | None, popped: dict[int, int]) -> None:
+    table = _image(_info(FLAGS_FRAME, 8), code=b"\x90" * 0x80 + bytes.fromhex(code))
+    offset = 0x38 if taken is None else taken
+    restored = {RDI: 0x20, RBX: 0x28} if taken is None else popped
+    caller = _caller(unwind(_registers(BODY), table, BASE, _stack({offset: CALLER})))
+    assert (caller.rip, caller.rsp) == (CALLER, STACK + offset + 8)
+    for number, unchanged in ((RBX, 0xA3), (RDI, 0xA7)):
+        assert caller.gpr[number] == (_slot(restored[number]) if number in restored else unchanged)
+
+
+@pytest.mark.parametrize("done, taken", [(0, 0x18), (1, 0x10), (2, 8), (3, 0)])
+def test_pushed_flags_in_an_epilogue_that_version_2_lists(done: int, taken: int) -> None:
+    codes = _codes((4, 6, 1)) + FLAGS_FRAME
+    code = b"\x90" * 0xFC + bytes.fromhex("5F 5B 59 C3")
+    table = _image(_info(codes, 8, version=2), [(CODE, CODE + 0x100, INFO)], code)
+    caller = _caller(unwind(_registers(CODE + 0xFC + done), table, BASE, _stack({taken: CALLER})))
+    assert (caller.rip, caller.rsp) == (CALLER, STACK + taken + 8)
+    assert caller.gpr[RCX] is None
+
+
+def test_an_epilogue_whose_last_instruction_is_an_entry_of_its_own() -> None:
+    """As in ntdll 7601.24384: the return is a chained entry that begins behind the pops."""
+    code = b"\x90" * 0x80 + bytes.fromhex("5F 5B F3C3")
+    child = INFO + 0x100
+    entries = [(CODE, CODE + 0x82, INFO), (CODE + 0x82, CODE + 0x84, child)]
+    table = _image({INFO: _info(FRAME, 7), child: _chained(b"", INFO)}, entries, code)
+    caller = _caller(unwind(_registers(BODY), table, BASE, _stack({0x10: CALLER})))
+    assert (caller.rip, caller.rsp, caller.gpr[RDI], caller.gpr[RBX]) == (CALLER, STACK + 0x18, _slot(0), _slot(8))
+    caller = _caller(unwind(_registers(CODE + 0x82), table, BASE, _stack({0: CALLER})))
+    assert (caller.rip, caller.rsp, caller.gpr[RDI], caller.gpr[RBX]) == (CALLER, STACK + 8, 0xA7, 0xA3)
+
+
+def test_at_the_begin_of_an_entry_that_is_not_chained_nothing_is_undone() -> None:
+    # The first instruction is pop rdi, which a prologue can never be left by.
+    table = _image(_info(FRAME, 7), code=bytes.fromhex("5F 5B C3"))
+    caller = _caller(unwind(_registers(CODE), table, BASE, _stack({0: CALLER})))
+    assert (caller.rip, caller.rsp) == (CALLER, STACK + 8)
+
+
+def test_iretq_returns_to_what_was_interrupted() -> None:
+    """As in RtlRestoreContext of ntdll 19044.1766: the machine frame is on top of the stack, all else is restored."""
+    codes = _codes((2, 6, 1), (8, 2, 3), (1, 0, RBX), (0, 10, 0))
+    code = b"\x90" * 0xFE + bytes.fromhex("48CF")
+    table = _image(_info(codes, 8, version=2), [(CODE, CODE + 0x100, INFO)], code)
+    frame = {0: CALLER, 8: 0x10, 0x10: 0x246, 0x18: STACK + 0x800, 0x20: 0x18}
+    unwound = unwind(_registers(CODE + 0xFE), table, BASE, _stack(frame))
+    interrupted = _caller(unwound)
+    assert (interrupted.rip, interrupted.rsp, unwound.machine_frame) == (CALLER, STACK + 0x800, STACK)
+    assert (interrupted.gpr[RAX], interrupted.gpr[RBX]) == (0xA0, 0xA3)
+    # Before it the frame is whole.
+    stack = _stack({0x28: CALLER, 0x30: 0x10, 0x38: 0x246, 0x40: STACK + 0x800, 0x48: 0x18})
+    assert _caller(unwind(_registers(CODE + 0xFC), table, BASE, stack)).rip == CALLER
+    absent = unwind(_registers(CODE + 0xFE, STACK + 0x2000), table, BASE, _stack({}))
+    assert absent.registers is None and absent.absent
+
+
 # chains and tables ----------------------------------------------------------------------------------------------------
 
 

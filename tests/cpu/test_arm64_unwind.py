@@ -994,6 +994,39 @@ def packed(instructions: int) -> int:
     return 1 | instructions << 2 | 3 << 21 | 1 << 23
 
 
+def test_an_island_runs_in_the_frame_of_the_entry_that_it_names() -> None:
+    """Kind 3, as linkers emit it for ``adrp x16; add x16; br x16`` between parts of a function."""
+    full = packed(8)
+    table = directory_table([(0x1000, full), (0x1020, 0x10000 | 3), (0x1040, packed(4))])
+    function = table.find(0x1024)
+    assert function is not None and (function.begin, function.length, function.reason) == (0x1020, 12, None)
+    parent = table.find(0x1000)
+    assert parent is not None and function.codes == parent.codes
+    assert (function.prolog, function.epilogs) == (0, ())
+    # Behind it a leaf function may follow.
+    assert table.find(0x102C) is None
+    stack = stack_of({0: SP + 0x100, 8: 0x5000})
+    island, inside = (
+        unwind(Registers([0] * 29 + [SP, 0x7000], SP, pc), table, 0, stack, call_site=False) for pc in (0x1024, 0x1010)
+    )
+    assert island.registers is not None and inside.registers is not None
+    assert (island.registers.pc, island.registers.sp) == (inside.registers.pc, inside.registers.sp)
+
+
+@pytest.mark.parametrize("word", [0x10008 | 3, 0x10004 | 3, 0x20000 | 3, 3])
+def test_an_island_that_names_no_entry_is_refused(word: int) -> None:
+    """Its own entry, a place between two, one outside of the table, and none."""
+    function = directory_table([(0x1000, packed(8)), (0x1020, word)]).find(0x1024)
+    assert function is not None and "names no entry" in (function.reason or "")
+
+
+def test_a_scope_whose_codes_run_past_their_words_is_body() -> None:
+    """Fragments keep scopes of their parent's epilogs, as MSVC emits them."""
+    function = record("83 e4 83 e4", 100, scopes=((20, 2), (40, 4), (60, 9)))
+    assert [epilog.start for epilog in function.epilogs] == [20]
+    assert function.position(0x1000 + 4 * 40) == (-1, 0)
+
+
 def test_functions_are_found_by_address() -> None:
     table = directory_table([(0, 0), (0x1000, packed(8)), (0x1020, packed(4)), (0x2000, packed(4)), (0, 0)])
     found = {rva: table.find(rva) for rva in (0xFFF, 0x1000, 0x101C, 0x1020, 0x102F, 0x1030, 0x2000, 0x2010)}

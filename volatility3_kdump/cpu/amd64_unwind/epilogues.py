@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from volatility3_kdump.cpu.amd64_unwind.functions import Function, FunctionTable
+from volatility3_kdump.cpu.amd64_unwind.functions import FLAGS_SIZE, VOLATILE, Function, FunctionTable
 from volatility3_kdump.cpu.amd64_unwind.registers import RSP
 
 _PAGE = 0x1000
@@ -29,11 +29,24 @@ class Epilogue(NamedTuple):
 
 def fits(found: Epilogue, function: Function) -> bool:
     """Whether the instructions undo what the function's codes did, as an epilogue must."""
-    pushes = function.pushes
-    if found.stack != RSP or found.adjust:
-        framed = found.stack != RSP
-        return found.pops == pushes and (framed or found.adjust == function.allocated)
-    return found.pops == pushes[len(pushes) - len(found.pops) :]
+    if found.stack != RSP:
+        return found.pops == function.pushes
+    undone = function.undone
+    if not found.adjust:
+        return len(found.pops) <= len(undone) and _pops(found.pops, undone[len(undone) - len(found.pops) :])
+    released = number = 0
+    while number < len(undone) and undone[number] < 0 and released < found.adjust:
+        released -= undone[number]
+        number += 1
+    return released == found.adjust and _pops(found.pops, undone[number:])
+
+
+def _pops(pops: tuple[int, ...], undone: tuple[int, ...]) -> bool:
+    """Whether pops undo pushes; flags that were pushed are popped into a register that calls do not preserve."""
+    return len(pops) == len(undone) and all(
+        register == entry or (entry == -FLAGS_SIZE and register in VOLATILE)
+        for register, entry in zip(pops, undone, strict=True)
+    )
 
 
 def rejoins(found: Epilogue, function: Function) -> bool:
@@ -44,7 +57,8 @@ def rejoins(found: Epilogue, function: Function) -> bool:
 
 def match(function: Function, table: FunctionTable, rva: int) -> Epilogue | None:
     """The epilogue that the instructions at an RVA are; ``None`` when they are something else or not in the dump."""
-    size = min(_LONGEST_EPILOGUE, function.end - rva)
+    # Compilers give the last instruction of an epilogue an entry of its own: it is read on past the function's end.
+    size = min(_LONGEST_EPILOGUE, table.size_of_image - rva)
     code = table.read_rva(rva, size)
     if code is None:
         code = table.read_rva(rva, min(size, _PAGE - rva % _PAGE))

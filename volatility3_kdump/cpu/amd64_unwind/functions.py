@@ -23,6 +23,10 @@ from volatility3_kdump.cpu.amd64_unwind.codes import (
 from volatility3_kdump.cpu.amd64_unwind.programs import Link, Program, compile
 
 _PAGE = 0x1000
+#: Pushed flags, which unwind codes record as an allocation.
+FLAGS_SIZE = 8
+#: Numbers of the registers that a call may change.
+VOLATILE = frozenset((0, 1, 2, 8, 9, 10, 11))
 #: The largest table that is loaded: some 1.4 million functions, twice the largest image known.
 _MOST_TABLE_BYTES = 0x1000000
 _MOST_LINKS = 32
@@ -41,14 +45,14 @@ class Function:
     be unwound, ``absent`` whether that is for bytes that are not in the dump; ``info`` may then be ``None``.
     ``machine_frame`` tells functions that interrupts and exceptions enter. ``pushes`` are the pushed registers in the
     order in which an epilogue pops them, ``own_pushes`` those of them that the entry itself pushes rather than one that
-    it is chained to; ``allocated`` is the sum of the allocations in bytes.
+    it is chained to. ``undone`` are pushes and allocations in the order in which they are undone: the register of a
+    push, or the bytes of an allocation, negative.
     """
 
     __slots__ = (
         "_links",
         "_partial",
         "absent",
-        "allocated",
         "begin",
         "body",
         "end",
@@ -62,6 +66,7 @@ class Function:
         "problem",
         "prolog_size",
         "pushes",
+        "undone",
     )
 
     def __init__(self, begin: int, end: int) -> None:
@@ -75,7 +80,7 @@ class Function:
         self.machine_frame = False
         self.pushes: tuple[int, ...] = ()
         self.own_pushes: tuple[int, ...] = ()
-        self.allocated = 0
+        self.undone: tuple[int, ...] = ()
         #: The register that an epilogue restores the stack pointer from, 0 when it adds to it.
         self.frame_register = 0
         #: RVAs of the epilogues that version 2 lists, and their size in bytes.
@@ -104,7 +109,11 @@ class Function:
         self.machine_frame = any(code.operation == PUSH_MACHFRAME for code in codes)
         self.pushes = tuple(code.info for code in codes if code.operation == PUSH_NONVOL)
         self.own_pushes = self.pushes[: sum(code.operation == PUSH_NONVOL for code in own.codes)]
-        self.allocated = sum(code.value for code in codes if code.operation in (ALLOC_LARGE, ALLOC_SMALL))
+        self.undone = tuple(
+            code.info if code.operation == PUSH_NONVOL else -code.value
+            for code in codes
+            if code.operation in (PUSH_NONVOL, ALLOC_LARGE, ALLOC_SMALL)
+        )
         if any(code.operation == SET_FPREG for code in codes):
             self.frame_register = own.frame_register
         self.body = compile(self._links, None)
@@ -137,13 +146,18 @@ class Function:
         return programs
 
     def pops_left(self, rva: int) -> tuple[int, ...] | None:
-        """The registers still to be popped at an RVA inside a listed epilogue; ``None`` outside of them."""
+        """What is still to be popped at an RVA inside a listed epilogue, as :attr:`undone`; ``None`` outside of them.
+
+        Flags that were pushed are popped by one byte, into a register that calls do not preserve.
+        """
+        first = next((number for number, entry in enumerate(self.undone) if entry >= 0), len(self.undone))
+        pops = tuple(entry for entry in self.undone[first:] if entry >= 0 or entry == -FLAGS_SIZE)
         for start in self.epilogs:
             done = rva - start
             if 0 <= done < self.epilog_size:
-                for index, register in enumerate(self.pushes):
+                for index, register in enumerate(pops):
                     if done <= 0:
-                        return self.pushes[index:] if done == 0 else None
+                        return pops[index:] if done == 0 else None
                     done -= 1 if register < 8 else 2
                 return () if done >= 0 else None
         return None

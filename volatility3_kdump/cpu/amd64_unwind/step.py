@@ -13,6 +13,7 @@ from volatility3_kdump.cpu.amd64_unwind.programs import RIP_TARGET, XMM_TARGET, 
 from volatility3_kdump.cpu.amd64_unwind.registers import FIRST_XMM, REGISTER_NAMES, RSP, Registers
 
 _MASK = (1 << 64) - 1
+_IRETQ = b"\x48\xcf"
 #: Jumps from one fragment into another that are followed from one position.
 _MOST_JUMPS = 4
 
@@ -73,7 +74,8 @@ def _unwind(registers: Registers, table: FunctionTable, base: int, read: Read, c
     if function.problem is not None:
         return Unwound(None, function=function, reason=function.problem, absent=function.absent)
     # Functions that save registers late have epilogues of early exits inside what the codes call the prologue.
-    if not call_site and rva != function.begin:
+    # At the begin of an entry nothing was executed; but a chained one goes on where another entry was left.
+    if not call_site and (rva != function.begin or function.primary != function.begin):
         left = _leave(registers, function, table, base, read, rva, jumps)
         if left is not None:
             return left
@@ -244,7 +246,8 @@ def _return(
     if data is not None:
         values = struct.unpack(f"<{len(pops) + 1}Q", data)
         for register, value in zip(pops, values, strict=False):
-            result.gpr[register] = value
+            if register >= 0:
+                result.gpr[register] = value
         result.rip = values[-1]
     else:
         slot = stack + size - 8
@@ -253,7 +256,8 @@ def _return(
             return template._replace(reason=f"the return address at {slot:#x} is not in the dump", absent=True)
         (result.rip,) = struct.unpack("<Q", data)
         for index, register in enumerate(pops):
-            _restore_slot(result, register, stack, 8 * index, read)
+            if register >= 0:
+                _restore_slot(result, register, stack, 8 * index, read)
     _forget_volatile(result.gpr)
     result.gpr[RSP] = final
     before = registers.gpr[RSP]
@@ -264,11 +268,10 @@ def _leave(
     registers: Registers, function: Function, table: FunctionTable, base: int, read: Read, rva: int, jumps: int
 ) -> Unwound | None:
     """Unwind from inside an epilogue; ``None`` where there is none, so that the position is in the body."""
-    if function.machine_frame:
-        # Such functions end with iretq or go on elsewhere with the frame in place.
-        return None
     rsp = registers.gpr[RSP]
     assert rsp is not None
+    if function.machine_frame:
+        return _leave_interrupt(registers, function, table, read, rva, rsp)
     template = Unwound(None, function=function, establisher=rsp)
     if function.epilogs:
         pops = function.pops_left(rva)
@@ -285,6 +288,22 @@ def _leave(
     if found.target is None:
         return _return(registers, found.pops, stack, found.released, read, template)
     return _jump(registers, found, stack, table, base, read, template, rva, jumps)
+
+
+def _leave_interrupt(
+    registers: Registers, function: Function, table: FunctionTable, read: Read, rva: int, rsp: int
+) -> Unwound | None:
+    """At ``iretq``: the machine frame is on top of the stack, all other registers are those that were interrupted."""
+    if table.read_rva(rva, len(_IRETQ)) != _IRETQ:
+        return None
+    template = Unwound(None, function=function, establisher=rsp)
+    data = _stack_bytes(read, rsp, 0x28)
+    if data is None:
+        return template._replace(reason=f"the machine frame at {rsp:#x} is not in the dump", absent=True)
+    result = registers.copy()
+    (result.rip,), (final,) = struct.unpack_from("<Q", data), struct.unpack_from("<Q", data, 0x18)
+    result.gpr[RSP] = final
+    return template._replace(registers=result, machine_frame=rsp, stack_switch=final <= rsp)
 
 
 def _jump(

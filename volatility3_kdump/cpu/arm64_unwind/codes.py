@@ -56,6 +56,9 @@ _PLAIN = {
 }
 
 
+_PAST = "past the end of the code words"
+
+
 def decode_codes(data: bytes, start: int = 0, decoded: dict[int, Code] | None = None) -> tuple[Code, ...]:
     """The unwind codes from a byte index up to and with ``end``; ``decoded`` keeps codes by index for further calls.
 
@@ -73,8 +76,13 @@ def decode_codes(data: bytes, start: int = 0, decoded: dict[int, Code] | None = 
         if code.name in ("end", "reserved"):
             return tuple(codes)
         position += code.size
-    codes.append(Code("reserved", reason="unwind codes run past the end of their words"))
+    codes.append(Code("reserved", reason=f"unwind codes run {_PAST}"))
     return tuple(codes)
+
+
+def run_past(codes: Sequence[Code]) -> bool:
+    """Whether codes do not end within their words."""
+    return codes[-1].name == "reserved" and (codes[-1].reason or "").endswith(_PAST)
 
 
 def _decode_code(data: bytes, position: int) -> Code:
@@ -92,7 +100,7 @@ def _decode_code(data: bytes, position: int) -> Code:
     size = 4 if first == 0xE0 else 3 if first == 0xE7 else 2 if first < 0xE0 or first == 0xE2 else 1
     size = _RESERVED_SIZES.get(first, size)
     if position + size > len(data):
-        return Code("reserved", size, reason=f"unwind code {first:#04x} runs past the end of its words")
+        return Code("reserved", size, reason=f"unwind code {first:#04x} runs {_PAST}")
     if size == 2 and first < 0xE3:
         return _decode_pair(int.from_bytes(data[position : position + 2], "big"))
     if size == 4 and first == 0xE0:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from volatility3_kdump.cpu.arm64_unwind.codes import Code, Epilog, decode_codes, instructions
+from volatility3_kdump.cpu.arm64_unwind.codes import Code, Epilog, decode_codes, instructions, run_past
 from volatility3_kdump.cpu.arm64_unwind.effects import Effect, fold
 from volatility3_kdump.cpu.arm64_unwind.registers import FP, LR
 from volatility3_kdump.errors import KdumpError
@@ -204,5 +204,7 @@ def decode_full(begin: int, read_rva: Callable[[int, int], bytes | None], rva: i
         epilogs = []
         for scope in sorted(scopes, key=lambda scope: scope & 0x3FFFF):
             epilog = codes_at(scope >> 22)
-            epilogs.append(Epilog(scope & 0x3FFFF, instructions(epilog) + 1, epilog))
+            # Fragments that the linker moved away keep scopes of the epilogs of their parent: there they are body.
+            if not run_past(epilog):
+                epilogs.append(Epilog(scope & 0x3FFFF, instructions(epilog) + 1, epilog))
     return Function(begin, length, "full", codes, instructions(codes), tuple(epilogs), handler)

@@ -11,6 +11,8 @@ from volatility3_kdump.cpu.arm64_unwind.functions import Function, TableAbsent, 
 
 _PAGE = 0x1000
 _ENTRY = 8
+#: An entry of kind 3 in bits 0 and 1, and the bytes of the code that it covers.
+_ISLAND, _ISLAND_SIZE = 3, 12
 #: Bytes of an exception directory that are looked at: two million functions, several times the largest image's.
 _LARGEST_DIRECTORY = 16 << 20
 
@@ -108,10 +110,28 @@ class FunctionTable:
         function = self._functions.get(key)
         if function is None:
             try:
-                function = decode_packed(begin, word) if word & 3 else decode_full(begin, self._read, word)
+                function = self._island(begin, word) if word & 3 == _ISLAND else self._described(begin, word)
             except TableAbsent as error:
                 function = str(error)
             self._functions[key] = function
         if isinstance(function, str):
             raise TableAbsent(function)
         return function
+
+    def _described(self, begin: int, word: int) -> Function:
+        return decode_packed(begin, word) if word & 3 else decode_full(begin, self._read, word)
+
+    def _island(self, begin: int, word: int) -> Function:
+        """Three instructions that branch to another function, in whose frame they run: adrp, add, br.
+
+        The documentation reserves this kind of entry; linkers emit it with the RVA of another entry of the table.
+        """
+        start, size = self._directory or (0, 0)
+        place = word & ~3
+        data = self._read(place, _ENTRY) if start <= place < start + size and not (place - start) % _ENTRY else None
+        other_begin, other = struct.unpack("<II", data) if data is not None and len(data) == _ENTRY else (0, _ISLAND)
+        if other & 3 == _ISLAND:
+            reason = f"the entry of kind 3 at RVA {begin:#x} names no entry of the table"
+            return Function(begin, _ISLAND_SIZE, "packed", (), 0, reason=reason)
+        body = self._described(other_begin, other)
+        return Function(begin, _ISLAND_SIZE, body.form, body.codes, 0, reason=body.reason)
