@@ -153,7 +153,7 @@ def borrowed_code(layouts: Layouts) -> Scene:
     return crashed(made, 0x65, (1, 2, 3, 4))
 
 
-@scene("nested-faults")
+@scene("hung-in-faults")
 def nested_faults(layouts: Layouts) -> Scene:
     """0x101: the processor that hangs faults again while its fault is handled: equal machine frames on its stack."""
     made = hung_processor(layouts)

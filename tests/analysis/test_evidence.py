@@ -143,7 +143,7 @@ def test_a_code_of_its_own(shared_data: Path) -> None:
 
 
 def test_faults_in_the_handling_of_a_fault(scene: Scene) -> None:
-    crash, told = lines(scene("nested-faults"))
+    crash, told = lines(scene("hung-in-faults"))
     assert value(crash, "NESTED_FAULTS") == "12 machine frames of nt!KiPageFault, 190h apart"
     assert told[1] == "It was noticed on processor 2; it is about thread ffff91894c2d3040 of process System."
     assert value(analyze_crash(scene("hung-processor")), "NESTED_FAULTS") is None
