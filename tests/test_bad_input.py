@@ -106,7 +106,6 @@ FATAL: dict[str, tuple[Make, str]] = {
     "BitmapSize 2^64-1": (lambda: put(bitmap(), 0x2030, "Q", (1 << 64) - 1), r"BitmapSize .* is 0xffffffffffffffff"),
     "BitmapSize 2^40": (lambda: put(bitmap(), 0x2030, "Q", 1 << 40), r"BitmapSize .* is 0x10000000000"),
     "BitmapSize 0": (lambda: put(bitmap(), 0x2030, "Q", 0), r"BitmapSize .* is 0x0"),
-    "HeaderSize 0": (lambda: put(bitmap(), 0x2020, "Q", 0), r"HeaderSize in the bitmap header at offset 0x2000 is 0x0"),
     "no bitmap magic": (lambda: put(bitmap(), 0x2000, "I", 0), r"no bitmap header .* at offset 0x2000"),
     "no range magic": (lambda: put(ranges(), 0x2004, "I", 0), r"no range header .* at offset 0x2004"),
     "FirstPageOffset 2^64-1": (lambda: put(ranges(), 0x2018, "Q", (1 << 64) - 1), r"FirstPageOffset at offset 0x2018"),
@@ -157,7 +156,14 @@ SURVIVED: dict[str, tuple[Make, str]] = {
     "cut in the pages": (lambda: small_kernel()[:0x4800], r"truncated: 8 of 10 pages lie behind its end at 0x4800"),
     "no page at all": (lambda: small_kernel()[:0x2000], r"truncated: 10 of 10 pages lie behind its end at 0x2000"),
     "bitmap without pages": (lambda: bitmap()[:0x4000], r"truncated: 4 of 4 pages lie behind its end"),
-    "HeaderSize behind the end": (lambda: put(bitmap(), 0x2020, "Q", 1 << 50), r"truncated: 4 of 4 pages"),
+    "HeaderSize behind the end": (
+        lambda: put(bitmap(), 0x2020, "Q", 1 << 50),
+        r"HeaderSize in the bitmap header at offset 0x2000 is 0x4000000000000, behind the end of the file",
+    ),
+    "HeaderSize 0": (
+        lambda: put(bitmap(), 0x2020, "Q", 0),
+        r"HeaderSize in the bitmap header at offset 0x2000 is 0x0, inside the bitmap",
+    ),
     "Pages PAGE": (lambda: put(bitmap(), 0x2028, "Q", 0x4547415045474150), r"4 set bits but its header says"),
     "Pages 2^64-1": (lambda: put(bitmap(), 0x2028, "Q", (1 << 64) - 1), r"4 set bits but its header says"),
     "PageCount 2^64-1": (huge_first_run, r"1 of 1 runs pass the end of physical memory"),

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 from volatility3_kdump.errors import KdumpError
@@ -86,12 +86,21 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
     """All of an ordinary file. Raises :class:`FileFailure`, also for more than ``most`` bytes."""
     with open_file(path) as file:
         try:
-            data = file.read(most + 1)
+            data = read_at_most(file, most + 1)
         except OSError as error:
             raise FileFailure(f"cannot be read: {reason(error)}") from error
     if len(data) > most:
         raise FileFailure(f"is longer than the {most:,} bytes that such a file may have")
     return data
+
+
+def read_at_most(stream: IO[bytes], most: int) -> bytes:
+    """Up to ``most`` bytes of a stream, in memory for what there is: one ``read`` would take room for all of them."""
+    pieces = []
+    while most > 0 and (data := stream.read(min(most, 1 << 20))):
+        pieces.append(data)
+        most -= len(data)
+    return b"".join(pieces)
 
 
 def read_lines(path: str | os.PathLike[str], longest: int, most: int) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from volatility3_kdump import isf_document
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.files import FileFailure, open_file
+from volatility3_kdump.files import FileFailure, open_file, read_at_most
 
 FieldPath = str | Sequence[str]
 
@@ -169,7 +169,7 @@ class Layouts:
         path = Path(path)
         try:
             with open_file(path) as file, lzma.open(file) if path.suffix == ".xz" else file as stream:
-                data = stream.read(isf_document.MOST_BYTES + 1)
+                data = read_at_most(stream, isf_document.MOST_BYTES + 1)
         except FileFailure as failure:
             raise LayoutError(f"{path}: not a readable ISF symbol table: it {failure}") from failure
         except (OSError, EOFError, lzma.LZMAError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -13,8 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.archives import packing
-from volatility3_kdump.dump import BytesSource, CrashDump, FileSource, PageMap, extents, open_dump
-from volatility3_kdump.errors import CorruptDump
+from volatility3_kdump.dump import (
+    BytesSource,
+    CrashDump,
+    FileSource,
+    PageMap,
+    extents,
+    open_dump,
+    pagemap,
+    parse_header,
+)
+from volatility3_kdump.dump.pagemap import BitmapPageMap, build_page_map
+from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 
 #: A page map by its definition: the file offset of each page frame that the file holds.
 Model = dict[int, int]
@@ -262,10 +273,12 @@ def test_a_wrong_number_of_pages_is_a_warning() -> None:
 def test_a_bitmap_header_that_contradicts_the_file(value: int, offset: int, name: str) -> None:
     data = packing.bitmap([1, 2, 3], 64)
     struct.pack_into("<Q", data, offset, value)
-    if name == "HeaderSize" and value:
+    if name == "HeaderSize":
         pages = pages_of(data)
-        assert (pages.present, pages.declared) == (0, 3)
-        assert "3 of 3 pages" in pages.warnings[0]
+        # The bitmap of 8 bytes ends at 0x2040, and the pages begin at the next page of the file.
+        assert (pages.present, pages.declared) == (3, 3) and pages.offset_of(1) == 0x3000
+        assert f"HeaderSize in the bitmap header at offset 0x2000 is {value:#x}" in pages.warnings[0]
+        assert pages.warnings[0].endswith("begin where the bitmap's end says, at 0x3000")
     else:
         with pytest.raises(CorruptDump, match=f"{name} in the bitmap header at offset 0x2000 is {value:#x}"):
             opened(data)
@@ -274,10 +287,53 @@ def test_a_bitmap_header_that_contradicts_the_file(value: int, offset: int, name
 def test_header_size_inside_the_bitmap() -> None:
     data = packing.bitmap([1, 2, 3], 0x8000)
     struct.pack_into("<Q", data, 0x2020, 0x3000)
-    with pytest.raises(
-        CorruptDump, match="HeaderSize in the bitmap header at offset 0x2000 is 0x3000, inside the bitmap"
-    ):
+    pages = pages_of(data)
+    assert (
+        "HeaderSize in the bitmap header at offset 0x2000 is 0x3000, inside the bitmap that ends at 0x3038"
+        in pages.warnings[0]
+    )
+    assert pages.offset_of(2) == 0x5000
+
+
+def test_header_size_that_leaves_no_page() -> None:
+    data = packing.bitmap([1, 2, 3], 0x8000)[:0x3900]
+    struct.pack_into("<Q", data, 0x2020, 0x3000)
+    with pytest.raises(CorruptDump, match="HeaderSize in the bitmap header at offset 0x2000 is 0x3000, inside the bi"):
         opened(data)
+
+
+@pytest.mark.parametrize("bits", [64, 1000, 4096 * 8, 1 << 17, (1 << 17) + 5])
+def test_numpy_counts_as_python_does(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bitmap = random.Random(bits).randbytes((bits + 7) // 8)
+    slow = BitmapPageMap(bitmap, bits, 0x3000, 1 << 40)
+    monkeypatch.setattr(BitmapPageMap, "_LARGE", 4096)
+    quick = BitmapPageMap._count_quickly(bitmap, bits)
+    assert quick == slow._rank
+
+
+def test_a_bitmap_beyond_every_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = packing.bitmap([1], 64)
+    struct.pack_into("<Q", data, 0x2030, 1 << 33)
+    source = BytesSource(bytes(data))
+    monkeypatch.setattr(source, "size", 2 << 30)
+    with pytest.raises(UnsupportedDump, match="0x200000000 bits, 32 TB of memory: more than the 8 TB"):
+        build_page_map(source, parse_header(source))
+
+
+def test_many_ranges_out_of_order_take_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = [(16 * number, 3) for number in range(300)]
+    random.Random(1).shuffle(ranges)
+    with monkeypatch.context() as patched:
+        patched.setattr(pagemap, "disjoint", None)
+        data = bytes(packing.ranges(ranges))
+        pages = pages_of(data)
+    for number in range(300):
+        first = pages.offset_of(16 * number)
+        assert first is not None and data[first : first + 0x1000] == packing.page(16 * number)
+        assert pages.offset_of(16 * number + 2) == first + 0x2000 and pages.offset_of(16 * number + 3) is None
+    monkeypatch.setattr(pagemap, "_MOST_OVERLAPPING", 10)
+    with pytest.raises(CorruptDump, match="20 page ranges overlap each other"):
+        opened(packing.ranges([(number, 2) for number in range(20)]))
 
 
 @pytest.mark.parametrize("offset, what", [(0x2000, "bitmap header"), (0x2004, "bitmap header")])

@@ -7,6 +7,8 @@ as that pattern was never set, and is ``None`` here. Layouts: Windows SDK ``mind
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +69,9 @@ class PhysicalRun:
     page_count: int
 
 
+_FILETIME_EPOCH = datetime.datetime(1601, 1, 1)
+
+
 @dataclass(frozen=True)
 class DumpHeader:
     """The values of a crash dump header.
@@ -125,6 +130,20 @@ class DumpHeader:
         """Whether ContextFlags stands where CONTEXT of ARM64 has it, with its class bit and no other (winnt.h)."""
         flags = int.from_bytes(self.context_record[:4], "little")
         return not is_fill(flags, 4, 0) and flags & 0x00FF0000 == 0x00400000
+
+    def brief(self) -> str:
+        """What the header says of the crash, for a dump that gives nothing else: code, arguments, build, time."""
+        parts = []
+        if self.bug_check_code is not None:
+            given = ", ".join("?" if value is None else f"{value:x}" for value in self.bug_check_parameters)
+            parts.append(f"bug check {self.bug_check_code:X} ({given})")
+        if self.build_number is not None:
+            parts.append(f"Windows build {self.build_number} {self.architecture}")
+        if self.system_time is not None:
+            with contextlib.suppress(OverflowError):
+                moment = _FILETIME_EPOCH + datetime.timedelta(microseconds=self.system_time // 10)
+                parts.append(f"{moment:%Y-%m-%d %H:%M:%S} UTC")
+        return ", ".join(parts) or "nothing of the crash"
 
     @property
     def pointer_size(self) -> int:

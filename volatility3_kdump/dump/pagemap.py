@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PAGE_SHIFT = 12
+#: Page frames of the largest bitmap that is read at once: 8 TB of memory, 256 MB of bitmap.
+_MOST_BITS = 1 << 31
+#: Ranges that overlap are taken apart one by one, which takes time and memory for each.
+_MOST_OVERLAPPING = 1 << 18
+#: Bytes between a bitmap and its pages; beyond, HeaderSize is wrong rather than the file cut short.
+_MOST_GAP = 1 << 20
 #: Page frames that 64-bit physical addresses can name.
 _HIGHEST = 1 << (64 - _PAGE_SHIFT)
 #: Debuggers write one range for each stretch of physical memory; even filtered memory stays far below this many.
@@ -163,6 +169,8 @@ class BitmapPageMap:
     """A bitmap of page frames, least significant bit first, with a running count of set bits per 64 bytes."""
 
     _BLOCK = 64
+    #: Bytes of a bitmap from which on numpy counts it: that of a machine of 32 GB.
+    _LARGE = 1 << 20
     _NOT_FULL = re.compile(rb"[^\xff]")
     _NOT_EMPTY = re.compile(rb"[^\x00]")
 
@@ -186,6 +194,8 @@ class BitmapPageMap:
     @classmethod
     def _count(cls, bitmap: bytes, bits: int) -> array[int]:
         """Set bits before each block, and their total at the end."""
+        if len(bitmap) > cls._LARGE:
+            return cls._count_quickly(bitmap, bits)
         from_bytes = int.from_bytes
         rank = array("Q", bytes(8 * ((len(bitmap) + cls._BLOCK - 1) // cls._BLOCK + 1)))
         total = 0
@@ -204,6 +214,26 @@ class BitmapPageMap:
         if bits & 7:
             total -= (bitmap[-1] >> (bits & 7)).bit_count()
         rank[index] = total
+        return rank
+
+    @classmethod
+    def _count_quickly(cls, bitmap: bytes, bits: int) -> array[int]:
+        """As :meth:`_count` by numpy, which small dumps need not wait for."""
+        import numpy as np
+
+        counts = np.zeros((len(bitmap) + cls._BLOCK - 1) // cls._BLOCK, np.int64)
+        # A large machine's bitmap is worked through in pieces, so that its words are never all in memory.
+        for start in range(0, len(bitmap), cls._LARGE):
+            piece = bitmap[start : start + cls._LARGE]
+            words = np.zeros(-(-len(piece) // cls._BLOCK) * (cls._BLOCK // 8), np.uint64)
+            words.view(np.uint8)[: len(piece)] = np.frombuffer(piece, np.uint8)
+            first = start // cls._BLOCK
+            sums = _set_bits(words).reshape(-1, cls._BLOCK // 8).sum(axis=1)
+            counts[first : first + len(sums)] = sums
+        if bits & 7:
+            counts[-1] -= (bitmap[-1] >> (bits & 7)).bit_count()
+        rank = array("Q", bytes(8))
+        rank.frombytes(np.cumsum(counts).astype(np.uint64).tobytes())
         return rank
 
     def _index_of(self, pfn: int) -> int | None:
@@ -417,9 +447,7 @@ def _packed(source: Source, bases: array[int], counts: array[int], first: int, w
     missing = declared - located
     # A run of no pages would hide the ones before it from a search.
     if not all(counts) or not all(map(operator.le, map(operator.add, bases, counts), itertools.islice(bases, 1, None))):
-        parts = disjoint([part for part in map(Segment, bases, positions, counts) if part.size])
-        positions = [part.offset for part in parts]
-        bases, counts = (array("Q", (getattr(part, name) for part in parts)) for name in ("address", "size"))
+        bases, positions, counts = _sorted_apart(bases, positions, counts)
         declared -= located - sum(counts)
         if located != sum(counts):
             warnings.append(f"{located - sum(counts):,} pages are claimed by more than one run; the first run wins")
@@ -427,6 +455,27 @@ def _packed(source: Source, bases: array[int], counts: array[int], first: int, w
         warnings.append(_truncated(source, missing, declared))
     offsets = array("Q", (first + (position << _PAGE_SHIFT) for position in positions))
     return RunPageMap(bases, counts, offsets, end, declared, tuple(warnings))
+
+
+def _sorted_apart(
+    bases: array[int], positions: list[int], counts: array[int]
+) -> tuple[array[int], list[int], array[int]]:
+    """Ranges by page frame, without those of no pages; where some overlap, the first of them in the table wins."""
+    import numpy as np
+
+    first = np.frombuffer(bases, np.uint64)
+    size = np.frombuffer(counts, np.uint64)
+    order = np.argsort(first, kind="stable")
+    order = order[size[order] > 0]
+    if not (first[order][:-1] + size[order][:-1] > first[order][1:]).any():
+        where = np.array(positions, np.int64)[order]
+        return array("Q", first[order].tobytes()), where.tolist(), array("Q", size[order].tobytes())
+    if len(bases) > _MOST_OVERLAPPING:
+        raise CorruptDump(f"{len(bases):,} page ranges overlap each other: the range table is damaged")
+    parts = disjoint([part for part in map(Segment, bases, positions, counts) if part.size])
+    columns = (array("Q", (getattr(part, name) for part in parts)) for name in ("address", "size"))
+    apart_bases, apart_counts = columns
+    return apart_bases, [part.offset for part in parts], apart_counts
 
 
 def _truncated(source: Source, missing: int, declared: int) -> str:
@@ -459,18 +508,18 @@ def _bitmap(source: Source, start: int, bitmap_start: int, row: Any) -> PageMap:
     if row.signature.to_bytes(4, "little") not in (b"SDMP", b"FDMP") or row.valid.to_bytes(4, "little") != b"DUMP":
         raise CorruptDump(f"no bitmap header ('SDMP' or 'FDMP', 'DUMP') at offset {start:#x}: the copy is damaged")
     length = (bits + 7) >> 3
+    if bits > _MOST_BITS and bitmap_start + length <= source.size:
+        raise UnsupportedDump(
+            f"BitmapSize in the bitmap header at offset {start:#x} is {bits:#x} bits, {bits >> 28:,} TB of memory: "
+            f"more than the {_MOST_BITS >> 28:,} TB that are supported, or the header is damaged"
+        )
     if bits == 0 or bitmap_start + length > source.size:
         raise CorruptDump(
             f"BitmapSize in the bitmap header at offset {start:#x} is {bits:#x} bits: the bitmap would end at "
             f"{bitmap_start + length:#x}, but the file ends at {source.size:#x}: the copy is truncated or the header "
             "damaged"
         )
-    if first < bitmap_start + length:
-        raise CorruptDump(
-            f"HeaderSize in the bitmap header at offset {start:#x} is {first:#x}, inside the bitmap that ends at "
-            f"{bitmap_start + length:#x}"
-        )
-    warnings = []
+    first, warnings = _first_page(source, start, bitmap_start + length, first, pages)
     bitmap = _read_exact(source, bitmap_start, length, "bitmap")
     page_map = BitmapPageMap(bitmap, bits, first, source.size)
     if page_map.declared != pages:
@@ -480,6 +529,24 @@ def _bitmap(source: Source, start: int, bitmap_start: int, row: Any) -> PageMap:
         warnings.append(_truncated(source, missing, page_map.declared))
     page_map.warnings = tuple(warnings)
     return page_map
+
+
+def _first_page(source: Source, start: int, end: int, first: int, pages: int) -> tuple[int, list[str]]:
+    """Where the pages behind a bitmap that ends at ``end`` begin: at HeaderSize, unless that cannot be.
+
+    Windows writes the first page at the next page of the file behind the bitmap.
+    """
+    begin = -(-end >> _PAGE_SHIFT) << _PAGE_SHIFT
+    if first < end:
+        place = f"inside the bitmap that ends at {end:#x}"
+    elif first >= source.size and first - begin >= _MOST_GAP and begin + (pages << _PAGE_SHIFT) <= source.size:
+        place = f"behind the end of the file at {source.size:#x}"
+    else:
+        return first, []
+    complaint = f"HeaderSize in the bitmap header at offset {start:#x} is {first:#x}, {place}"
+    if begin + (1 << _PAGE_SHIFT) > source.size:
+        raise CorruptDump(f"{complaint}: the copy is truncated and holds no page")
+    return begin, [f"{complaint}: the pages are taken to begin where the bitmap's end says, at {begin:#x}"]
 
 
 def _read_exact(source: Source, offset: int, length: int, what: str) -> bytes:

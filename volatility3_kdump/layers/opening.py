@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
     from volatility3_kdump.archives.containers import Extracted
+    from volatility3_kdump.dump import DumpHeader
+    from volatility3_kdump.dump.source import Source
     from volatility3_kdump.progress import Progress
 
 
@@ -75,10 +77,8 @@ def _build(
     from volatility3.framework import interfaces
     from volatility3.framework.layers import physical
 
-    from volatility3_kdump.layers.container import add_swap_layers, member_layer
-    from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
-    from volatility3_kdump.layers.translation import build_virtual_layer
-    from volatility3_kdump.layers.triage import KdumpTriageLayer
+    from volatility3_kdump.layers.container import member_layer
+    from volatility3_kdump.layers.crash import source_of
 
     join = interfaces.configuration.path_join
     file_path = join(config_path, "dump_file")
@@ -91,6 +91,31 @@ def _build(
         file_layer.held_open = held
     source = source_of(file_layer)
     header = parse_header(source)
+    try:
+        return _build_over(context, config_path, name, file_layer, source, header, extracted, progress)
+    except KdumpError as error:
+        raise type(error)(f"{error}; its header says: {header.brief()}") from error
+
+
+def _build_over(
+    context: interfaces.context.ContextInterface,
+    config_path: str,
+    name: str,
+    file_layer: interfaces.layers.DataLayerInterface,
+    source: Source,
+    header: DumpHeader,
+    extracted: Extracted | None,
+    progress: Progress | None,
+) -> Opened:
+    """The layers over the layer of a file whose header is sound."""
+    from volatility3.framework import interfaces
+
+    from volatility3_kdump.layers.container import add_swap_layers
+    from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+    from volatility3_kdump.layers.translation import build_virtual_layer
+    from volatility3_kdump.layers.triage import KdumpTriageLayer
+
+    join = interfaces.configuration.path_join
     if header.dump_type != DumpType.TRIAGE and header.dump_type not in PHYSICAL_TYPES:
         open_dump(source)
     context.add_layer(file_layer)

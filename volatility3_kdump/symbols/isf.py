@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from volatility3_kdump import isf_document, tables
-from volatility3_kdump.files import FileFailure, is_directory, is_file, open_file
+from volatility3_kdump.files import FileFailure, is_directory, is_file, open_file, read_at_most
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols.kernel import PdbIdentity
 
@@ -129,7 +129,7 @@ def _parsed_file(path: Path, modified: int, size: int) -> Layouts:
 
 def _decompressed(stream: IO[bytes], suffix: str, origin: str) -> bytes:
     """The document in a stream; never more than a symbol table can have, whatever a compressed file grows to."""
-    data = _OPENERS[suffix](stream).read(isf_document.MOST_BYTES + 1)
+    data = read_at_most(_OPENERS[suffix](stream), isf_document.MOST_BYTES + 1)
     if len(data) > isf_document.MOST_BYTES:
         raise LayoutError(
             f"{origin}: more than {isf_document.MOST_BYTES >> 20} MiB when decompressed: not a symbol table"
