@@ -49,7 +49,7 @@ def test_an_acquitted_driver_is_not_named(
     assert (verdict.module_name, verdict.image_name, verdict.suspect) == ("hardware", "hardware", suspect)
     assert verdict.symbol_name == word and verdict.confidence == "medium"
     assert (verdict.runner_up or "").startswith("myfault+") and verdict.runner_up_rule == "where it showed"
-    lines = summary(target, crash)
+    lines = summary(crash, target.has_names)
     assert len(lines) <= MOST_LINES and judged.says[1:] in lines[1]
     assert not any(line.startswith("myfault") for line in lines)
 

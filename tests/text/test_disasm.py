@@ -112,7 +112,7 @@ def test_arm64_backwards_stops_at_a_gap(shared_data: Path) -> None:
     target.memory.read = lambda address, size: held.get(address) if size == 4 else None
     found = instructions_before(target, 0x1010, 4)
     assert [(item.address, item.mnemonic) for item in found] == [(0x1008, "ret"), (0x100C, "nop")]
-    assert list(listing(target, 0x1008, instructions_from(target, 0x1008, 1), 1))[1].split() == [
+    assert list(listing(0x1008, None, instructions_from(target, 0x1008, 1), 1, "arm64", 8))[1].split() == [
         "00000000`00001008",
         "d65f03c0",
         "ret",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.analysis.reasoning import Finding
-    from volatility3_kdump.target import Target
+    from volatility3_kdump.symbols.names import Name
 
 NOTE = (
     "NOTE: The trap frame does not contain all registers.",
@@ -80,13 +80,13 @@ _ATTRIBUTE_WORDS = {
 }
 
 
-def analyze(target: Target, crash: Crash) -> Iterator[str]:
-    """Every line."""
+def analyze(crash: Crash, size: int, site: Name | None) -> Iterator[str]:
+    """Every line. ``size`` is that of a pointer in bytes, ``site`` the name of where the exception was."""
     yield from box()
     if crash.bug_check is None:
         yield "The bug check code in the dump header was never set."
     else:
-        yield from explanation(crash.bug_check, target.memory.pointer_size)
+        yield from explanation(crash.bug_check, size)
     yield ""
     yield "Debugging Details:"
     yield "------------------"
@@ -100,7 +100,7 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
     yield from _findings(crash, late=False)
     failure = crash.failure
     if failure is not None:
-        yield from _records(target, failure)
+        yield from _records(failure, size, site)
     yield from _black_boxes(crash)
     if crash.process is not None and crash.process.name:
         yield from field("PROCESS_NAME", crash.process.name)
@@ -108,15 +108,15 @@ def analyze(target: Target, crash: Crash) -> Iterator[str]:
     if failure is not None and failure.trap_frame is not None:
         yield f"TRAP_FRAME:  {failure.trap_frame:016x} -- (.trap 0x{failure.trap_frame:x})"
         yield from NOTE
-        yield from _registers(target, failure)
+        yield from _registers(failure, size)
     if crash.stack.frames:
         yield "STACK_TEXT:  "
-        yield from stack_text(crash.stack, target.memory.pointer_size)
+        yield from stack_text(crash.stack, size)
         yield ""
     yield from _last_fields(crash)
 
 
-def brief(target: Target, crash: Crash) -> Iterator[str]:
+def brief(crash: Crash) -> Iterator[str]:
     """The output of ``!analyze`` without ``-v``."""
     yield from box()
     yield "Use !analyze -v to get detailed debugging information."
@@ -192,27 +192,25 @@ def _finding_text(finding: Finding) -> str:
     return finding.value if not finding.note else f"{finding.value} ({finding.note})"
 
 
-def _records(target: Target, failure: Failure) -> Iterator[str]:
+def _records(failure: Failure, size: int, site: Name | None) -> Iterator[str]:
     if failure.exception_record is not None and failure.exception is not None:
         yield f"EXCEPTION_RECORD:  {failure.exception_record:016x} -- (.exr 0x{failure.exception_record:x})"
-        yield from exception_lines(target, failure.exception)
+        yield from exception_lines(failure.exception, size, site)
         yield ""
     if failure.context_record is not None:
         yield f"CONTEXT:  {failure.context_record:016x} -- (.cxr 0x{failure.context_record:x})"
-        yield from _registers(target, failure)
+        yield from _registers(failure, size)
 
 
-def _registers(target: Target, failure: Failure) -> Iterator[str]:
+def _registers(failure: Failure, size: int) -> Iterator[str]:
     yield from register_block(failure.shown, kd=True)
-    yield from shown_code(target, failure)
+    yield from shown_code(failure, size)
     yield _RESET
     yield ""
 
 
-def exception_lines(target: Target, record: ExceptionRecord) -> Iterator[str]:
-    """The output of ``.exr`` for an exception record."""
-    size = target.memory.pointer_size
-    name = target.names.lookup(record.address)
+def exception_lines(record: ExceptionRecord, size: int, name: Name | None) -> Iterator[str]:
+    """The output of ``.exr`` for an exception record; ``name`` is that of its address."""
     site = ""
     if name is not None:
         stem = name.module if name.symbol is None else f"{name.module}!{name.symbol}"
@@ -264,7 +262,7 @@ def _last_fields(crash: Crash) -> Iterator[str]:
     yield "---------"
 
 
-def shown_code(target: Target, failure: Failure, kd: bool = True) -> Iterator[str]:
+def shown_code(failure: Failure, size: int, kd: bool = True) -> Iterator[str]:
     """The symbol line and the instruction line that follow a register block.
 
     The note on the operand is KD's own, for which an unknown register is zero; without ``kd`` it is made from the
@@ -273,7 +271,7 @@ def shown_code(target: Target, failure: Failure, kd: bool = True) -> Iterator[st
     ip = failure.shown.ip
     if ip is None:
         return
-    yield f"{failure.name or pointer(ip, target.memory.pointer_size)}:"
+    yield f"{failure.name or pointer(ip, size)}:"
     instruction = failure.shown_instruction if kd else failure.instruction
     if instruction is None:
         yield absent_code_line(ip, failure.shown.architecture)

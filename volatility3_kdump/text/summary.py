@@ -13,7 +13,6 @@ from volatility3_kdump.windows.stacks.frames import SCAN
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
-    from volatility3_kdump.target import Target
 
 MOST_LINES = 6
 
@@ -33,8 +32,8 @@ _STANDS_FOR = {
 }
 
 
-def summary(target: Target, crash: Crash) -> list[str]:
-    """A few sentences, the most important first."""
+def summary(crash: Crash, named: bool) -> list[str]:
+    """A few sentences, the most important first. ``named`` says that the kernel's symbols are at hand."""
     first = [_what(crash)]
     judged = _judged(crash)
     if judged:
@@ -42,7 +41,7 @@ def summary(target: Target, crash: Crash) -> list[str]:
     where = _where(crash)
     if where:
         first.append(where)
-    last = [_who(crash), f"Next: {'; '.join(_next(target, crash))}."]
+    last = [_who(crash), f"Next: {'; '.join(_next(crash, named))}."]
     room = MOST_LINES - len(first) - len(last)
     between = [*crash.reasoning.sentences, *(f"Mind: {note}." for note in crash.notes)]
     return [*first, *[sentence for sentence in between if _adds(crash, sentence)][:room], *last]
@@ -137,7 +136,7 @@ def _short(rule: str) -> str:
     return rule.split(" (rule ", maxsplit=1)[0].split("; ", maxsplit=1)[0].rstrip(".")
 
 
-def _next(target: Target, crash: Crash) -> list[str]:
+def _next(crash: Crash, named: bool) -> list[str]:
     """Commands of our own that show more of this crash."""
     commands = []
     if crash.failure is not None and crash.failure.at_fault:
@@ -145,7 +144,7 @@ def _next(target: Target, crash: Crash) -> list[str]:
     commands.append("kdump.stack for the whole stack")
     if any(frame.trust == SCAN for frame in crash.stack.frames):
         commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
-    if not target.has_names:
+    if not named:
         commands.append("--symbol-path for names (the warning about symbols says which file)")
     elif crash.failure is not None and crash.failure.at_fault:
         commands.append("kdump.disasm for the code")

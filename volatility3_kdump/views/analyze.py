@@ -9,6 +9,7 @@ from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
+from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import analyze
 from volatility3_kdump.text.registers import code_line, flags_words
@@ -57,7 +58,7 @@ def analyze_grid(target: Target, rules: OwnerRules | None = None, report: Path |
     crash = analyze_crash(target, rules)
     if report is not None:
         write_report(report, target, crash)
-    return ANALYSIS.grid(_rows(target, crash), lambda: analyze(target, crash))
+    return ANALYSIS.grid(_rows(target, crash), lambda: analyze(crash, target.memory.pointer_size, _site(target, crash)))
 
 
 def _row(topic: str, field: str, shown: str | None, number: int | None = None, note: str = "") -> Row:
@@ -65,8 +66,14 @@ def _row(topic: str, field: str, shown: str | None, number: int | None = None, n
     return ANALYSIS.row(0, Topic=topic, Field=field or BLANK, Text=shown, Value=value, Notes=[note])
 
 
+def _site(target: Target, crash: Crash) -> Name | None:
+    """The name of where the exception was."""
+    exception = crash.failure.exception if crash.failure is not None else None
+    return None if exception is None else target.names.lookup(exception.address)
+
+
 def _rows(target: Target, crash: Crash) -> Iterator[Row]:
-    for number, sentence in enumerate(summary(target, crash), 1):
+    for number, sentence in enumerate(summary(crash, target.has_names), 1):
         yield _row("Summary", str(number), sentence)
     yield from _plausibility_rows(crash)
     yield from _verdict_rows(crash)

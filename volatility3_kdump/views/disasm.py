@@ -63,4 +63,6 @@ def instructions_grid(target: Target, start: int, decoded: Sequence[Instruction]
             why = target.memory.why_unreadable(start) if target.memory.read(start, 1) is None else "no instruction"
             yield CODE.row(0, Address=start, Symbol=target.name_of(start), Operands=why)
 
-    return CODE.grid(rows(), lambda: listing(target, start, decoded, wanted))
+    name = target.name_of(decoded[0].address if decoded else start)
+    architecture, size = target.header.architecture, target.memory.pointer_size
+    return CODE.grid(rows(), lambda: listing(start, name, decoded, wanted, architecture, size))

@@ -8,13 +8,14 @@ from volatility3_kdump.archives import archive
 from volatility3_kdump.dump import DumpHeader
 from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.banner import KINDS, banner
+from volatility3_kdump.text.banner import KINDS, headline, loading, version
 from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, table
 from volatility3_kdump.windows.machine.releases import kernel_version, release
 from volatility3_kdump.windows.machine.shared_data import shared_data
+from volatility3_kdump.windows.machine.system import read_system
 from volatility3_kdump.windows.machine.version import (
     architecture_name,
     build_lab,
@@ -53,7 +54,16 @@ _TRIAGE_FIELDS = (
 
 def info_grid(target: Target) -> KdumpGrid:
     """Everything that the dump says about itself."""
-    return INFO.grid(_rows(target), lambda: banner(target))
+    return INFO.grid(_rows(target), lambda: _banner(target))
+
+
+def _banner(target: Target) -> Iterator[str]:
+    """The lines that KD prints when it has loaded a dump."""
+    yield from loading(target.header, target.name)
+    yield from headline(target.header)
+    yield from version(read_system(target))
+    for warning in target.warnings:
+        yield f"WARNING: {warning}"
 
 
 def _rows(target: Target) -> Iterator[Row]:

@@ -37,7 +37,7 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
         "dump": _dump(target, crash),
         "system": _system(target, crash),
         "bug_check": _bug_check(crash),
-        "summary": summary(target, crash),
+        "summary": summary(crash, target.has_names),
         "plausibility": _plausibility(crash),
         "verdict": _verdict(crash),
         "findings": [

@@ -24,11 +24,15 @@ def failure_grid(target: Target, failure: Failure) -> KdumpGrid:
         if failure.trap_frame is not None:
             yield from NOTE
         yield from register_block(failure.shown, kd=True)
-        yield from shown_code(target, failure)
+        yield from shown_code(failure, target.memory.pointer_size)
 
     return ANALYSIS.grid(rows(), kd_lines)
 
 
 def exception_grid(target: Target, address: int, record: ExceptionRecord) -> KdumpGrid:
     """An exception record."""
-    return ANALYSIS.grid(exception_rows(target, address, record), lambda: exception_lines(target, record))
+    size = target.memory.pointer_size
+    return ANALYSIS.grid(
+        exception_rows(target, address, record),
+        lambda: exception_lines(record, size, target.names.lookup(record.address)),
+    )

@@ -11,6 +11,7 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text.banner import version
 from volatility3_kdump.windows.machine import releases
 from volatility3_kdump.windows.machine.releases import kernel_version, release, release_name
+from volatility3_kdump.windows.machine.system import read_system
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_real_small_dumps(shared_data: Path, dump: str, text: str | None, name: 
     found = kernel_version(target)
     assert (found.text if found else None) == text
     assert release(target) == name
-    lines = list(version(target))
+    lines = list(version(read_system(target)))
     assert (f"Kernel file version: {text}, {name}" in lines) == (text is not None)
 
 

@@ -18,6 +18,7 @@ from volatility3_kdump.symbols.places import DEFAULT_PATH
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
 from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.machine.system import read_system
 
 _DOTS = 64
 _PATHS = {"symbol": "_NT_SYMBOL_PATH", "image": "_NT_EXECUTABLE_IMAGE_PATH"}
@@ -52,9 +53,9 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     target = dump.target
     paths = search_path(session, "symbol"), search_path(session, "image")
     # Warnings come last: reading the lists of modules adds to them.
-    yield from banner.loading(target, dump.path)
-    yield from banner.headline(target, paths)
-    yield from banner.version(target)
+    yield from banner.loading(target.header, dump.path)
+    yield from banner.headline(target.header, paths)
+    yield from banner.version(read_system(target))
     yield from _loaded(target.modules, "Loading Kernel Symbols")
     yield from _loaded(target.unloaded_modules, "Loading unloaded module list")
     if not target.has_names:
@@ -69,7 +70,7 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     if registers is not None and registers.ip is not None:
         from volatility3_kdump.analysis.failure import failure_in
 
-        yield from shown_code(target, failure_in(target, registers))
+        yield from shown_code(failure_in(target, registers), target.memory.pointer_size)
 
 
 def _loaded(modules: Iterable[object], title: str) -> Iterator[str]:
@@ -96,7 +97,7 @@ def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
         session.index = before
     session.pending.append(dump)
     yield ""
-    yield from banner.loading(dump.target, dump.path)
+    yield from banner.loading(dump.target.header, dump.path)
     yield f"Opened '{dump.path}'"
 
 
@@ -126,12 +127,12 @@ def systems(session: Session, arguments: Arguments) -> Iterable[str]:
         if registers is not None and registers.ip is not None:
             from volatility3_kdump.analysis.failure import failure_in
 
-            yield from shown_code(session.target, failure_in(session.target, registers))
+            yield from shown_code(failure_in(session.target, registers), session.target.memory.pointer_size)
         return
     for index, dump in enumerate(session.dumps):
         if number in (None, index):
             mark = "." if index == session.index else " "
-            yield f"{mark} {index:2d} {banner.kind(dump.target)}: {dump.path}"
+            yield f"{mark} {index:2d} {banner.kind(dump.target.header)}: {dump.path}"
 
 
 @command("~", help="lists processors; ~Ns makes one current", usage="[N[s]]")

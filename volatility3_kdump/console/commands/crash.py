@@ -43,7 +43,7 @@ def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
         return analyze_grid(session.target).kd_lines()
     from volatility3_kdump.analysis.crash import analyze_crash
 
-    return brief(session.target, analyze_crash(session.target))
+    return brief(analyze_crash(session.target))
 
 
 @command(".enumtag", help="data that kernel components added to the dump")

@@ -201,7 +201,7 @@ def registers(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _current_code(session: Session, failure: Failure) -> Iterator[str]:
     """The code line with the operand as the known registers give it."""
-    return shown_code(session.target, failure, kd=False)
+    return shown_code(failure, session.target.memory.pointer_size, kd=False)
 
 
 def _one_register(session: Session, name: str) -> str:
@@ -273,7 +273,7 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
         record = parse_exception_record(target.header.exception_record, width)
         if record is None:
             raise KdumpError(f"{target.name}: the exception record of the dump header was never set")
-        return exception_lines(target, record)
+        return exception_lines(record, width, target.names.lookup(record.address))
     if not arguments.text:
         raise KdumpError(".exr takes an address, or -1 for the record of the dump header")
     address = session.evaluate(arguments.text)

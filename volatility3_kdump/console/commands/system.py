@@ -15,6 +15,7 @@ from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.pool import block_grid, usage_grid
 from volatility3_kdump.views.vm import vm_grid
 from volatility3_kdump.windows.machine.processors import ControlRegion, control_region, processor_models, processors
+from volatility3_kdump.windows.machine.system import read_system
 from volatility3_kdump.windows.structures import require_symbols
 
 _WITHOUT_PROCESSES = 1
@@ -26,18 +27,18 @@ _SUMMARY = 8
 
 @command("vertarget", help="Windows, its kernel, and when it crashed", plugin="info")
 def version_of_target(session: Session, arguments: Arguments) -> Iterable[str]:
-    return banner.version(session.target)
+    return banner.version(read_system(session.target))
 
 
 @command("version", help="vertarget, and the version of kdump", plugin="info")
 def version(session: Session, arguments: Arguments) -> Iterable[str]:
-    yield from banner.version(session.target)
+    yield from banner.version(read_system(session.target))
     yield banner.title()
 
 
 @command(".time", help="when it crashed, and how long it had been up", plugin="info")
 def times(session: Session, arguments: Arguments) -> Iterable[str]:
-    return banner.times(session.target)
+    return banner.times(read_system(session.target))
 
 
 @command(".lastevent", help="what stopped the system: the bug check", plugin="bugcheck")
@@ -45,7 +46,7 @@ def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
     code = session.target.header.bug_check_code
     shown = "?" * 8 if code is None else f"{code:X}"
     yield f"Last event: Bugcheck {shown}"
-    yield from banner.times(session.target)
+    yield from banner.times(read_system(session.target))
 
 
 @command("!pcr", help="a processor's control region", usage="[PROCESSOR]")
