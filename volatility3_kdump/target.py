@@ -249,6 +249,11 @@ class Target:
         return self.kernel_table.status
 
     @property
+    def symbol_remedy(self) -> str:
+        """Which file would give the kernel's names, and what gets it; empty where they are there."""
+        return self.kernel_table.remedy
+
+    @property
     def has_names(self) -> bool:
         """Whether the kernel's own symbols name its addresses: not with types of a sibling."""
         return self.kernel_table.named

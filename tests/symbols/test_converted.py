@@ -71,7 +71,7 @@ def test_the_kernel_from_its_pdb_alone(isf: Path, store: Path, sample: Callable[
     dump = sample(6, isf)
     expected = values(volatility3_kdump.open(dump, isf_file=isf, symbol_path=""))
     bare = volatility3_kdump.open(dump, symbol_path="")
-    assert not bare.has_names and "ntkrnlmp.pdb" in bare.symbol_status and "--symbol-path" in bare.symbol_status
+    assert not bare.has_names and "ntkrnlmp.pdb" in bare.symbol_status and "--symbol-path" in bare.symbol_remedy
 
     target = volatility3_kdump.open(dump, symbol_path=f"srv*{store}")
     assert values(target) == expected

@@ -225,6 +225,8 @@ def test_real_small_dumps(shared_data: Path, dump: str, label: str, pid: int | N
     target = Target.open(shared_data / "dumps" / f"{dump}.dmp", Options(symbol_path="", image_path="", offline=True))
     assert target.symbol_status.startswith(f"layouts of {label}, the same generation")
     assert target.nt is not None and not target.has_names
+    kernel = target.modules[0]
+    assert f"(time stamp {kernel.timestamp:08X}, size {kernel.size:x}) leads to its symbols" in target.symbol_remedy
     thread, process = crash_thread(target), crash_process(target)
     assert thread is not None and process is not None
     if pid is not None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Pieces = Callable[[int, int], Iterable[tuple[int, bytes]]]
 
 _KERNEL_FILES = ("ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe")
+#: Of these, those of 64-bit systems.
+_KERNEL_FILES_64 = _KERNEL_FILES[:2]
 #: The crash dump stack is a second copy of the disk drivers, under names with this prefix.
 _DUMP_STACK = "dump_"
 _LARGEST_FILE = 1 << 30
@@ -425,7 +427,7 @@ def image_names(module: Module) -> list[str]:
     """The names that a module's image file may have, most likely first; empty where none can be a file's."""
     texts = [module.image_name, module.path or ""]
     if module.name == "nt":
-        texts += _KERNEL_FILES
+        texts += _KERNEL_FILES if module.base >> 32 in (0, 0xFFFFFFFF) else _KERNEL_FILES_64
     names: list[str] = []
     for text in texts:
         name = safe_file_name(text)

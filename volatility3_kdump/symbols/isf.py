@@ -181,7 +181,7 @@ def how_to_get(identity: PdbIdentity) -> str:
     """One line that tells which file is missing and how to make it."""
     guid_and_age = identity.identifier.replace("-", "")
     return (
-        f"needs {identity.pdb_name} {guid_and_age} on the symbol path (--symbol-path), where a symbol server may be "
-        "named ('kdump symbols --manifest' lists what to fetch on a machine with internet), or the symbol table "
-        f"{identity.isf_name}.json.xz in a directory given with --isf-dir"
+        f"needs {identity.pdb_name} {guid_and_age} on the symbol path: -y 'srv*' (--symbol-path) gets it from "
+        "Microsoft's server ('kdump symbols --manifest DUMP --for crash' lists it for a machine with internet); or the "
+        f"symbol table {identity.isf_name}.json.xz in a directory given with --isf-dir"
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volatility3_kdump.dump import CrashDump
+from volatility3_kdump.escape import printable
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols import siblings
 from volatility3_kdump.symbols.isf import how_to_get, load_table_file
@@ -22,12 +23,14 @@ from volatility3_kdump.symbols.kernel import Kernel, variable_distances
 class KernelTable:
     """The types of the kernel, ``None`` without any, and a sentence that says whose they are or what is missing.
 
-    ``named`` says whether the table's symbols are the kernel's as well; else it has none.
+    ``named`` says whether the table's symbols are the kernel's as well; else it has none. ``remedy`` is the sentence
+    that says which file would give them and how to get it; empty where nothing is missing.
     """
 
     layouts: Layouts | None
     status: str
     named: bool
+    remedy: str = ""
 
 
 def misplaced(table: Layouts, distances: Mapping[str, int]) -> list[tuple[str, int, int]]:
@@ -76,6 +79,7 @@ def choose(
     """
     distances = {} if kernel is None else variable_distances(dump, kernel.base, debugger)
     reasons: list[str] = []
+    remedy = "" if kernel is None else _remedy(kernel, dump)
     try:
         table = load_table_file(named_file) if named_file is not None else load()
     except LayoutError as error:
@@ -93,18 +97,18 @@ def choose(
         if debugger is not None and not siblings.contradictions(siblings.debugger_values(table), debugger):
             types = table.without_symbols()
             if contradicted(types) is None:
-                return KernelTable(types, f"{why}; its types fit and are used", False)
+                return KernelTable(types, f"{why}; its types fit and are used", False, remedy)
     elif not reasons:
         reasons.append(_missing(dump, kernel))
     header = dump.header
     sibling = siblings.find_sibling(header.build_number, header.machine_type, debugger)
     if sibling is None:
-        return KernelTable(None, reasons[0], False)
+        return KernelTable(None, reasons[0], False, remedy)
     against = contradicted(sibling.layouts)
     if against is not None:
         problems.append(f"{sibling.label}: not used: {against}")
-        return KernelTable(None, reasons[0], False)
-    return KernelTable(sibling.layouts, f"{sibling.status}; {reasons[0]}", False)
+        return KernelTable(None, reasons[0], False, remedy)
+    return KernelTable(sibling.layouts, f"{sibling.status}; {reasons[0]}", False, remedy)
 
 
 def _missing(dump: CrashDump, kernel: Kernel | None) -> str:
@@ -112,10 +116,22 @@ def _missing(dump: CrashDump, kernel: Kernel | None) -> str:
         because = f": {dump.warnings[0]}" if dump.warnings else ""
         return f"no kernel was found in the dump{because}"
     if kernel.identity is not None:
-        return how_to_get(kernel.identity)
+        return f"neither {kernel.identity.isf_name}.json.xz nor the PDB was found"
     if kernel.candidates:
-        return "the kernel is one of " + ", ".join(kernel.candidates) + ": name its symbol table with --isf-file"
+        return "the kernel is one of " + ", ".join(kernel.candidates)
+    return "the dump does not hold the kernel's RSDS record, and its image was not found"
+
+
+def _remedy(kernel: Kernel, dump: CrashDump) -> str:
+    """The one sentence that tells which file is missing, and what gets it."""
+    if kernel.identity is not None:
+        return how_to_get(kernel.identity)
+    image = dump.triage.drivers[0] if dump.triage is not None and dump.triage.drivers else None
+    if kernel.candidates or image is None:
+        return "name its symbol table with --isf-file"
+    name = printable(image.name or "ntoskrnl.exe")
     return (
-        "the dump does not hold the kernel's RSDS record and its variables fit no kernel of the index: "
-        "name the symbol table with --isf-file if you know which kernel it is"
+        f"{name} (time stamp {image.timestamp:08X}, size {image.size:x}) leads to its symbols: -y 'srv*' "
+        "(--symbol-path) gets it from Microsoft's server; 'kdump symbols --manifest DUMP --for crash' lists it for a "
+        "machine with internet"
     )

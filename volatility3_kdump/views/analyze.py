@@ -88,8 +88,9 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield from register_rows(crash.failure)
     yield from _stack_rows(target, crash)
     if not target.has_names:
+        why = "; ".join(filter(None, (target.symbol_status, target.symbol_remedy)))
         told = "no kernel symbols" if target.nt is None else "types of the kernel, no names"
-        yield _row("Warning", "Symbols", told, note=target.symbol_status)
+        yield _row("Warning", "Symbols", told, note=why)
     for warning in [*crash.notes, *target.warnings]:
         yield _row("Warning", "", warning)
 

@@ -166,6 +166,10 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
             yield _row("Kernel", "PDB", kernel.identity.isf_name, note=kernel.identity.known_by)
     status = target.symbol_status
     yield _row("Kernel", "Symbols", _symbols(target), note=status)
+    if target.symbol_remedy:
+        yield _row("Kernel", "To get them", target.symbol_remedy)
+    for attempt in target.attempts:
+        yield _row("Symbols", attempt.place, attempt.outcome, note=f"{attempt.name} {attempt.key}")
     for field, value in (
         ("PsLoadedModuleList", header.ps_loaded_module_list),
         ("PsActiveProcessHead", header.ps_active_process_head),

@@ -52,7 +52,12 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
         "stack": _stack(target, crash),
         "notes": list(crash.notes),
         "warnings": target.warnings,
-        "symbols": {"loaded": target.has_names, "types": target.nt is not None, "status": target.symbol_status},
+        "symbols": {
+            "loaded": target.has_names,
+            "types": target.nt is not None,
+            "status": target.symbol_status,
+            "remedy": target.symbol_remedy or None,
+        },
     }
     escaped: dict[str, Any] = _escaped(document)
     return escaped

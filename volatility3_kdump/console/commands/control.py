@@ -59,7 +59,7 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     yield from _loaded(target.modules, "Loading Kernel Symbols")
     yield from _loaded(target.unloaded_modules, "Loading unloaded module list")
     if not target.has_names:
-        yield f"WARNING: no kernel symbols: {target.symbol_status}"
+        yield f"WARNING: no kernel symbols: {'; '.join(filter(None, (target.symbol_status, target.symbol_remedy)))}"
     elif session.verbose:
         yield f"Kernel symbols: {target.symbol_status}"
     for warning in target.warnings:
