@@ -155,7 +155,8 @@ def test_a_return_address_is_named_by_the_call_before_it(target: Target, sample,
 
 
 def test_the_reason_why_a_stack_ends_early_follows_it(target: Target, sample, tmp_path: Path) -> None:
-    from volatility3_kdump.views.stack import Request, request_thread, stack_grid
+    from volatility3_kdump.views.stack import stack_grid
+    from volatility3_kdump.windows.listing.stacks import Request, request_thread
 
     damaged = edited(target, sample(), tmp_path / "x.dmp", {0xFFFFD48F77AF97E0 + 0x180: bytes(8)})
     start = crash_start(damaged)

@@ -243,9 +243,15 @@ def _stack(target: Target, crash: Crash) -> dict[str, Any]:
                 "arguments": [_hex(value) for value in frame.arguments],
                 "trap_frame": _hex(frame.trap_frame),
                 "trust": frame.trust,
+                "part": frame.part or None,
             }
         )
-    return {"frames": frames, "end": crash.stack.end, "complete": crash.stack.complete}
+    return {
+        "frames": frames,
+        "end": crash.stack.end,
+        "complete": crash.stack.complete,
+        "remarks": list(crash.stack.remarks),
+    }
 
 
 def _hex(value: int | None) -> str | None:

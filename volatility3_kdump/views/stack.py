@@ -87,6 +87,8 @@ def _kd_lines(target: Target, listed: StackList, layout: str) -> Iterator[str]:
         yield from text.rows(stack, layout, target.memory.pointer_size)
         if not stack.complete and len(stack.frames) < listed.most:
             yield f"Stack ends here: {stack.end}"
+        for remark in stack.remarks:
+            yield f"Note: {remark}"
 
 
 # !stacks --------------------------------------------------------------------------------------------------------------

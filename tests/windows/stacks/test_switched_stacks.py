@@ -16,6 +16,7 @@ from kdump_sample.variants import draft_stack
 from tests.edited import edited, write_scene
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
 from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, SCAN, SWITCH, Stack
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.switched import DPC, SEPARATE, THREAD, interruption, live_stacks, switch_at
@@ -113,6 +114,21 @@ def test_what_cannot_be_a_switch_is_none(layouts, tmp_path, words) -> None:
     damaged = edited(target, tmp_path / "x.dmp", tmp_path / "y.dmp", changes)
     assert switch_at(damaged, EXCEPTION_STACK_TOP) is None
     assert walked(damaged).end
+
+
+def test_a_switch_that_keeps_only_the_stack_pointer(layouts, tmp_path) -> None:
+    """As on the interrupt stack: a return address lies where the stack pointer was."""
+    path = tmp_path / "x.dmp"
+    target = opened(make_scene("exception-in-dpc", layouts), layouts, path, 6)
+    whole = opened(make_scene("exception-in-dpc", layouts), layouts, tmp_path / "small.dmp", 4)
+    damaged = edited(target, path, tmp_path / "y.dmp", {EXCEPTION_STACK_TOP - 0x28: bytes(8)})
+    switch = switch_at(damaged, EXCEPTION_STACK_TOP)
+    assert switch is not None and switch.goes_on is None
+    assert switch.previous == live_stacks(whole)[1].low
+    walk = Amd64Walk(walker(damaged), crash_start(damaged), 10)
+    registers, trust, call_site = walk.follow(switch)
+    assert (registers.rsp, trust, call_site) == (switch.previous + 8, SWITCH, True)
+    assert str(walker(damaged).name_at(registers.rip, True)).startswith("nt!KiExceptionDispatch+")
 
 
 def test_stacks_that_lead_to_each_other_end(layouts, tmp_path) -> None:

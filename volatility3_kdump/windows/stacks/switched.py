@@ -83,8 +83,10 @@ def switch_at(target: Target, top: int) -> Switch | None:
     if goes_on is not None and abs(goes_on - returns) < _SAME_CODE and _is_kernel_code(target, goes_on):
         return Switch(top, returns, goes_on, previous)
     value = pointer(previous)
-    if value is not None and _is_kernel_code(target, value) and target.follows_call(value) is True:
-        return Switch(top, returns, None, previous)
+    if value is not None and _is_kernel_code(target, value):
+        called = target.follows_call(value)
+        if called or (called is None and _kind_of(target, top) == INTERRUPT):
+            return Switch(top, returns, None, previous)
     return None
 
 
