@@ -135,7 +135,7 @@ def test_a_flipped_bit_in_a_pte(case: MakeCase, dump_type: int) -> None:
     assert value(found, "MEMORY_CORRUPTOR") == "ONE_BIT"
     assert (found.prefix, found.specifiers) == ("MEMORY_CORRUPTION_ONE_BIT", ())
     verdict = analyze_crash(target).verdict
-    assert (verdict.bucket, verdict.module_name) == ("MEMORY_CORRUPTION_ONE_BIT", "memory_corruption")
+    assert (verdict.bucket, verdict.module_name) == ("MEMORY_CORRUPTION_ONE_BIT", "hardware")
     assert verdict.bucket_hash == "e3faf315-c3d0-81db-819a-6c43d23c63a7"
 
 

@@ -325,6 +325,8 @@ def _argument_word(value: int | None, entry: Mapping[str, Any]) -> str | None:
         return name
     if "values" in entry:
         return _named(value, entry["values"])
+    if value >> 32 == 0xFFFFFFFF:
+        value &= 0xFFFFFFFF  # an NTSTATUS, widened with its sign
     return str(value) if entry.get("base") == 10 else f"{value:x}"
 
 

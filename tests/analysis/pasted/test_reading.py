@@ -356,3 +356,56 @@ def test_no_bytes_break_the_decoder(data: bytes) -> None:
         decode(data, "text")
     except KdumpError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text, code, arguments",
+    [
+        (
+            "  BCCode:\td1\n  BCP1:\t0000000000000010\n  BCP2: 2\n  BCP3: 0\n  BCP4: FFFFF88006DD6C8F",
+            0xD1,
+            [0x10, 2, 0],
+        ),
+        (
+            "  BugcheckCode 209\n  BugcheckParameter1 0x10\n  BugcheckParameter2 0x2\n  BugcheckParameter3 0x0",
+            0xD1,
+            [16, 2, 0],
+        ),
+        (
+            '<Data Name="BugcheckCode">30</Data>\n<Data Name="BugcheckParameter1">0xffffffffc0000005</Data>',
+            0x1E,
+            [0xFFFFFFFFC0000005],
+        ),
+        (
+            "Bug Check Code    : 0x000000d1\nParameter 1       : 00000000`00000028\nParameter 2       : 2",
+            0xD1,
+            [0x28, 2],
+        ),
+        (
+            "Bugcheck code: 0x1E (0xFFFFFFFFC0000005, 0xFFFFF8014B8E3A77, 0x0, 0x28)",
+            0x1E,
+            [0xFFFFFFFFC0000005, 0xFFFFF8014B8E3A77, 0, 0x28],
+        ),
+        (
+            "The bugcheck was: 0x0000007e (0xffffffffc0000005, 0xfffff80123456789, 0x1, 0x2). A dump was saved",
+            0x7E,
+            [0xFFFFFFFFC0000005, 0xFFFFF80123456789, 1, 2],
+        ),
+        (
+            "*** Fatal System Error: 0x0000003b\n     (0x00000000C000001D,0xFFFFF80181D07B81,0x1,0x0)",
+            0x3B,
+            [0xC000001D, 0xFFFFF80181D07B81, 1, 0],
+        ),
+        ("Stop code: SYSTEM_SERVICE_EXCEPTION\nWhat failed: win32kfull.sys", 0x3B, []),
+        ("Stop code: DRIVER_IRQL_NOT_LESS_OR_EQUAL (0xD1)", 0xD1, []),
+    ],
+)
+def test_what_windows_and_tools_report(text: str, code: int, arguments: list[int]) -> None:
+    found = reading(text)
+    assert found.code == code
+    assert found.arguments[: len(arguments)] == arguments
+
+
+def test_a_machine_that_lost_its_power_had_no_bug_check() -> None:
+    with pytest.raises(KdumpError, match="no bug check"):
+        reading("Kernel-Power 41\n  BugcheckCode 0\n  BugcheckParameter1 0x0\n")

@@ -35,6 +35,19 @@ _ONE_LINE = re.compile(
     rf"(?:[^(\[{{]{{0,80}}[(\[{{]\s*(?P<arguments>{_HEX}(?:\s*[,;]\s*{_HEX}){{0,3}})\s*[,;]?\s*[)\]}}])?",
     re.IGNORECASE,
 )
+#: Reports of Windows itself and of tools: ``BCCode: d1`` and ``BCP1:``, ``BugcheckCode 209`` (decimal) and
+#: ``BugcheckParameter1``, ``Bug Check Code : 0x...`` and ``Parameter 1 :``; the name alone on a blue screen of today.
+_REPORTED_CODE = re.compile(
+    r"\b(?P<label>BCCode|BugcheckCode)\b[\s:=\"'>]{1,12}(?P<code>(?:0x)?[0-9a-fA-F]{1,8})\b", re.I
+)
+_REPORTED_ARGUMENT = re.compile(
+    rf"\b(?:BCP|Bugcheck ?Parameter ?|Parameter )(?P<number>[1-4])\b[\s:=\"'>]{{1,24}}(?P<value>{_HEX})\b",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"\b(?:stop ?code|stop|bug ?check(?: string| code)?|error)\s{0,12}:\s{0,12}(?P<name>[A-Z][A-Z0-9_]{5,80})\b",
+    re.IGNORECASE,
+)
 _LIST = re.compile(rf"\s*[({{]\s*(?P<arguments>{_HEX}(?:\s*,\s*{_HEX}){{0,3}})")
 _ARGUMENTS_LINE = re.compile(rf"\s*Arguments:?\s+(?P<arguments>{_HEX}(?:\s+{_HEX}){{0,3}})\s*$")
 _BARE_HEX = re.compile(r"(?:0x)?(?P<value>[0-9a-fA-F]{8}`?[0-9a-fA-F]{8}|[0-9a-fA-F]{8})\b")
@@ -264,6 +277,7 @@ def _bug_check(report: Report, lines: Sequence[str]) -> None:
     _take(report, (report.fields.get(f"BUGCHECK_P{index}") for index in range(1, 5)), "BUGCHECK_P1 to BUGCHECK_P4")
     _titled(report, lines)
     _written(report, lines)
+    _reported(report, lines)
     if report.code is None:
         for key in ("Bugcheck.Code.LegacyAPI", "Bugcheck.Code.DumpHeader", "Bugcheck.Code.KiBugCheckData"):
             if report.code is None and _code_of(report.keys.get(key)) is not None:
@@ -336,6 +350,33 @@ def _written(report: Report, lines: Sequence[str]) -> None:
         if arguments is not None and report.code in (code, code | 0x10000000, code & ~0x10000000):
             _take(report, re.split(r"[\s,;]+", arguments.strip()), "the arguments behind the code")
             return
+
+
+def _reported(report: Report, lines: Sequence[str]) -> None:
+    """The bug check in what Windows and tools report of a crash, where no debugger wrote it."""
+    arguments: list[str | None] = [None] * 4
+    for line in lines:
+        for argument in _REPORTED_ARGUMENT.finditer(line):
+            position = int(argument["number"]) - 1
+            arguments[position] = arguments[position] or argument["value"]
+        matched = _REPORTED_CODE.search(line)
+        if matched and report.code is None:
+            # The log of events has decimal numbers, what Windows Error Reporting shows is hexadecimal.
+            decimal = matched["label"].lower() == "bugcheckcode" and not matched["code"].lower().startswith("0x")
+            code = int(matched["code"], 10 if decimal and matched["code"].isdecimal() else 16)
+            # 0 is what the log has of a machine that lost its power.
+            if code:
+                report.code = code
+                report.use(matched["label"])
+    if report.code is None:
+        codes = {name: code for code, name in known_codes().items()}
+        named = (_NAMED.search(line) for line in lines)
+        name = next((match["name"].upper() for match in named if match and match["name"].upper() in codes), None)
+        if name is not None:
+            report.code = codes[name]
+            report.use(name)
+    if report.code is not None:
+        _take(report, arguments, "the parameters of the report")
 
 
 # the stack ------------------------------------------------------------------------------------------------------------
