@@ -8,8 +8,11 @@ other end. Where the system has no ``fork``, :meth:`VolServer.possible` says so.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -91,6 +94,24 @@ def serve(connection: socket.socket) -> bool:
         connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
+def prepare() -> None:
+    """Do once what every run would do: read the table of the kernel that most dumps are of, import what shows it."""
+    import gc
+    import gettext
+
+    from volatility3_kdump import views
+    from volatility3_kdump.symbols.isf import load_table_file
+    from volatility3_kdump.tables import kernel_table_path
+
+    load_table_file(kernel_table_path())
+    for module in pkgutil.iter_modules(views.__path__):
+        importlib.import_module(f"{views.__name__}.{module.name}")
+    # argparse looks for a translation of each of its words in six hundred places.
+    gettext.find = functools.lru_cache(gettext.find)
+    gc.collect()
+    gc.freeze()
+
+
 if __name__ == "__main__":
     # The program's name is what the host's messages begin with; arguments of its own it has none as yet.
     asked_on, own_plugins = int(sys.argv[1]), sys.argv[2]
@@ -100,5 +121,6 @@ if __name__ == "__main__":
 
     plugins.__path__.insert(0, own_plugins)
     framework.import_files(plugins, True)
+    prepare()
     if serve(socket.socket(fileno=asked_on)):
         cli.main()
