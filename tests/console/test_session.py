@@ -154,10 +154,25 @@ def test_paths(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert answer(session, f".exepath {tmp_path}") == [f"Executable image search path is: {tmp_path}"]
     assert session.target.images.has_path
     before = session.target
-    assert answer(session, ".reload /f myfault.sys")[0] == "Loading Kernel Symbols"
+    assert answer(session, ".reload /f")[0] == "Loading Kernel Symbols"
+    assert answer(session, ".reload /f myfault.sys")[-1].startswith("myfault (")
+    assert answer(session, ".reload /f nosuch.sys") == ['"nosuch.sys" was not found in the image list: lm lists it']
     assert session.target is not before
     # The context outlives it.
     assert answer(session, "kv") == transcript.KV_AFTER_TRAP.splitlines()
+
+
+def test_noisy_symbols(session: Session, tmp_path: Path) -> None:
+    assert answer(session, "!sym") == ["quiet mode - symbol prompts off"]
+    assert answer(session, "!sym noisy") == ["noisy mode - symbol prompts off"]
+    answer(session, f".sympath srv*{tmp_path}")
+    told = answer(session, ".reload /f myfault.sys")
+    asked = [line for line in told if line.startswith("SYMSRV:  ")]
+    assert asked and all(line.startswith(f"SYMSRV:  {tmp_path}: ") for line in asked)
+    assert any("myfault" in line and line.endswith(" - not found") for line in asked)
+    assert answer(session, "!sym quiet") == ["quiet mode - symbol prompts off"]
+    assert not [line for line in answer(session, ".reload /f myfault.sys") if line.startswith("SYMSRV")]
+    assert answer(session, "!sym prompts") == ["!sym takes noisy or quiet; nothing here prompts"]
 
 
 def test_logs(session: Session, tmp_path: Path) -> None:

@@ -366,3 +366,15 @@ def test_a_file_that_several_modules_share_is_fetched_once(xcpt4: Path, server: 
     assert (result.present, result.new, result.absent) == (1, 1, 0)
     assert told == [f"fetched    {place}  {len(data):,} bytes"]
     assert server.asked == [f"/{place}"]
+
+
+def test_only_what_the_crash_needs(triage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["symbols", "--manifest", str(triage), "--for", "crash"]) == 0
+    head, *lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [line["module"] for line in lines]
+    assert names[0] == "nt" and "amdppm" in names and head["modules"] == len(names) < 20
+    assert lines[0]["image"]["path"] == "ntoskrnl.exe/0D8333E61046000/ntoskrnl.exe"
+    # Few of the 151 modules, and each as in the whole list.
+    assert cli.main(["symbols", "--manifest", str(triage)]) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert all(json.dumps(line) in whole for line in lines)

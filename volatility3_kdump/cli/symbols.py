@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
@@ -17,6 +17,11 @@ from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
 from volatility3_kdump.stores.servers import MICROSOFT, Limits, Servers
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, lines_of, read
+
+if TYPE_CHECKING:
+    from volatility3_kdump.images.modules import Module
+    from volatility3_kdump.target import Target
+
 
 #: More patient than a view is: whoever fetches waits for the files.
 _LIMITS = Limits(connect=15.0, stall=30.0, total=7200.0, attempts=4, backoff=1.0)
@@ -32,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--manifest", metavar="DUMP", type=Path, help="write the list for a dump")
     action.add_argument(
         "--fetch", nargs=2, metavar=("MANIFEST", "DIR"), help="fill a symbol store; - reads the manifest from stdin"
+    )
+    parser.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("all", "crash"),
+        default="all",
+        help="with --manifest: all modules (default), or the kernel and the modules on the stack of the crash",
     )
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the file for the manifest (default: stdout)")
     parser.add_argument(
@@ -62,7 +74,8 @@ def _write(arguments: argparse.Namespace) -> int:
         arguments.manifest,
         Options(arguments.isf_dir, None, "", arguments.image_path, arguments.member, offline=True),
     )
-    entries = list(entries_of(target.modules, target.images, target.symbol_sources.identity_of))
+    modules = target.modules if arguments.purpose == "all" else _of_crash(target)
+    entries = list(entries_of(modules, target.images, target.symbol_sources.identity_of))
     if not entries:
         raise KdumpError(f"{target.name}: no module list is in the dump")
     text = "".join(f"{line}\n" for line in lines_of(target.name, target.header.architecture, entries))
@@ -75,6 +88,23 @@ def _write(arguments: argparse.Namespace) -> int:
         raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
     print(f"{arguments.output}: {len(entries)} modules", file=sys.stderr)
     return 0
+
+
+def _of_crash(target: Target) -> list[Module]:
+    """The kernel, and the modules on the stack of the crash and of its fault, in load order."""
+    from volatility3_kdump.analysis.crash import analyze_crash
+
+    crash = analyze_crash(target)
+    places = [frame.ip for frame in crash.stack.frames]
+    if crash.failure is not None and crash.failure.context.ip is not None:
+        places.append(crash.failure.context.ip)
+    kernel = target.kernel
+    return [
+        module
+        for module in target.modules
+        if (kernel is not None and module.base == kernel.base)
+        or any(module.base <= place < module.end for place in places)
+    ]
 
 
 def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:

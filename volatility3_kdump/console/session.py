@@ -79,6 +79,8 @@ class OpenDump:
     process_memory: Memory | None = None
     #: Warnings that were shown when the dump was opened: notes of commands do not say them again.
     told: set[str] = field(default_factory=set)
+    #: How many of the target's attempts were told so far.
+    heard: int = 0
 
     @property
     def memory(self) -> Memory:
@@ -165,6 +167,8 @@ class Session:
     def __init__(self, options: Options | None = None, verbose: bool = False) -> None:
         self.options = options or Options()
         self.verbose = verbose
+        #: ``!sym noisy``: every place that is asked for symbols and images is told.
+        self.noisy = False
         self.progress: Progress | None = None
         self.dumps: list[OpenDump] = []
         self.index = 0
@@ -209,6 +213,7 @@ class Session:
         KNOWN_HOSTS.forget()
         for dump in self.dumps:
             dump.target = self._target(dump.path, dump.member)
+            dump.heard = 0
             dump.choose_process(dump.state.process)
 
     def _target(self, path: str, member: str | None) -> Target:

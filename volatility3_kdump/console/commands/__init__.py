@@ -179,6 +179,15 @@ def _told(session: Session, line: str) -> bool:
     return line.startswith(_NOTE) and bool(session.dumps) and line[len(_NOTE) :] in session.current.told
 
 
+def _asked(session: Session) -> Iterator[str]:
+    """``!sym noisy``: the places that were asked for symbols and images since the last command."""
+    for dump in session.dumps if session.noisy else ():
+        for attempt in dump.target.attempts[dump.heard :]:
+            outcome = "OK" if attempt.found else attempt.outcome
+            yield f"SYMSRV:  {attempt.place}: {attempt.name} {attempt.key} - {outcome}"
+        dump.heard = len(dump.target.attempts)
+
+
 def execute(session: Session, line: str) -> Iterator[str]:
     """The text of every command of a line, line by line. A command that fails gives one line, and the next follow."""
     for text in split(line):
@@ -195,5 +204,6 @@ def execute(session: Session, line: str) -> Iterator[str]:
             if session.verbose:
                 yield from traceback.format_exc().splitlines()
             yield f"This command failed by a mistake of kdump: {type(error).__name__}: {error}"
+        yield from _asked(session)
         if session.finished:
             return

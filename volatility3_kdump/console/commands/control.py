@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
 from volatility3_kdump.console.session import OpenDump, Session
@@ -19,6 +20,10 @@ from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.machine.system import read_system
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
 
 _DOTS = 64
 _PATHS = {"symbol": "_NT_SYMBOL_PATH", "image": "_NT_EXECUTABLE_IMAGE_PATH"}
@@ -217,10 +222,35 @@ def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
 
 @command(".reload", help="looks for symbols and images anew", usage="[/f] [MODULE]")
 def reload(session: Session, arguments: Arguments) -> Iterable[str]:
+    forced = any(word.lower().startswith("/f") for word in arguments.words)
+    names = [word.partition("=")[0] for word in arguments.words if not word.startswith("/")]
     yield from _reload(session)
-    if session.dumps:
+    if not session.dumps:
+        return
+    if names:
+        for name in names:
+            yield from _load(session.target, name, forced)
+    else:
         yield from _loaded(session.target.modules, "Loading Kernel Symbols")
         yield from _loaded(session.target.unloaded_modules, "Loading unloaded module list")
+
+
+def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
+    """``.reload /f MODULE``: its symbols now, and where they come from, or why there are none."""
+    wanted = name.lower()
+    module = next(
+        (module for module in target.modules if wanted in (module.name.lower(), module.image_name.lower())), None
+    )
+    if module is None:
+        raise KdumpError(f'"{name}" was not found in the image list: lm lists it')
+    if forced:
+        target.names.load(module)
+    state, reason = target.names.status_of(module), target.names.reason_of(module)
+    if state == "no symbols":
+        yield f"*** ERROR: Module load completed but symbols could not be loaded for {module.image_name}"
+    kernel = target.kernel is not None and target.kernel.base == module.base
+    because = target.symbol_remedy if kernel and not target.has_names else ""
+    yield "; ".join(filter(None, (f"{module.name} ({state})" + (f": {reason}" if reason else ""), because)))
 
 
 def _reload(session: Session) -> Iterator[str]:

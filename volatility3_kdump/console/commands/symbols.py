@@ -35,6 +35,18 @@ def examine(session: Session, arguments: Arguments) -> Iterator[str]:
         raise KdumpError(f"Couldn't resolve 'x {pattern}'")
 
 
+@command("!sym", help="noisy: tell where symbols and images are looked for; quiet: do not", usage="[noisy|quiet]")
+def verbosity(session: Session, arguments: Arguments) -> Iterator[str]:
+    word = arguments.text.strip().lower()
+    if word in ("noisy", "quiet"):
+        session.noisy = word == "noisy"
+        for dump in session.dumps:
+            dump.heard = len(dump.target.attempts)
+    elif word:
+        raise KdumpError("!sym takes noisy or quiet; nothing here prompts")
+    yield f"{'noisy' if session.noisy else 'quiet'} mode - symbol prompts off"
+
+
 @command("ln", help="the nearest symbols of an address", usage="[address]")
 def nearest(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.symbols.listing import nearby
