@@ -104,6 +104,10 @@ class Memory:
         """The reason why an address cannot be read, for a message."""
         return self._why(address)
 
+    def why_absent(self, address: int) -> str | None:
+        """The reason why the byte at an address cannot be read; ``None`` where it can."""
+        return None if self.read(address, 1) is not None else self._why(address)
+
     def unsigned(self, address: int, size: int) -> int | None:
         """A little-endian unsigned integer of ``size`` bytes."""
         data = self.read(address, size)

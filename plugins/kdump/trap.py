@@ -4,11 +4,11 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import failure_at_context, failure_at_trap, find_failure
-from volatility3_kdump.cpu.exception import parse_exception_record, record_size
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
 from volatility3_kdump.plugin import KdumpPlugin
 from volatility3_kdump.views.trap import exception_grid, failure_grid
+from volatility3_kdump.windows.machine.exceptions import read_exception_record
 
 
 class Trap(KdumpPlugin):
@@ -40,10 +40,5 @@ class Trap(KdumpPlugin):
 
     @staticmethod
     def _exception(target, address):
-        width = target.memory.pointer_size
-        data = target.memory.read(address, record_size(width))
-        record = parse_exception_record(data, width) if data else None
-        if record is None:
-            why = "the bytes there are none" if data else target.memory.why_unreadable(address)
-            raise KdumpError(f"{target.name}: no exception record at {address:#x}: {why}")
+        record = read_exception_record(target, address)
         return exception_grid(target, address, record)

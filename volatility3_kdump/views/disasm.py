@@ -60,7 +60,7 @@ def instructions_grid(target: Target, start: int, decoded: Sequence[Instruction]
                 TargetSymbol=BLANK if goal is None else target.name_of(goal),
             )
         if not decoded:
-            why = target.memory.why_unreadable(start) if target.memory.read(start, 1) is None else "no instruction"
+            why = target.memory.why_absent(start) or "no instruction"
             yield CODE.row(0, Address=start, Symbol=target.name_of(start), Operands=why)
 
     name = target.name_of(decoded[0].address if decoded else start)

@@ -370,7 +370,7 @@ def _places(target: Target, value: int) -> list[Module | UnloadedModule]:
 
 
 def _address_rows(target: Target, value: int) -> Iterator[Row]:
-    held = "yes" if target.memory.read(value, 1) is not None else target.memory.why_unreadable(value)
+    held = target.memory.why_absent(value) or "yes"
     places = _places(target, value)
     if not places:
         note = "no loaded or unloaded module has this address"

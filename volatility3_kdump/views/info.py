@@ -23,6 +23,7 @@ from volatility3_kdump.windows.machine.version import (
     suite_names,
     windows_name,
 )
+from volatility3_kdump.windows.memory.physical_memory import installed_pages
 from volatility3_kdump.windows.processes.crashed import crash_processor
 
 INFO = table(
@@ -238,8 +239,7 @@ def _page_rows(target: Target) -> Iterator[Row]:
 
 
 def _physical_rows(target: Target) -> Iterator[Row]:
-    variable = target.variable("MmNumberOfPhysicalPages", "MmNumberOfPhysicalPages")
-    total = target.memory.pointer(variable) if variable else None
+    total = installed_pages(target)
     if total and target.dump.pages is not None:
         left_out = total - target.dump.pages.declared
         yield _row("Pages", "Of the machine", f"{total:,}", total, f"{left_out:,} were not meant to be dumped")

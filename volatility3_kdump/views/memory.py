@@ -75,6 +75,11 @@ class MemoryView:
         length = Range(start, count, wanted.end, wanted.unlimited).length(self.unit)
         self.length = min(text.DEFAULT_LENGTH if length is None else length, (1 << 64) - start)
 
+    @property
+    def first(self) -> int | None:
+        """The first unit as a number, of at most eight bytes; ``None`` where the dump lacks it."""
+        return self.memory.unsigned(self.start, min(self.unit, 8))
+
     def _unit_size(self) -> int:
         if self.layout in POINTED:
             return POINTED[self.layout][0] or self.width

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.memory import PAGE_SIZE, Memory
+from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.listing import modules_like
 from volatility3_kdump.symbols.types import TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.target import Target
@@ -145,16 +145,9 @@ class TypeView:
                 yield summary
         for level, value in self.reader.walk(description.name, at, self.options):
             yield text.field_line(level, value, self.size, self.offsets)
-        if at is not None and self.reader.memory.read(at, max(description.size, 1)) is None:
-            yield from self._missing(at)
-
-    def _missing(self, at: int) -> Iterator[str]:
-        """What the dump lacks of the structure, said in one line."""
-        memory, end = self.reader.memory, at + self.description.size
-        while at < end and memory.read(at, 1) is not None:
-            at += PAGE_SIZE - at % PAGE_SIZE
-        if at < end:
-            yield f"Memory read error {at:x}: {memory.why_unreadable(at)}"
+        gap = self.reader.first_absent(at, description.size) if at is not None else None
+        if gap is not None:
+            yield f"Memory read error {gap:x}: {self.reader.memory.why_unreadable(gap)}"
 
     def rows(self) -> Iterator[Row]:
         """A row for each field, those of expanded structures below their field; one for each constant."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.memory import Memory, sign_extended
+from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
 from volatility3_kdump.symbols.types import Member, TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.wildcards import Wildcard
 from volatility3_kdump.windows.memory.contents import read_text
@@ -102,6 +102,15 @@ class TypedReader:
                 found = TypeDescription(found.name, found.kind, found.size, tuple(members), (), found.base)
             self._described[name] = found
         return self._described[name]
+
+    def first_absent(self, address: int, size: int) -> int | None:
+        """The first address of a structure that the dump lacks, to the page; ``None`` where it has all of it."""
+        if self.memory.read(address, max(size, 1)) is not None:
+            return None
+        end = address + size
+        while address < end and self.memory.read(address, 1) is not None:
+            address += PAGE_SIZE - address % PAGE_SIZE
+        return address if address < end else None
 
     # walking ----------------------------------------------------------------------------------------------------
 

@@ -43,9 +43,8 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
     state.data_format = layout
     yield from view.lines()
     state.data = view.next
-    last = session.current.memory.unsigned(view.start, min(view.unit, 8))
-    if last is not None:
-        state.variables["p"] = last
+    if view.first is not None:
+        state.variables["p"] = view.first
 
 
 @command(

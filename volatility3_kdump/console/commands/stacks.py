@@ -12,7 +12,7 @@ from volatility3_kdump.analysis.failure import Failure, failure_at_context, fail
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.cpu.context import register_names
-from volatility3_kdump.cpu.exception import parse_exception_record, record_size
+from volatility3_kdump.cpu.exception import parse_exception_record
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.analyze import exception_lines, shown_code
@@ -22,7 +22,9 @@ from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.views.stack import stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
 from volatility3_kdump.windows.listing.stacks import Request
+from volatility3_kdump.windows.machine.exceptions import read_exception_record
 from volatility3_kdump.windows.processes.crashed import crash_processor
+from volatility3_kdump.windows.processes.dispatcher import require_dispatcher
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Start
 from volatility3_kdump.windows.stacks.starts import (
@@ -36,7 +38,6 @@ from volatility3_kdump.windows.stacks.starts import (
 from volatility3_kdump.windows.stacks.walker import walker
 
 #: KOBJECTS: ProcessObject and ThreadObject.
-_TYPES = {"process": 3, "thread": 6}
 _RESET = "Resetting default scope"
 _K_OPTIONS = re.compile(r"[bcpPvnLMDf]*")
 _COUNT = re.compile(r"(?P<start>.*?)(?:^|\s+)L\s*(?P<count>[^\s]+)$", re.IGNORECASE)
@@ -277,11 +278,7 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
     if not arguments.text:
         raise KdumpError(".exr takes an address, or -1 for the record of the dump header")
     address = session.evaluate(arguments.text)
-    data = session.current.memory.read(address, record_size(width))
-    record = parse_exception_record(data, width) if data else None
-    if record is None:
-        why = "the bytes there are none" if data else session.current.memory.why_unreadable(address)
-        raise KdumpError(f"{target.name}: no exception record at {address:#x}: {why}")
+    record = read_exception_record(target, address, session.current.memory)
     return exception_grid(target, address, record).kd_lines()
 
 
@@ -298,7 +295,7 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
         dump.state.reset_context()
         yield _implicit("thread", dump.thread, dump)
         return
-    _require(dump, address, "thread")
+    require_dispatcher(dump.target, address, "thread")
     found = read_thread(dump.target, address)
     dump.state.reset_context()
     dump.state.thread = address
@@ -324,25 +321,11 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
         dump.choose_process(None)
         yield _implicit("process", dump.process, dump)
         return
-    _require(dump, address, "process")
+    require_dispatcher(dump.target, address, "process")
     readable = dump.choose_process(address)
     yield _implicit("process", address, dump)
     if not readable:
         yield "NOTE: its page tables are not in the dump: its user memory cannot be read"
-
-
-def _require(dump: OpenDump, address: int, what: str) -> None:
-    """Raise :class:`KdumpError` unless a thread or a process lies at an address.
-
-    Both begin with a DISPATCHER_HEADER, whose first byte is their type (``wdm.h``).
-    """
-    memory = dump.target.memory
-    found = memory.unsigned(address, 1) if dump.target.is_kernel_address(address) else None
-    if found is None or found & 0x7F != _TYPES[what]:
-        in_user_mode = not dump.target.is_kernel_address(address)
-        why = "its dispatcher header is not that of one" if found is not None else memory.why_unreadable(address)
-        why = "it is no address of the kernel" if in_user_mode else why
-        raise KdumpError(f"{dump.target.name}: no {what} at {address:#x}: {why}")
 
 
 def _switches(text: str) -> tuple[set[str], str]:

@@ -51,8 +51,7 @@ def region(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError("!address needs an address: regions are not listed")
     address = session.evaluate(arguments.text)
     found = region_of(session.target, address)
-    memory = session.current.memory
-    contents = "in the dump" if memory.read(address, 1) is not None else memory.why_unreadable(address)
+    contents = session.current.memory.why_absent(address) or "in the dump"
     return region_lines(found, contents, session.target.memory.pointer_size)
 
 

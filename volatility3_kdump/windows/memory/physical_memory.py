@@ -82,3 +82,9 @@ def _sound(runs: list[tuple[int, int]], pages: int | None) -> tuple[tuple[int, i
     if any(before[1] > after[0] for before, after in itertools.pairwise(bounds)):
         return None
     return tuple((start, end - start) for start, end in bounds)
+
+
+def installed_pages(target: Target) -> int | None:
+    """MmNumberOfPhysicalPages: what the kernel uses of the machine's memory, in pages of 4 KB."""
+    variable = target.variable("MmNumberOfPhysicalPages", "MmNumberOfPhysicalPages")
+    return target.memory.pointer(variable) if variable else None
