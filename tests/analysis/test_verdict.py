@@ -264,6 +264,27 @@ def test_a_jump_to_nowhere_is_its_callers(ip, word):
     assert verdict.symbol_name == "mydriver!Call+20"
 
 
+KERNEL = 0xFFFFF80700000000
+
+
+def test_what_only_reports_is_not_blamed_where_it_has_no_symbol():
+    """By its place between the call of the bug check and the fault: no owner rule knows it."""
+    entries = [
+        StackEntry("nt", None, 0x4B87E0, "ntoskrnl.exe", KERNEL + 1, True, part="bug check"),
+        StackEntry("filter", None, 0x10, "filter.sys", KERNEL + 2, False, part="fault path"),
+        StackEntry("nt", None, 0x685DCB, "ntoskrnl.exe", KERNEL + 3, True, part="fault path"),
+        StackEntry("nt", None, 0x2E8EAC, "ntoskrnl.exe", KERNEL + 4, True, part="fault"),
+    ]
+    chosen = decide(describe(0xBE, (0, 0, 0, 0)), None, entries, Reasoning(), RULES)
+    assert (chosen.symbol_name, chosen.frame) == ("nt+2e8eac", 3)
+    driver = StackEntry("driver", None, 0x20, "driver.sys", KERNEL + 5, False)
+    chosen = decide(describe(0xBE, (0, 0, 0, 0)), None, [*entries, driver], Reasoning(), RULES)
+    assert (chosen.symbol_name, chosen.frame) == ("driver+20", 4)
+    # Where nothing else is left, the one that reported it is.
+    chosen = decide(describe(0xBE, (0, 0, 0, 0)), None, entries[:1], Reasoning(), RULES)
+    assert chosen.symbol_name == "nt+4b87e0"
+
+
 def test_frames_found_by_a_scan_lower_the_confidence():
     entries = [entry_of(frame) for frame in (*FAULT, "mydriver+0x10")]
     sure = decide(describe(0xD1, (1, 2, 0, 4)), None, entries, Reasoning(), RULES)

@@ -29,7 +29,7 @@ from volatility3_kdump.analysis.owners import (
 )
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.images.modules import debugger_name
-from volatility3_kdump.windows.stacks.frames import SCAN, Stack
+from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, SCAN, Stack
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -49,7 +49,8 @@ _KERNEL_IMAGE, _KERNEL_IMAGES = "ntkrnlmp.exe", ("ntkrnlpa.exe", "ntkrpamp.exe")
 class StackEntry:
     """A frame as the walk sees it. ``module`` and ``image`` are ``None`` outside every module, ``symbol`` where the
     module has no symbols; ``offset`` is from the symbol, else from the module's base. ``trusted`` is false for frames
-    found by a scan of the stack, ``unloaded`` true where the module was there once and had been unloaded."""
+    found by a scan of the stack, ``unloaded`` true where the module was there once and had been unloaded. ``part`` is
+    the frame's part in the crash (:class:`~volatility3_kdump.windows.stacks.frames.Frame`)."""
 
     module: str | None
     symbol: str | None
@@ -58,12 +59,18 @@ class StackEntry:
     address: int
     trusted: bool
     unloaded: bool = False
+    part: str = ""
 
     @property
     def name(self) -> str:
         """As the debugger writes a SYMBOL_NAME: ``module!function+hex`` or ``module+hex``."""
         stem = self.module if self.symbol is None else f"{self.module}!{self.symbol}"
         return f"{stem}+{self.offset:x}" if self.module is not None else f"{self.address:#x}"
+
+    @property
+    def reports(self) -> bool:
+        """Whether it only reports the failure, by its place between the call of the bug check and the fault."""
+        return self.symbol is None and self.part in (BUG_CHECK, FAULT_PATH)
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,7 @@ def stack_entries(target: Target, stack: Stack) -> tuple[StackEntry, ...]:
     entries = []
     for frame in stack.frames:
         entry = entry_at(target, frame.ip, frame.call_site)
-        if frame.trust == SCAN:
-            entry = replace(entry, trusted=False)
-        entries.append(entry)
+        entries.append(replace(entry, trusted=frame.trust != SCAN, part=frame.part))
     return tuple(entries)
 
 
@@ -168,6 +173,8 @@ class _Decision:
             for index, entry in enumerate(entries[: self._kernel_frames()])
             if entry.module is not None
         ]
+        # Without a symbol the owner rules cannot know what only reports a failure; its place in the stack tells.
+        every = [found for found in every if not found.entry.reports] or every
         self.top, missing = self._top()
         if missing is not None:
             every.insert(0, _Candidate(-1, missing, self._owner(missing)))
@@ -520,6 +527,7 @@ class _Decision:
         above = [found for found in self.candidates if found.number < chosen.number]
         failed = self.top >= 0 or any(found.number < 0 or found.ownership.strength == LAST_IGNORE for found in above)
         failed = failed or chosen.number < 0 or (not above and self._reports_exception())
+        failed = failed or chosen.entry.part == FAULT
         between = [found for found in above if found.ownership.strength not in (IGNORE, LAST_IGNORE)]
         # The reason not to be sure is about the thread that stopped the system, not one that the arguments name.
         if self.record.get("uncertain") and self.reasoning.thread is None:
