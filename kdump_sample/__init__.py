@@ -3,6 +3,18 @@
 :func:`write_sample` writes the crash of a published WinDbg session (NotMyFault's high-IRQL fault on Windows 10 19041),
 or another of the scenes in :mod:`kdump_sample.scenes`. It knows nothing of the package's readers, so that
 the two check each other.
+
+The way from a scene to a file:
+
+* *scenes as data*: ``scene`` is the vocabulary, with ``regions``, ``tokens``, ``memory_use`` and ``pool_contents`` for
+  its parts and ``stacks``, ``code``, ``functions``, ``dispatch`` for what stands on a stack. ``myfault`` is the
+  demonstration, ``scenes`` has the others, ``variants`` turns one scene into another.
+* *the machine*: ``machine`` lays a scene out in memory. ``workspace`` is what all parts work with: ``physical`` pages,
+  page tables (``paging``), ``structures`` by the fields of a symbol table, ``pools`` (``pool_blocks``, ``pool_tables``,
+  ``segment_heaps``). The parts are ``images`` (``pe``),
+  ``processes`` (``vads``), ``objects``, ``processors`` (``context``, ``processor_models``), ``lists``, ``resources``,
+  ``page_frames``, ``memory_counters``, ``error_log``, ``kernel_data`` (``kdbg``).
+* *the file*: ``contents`` chooses the pages and blocks that a dump holds, ``containers`` writes each dump type.
 """
 
 from __future__ import annotations

@@ -34,3 +34,9 @@ def test_targets_of_make_are_those_that_are_named() -> None:
     makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make ([a-z-]+)", GUIDE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_part_of_the_maker_is_in_its_description() -> None:
+    modules = {path.stem for path in (CHECKOUT / "kdump_sample").glob("[!_]*") if path.suffix in (".py", "")}
+    described = re.findall(r"``(\w+)``", (CHECKOUT / "kdump_sample" / "__init__.py").read_text(encoding="utf-8"))
+    assert {name for name in modules if name not in described} == set()
