@@ -84,7 +84,9 @@ def rows_of(plugin: Any) -> list[list[str]]:
 
 
 @pytest.mark.newest_host
-@pytest.mark.parametrize("dump_type", PHYSICAL)
+@pytest.mark.parametrize(
+    "dump_type", [pytest.param(number, marks=() if number in (1, 6) else pytest.mark.thorough) for number in PHYSICAL]
+)
 def test_host_plugins_run_on_every_type_without_a_scan_and_say_the_same(
     dump_type: int, sample: Sample, plain_table: Path, monkeypatch: pytest.MonkeyPatch, on_type_1: dict[str, Any]
 ) -> None:

@@ -179,7 +179,9 @@ def test_any_entries(data: st.DataObject, tmp_path: Path) -> None:
     assert list(checked(layer).runs()) == list(of_host(layer))
 
 
-@pytest.mark.parametrize("dump_type", [1, 2, 5, 6, 8, 9, 10])
+@pytest.mark.parametrize(
+    "dump_type", [1, 6, *(pytest.param(rest, marks=pytest.mark.thorough) for rest in (2, 5, 8, 9, 10))]
+)
 def test_every_type_of_dump(sample: Callable[..., Path], dump_type: int) -> None:
     target = volatility3_kdump.open(sample(dump_type))
     layer = target.context.layers[target.layer_name]

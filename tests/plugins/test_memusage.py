@@ -216,7 +216,7 @@ def test_rows(session: tuple[Path, Machine], run_vol) -> None:
     )
 
 
-@pytest.mark.parametrize("number", (1, 9))
+@pytest.mark.parametrize("number", (1, pytest.param(9, marks=pytest.mark.thorough)))
 def test_the_host_reads_the_same(isf_paths: list[Path], tmp_path: Path, number: int) -> None:
     """The host's objects, entry by entry, on its own layers."""
     layouts = Layouts.load(isf_paths[number])

@@ -68,7 +68,9 @@ def of_ours(target: Target, library: str) -> Hits:
 
 
 @pytest.mark.newest_host
-@pytest.mark.parametrize("dump_type", [1, 2, 5, 6, 8, 9, 10])
+@pytest.mark.parametrize(
+    "dump_type", [1, 6, *(pytest.param(rest, marks=pytest.mark.thorough) for rest in (2, 5, 8, 9, 10))]
+)
 def test_the_hosts_hits_on_every_type_of_dump(sample: Callable[..., Path], dump_type: int, library: str) -> None:
     target = volatility3_kdump.open(sample(dump_type))
     ours = of_ours(target, library)
@@ -77,6 +79,7 @@ def test_the_hosts_hits_on_every_type_of_dump(sample: Callable[..., Path], dump_
 
 
 @pytest.mark.newest_host
+@pytest.mark.thorough
 def test_the_hosts_hits_on_other_kernels(sample: Callable[..., Path], isf_paths: list[Path], library: str) -> None:
     for path in (isf_paths[0], isf_paths[len(isf_paths) // 2], isf_paths[-1]):
         target = volatility3_kdump.open(sample(6, path), isf_file=path)

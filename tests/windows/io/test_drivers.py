@@ -17,7 +17,9 @@ pytestmark = pytest.mark.newest_host
 KERNELS = {"Windows 7": "339E7413", "Windows 10 1809": "00F31FD8", "Windows 11 22H2": "66546C89"}
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "kernel", [pytest.param(kernel, marks=() if kernel == "Windows 7" else pytest.mark.thorough) for kernel in KERNELS]
+)
 def test_the_host_finds_the_same(kernel: str, sample: Callable[..., Path], isf_paths: list[Path]) -> None:
     from volatility3.plugins.windows import devicetree, driverscan, modules, unloadedmodules
 
