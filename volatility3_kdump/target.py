@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +37,7 @@ from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.symbols.names import AddressNames
 from volatility3_kdump.symbols.places import Places, places_of
+from volatility3_kdump.symbols.prefetch import modules_of, prefetch
 from volatility3_kdump.symbols.sources import SymbolSources, identity_in
 from volatility3_kdump.symbols.types import TypeTable
 
@@ -257,6 +258,12 @@ class Target:
     def has_names(self) -> bool:
         """Whether the kernel's own symbols name its addresses: not with types of a sibling."""
         return self.kernel_table.named
+
+    def prefetch(self, words: Iterable[int]) -> None:
+        """Get the files of the modules that hold any of some addresses, several at a time, where servers are asked."""
+        places = self._places
+        if places.image_path.asks_servers:
+            prefetch(modules_of(words, self.modules), places.image_path, places.symbol_path, self.problems)
 
     @property
     def attempts(self) -> Sequence[Attempt]:

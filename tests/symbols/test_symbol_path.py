@@ -8,13 +8,14 @@ import os
 import socket
 import stat
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.stores.server import SymbolServer, redirect, running
+from tests.stores.server import Handler, SymbolServer, redirect, running
 from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump.options import Options
 from volatility3_kdump.stores import servers as servers_module
@@ -22,6 +23,8 @@ from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.stores.servers import Hosts, Limits, Servers
 from volatility3_kdump.symbols import kernel, places
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.walker import walker
 
 IDENTITY = "5278AFF86C341677D7D7835C85B7B844"
 IMAGE = "/ntoskrnl.exe/0D8333E61046000/ntoskrnl.exe"
@@ -267,3 +270,34 @@ def test_stores_with_links_out_of_them_or_open_to_everybody_are_refused(shared_d
     place.parent.chmod(0o755)
     target = small_dump(shared_data, f"srv*{store}")
     assert target.kernel is not None and target.kernel.identity is not None
+
+
+def test_the_files_of_the_stack_are_fetched_several_at_a_time(
+    server: SymbolServer, shared_data: Path, tmp_path: Path, kernel_file: bytes
+) -> None:
+    server.routes[IMAGE] = image(0x0D8333E6, 0x1046000)
+    server.routes[PDB] = kernel_file
+    together: list[int] = []
+    busy = [0]
+    guard = threading.Lock()
+
+    def slow(request: Handler) -> None:
+        with guard:
+            busy[0] += 1
+            together.append(busy[0])
+        time.sleep(0.2)
+        with guard:
+            busy[0] -= 1
+        request.send_error(404)
+
+    target = small_dump(shared_data, f"srv*{tmp_path}*{server.url}")
+    assert target.has_names
+    for module in target.modules[1:]:
+        key = f"{module.timestamp:08X}{module.size:x}"
+        server.routes[f"/{module.image_name}/{key}/{module.image_name}"] = slow
+    walker(target).walk(crash_start(target))
+    images = [path for path in server.asked if path.lower().endswith(".sys")]
+    assert max(together) > 1
+    # Each is asked for once, and the driver of the crash is among them; most of the 151 modules are not.
+    assert len(images) == len(set(images)) < 30
+    assert any(path.lower().startswith("/amdppm.sys/") for path in images)

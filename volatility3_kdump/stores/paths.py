@@ -130,6 +130,12 @@ class SearchPath:
         return cls(reader.directories, reader.complaints, reader.elements, servers)
 
     @property
+    def asks_servers(self) -> bool:
+        """Whether the path leads to a server that may be asked."""
+        named = any(isinstance(place, str) for element in self.elements for place in element.places)
+        return named and not self._servers.offline
+
+    @property
     def servers(self) -> Servers:
         """What does the downloading."""
         return self._servers

@@ -7,6 +7,7 @@ that way says so.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
@@ -22,11 +23,23 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 P = ParamSpec("P")
+#: Bytes of the largest kernel stack, with room.
+_MOST_STACK = 1 << 17
 
 
 def walker(target: Target) -> StackWalker:
     """Walks the stacks of a target; one for all who ask, so that what it learns of images serves every stack."""
+    target.once(_files_of_stack)
     return target.once(StackWalker)
+
+
+def _files_of_stack(target: Target) -> None:
+    """Get the files of the modules that a small memory dump's stack leads to, before they are needed one by one."""
+    stack = target.dump.triage.stack if target.dump.triage is not None else None
+    data = target.memory.read(stack.address, min(stack.size, _MOST_STACK)) if stack is not None else None
+    width = target.memory.pointer_size
+    if data is not None and width == 8:
+        target.prefetch(word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7]))
 
 
 class StackWalker(CodePlaces):
