@@ -59,6 +59,15 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!vm 1", "vm", {"no-processes": True}),
     ("!memusage", "memusage", {}),
     ("!memusage 8", "memusage", {"summary": True}),
+    (".enumtag", "info", {"tagged": True}),
+    ("!object \\Driver", "object", {"path": "\\Driver"}),
+    ("!handle", "object", {"handles": True}),
+    ("!address nt", "address", {"address": "nt"}),
+    ("!pte nt", "pte", {"address": "nt"}),
+    ("!vtop nt", "pte", {"address": "nt", "vtop": True}),
+    ("!dpcs", "cpu", {"dpcs": True}),
+    ("x nt!KeBug*", "symbols", {"match": "nt!KeBug*"}),
+    ("ln nt!KeBugCheckEx+4", "symbols", {"near": "nt!KeBugCheckEx+4"}),
     ("!error c0000005", "error", {"code": ["c0000005"]}),
     ("!error 5 1", "error", {"code": ["5"], "status": True}),
 ]
@@ -70,6 +79,7 @@ ELSEWHERE = ("memory", "types", "symbols")
 #: Commands that show what the plugin computes in another form, or on a dump that is not the sample.
 WITHOUT_PAIR = {
     *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "!stacks", "!irql", "!devobj", "!chkimg"),
+    *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 

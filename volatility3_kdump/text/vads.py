@@ -44,6 +44,11 @@ _ACCESS_BITS, _GUARD, _DECOMMITTED = 3, 2, 0x10
 _PAGE = 4096
 
 
+def kind_text(kind: int) -> str:
+    """``Exe``, ``Phys``; empty for memory of no special kind."""
+    return _KINDS.get(kind, "")
+
+
 def protection_text(value: int | None) -> str:
     """``EXECUTE_WRITECOPY``, ``READWRITE GUARD``; a question mark for an unknown one (``None``)."""
     if value is None:
@@ -90,7 +95,7 @@ def _sum(what: str, charges: list[int | None]) -> str:
 def _line(vad: Vad, size: int) -> str:
     charge = "?" if vad.commit is None else str(vad.commit) if vad.commit < 0 else f"{vad.commit:x}"
     use = "?" if vad.private is None else "Private" if vad.private else "Mapped"
-    kind = "?" if vad.kind is None else _KINDS.get(vad.kind, "")
+    kind = "?" if vad.kind is None else kind_text(vad.kind)
     words = (
         f"{pointer(vad.address, size, tick=False)} {vad.level:5} {_page(vad.first):>13} {_page(vad.last):>13} "
         f"{charge:>8} {use:<7} {kind:<11} {protection_text(vad.protection):<18} {_section(vad.section)}"

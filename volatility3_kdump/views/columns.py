@@ -57,6 +57,8 @@ FIELD = Key("Field", kinds.TEXT, "name of the field")
 COUNT = Key("Count", kinds.NUMBER, "how many there are")
 PAGES = Key("Pages", kinds.PAGES, "pages of 4 KB")
 KILOBYTES = Key("Kilobytes", kinds.NUMBER, "the same in kilobytes")
+COMMIT_PAGES = Key("CommitPages", kinds.PAGES, "CommitCharge")
+CONTROL_AREA = Key("ControlArea", kinds.POINTER, "the CONTROL_AREA")
 LOCKED_PAGES = Key("LockedPages", kinds.PAGES, "pages that are locked in memory")
 
 # threads and stacks ---------------------------------------------------------------------------------------------------
@@ -83,6 +85,7 @@ LOCATION = Key("Location", kinds.NUMBER, "number of the stack location, 1 is the
 HELD_BY = Key("HeldBy", kinds.TEXT, "the driver that has the request now")
 
 # processors ---
+IRQL = Key("Irql", kinds.NUMBER, "KPRCB.DebuggerSavedIRQL")
 PRCB = Key("Prcb", kinds.ADDRESS, "the KPRCB")
 
 # pool -----------------------------------------------------------------------------------------------------------------
@@ -93,4 +96,6 @@ BINARY = Key("Binary", kinds.TEXT, "the file that the tag list names; null witho
 DESCRIPTION = Key("Description", kinds.TEXT, "what the tag list says; null without a list")
 CANDIDATES = Key("Candidates", kinds.TEXT, "drivers whose code has the tag in it, with how often; null for none")
 REGION = Key("Region", kinds.TEXT, "the region of the address space that it lies in")
+PATH = Key("Path", kinds.TEXT, "the full NT path")
+IN_DUMP = Key("InDump", kinds.TEXT, "`yes`, or why not")
 KNOWN_BY = Key("KnownBy", kinds.TEXT, "what says all this")

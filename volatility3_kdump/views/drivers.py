@@ -41,7 +41,7 @@ DRIVERS = table(
     keys.END(),
     keys.SIZE(),
     keys.IMAGE(),
-    Column("Path", TEXT, "the full NT path"),
+    keys.PATH(),
     Column(
         "Vendor",
         TEXT,
@@ -92,7 +92,7 @@ PLACES = table(
     keys.SECTION(),
     Column("SectionOffset", HEX, "bytes from the start of the section"),
     keys.SYMBOL(),
-    Column("InDump", TEXT, "`yes`, or why not"),
+    keys.IN_DUMP(),
     keys.NOTES(),
 )
 

@@ -11,7 +11,7 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.text import memusage as text
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
-from volatility3_kdump.views.table import BLANK, PAGES, POINTER, Column, table
+from volatility3_kdump.views.table import BLANK, PAGES, Column, table
 
 _KILOBYTES = 4
 
@@ -48,11 +48,9 @@ MEMUSAGE = table(
         "the length of the list as the memory manager keeps it itself",
         {PageList: lambda entry: entry.counter},
     ),
-    Column(
-        "ControlArea",
-        POINTER,
-        "CONTROL_AREA of a mapped file or an image",
+    keys.CONTROL_AREA(
         {Use: lambda use: use.control_area if use.kind in ("mapped file", "image") else BLANK},
+        "of a mapped file or an image",
     ),
     keys.PID({Use: lambda use: _process(use, use.pid)}),
     keys.PROCESS({Use: lambda use: _process(use, use.process)}),

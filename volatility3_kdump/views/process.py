@@ -142,7 +142,7 @@ DETAILED = Part[ListedProcess](
     Column("PageFaults", NUMBER, "MMSUPPORT.PageFaultCount", lambda listed: listed.process.page_faults),
     Column("MemoryPriority", TEXT, "`BACKGROUND`, `FOREGROUND`", lambda listed: text.memory_priority(listed.process)),
     Column("BasePriority", NUMBER, "KPROCESS.BasePriority", lambda listed: listed.process.base_priority),
-    Column("CommitPages", PAGES, "CommitCharge", lambda listed: listed.process.commit_charge),
+    keys.COMMIT_PAGES(lambda listed: listed.process.commit_charge),
     Column("DebugPort", POINTER, "EPROCESS.DebugPort", lambda listed: listed.process.debug_port),
     Column("Job", POINTER, "EPROCESS.Job", lambda listed: listed.process.job),
     Column("ImageBase", POINTER, "SectionBaseAddress", lambda listed: listed.process.image_base),

@@ -36,7 +36,7 @@ _THREAD = Part[ListedThread](
 _STATE = Part[ProcessorState](
     "",
     keys.PRCB(lambda state: state.prcb),
-    Column("Irql", NUMBER, "KPRCB.DebuggerSavedIRQL", lambda state: state.irql),
+    keys.IRQL(lambda state: state.irql),
     Column("DpcActive", FLAG, "a DPC routine runs", lambda state: state.dpc_active),
     Column(
         "DpcQueued",

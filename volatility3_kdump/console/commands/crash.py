@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
@@ -10,9 +10,6 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text.analyze import brief
 from volatility3_kdump.views.analyze import analyze_grid
 from volatility3_kdump.views.bugcheck import bug_check_grid, shown_bug_check
-
-_ROW = 16
-_MOST_DUMPED = 0x1000
 
 
 @command(".bugcheck", help="bug check code and arguments", plugin="bugcheck")
@@ -46,24 +43,8 @@ def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
     return brief(analyze_crash(session.target))
 
 
-@command(".enumtag", help="data that kernel components added to the dump")
+@command(".enumtag", help="data that kernel components added to the dump", plugin="info")
 def tagged_data(session: Session, arguments: Arguments) -> Iterable[str]:
-    dump = session.target.dump
-    if not dump.tagged:
-        yield "no tagged data in the dump"
-    for blob in dump.tagged:
-        yield f"{{{str(blob.tag).upper()}}} - 0x{blob.size:x} bytes" + (f"  {blob.name}" if blob.name else "")
-        yield from _hexadecimal(dump.source.read(blob.offset, min(blob.size, _MOST_DUMPED)))
-        if blob.size > _MOST_DUMPED:
-            yield f"  ... 0x{blob.size - _MOST_DUMPED:x} more bytes"
-        yield ""
+    from volatility3_kdump.views.tagged import tagged_grid
 
-
-def _hexadecimal(data: bytes) -> Iterator[str]:
-    for start in range(0, len(data), _ROW):
-        row = data[start : start + _ROW]
-        words = " ".join(f"{byte:02x}" for byte in row)
-        if len(row) > _ROW // 2:
-            words = words[:23] + "-" + words[24:]
-        letters = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
-        yield f"  {words:<48}  {letters}"
+    return tagged_grid(session.target).kd_lines()

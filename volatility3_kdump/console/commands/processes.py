@@ -8,18 +8,17 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import ready as text
-from volatility3_kdump.text.tokens import token_lines
-from volatility3_kdump.text.vads import vad_lines
 from volatility3_kdump.views.process import STACKS, THREADS, process_grid
 from volatility3_kdump.views.ready import ready_lines, running_lines
 from volatility3_kdump.views.stack import summary_lines
 from volatility3_kdump.views.thread import thread_grid
+from volatility3_kdump.views.tokens import token_grid
+from volatility3_kdump.views.vads import vad_grid
 from volatility3_kdump.windows.listing.processes import ProcessChoice
 from volatility3_kdump.windows.listing.threads import ThreadChoice
-from volatility3_kdump.windows.memory.vads import VadTree, process_vads, read_vads
-from volatility3_kdump.windows.processes.processes import read_process
+from volatility3_kdump.windows.listing.tokens import token_of
+from volatility3_kdump.windows.memory.vads import process_vads, read_vads, vads_with
 from volatility3_kdump.windows.processes.ready import processor_states
-from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.processes.tokens import read_token
 
 #: KD's flags: statistics and threads for the current process, all for one that is named.
@@ -146,6 +145,7 @@ def irql(session: Session, arguments: Arguments) -> Iterator[str]:
     "!vad",
     help="regions of the current process's address space; those of a tree; the one that holds an address",
     usage="[ROOT | ADDRESS]",
+    plugin="vad",
 )
 def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
@@ -157,54 +157,29 @@ def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
     else:
         tree = process_vads(target, _current_process(session))
         if address:
-            tree = _with_address(target.name, tree, address)
-    return vad_lines(tree, target.memory.pointer_size)
+            tree = vads_with(target, tree, address)
+    return vad_grid(target, tree).kd_lines()
 
 
 @command(
     "!token",
     help="an access token: user, groups and privileges; by default that of the current thread or process",
     usage="[ADDRESS]",
+    plugin="token",
 )
 def access_token(session: Session, arguments: Arguments) -> Iterator[str]:
     target = session.target
-    size = target.memory.pointer_size
     if len(arguments.words) > 1:
         raise KdumpError("!token takes the address of a token")
     if arguments.text:
-        yield from token_lines(read_token(target, session.evaluate(arguments.text)), size)
+        yield from token_grid(target, read_token(target, session.evaluate(arguments.text))).kd_lines()
         return
-    process = _current_process(session)
-    thread = session.current.thread
-    found = read_thread(target, thread) if thread is not None else None
-    if found is not None and process not in (found.owner, found.process):
-        # .process has chosen another process than the thread's
-        thread = found = None
-    if found is not None and found.impersonating and found.impersonation_token:
-        yield f"Thread {thread:x} is impersonating: its token"
-        yield from token_lines(read_token(target, found.impersonation_token), size)
-        return
-    if found is not None and found.impersonating is False:
-        yield "Thread is not impersonating. Using process token..."
-    elif found is not None:
-        yield "Whether the thread impersonates, and by which token, is not in the dump. Using process token..."
-    token = read_process(target, process).token
-    if not token:
-        why = f"not in the dump: {target.memory.why_unreadable(process)}" if token is None else "0"
-        raise KdumpError(f"{target.name}: the token of process {process:x} is {why}")
-    yield f"_EPROCESS 0x{process:x}, _TOKEN 0x{token:x}"
-    yield from token_lines(read_token(target, token), size)
-
-
-def _with_address(name: str, tree: VadTree, address: int) -> VadTree:
-    """The tree reduced to the VADs whose region holds an address."""
-    vads = tuple(
-        vad for vad in tree.vads if vad.start is not None and vad.end is not None and vad.start <= address <= vad.end
-    )
-    if not vads:
-        doubt = f"; {tree.problems[0]}" if tree.problems else ""
-        raise KdumpError(f"{name}: no VAD of the current process holds {address:x}{doubt}")
-    return VadTree(tree.root, vads, tree.problems)
+    chosen = token_of(target, _current_process(session), session.current.thread)
+    if chosen.origin is not None:
+        yield chosen.origin
+    if not chosen.impersonation:
+        yield f"_EPROCESS 0x{chosen.process:x}, _TOKEN 0x{chosen.token.address:x}"
+    yield from token_grid(target, chosen.token).kd_lines()
 
 
 def _current_process(session: Session) -> int:

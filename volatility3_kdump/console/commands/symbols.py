@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 
 
-@command("x", help="the symbols that a pattern fits", usage="[/n|/a|/0] module!pattern")
-def examine(session: Session, arguments: Arguments) -> Iterator[str]:
+@command("x", help="the symbols that a pattern fits", usage="[/n|/a|/0] module!pattern", plugin="symbols")
+def examine(session: Session, arguments: Arguments) -> Iterable[str]:
     """By module and address; ``/n`` sorts by name, ``/0`` shows addresses alone."""
-    from volatility3_kdump.symbols.listing import matching, modules_like
-    from volatility3_kdump.text import symbols as text
-    from volatility3_kdump.text.addresses import pointer
+    from volatility3_kdump.views.symbols import matching_grid
 
-    size = session.target.memory.pointer_size
     options, pattern = _options(arguments.text, "nav0Dd")
     if not pattern:
         raise KdumpError("x needs a pattern: x nt!Ke*")
-    if pattern.endswith("!"):
-        yield "start             end                 module name"
-        for module in modules_like(session.target.names, pattern[:-1]):
-            yield f"{pointer(module.base, size)} {pointer(module.end, size)}   {module.name}"
-        return
-    found = matching(session.target.names, pattern)
-    count = 0
-    for symbol in sorted(found, key=lambda symbol: symbol.name.lower()) if "n" in options else found:
-        count += 1
-        yield pointer(symbol.address, size) if "0" in options else text.listed(symbol, size)
-    if not count and not any(character in pattern for character in "*?[#"):
-        raise KdumpError(f"Couldn't resolve 'x {pattern}'")
+    return matching_grid(session.target, pattern, "n" in options, "0" in options).kd_lines()
 
 
 @command("!sym", help="noisy: tell where symbols and images are looked for; quiet: do not", usage="[noisy|quiet]")
@@ -47,16 +33,11 @@ def verbosity(session: Session, arguments: Arguments) -> Iterator[str]:
     yield f"{'noisy' if session.noisy else 'quiet'} mode - symbol prompts off"
 
 
-@command("ln", help="the nearest symbols of an address", usage="[address]")
-def nearest(session: Session, arguments: Arguments) -> Iterator[str]:
-    from volatility3_kdump.symbols.listing import nearby
-    from volatility3_kdump.text import symbols as text
+@command("ln", help="the nearest symbols of an address", usage="[address]", plugin="symbols")
+def nearest(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.symbols import nearest_grid
 
-    address = session.evaluate(arguments.text or "$ip")
-    found = nearby(session.target.names, address)
-    if found is None:
-        raise KdumpError(f"{address:x} is in no loaded module")
-    yield from text.nearest(found, session.target.memory.pointer_size)
+    return nearest_grid(session.target, session.evaluate(arguments.text or "$ip")).kd_lines()
 
 
 def _options(text: str, known: str) -> tuple[str, str]:

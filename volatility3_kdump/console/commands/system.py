@@ -8,15 +8,14 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import banner
-from volatility3_kdump.text.processors import block_lines, dpc_lines, region_lines
 from volatility3_kdump.views.error_log import errlog_grid
 from volatility3_kdump.views.locks import locks_grid
 from volatility3_kdump.views.memusage import memusage_grid
 from volatility3_kdump.views.pool import block_grid, usage_grid
+from volatility3_kdump.views.processors import block_grid as control_block_grid
+from volatility3_kdump.views.processors import dpcs_grid, models_grid, region_grid
 from volatility3_kdump.views.vm import vm_grid
-from volatility3_kdump.windows.machine.processors import ControlRegion, control_region, processor_models, processors
 from volatility3_kdump.windows.machine.system import read_system
-from volatility3_kdump.windows.structures import require_symbols
 
 _WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
@@ -49,55 +48,36 @@ def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
     yield from banner.times(read_system(session.target))
 
 
-@command("!pcr", help="a processor's control region", usage="[PROCESSOR]")
+@command("!pcr", help="a processor's control region", usage="[PROCESSOR]", plugin="cpu")
 def control_region_of(session: Session, arguments: Arguments) -> Iterable[str]:
-    return region_lines(_region(session, arguments), session.target.memory.pointer_size)
+    return region_grid(session.target, _processor(session, arguments)).kd_lines()
 
 
-@command("!prcb", help="a processor's control block", usage="[PROCESSOR]")
+@command("!prcb", help="a processor's control block", usage="[PROCESSOR]", plugin="cpu")
 def control_block_of(session: Session, arguments: Arguments) -> Iterable[str]:
-    return block_lines(_region(session, arguments), session.target.memory.pointer_size)
+    return control_block_grid(session.target, _processor(session, arguments)).kd_lines()
 
 
-def _region(session: Session, arguments: Arguments) -> ControlRegion:
-    target = session.target
+def _processor(session: Session, arguments: Arguments) -> int:
     number = session.evaluate(arguments.text) if arguments.text else session.current.processor
     if number is None:
-        raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
-    require_symbols(target, "control blocks")
-    processor = next((found for found in processors(target) if found.number == number), None)
-    found = control_region(target, processor) if processor is not None else None
-    if found is None:
-        raise KdumpError(f"{target.name}: processor {number:x} has no control block in the dump")
-    return found
+        raise KdumpError(f"{session.target.name}: the dump does not say which processor crashed: name one")
+    return number
 
 
-@command("!cpuinfo", help="family, model and stepping of the processors", usage="[PROCESSOR]")
+@command("!cpuinfo", help="family, model and stepping of the processors", usage="[PROCESSOR]", plugin="cpu")
 def processor_information(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.text.machine import model_lines
-
-    target = session.target
-    number = session.evaluate(arguments.text) if arguments.text else None
-    models = [found for found in processor_models(target) if number in (None, found.number)]
-    if not models:
-        why = (
-            target.symbol_status if target.nt is None else "no such control block is in the dump, or it names no model"
-        )
-        raise KdumpError(f"{target.name}: the processors' models are not known: {why}")
-    return model_lines(models)
+    return models_grid(session.target, session.evaluate(arguments.text) if arguments.text else None).kd_lines()
 
 
-@command("!dpcs", help="deferred procedure calls that are queued, and those that run", usage="[PROCESSOR]")
+@command(
+    "!dpcs",
+    help="deferred procedure calls that are queued, and those that run",
+    usage="[PROCESSOR]",
+    plugin="cpu",
+)
 def deferred_calls(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.windows.machine.dpcs import read_dpc_queues
-
-    target = session.target
-    number = session.evaluate(arguments.text) if arguments.text else None
-    queues = [queue for queue in read_dpc_queues(target) if number in (None, queue.processor)]
-    if not queues:
-        why = target.symbol_status if target.nt is None else "no such control block is in the dump"
-        raise KdumpError(f"{target.name}: the queues of DPCs are not known: {why}")
-    return dpc_lines(queues, target.name_of, target.memory.pointer_size)
+    return dpcs_grid(session.target, session.evaluate(arguments.text) if arguments.text else None).kd_lines()
 
 
 @command("!dpcwatchdog", help="what the processors ran while the DPC watchdog sampled them")
@@ -128,14 +108,13 @@ def dump_header(session: Session, arguments: Arguments) -> Iterable[str]:
     return header_lines(session.target.header)
 
 
-@command("!errrec", help="a hardware error record (WHEA_ERROR_RECORD)", usage="ADDRESS")
+@command("!errrec", help="a hardware error record (WHEA_ERROR_RECORD)", usage="ADDRESS", plugin="errrec")
 def hardware_error(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.text.hardware import error_record_lines
-    from volatility3_kdump.windows.machine.whea import read_error_record
+    from volatility3_kdump.views.hardware import error_record_grid
 
     if not arguments.text:
         raise KdumpError("!errrec takes an address: that of bug check 124 is its second argument")
-    return error_record_lines(read_error_record(session.current.memory, session.evaluate(arguments.text)))
+    return error_record_grid(session.current.memory, session.evaluate(arguments.text)).kd_lines()
 
 
 @command(

@@ -12,24 +12,23 @@ from volatility3_kdump.expressions import parse_bounds, parse_first
 _PHYSICAL = {"!db": "b", "!dc": "c", "!dd": "d", "!dw": "w", "!dq": "q", "!dp": "p", "!da": "a", "!du": "u"}
 
 
-@command("!pte", help="the page table entries of an address", usage="ADDRESS")
-def page_table_entries(session: Session, arguments: Arguments) -> Iterator[str]:
+@command("!pte", help="the page table entries of an address", usage="ADDRESS", plugin="pte")
+def page_table_entries(session: Session, arguments: Arguments) -> Iterable[str]:
     """In the address space of the current process."""
-    from volatility3_kdump.text.translation import pte_lines
-    from volatility3_kdump.windows.memory.translation import directory_of, translate
+    from volatility3_kdump.views.translation import pte_grid
+    from volatility3_kdump.windows.memory.translation import directory_of
 
     if not arguments.text:
         raise KdumpError("!pte needs an address")
-    address = session.evaluate(arguments.text)
     directory = directory_of(session.target, session.current.process)
-    yield from pte_lines(translate(session.target, address, directory), session.target.memory.pointer_size)
+    return pte_grid(session.target, session.evaluate(arguments.text), directory).kd_lines()
 
 
-@command("!vtop", help="the physical address of a virtual one", usage="[DIRECTORY] ADDRESS")
-def virtual_to_physical(session: Session, arguments: Arguments) -> Iterator[str]:
+@command("!vtop", help="the physical address of a virtual one", usage="[DIRECTORY] ADDRESS", plugin="pte")
+def virtual_to_physical(session: Session, arguments: Arguments) -> Iterable[str]:
     """``DIRECTORY`` is a page directory's physical address; 0 or none for that of the current process."""
-    from volatility3_kdump.text.translation import vtop_lines
-    from volatility3_kdump.windows.memory.translation import directory_of, translate
+    from volatility3_kdump.views.translation import vtop_grid
+    from volatility3_kdump.windows.memory.translation import directory_of
 
     if not arguments.text:
         raise KdumpError("!vtop needs an address")
@@ -38,21 +37,16 @@ def virtual_to_physical(session: Session, arguments: Arguments) -> Iterator[str]
     if rest:
         directory, address = address, session.evaluate(rest)
     directory = directory or directory_of(session.target, session.current.process)
-    found = translate(session.target, address, directory)
-    yield from vtop_lines(found, directory, session.target.header.architecture)
+    return vtop_grid(session.target, address, directory).kd_lines()
 
 
-@command("!address", help="what an address belongs to", usage="ADDRESS")
+@command("!address", help="what an address belongs to", usage="ADDRESS", plugin="address")
 def region(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.findings.regions import region_of
-    from volatility3_kdump.text.regions import region_lines
+    from volatility3_kdump.views.regions import region_grid
 
     if not arguments.text:
         raise KdumpError("!address needs an address: regions are not listed")
-    address = session.evaluate(arguments.text)
-    found = region_of(session.target, address)
-    contents = session.current.memory.why_absent(address) or "in the dump"
-    return region_lines(found, contents, session.target.memory.pointer_size)
+    return region_grid(session.target, session.evaluate(arguments.text), session.current.memory).kd_lines()
 
 
 @command(*_PHYSICAL, help="physical memory as bytes, numbers or text", usage="ADDRESS [Lcount]")

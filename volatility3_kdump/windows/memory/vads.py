@@ -292,3 +292,14 @@ def _absence(target: Target, address: int) -> str:
     if not target.is_kernel_address(address):
         return "is no kernel structure"
     return f"is not in the dump: {target.memory.why_unreadable(address)}"
+
+
+def vads_with(target: Target, tree: VadTree, address: int) -> VadTree:
+    """The tree reduced to the VADs whose region holds an address. Raises :class:`KdumpError` where none does."""
+    vads = tuple(
+        vad for vad in tree.vads if vad.start is not None and vad.end is not None and vad.start <= address <= vad.end
+    )
+    if not vads:
+        doubt = f"; {tree.problems[0]}" if tree.problems else ""
+        raise KdumpError(f"{target.name}: no VAD of the current process holds {address:x}{doubt}")
+    return VadTree(tree.root, vads, tree.problems)

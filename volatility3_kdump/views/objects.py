@@ -1,0 +1,122 @@
+"""Rows of ``kdump.object``: objects, directories and handles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.target import Target
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.objects import directory_lines, handle_line, object_lines
+from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.grid import KdumpGrid, Row
+from volatility3_kdump.views.table import ADDRESS, BLANK, HEX, NUMBER, POINTER, TEXT, Column, Part, Table
+from volatility3_kdump.windows.listing.handles import ListedHandle, ProcessHandles, process_handles
+from volatility3_kdump.windows.processes.namespace import Directory, NamedObject, read_directory
+from volatility3_kdump.windows.processes.objects import ObjectInfo, find_object, read_object
+from volatility3_kdump.windows.processes.processes import Process
+
+_OBJECT = Part[Any](
+    "",
+    keys.OBJECT({ObjectInfo: lambda found: found.address, NamedObject: lambda found: found.address}),
+    Column(
+        "ObjectType",
+        TEXT,
+        "name of the type of the object",
+        {ObjectInfo: lambda found: found.type_name, NamedObject: lambda found: found.type_name},
+    ),
+    keys.NAME(
+        {
+            ObjectInfo: lambda found: BLANK if found.name == "" else found.path or found.name,
+            NamedObject: lambda found: found.name,
+        },
+        "with its path, where that is known; null for an object without a name",
+    ),
+    Column("TypeObject", POINTER, "the OBJECT_TYPE", {ObjectInfo: lambda found: found.type_address}),
+    Column("ObjectHeader", ADDRESS, "the OBJECT_HEADER", {ObjectInfo: lambda found: found.header}),
+    Column("HandleCount", NUMBER, "open handles to the object", {ObjectInfo: lambda found: found.handle_count}),
+    Column("PointerCount", NUMBER, "references to the object", {ObjectInfo: lambda found: found.pointer_count}),
+    keys.NOTES(),
+)
+_OWNER = Part[Process](
+    "",
+    keys.PROCESS(lambda process: process.address),
+    keys.PID(lambda process: process.pid),
+    keys.IMAGE(lambda process: process.name),
+)
+_HANDLE = Part[ListedHandle](
+    "",
+    Column("Handle", HEX, "its value", lambda listed: listed.handle.value),
+    Column("GrantedAccess", HEX, "the access that it grants", lambda listed: listed.handle.access),
+    keys.ENTRY(lambda listed: listed.handle.entry, "HANDLE_TABLE_ENTRY"),
+)
+OBJECTS = Table("kdump.object", _OBJECT)
+HANDLES = Table("kdump.object --handles", _OWNER, _HANDLE, _OBJECT)
+
+
+def object_grid(target: Target, what: int | str) -> KdumpGrid:
+    """The object at an address or of a path; the objects of a directory are rows below it.
+
+    Raises :class:`KdumpError` where there is none.
+    """
+    found: ObjectInfo | None = None
+    directory: Directory | None = None
+    address = what if isinstance(what, int) else find_object(target, what) if what.strip("\\") else None
+    if address is not None:
+        found = read_object(target, address)
+        if found.type_name == "Directory" and (isinstance(what, str) or found.path is not None):
+            directory = read_directory(target, what if isinstance(what, str) else found.path or "\\")
+    elif isinstance(what, str):
+        directory = read_directory(target, what)
+        if what.strip("\\"):
+            problems = directory.problems
+            raise KdumpError(f"Object {what} not found" + (f" ({problems[0]})" if problems else ""))
+
+    def rows() -> Iterator[Row]:
+        if found is not None:
+            yield OBJECTS.row(0, found)
+        level = 0 if found is None else 1
+        for entry in directory.objects if directory is not None else ():
+            yield OBJECTS.row(level, entry)
+        for problem in directory.problems if directory is not None else ():
+            yield OBJECTS.row(level, Notes=[problem])
+
+    def lines() -> Iterator[str]:
+        size = target.memory.pointer_size
+        if found is not None:
+            yield from object_lines(found, size)
+        if directory is not None:
+            yield from directory_lines(directory, size)
+
+    return OBJECTS.grid(rows(), lines)
+
+
+def handles_grid(target: Target, process: int, wanted: int = 0, objects: bool = True) -> KdumpGrid:
+    """The handles of the process at an EPROCESS, or the ``wanted`` one; without ``objects`` the handles alone."""
+    found = process_handles(target, process, wanted, objects)
+    return HANDLES.grid(_handle_rows(found), lambda: _handle_lines(found, target.memory.pointer_size))
+
+
+def _handle_rows(found: ProcessHandles) -> Iterator[Row]:
+    for listed in found.handles:
+        records: dict[Part[Any], Any] = {_OWNER: found.process, _HANDLE: listed, _OBJECT: listed.object}
+        yield HANDLES.row(0, records, Object=listed.handle.object, Notes=[listed.problem or ""])
+    for problem in found.problems:
+        yield HANDLES.row(0, {_OWNER: found.process}, Notes=[problem])
+
+
+def _handle_lines(found: ProcessHandles, size: int) -> Iterator[str]:
+    yield f"PROCESS {pointer(found.process.address, size, tick=False)}"
+    yield f"Handle table at {pointer(found.table, size, tick=False)} with {found.count} entries in use" + (
+        " that can be read" if found.problems else ""
+    )
+    for listed in found.handles:
+        yield ""
+        yield handle_line(listed.handle, size)
+        if listed.object is not None:
+            yield from object_lines(listed.object, size)
+        elif listed.problem is not None:
+            yield f"    {listed.problem}"
+    for problem in found.problems:
+        yield f"NOTE: {problem}"
