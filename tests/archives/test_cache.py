@@ -19,7 +19,9 @@ import pytest
 
 from tests.archives import cabinets, packing
 from volatility3_kdump.archives import cache as cache_module
-from volatility3_kdump.archives.cache import CacheError, MemberCache, default_directory, key_of, limit_from_environment
+from volatility3_kdump.archives import cache_files
+from volatility3_kdump.archives.cache import MemberCache, default_directory, limit_from_environment
+from volatility3_kdump.archives.cache_files import CacheError, key_of
 from volatility3_kdump.archives.containers import open_container
 from volatility3_kdump.errors import KdumpError, UnsupportedContainer
 
@@ -135,16 +137,16 @@ def test_a_member_that_lost_bytes_is_not_found(cache: MemberCache) -> None:
 def test_a_member_that_may_not_have_reached_the_disk_is_not_found(
     cache: MemberCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_boot", lambda: "first")
+    monkeypatch.setattr(cache_files, "boot_id", lambda: "first")
     path = cache.store("k", 5, give(b"bytes"))
     old = cache.store("old", 5, give(b"older"))
     os.utime(old, (1, 1))
     assert cache.find("k") == path and cache.find("old") == old
     # The system was started again. What was used later than it was written was made sure of.
-    monkeypatch.setattr(cache_module, "_boot", lambda: "second")
+    monkeypatch.setattr(cache_files, "boot_id", lambda: "second")
     assert cache.find("k") is None and cache.find("old") == old
     # Where the system does not say when it was started, every member is made sure of.
-    monkeypatch.setattr(cache_module, "_boot", lambda: None)
+    monkeypatch.setattr(cache_files, "boot_id", lambda: None)
     path = cache.store("k", 5, give(b"bytes"))
     assert cache.find("k") == path
 
@@ -167,7 +169,7 @@ class Interrupted(NamedTuple):
 @pytest.fixture
 def interrupted(cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
     """A member of which the first 250,000 bytes were written, in segments of 64 KiB."""
-    monkeypatch.setattr(cache_module, "SEGMENT", 1 << 16)
+    monkeypatch.setattr(cache_files, "SEGMENT", 1 << 16)
     data = content(400_000)
 
     def stream(start: int, before: bytes) -> Iterator[bytes]:
@@ -230,7 +232,7 @@ def test_without_sums_it_starts_anew(sums: bytes, cache: MemberCache, interrupte
 @pytest.mark.parametrize("pack", [cabinets.stored, cabinets.mszip])
 def test_a_cabinet_goes_on_in_the_middle(pack, tmp_path, cache, monkeypatch) -> None:
     """What was extracted is not read again, but for the block that the segment ends in."""
-    monkeypatch.setattr(cache_module, "SEGMENT", 1 << 17)
+    monkeypatch.setattr(cache_files, "SEGMENT", 1 << 17)
     data = bytes(packing.bitmap([1, 2, 3, 9], 0x8000)) + content(30_000) * 40
     path = tmp_path / "crash.cab"
     path.write_bytes(cabinets.cabinet([("a.txt", b"hello"), ("m.dmp", data), ("z", b"z" * 99)], pack).pack())
@@ -238,7 +240,7 @@ def test_a_cabinet_goes_on_in_the_middle(pack, tmp_path, cache, monkeypatch) -> 
     with pytest.raises(KeyboardInterrupt):
         open_container(path, cache=cache)
     monkeypatch.undo()
-    monkeypatch.setattr(cache_module, "SEGMENT", 1 << 17)
+    monkeypatch.setattr(cache_files, "SEGMENT", 1 << 17)
     (part,) = (cache.directory / "members").glob("*.part")
     assert part.stat().st_size == 4 << 17
     read: list[int] = []
@@ -315,7 +317,7 @@ def fill(cache: MemberCache, sizes: dict[str, int]) -> None:
     """Members that no process uses, the first named not used for the longest time."""
     for age, (name, size) in enumerate(sizes.items()):
         path = cache.store(name, size, give(bytes(size)))
-        held = cache_module._in_use.pop(path, None)
+        held = cache_files.in_use.pop(path, None)
         if held is not None:
             held.close()
         os.utime(path.with_suffix(".json"), (1000 + age, 1000 + age))
@@ -328,7 +330,7 @@ def kept(cache: MemberCache) -> set[str]:
 def test_what_was_not_used_for_longest_goes_first(cache: MemberCache) -> None:
     fill(cache, {"a": 1000, "b": 1000, "c": 1000})
     assert cache.find("a") is not None
-    cache_module._in_use.pop(cache.directory / "members" / "a").close()
+    cache_files.in_use.pop(cache.directory / "members" / "a").close()
     cache.limit = 3500
     cache.store("d", 1400, give(bytes(1400)))
     assert kept(cache) == {"a", "c", "d"}
@@ -336,7 +338,7 @@ def test_what_was_not_used_for_longest_goes_first(cache: MemberCache) -> None:
 
 
 def test_what_outgrows_the_limit_on_the_way_makes_room(cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "SEGMENT", 1000)
+    monkeypatch.setattr(cache_files, "SEGMENT", 1000)
     fill(cache, {"a": 1000, "b": 1000})
     cache.limit = 5000
     cache.store("d", None, give(bytes(3500)))
@@ -438,11 +440,11 @@ def test_records_are_plain(cache: MemberCache) -> None:
 @posix
 def test_members_are_let_go_of(cache: MemberCache) -> None:
     held = cache.store("held", 5, give(b"bytes"))
-    with cache_module.releasing():
+    with cache_files.releasing():
         let_go = cache.store("k", 5, give(b"bytes"))
         assert cache.find("held") == held
-        assert {held, let_go} <= set(cache_module._in_use)
-    assert held in cache_module._in_use and let_go not in cache_module._in_use
+        assert {held, let_go} <= set(cache_files.in_use)
+    assert held in cache_files.in_use and let_go not in cache_files.in_use
     cache.limit = 12
     cache.store("d", 5, give(b"bytes"))
     assert kept(cache) == {"held", "d"}
@@ -472,7 +474,7 @@ def test_a_link_is_not_taken_for_a_member(cache: MemberCache, tmp_path: Path) ->
     other.write_bytes(data)
     path.unlink()
     path.symlink_to(other)
-    cache_module._in_use.clear()
+    cache_files.in_use.clear()
     assert cache.find(key) is None
 
 
@@ -503,7 +505,7 @@ def test_a_directory_that_is_a_link_is_refused(cache: MemberCache, tmp_path: Pat
 @posix
 @pytest.mark.parametrize("at", [0, 700_000])
 def test_a_member_that_rotted_is_extracted_again(at: int, cache: MemberCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "SEGMENT", 400_000)
+    monkeypatch.setattr(cache_files, "SEGMENT", 400_000)
     # The day decides which other segment is looked at: this one is the second.
     monkeypatch.setattr(time, "time", lambda: 86400.0 * 3 + 1)
     key = key_of("x")
@@ -513,7 +515,7 @@ def test_a_member_that_rotted_is_extracted_again(at: int, cache: MemberCache, mo
     with path.open("rb+") as file:
         file.seek(at)
         file.write(bytes([data[at] ^ 1]))
-    cache_module._let_go(path)
+    cache_files.let_go(path)
     assert cache.find(key) is None and not path.exists()
     assert cache.store(key, len(data), give(data)).read_bytes() == data
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from volatility3_kdump.archives import child
-from volatility3_kdump.archives.cache import identify
+from volatility3_kdump.archives.cache_files import identify
 from volatility3_kdump.archives.child import decode, open_unchanged
 from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
 

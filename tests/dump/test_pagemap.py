@@ -21,10 +21,11 @@ from volatility3_kdump.dump import (
     PageMap,
     extents,
     open_dump,
-    pagemap,
     parse_header,
+    read_pagemap,
 )
-from volatility3_kdump.dump.pagemap import BitmapPageMap, build_page_map
+from volatility3_kdump.dump.pagemap import BitmapPageMap
+from volatility3_kdump.dump.read_pagemap import build_page_map
 from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 
 #: A page map by its definition: the file offset of each page frame that the file holds.
@@ -324,14 +325,14 @@ def test_many_ranges_out_of_order_take_little(monkeypatch: pytest.MonkeyPatch) -
     ranges = [(16 * number, 3) for number in range(300)]
     random.Random(1).shuffle(ranges)
     with monkeypatch.context() as patched:
-        patched.setattr(pagemap, "disjoint", None)
+        patched.setattr(read_pagemap, "disjoint", None)
         data = bytes(packing.ranges(ranges))
         pages = pages_of(data)
     for number in range(300):
         first = pages.offset_of(16 * number)
         assert first is not None and data[first : first + 0x1000] == packing.page(16 * number)
         assert pages.offset_of(16 * number + 2) == first + 0x2000 and pages.offset_of(16 * number + 3) is None
-    monkeypatch.setattr(pagemap, "_MOST_OVERLAPPING", 10)
+    monkeypatch.setattr(read_pagemap, "_MOST_OVERLAPPING", 10)
     with pytest.raises(CorruptDump, match="20 page ranges overlap each other"):
         opened(packing.ranges([(number, 2) for number in range(20)]))
 

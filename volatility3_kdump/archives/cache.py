@@ -22,34 +22,45 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from volatility3_kdump.archives import cache_files
+from volatility3_kdump.archives.cache_files import (
+    CHUNK,
+    CacheError,
+    checksum,
+    identify,
+    in_use,
+    is_sound,
+    keep,
+    let_go,
+    lock,
+    modified,
+    open_part,
+    refuse_foreign,
+    remove,
+    sums_of,
+    take_up,
+    write_atomically,
+)
 from volatility3_kdump.errors import CorruptContainer, KdumpError, NotACrashDump, UnsupportedContainer
 from volatility3_kdump.options import parse_size
 
 LIMIT_VARIABLE = "KDUMP_CACHE_LIMIT"
 DEFAULT_LIMIT = 100 << 30
-#: An interrupted extraction loses at most this much; the disk is looked at as often.
-SEGMENT = 64 << 20
 #: What is left free on the disk, in bytes.
 _HEADROOM = 256 << 20
-_CHUNK = 1 << 20
-_WINDOW = 1 << 15
 #: Seconds within which a file system may give two changes the same time: FAT and some network file systems, 2 s.
 _RESOLUTION = 2.0
 _MOST_NOTES = 2000
 #: Seconds after which the system has written a file to the disk by itself, so that asking for it costs nothing.
 _SETTLED = 60.0
 
-#: A link in the cache is not ours, and is never followed; Windows has no such flag.
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 Report = Callable[[int], None]
 
@@ -58,10 +69,6 @@ class Stream(Protocol):
     """Gives the bytes from an offset on; the second argument is what is in front of it, at most 32 KiB."""
 
     def __call__(self, start: int, before: bytes) -> Iterator[bytes]: ...
-
-
-class CacheError(KdumpError):
-    """The cache cannot be written, or has no room."""
 
 
 def default_directory() -> Path:
@@ -99,7 +106,7 @@ class MemberCache:
         with self._writing():
             for path in (self.directory, self._members, self.directory / "digests", self.directory / "notes"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _refuse_foreign(path)
+                refuse_foreign(path)
 
     @property
     def scratch(self) -> Path:
@@ -137,7 +144,7 @@ class MemberCache:
                 if re.fullmatch("[0-9a-f]{64}", text):
                     return text
         state = hashlib.sha256()
-        buffer = bytearray(_CHUNK)
+        buffer = bytearray(CHUNK)
         done = 0
         file.seek(0)
         while length := file.readinto(buffer):  # type: ignore[attr-defined]
@@ -167,10 +174,10 @@ class MemberCache:
 
     def _note(self, path: Path, text: str) -> None:
         with self._writing():
-            _write_atomically(path, text)
+            write_atomically(path, text)
             notes = list(path.parent.iterdir())
             if len(notes) > _MOST_NOTES:
-                notes.sort(key=_modified)
+                notes.sort(key=modified)
                 for old in notes[: len(notes) // 2]:
                     old.unlink(missing_ok=True)
 
@@ -188,20 +195,20 @@ class MemberCache:
             known = json.loads(record.read_text("ascii"))
             if path.lstat().st_size != known["size"]:
                 return None
-            if known["boot"] != _boot() and not known["synced"]:
+            if known["boot"] != cache_files.boot_id() and not known["synced"]:
                 # Written before the system was started, and perhaps never to the disk.
                 return None
-            first_time = path not in _in_use
-            _keep(path)
-            if first_time and not _is_sound(path, known["size"], known["sums"]):
-                _let_go(path)
-                _remove(path)
+            first_time = path not in in_use
+            keep(path)
+            if first_time and not is_sound(path, known["size"], known["sums"]):
+                let_go(path)
+                remove(path)
                 return None
             with contextlib.suppress(OSError):
                 if not known["synced"] and time.time() - path.stat().st_mtime > _SETTLED:
                     with path.open("rb+") as file:
                         os.fsync(file.fileno())
-                    _write_atomically(record, json.dumps({**known, "synced": True}))
+                    write_atomically(record, json.dumps({**known, "synced": True}))
                 os.utime(record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -219,20 +226,20 @@ class MemberCache:
         path = self._members / key
         part = self._members / f"{key}.part"
         with self._writing():
-            file, shared = _open_part(part, self._members)
+            file, shared = open_part(part, self._members)
             written = part if shared else Path(file.name)
         try:
             with file:
                 with self._writing():
-                    done, sums, before = _take_up(file, _sums_of(part), resume_point) if shared else (0, [], b"")
-                    self._make_room(size or SEGMENT, done, written)
+                    done, sums, before = take_up(file, sums_of(part), resume_point) if shared else (0, [], b"")
+                    self._make_room(size or cache_files.SEGMENT, done, written)
                     if file.seek(0, os.SEEK_END) != done:
                         file.truncate(done)
                 total = self._fill(file, written, done, sums, size, stream(done, before))
                 if size is not None and total != size:
                     raise CorruptContainer(f"extracting gave {total:,} bytes instead of {size:,}")
                 with self._writing():
-                    boot = _boot()
+                    boot = cache_files.boot_id()
                     if boot is None:
                         os.fsync(file.fileno())
                     # The record is what makes the member count: the old one goes first, the new one comes last.
@@ -241,18 +248,18 @@ class MemberCache:
                         file.close()
                     os.replace(written, path)
                     record = {"size": total, "boot": boot, "synced": boot is None, "sums": sums}
-                    _write_atomically(path.with_suffix(".json"), json.dumps(record))
-                    _sums_of(written).unlink(missing_ok=True)
-                    _lock(file, exclusive=False)  # as an exclusive one, it would be in the way of our own
-                    _keep(path)
+                    write_atomically(path.with_suffix(".json"), json.dumps(record))
+                    sums_of(written).unlink(missing_ok=True)
+                    lock(file, exclusive=False)  # as an exclusive one, it would be in the way of our own
+                    keep(path)
         except (NotACrashDump, UnsupportedContainer):
             written.unlink(missing_ok=True)
-            _sums_of(written).unlink(missing_ok=True)
+            sums_of(written).unlink(missing_ok=True)
             raise
         finally:
             if not shared:
                 written.unlink(missing_ok=True)
-                _sums_of(written).unlink(missing_ok=True)
+                sums_of(written).unlink(missing_ok=True)
         self._evict(self.limit, path)
         return path
 
@@ -262,12 +269,12 @@ class MemberCache:
         """Append to a part, with the checksum of each whole segment noted; gives the length."""
         with self._writing():
             # What belongs to no whole segment was verified, and is summed anew.
-            segment = _sum(file, len(sums) * SEGMENT, done - len(sums) * SEGMENT)
+            segment = checksum(file, len(sums) * cache_files.SEGMENT, done - len(sums) * cache_files.SEGMENT)
             file.seek(done)
         for data in pieces:
             view = memoryview(data)
             while view:
-                piece = view[: SEGMENT - done % SEGMENT]
+                piece = view[: cache_files.SEGMENT - done % cache_files.SEGMENT]
                 view = view[len(piece) :]
                 segment = zlib.crc32(piece, segment)
                 try:
@@ -275,17 +282,17 @@ class MemberCache:
                 except OSError as error:
                     raise self._unwritable(error) from error
                 done += len(piece)
-                if done % SEGMENT == 0:
+                if done % cache_files.SEGMENT == 0:
                     sums.append(segment)
                     segment = 0
                     with self._writing():
                         file.flush()
-                        _write_atomically(_sums_of(part), "\n".join(map(str, sums)))
+                        write_atomically(sums_of(part), "\n".join(map(str, sums)))
                     if size is None:
-                        self._make_room(done + SEGMENT, done, part)
+                        self._make_room(done + cache_files.SEGMENT, done, part)
         with self._writing():
             file.flush()
-        if done % SEGMENT:
+        if done % cache_files.SEGMENT:
             sums.append(segment)
         return done
 
@@ -334,197 +341,5 @@ class MemberCache:
         for _, size, path in entries:
             if total <= limit:
                 return
-            if path.stem != keep.stem and _remove(path):
+            if path.stem != keep.stem and remove(path):
                 total -= size
-
-
-def identify(file: BinaryIO) -> str:
-    """A name for the present state of an open file: changes whenever its content may have changed."""
-    status = os.fstat(file.fileno())
-    values = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:40]
-
-
-def key_of(*parts: str) -> str:
-    """The key of a member, of its container's digest and what else it depends on."""
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:40]
-
-
-def _sums_of(part: Path) -> Path:
-    return part.with_suffix(".sums")
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix="new-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _boot() -> str | None:
-    """What is the same until the system is started again; ``None`` where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return None
-
-
-def _open_part(part: Path, directory: Path) -> tuple[BinaryIO, bool]:
-    """A locked file to extract to: the part, and True; or one of our own where another process is at work on that."""
-    if part.is_symlink():
-        # Not ours: nothing here makes one.
-        part.unlink()
-    handle = os.open(part, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
-    file = os.fdopen(handle, "r+b")
-    try:
-        if _lock(file, exclusive=True) and os.path.samestat(os.fstat(handle), part.stat()):
-            return file, True
-    except FileNotFoundError:
-        pass
-    file.close()
-    handle, name = tempfile.mkstemp(prefix="own-", suffix=".part", dir=directory)
-    os.close(handle)
-    file = open(name, "r+b")
-    _lock(file, exclusive=True)
-    return file, False
-
-
-def _take_up(file: BinaryIO, sums: Path, resume_point: Callable[[int], int]) -> tuple[int, list[int], bytes]:
-    """Where an interrupted extraction goes on, the checksums up to there, and the bytes in front of it."""
-    try:
-        noted = [int(line) for line in sums.read_text("ascii").split()]
-    except (OSError, ValueError):
-        noted = []
-    length = file.seek(0, os.SEEK_END)
-    good = 0
-    for number, expected in enumerate(noted):
-        if (number + 1) * SEGMENT > length or _sum(file, number * SEGMENT, SEGMENT) != expected:
-            break
-        good = (number + 1) * SEGMENT
-    start = resume_point(good) if good else 0
-    file.seek(max(0, start - _WINDOW))
-    return start, noted[: start // SEGMENT], file.read(min(start, _WINDOW))
-
-
-def _sum(file: BinaryIO, start: int, length: int) -> int:
-    """The CRC-32 of a range of a file."""
-    value = 0
-    file.seek(start)
-    while length > 0:
-        data = file.read(min(length, _CHUNK))
-        if not data:
-            break
-        value = zlib.crc32(data, value)
-        length -= len(data)
-    return value
-
-
-def _is_sound(path: Path, size: int, sums: list[int]) -> bool:
-    """Whether a member's first segment and today's other one have the checksums that they were written with."""
-    count = -(-size // SEGMENT)
-    if len(sums) != count:
-        return False
-    chosen = {0, int(time.time() // 86400) % count} if count else set()
-    with os.fdopen(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb", buffering=0) as file:
-        return all(
-            _sum(file, number * SEGMENT, min(SEGMENT, size - number * SEGMENT)) == sums[number] for number in chosen
-        )
-
-
-def _refuse_foreign(directory: Path) -> None:
-    """Raise :class:`CacheError` for a directory into which somebody else may put what would be taken for a dump."""
-    if sys.platform == "win32":
-        return
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise CacheError(f"the cache {directory} is a link or a file: remove it, or set XDG_CACHE_HOME to a directory")
-    if status.st_uid != os.geteuid():
-        reason = f"belongs to another user (id {status.st_uid})"
-    elif status.st_mode & 0o022:
-        reason = f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    else:
-        return
-    raise CacheError(f"the cache {directory} {reason}: set XDG_CACHE_HOME to a directory that only you can write")
-
-
-#: Members that this process uses, open and locked.
-_in_use: dict[Path, BinaryIO] = {}
-
-
-def _keep(path: Path) -> None:
-    """Keep a member from eviction by any process as long as this one lives. Raises ``OSError`` where it is gone."""
-    if sys.platform == "win32":
-        return  # an open file cannot be removed there
-    held = _in_use.get(path)
-    if held is not None:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(held.fileno()), path.stat()):
-                return
-        held.close()
-    file = os.fdopen(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb", buffering=0)
-    _lock(file, exclusive=False)
-    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-        file.close()
-        raise FileNotFoundError(path)
-    _in_use[path] = file
-
-
-@contextlib.contextmanager
-def releasing() -> Iterator[None]:
-    """Let go of the members that come into use inside: for a process that opens one container after another.
-
-    Without it, each of them takes room in the cache, whatever the limit, as long as the process lives.
-    """
-    before = set(_in_use)
-    try:
-        yield
-    finally:
-        for path in set(_in_use) - before:
-            _let_go(path)
-
-
-def _let_go(path: Path) -> None:
-    held = _in_use.pop(path, None)
-    if held is not None:
-        held.close()
-
-
-def _lock(file: BinaryIO, exclusive: bool) -> bool:
-    """Lock an open file until it is closed, without waiting; whether that worked."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _remove(path: Path) -> bool:
-    """Remove a member or a part that no process uses; whether that worked."""
-    try:
-        with path.open("rb") as file:
-            if sys.platform != "win32" and not _lock(file, exclusive=True):
-                return False
-            if path.suffix == "":
-                path.with_suffix(".json").unlink(missing_ok=True)
-            _sums_of(path).unlink(missing_ok=True)
-            if sys.platform != "win32":
-                path.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-    except OSError:
-        return False
-    return True

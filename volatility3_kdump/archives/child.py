@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, BinaryIO
 
 from volatility3_kdump.archives.archive import shown
-from volatility3_kdump.archives.cache import identify
+from volatility3_kdump.archives.cache_files import identify
 from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
 from volatility3_kdump.files import open_file
 

@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from volatility3_kdump.archives import cabinet
 from volatility3_kdump.archives.archive import CHUNK, Archive, Member, shown
-from volatility3_kdump.archives.cache import MemberCache, identify, key_of
+from volatility3_kdump.archives.cache import MemberCache
+from volatility3_kdump.archives.cache_files import identify, key_of
 from volatility3_kdump.archives.compressed import Bzip2, CompressedFile, Gzip, Xz
 from volatility3_kdump.archives.seven_zip import SevenZip
 from volatility3_kdump.archives.zip_archive import Zip

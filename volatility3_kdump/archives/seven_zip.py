@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from volatility3_kdump.archives.archive import CHUNK, Archive, Member, shown
-from volatility3_kdump.archives.cache import identify
+from volatility3_kdump.archives.cache_files import identify
 from volatility3_kdump.archives.child import decode, open_unchanged
 from volatility3_kdump.archives.damage import MOST_DICTIONARY, MOST_DIRECTORY, damage
 from volatility3_kdump.errors import CorruptContainer, UnsupportedContainer

@@ -55,7 +55,7 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
     ``member`` is the dump in an archive. Where the file has one of the ``known`` hashes, the line is
     only ``{"same": HASH}``. Whatever goes wrong is in the line.
     """
-    from volatility3_kdump.archives.cache import releasing
+    from volatility3_kdump.archives.cache_files import releasing
 
     started = time.perf_counter()
     facts: dict[str, Any] = {"member": member_facts(member)}

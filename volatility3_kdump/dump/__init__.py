@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 
 from volatility3_kdump.dump.header import PAGE_SIZE, PHYSICAL_TYPES, DumpHeader, DumpType, parse_header
-from volatility3_kdump.dump.pagemap import Extent, PageMap, build_page_map, extents
+from volatility3_kdump.dump.pagemap import Extent, PageMap, extents
+from volatility3_kdump.dump.read_pagemap import build_page_map
 from volatility3_kdump.dump.segments import Segment, SegmentMap
 from volatility3_kdump.dump.source import BytesSource, FileSource, Source
 from volatility3_kdump.dump.tagged import TaggedBlob, tagged_blobs

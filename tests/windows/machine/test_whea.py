@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from volatility3_kdump.errors import CorruptDump, KdumpError, Unreadable
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.windows.machine import whea
+from volatility3_kdump.windows.machine import machine_check, whea
 
 BASE = 0x1000
 MEMORY_SECTION = UUID("a5bc1114-6f64-4ede-b863-3e83ed7c83b1")
@@ -114,23 +114,23 @@ def test_a_count_of_sections_that_is_a_lie() -> None:
     ],
 )
 def test_machine_check_codes(status: int, error: str, word: str | None) -> None:
-    found = whea.MachineCheckStatus(status)
+    found = machine_check.MachineCheckStatus(status)
     assert (found.error, found.bucket_word) == (error, word)
 
 
 def test_machine_check_flags() -> None:
-    found = whea.MachineCheckStatus(0xBE00000000800400)
+    found = machine_check.MachineCheckStatus(0xBE00000000800400)
     assert (found.valid, found.uncorrected, found.misc_valid, found.address_valid) == (True, True, True, True)
     assert (found.context_corrupt, found.code, found.model_code) == (True, 0x400, 0x80)
     assert found.state == "uncorrected, reporting enabled, MISC valid, ADDR valid, processor context corrupt"
-    assert whea.MachineCheckStatus(0x400).state == "not valid"
-    assert whea.MachineCheckStatus(0xC000000000000000).state == "overflow"
+    assert machine_check.MachineCheckStatus(0x400).state == "not valid"
+    assert machine_check.MachineCheckStatus(0xC000000000000000).state == "overflow"
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_any_status_has_words(status: int) -> None:
-    found = whea.MachineCheckStatus(status)
+    found = machine_check.MachineCheckStatus(status)
     assert found.error and found.state
 
 

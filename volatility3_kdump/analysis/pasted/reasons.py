@@ -13,7 +13,7 @@ from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.analysis.rules.hardware import hardware_words
 from volatility3_kdump.analysis.rules.pool import single_bit
 from volatility3_kdump.analysis.rules.processes import critical_process_words
-from volatility3_kdump.windows.machine import whea
+from volatility3_kdump.windows.machine import machine_check
 
 _VENDORS = ("GenuineIntel", "AuthenticAMD", "CentaurHauls", "HygonGenuine")
 _DISPLAY_DRIVERS = frozenset(
@@ -141,7 +141,7 @@ class Reasons:
         source, high, low = self._argument(1), self._argument(3), self._argument(4)
         kind = None
         if source == 0 and high is not None and low is not None and not high >> 32 and not low >> 32 and (high or low):
-            kind = whea.MachineCheckStatus(high << 32 | low).bucket_word
+            kind = machine_check.MachineCheckStatus(high << 32 | low).bucket_word
         words = hardware_words(source, vendor, "PROCESSOR" if source == 0 else None, kind)
         why = "the processor or the platform reported a hardware error; no driver is to blame"
         culprit = Culprit(f"{vendor}.sys" if vendor else "hardware", vendor or "hardware", None, why)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.analysis.arguments import hexadecimal
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.machine import whea
+from volatility3_kdump.windows.machine import machine_check, whea
 from volatility3_kdump.windows.machine.processors import processors
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _sections(record: whea.ErrorRecord) -> Iterator[Finding]:
             yield Finding(f"WHEA_SECTION_{number}", f"{label}: {text}")
 
 
-def _status(case: Case, record: whea.ErrorRecord | None, notes: list[str]) -> whea.MachineCheckStatus | None:
+def _status(case: Case, record: whea.ErrorRecord | None, notes: list[str]) -> machine_check.MachineCheckStatus | None:
     """MCi_STATUS from the arguments, which a dump always has, or from the record."""
     high, low = case.argument(3), case.argument(4)
     section = record.section(whea.MACHINE_CHECK) if record is not None else None
@@ -96,11 +96,11 @@ def _status(case: Case, record: whea.ErrorRecord | None, notes: list[str]) -> wh
     if given is not None and recorded is not None and given != recorded:
         notes.append(f"MCi_STATUS is {given:#x} in the arguments, but {recorded:#x} in the error record")
     value = given if given is not None else recorded
-    return None if value is None else whea.MachineCheckStatus(value)
+    return None if value is None else machine_check.MachineCheckStatus(value)
 
 
 def _words(
-    record: whea.ErrorRecord | None, status: whea.MachineCheckStatus | None, source: int | None
+    record: whea.ErrorRecord | None, status: machine_check.MachineCheckStatus | None, source: int | None
 ) -> tuple[str | None, str | None]:
     """The bucket's words for section and error, such as ``PROCESSOR`` and ``CACHE``; ``None`` if not known."""
     kind = status.bucket_word if status is not None else None
@@ -131,7 +131,10 @@ def _vendor(target: Target, record: whea.ErrorRecord | None) -> str | None:
 
 
 def _sentences(
-    record: whea.ErrorRecord | None, status: whea.MachineCheckStatus | None, section: str | None, kind: str | None
+    record: whea.ErrorRecord | None,
+    status: machine_check.MachineCheckStatus | None,
+    section: str | None,
+    kind: str | None,
 ) -> Iterator[str]:
     bank = record.section(whea.MACHINE_CHECK) if record is not None else None
     if status is not None:
