@@ -24,8 +24,6 @@ class Wildcard:
             raise KdumpError(f"the pattern is longer than {_LONGEST} characters")
         self.pattern = pattern
         self._items = _items(pattern)
-        #: Whether the pattern is an ordinary string.
-        self.is_plain = not re.search(r"[*?\[#\\]", pattern)
         self._regex = None if any(many and item != "." for item, many in self._items) else _regex(self._items)
         self._automaton = _Automaton(self._items) if self._regex is None else None
 

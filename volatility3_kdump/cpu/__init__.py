@@ -13,6 +13,3 @@ Read = Callable[[int, int], bytes | None]
 
 #: Names an address as ``module!symbol+0x10``; ``None`` when no module holds it.
 NameOf = Callable[[int], str | None]
-
-#: The architectures of crash dumps that are understood, by the names used throughout the package.
-ARCHITECTURES = ("x64", "arm64", "x86")

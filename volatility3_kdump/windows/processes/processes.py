@@ -228,7 +228,6 @@ class ProcessReader:
         self._target = target
         self._nt = nt
         self._reader = nt.reader("_EPROCESS", **_FIELDS)
-        self._tree = nt.has("_EPROCESS", "VadRoot.Root")
         self._sessions: dict[int, int | None] = {}
         self._quota_size = target.memory.pointer_size
 

@@ -25,7 +25,6 @@ from volatility3_kdump.windows.stacks.walk import Walk
 _SCAN_REACH = 0x1000
 #: A function that calls others reserves home slots for them, so that its own return address lies at least here.
 _HOME_SLOTS = 0x28
-_EXCEPTION_FRAME_SIZE = 0x140
 _WINDOW = 0x6000
 #: How far below the end of its stack a thread's outermost frame begins: behind the save area of the vector registers.
 TOP_OF_STACK = 0x1000
@@ -104,7 +103,7 @@ class Shapes(Walk):
         if not self.rows[-1][3] or not self.in_kernel(registers.rip):
             return None
         frame = registers.rsp
-        for distance in (_EXCEPTION_FRAME_SIZE, TRAP_IN_DISPATCHER):
+        for distance in (amd64.EXCEPTION_FRAME_SIZE, TRAP_IN_DISPATCHER):
             trap = frame + distance
             value = self.pointer(trap - 8)
             if value is None or not self.in_kernel(value):
@@ -118,7 +117,7 @@ class Shapes(Walk):
             context = Context("x64", {**saved, "rip": value, "rsp": trap}, "exception frame", frame)
             caller.gpr = list(amd64_unwind.Registers.from_context(context).gpr)
             caller.rip = value
-            if distance == _EXCEPTION_FRAME_SIZE and len(self.rows) <= 2 and self.start.crash:
+            if distance == amd64.EXCEPTION_FRAME_SIZE and len(self.rows) <= 2 and self.start.crash:
                 self.reported = trap
             return caller, TRAP_FRAME, True
         return None
