@@ -9,7 +9,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PRODUCT = CHECKOUT / "volatility3_kdump"
-_READS = {"read", "unsigned", "pointer", "unicode_string", "utf16", "c_string", "present", "list_entries"}
+_READS = {"read", "unsigned", "pointer", "unicode_string", "utf16", "c_string", "present"}
 #: It shows bytes of memory as they are: reading is what it does.
 _SHOWS_BYTES = PRODUCT / "views" / "memory.py"
 

@@ -186,22 +186,6 @@ def test_unicode_strings() -> None:
     assert memory_of(lone).unicode_string(0x10000) == "\ufffda"
 
 
-def test_lists_end_however_they_are_damaged() -> None:
-    def links(*values: int) -> Memory:
-        return memory_of(b"".join(struct.pack("<Q", value) for value in values))
-
-    head = 0x10000
-    assert list(links(0x10008, 0x10010, head).list_entries(head, 10)) == [0x10008, 0x10010]
-    assert list(links(head).list_entries(head, 10)) == []
-    assert list(links(0x10008, 0x10010, 0x10008).list_entries(head, 10)) == [0x10008, 0x10010]
-    assert list(links(0x10008, 0x10008).list_entries(head, 10)) == [0x10008]
-    assert list(links(0).list_entries(head, 10)) == []
-    assert list(links(0x10008, 0x99999).list_entries(head, 10)) == [0x10008, 0x99999]
-    assert list(links(*(0x10008 + 8 * index for index in range(100))).list_entries(head, 5)) == [
-        0x10008 + 8 * index for index in range(5)
-    ]
-
-
 def test_present_parts_of_a_range() -> None:
     held = {0x1000: b"a" * 0x1000, 0x3000: b"b" * 0x1000}
 

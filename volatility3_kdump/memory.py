@@ -177,16 +177,3 @@ class Memory:
                 if data is not None:
                     yield position, data
                 position += size
-
-    def list_entries(self, head: int, most: int) -> Iterator[int]:
-        """Addresses of the LIST_ENTRYs of a circular list, without the head.
-
-        Stops at the head, at an unreadable link, at one seen before, and after ``most`` entries. Whether the list was
-        whole can be told from the last entry: its forward link is the head.
-        """
-        seen = {head}
-        entry = self.pointer(head)
-        while entry and entry not in seen and len(seen) <= most:
-            seen.add(entry)
-            yield entry
-            entry = self.pointer(entry)

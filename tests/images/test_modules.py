@@ -93,16 +93,25 @@ def test_a_list_without_symbols(width: int) -> None:
 def test_a_list_that_is_torn(width: int) -> None:
     names = [f"m{index}.sys" for index in range(6)]
     space, entries = made(width, names)
-    # The fourth entry leads back to the second.
+    # The fourth entry leads back to the second; from the other end the last two are reached nevertheless.
     space.pointer(entries[3], entries[1])
     modules, problems = loaded_modules(space.memory(), HEAD[width], None)
-    assert [module.image_name for module in modules] == names[:4]
-    assert len(problems) == 1 and "torn" in problems[0] and f"{entries[3]:#x}" in problems[0]
+    assert [module.image_name for module in modules] == names
+    assert len(problems) == 1 and "cyclic" in problems[0] and f"{entries[3]:#x}" in problems[0]
     # The fourth is not in the dump.
     space.bytes = {address: value for address, value in space.bytes.items() if not 0 <= address - entries[3] < 0x100}
     modules, problems = loaded_modules(space.memory(), HEAD[width], None)
-    assert [module.image_name for module in modules] == names[:3]
-    assert len(problems) == 1 and f"{entries[3]:#x}" in problems[0] and "not there" in problems[0]
+    assert [module.image_name for module in modules] == [*names[:3], *names[4:]]
+    assert [f"{entries[3]:#x}" in problem for problem in problems] == [True, True, True]
+    assert "not there" in problems[2]
+
+
+@pytest.mark.parametrize("width", [8, 4])
+def test_no_module_is_taken_for_the_kernel_where_the_head_leads_nowhere(width: int) -> None:
+    space, _ = made(width, ["ntoskrnl.exe", "hal.dll"])
+    space.pointer(HEAD[width], 0x1000)
+    modules, problems = loaded_modules(space.memory(), HEAD[width], None)
+    assert modules == [] and "PsLoadedModuleList" in problems[0]
 
 
 def test_entries_without_sense_are_skipped_and_named() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from volatility3_kdump.errors import SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.structures import read_row, require_symbols
 
 HEAD = 0xFFFF800000001000
@@ -72,10 +72,9 @@ def test_pointers_of_32_bits_are_extended() -> None:
     assert found == (0xFFFFFFFF80001000, 0x80001000)
 
 
-def listed(links: Mapping[int, tuple[int, int]]) -> Any:
-    """A target whose memory holds LIST_ENTRYs: Flink and Blink by address."""
-    memory = memory_of({address: struct.pack("<QQ", *pair) for address, pair in links.items()})
-    return SimpleNamespace(memory=memory, is_kernel_address=lambda address: address >> 47 == 0x1FFFF)
+def listed(links: Mapping[int, tuple[int, int]]) -> Memory:
+    """Memory that holds LIST_ENTRYs: Flink and Blink by address."""
+    return memory_of({address: struct.pack("<QQ", *pair) for address, pair in links.items()})
 
 
 A, B, C, D = (HEAD + step * 0x100 for step in range(1, 5))

@@ -10,6 +10,7 @@ from volatility3_kdump import tables
 from volatility3_kdump.dump.triage import TriageDump
 from volatility3_kdump.images.pe import PeImage, parse_headers
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import Memory, sign_extended
 
 _MOST_MODULES = 4096
@@ -103,22 +104,21 @@ def loaded_modules(memory: Memory, head: int | None, nt: Layouts | None) -> tupl
     base_name = layouts.offset(type_name, "BaseDllName")
     problems: list[str] = []
     modules: list[Module] = []
-    last = head
-    for entry in memory.list_entries(head, _MOST_MODULES):
-        last = entry
+    walk = walk_list(memory, head, _MOST_MODULES, "PsLoadedModuleList")
+    problems += walk.problems
+    # The first module is the kernel: without the head's own link nothing tells which entry that is.
+    for entry in walk.entries if walk.break_at != 0 else ():
         data = memory.read(entry, reader.size)
         if data is None:
-            problems.append(f"loaded module entry at {entry:#x}: {memory.why_unreadable(entry)}; the list stops there")
-            return modules, problems
+            problems.append(f"loaded module entry at {entry:#x}: {memory.why_unreadable(entry)}; skipped")
+            continue
         row = reader.unpack(data)
         base = sign_extended(row.base, memory.pointer_size)
         if not base or not row.size or row.size > _LARGEST_IMAGE:
             problems.append(f"loaded module entry at {entry:#x} has base {base:#x} and size {row.size:#x}; skipped")
             continue
         image = parse_headers(lambda rva, size, base=base: memory.read(base + rva, size))  # type: ignore[misc]
-        modules.append(_module(memory, entry, row, base, image, full_name, base_name, first=not modules))
-    if memory.pointer(last) != head:
-        problems.append(f"PsLoadedModuleList is torn: the entry at {last:#x} does not lead back to its head")
+        modules.append(_module(memory, entry, row, base, image, full_name, base_name, first=entry == walk.entries[0]))
     return modules, problems
 
 

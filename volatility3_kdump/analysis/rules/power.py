@@ -25,6 +25,7 @@ from volatility3_kdump.analysis.arguments import (
 from volatility3_kdump.analysis.owners import microsoft_modules
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attempt, rule
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.io import requests as io
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.structures import layouts_of, read_fields
@@ -254,7 +255,7 @@ def _listed_irps(target: Target, head: int) -> Iterator[tuple[int, int]]:
     """(IRP, PDO) of every _TRIAGE_POP_IRP_DATA in a list; the kernel's own _POP_IRP_DATA starts in the same way."""
     layouts = layouts_of(target)
     type_name = "_TRIAGE_POP_IRP_DATA" if layouts.has_type("_TRIAGE_POP_IRP_DATA") else "_POP_IRP_DATA"
-    for entry in target.memory.list_entries(head, _MOST_IRPS):
+    for entry in walk_list(target.memory, head, _MOST_IRPS, "the list of IRPs").entries:
         try:
             values = read_fields(target, type_name, entry, {"irp": "Irp", "pdo": "Pdo"})
         except KdumpError:
@@ -338,7 +339,7 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
     nodes: list[io.DeviceNode] = []
     width = target.memory.pointer_size
     # The queue starts with DispatchedList, its requests with their list entry and DeviceNode.
-    for entry in list(target.memory.list_entries(values["queue"], _MOST_IRPS))[:_MOST_NAMED]:
+    for entry in walk_list(target.memory, values["queue"], _MOST_IRPS, "DispatchedList").entries[:_MOST_NAMED]:
         pointer = target.memory.pointer(entry + 2 * width)
         if not pointer:
             continue

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
 from volatility3_kdump.errors import KdumpError, Unreadable
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.io.requests import DriverObject, read_device, read_driver
-from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.processes.namespace import object_path
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def read_error_log(target: Target) -> ErrorLog:
         raise KdumpError(f"{target.name}: the address of IopErrorLogListHead is not known: {target.symbol_status}")
     if target.memory.pointer(head) is None:
         raise Unreadable(f"{target.name}: IopErrorLogListHead: {target.memory.why_unreadable(head)}")
-    walk = walk_list(target, head, _MOST_ENTRIES, "IopErrorLogListHead")
+    walk = walk_list(target.memory, head, _MOST_ENTRIES, "IopErrorLogListHead")
     link = tables.structures().offset(f"_ERROR_LOG_ENTRY{8 * target.memory.pointer_size}", "Flink")
     entries = tuple(read_entry(target, entry - link) for entry in walk.entries)
     return ErrorLog(head, entries, walk.problems)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.machine.processors import processors
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _entries(target: Target, data: int, what: str) -> tuple[list[int], str | Non
     nt, memory = target.nt, target.memory
     assert nt is not None
     if nt.has("_KDPC_DATA", "DpcListHead"):
-        walk = walk_list(target, data + nt.offset("_KDPC_DATA", "DpcListHead"), _MOST_QUEUED, what)
+        walk = walk_list(target.memory, data + nt.offset("_KDPC_DATA", "DpcListHead"), _MOST_QUEUED, what)
         return list(walk.entries), walk.problems[0] if walk.problems else None
     found: list[int] = []
     seen: set[int] = set()

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.lists import walk_list
+
 if TYPE_CHECKING:
     from volatility3_kdump.layout import Layouts
     from volatility3_kdump.target import Target
@@ -236,7 +238,7 @@ class SegmentHeaps:
         for heap in self.heaps.values():
             for context in self._contexts(heap):
                 head = context + self._nt.offset("_HEAP_SEG_CONTEXT", "SegmentListHead")
-                for start in self._memory.list_entries(head, _MOST_SEGMENTS):
+                for start in walk_list(self._memory, head, _MOST_SEGMENTS, "SegmentListHead").entries:
                     segment = self._segment(start, context, None, "the list of its heap")
                     if segment is not None and segment.heap.address == heap.address:
                         found.setdefault(start, segment)

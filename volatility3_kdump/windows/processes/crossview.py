@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes import processes
 from volatility3_kdump.windows.processes.handle_table import read_entries
@@ -172,7 +172,7 @@ class _Search:
         owner = nt.find("_HANDLE_TABLE", "QuotaProcess")
         if head is None or link is None or owner is None:
             return
-        walk = walk_list(target, head, _MOST_LINKS, HANDLES)
+        walk = walk_list(target.memory, head, _MOST_LINKS, HANDLES)
         if not walk.present or (not walk.entries and not walk.problems):
             return
         tables = {entry - link.offset for entry in walk.entries}
@@ -205,7 +205,7 @@ class _Search:
         for space in spaces:
             if not space or not target.is_kernel_address(space):
                 continue
-            walk = walk_list(target, space + head.offset, _MOST_LINKS, f"{SESSIONS} of {space:#x}")
+            walk = walk_list(target.memory, space + head.offset, _MOST_LINKS, f"{SESSIONS} of {space:#x}")
             walked = walked or walk.present
             problems += walk.problems
             found |= {entry - link.offset for entry in walk.entries}

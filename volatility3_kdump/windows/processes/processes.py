@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import FieldPath, Layouts
-from volatility3_kdump.windows.lists import ListWalk, walk_list
+from volatility3_kdump.lists import ListWalk, walk_list
 from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.structures import read_row
 
@@ -472,7 +472,7 @@ def walk_processes(target: Target, both: bool = False) -> ListWalk:
     if head is None or links is None:
         missing = "PsActiveProcessHead" if head is None else "the offset of EPROCESS.ActiveProcessLinks"
         return ListWalk((), (f"{missing} is not known: {target.symbol_status}",), 0, (), False)
-    return _moved(walk_list(target, head, _MOST_PROCESSES, "PsActiveProcessHead", both), links)
+    return _moved(walk_list(target.memory, head, _MOST_PROCESSES, "PsActiveProcessHead", both), links)
 
 
 def walk_threads(target: Target, process: int) -> ListWalk:
@@ -481,7 +481,7 @@ def walk_threads(target: Target, process: int) -> ListWalk:
     links = target.offset("_ETHREAD", "ThreadListEntry", None, generation="ThreadListEntry")
     if head is None or links is None:
         return ListWalk((), (f"the thread lists cannot be located: {target.symbol_status}",), 0, (), False)
-    return _moved(walk_list(target, process + head, _MOST_THREADS, f"ThreadListHead of {process:#x}"), links)
+    return _moved(walk_list(target.memory, process + head, _MOST_THREADS, f"ThreadListHead of {process:#x}"), links)
 
 
 def _moved(walk: ListWalk, links: int) -> ListWalk:

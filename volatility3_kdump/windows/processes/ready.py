@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.windows.lists import walk_list
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.structures import read_row
 
@@ -170,7 +170,7 @@ def _queue(
         # ReadySummary has a bit for every list that is not empty.
         if summary is not None and not summary >> priority & 1:
             continue
-        walk = walk_list(target, heads + priority * size, _MOST_READY, f"{what} at priority {priority}")
+        walk = walk_list(target.memory, heads + priority * size, _MOST_READY, f"{what} at priority {priority}")
         problems += walk.problems
         for entry in walk.entries:
             if entry not in seen:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError, Unreadable
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.progress import Progress
-from volatility3_kdump.windows.lists import walk_list
 from volatility3_kdump.windows.structures import read_row, require_symbols
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ class ResourceReader:
             problems.append(f"the object at {address:#x} {shown}")
             return
         head = address + self._nt.offset("_DISPATCHER_HEADER", "WaitListHead")
-        walk = walk_list(self._target, head, _MOST_WAITERS, f"the wait list of {address:#x}")
+        walk = walk_list(self._memory, head, _MOST_WAITERS, f"the wait list of {address:#x}")
         problems += walk.problems
         link = self._nt.offset("_KWAIT_BLOCK", "WaitListEntry")
         field = self._nt.offset("_KWAIT_BLOCK", "Thread")
@@ -404,7 +404,7 @@ def _every_row(
             return
     else:
         seen = {head}
-    walk = walk_list(target, head, _MOST_RESOURCES, "ExpSystemResourcesList")
+    walk = walk_list(target.memory, head, _MOST_RESOURCES, "ExpSystemResourcesList")
     problems += walk.problems
     for entry in walk.entries:
         if entry in seen:

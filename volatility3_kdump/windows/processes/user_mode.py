@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.windows.processes.processes import Process
 
@@ -124,11 +125,12 @@ def _modules(nt: Layouts, memory: Memory, loader: int) -> list[UserModule]:
     path_at = nt.offset("_LDR_DATA_TABLE_ENTRY", "FullDllName")
     links_at = nt.offset("_LDR_DATA_TABLE_ENTRY", "InLoadOrderLinks")
     found = []
-    for entry in memory.list_entries(loader + head_at.offset, _MOST_MODULES):
+    walk = walk_list(memory, loader + head_at.offset, _MOST_MODULES, "InLoadOrderModuleList", user=True)
+    for entry in walk.entries:
         address = entry - links_at
         data = memory.read(address, reader.size) if entry < _USER_END[memory.pointer_size] else None
         if data is None:
-            break
+            continue
         row = reader.unpack(data)
         if row.base:
             name, path = memory.unicode_string(address + name_at), memory.unicode_string(address + path_at)

@@ -1,4 +1,4 @@
-"""Doubly linked lists of the kernel, walked so that damage costs only the entries that it hides.
+"""Doubly linked lists of the target, walked so that damage costs only the entries that it hides.
 
 A list is followed from its head through Flink. Where that does not come back to the head, it is followed through Blink
 as well, from the other end; what lies between the two ends is lost, and is said to be.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from volatility3_kdump.memory import sign_extended
+from volatility3_kdump.memory import Memory, sign_extended
 
-if TYPE_CHECKING:
-    from volatility3_kdump.target import Target
+#: Where the kernel's half of the address space begins, by the size of a pointer.
+_KERNEL_HALF = {8: 0xFFFF800000000000, 4: 0xFFFFFFFF80000000}
 
 
 @dataclass(frozen=True)
@@ -32,52 +31,52 @@ class ListWalk:
     present: bool = True
 
 
-def walk_list(target: Target, head: int, most: int, what: str, both: bool = False) -> ListWalk:
+def walk_list(memory: Memory, head: int, most: int, what: str, both: bool = False, user: bool = False) -> ListWalk:
     """Walk the list at ``head``; ``what`` names it in messages. At most ``most`` entries are followed each way.
 
-    ``both`` follows Blink even where Flink leads back to the head. An entry whose own links are not in the dump is in
-    the result nevertheless: its neighbour names it.
+    ``user`` says that the entries lie in user mode, not in the kernel; ``both`` follows Blink even where Flink leads
+    back to the head. An entry whose own links are not in the dump is in the result nevertheless: its neighbour names
+    it.
     """
-    forward, wrong = _follow(target, head, most, 0)
+    forward, wrong = _follow(memory, head, most, 0, user)
     if wrong is None and not both:
         return ListWalk(tuple(forward), ())
-    backward, wrong_back = _follow(target, head, most, 1)
+    backward, wrong_back = _follow(memory, head, most, 1, user)
     backward.reverse()
     if not forward and not backward and wrong is not None and wrong_back is not None:
-        return ListWalk((), (f"{what}: {wrong}",), 0, (), target.memory.pointer(head) is not None)
+        return ListWalk((), (f"{what}: {wrong}",), 0, (), memory.pointer(head) is not None)
     if wrong is None:
         problems = [] if wrong_back is None else [f"{what}, backwards: {wrong_back}"]
         return ListWalk(tuple(forward), tuple(problems), None, tuple(backward))
-    known = set(forward)
-    entries = [*forward, *(entry for entry in backward if entry not in known)]
+    reached = set(forward)
+    entries = [*forward, *(entry for entry in backward if entry not in reached)]
     problems = [f"{what}: {wrong}; entries may be missing there"]
     if wrong_back is not None:
         problems.append(f"{what}, backwards: {wrong_back}")
     return ListWalk(tuple(entries), tuple(problems), len(forward), tuple(backward))
 
 
-def _follow(target: Target, head: int, most: int, link: int) -> tuple[list[int], str | None]:
+def _follow(memory: Memory, head: int, most: int, link: int, user: bool) -> tuple[list[int], str | None]:
     """The entries in one direction (0 Flink, 1 Blink), and why they do not end at the head."""
-    memory = target.memory
     size = memory.pointer_size
     layout = struct.Struct("<QQ" if size == 8 else "<II")
     seen = {head}
-    found: list[int] = []
+    entries: list[int] = []
     name = ("Flink", "Blink")[link]
     at = head
     while True:
         data = memory.read(at, 2 * size)
         if data is None:
-            return found, f"the entry at {at:#x} is not in the dump"
+            return entries, f"the entry at {at:#x} is not in the dump"
         following = sign_extended(layout.unpack(data)[link], size)
         if following == head:
-            return found, None
+            return entries, None
         if following in seen:
-            return found, f"{name} at {at:#x} leads back to {following:#x}: the list is cyclic"
-        if not target.is_kernel_address(following) or following % size:
-            return found, f"{name} at {at:#x} is {following:#x}, which is no kernel structure"
-        if len(found) >= most:
-            return found, f"more than {most} entries"
+            return entries, f"{name} at {at:#x} leads back to {following:#x}: the list is cyclic"
+        if (following < _KERNEL_HALF[size]) != user or following % size or not following:
+            return entries, f"{name} at {at:#x} is {following:#x}, which is no {'user' if user else 'kernel'} structure"
+        if len(entries) >= most:
+            return entries, f"more than {most} entries"
         seen.add(following)
-        found.append(following)
+        entries.append(following)
         at = following
