@@ -68,7 +68,7 @@ def test_nearest_lower_symbol_by_a_search_through_all(isf_path: Path) -> None:
         found = names.lookup(address)
         assert found is not None
         if not there:
-            assert found == Name("nt", None, address - BASE)
+            assert found == Name("nt", "`string'", address - BASE - below, "isf")
             continue
         assert found.offset == address - BASE - below
         assert found.source == "isf"
@@ -108,7 +108,7 @@ def test_return_addresses_belong_to_the_call_before_them() -> None:
 def test_literals_and_sections_bound_what_a_symbol_names() -> None:
     names = names_of({"Function": 0x1000, "??_C@_0BA@literal": 0x1100, "Shared": 0x1200, "??_C@_0BB@other": 0x1200})
     assert names.text(BASE + 0x10FF) == "x!Function+0xff"
-    assert names.text(BASE + 0x1110) == "x+0x1110"
+    assert names.text(BASE + 0x1110) == "x!`string'+0x10"
     assert names.text(BASE + 0x1204) == "x!Shared+0x4"
     sections = (Section(".data", 0x1000, 0x800, DATA), Section("PAGE", 0x2000, 0x1000, CODE))
     table = SymbolTable("pdb", "x.pdb", [(0x1010, "Variable"), (0x2080, "Function")])

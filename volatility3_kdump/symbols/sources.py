@@ -16,11 +16,8 @@ from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.isf import load_table
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity
 from volatility3_kdump.symbols.pdb.names import find_pdb
-from volatility3_kdump.symbols.pdb.undecorate import undecorate_cpp
+from volatility3_kdump.symbols.pdb.undecorate import LITERAL, LITERAL_NAME, undecorate_cpp
 from volatility3_kdump.symbols.types import TypeTable
-
-#: Start of the decorated names of string literals, which public symbols list among functions.
-_LITERAL = "??_C@"
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,7 @@ def isf_symbols(table: Layouts) -> SymbolTable:
 
     The host's converter has already taken the leading underscore from C names.
     """
-    symbols: list[tuple[int, bool, str]] = []
-    literals: list[int] = []
+    symbols: list[tuple[int, int, str]] = []
     for name in table.symbol_names():
         try:
             rva = table.symbol(name)
@@ -54,14 +50,14 @@ def isf_symbols(table: Layouts) -> SymbolTable:
             continue
         if not rva:
             continue
-        if name.startswith(_LITERAL):
-            literals.append(rva)
+        if name.startswith(LITERAL):
+            symbols.append((rva, 2, LITERAL_NAME))
         elif name.startswith("?"):
-            symbols.append((rva, True, undecorate_cpp(name)))
+            symbols.append((rva, 1, undecorate_cpp(name)))
         else:
-            symbols.append((rva, False, name))
+            symbols.append((rva, 0, name))
     symbols.sort()
-    return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols], sorted(literals))
+    return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols])
 
 
 def identity_in(image: ModuleImage) -> PdbIdentity | None:
@@ -142,9 +138,9 @@ class SymbolSources:
         found = find_pdb(self._path, identity, self._problems)
         if found is None:
             return None
-        literals = [rva for rva, name in found.symbols if name.startswith(_LITERAL)]
-        symbols = [pair for pair in found.symbols if not pair[1].startswith(_LITERAL)] if literals else found.symbols
-        return SymbolTable("pdb", str(found.path), symbols, literals)
+        # Any other name of a literal's address says more.
+        symbols = sorted(found.symbols, key=lambda pair: (pair[0], pair[1] == LITERAL_NAME))
+        return SymbolTable("pdb", str(found.path), symbols)
 
     def _from_exports(self, module: Module) -> SymbolTable | None:
         image = self._image_of(module)

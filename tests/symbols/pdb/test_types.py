@@ -330,6 +330,23 @@ def test_equal_definitions_are_one() -> None:
     assert list(types) == ["X"]
 
 
+def test_no_definition_of_a_name_is_lost() -> None:
+    """The first two are alike, the third is not: what refers to the first must not be shown as the third."""
+    types, _ = definitions(
+        fields(field("a", INT, 0)),
+        structure("A", 0x1000, 4),
+        fields(field("a", INT, 0)),
+        structure("A", 0x1002, 4),
+        fields(field("a", INT, 0), field("b", INT, 4)),
+        structure("A", 0x1004, 8),
+        fields(field("one", 0x1001, 0), field("three", 0x1005, 4)),
+        structure("S", 0x1006, 12),
+    )
+    named = {label: held["type"]["name"] for label, held in types["S"]["fields"].items()}
+    assert named["three"] == "A" and types["A"]["size"] == 8
+    assert types[named["one"]]["size"] == 4 and list(types[named["one"]]["fields"]) == ["a"]
+
+
 def test_pointers_of_another_width() -> None:
     records = [
         record(0x1002, struct.pack("<II", INT, 0x0A)),

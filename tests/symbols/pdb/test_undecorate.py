@@ -63,6 +63,18 @@ def test_c_names_of_32_bit_images(decorated: str, shown: str) -> None:
         ("?Twice@Twice@0@SAXXZ", "Twice::Twice::Twice"),
         ("?Negative@?$T@$0?0@@SAXXZ", "T<-1>::Negative"),
         ("?One@?$T@$00@@SAXXZ", "T<1>::One"),
+        ("??_C@_0BA@JFNIOLAK@string?5too?5long?$AA@", "`string'"),
+        ("??_R0?AVexception@@@8", "exception `RTTI Type Descriptor'"),
+        ("??_R0?AUBase@N@@@8", "N::Base `RTTI Type Descriptor'"),
+        ("??_R0H@8", "int `RTTI Type Descriptor'"),
+        # As llvm-undname has them, but for the blanks between numbers.
+        ("??_R1A@?0A@EA@exception@@8", "exception::`RTTI Base Class Descriptor at (0,-1,0,64)'"),
+        ("??_R17A@3EA@Base@@8", "Base::`RTTI Base Class Descriptor at (8,0,4,64)'"),
+        ("??_R2exception@@8", "exception::`RTTI Base Class Array'"),
+        ("??_R3exception@std@@8", "std::exception::`RTTI Class Hierarchy Descriptor'"),
+        ("??_R4exception@@6B@", "exception::`RTTI Complete Object Locator'"),
+        ("?x@?A0x12345678@@3HA", "`anonymous namespace'::x"),
+        ("?f@?A0xabcdef01@N@@YAXXZ", "N::`anonymous namespace'::f"),
     ],
 )
 def test_cpp_names(decorated: str, shown: str) -> None:
@@ -80,13 +92,15 @@ def test_cpp_names(decorated: str, shown: str) -> None:
         "?x@y",
         "?x@@",  # what follows the name is cut off
         "?5@@YAXXZ",  # refers back to nothing
-        "??_C@_0BA@text@",
         "?x@?1??Function@@9@9",
         "??0@QEAA@XZ",
         "?x@?$T@$1?f@@YAXXZ@@SAXXZ",
         "?" + "a@" * 3000,
         "?x" + "@?$T@U" * 40,
-        "?x@?A0x12345678@@YAXXZ",
+        "?x@?A0x1234567g@@YAXXZ",
+        "??_R5exception@@8",
+        "??_R4@@6B@",
+        "??_R0",
     ],
 )
 def test_what_is_not_understood_stays(name: str) -> None:

@@ -217,6 +217,7 @@ class TypeStream:
         """Read every structure, union and enumeration, and give each a name of its own."""
         data = self._data
         by_name: dict[str, int] = {}
+        alike: dict[str, list[int]] = {}
         by_unique: dict[str, int] = {}
         for number, at in enumerate(self._offsets):
             leaf = data[at + 2] | data[at + 3] << 8
@@ -230,7 +231,9 @@ class TypeStream:
             if not found.forward:
                 earlier = by_name.get(name)
                 if earlier is not None and self._differ(self._definitions[earlier], found):
-                    self._names[earlier] = f"{name}__{earlier:x}"
+                    for other in alike.pop(name):
+                        self._names[other] = f"{name}__{other:x}"
+                alike.setdefault(name, []).append(index)
                 by_name[name] = index
                 if found.unique is not None:
                     by_unique[found.unique] = index

@@ -12,6 +12,7 @@ import re
 
 _STDCALL = re.compile(r"([_@]?)([^@?]+)@{1,2}\d+")
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
+_NAMESPACE_HASH = re.compile(r"(0x[0-9a-fA-F]{1,16})?")
 _DEEPEST = 16
 _LONGEST = 4096
 
@@ -75,6 +76,17 @@ _OPERATORS = {
 }
 
 
+#: Run-time type information, by the digit behind ``??_R``.
+_RTTI = {
+    "2": "`RTTI Base Class Array'",
+    "3": "`RTTI Class Hierarchy Descriptor'",
+    "4": "`RTTI Complete Object Locator'",
+}
+#: String literals, whose decorated names hold their text, or a part of it.
+LITERAL = "??_C@"
+LITERAL_NAME = "`string'"
+
+
 class _NotUnderstood(Exception):
     pass
 
@@ -99,6 +111,8 @@ def undecorate_cpp(name: str) -> str:
     """The qualified name in a decorated C++ name; the name itself when it is none, or is not understood."""
     if not name.startswith("?") or len(name) > _LONGEST:
         return name
+    if name.startswith(LITERAL):
+        return LITERAL_NAME
     try:
         return _Parser(name).symbol()
     except (_NotUnderstood, IndexError):
@@ -133,6 +147,8 @@ class _Parser:
         code = self.next()
         if code == "_":
             code += self.next()
+        if code == "_R":
+            return self.type_information()
         if code in "01":
             scopes = self.scopes()
             self.must_be_typed()
@@ -146,13 +162,42 @@ class _Parser:
         self.must_be_typed()
         return "::".join([*scopes, _OPERATORS[code]])
 
+    def type_information(self) -> str:
+        """``??_R``: what the compiler writes for dynamic_cast and exceptions."""
+        code = self.next()
+        if code == "0":
+            self.accept("?A")  # how the type itself is qualified
+            name = self.type()
+            self.must_be_typed()
+            return f"{name} `RTTI Type Descriptor'"
+        if code == "1":
+            numbers = ",".join(self.number() for _ in range(4))
+            name = f"`RTTI Base Class Descriptor at ({numbers})'"
+        elif code in _RTTI:
+            name = _RTTI[code]
+        else:
+            raise _NotUnderstood
+        scopes = self.scopes()
+        self.must_be_typed()
+        if not scopes:
+            raise _NotUnderstood
+        return "::".join([*scopes, name])
+
     def scopes(self) -> list[str]:
         """The enclosing names, outermost first."""
         found: list[str] = []
         while not self.accept("@"):
             if self.accept("?"):
+                if self.accept("A"):
+                    end = self.text.index("@", self.position) if "@" in self.text[self.position :] else -1
+                    if end < 0 or not _NAMESPACE_HASH.fullmatch(self.text, self.position, end):
+                        raise _NotUnderstood
+                    self.position = end + 1
+                    found.append("`anonymous namespace'")
+                    self.remember(found[-1])
+                    continue
                 if not self.accept("$"):
-                    raise _NotUnderstood  # a scope inside a function, or an anonymous namespace
+                    raise _NotUnderstood  # a scope inside a function
                 found.append(self.template_scope())
             else:
                 found.append(self.identifier())
