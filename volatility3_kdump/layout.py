@@ -234,10 +234,10 @@ class Layouts:
 
     def field(self, type_name: str, path: FieldPath) -> Field:
         """As :meth:`find`, but raises :class:`LayoutError` when no alternative exists."""
-        found = self.find(type_name, path)
-        if found is None:
+        field = self.find(type_name, path)
+        if field is None:
             raise LayoutError(f"{self.origin}: {type_name} has no field {path}")
-        return found
+        return field
 
     def offset(self, type_name: str, path: FieldPath) -> int:
         """Byte offset of a field in its structure. Raises :class:`LayoutError` when it does not exist."""

@@ -204,15 +204,15 @@ class Target:
         """The kernel's base and identity, ``None`` when nothing in the dump gives them."""
         if self.layer_name is None:
             return None
-        found = find_kernel(self.dump, self.memory.read, self._plain_debugger)
-        if found is None:
+        kernel = find_kernel(self.dump, self.memory.read, self._plain_debugger)
+        if kernel is None:
             self.problems.append("no kernel found: neither KDDEBUGGER_DATA64 nor the loaded module list is in the dump")
-        elif found.identity is None and self.dump.triage is not None and self.modules:
+        elif kernel.identity is None and self.dump.triage is not None and self.modules:
             # A small memory dump does not hold the RSDS record; an image file on the image path does.
             identity = identity_in(self.images.image_of(self.modules[0]))
-            if identity is not None and self.modules[0].base == found.base:
-                found = dataclasses.replace(found, identity=identity, candidates=())
-        return found
+            if identity is not None and self.modules[0].base == kernel.base:
+                kernel = dataclasses.replace(kernel, identity=identity, candidates=())
+        return kernel
 
     @functools.cached_property
     def kernel_table(self) -> KernelTable:
@@ -316,9 +316,9 @@ class Target:
         if self.dump.triage is not None:
             return nt_modules.modules_of_triage(self.dump.triage)
         head = self.header.ps_loaded_module_list or self.variable("PsLoadedModuleList", "PsLoadedModuleList")
-        found, problems = nt_modules.loaded_modules(self.memory, head, self.nt)
+        modules, problems = nt_modules.loaded_modules(self.memory, head, self.nt)
         self.problems.extend(problems)
-        return found
+        return modules
 
     @functools.cached_property
     def unloaded_modules(self) -> list[UnloadedModule]:

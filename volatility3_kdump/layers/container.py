@@ -104,10 +104,10 @@ def extract(location: str, member: str | None = None, progress: Progress | None 
 
     ``member`` names it, else the URL's fragment. Raises a :class:`~volatility3_kdump.errors.KdumpError`.
     """
-    found = local_path(location)
-    if found is None:
+    place = local_path(location)
+    if place is None:
         return None
-    return open_container(found[0], member or found[1], progress)
+    return open_container(place[0], member or place[1], progress)
 
 
 def member_layer(
@@ -190,9 +190,9 @@ class KdumpContainerStacker(interfaces.automagic.StackerLayerInterface):
         layer = context.layers[layer_name]
         if not isinstance(layer, physical.FileLayer):
             return None
-        found = local_path(layer.location)
+        place = local_path(layer.location)
         try:
-            if found is None or not is_container(found[0]):
+            if place is None or not is_container(place[0]):
                 return None
             extracted = extract(layer.location, None, progress_callback)
         except OSError:
@@ -201,7 +201,7 @@ class KdumpContainerStacker(interfaces.automagic.StackerLayerInterface):
             # The host goes on with the file itself, so this is the only place that can say why nothing fits.
             hint = f" (for this plugin: -f {urllib.parse.urldefrag(layer.location).url}#NAME)"
             vollog.warning(
-                f"kdump: {found[0].name if found else layer.location}: {error}"
+                f"kdump: {place[0].name if place else layer.location}: {error}"
                 + (hint if isinstance(error, MemberNotChosen) else "")
             )
             return None

@@ -95,11 +95,11 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
                     self.name, offset, f"No page at or above {offset:#x} in the dump"
                 )
             pfn = following
-        found = self._pages.extent(pfn, self._pages.declared + 1)
-        if found.offset is None:
+        extent = self._pages.extent(pfn, self._pages.declared + 1)
+        if extent.offset is None:
             raise exceptions.InvalidAddressException(self.name, offset, f"Page {pfn:#x} is not in the dump")
-        length = found.count << _PAGE_SHIFT
-        return found.pfn << _PAGE_SHIFT, found.offset, length, length
+        length = extent.count << _PAGE_SHIFT
+        return extent.pfn << _PAGE_SHIFT, extent.offset, length, length
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
         if offset < 0:
@@ -109,10 +109,10 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
         if first == last:
             return self._pages.offset_of(first) is not None
         while first <= last:
-            found = self._pages.extent(first, last - first + 1)
-            if found.offset is None:
+            extent = self._pages.extent(first, last - first + 1)
+            if extent.offset is None:
                 return False
-            first += found.count
+            first += extent.count
         return True
 
     def mapping(
@@ -124,8 +124,8 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
         while position < end:
             pfn = position >> _PAGE_SHIFT
             within = position & _PAGE_MASK
-            found = self._pages.extent(pfn, (end - 1 >> _PAGE_SHIFT) - pfn + 1)
-            if found.offset is None:
+            extent = self._pages.extent(pfn, (end - 1 >> _PAGE_SHIFT) - pfn + 1)
+            if extent.offset is None:
                 if not ignore_errors:
                     raise exceptions.InvalidAddressException(self.name, position, f"Page {pfn:#x} is not in the dump")
                 following = self._pages.next_present(pfn)
@@ -133,9 +133,9 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
                     return
                 position = following << _PAGE_SHIFT
                 continue
-            size = min((found.count << _PAGE_SHIFT) - within, end - position)
+            size = min((extent.count << _PAGE_SHIFT) - within, end - position)
             shown = size if length else 0
-            yield position, shown, found.offset + within, shown, self._base_layer
+            yield position, shown, extent.offset + within, shown, self._base_layer
             position += size
 
     def read(self, offset: int, length: int, pad: bool = False) -> bytes:
@@ -166,10 +166,10 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
 
     def _enter(self, pfn: int) -> None:
         """Remember the stretch of stored pages that begins with a page frame."""
-        found = self._pages.extent(pfn, _LONGEST_STRETCH)
-        if found.offset is not None:
+        extent = self._pages.extent(pfn, _LONGEST_STRETCH)
+        if extent.offset is not None:
             low = pfn << _PAGE_SHIFT
-            self._stretch = low, low + (found.count << _PAGE_SHIFT), found.offset - low
+            self._stretch = low, low + (extent.count << _PAGE_SHIFT), extent.offset - low
 
     @property
     def minimum_address(self) -> int:

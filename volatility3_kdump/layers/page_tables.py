@@ -177,13 +177,13 @@ class AddressSpace:
         try:
             return self._places[page]
         except KeyError:
-            found = self.walk(page)
+            outcome = self.walk(page)
             # Where the symbols are not loaded yet they may tell more of it later.
-            if isinstance(found, Place) or self.tables.learn is None or not found.unsure:
+            if isinstance(outcome, Place) or self.tables.learn is None or not outcome.unsure:
                 if len(self._places) >= _MOST_PLACES:
                     self._places.clear()
-                self._places[page] = found
-            return found
+                self._places[page] = outcome
+            return outcome
 
     @property
     def forms(self) -> EntryForms:
@@ -235,8 +235,8 @@ class AddressSpace:
     def _of_section(self, entry: int, depth: int) -> Place | Fault:
         """The page of a section, by the prototype entry that an entry names."""
         address = paging.prototype_address(entry, self.forms, self.mode)
-        found = self.walk(address & self._mask, None, depth) if address is not None else None
-        data = self._read(found, address or 0, 8) if isinstance(found, Place) else None
+        prototype = self.walk(address & self._mask, None, depth) if address is not None else None
+        data = self._read(prototype, address or 0, 8) if isinstance(prototype, Place) else None
         if data is None:
             return Fault(PAGE_SHIFT, entry)
         value = int.from_bytes(data, "little")
@@ -291,8 +291,10 @@ class AddressSpace:
         pages, inverse = np.unique(wanted >> np.uint64(PAGE_SHIFT), return_inverse=True)
         bases = np.full(len(pages), -1, np.int64)
         self._translate_pages(0, self.root, pages, np.arange(len(pages)), bases)
-        found = bases[inverse.reshape(-1)]
-        physical: Numbers = np.where(found < 0, found, found | (wanted & np.uint64(_PAGE_MASK)).astype(np.int64))
+        translated = bases[inverse.reshape(-1)]
+        physical: Numbers = np.where(
+            translated < 0, translated, translated | (wanted & np.uint64(_PAGE_MASK)).astype(np.int64)
+        )
         return physical
 
     def _translate_pages(self, depth: int, table: int, pages: Words, indexes: Numbers, bases: Numbers) -> None:
@@ -464,8 +466,8 @@ class _Range:
                 tables.append(data)
                 starts.append(start)
         if tables:
-            words = np.frombuffer(b"".join(tables), np.uint64 if width == 8 else np.uint32)
-            parts += self._leaves(words.astype(np.uint64).reshape(len(tables), -1), np.array(starts, np.int64))
+            entries_below = np.frombuffer(b"".join(tables), np.uint64 if width == 8 else np.uint32)
+            parts += self._leaves(entries_below.astype(np.uint64).reshape(len(tables), -1), np.array(starts, np.int64))
         yield from self._batch(parts)
 
     def _large(self, entry: int, level: TableLevel, start: int) -> tuple[Numbers, Numbers, Numbers, int]:
@@ -543,13 +545,13 @@ class _Range:
         flags = np.uint64(VALID | paging.PROTOTYPE_BIT | paging.TRANSITION_BIT)
         high = tables >> np.uint64(32 if width == 8 else PAGE_SHIFT)
         rows, columns = np.nonzero((tables & flags == 0) & (high != 0))
-        found: dict[int, list[tuple[int, int]]] = {}
+        by_file: dict[int, list[tuple[int, int]]] = {}
         addresses = starts[rows] + (columns.astype(np.int64) << PAGE_SHIFT)
         for address, entry in zip(addresses.tolist(), tables[rows, columns].tolist(), strict=True):
             located = paging.page_file_place(entry, space.forms, width)
             if located is not None and space._has_page(*located):
-                found.setdefault(located[0], []).append((address, located[1] << PAGE_SHIFT))
-        for number, pairs in found.items():
+                by_file.setdefault(located[0], []).append((address, located[1] << PAGE_SHIFT))
+        for number, pairs in by_file.items():
             pair = np.array(pairs, np.int64).T
             yield pair[0], np.full(len(pairs), PAGE_SIZE, np.int64), pair[1], number
 

@@ -88,9 +88,9 @@ def reader_of(
             return None
         within = address & _PAGE_MASK
         if locate is not None and 0 < size <= PAGE_SIZE - within:
-            found = locate(address & mask & ~_PAGE_MASK)
-            if found is not None:
-                source, offset = found
+            located = locate(address & mask & ~_PAGE_MASK)
+            if located is not None:
+                source, offset = located
                 piece = source.read(offset + within, size)
                 return piece if len(piece) == size else None
         try:
@@ -159,10 +159,10 @@ def _page_locator(
     pages, source, name = physical.dump.pages, physical.dump.source, physical.name
     if pages is None:
         return None
-    known: dict[int, int] = {}
+    offsets: dict[int, int] = {}
 
     def locate(page: int) -> tuple[Source, int] | None:
-        offset = known.get(page)
+        offset = offsets.get(page)
         if offset is None:
             try:
                 translated, _, behind = tables._translate(page)
@@ -171,9 +171,9 @@ def _page_locator(
             offset = pages.offset_of(translated >> _PAGE_SHIFT) if behind == name else None
             if offset is None:
                 return None
-            if len(known) >= _MOST_PAGES:
-                known.clear()
-            known[page] = offset
+            if len(offsets) >= _MOST_PAGES:
+                offsets.clear()
+            offsets[page] = offset
         return source, offset
 
     return locate

@@ -70,15 +70,15 @@ class KdumpTranslation(intel.Intel):
     def _paging_files(self) -> dict[int, Source]:
         """The paging files that the configuration names, by number."""
         self._swap_names: dict[int, str] = {}
-        found: dict[int, Source] = {}
+        files: dict[int, Source] = {}
         if self.config.get("swap_layers", False):
             for number in range(_PAGING_FILES):
                 path = interfaces.configuration.path_join("swap_layers", f"swap_layers{number}")
                 name = self.config.get(path, None)
                 if name in self.context.layers:
                     self._swap_names[number] = name
-                    found[number] = source_of(self.context.layers[name])
-        return found
+                    files[number] = source_of(self.context.layers[name])
+        return files
 
     # one address ------------------------------------------------------------------------------------------------------
 

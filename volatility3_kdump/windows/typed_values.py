@@ -96,11 +96,13 @@ class TypedReader:
     def describe(self, name: str) -> TypeDescription | None:
         """A type by its exact name, its members by offset, what is no bit field first where several share one."""
         if name not in self._described:
-            found = self.table.describe(name)
-            if found is not None and found.members:
-                members = sorted(found.members, key=_order)
-                found = TypeDescription(found.name, found.kind, found.size, tuple(members), (), found.base)
-            self._described[name] = found
+            description = self.table.describe(name)
+            if description is not None and description.members:
+                members = sorted(description.members, key=_order)
+                description = TypeDescription(
+                    description.name, description.kind, description.size, tuple(members), (), description.base
+                )
+            self._described[name] = description
         return self._described[name]
 
     def first_absent(self, address: int, size: int) -> int | None:
@@ -271,8 +273,8 @@ class TypedReader:
         return bool(base.get("signed")) and base.get("kind") in ("int", "char")
 
     def _base_kind(self, type_: TypeReference) -> dict[str, object]:
-        found = self.table.layouts.types.base_types.get(type_.name or "", {}) if type_.kind == "base" else {}
-        return found if isinstance(found, dict) else {}
+        base = self.table.layouts.types.base_types.get(type_.name or "", {}) if type_.kind == "base" else {}
+        return base if isinstance(base, dict) else {}
 
     def _pointer(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
         size = type_.size or self.memory.pointer_size
@@ -281,24 +283,24 @@ class TypedReader:
             return FieldValue(name, offset, type_, address)
         if size == 4:
             value = sign_extended(value, self.memory.pointer_size)
-        found = FieldValue(name, offset, type_, address, value, True)
+        field = FieldValue(name, offset, type_, address, value, True)
         goal = type_.target
         if not value or goal is None:
-            return found
+            return field
         if goal.kind == "function" or (goal.kind == "base" and goal.name == "void"):
             place = self.target.names.lookup(value)
-            known = place is not None and (goal.kind == "function" or place.symbol is not None)
-            return _with(found, symbol=str(place) if known else None)
+            named = place is not None and (goal.kind == "function" or place.symbol is not None)
+            return _with(field, symbol=str(place) if named else None)
         if goal.kind == "pointer":
-            return _with(found, pointed=self.memory.pointer(value))
+            return _with(field, pointed=self.memory.pointer(value))
         width = character_width(goal)
         if width:
-            text, unread = self.string(value, width)
-            return _with(found, text=text, unread=unread)
+            string, unread = self.string(value, width)
+            return _with(field, text=string, unread=unread)
         if goal.kind == "struct" and goal.name in _STRINGS:
             inner = self._record("", 0, goal, value)
-            return _with(found, text=inner.text, unread=inner.unread)
-        return found
+            return _with(field, text=inner.text, unread=inner.unread)
+        return field
 
     def string(self, address: int, width: int, most: int = _TEXT) -> tuple[str | None, int | None]:
         """A string that ends at its NUL: its text, else the address that could not be read."""
@@ -313,8 +315,8 @@ class TypedReader:
             return FieldValue(name, offset, type_, address, held=True)
         width = character_width(element)
         if width:
-            text, unread = self.string(address, width, min(type_.count, 4096))
-            return FieldValue(name, offset, type_, address, held=unread is None, text=text, unread=unread)
+            string, unread = self.string(address, width, min(type_.count, 4096))
+            return FieldValue(name, offset, type_, address, held=unread is None, text=string, unread=unread)
         first = self.value("", 0, element, address)
         return FieldValue(name, offset, type_, address, held=first.held, first=first)
 
@@ -331,8 +333,8 @@ class TypedReader:
             return FieldValue(name, offset, type_, address, value, value is not None)
         if type_.name == "_GUID":
             data = self.memory.read(address, 16)
-            text = None if data is None else f"{{{uuid.UUID(bytes_le=data)}}}"
-            return FieldValue(name, offset, type_, address, held=data is not None, text=text)
+            guid = None if data is None else f"{{{uuid.UUID(bytes_le=data)}}}"
+            return FieldValue(name, offset, type_, address, held=data is not None, text=guid)
         return FieldValue(name, offset, type_, address, held=True)
 
     def _counted_string(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
@@ -341,13 +343,13 @@ class TypedReader:
         buffer = self.memory.pointer((address + self.memory.pointer_size) % _TOP)
         if length is None or buffer is None:
             return FieldValue(name, offset, type_, address)
-        found = FieldValue(name, offset, type_, address, held=True)
+        field = FieldValue(name, offset, type_, address, held=True)
         if not length:
-            return _with(found, text="")
+            return _with(field, text="")
         data = self.memory.read(buffer, length - length % width)
         if data is None:
-            return _with(found, unread=buffer)
-        return _with(found, text=data.decode("latin-1" if width == 1 else "utf-16-le", "replace"))
+            return _with(field, unread=buffer)
+        return _with(field, text=data.decode("latin-1" if width == 1 else "utf-16-le", "replace"))
 
     # lists ------------------------------------------------------------------------------------------------------
 
@@ -358,24 +360,24 @@ class TypedReader:
         before one that was seen, after a null or unreadable pointer, and after 65,536 structures.
         """
         nt = self.table.layouts
-        found = nt.find(name, path)
-        if found is None:
+        field = nt.find(name, path)
+        if field is None:
             raise KdumpError(f"Cannot find specified field members: {name} has no field {path}")
-        inside = found.type_name == "_LIST_ENTRY"
+        inside = field.type_name == "_LIST_ENTRY"
         parent, _, last = path.rpartition(".")
         around = 0
         if inside:
-            around = found.offset
+            around = field.offset
         elif last in ("Flink", "Blink") and parent:
             around = nt.offset(name, parent)
-        elif found.kind != "pointer":
+        elif field.kind != "pointer":
             raise KdumpError(f"{name}.{path} is no pointer to a next structure")
         seen: set[int] = set()
         entry: int | None = address
         while entry and entry not in seen and len(seen) < MOST_ENTRIES:
             seen.add(entry)
             yield entry
-            link = self.memory.pointer((entry + found.offset) % _TOP)
+            link = self.memory.pointer((entry + field.offset) % _TOP)
             entry = (link - around) % _TOP if link else None
 
 
@@ -390,11 +392,11 @@ def _order(member: Member) -> tuple[int, bool, int]:
     return member.offset, member.type.kind == "bitfield", member.type.bit or 0
 
 
-def _pattern(text: str, prefix: bool) -> Wildcard | None:
+def _pattern(pattern: str, prefix: bool) -> Wildcard | None:
     """What a field's name has to fit; ``None`` for anything."""
-    if not text:
+    if not pattern:
         return None
-    return Wildcard(f"{text}*" if prefix else text)
+    return Wildcard(f"{pattern}*" if prefix else pattern)
 
 
 def _with(value: FieldValue, **changes: object) -> FieldValue:

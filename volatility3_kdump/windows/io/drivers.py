@@ -92,10 +92,10 @@ class SectionInfo:
     @property
     def text(self) -> str:
         """``code, read-only, pageable``."""
-        words = ["code" if self.section.executable else "data"]
-        words.append("writable" if self.section.writable else "read-only")
-        words.append("discardable" if self.discardable else "pageable" if self.pageable else "resident")
-        return ", ".join(words)
+        attributes = ["code" if self.section.executable else "data"]
+        attributes.append("writable" if self.section.writable else "read-only")
+        attributes.append("discardable" if self.discardable else "pageable" if self.pageable else "resident")
+        return ", ".join(attributes)
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,19 @@ class DriverDetails:
 
     @property
     def code(self) -> int | None:
-        return self._sum(lambda item: item.section.executable)
+        return self._sum(lambda info: info.section.executable)
 
     @property
     def data(self) -> int | None:
-        return self._sum(lambda item: not item.section.executable)
+        return self._sum(lambda info: not info.section.executable)
 
     @property
     def pageable(self) -> int | None:
-        return self._sum(lambda item: item.pageable)
+        return self._sum(lambda info: info.pageable)
 
     @property
     def discardable(self) -> int | None:
-        return self._sum(lambda item: item.discardable)
+        return self._sum(lambda info: info.discardable)
 
     @property
     def company(self) -> str | None:
@@ -145,7 +145,7 @@ class DriverDetails:
 
     def _sum(self, chosen: object) -> int | None:
         assert callable(chosen)
-        return sum(item.size for item in self.sections if chosen(item)) if self.sections else None
+        return sum(info.size for info in self.sections if chosen(info)) if self.sections else None
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,10 @@ class DriverObjects:
     def of(self, module: Module) -> list[FoundDriver]:
         """Those of a module: by DriverSection, its loader entry, or else by where the driver's image starts."""
         return [
-            item
-            for item in self.found
-            if (module.entry is not None and item.driver.section == module.entry)
-            or (item.driver.start is not None and item.driver.start == module.base)
+            driver
+            for driver in self.found
+            if (module.entry is not None and driver.driver.section == module.entry)
+            or (driver.driver.start is not None and driver.driver.start == module.base)
         ]
 
 
@@ -270,29 +270,29 @@ def driver_objects(target: Target) -> DriverObjects:
 
     A driver that has taken its object out of the directory still has devices in the stacks of others.
     """
-    found: dict[int, FoundDriver] = {}
+    by_address: dict[int, FoundDriver] = {}
     problems: list[str] = []
     for path in DIRECTORIES:
         directory = read_directory(target, path)
         problems += directory.problems
-        for item in directory.objects:
-            if item.type_name in ("Driver", None) and item.address not in found:
+        for named in directory.objects:
+            if named.type_name in ("Driver", None) and named.address not in by_address:
                 try:
-                    found[item.address] = _found(target, item.address, BY_DIRECTORY)
+                    by_address[named.address] = _found(target, named.address, BY_DIRECTORY)
                 except Unreadable as error:
-                    if item.type_name == "Driver":
-                        problems.append(f"{path}\\{item.name or '?'}: {error}")
+                    if named.type_name == "Driver":
+                        problems.append(f"{path}\\{named.name or '?'}: {error}")
                 except KdumpError as error:
                     problems.append(str(error))
                     break
-    listed = {device for driver in found.values() for device in driver.devices}
+    listed = {device for driver in by_address.values() for device in driver.devices}
     for address in _stacked_devices(target, listed, problems):
-        if address not in found:
+        if address not in by_address:
             try:
-                found[address] = _found(target, address, BY_DEVICE)
+                by_address[address] = _found(target, address, BY_DEVICE)
             except KdumpError as error:
                 problems.append(str(error))
-    return DriverObjects(tuple(found.values()), tuple(dict.fromkeys(problems)))
+    return DriverObjects(tuple(by_address.values()), tuple(dict.fromkeys(problems)))
 
 
 def _found(target: Target, address: int, known_by: str) -> FoundDriver:

@@ -237,7 +237,7 @@ def _strings(
         why = "it is odd" if start % 2 else "that is not between the dump data and the end of the packet"
         notes.append(f"StringOffset is {start:#x}: {why}")
         return None
-    found: list[str] = []
+    strings: list[str] = []
     at, stop = start, min(end, len(data))
     for _ in range(count):
         following = at
@@ -245,12 +245,12 @@ def _strings(
             following += 2
         if following + 2 > stop:
             break
-        found.append(bytes(data[at:following]).decode("utf-16-le", "replace"))
+        strings.append(bytes(data[at:following]).decode("utf-16-le", "replace"))
         at = following + 2
-    if len(found) < count:
+    if len(strings) < count:
         why = missing if len(data) < end else "the packet ends there"
-        notes.append(f"{count} strings are counted, and {len(found)} have an end: {why}")
-    return tuple(found)
+        notes.append(f"{count} strings are counted, and {len(strings)} have an end: {why}")
+    return tuple(strings)
 
 
 # from a dump ----------------------------------------------------------------------------------------------------------
@@ -334,8 +334,8 @@ def _events() -> Mapping[int, tuple[str, str | None]]:
 
 def event_code(value: int) -> Code:
     """The ErrorCode of a packet: an event of the I/O error log, or an NTSTATUS. Drivers have codes of their own."""
-    name, text = _events().get(value, (None, None))
-    return Code(value, name or tables.status_names().get(value), text)
+    name, meaning = _events().get(value, (None, None))
+    return Code(value, name or tables.status_names().get(value), meaning)
 
 
 def status_code(value: int) -> Code:

@@ -173,9 +173,9 @@ class Irp:
 def _object(target: Target, type_name: str, kind: int, address: int, paths: Mapping[str, FieldPath]) -> dict[str, Any]:
     """The fields of a structure that starts with a type number, which must be the right one if it is in the dump."""
     values = read_fields(target, type_name, address, {"kind": "Type", **paths})
-    found = values.pop("kind")
-    if found is not None and found != kind:
-        raise Unreadable(f"no {_KINDS[kind]} at {address:#x}: its type is {found & 0xFFFF}, not {kind}")
+    stored = values.pop("kind")
+    if stored is not None and stored != kind:
+        raise Unreadable(f"no {_KINDS[kind]} at {address:#x}: its type is {stored & 0xFFFF}, not {kind}")
     return values
 
 
@@ -245,18 +245,18 @@ def read_device(target: Target, address: int) -> DeviceObject:
 def driver_devices(target: Target, driver: DriverObject) -> tuple[list[int], str | None]:
     """The addresses of a driver's device objects, and why the list ends early, ``None`` if it does not."""
     following = driver.device
-    found: list[int] = []
+    devices: list[int] = []
     while following:
-        if following in found:
-            return found, f"the device list of {driver.text} is cyclic at {following:#x}"
-        if len(found) >= _MOST_OF_DRIVER:
-            return found, f"{driver.text} has more than {_MOST_OF_DRIVER} devices"
-        found.append(following)
+        if following in devices:
+            return devices, f"the device list of {driver.text} is cyclic at {following:#x}"
+        if len(devices) >= _MOST_OF_DRIVER:
+            return devices, f"{driver.text} has more than {_MOST_OF_DRIVER} devices"
+        devices.append(following)
         try:
             following = read_device(target, following).following
         except Unreadable as error:
-            return found, str(error)
-    return found, None if following == 0 else f"the device list of {driver.text} is not in the dump as a whole"
+            return devices, str(error)
+    return devices, None if following == 0 else f"the device list of {driver.text} is not in the dump as a whole"
 
 
 @dataclass(frozen=True)
@@ -325,9 +325,9 @@ def _client_extensions(target: Target, first: int | None) -> tuple[tuple[int, in
     layouts = layouts_of(target)
     if not layouts.has_type("_IO_CLIENT_EXTENSION"):
         return None
-    found: dict[int, int] = {}
+    extensions: dict[int, int] = {}
     following: int | None = first
-    while following and following not in found and len(found) < _MOST_DEVICES:
+    while following and following not in extensions and len(extensions) < _MOST_DEVICES:
         try:
             values = read_fields(
                 target,
@@ -337,10 +337,10 @@ def _client_extensions(target: Target, first: int | None) -> tuple[tuple[int, in
             )
         except Unreadable:
             break
-        found[following] = values["identification"] or 0
+        extensions[following] = values["identification"] or 0
         following = values["next"]
     size = layouts.size_of("_IO_CLIENT_EXTENSION")
-    return tuple((identification, address + size) for address, identification in found.items())
+    return tuple((identification, address + size) for address, identification in extensions.items())
 
 
 def read_file_name(target: Target, address: int) -> str | None:
@@ -361,7 +361,7 @@ def device_stack(target: Target, address: int) -> list[DeviceObject]:
     seen = {address}
     below: list[DeviceObject] = []
     above: list[DeviceObject] = []
-    for found, link in ((below, "below"), (above, "above")):
+    for devices, link in ((below, "below"), (above, "above")):
         following = getattr(here, link)
         while following and following not in seen and len(seen) < _MOST_DEVICES:
             seen.add(following)
@@ -369,7 +369,7 @@ def device_stack(target: Target, address: int) -> list[DeviceObject]:
                 device = read_device(target, following)
             except Unreadable:
                 break
-            found.append(device)
+            devices.append(device)
             following = getattr(device, link)
     return [*reversed(above), here, *below]
 
@@ -502,10 +502,10 @@ def request_name(major: int, minor: int | None) -> str:
     record = _requests().get(major)
     if record is None:
         return f"major function {major:#x}" + (f", minor function {minor:#x}" if minor else "")
-    known = record.get("minor", {})
-    if minor is None or (not known and minor == 0):
+    minors = record.get("minor", {})
+    if minor is None or (not minors and minor == 0):
         return str(record["name"])
-    return f"{record['name']}, {known.get(str(minor), f'minor function {minor:#x}')}"
+    return f"{record['name']}, {minors.get(str(minor), f'minor function {minor:#x}')}"
 
 
 def major_name(major: int) -> str:

@@ -80,19 +80,19 @@ def _entries(target: Target, data: int, what: str) -> tuple[list[int], str | Non
     if nt.has("_KDPC_DATA", "DpcListHead"):
         walk = walk_list(target.memory, data + nt.offset("_KDPC_DATA", "DpcListHead"), _MOST_QUEUED, what)
         return list(walk.entries), walk.problems[0] if walk.problems else None
-    found: list[int] = []
+    entries: list[int] = []
     seen: set[int] = set()
     at = data + nt.offset("_KDPC_DATA", "DpcList.ListHead")
     while True:
         following = memory.pointer(at)
         if following is None:
-            return found, f"{what}: the entry at {at:#x} is not in the dump"
+            return entries, f"{what}: the entry at {at:#x} is not in the dump"
         if not following:
-            return found, None
+            return entries, None
         if following in seen or not target.is_kernel_address(following):
-            return found, f"{what}: the entry at {at:#x} leads to {following:#x}, which is none"
-        if len(found) >= _MOST_QUEUED:
-            return found, f"{what}: more than {_MOST_QUEUED}"
-        found.append(following)
+            return entries, f"{what}: the entry at {at:#x} leads to {following:#x}, which is none"
+        if len(entries) >= _MOST_QUEUED:
+            return entries, f"{what}: more than {_MOST_QUEUED}"
+        entries.append(following)
         seen.add(following)
         at = following

@@ -33,8 +33,8 @@ def error_codes(value: int, status: bool = False) -> list[ErrorCode]:
     if not status:
         by_kind = [(WIN32, names[WIN32].get(value)), (HRESULT, names[HRESULT].get(value) or _carried(value))]
         meanings = meanings + by_kind if value & _FAILURE else [*by_kind, *meanings]
-    known = [ErrorCode(kind, value, name) for kind, name in meanings if name is not None]
-    return known or [ErrorCode(NTSTATUS if status or value & _FAILURE else WIN32, value, None)]
+    named = [ErrorCode(kind, value, name) for kind, name in meanings if name is not None]
+    return named or [ErrorCode(NTSTATUS if status or value & _FAILURE else WIN32, value, None)]
 
 
 def _carried(value: int) -> str | None:

@@ -73,8 +73,8 @@ class MachineCheckStatus:
     @property
     def state(self) -> str:
         """Its flags in words."""
-        words = [name for bit, name in _STATE if self.value >> bit & 1]
-        return ", ".join(words if self.valid else ["not valid", *words]) or "valid"
+        states = [name for bit, name in _STATE if self.value >> bit & 1]
+        return ", ".join(states if self.valid else ["not valid", *states]) or "valid"
 
     @property
     def error(self) -> str:

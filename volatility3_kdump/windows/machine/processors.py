@@ -46,13 +46,13 @@ def _read_processors(target: Target) -> list[Processor]:
         for index in range(min(count, _MOST_PROCESSORS)):
             prcb = target.memory.pointer(array + index * target.memory.pointer_size)
             if prcb:
-                found = _read_processor(target, prcb)
-                if found is not None:
-                    listed.append(found)
+                processor = _read_processor(target, prcb)
+                if processor is not None:
+                    listed.append(processor)
     if not listed:
-        found = _copied_processor(target)
-        if found is not None:
-            listed.append(found)
+        processor = _copied_processor(target)
+        if processor is not None:
+            listed.append(processor)
     return listed
 
 
@@ -184,7 +184,7 @@ def processor_models(target: Target) -> list[ProcessorModel]:
     if nt is None or not nt.has("_KPRCB", "CpuType"):
         return []
     vendor = nt.find("_KPRCB", "VendorString")
-    found = []
+    models = []
     for processor in processors(target):
         if processor.prcb is None:
             continue
@@ -193,7 +193,7 @@ def processor_models(target: Target) -> list[ProcessorModel]:
         name = None
         if vendor is not None:
             name = target.memory.c_string(processor.prcb + vendor.offset, _VENDOR_SIZE) or None
-        found.append(
+        models.append(
             ProcessorModel(
                 processor.number,
                 row["family"],
@@ -205,7 +205,7 @@ def processor_models(target: Target) -> list[ProcessorModel]:
                 row["features"],
             )
         )
-    return found
+    return models
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def _listed_version(target: Target) -> KernelVersion | None:
 def _from_resource(target: Target, module: Module) -> str | None:
     image = target.images.image_of(module)
     headers = image.headers()
-    found = image_version(image.read, headers) if headers is not None else None
-    parts = found.file_version.split(".") if found is not None else []
+    resource = image_version(image.read, headers) if headers is not None else None
+    parts = resource.file_version.split(".") if resource is not None else []
     return ".".join(parts) if len(parts) == 4 and all(part.isdigit() for part in parts) else None
 
 
@@ -85,17 +85,17 @@ def _from_resource(target: Target, module: Module) -> str | None:
 def _known() -> dict[tuple[int, int, int], tuple[str, ...]]:
     """Versions by machine, TimeDateStamp and SizeOfImage; several where images share all three."""
     path = tables.data_path(_VERSIONS)
-    known: dict[tuple[int, int, int], tuple[str, ...]] = {}
+    versions: dict[tuple[int, int, int], tuple[str, ...]] = {}
     try:
         with lzma.open(path, "rt", encoding="ascii") as stream:
             for line in stream:
                 machine, version, timestamp, size, _ = line.split("\t")
                 key = (int(machine, 16), int(timestamp, 16), int(size, 16))
-                if version not in known.get(key, ()):
-                    known[key] = (*known.get(key, ()), version)
+                if version not in versions.get(key, ()):
+                    versions[key] = (*versions.get(key, ()), version)
     except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise KdumpError(f"{path}: the shipped table cannot be read: {error}; reinstall volatility3-kdump") from error
-    return known
+    return versions
 
 
 def release_name(build: int | None, revision: int | None = None, product_type: int | None = None) -> str | None:

@@ -73,9 +73,9 @@ def suite_names(mask: int | None) -> tuple[str, ...] | None:
     """The names of the suite bits that are set; bits without a name in hexadecimal."""
     if mask is None:
         return None
-    known = [name for bit, name in enumerate(_SUITES) if mask >> bit & 1]
+    names = [name for bit, name in enumerate(_SUITES) if mask >> bit & 1]
     rest = mask >> len(_SUITES) << len(_SUITES)
-    return (*known, f"{rest:#x}") if rest else tuple(known)
+    return (*names, f"{rest:#x}") if rest else tuple(names)
 
 
 def architecture_name(architecture: str) -> str:

@@ -108,7 +108,7 @@ def read_error_record(memory: Memory, address: int) -> ErrorRecord:
         notes.append(f"the error record claims {count} sections, of which {_MOST_SECTIONS} were read")
         count = _MOST_SECTIONS
     notification = _guid(header[80:96])
-    known = _names().get(("notification", notification))
+    named = _names().get(("notification", notification))
     sections = []
     for index in range(count):
         descriptor = memory.read(address + HEADER_SIZE + index * DESCRIPTOR_SIZE, DESCRIPTOR_SIZE)
@@ -124,7 +124,7 @@ def read_error_record(memory: Memory, address: int) -> ErrorRecord:
         revision,
         _SEVERITIES.get(severity, f"severity {severity}"),
         length,
-        known["name"] if known else notification,
+        named["name"] if named else notification,
         struct.unpack_from("<Q", header, 96)[0],
         tuple(sections),
         tuple(notes),
@@ -156,10 +156,10 @@ def _section(memory: Memory, address: int, record_length: int, descriptor: bytes
             facts, values = [], {}
     elif data is not None:
         absent = "this type of section is not decoded"
-    known = _names().get(("section", type_id))
+    named = _names().get(("section", type_id))
     section = Section(
         type_id,
-        known["name"] if known else None,
+        named["name"] if named else None,
         _SEVERITIES.get(severity, f"severity {severity}"),
         bool(flags & 1),
         offset,
@@ -183,7 +183,7 @@ def _processor_generic(data: bytes, facts: _Facts, values: _Values) -> None:
     valid, kind, isa, error, operation, flags, level = struct.unpack_from("<Q6B", data)
     version = struct.unpack_from("<Q", data, 16)[0]
     identity, target, requester, responder, ip = struct.unpack_from("<5Q", data, 152)
-    for bit, label, text in (
+    for bit, label, meaning in (
         (0, "processor type", _PROCESSORS.get(kind, f"{kind}")),
         (1, "instruction set", _INSTRUCTION_SETS.get(isa, f"{isa}")),
         (2, "error type", _flags_text(error, _GENERIC_ERRORS) or "unknown"),
@@ -199,7 +199,7 @@ def _processor_generic(data: bytes, facts: _Facts, values: _Values) -> None:
         (12, "instruction pointer", f"{ip:#x}"),
     ):
         if valid >> bit & 1:
-            facts.append((label, text))
+            facts.append((label, meaning))
     for bit, name, value in (
         (8, "processor_id", identity),
         (9, "address", target),
@@ -240,8 +240,8 @@ def _processor_x64(data: bytes, facts: _Facts, values: _Values) -> None:
             break
         type_id = _guid(data[start : start + 16])
         info_valid, check, target, requester, responder, ip = struct.unpack_from("<6Q", data, start + 16)
-        known = _names().get(("check", type_id))
-        facts.append((f"error {index + 1}", f"{known['name'] if known else type_id} check"))
+        named = _names().get(("check", type_id))
+        facts.append((f"error {index + 1}", f"{named['name'] if named else type_id} check"))
         for bit, label, value in (
             (0, "check information", check),
             (1, "target", target),

@@ -72,18 +72,18 @@ def read_text(memory: Memory, address: int, width: int, most: int | None = None,
     left = LONGEST_TEXT // width if most is None else most
     while left > 0 and address < _TOP:
         characters = min(piece, left, max((_TOP - address) // width, 1))
-        found = stretch(memory, address, min(characters * width, _TOP - address))
-        count = next((i for i in range(characters) if not _whole(found, i, width)), characters)
-        data = found.data[: count * width]
+        chunk = stretch(memory, address, min(characters * width, _TOP - address))
+        count = next((i for i in range(characters) if not _whole(chunk, i, width)), characters)
+        data = chunk.data[: count * width]
         end = next((i for i in range(count) if not any(data[i * width : (i + 1) * width])), None)
-        text = data[: (count if end is None else end) * width].decode(
+        characters_read = data[: (count if end is None else end) * width].decode(
             "latin-1" if width == 1 else "utf-16-le", "replace"
         )
         if end is not None:
-            yield Text(address, text, address + (end + 1) * width)
+            yield Text(address, characters_read, address + (end + 1) * width)
             return
         if count:
-            yield Text(address, text, address + count * width)
+            yield Text(address, characters_read, address + count * width)
         if count < characters:
             yield Text(address + count * width, None, address + count * width)
             return
@@ -91,8 +91,8 @@ def read_text(memory: Memory, address: int, width: int, most: int | None = None,
         left -= count
 
 
-def _whole(found: Stretch, index: int, width: int) -> bool:
-    return all(found.held[index * width : (index + 1) * width]) and (index + 1) * width <= len(found.data)
+def _whole(chunk: Stretch, index: int, width: int) -> bool:
+    return all(chunk.held[index * width : (index + 1) * width]) and (index + 1) * width <= len(chunk.data)
 
 
 class CountedString(NamedTuple):

@@ -87,7 +87,10 @@ class KernelRange(NamedTuple):
 
 def kernel_region(target: Target, address: int) -> KernelRegion | None:
     """The memory manager's region of a kernel address (sign-extended), ``None`` where nothing says it."""
-    return next((found.region for found in kernel_ranges(target) if found.low <= address < found.high), None)
+    return next(
+        (known_range.region for known_range in kernel_ranges(target) if known_range.low <= address < known_range.high),
+        None,
+    )
 
 
 def kernel_ranges(target: Target) -> tuple[KernelRange, ...]:
@@ -134,13 +137,13 @@ def kernel_map(target: Target) -> list[tuple[int, str | None]]:
     """
     ranges = kernel_ranges(target)
     edges = {_KERNEL_HALF, *(edge for low, high, _ in ranges for edge in (low, high))}
-    found: list[tuple[int, str | None]] = []
+    kinds: list[tuple[int, str | None]] = []
     for edge in sorted(edge for edge in edges if edge < 1 << 64):
         region = kernel_region(target, edge)
         kind = region.kind if region is not None else None
-        if not found or found[-1][1] != kind:
-            found.append((edge, kind))
-    return found
+        if not kinds or kinds[-1][1] != kind:
+            kinds.append((edge, kind))
+    return kinds
 
 
 def va_type_kind(target: Target, value: int) -> str | None:

@@ -335,13 +335,13 @@ def _over_processors(target: Target, definition: Definition, path: str) -> Count
     if field is None:
         return _absent(definition, NOT_IN_KERNEL if target.has_names else NEEDS_SYMBOLS)
     expected = target.header.number_processors or len(processors(target))
-    total, known = 0, 0
+    total, counted = 0, 0
     for processor in processors(target):
         value = target.memory.unsigned(processor.prcb + field.offset, field.size) if processor.prcb else None
         if value is not None:
-            total, known = total + value, known + 1
-    if not known or known < expected:
-        return _absent(definition, f"the control blocks of {expected - known} processors are not in the dump", source)
+            total, counted = total + value, counted + 1
+    if not counted or counted < expected:
+        return _absent(definition, f"the control blocks of {expected - counted} processors are not in the dump", source)
     return _checked(definition, total, source)
 
 
@@ -392,7 +392,7 @@ def paged_pools(target: Target) -> list[Counter]:
     count = memory.unsigned(count_at, 4)
     # Since Windows 10 1607, what was ever allocated and freed is counted.
     reader = nt.reader(_DESCRIPTOR, total="TotalPages", taken="PagesAllocated", given="PagesDeallocated")
-    found = []
+    pools = []
     for index in range(min(count + 1, _MOST_POOLS) if count is not None else 0):
         definition = Definition(f"PagedPool {index} Usage", "memory")
         address = memory.pointer(table + index * memory.pointer_size)
@@ -403,10 +403,10 @@ def paged_pools(target: Target) -> list[Counter]:
         if row is not None and row.taken is not None and row.given is not None:
             pages = row.taken - row.given
         if pages is None:
-            found.append(_absent(definition, "its descriptor is not in the dump"))
+            pools.append(_absent(definition, "its descriptor is not in the dump"))
         else:
-            found.append(_checked(definition, pages, f"_POOL_DESCRIPTOR at {address:x}"))
-    return found
+            pools.append(_checked(definition, pages, f"_POOL_DESCRIPTOR at {address:x}"))
+    return pools
 
 
 # sessions -------------------------------------------------------------------------------------------------------------
@@ -472,7 +472,7 @@ def page_files(target: Target) -> tuple[list[PageFile], list[str]]:
     problems = []
     if count > most:
         problems.append(f"page files: the kernel counts {count}, but its table holds {most} at most")
-    found = []
+    files = []
     for index in range(min(count, most)):
         address = target.memory.pointer(table + index * target.memory.pointer_size)
         if address is None or not target.is_kernel_address(address):
@@ -482,8 +482,8 @@ def page_files(target: Target) -> tuple[list[PageFile], list[str]]:
         if row is None:
             problems.append(f"page file {index} at {address:x}: {target.memory.why_unreadable(address)}")
         else:
-            found.append(row)
-    return found, problems
+            files.append(row)
+    return files, problems
 
 
 def _page_file_table(target: Target) -> tuple[int, int, int] | None:

@@ -191,15 +191,15 @@ def tally(
     if present is None:
         counting.skip(memory.pages)
         return counting.result()
-    origin, whole, known = signed(database), memory.pages, 0
+    origin, whole, counted = signed(database), memory.pages, 0
     for first, number in _entries_within(present.runs(), origin, layout.stride, memory.runs):
         for index in range(first, first + number, _AT_ONCE):
             count = min(_AT_ONCE, first + number - index)
             counting.add(present.read(origin + index * layout.stride, count * layout.stride))
-            known += count
+            counted += count
             if progress is not None:
-                progress(100 * known / whole, "Reading the page-frame database")
-    counting.skip(whole - known)
+                progress(100 * counted / whole, "Reading the page-frame database")
+    counting.skip(whole - counted)
     return counting.result()
 
 
@@ -231,16 +231,16 @@ def _flags(code: int) -> int | None:
     location = code & LISTS - 1
     if location in (ZEROED, FREE, BAD) or _is_cached(code):
         return None
-    found = {STANDBY: ON_STANDBY, ACTIVE: VALID, TRANSITION: IN_TRANSITION}.get(location, DIRTY)
+    flags = {STANDBY: ON_STANDBY, ACTIVE: VALID, TRANSITION: IN_TRANSITION}.get(location, DIRTY)
     if location == TRANSITION and code & _MODIFIED:
         # written to, and yet to go to the list of modified pages
-        found = DIRTY
+        flags = DIRTY
     if location == ACTIVE and code & _IS_SHARED:
-        found |= SHARED
+        flags |= SHARED
     # The first reference of a page in use is that of its share count.
     if code & _IS_LOCKED or (location != ACTIVE and not code & _UNREFERENCED):
-        found |= LOCKED
-    return found
+        flags |= LOCKED
+    return flags
 
 
 def _is_cached(code: int) -> bool:
@@ -262,10 +262,10 @@ class _Counting:
         self._dangling_committed = self._dangling = self._unknown = 0
         low = (1 << (self_map.bits if self_map is not None else 64)) - 1
         self._starts = np.array([start & low for start, _ in stretches] or [0], np.uint64)
-        self._known = np.array([known for _, known in stretches] or [False])
+        self._known = np.array([owned for _, owned in stretches] or [False])
         flags = [_flags(code) for code in range(_CODES)]
-        self._flags = np.array([found or 0 for found in flags], np.uint64)
-        self._owned = np.array([found is not None for found in flags])
+        self._flags = np.array([flag or 0 for flag in flags], np.uint64)
+        self._owned = np.array([flag is not None for flag in flags])
         #: Keys that are not yet counted, and how many they are.
         self._waiting: list[Any] = []
         self._waiting_size = 0
@@ -278,11 +278,11 @@ class _Counting:
 
     def add(self, data: bytes) -> None:
         """Count whole entries."""
-        np, words = self.np, self._layout.stride // _WORD
-        entries = np.frombuffer(data, "<u8").reshape(-1, words)
+        np, width = self.np, self._layout.stride // _WORD
+        entries = np.frombuffer(data, "<u8").reshape(-1, width)
         for start in range(0, len(entries), _IN_CACHE):
             part = entries[start : start + _IN_CACHE]
-            self._add([part[:, word].copy() if word in self._words else None for word in range(words)])
+            self._add([part[:, word].copy() if word in self._words else None for word in range(width)])
 
     def result(self) -> Tally:
         self._sort()
@@ -377,8 +377,8 @@ class _Counting:
         chosen = np.flatnonzero((relative >= np.uint64(self_map.size >> 1)) & wanted)
         if len(chosen):
             relative = relative[chosen]
-            found = self._system(columns, relative, keys[chosen] >> low, chosen)
-            keys[chosen] = np.where(relative < np.uint64(self_map.size), found, np.uint64(OTHER) << shift)
+            owners = self._system(columns, relative, keys[chosen] >> low, chosen)
+            keys[chosen] = np.where(relative < np.uint64(self_map.size), owners, np.uint64(OTHER) << shift)
         if layout.awe is not None:
             keys[self._is_set(columns, layout.awe)] = np.uint64(AWE) << shift
         return keys
@@ -435,9 +435,9 @@ class _Counting:
         if len(self._keys):
             place = np.searchsorted(self._keys, keys)
             np.minimum(place, len(self._keys) - 1, out=place)
-            known = self._keys[place] == keys
-            self._counts[place[known]] += counts[known]
-            keys, counts = keys[~known], counts[~known]
+            owned = self._keys[place] == keys
+            self._counts[place[owned]] += counts[owned]
+            keys, counts = keys[~owned], counts[~owned]
         if len(keys):
             keys, counts = np.concatenate((self._keys, keys)), np.concatenate((self._counts, counts))
             order = np.argsort(keys, kind="stable")

@@ -45,9 +45,9 @@ class PhysicalMemory:
 
 def physical_memory(target: Target) -> PhysicalMemory | None:
     """The machine's memory, from the kernel or else from the header; ``None`` where neither has a sound description."""
-    found = _of_kernel(target)
-    if found is not None:
-        return PhysicalMemory(found, "nt!MmPhysicalMemoryBlock", True)
+    ranges = _of_kernel(target)
+    if ranges is not None:
+        return PhysicalMemory(ranges, "nt!MmPhysicalMemoryBlock", True)
     try:
         runs = _sound([(run.base_page, run.page_count) for run in target.header.runs()], target.header.number_of_pages)
     except KdumpError:

@@ -223,48 +223,55 @@ class Pool:
         segment = heaps.segment_of(address)
         if segment is None:
             return None
-        found = heaps.range_of(segment, address)
-        if isinstance(found, str):
-            return PoolPage(address, region, (), Unplaced(f"it lies in {found}"))
-        if found.kind == INTERNAL_RANGE:
-            reason = f"it lies in data of the heap itself, the page range {found.address:#x} of {segment.heap.name}"
+        page_range = heaps.range_of(segment, address)
+        if isinstance(page_range, str):
+            return PoolPage(address, region, (), Unplaced(f"it lies in {page_range}"))
+        if page_range.kind == INTERNAL_RANGE:
+            reason = (
+                f"it lies in data of the heap itself, the page range {page_range.address:#x} of {segment.heap.name}"
+            )
             return PoolPage(address, region, (), Unplaced(reason))
-        listed = heaps.blocks_of(found)
+        listed = heaps.blocks_of(page_range)
         page = address - address % PAGE_SIZE
-        near = [item for item in listed.found if item.address < page + PAGE_SIZE and page < item.address + item.size]
-        blocks = tuple(self._heap_block(found, item, region) for item in near)
+        near = [
+            placed
+            for placed in listed.found
+            if placed.address < page + PAGE_SIZE and page < placed.address + placed.size
+        ]
+        blocks = tuple(self._heap_block(page_range, placed, region) for placed in near)
         problems: tuple[str, ...] = (listed.problem,) if listed.problem else ()
-        if found.kind not in (LFH_RANGE, VS_RANGE):
+        if page_range.kind not in (LFH_RANGE, VS_RANGE):
             problems += self._without_table()
-        block = next((item for item in blocks if item.address <= address < item.end), None)
+        block = next((placed for placed in blocks if placed.address <= address < placed.end), None)
         if block is not None:
             return PoolPage(address, region, blocks, block, problems)
-        kind = {LFH_RANGE: "LFH subsegment", VS_RANGE: "VS subsegment"}.get(found.kind, "page range")
-        reason = listed.problem or f"it lies in the {kind} {found.address:#x}, between its blocks"
+        kind = {LFH_RANGE: "LFH subsegment", VS_RANGE: "VS subsegment"}.get(page_range.kind, "page range")
+        reason = listed.problem or f"it lies in the {kind} {page_range.address:#x}, between its blocks"
         return PoolPage(address, region, blocks, Unplaced(reason), problems)
 
-    def _heap_block(self, found: PageRange, item: HeapBlock, region: KernelRegion | None) -> PoolBlock:
+    def _heap_block(self, page_range: PageRange, placed: HeapBlock, region: KernelRegion | None) -> PoolBlock:
         """A block of a subsegment with what its POOL_HEADER says."""
         header = None
-        if found.kind in (LFH_RANGE, VS_RANGE):
-            header = self._header_in(item)
-        state = UNKNOWN if item.allocated is None else ALLOCATED if item.allocated else FREE
-        name = {LFH_RANGE: "LFH subsegment", VS_RANGE: "VS subsegment"}.get(found.kind, "page range")
-        heap = found.segment.heap
+        if page_range.kind in (LFH_RANGE, VS_RANGE):
+            header = self._header_in(placed)
+        state = UNKNOWN if placed.allocated is None else ALLOCATED if placed.allocated else FREE
+        name = {LFH_RANGE: "LFH subsegment", VS_RANGE: "VS subsegment"}.get(page_range.kind, "page range")
+        heap = page_range.segment.heap
         return PoolBlock(
-            item.address,
-            item.size,
+            placed.address,
+            placed.size,
             header.address if header else None,
             header.tag_value if header else None,
             header.tag if header else None,
             state,
             _heap_kind(heap.kind, header, region),
-            found.kind not in (LFH_RANGE, VS_RANGE),
-            f"the {name} {found.address:x} of {heap.name}, whose segment is known by {found.segment.known_by}",
+            page_range.kind not in (LFH_RANGE, VS_RANGE),
+            f"the {name} {page_range.address:x} of {heap.name}, "
+            f"whose segment is known by {page_range.segment.known_by}",
             header_size=header_size(self._target) if header else 0,
         )
 
-    def _header_in(self, item: HeapBlock) -> PoolHeader | None:
+    def _header_in(self, placed: HeapBlock) -> PoolHeader | None:
         """The POOL_HEADER of a block of the segment heap.
 
         It starts the block, except where the owner's data would then start a page (which only big pages do) or where
@@ -272,17 +279,17 @@ class Pool:
         subsegment has links in its place.
         """
         unit = header_size(self._target)
-        if item.size < unit:
+        if placed.size < unit:
             return None
-        places = [item.address + unit * index for index in range(_CACHE_LINE // unit)]
-        for place in places if item.allocated is not False else places[:1]:
+        places = [placed.address + unit * index for index in range(_CACHE_LINE // unit)]
+        for place in places if placed.allocated is not False else places[:1]:
             header = read_header(self._target, place)
             if header is None or header.tag is None or not header.block_size:
                 continue
-            moved = place - item.address
-            if place + header.block_size > item.address + item.size or (item.allocated and not header.allocated):
+            moved = place - placed.address
+            if place + header.block_size > placed.address + placed.size or (placed.allocated and not header.allocated):
                 continue
-            at_page_end = moved == unit and item.address % PAGE_SIZE == PAGE_SIZE - unit
+            at_page_end = moved == unit and placed.address % PAGE_SIZE == PAGE_SIZE - unit
             if moved == 0 or at_page_end or (header.pool_type & _CACHE_ALIGNED and header.previous_size == moved):
                 return header
         return None
@@ -301,7 +308,7 @@ class Pool:
         walk = walk_page(target, start, data)
         blocks = tuple(self._classic_block(header, region) for header in walk.headers)
         problems = (walk.problem,) if walk.problem else ()
-        block = next((item for item in blocks if item.address <= address < item.end), None)
+        block = next((near for near in blocks if near.address <= address < near.end), None)
         starts = bool(walk.headers) and walk.headers[0].header.tag is not None and not walk.headers[0].behind_damage
         certain = starts and self.heaps.active is False and _region_kind(region) is not None
         if not certain and not walk.convincing:
@@ -323,18 +330,18 @@ class Pool:
         return f"it lies in no pool block that the dump tells of, and its page has no headers that agree{more}"
 
     def _classic_block(self, header: WalkedHeader, region: KernelRegion | None) -> PoolBlock:
-        found = header.header
+        pool_header = header.header
         return PoolBlock(
-            found.address,
-            found.block_size,
-            found.address,
-            found.tag_value,
-            found.tag,
-            ALLOCATED if found.allocated else FREE,
-            _classic_kind(found, region),
+            pool_header.address,
+            pool_header.block_size,
+            pool_header.address,
+            pool_header.tag_value,
+            pool_header.tag,
+            ALLOCATED if pool_header.allocated else FREE,
+            _classic_kind(pool_header, region),
             False,
             "the pool headers of its page" + (" behind the damage" if header.behind_damage else ""),
-            found.previous_size,
+            pool_header.previous_size,
             header.problem,
             header_size(self._target),
         )
@@ -367,9 +374,9 @@ def _heap_kind(kind: str | None, header: PoolHeader | None, region: KernelRegion
         return SPECIAL_BLOCK
     by_region = _region_kind(region)
     by_header = type_kind(header.pool_type, False) if header is not None else None
-    known = by_region or by_header
-    if kind is None or (known is not None and (known == PAGED) != (kind == PAGED)):
-        return known
+    kept = by_region or by_header
+    if kind is None or (kept is not None and (kept == PAGED) != (kind == PAGED)):
+        return kept
     return kind
 
 
@@ -397,7 +404,7 @@ class PageWalk:
         """Whether the headers can be no other data: they agree over the whole page, or many of them do."""
         if self.problem is None:
             return len(self.headers) > 1
-        tags = [item.header.tag for item in self.headers if not item.behind_damage]
+        tags = [walked.header.tag for walked in self.headers if not walked.behind_damage]
         return len(tags) >= _ENOUGH_HEADERS and None not in tags
 
 
@@ -411,20 +418,20 @@ def walk_page(target: Target, start: int, data: bytes) -> PageWalk:
         return PageWalk(tuple(WalkedHeader(header) for header in headers), None)
     wrong = _what_is_wrong(target, start, data, position, headers[-1].block_size if headers else 0)
     problem = f"the pool header at {start + position:#x} is damaged: {wrong}"
-    found = [WalkedHeader(header) for header in headers]
+    walked = [WalkedHeader(header) for header in headers]
     if headers:
-        found[-1] = WalkedHeader(
+        walked[-1] = WalkedHeader(
             headers[-1], "the header behind it is damaged: it may have been written beyond its end"
         )
     unit = header_size(target)
     for place in range(position + unit, PAGE_SIZE, unit):
         rest, end = _chain(target, start, data, place, None)
         if rest and end == PAGE_SIZE:
-            found += [WalkedHeader(header, None, True) for header in rest]
+            walked += [WalkedHeader(header, None, True) for header in rest]
             break
-    if not headers and not found:
+    if not headers and not walked:
         problem = f"no pool header is at the start of the page {start:#x}: {wrong}"
-    return PageWalk(tuple(found), problem)
+    return PageWalk(tuple(walked), problem)
 
 
 def _chain(

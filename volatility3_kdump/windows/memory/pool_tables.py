@@ -63,13 +63,13 @@ def read_table(
     import numpy as np
 
     stride = layouts.size_of(type_name)
-    found = {name: layouts.find(type_name, path) for name, path in fields.items()}
+    located = {name: layouts.find(type_name, path) for name, path in fields.items()}
     data, present = _read(memory, address, count * stride)
     starts = np.arange(count, dtype=np.int64) * stride + address % PAGE_SIZE
     whole = present[starts // PAGE_SIZE] & present[(starts + stride - 1) // PAGE_SIZE]
     rows = np.frombuffer(data, np.uint8).reshape(count, stride)[whole]
     columns: dict[str, Any] = {}
-    for name, field in found.items():
+    for name, field in located.items():
         if field is None or field.code is None:
             columns[name] = None
             continue

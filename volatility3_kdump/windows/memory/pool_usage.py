@@ -120,15 +120,15 @@ class PoolUsage:
     @property
     def disagreements(self) -> list[str]:
         """Where the sum of the tags is above what a counter has, one line each."""
-        found = []
+        lines = []
         for counter in self.counters:
             use = self.nonpaged if counter.pool == NONPAGED else self.paged
             if use.bytes > counter.bytes:
-                found.append(
+                lines.append(
                     f"the tags use {use.bytes} bytes of {counter.pool} pool, which by {counter.source} has only "
                     f"{counter.bytes}"
                 )
-        return found
+        return lines
 
 
 def read_usage(target: Target, progress: Progress | None = None) -> PoolUsage:
@@ -259,10 +259,10 @@ def _counters(target: Target, nt: Layouts, problems: list[str]) -> Iterator[Pool
     nonpaged, paged = _descriptors(target, nt)
     for pool, addresses in ((NONPAGED, nonpaged), (PAGED, paged)):
         sizes = [_descriptor_bytes(target, nt, address) for address in addresses]
-        known = [size for size in sizes if size is not None]
+        held = [size for size in sizes if size is not None]
         # one that is not in the dump leaves the sum unknown
-        if known and len(known) == len(sizes) and sum(known):
-            yield PoolCounter(pool, sum(known), False, f"the descriptors of {pool} pool")
+        if held and len(held) == len(sizes) and sum(held):
+            yield PoolCounter(pool, sum(held), False, f"the descriptors of {pool} pool")
 
 
 def _page_counters(target: Target, nt: Layouts, problems: list[str]) -> Iterator[PoolCounter]:
@@ -310,8 +310,8 @@ def _pointers(target: Target, name: str, count_name: str, more: int) -> list[int
     if array is None or count is None or count > _MOST_NODES:
         return []
     size = target.memory.pointer_size
-    found = (target.memory.pointer(array + index * size) for index in range(count + more))
-    return [address for address in found if address and target.is_kernel_address(address)]
+    pointers = (target.memory.pointer(array + index * size) for index in range(count + more))
+    return [address for address in pointers if address and target.is_kernel_address(address)]
 
 
 def _descriptor_bytes(target: Target, nt: Layouts, address: int) -> int | None:

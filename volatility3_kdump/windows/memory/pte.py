@@ -34,14 +34,14 @@ class Pte:
     def text(self) -> str:
         if self.kind == "zero":
             return "zero"
-        words = [self.kind]
+        parts = [self.kind]
         if self.frame is not None:
-            words.append(f"page frame {self.frame:x}")
+            parts.append(f"page frame {self.frame:x}")
         if self.kind == "valid":
-            words.append("writable" if self.value & paging.WRITE else "read-only")
-            words.append("user" if self.value & paging.USER else "kernel")
-            words.append("no execute" if self.value & paging.NO_EXECUTE else "executable")
-        return ", ".join(words)
+            parts.append("writable" if self.value & paging.WRITE else "read-only")
+            parts.append("user" if self.value & paging.USER else "kernel")
+            parts.append("no execute" if self.value & paging.NO_EXECUTE else "executable")
+        return ", ".join(parts)
 
 
 def parse_pte(value: int) -> Pte:
@@ -68,12 +68,12 @@ def pte_base(target: Target) -> int | None:
 
 def entry_forms(target: Target) -> EntryForms:
     """What is known of the kernel's entries that are not valid: from its symbols, else from its build."""
-    found = None
+    forms = None
     if target.nt is not None and target.kernel is not None:
-        found = kernel_forms.entry_forms(
+        forms = kernel_forms.entry_forms(
             target.nt, target.kernel.base if target.has_names else None, target.memory.read
         )
-    return found or paging.default_forms(target.header.build_number, target.header.pointer_size)
+    return forms or paging.default_forms(target.header.build_number, target.header.pointer_size)
 
 
 def invalid_pte_mask(target: Target) -> int:

@@ -234,15 +234,15 @@ class SegmentHeaps:
     @functools.cached_property
     def _listed(self) -> dict[int, Segment]:
         """The segments on the lists of the heaps, by address."""
-        found: dict[int, Segment] = {}
+        segments: dict[int, Segment] = {}
         for heap in self.heaps.values():
             for context in self._contexts(heap):
                 head = context + self._nt.offset("_HEAP_SEG_CONTEXT", "SegmentListHead")
                 for start in walk_list(self._memory, head, _MOST_SEGMENTS, "SegmentListHead").entries:
                     segment = self._segment(start, context, None, "the list of its heap")
                     if segment is not None and segment.heap.address == heap.address:
-                        found.setdefault(start, segment)
-        return found
+                        segments.setdefault(start, segment)
+        return segments
 
     def _contexts(self, heap: Heap) -> Iterator[int]:
         field = self._nt.field("_SEGMENT_HEAP", "SegContexts")
@@ -281,20 +281,20 @@ class SegmentHeaps:
 
     # blocks -------------------------------------------------------------------------------------------------------
 
-    def blocks_of(self, found: PageRange) -> Blocks:
+    def blocks_of(self, page_range: PageRange) -> Blocks:
         """The blocks of a subsegment, or the range itself where it is one allocation."""
-        key = (found.address, found.size)
+        key = (page_range.address, page_range.size)
         if key not in self._ranges:
-            if found.kind == LFH_RANGE:
-                self._ranges[key] = self._lfh_blocks(found)
-            elif found.kind == VS_RANGE:
-                self._ranges[key] = self._vs_blocks(found)
+            if page_range.kind == LFH_RANGE:
+                self._ranges[key] = self._lfh_blocks(page_range)
+            elif page_range.kind == VS_RANGE:
+                self._ranges[key] = self._vs_blocks(page_range)
             else:
-                self._ranges[key] = Blocks((HeapBlock(found.address, found.size, True),))
+                self._ranges[key] = Blocks((HeapBlock(page_range.address, page_range.size, True),))
         return self._ranges[key]
 
-    def _lfh_blocks(self, found: PageRange) -> Blocks:
-        nt, memory, start = self._nt, self._memory, found.address
+    def _lfh_blocks(self, page_range: PageRange) -> Blocks:
+        nt, memory, start = self._nt, self._memory, page_range.address
         reader = nt.reader(
             "_HEAP_LFH_SUBSEGMENT", encoded="BlockOffsets.EncodedData", count="BlockCount", bitmap="BlockBitmap"
         )
@@ -306,18 +306,18 @@ class SegmentHeaps:
         offsets = (row.encoded ^ self._lfh_key ^ start >> 12) & 0xFFFFFFFF
         size, first = offsets & 0xFFFF, offsets >> 16
         bitmap = nt.offset("_HEAP_LFH_SUBSEGMENT", "BlockBitmap")
-        if size == 0 or size % _UNIT or first < bitmap or first + row.count * size > found.size:
+        if size == 0 or size % _UNIT or first < bitmap or first + row.count * size > page_range.size:
             return Blocks((), f"{where} is damaged: {row.count} blocks of {size:#x} bytes from offset {first:#x}")
-        words = [memory.unsigned(start + bitmap + 8 * index, 8) for index in range(-(-row.count // 32))]
+        bits = [memory.unsigned(start + bitmap + 8 * index, 8) for index in range(-(-row.count // 32))]
         blocks = []
         for index in range(row.count):
-            word = words[index // 32]
+            word = bits[index // 32]
             used = None if word is None else bool(word >> 2 * (index % 32) & 1)
             blocks.append(HeapBlock(start + first + index * size, size, used))
         return Blocks(tuple(blocks))
 
-    def _vs_blocks(self, found: PageRange) -> Blocks:
-        nt, memory, start = self._nt, self._memory, found.address
+    def _vs_blocks(self, page_range: PageRange) -> Blocks:
+        nt, memory, start = self._nt, self._memory, page_range.address
         reader = nt.reader("_HEAP_VS_SUBSEGMENT", size="Size", signature="Signature")
         where = f"the VS subsegment {start:#x}"
         data = memory.read(start, reader.size)
@@ -326,7 +326,7 @@ class SegmentHeaps:
         row = reader.unpack(data)
         if (row.size ^ _VS_MAGIC) & 0x7FFF != row.signature:
             return Blocks((), f"{where} is damaged: its signature {row.signature:#x} does not fit its size")
-        if row.size * _UNIT > found.size:
+        if row.size * _UNIT > page_range.size:
             return Blocks((), f"{where} is damaged: it is larger than its page range")
         return self._chunks(start, start + row.size * _UNIT, where)
 
@@ -355,10 +355,10 @@ class SegmentHeaps:
     @functools.cached_property
     def large(self) -> tuple[LargeBlock, ...]:
         """The large allocations of all heaps, by address; what could not be read is in ``problems``."""
-        found: list[LargeBlock] = []
+        blocks: list[LargeBlock] = []
         for heap in self.heaps.values():
-            found += self._large_of(heap)
-        return tuple(sorted(found, key=lambda block: block.address))
+            blocks += self._large_of(heap)
+        return tuple(sorted(blocks, key=lambda block: block.address))
 
     def large_of(self, address: int) -> LargeBlock | None:
         """The large allocation that holds an address."""

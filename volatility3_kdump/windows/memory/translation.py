@@ -118,11 +118,11 @@ def directory_of(target: Target, process: int | None = None) -> int:
 
     Raises :class:`KdumpError`.
     """
-    found = read_process(target, process).directory_table_base if process is not None else None
-    found = found or target.header.directory_table_base
-    if not found:
+    directory = read_process(target, process).directory_table_base if process is not None else None
+    directory = directory or target.header.directory_table_base
+    if not directory:
         raise KdumpError(f"{target.name}: the dump does not hold the address of the page tables")
-    return found
+    return directory
 
 
 def translate(target: Target, address: int, directory: int | None = None) -> Translation:

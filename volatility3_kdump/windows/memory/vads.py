@@ -110,16 +110,16 @@ def process_vads(target: Target, process: int) -> VadTree:
     from volatility3_kdump.windows.processes.processes import read_process
 
     require_symbols(target, "VADs", "_MMVAD_SHORT", "_MMVAD")
-    found = read_process(target, process)
-    named = f"process {process:x}" if found.name is None else f"process {process:x} ({found.name})"
-    if found.vad_root is None:
+    owner = read_process(target, process)
+    named = f"process {process:x}" if owner.name is None else f"process {process:x} ({owner.name})"
+    if owner.vad_root is None:
         why = target.memory.why_unreadable(process)
         raise KdumpError(f"{target.name}: the VAD root of {named} is not in the dump: {why}")
-    if found.vad_root == 0:
+    if owner.vad_root == 0:
         raise KdumpError(f"{target.name}: {named} has no VADs: its VadRoot is 0")
-    tree = read_vads(target, found.vad_root)
-    if found.vad_count is not None and found.vad_count != len(tree.vads):
-        counted = f"{named} counts {found.vad_count} VADs, {len(tree.vads)} are in its tree"
+    tree = read_vads(target, owner.vad_root)
+    if owner.vad_count is not None and owner.vad_count != len(tree.vads):
+        counted = f"{named} counts {owner.vad_count} VADs, {len(tree.vads)} are in its tree"
         tree = replace(tree, problems=(*tree.problems, counted))
     return tree
 
@@ -141,7 +141,7 @@ def read_vads(target: Target, root: int) -> VadTree:
 def _walk(target: Target, root: int, reader: StructReader) -> tuple[list[tuple[int, int]], list[str]]:
     """(address, level) of the nodes from left to right, each once, and what keeps others from being found."""
     memory = target.memory
-    found: list[tuple[int, int]] = []
+    placed: list[tuple[int, int]] = []
     problems: list[str] = []
     seen: set[int] = set()
     waiting: list[tuple[int, int, int]] = []
@@ -170,9 +170,9 @@ def _walk(target: Target, root: int, reader: StructReader) -> tuple[list[tuple[i
             waiting.append((node, level, row.right or 0))
             parent, node, level = node, row.left or 0, level + 1
         if not waiting:
-            return found, problems
+            return placed, problems
         parent, level, node = waiting.pop()
-        found.append((parent, level))
+        placed.append((parent, level))
         level += 1
 
 

@@ -46,7 +46,7 @@ class CrossView:
 
     def seen_in(self, address: int) -> tuple[str, ...]:
         """The places that have a process."""
-        return tuple(name for name, found in self.views.items() if address in found)
+        return tuple(name for name, addresses in self.views.items() if address in addresses)
 
     def missing_from(self, process: Process) -> tuple[str, ...]:
         """The places that should have a process and do not.
@@ -55,8 +55,8 @@ class CrossView:
         """
         return tuple(
             f"{name} (incomplete)" if name in self.incomplete else name
-            for name, found in self.views.items()
-            if process.address not in found
+            for name, addresses in self.views.items()
+            if process.address not in addresses
             and _belongs(process, name)
             and (name not in self.incomplete or name in (LIST, BACKWARDS))
         )
@@ -102,16 +102,16 @@ class _Search:
                 self.views[BACKWARDS] = frozenset(walk.backwards)
             if walk.problems:
                 self.incomplete |= {LIST, BACKWARDS}
-        known = dict.fromkeys(walk.entries)
-        self.ids(known)
-        self.tables(known)
-        self.sessions(known)
-        for found in self.views.values():
-            known.update(dict.fromkeys(sorted(found - known.keys())))
-        return CrossView(tuple(known), self.views, frozenset(self.incomplete), tuple(self.problems))
+        listed = dict.fromkeys(walk.entries)
+        self.ids(listed)
+        self.tables(listed)
+        self.sessions(listed)
+        for addresses in self.views.values():
+            listed.update(dict.fromkeys(sorted(addresses - listed.keys())))
+        return CrossView(tuple(listed), self.views, frozenset(self.incomplete), tuple(self.problems))
 
-    def keep(self, view: str, found: Iterable[int], problems: Iterable[str]) -> None:
-        self.views[view] = frozenset(found)
+    def keep(self, view: str, addresses: Iterable[int], problems: Iterable[str]) -> None:
+        self.views[view] = frozenset(addresses)
         problems = list(problems)
         if problems:
             self.incomplete.add(view)
@@ -122,7 +122,7 @@ class _Search:
 
     # PspCidTable and the owners of threads ----------------------------------------------------------------------------
 
-    def ids(self, known: Mapping[int, None]) -> None:
+    def ids(self, listed: Mapping[int, None]) -> None:
         """Processes and threads by their ids."""
         target = self.target
         variable = target.symbol("PspCidTable")
@@ -131,7 +131,7 @@ class _Search:
         if not table or not target.is_kernel_address(table) or owner_at is None:
             return
         problems: list[str] = []
-        found: set[int] = set()
+        addresses: set[int] = set()
         owners: set[int] = set()
         size = owner_at.offset + target.memory.pointer_size
         pointer = struct.Struct("<Q" if target.memory.pointer_size == 8 else "<I")
@@ -139,32 +139,32 @@ class _Search:
         for entry in read_entries(target, self.nt, table, problems, IDS):
             address = entry.pointer
             entries += 1
-            if address in known:
-                found.add(address)
+            if address in listed:
+                addresses.add(address)
                 continue
             data = target.memory.read(address, size)
             kind = data[0] & 0x7F if data is not None else target.memory.unsigned(address, 1)
             if kind == PROCESS:
-                found.add(address)
+                addresses.add(address)
             elif kind == THREAD and data is not None:
                 owners.add(pointer.unpack_from(data, owner_at.offset)[0])
             elif kind is None:
                 problems.append(f"{IDS}: the object at {address:#x} is not in the dump")
         if not entries and not problems:
             return
-        self.keep(IDS, found, problems)
+        self.keep(IDS, addresses, problems)
         for processor in processors(target):
             if processor.current_thread and processor.current_thread != processor.idle_thread:
                 owner = target.memory.pointer(processor.current_thread + owner_at.offset)
                 owners.add(owner or 0)
         owners.discard(0)
-        self.keep(OWNERS, (owner for owner in owners if owner in found or self.is_process(owner)), ())
+        self.keep(OWNERS, (owner for owner in owners if owner in addresses or self.is_process(owner)), ())
         if problems:
             self.incomplete.add(OWNERS)
 
     # handle tables ----------------------------------------------------------------------------------------------------
 
-    def tables(self, known: dict[int, None]) -> None:
+    def tables(self, listed: dict[int, None]) -> None:
         """Every handle table names its process; that of the kernel belongs to System."""
         target, nt = self.target, self.nt
         head = target.symbol("HandleTableListHead")
@@ -176,20 +176,20 @@ class _Search:
         if not walk.present or (not walk.entries and not walk.problems):
             return
         tables = {entry - link.offset for entry in walk.entries}
-        found = set()
+        addresses = set()
         for table in tables:
             process = target.memory.pointer(table + owner.offset)
-            if process and (process in known or (target.is_kernel_address(process) and self.is_process(process))):
-                found.add(process)
+            if process and (process in listed or (target.is_kernel_address(process) and self.is_process(process))):
+                addresses.add(process)
         own = nt.find("_EPROCESS", "ObjectTable")
-        for process in known if own is not None else ():
-            if process not in found and target.memory.pointer(process + (own.offset if own else 0)) in tables:
-                found.add(process)
-        self.keep(HANDLES, found, walk.problems)
+        for process in listed if own is not None else ():
+            if process not in addresses and target.memory.pointer(process + (own.offset if own else 0)) in tables:
+                addresses.add(process)
+        self.keep(HANDLES, addresses, walk.problems)
 
     # sessions ---------------------------------------------------------------------------------------------------------
 
-    def sessions(self, known: Mapping[int, None]) -> None:
+    def sessions(self, listed: Mapping[int, None]) -> None:
         """The process lists of the sessions that the known processes belong to."""
         target, nt = self.target, self.nt
         own = nt.find("_EPROCESS", "Session")
@@ -198,8 +198,8 @@ class _Search:
         head = nt.find(type_name, "ProcessList") if type_name else None
         if own is None or link is None or head is None:
             return
-        spaces = dict.fromkeys(target.memory.pointer(process + own.offset) for process in known)
-        found: set[int] = set()
+        spaces = dict.fromkeys(target.memory.pointer(process + own.offset) for process in listed)
+        addresses: set[int] = set()
         problems: list[str] = []
         walked = False
         for space in spaces:
@@ -208,6 +208,6 @@ class _Search:
             walk = walk_list(target.memory, space + head.offset, _MOST_LINKS, f"{SESSIONS} of {space:#x}")
             walked = walked or walk.present
             problems += walk.problems
-            found |= {entry - link.offset for entry in walk.entries}
+            addresses |= {entry - link.offset for entry in walk.entries}
         if walked:
-            self.keep(SESSIONS, found, problems)
+            self.keep(SESSIONS, addresses, problems)

@@ -51,8 +51,8 @@ def object_name(target: Target, address: int) -> str | None:
     if not mask & _NAME:
         return ""
     start = _name_information(target, header, mask)
-    text = target.memory.unicode_string(start + layouts.offset("_OBJECT_HEADER_NAME_INFO", "Name"))
-    return None if text is None else text[:_LONGEST_NAME]
+    own_name = target.memory.unicode_string(start + layouts.offset("_OBJECT_HEADER_NAME_INFO", "Name"))
+    return None if own_name is None else own_name[:_LONGEST_NAME]
 
 
 def _name_information(target: Target, header: int, mask: int) -> int:
@@ -131,10 +131,10 @@ def read_directory(target: Target, path: str) -> Directory:
         if address is None:
             break
         objects, problems = _entries(target, address)
-        wanted = (item for item in objects if item.name is not None and item.name.lower() == name.lower())
-        found = next((item for item in wanted if item.type_name in ("Directory", None)), None)
+        wanted = (named for named in objects if named.name is not None and named.name.lower() == name.lower())
+        subdirectory = next((named for named in wanted if named.type_name in ("Directory", None)), None)
         reason = problems[0] if problems else "there is no such directory"
-        address, missing = (None if found is None else found.address), reason
+        address, missing = (None if subdirectory is None else subdirectory.address), reason
     if address is None:
         return Directory(path, (), (f"{path}: {missing}",))
     objects, problems = _entries(target, address)
@@ -159,7 +159,7 @@ def _entries(target: Target, directory: int) -> tuple[list[NamedObject], list[st
     link = layouts.offset("_OBJECT_DIRECTORY_ENTRY", "ChainLink")
     body = layouts.offset("_OBJECT_DIRECTORY_ENTRY", "Object")
     width = memory.pointer_size
-    found: list[NamedObject] = []
+    named: list[NamedObject] = []
     problems: list[str] = []
     seen: set[int] = set()
     for bucket in range(field.count or 0):
@@ -170,7 +170,7 @@ def _entries(target: Target, directory: int) -> tuple[list[NamedObject], list[st
             break
         length = 0
         while entry:
-            if entry in seen or length >= _LONGEST_CHAIN or len(found) >= _MOST_OBJECTS:
+            if entry in seen or length >= _LONGEST_CHAIN or len(named) >= _MOST_OBJECTS:
                 problems.append(f"the chain of hash bucket {bucket} is cyclic at {entry:#x}")
                 break
             seen.add(entry)
@@ -180,6 +180,6 @@ def _entries(target: Target, directory: int) -> tuple[list[NamedObject], list[st
                 problems.append(f"the chain of hash bucket {bucket} is torn at {entry:#x}")
                 break
             if target.is_kernel_address(address):
-                found.append(NamedObject(address, object_name(target, address), object_type(target, address)))
+                named.append(NamedObject(address, object_name(target, address), object_type(target, address)))
             entry = memory.pointer(entry + link)
-    return found, problems
+    return named, problems

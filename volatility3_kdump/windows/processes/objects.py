@@ -82,9 +82,13 @@ def _type_address(target: Target, name: str) -> int | None:
     table = target.symbol("ObTypeIndexTable")
     offset = layouts.offset("_OBJECT_TYPE", "Name")
     for index in range(256) if table is not None else ():
-        found = target.memory.pointer((table or 0) + index * target.memory.pointer_size)
-        if found and target.is_kernel_address(found) and target.memory.unicode_string(found + offset) == name:
-            return found
+        candidate = target.memory.pointer((table or 0) + index * target.memory.pointer_size)
+        if (
+            candidate
+            and target.is_kernel_address(candidate)
+            and target.memory.unicode_string(candidate + offset) == name
+        ):
+            return candidate
     return None
 
 
@@ -92,7 +96,7 @@ def find_object(target: Target, path: str) -> int | None:
     """The address of the object of a path (``\\Driver\\ACPI``); ``None`` where there is none in the dump."""
     parent, _, name = path.rstrip("\\").rpartition("\\")
     directory = read_directory(target, parent)
-    return next((item.address for item in directory.objects if (item.name or "").lower() == name.lower()), None)
+    return next((named.address for named in directory.objects if (named.name or "").lower() == name.lower()), None)
 
 
 def read_handles(target: Target, table: int, problems: list[str]) -> Iterator[Handle]:

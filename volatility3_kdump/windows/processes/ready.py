@@ -80,7 +80,7 @@ def processor_states(target: Target) -> list[ProcessorState]:
 def shared_queues(target: Target, states: list[ProcessorState]) -> list[ReadyQueue]:
     """The queues that processors share, each once."""
     nt = target.nt
-    found = []
+    queues = []
     for address in dict.fromkeys(state.shared_queue for state in states):
         if address and nt is not None and target.is_kernel_address(address):
             row = read_row(
@@ -91,8 +91,8 @@ def shared_queues(target: Target, states: list[ProcessorState]) -> list[ReadyQue
             heads = nt.find("_KSHARED_READY_QUEUE", "ReadyListHead")
             if row is not None and heads is not None:
                 what = f"the shared ready queue {address:#x}"
-                found.append(_queue(target, nt, address, address + heads.offset, row.summary, row.affinity, what))
-    return found
+                queues.append(_queue(target, nt, address, address + heads.offset, row.summary, row.affinity, what))
+    return queues
 
 
 def _state(target: Target, nt: Layouts, number: int, prcb: int) -> ProcessorState:
@@ -151,11 +151,11 @@ def _locks(target: Target, data: bytes | None) -> str | None:
     if data is None:
         return None
     size = target.memory.pointer_size
-    text = ""
+    letters = ""
     for index in range(min(_LOCKS, len(data) // (2 * size))):
         lock = data[index * 2 * size + size]
-        text += "O" if lock & _OWNS else "W" if lock & _WAITS else "."
-    return text
+        letters += "O" if lock & _OWNS else "W" if lock & _WAITS else "."
+    return letters
 
 
 def _queue(
@@ -163,7 +163,7 @@ def _queue(
 ) -> ReadyQueue:
     link = nt.offset("_KTHREAD", "WaitListEntry")
     size = 2 * target.memory.pointer_size
-    found: list[tuple[int, int]] = []
+    queued: list[tuple[int, int]] = []
     problems: list[str] = []
     seen: set[int] = set()
     for priority in reversed(range(PRIORITIES)):
@@ -175,5 +175,5 @@ def _queue(
         for entry in walk.entries:
             if entry not in seen:
                 seen.add(entry)
-                found.append((priority, entry - link))
-    return ReadyQueue(address, affinity, tuple(found), tuple(problems))
+                queued.append((priority, entry - link))
+    return ReadyQueue(address, affinity, tuple(queued), tuple(problems))

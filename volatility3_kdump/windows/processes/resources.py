@@ -276,12 +276,12 @@ class ResourceReader:
             return ()
         problems: list[str] = []
         if self._chains:
-            found = tuple(self._chain(value, problems))
+            waiters = tuple(self._chain(value, problems))
         elif chain:
-            found = tuple(self._events(value, problems))
+            waiters = tuple(self._events(value, problems))
         else:
-            found = tuple(self._blocks(value, problems))
-        unique = tuple(dict.fromkeys(found))
+            waiters = tuple(self._blocks(value, problems))
+        unique = tuple(dict.fromkeys(waiters))
         notes += [f"its {kind} waiters: {problem}" for problem in problems]
         if len(unique) != count:
             notes.append(f"{count} {kind} waiters are counted, and {len(unique)} were found")
@@ -302,8 +302,8 @@ class ResourceReader:
         reader = self._nt.reader("_KWAIT_CHAIN_ENTRY", next="ListEntry.Next")
         event = self._nt.find("_KWAIT_CHAIN_ENTRY", "Event")
         for entry, _ in self._follow(first, reader, problems):
-            found = list(self._blocks(entry + event.offset, problems)) if event is not None else []
-            yield Waiter(found[0].thread if found else None, entry)
+            waiters = list(self._blocks(entry + event.offset, problems)) if event is not None else []
+            yield Waiter(waiters[0].thread if waiters else None, entry)
 
     def _follow(self, first: int, reader: Any, problems: list[str]) -> Iterator[tuple[int, Any]]:
         entry, seen = first, set[int]()
@@ -339,10 +339,10 @@ class ResourceReader:
         field = self._nt.offset("_KWAIT_BLOCK", "Thread")
         for entry in walk.entries:
             thread = self._memory.pointer(entry - link + field)
-            known = thread is not None and self._may_be_thread(thread)
-            if not known:
+            plausible = thread is not None and self._may_be_thread(thread)
+            if not plausible:
                 problems.append(f"the wait block at {entry - link:#x} names no thread")
-            yield Waiter(thread if known else None, entry - link)
+            yield Waiter(thread if plausible else None, entry - link)
 
 
 def scan_resources(target: Target, everything: bool = False, progress: Progress | None = None) -> ResourceScan:

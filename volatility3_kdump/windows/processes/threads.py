@@ -388,15 +388,15 @@ class ThreadReader:
         if blocks is None:
             notes.append(f"its wait blocks at {row.blocks:#x} are not in the dump")
             return ()
-        found = []
+        objects = []
         for index in range(row.block_count):
             block = self._block.unpack(blocks, index * self._block_size)
-            found.append(self._object(block.object, block.type, notes))
-        return tuple(found)
+            objects.append(self._object(block.object, block.type, notes))
+        return tuple(objects)
 
     def _ring(self, first: int, notes: list[str]) -> list[WaitObject]:
         """Windows 7 links the wait blocks of a thread in a ring."""
-        found: list[WaitObject] = []
+        objects: list[WaitObject] = []
         seen: set[int] = set()
         block = first
         while block not in seen:
@@ -405,9 +405,9 @@ class ThreadReader:
             if row is None or None in row or len(seen) > _MOST_WAIT_BLOCKS:
                 notes.append(f"its wait block at {block:#x} is not in the dump")
                 break
-            found.append(self._object(row.object, row.type, notes))
+            objects.append(self._object(row.object, row.type, notes))
             block = row.next
-        return found
+        return objects
 
     def _object(self, address: int, wait_type: int, notes: list[str]) -> WaitObject:
         whole = wait_type == _WAIT_ALL
@@ -419,23 +419,23 @@ class ThreadReader:
             return WaitObject(address, None, None, all=whole)
         # The top bit of the type is a lock in some kinds of objects.
         kind = row.kind & 0x7F
-        found = WaitObject(address, kind, self._kinds.get(kind), signal_state=row.state, all=whole)
+        waited = WaitObject(address, kind, self._kinds.get(kind), signal_state=row.state, all=whole)
         if kind == MUTANT and self._mutant is not None:
             mutant = read_row(self._memory, self._mutant, address)
             # The low bits are flags.
             owner = mutant.owner & ~3 if mutant is not None else None
-            return found._replace(owner=owner, name=self.title(owner) if owner else None)
+            return waited._replace(owner=owner, name=self.title(owner) if owner else None)
         if kind == SEMAPHORE and self._semaphore is not None:
             semaphore = read_row(self._memory, self._semaphore, address)
-            return found._replace(limit=semaphore.limit if semaphore is not None else None)
+            return waited._replace(limit=semaphore.limit if semaphore is not None else None)
         if kind == PROCESS:
             pid, name = self.process_name(address)
-            return found._replace(pid=pid, name=name)
+            return waited._replace(pid=pid, name=name)
         if kind == THREAD:
             row = read_row(self._memory, self._cid, address)
             if row is not None:
-                return found._replace(pid=row.pid, tid=row.tid, name=self.title(address))
-        return found
+                return waited._replace(pid=row.pid, tid=row.tid, name=self.title(address))
+        return waited
 
     def process_name(self, address: int) -> tuple[int | None, str | None]:
         """Id and image name of a process, remembered."""
@@ -465,20 +465,20 @@ class ThreadReader:
             first = self._memory.pointer(head)
         if not first or first == head:
             return ()
-        found: list[PendingIrp] = []
+        irps: list[PendingIrp] = []
         seen = {head}
         entry = first
         while entry not in seen:
-            if len(found) >= _MOST_IRPS or not self._target.is_kernel_address(entry):
+            if len(irps) >= _MOST_IRPS or not self._target.is_kernel_address(entry):
                 notes.append(f"IrpList is torn: it names {entry:#x}")
                 break
             seen.add(entry)
             address = entry - self._irp_link.offset
             row = read_row(self._memory, self._irp, address)
             if row is None:
-                found.append(PendingIrp(address, None, None, None, None))
+                irps.append(PendingIrp(address, None, None, None, None))
             else:
-                found.append(PendingIrp(address, row.type, row.size, row.flags, row.mdl))
+                irps.append(PendingIrp(address, row.type, row.size, row.flags, row.mdl))
             following = self._memory.pointer(entry)
             if following is None:
                 notes.append(f"IrpList is torn: the IRP at {address:#x} is not in the dump")
@@ -487,7 +487,7 @@ class ThreadReader:
         else:
             if entry != head:
                 notes.append("IrpList is cyclic")
-        return tuple(found)
+        return tuple(irps)
 
 
 def thread_reader(target: Target) -> ThreadReader | None:

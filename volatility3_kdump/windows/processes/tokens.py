@@ -208,14 +208,14 @@ def _sids(target: Target, address: int | None, count: int | None) -> Sids:
         return Sids(address, count, problem=f"their array at {address:x} is not in the kernel")
     # SID_AND_ATTRIBUTES (winnt.h): a pointer and 32 bits, aligned like a pointer
     step = target.memory.pointer_size
-    found = []
+    sids = []
     for place in range(address, address + count * 2 * step, 2 * step):
         sid, attributes = target.memory.pointer(place), target.memory.unsigned(place + step, 4)
         if sid is None:
-            found.append(Sid(None, attributes, f"the entry at {place:x} is not in the dump: {_why(target, place)}"))
+            sids.append(Sid(None, attributes, f"the entry at {place:x} is not in the dump: {_why(target, place)}"))
         else:
-            found.append(read_sid(target, sid, attributes))
-    return Sids(address, count, tuple(found))
+            sids.append(read_sid(target, sid, attributes))
+    return Sids(address, count, tuple(sids))
 
 
 def _integrity(groups: Sids, index: int | None) -> Sid | None:

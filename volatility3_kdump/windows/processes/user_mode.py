@@ -124,7 +124,7 @@ def _modules(nt: Layouts, memory: Memory, loader: int) -> list[UserModule]:
     name_at = nt.offset("_LDR_DATA_TABLE_ENTRY", "BaseDllName")
     path_at = nt.offset("_LDR_DATA_TABLE_ENTRY", "FullDllName")
     links_at = nt.offset("_LDR_DATA_TABLE_ENTRY", "InLoadOrderLinks")
-    found = []
+    modules = []
     walk = walk_list(memory, loader + head_at.offset, _MOST_MODULES, "InLoadOrderModuleList", user=True)
     for entry in walk.entries:
         address = entry - links_at
@@ -134,5 +134,5 @@ def _modules(nt: Layouts, memory: Memory, loader: int) -> list[UserModule]:
         row = reader.unpack(data)
         if row.base:
             name, path = memory.unicode_string(address + name_at), memory.unicode_string(address + path_at)
-            found.append(UserModule(row.base, row.size, name, path))
-    return found
+            modules.append(UserModule(row.base, row.size, name, path))
+    return modules
