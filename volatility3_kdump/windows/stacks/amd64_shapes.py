@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from volatility3_kdump.cpu import amd64, amd64_unwind
+from volatility3_kdump.cpu.calls import cannot_follow_call
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.windows.processes.crashed import crash_context
 from volatility3_kdump.windows.stacks.frames import SCAN, SWITCH, TRAP_FRAME, UNWIND
-from volatility3_kdump.windows.stacks.switched import FRAME_BELOW_TOP, Switch, live_stacks, switch_above
+from volatility3_kdump.windows.stacks.switched import FRAME_BELOW_TOP, PAGE, Switch, live_stacks, switch_above
 from volatility3_kdump.windows.stacks.traps import (
     TRAP_IN_DISPATCHER,
     Trap,
@@ -263,7 +264,11 @@ class Shapes(Walk):
         name = target.names.lookup(value)
         if name is not None and name.symbol is not None and name.offset == 0:
             return False
-        return target.follows_call(value) is not False
+        follows = target.follows_call(value)
+        if follows is not None:
+            return follows
+        # Where a page begins sections begin as well, and what lies there has a name that others point at.
+        return value % PAGE != 0 and not cannot_follow_call(target.memory.read, value, "x64")
 
     def next_trap(self, low: int, end: int) -> int | None:
         """The first trap frame between two addresses, of a handler that called something or faulted itself."""
