@@ -139,11 +139,11 @@ def our_directories(distribution: importlib.metadata.Distribution | None) -> dic
     if distribution is not None:
         source = editable_source(distribution)
         root = Path(str(distribution.locate_file("volatility3"))) if source is None else source
-    found = {kind.directory: root / kind.directory / NAME for kind in KINDS}
-    for path in found.values():
+    directories = {kind.directory: root / kind.directory / NAME for kind in KINDS}
+    for path in directories.values():
         if not path.is_dir():
             raise InstallationError(f"{path}: no such directory; reinstall {DISTRIBUTION}")
-    return found
+    return directories
 
 
 def settings_path() -> Path:
@@ -347,8 +347,8 @@ def _script_directories() -> list[str]:
 
 def find_vol() -> Path | None:
     """The ``vol`` that a shell starts, or, where ``PATH`` has none, the one of this interpreter's environment."""
-    found = shutil.which("vol") or shutil.which("vol", path=os.pathsep.join(_script_directories()))
-    return Path(found) if found else None
+    executable = shutil.which("vol") or shutil.which("vol", path=os.pathsep.join(_script_directories()))
+    return Path(executable) if executable else None
 
 
 def run_host(vol: Path, timeout: float = 120) -> HostRun:
@@ -396,22 +396,22 @@ def _check_package() -> Check:
     running = Path(__file__).resolve().parent
     distribution = installed_distribution()
     if distribution is None:
-        text = f"version {__version__} in {running.parent} is not installed: pip install {running.parent}"
-        return Check("package", False, text)
+        statement = f"version {__version__} in {running.parent} is not installed: pip install {running.parent}"
+        return Check("package", False, statement)
     source = editable_source(distribution)
     if source is not None:
         return Check("package", True, f"version {distribution.version}, editable install of {source}")
-    text = f"version {distribution.version} in {distribution.locate_file('')}"
+    statement = f"version {distribution.version} in {distribution.locate_file('')}"
     if not _same(Path(str(distribution.locate_file(running.name))), running):
-        text += f" (this command runs from {running.parent})"
-    return Check("package", True, text)
+        statement += f" (this command runs from {running.parent})"
+    return Check("package", True, statement)
 
 
 def _check_host(places: Places) -> Check:
-    text = f"volatility3 {places.host_version} in {places.host}"
+    statement = f"volatility3 {places.host_version} in {places.host}"
     if _version(places.host_version) < OLDEST_HOST:
-        return Check("host", False, f"{text}: {'.'.join(map(str, OLDEST_HOST))} or newer is needed")
-    return Check("host", True, text)
+        return Check("host", False, f"{statement}: {'.'.join(map(str, OLDEST_HOST))} or newer is needed")
+    return Check("host", True, statement)
 
 
 def _check_copies(places: Places, kind: Kind) -> Iterator[Check]:
@@ -436,13 +436,13 @@ def _check_copies(places: Places, kind: Kind) -> Iterator[Check]:
 
 
 def _check_symbols(places: Places) -> Check:
-    found = visible(places, SYMBOLS)
-    if found is None:
+    directory = visible(places, SYMBOLS)
+    if directory is None:
         return Check("symbols", False, f"vol does not find {places.ours[SYMBOLS.directory]}: {LINK}")
-    tables = sorted(path.name for path in found.iterdir() if path.suffix in {".json", ".xz", ".jsonl"})
+    tables = sorted(path.name for path in directory.iterdir() if path.suffix in {".json", ".xz", ".jsonl"})
     if not tables:
-        return Check("symbols", False, f"{found} holds no tables: reinstall {DISTRIBUTION}")
-    return Check("symbols", True, f"{found}: {', '.join(tables)}")
+        return Check("symbols", False, f"{directory} holds no tables: reinstall {DISTRIBUTION}")
+    return Check("symbols", True, f"{directory}: {', '.join(tables)}")
 
 
 def _check_plugins(places: Places, vol: Path, run: HostRun) -> Iterator[Check]:

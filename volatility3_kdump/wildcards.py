@@ -24,7 +24,7 @@ class Wildcard:
             raise KdumpError(f"the pattern is longer than {_LONGEST} characters")
         self.pattern = pattern
         self._items = _items(pattern)
-        self._regex = None if any(many and item != "." for item, many in self._items) else _regex(self._items)
+        self._regex = None if any(many and piece != "." for piece, many in self._items) else _regex(self._items)
         self._automaton = _Automaton(self._items) if self._regex is None else None
 
     def matches(self, text: str) -> bool:
@@ -79,11 +79,11 @@ def _bracket(content: str) -> str:
 def _regex(items: list[tuple[str, bool]]) -> re.Pattern[str]:
     """A regular expression that does not go back behind what an asterisk was followed by."""
     stretches = [""]
-    for item, many in items:
+    for piece, many in items:
         if many:
             stretches.append("")
         else:
-            stretches[-1] += item
+            stretches[-1] += piece
     first, *middle = stretches
     if not middle:
         return _compiled(first)
@@ -101,7 +101,7 @@ class _Automaton:
     """All the places in a pattern where a text can be, one bit each."""
 
     def __init__(self, items: list[tuple[str, bool]]) -> None:
-        self._items = [(_compiled(item), many) for item, many in items]
+        self._items = [(_compiled(piece), many) for piece, many in items]
         self._end = 1 << len(items)
         self._masks: dict[str, tuple[int, int]] = {}
         self._many = sum(1 << index for index, (_, many) in enumerate(items) if many)
@@ -123,12 +123,12 @@ class _Automaton:
 
     def _mask(self, character: str) -> tuple[int, int]:
         """The places from which a character leads on, and those where it leads back to the same."""
-        found = self._masks.get(character)
-        if found is None:
+        masks = self._masks.get(character)
+        if masks is None:
             going = staying = 0
-            for index, (item, many) in enumerate(self._items):
-                if item.fullmatch(character):
+            for index, (piece, many) in enumerate(self._items):
+                if piece.fullmatch(character):
                     staying |= many << index
                     going |= (not many) << index
-            found = self._masks[character] = going, staying
-        return found
+            masks = self._masks[character] = going, staying
+        return masks

@@ -62,5 +62,5 @@ class Archive(abc.ABC):
 
 def shown(name: str, longest: int = 80) -> str:
     """A member's name for a message: one line, without anything that a terminal would act upon."""
-    text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-    return text if len(text) <= longest else f"...{text[-longest:]}"
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
+    return line if len(line) <= longest else f"...{line[-longest:]}"

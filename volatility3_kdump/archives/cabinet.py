@@ -209,8 +209,8 @@ class Cabinet(Archive):
         def checksum(data: bytes) -> int:
             """[MS-CAB] 3.1: exclusive or of little-endian words; bytes left over make a word, first byte highest."""
             whole = len(data) & ~3
-            words = int(bitwise_xor.reduce(frombuffer(data, "<u4", whole >> 2))) if whole else 0
-            return words if whole == len(data) else words ^ int.from_bytes(data[whole:], "big")
+            folded = int(bitwise_xor.reduce(frombuffer(data, "<u4", whole >> 2))) if whole else 0
+            return folded if whole == len(data) else folded ^ int.from_bytes(data[whole:], "big")
 
         file = self.file
         head_size = _DATA.size + self._data_reserve
@@ -241,12 +241,12 @@ class Cabinet(Archive):
                     f"the CAB archive ends inside block {number} of folder {folder.number} at offset {block.offset:#x}"
                 )
             if expected:
-                found = checksum(data) ^ int.from_bytes(head[4:8], "little")
+                sum_of_block = checksum(data) ^ int.from_bytes(head[4:8], "little")
                 # Whether the reserved bytes count depends on who wrote the archive.
-                if found != expected and found ^ checksum(head[_DATA.size :]) != expected:
+                if sum_of_block != expected and sum_of_block ^ checksum(head[_DATA.size :]) != expected:
                     raise CorruptContainer(
                         f"block {number} of folder {folder.number} at offset {block.offset:#x} of the CAB archive has "
-                        f"the checksum {found:#010x}, not {expected:#010x}: it is damaged"
+                        f"the checksum {sum_of_block:#010x}, not {expected:#010x}: it is damaged"
                     )
             yield offset, block, data
             offset += size

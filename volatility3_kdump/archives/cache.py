@@ -86,12 +86,12 @@ def default_directory() -> Path:
 
 def limit_from_environment() -> int:
     """The most bytes of members that the cache keeps. Raises :class:`CacheError` for what is no size."""
-    text = os.environ.get(LIMIT_VARIABLE, "").strip()
-    if not text:
+    setting = os.environ.get(LIMIT_VARIABLE, "").strip()
+    if not setting:
         return DEFAULT_LIMIT
-    size = parse_size(text)
+    size = parse_size(setting)
     if size is None:
-        raise CacheError(f"{LIMIT_VARIABLE} is {text[:40]!r}, which is no size: write it like 20G or 500M")
+        raise CacheError(f"{LIMIT_VARIABLE} is {setting[:40]!r}, which is no size: write it like 20G or 500M")
     return size
 
 
@@ -135,14 +135,14 @@ class MemberCache:
         """
         now = time.time()
         identity = identify(file)
-        known = self.directory / "digests" / identity
+        note = self.directory / "digests" / identity
         changed = os.fstat(file.fileno()).st_ctime
         trusted = sys.platform != "win32" and now - changed > _RESOLUTION
         if trusted:
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                text = known.read_text("ascii")
-                if re.fullmatch("[0-9a-f]{64}", text):
-                    return text
+                digest = note.read_text("ascii")
+                if re.fullmatch("[0-9a-f]{64}", digest):
+                    return digest
         state = hashlib.sha256()
         buffer = bytearray(CHUNK)
         done = 0
@@ -154,10 +154,10 @@ class MemberCache:
                 report(done)
         if identify(file) != identity:
             raise KdumpError("the file changes while it is read: copy it first")
-        text = state.hexdigest()
+        digest = state.hexdigest()
         if trusted:
-            self._note(known, text)
-        return text
+            self._note(note, digest)
+        return digest
 
     # notes ----------------------------------------------------------------------------------------------------------
 
@@ -192,23 +192,23 @@ class MemberCache:
         path = self._members / key
         record = path.with_suffix(".json")
         try:
-            known = json.loads(record.read_text("ascii"))
-            if path.lstat().st_size != known["size"]:
+            entry = json.loads(record.read_text("ascii"))
+            if path.lstat().st_size != entry["size"]:
                 return None
-            if known["boot"] != cache_files.boot_id() and not known["synced"]:
+            if entry["boot"] != cache_files.boot_id() and not entry["synced"]:
                 # Written before the system was started, and perhaps never to the disk.
                 return None
             first_time = path not in in_use
             keep(path)
-            if first_time and not is_sound(path, known["size"], known["sums"]):
+            if first_time and not is_sound(path, entry["size"], entry["sums"]):
                 let_go(path)
                 remove(path)
                 return None
             with contextlib.suppress(OSError):
-                if not known["synced"] and time.time() - path.stat().st_mtime > _SETTLED:
+                if not entry["synced"] and time.time() - path.stat().st_mtime > _SETTLED:
                     with path.open("rb+") as file:
                         os.fsync(file.fileno())
-                    write_atomically(record, json.dumps({**known, "synced": True}))
+                    write_atomically(record, json.dumps({**entry, "synced": True}))
                 os.utime(record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -321,7 +321,7 @@ class MemberCache:
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(last use, size, path) of every member and part, the one that was not used for the longest time first."""
-        found = []
+        entries = []
         for path in self._members.iterdir():
             if path.suffix in (".json", ".sums"):
                 continue
@@ -329,10 +329,10 @@ class MemberCache:
                 status = path.stat()
                 record = path.with_suffix(".json")
                 used = record.stat().st_mtime if path.suffix == "" and record.exists() else status.st_mtime
-                found.append((used, status.st_size, path))
+                entries.append((used, status.st_size, path))
             except OSError:
                 continue
-        return sorted(found)
+        return sorted(entries)
 
     def _evict(self, limit: int, keep: Path) -> None:
         """Remove members until the rest takes at most ``limit`` bytes; those in use stay."""

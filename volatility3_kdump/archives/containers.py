@@ -234,16 +234,16 @@ class _Session:
     def digest(self) -> str:
         """The hash of the whole container."""
         if self._digest is None:
-            text = f"Reading {shown(self.path.name, 40)}"
-            self._digest = self.cache.digest(self._file, lambda done: self._report(done / max(1, self._size), text))
+            activity = f"Reading {shown(self.path.name, 40)}"
+            self._digest = self.cache.digest(self._file, lambda done: self._report(done / max(1, self._size), activity))
         return self._digest
 
     def extract(self, member: Member, is_dump: bool = True) -> Path:
         """A member as a file in the cache. Raises a :class:`~volatility3_kdump.errors.KdumpError`."""
         key = key_of(self.digest(), str(member.number))
-        found = self.cache.find(key)
-        if found is not None:
-            return found
+        cached = self.cache.find(key)
+        if cached is not None:
+            return cached
         if member.size is not None:
             _refuse_bomb(member, member.size)
 
@@ -258,7 +258,7 @@ class _Session:
         """The stream of a member, seen to be a dump, within its bounds, and reported."""
         given = start
         head = b"" if start == 0 and is_dump else None
-        text = f"Extracting {shown(member.name, 40)} from {shown(self.path.name, 40)}"
+        activity = f"Extracting {shown(member.name, 40)} from {shown(self.path.name, 40)}"
         for data in self.archive.stream(member, start, before):
             given += len(data)
             if head is not None:
@@ -274,7 +274,7 @@ class _Session:
                 )
             yield data
             share = given / member.size if member.size else self._file.tell() / max(1, self._size)
-            self._report(share, f"{text}: {given >> 20:,} MiB")
+            self._report(share, f"{activity}: {given >> 20:,} MiB")
         if head is not None:
             _check_head(member, head)
         if member.size is not None and given != member.size:
@@ -282,7 +282,7 @@ class _Session:
                 f"{shown(member.name)} ends after {given:,} of the {member.size:,} bytes it should be"
             )
         if self._progress is not None:
-            self._progress(100.0, text)
+            self._progress(100.0, activity)
 
 
 def _refuse_bomb(member: Member, size: int) -> None:
@@ -340,12 +340,12 @@ def _remembered_choice(session: _Session) -> Member:
     if archive.quick_heads or len(_candidates(archive)) < 2:
         return _choose(archive)
     key = key_of(session.digest(), "choice")
-    known = session.cache.recall(key)
-    found = next((member for member in archive.members if str(member.number) == known), None)
-    if found is None:
-        found = _choose(archive)
-        session.cache.note(key, str(found.number))
-    return found
+    number = session.cache.recall(key)
+    member_chosen = next((member for member in archive.members if str(member.number) == number), None)
+    if member_chosen is None:
+        member_chosen = _choose(archive)
+        session.cache.note(key, str(member_chosen.number))
+    return member_chosen
 
 
 def extract_member(path: Path, number: int, progress: Progress | None = None, cache: MemberCache | None = None) -> Path:
@@ -379,8 +379,8 @@ def dump_members(path: Path, cache: MemberCache | None = None) -> tuple[Member, 
         if session is None:
             return None
         candidates = _candidates(session.archive)
-        found = [member for member in candidates if may_be_dump(session.archive, member)]
-        return tuple(sorted(found, key=lambda member: member.number))
+        dumps = [member for member in candidates if may_be_dump(session.archive, member)]
+        return tuple(sorted(dumps, key=lambda member: member.number))
 
 
 def digest_of(path: Path, cache: MemberCache | None = None) -> str:

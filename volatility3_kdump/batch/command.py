@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pattern", metavar="GLOB", action="append", default=[], help="only names in the directories that match"
     )
     parser.add_argument("--time-limit", metavar="S", type=_seconds, help="give up on a dump after so many seconds")
-    for options, text in (
+    for options, explanation in (
         (("--isf-dir",), "directories searched for symbol tables before the host's own"),
         (
             ("-y", "--symbol-path"),
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         (("-i", "--image-path"), "where image files are, as KD's -i (default _NT_EXECUTABLE_IMAGE_PATH)"),
     ):
-        parser.add_argument(*options, metavar="DIR", action="append", default=[], help=text)
+        parser.add_argument(*options, metavar="DIR", action="append", default=[], help=explanation)
     parser.add_argument("--offline", action="store_true", help="ask no symbol server, whatever the paths say")
     parser.add_argument("--triage-ini", metavar="FILE", help="rules of yours for choosing the culprit")
 
@@ -107,8 +107,8 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
             sys.stderr.write(f"\r{' ' * 79}\r")
     if arguments.summary is not None:
         _write_summary(arguments.summary, summary)
-    for text in summary.text():
-        print(text)
+    for line_of_summary in summary.text():
+        print(line_of_summary)
     if earlier:
         print(f"from before: {counted(earlier, 'line')}")
     if left_out[0]:

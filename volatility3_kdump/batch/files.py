@@ -54,20 +54,20 @@ def collect(paths: Iterable[str | os.PathLike[str]], patterns: Sequence[str] = (
     case does not matter) narrow that to the names that match one of them. The order is that of the arguments; of a
     directory, its files come in the order of their names, then its directories. A file that is met twice counts once.
     """
-    found: dict[str, File] = {}
+    files: dict[str, File] = {}
     left_out = 0
     for given in paths:
         path = os.path.abspath(os.fspath(given))
         if not os.path.isdir(path):
             file = look_at(path, explicit=True)
-            if file is not None and (path not in found or not found[path].explicit):
-                found[path] = file
+            if file is not None and (path not in files or not files[path].explicit):
+                files[path] = file
             continue
         for inner, problem in _walk(path):
-            if inner in found:
+            if inner in files:
                 continue
             if problem is not None:
-                found[inner] = File(inner, explicit=False, problem=problem)
+                files[inner] = File(inner, explicit=False, problem=problem)
                 continue
             name = os.path.basename(inner).lower()
             if patterns and not any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in patterns):
@@ -76,8 +76,8 @@ def collect(paths: Iterable[str | os.PathLike[str]], patterns: Sequence[str] = (
             if file is None:
                 left_out += 1
             else:
-                found[inner] = file
-    return list(found.values()), left_out
+                files[inner] = file
+    return list(files.values()), left_out
 
 
 def _walk(directory: str) -> Iterator[tuple[str, str | None]]:

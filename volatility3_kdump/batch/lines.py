@@ -122,8 +122,8 @@ class LineFile:
         with self.path.open("rb") as stream:
             for number, raw in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
                 torn = not raw.endswith(b"\n") and len(raw) < _LONGEST_LINE
-                text = raw.rstrip(b"\0\n")
-                if torn and (text.startswith(_START.encode()) or _START.encode().startswith(text)):
+                content = raw.rstrip(b"\0\n")
+                if torn and (content.startswith(_START.encode()) or _START.encode().startswith(content)):
                     break
                 try:
                     line = json.loads(raw)

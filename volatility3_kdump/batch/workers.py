@@ -116,8 +116,8 @@ class _Run:
         return len(self._queue) + len(self._running)
 
     def add(self, file: File) -> None:
-        known = self._done.hashes(file)
-        self._queue.append(_Task(file, listed=not file.archive, known=known))
+        digests = self._done.hashes(file)
+        self._queue.append(_Task(file, listed=not file.archive, known=digests))
 
     def lines(self) -> Iterator[Line]:
         while self._queue or self._running:
@@ -194,8 +194,8 @@ class _Run:
             if limit is not None and lasted + _TICK >= limit:
                 yield task.failed(time_up_error(limit))
             else:
-                text = "the process that analysed it died: killed, out of memory, or crashed"
-                yield task.failed(error_of("WorkerDied", text, again=True))
+                message = "the process that analysed it died: killed, out of memory, or crashed"
+                yield task.failed(error_of("WorkerDied", message, again=True))
         for task in reversed(suspects):
             task.alone = True
             self._queue.appendleft(task)

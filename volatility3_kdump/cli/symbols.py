@@ -78,12 +78,12 @@ def _write(arguments: argparse.Namespace) -> int:
     entries = list(entries_of(modules, target.images, target.symbol_sources.identity_of))
     if not entries:
         raise KdumpError(f"{target.name}: no module list is in the dump")
-    text = "".join(f"{line}\n" for line in lines_of(target.name, target.header.architecture, entries))
+    manifest = "".join(f"{line}\n" for line in lines_of(target.name, target.header.architecture, entries))
     if arguments.output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(manifest)
         return 0
     try:
-        arguments.output.write_text(text, "utf-8")
+        arguments.output.write_text(manifest, "utf-8")
     except OSError as error:
         raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
     print(f"{arguments.output}: {len(entries)} modules", file=sys.stderr)
@@ -108,8 +108,8 @@ def _of_crash(target: Target) -> list[Module]:
 
 
 def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
-    text = symbol_path if symbol_path is not None else os.environ.get(SYMBOL_PATH_VARIABLE, "")
-    if not text.strip():
+    path_text = symbol_path if symbol_path is not None else os.environ.get(SYMBOL_PATH_VARIABLE, "")
+    if not path_text.strip():
         raise KdumpError(
             f"nothing says where to fetch from: -y 'srv*' is Microsoft's public server ({MICROSOFT}), "
             f"-y 'srv*URL' another one, -y DIR a directory; or set {SYMBOL_PATH_VARIABLE}"
@@ -123,7 +123,7 @@ def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
     servers = Servers(_LIMITS, progress=progress)
     if servers.offline:
         tell("kdump: offline (KDUMP_OFFLINE): no server is asked")
-    path = SearchPath.parse(text, "symbol path", servers)
+    path = SearchPath.parse(path_text, "symbol path", servers)
     problems: list[str] = []
     for complaint in path.complaints:
         tell(f"kdump: {complaint}")

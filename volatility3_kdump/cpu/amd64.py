@@ -180,8 +180,8 @@ def _fields(
 ) -> Mapping[str, tuple[int, int]]:
     if layouts is None or not layouts.has_type(type_name):
         return fixed
-    found = {name: layouts.find(type_name, name) for name in fixed}
-    return {name: (field.offset, field.size) for name, field in found.items() if field is not None}
+    fields = {name: layouts.find(type_name, name) for name in fixed}
+    return {name: (field.offset, field.size) for name, field in fields.items() if field is not None}
 
 
 def _read_fields(read: Read, address: int, fields: Mapping[str, tuple[int, int]]) -> dict[str, int]:

@@ -58,14 +58,14 @@ def decode_many(
     read: Read, address: int, count: int, architecture: str, *, name_of: NameOf | None = None
 ) -> list[Instruction]:
     """Up to ``count`` consecutive instructions from an address; fewer where one is absent or does not decode."""
-    found: list[Instruction] = []
-    while len(found) < count:
+    instructions: list[Instruction] = []
+    while len(instructions) < count:
         instruction = decode(read, address, architecture, name_of=name_of)
         if instruction is None:
             break
-        found.append(instruction)
+        instructions.append(instruction)
         address += instruction.size
-    return found
+    return instructions
 
 
 def _code(read: Read, address: int, longest: int) -> bytes:

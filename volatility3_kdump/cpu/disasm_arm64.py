@@ -53,11 +53,11 @@ def decode_arm64(
     code: bytes, read: Read, address: int, context: Context | None, name_of: NameOf | None
 ) -> Instruction | None:
     """The first instruction of ``code``, evaluated; ``None`` when the bytes are no complete instruction."""
-    found = next(_disassembler().disasm_lite(code[:4], address, 1), None)
-    if found is None:
+    decoded = next(_disassembler().disasm_lite(code[:4], address, 1), None)
+    if decoded is None:
         return None
-    _, size, mnemonic, text = found
-    operands = _split(text)
+    _, size, mnemonic, operand_text = decoded
+    operands = _split(operand_text)
     target = _target(mnemonic, operands)
     literal = target is None and _is_literal_load(mnemonic, operands)
     parts = []
@@ -69,7 +69,7 @@ def decode_arm64(
             parts.append(Operand(kind, named(where, name_of(where) if name_of is not None else None)))
         else:
             parts.append(Operand(_kind(operand, number), _text(operand)))
-    memory = _literal(read, mnemonic, operands) if literal else _memory(read, mnemonic, operands, text, context)
+    memory = _literal(read, mnemonic, operands) if literal else _memory(read, mnemonic, operands, operand_text, context)
     indirect = None
     if _INDIRECT.match(mnemonic):
         indirect = register_value(context, operands[0] if operands else "x30")
@@ -113,9 +113,9 @@ def _kind(operand: str, number: int | None) -> str:
 
 def _text(operand: str) -> str:
     """KD's spelling: no space after commas, ``fp`` and ``lr``, upper-case hexadecimal digits."""
-    text = re.sub(r",\s+", ",", operand)
-    text = re.sub(r"\bx29\b", "fp", re.sub(r"\bx30\b", "lr", text))
-    return re.sub(r"0x([0-9a-f]+)", lambda match: f"0x{match.group(1).upper()}", text)
+    spelled = re.sub(r",\s+", ",", operand)
+    spelled = re.sub(r"\bx29\b", "fp", re.sub(r"\bx30\b", "lr", spelled))
+    return re.sub(r"0x([0-9a-f]+)", lambda match: f"0x{match.group(1).upper()}", spelled)
 
 
 def _target(mnemonic: str, operands: list[str]) -> int | None:

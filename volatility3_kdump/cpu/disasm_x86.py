@@ -237,12 +237,12 @@ class _Decoder:
             if name or self.architecture == "x64":
                 return f"{segment}[{named(where, name, self.pointer_size)}]"
             return f"{segment or 'ds'}:[{masm_number(where, 8)}]"
-        text = base
+        place = base
         if index and index not in ("riz", "eiz"):
-            text += ("+" if text else "") + index + (f"*{memory.scale}" if memory.scale > 1 else "")
+            place += ("+" if place else "") + index + (f"*{memory.scale}" if memory.scale > 1 else "")
         if memory.disp:
-            text += f"{'-' if memory.disp < 0 else '+'}{masm_number(abs(memory.disp))}"
-        return f"{segment}:[{text}]" if segment else f"[{text}]"
+            place += f"{'-' if memory.disp < 0 else '+'}{masm_number(abs(memory.disp))}"
+        return f"{segment}:[{place}]" if segment else f"[{place}]"
 
     def _name(self, address: int | None) -> str | None:
         return self.name_of(address) if self.name_of is not None and address is not None else None
@@ -253,15 +253,15 @@ class _Decoder:
         return (1 << 8 * (self.insn.addr_size or self.pointer_size)) - 1
 
     def _memories(self) -> tuple[MemoryOperand, ...]:
-        found = [self._evaluate(operand) for operand in self.operands if operand.type == _MEMORY]
+        operands = [self._evaluate(operand) for operand in self.operands if operand.type == _MEMORY]
         if self.name == "xlatb":
             base = {8: "rbx", 4: "ebx", 2: "bx"}.get(self.insn.addr_size, "rbx")
-            found.append(self._resolve([(base, 1), ("al", 1)], 0, 1, self._segment_override() or "ds", "read"))
+            operands.append(self._resolve([(base, 1), ("al", 1)], 0, 1, self._segment_override() or "ds", "read"))
         if self.name in ("maskmovq", "maskmovdqu", "vmaskmovdqu"):
             base = {8: "rdi", 4: "edi", 2: "di"}[self.insn.addr_size]
             size = 8 if self.name == "maskmovq" else 16
-            found.append(self._resolve([(base, 1)], 0, size, self._segment_override() or "ds", "write"))
-        return tuple(found)
+            operands.append(self._resolve([(base, 1)], 0, size, self._segment_override() or "ds", "write"))
+        return tuple(operands)
 
     def _segment_override(self) -> str | None:
         return {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}.get(self.insn.prefix[1])

@@ -8,8 +8,8 @@ def pointer(value: int | None, size: int = 8, tick: bool = True) -> str:
 
     A 32-bit address may come sign-extended. An unknown address (``None``) is all question marks.
     """
-    text = "?" * (2 * size) if value is None else f"{value & ((1 << 8 * size) - 1):0{2 * size}x}"
-    return f"{text[:8]}`{text[8:]}" if tick and size == 8 else text
+    digits = "?" * (2 * size) if value is None else f"{value & ((1 << 8 * size) - 1):0{2 * size}x}"
+    return f"{digits[:8]}`{digits[8:]}" if tick and size == 8 else digits
 
 
 def named(address: int, name: str | None, size: int = 8) -> str:
@@ -21,5 +21,5 @@ def masm_number(value: int, digits: int = 0) -> str:
     """A number as MASM writes it: ``8``, ``10h``, ``0FFFFFFFFh``; with ``digits``, padded and always with ``h``."""
     if value < 10 and not digits:
         return str(value)
-    text = f"{value:0{digits}X}h"
-    return f"0{text}" if text[0] in "ABCDEF" else text
+    number = f"{value:0{digits}X}h"
+    return f"0{number}" if number[0] in "ABCDEF" else number

@@ -131,6 +131,6 @@ def parse_identity(data: bytes) -> ProcessorIdentity | None:
 
 def _text(data: bytes) -> str | None:
     """Printable text up to its NUL, runs of spaces joined; ``None`` when there is none."""
-    text = data.split(b"\0", 1)[0].decode("latin-1")
-    printable = "".join(character for character in text if " " <= character <= "~")
+    string = data.split(b"\0", 1)[0].decode("latin-1")
+    printable = "".join(character for character in string if " " <= character <= "~")
     return " ".join(printable.split()) or None

@@ -154,9 +154,9 @@ class DumpHeader:
         """Names of the set attribute bits, ``None`` when the field was never written."""
         if self.attributes is None:
             return None
-        known = [name for bit, name in enumerate(ATTRIBUTE_NAMES) if self.attributes >> bit & 1]
+        names = [name for bit, name in enumerate(ATTRIBUTE_NAMES) if self.attributes >> bit & 1]
         rest = self.attributes >> len(ATTRIBUTE_NAMES) << len(ATTRIBUTE_NAMES)
-        return (*known, f"{rest:#x}") if rest else tuple(known)
+        return (*names, f"{rest:#x}") if rest else tuple(names)
 
     @property
     def encrypted(self) -> bool:
@@ -295,12 +295,12 @@ def is_fill_bytes(data: bytes) -> bool:
 def _text(data: bytes) -> str | None:
     if is_fill_bytes(data):
         return None
-    text, terminator, _ = data.partition(b"\0")
+    string, terminator, _ = data.partition(b"\0")
     if not terminator:
         # A writer may set a few bytes and leave the fill behind them without a terminator.
         fill = (_SIGNATURE * (len(data) // 4 + 1))[: len(data)]
-        text = data[: next((end for end in range(len(data), 0, -1) if data[end - 1] != fill[end - 1]), 0)]
-    return text.decode("latin-1") or None
+        string = data[: next((end for end in range(len(data), 0, -1) if data[end - 1] != fill[end - 1]), 0)]
+    return string.decode("latin-1") or None
 
 
 def _recognise(source: Source, magic: bytes) -> int:

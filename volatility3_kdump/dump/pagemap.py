@@ -73,9 +73,9 @@ def extents(page_map: PageMap, start: int, stop: int) -> Iterator[Extent]:
     """The stored stretches of page frames in ``[start, stop)``, in order."""
     pfn = page_map.next_present(start)
     while pfn is not None and pfn < stop:
-        found = page_map.extent(pfn, stop - pfn)
-        yield found
-        pfn = page_map.next_present(pfn + found.count)
+        stretch = page_map.extent(pfn, stop - pfn)
+        yield stretch
+        pfn = page_map.next_present(pfn + stretch.count)
 
 
 class RunPageMap:
@@ -136,10 +136,10 @@ class RunPageMap:
         )
         index = np.searchsorted(starts, pfns, side="right") - 1
         delta = pfns - starts[index]
-        found: NDArray[np.int64] = np.where(
+        offsets_in_file: NDArray[np.int64] = np.where(
             (index >= 0) & (delta < counts[index]), offsets[index] + (delta << PAGE_SHIFT), -1
         )
-        return found
+        return offsets_in_file
 
     @property
     def highest(self) -> int | None:
@@ -244,8 +244,8 @@ class BitmapPageMap:
         present = inside & (word >> bit & np.uint64(1) != 0)
         index = rank[bits >> 6] + _set_bits(word & ((np.uint64(1) << bit) - np.uint64(1)))
         present &= index < self.present
-        found: NDArray[np.int64] = np.where(present, self._first_page + (index << PAGE_SHIFT), -1)
-        return found
+        offsets: NDArray[np.int64] = np.where(present, self._first_page + (index << PAGE_SHIFT), -1)
+        return offsets
 
     @functools.cached_property
     def _words(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -267,12 +267,12 @@ class BitmapPageMap:
         return Extent(pfn, count, self._first_page + (index << PAGE_SHIFT))
 
     def next_present(self, pfn: int) -> int | None:
-        found = self._first(max(pfn, 0), self._bits, self._NOT_EMPTY, 0)
-        if found >= self._bits:
+        next_set = self._first(max(pfn, 0), self._bits, self._NOT_EMPTY, 0)
+        if next_set >= self._bits:
             return None
         # The bits of pages behind the end of the file are set, but their pages are not there.
-        index = self._index_of(found)
-        return found if index is not None and index < self.present else None
+        index = self._index_of(next_set)
+        return next_set if index is not None and index < self.present else None
 
     def _first(self, pfn: int, limit: int, pattern: re.Pattern[bytes], skip: int) -> int:
         """The first page frame from ``pfn`` on, within ``limit`` pages, whose bit differs from the bits of ``skip``."""

@@ -59,10 +59,10 @@ class MachineInformation:
     @property
     def virtual_machine(self) -> str | None:
         """The debugger's name of the hypervisor that the machine's name betrays, ``None`` for a physical machine."""
-        words = f"{self.manufacturer or ''} {self.product or ''}".lower()
-        if "microsoft" in words and "virtual machine" in words:
+        makers = f"{self.manufacturer or ''} {self.product or ''}".lower()
+        if "microsoft" in makers and "virtual machine" in makers:
             return "HyperV"
-        return next((name for word, name in _VIRTUAL_MACHINES if word in words), None)
+        return next((name for word, name in _VIRTUAL_MACHINES if word in makers), None)
 
 
 def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInformation | None:
@@ -72,14 +72,14 @@ def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInfor
         return None
     data = source.read(blob.offset, blob.size)
     length = int.from_bytes(data[4:8], "little")
-    found: dict[int, tuple[bytes, list[str]]] = {}
+    structures: dict[int, tuple[bytes, list[str]]] = {}
     for kind, body, strings in _structures(data[_HEADER_SIZE : _HEADER_SIZE + length]):
-        found.setdefault(kind, (body, strings))
-    if not found:
+        structures.setdefault(kind, (body, strings))
+    if not structures:
         return None
 
     def text(kind: int, offset: int) -> str | None:
-        body, strings = found.get(kind, (b"", []))
+        body, strings = structures.get(kind, (b"", []))
         number = body[offset] if offset < len(body) else 0
         return (strings[number - 1].strip() or None) if 0 < number <= len(strings) else None
 

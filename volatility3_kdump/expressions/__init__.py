@@ -120,11 +120,11 @@ def parse_range(text: str, names: Names, radix: int = 16) -> tuple[Range | None,
 
 def parse_bounds(text: str, names: Names, radix: int = 16) -> tuple[Range | None, str]:
     """As :func:`parse_range`, where a second expression is the last address of the range."""
-    found, rest = parse_range(text, names, radix)
-    if found is None or found.count is not None or found.end is not None or not rest:
-        return found, rest
+    bounds, rest = parse_range(text, names, radix)
+    if bounds is None or bounds.count is not None or bounds.end is not None or not rest:
+        return bounds, rest
     end, rest = parse_first(rest, names, radix)
-    return Range(found.start, None, end), rest
+    return Range(bounds.start, None, end), rest
 
 
 def parse_address(

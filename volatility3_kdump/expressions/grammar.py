@@ -302,8 +302,8 @@ class Parser:
             return self._names.register(word)
         except Unresolved as error:
             # With a reason it is the name of a register that has no value here.
-            words = error.words if str(error) else "Couldn't resolve error at"
-            raise ExpressionError(words, self.text, start, str(error) or None) from None
+            message = error.words if str(error) else "Couldn't resolve error at"
+            raise ExpressionError(message, self.text, start, str(error) or None) from None
 
     def _number(self, word: str, start: int) -> int | None:
         for pattern, radix in _NUMBERS:
@@ -335,8 +335,8 @@ class Parser:
             return value >> 16 & 0xFFFF if name == "hi" else value & 0xFFFF
         physical = name in _PHYSICAL_READS
         size = (_PHYSICAL_READS if physical else _READS)[name] or self._names.pointer_size
-        found = self._resolved(lambda: self._names.read(value, size, physical), start)
-        return sign_extended(found, self._names.pointer_size) if name.endswith("poi") else found
+        pointee = self._resolved(lambda: self._names.read(value, size, physical), start)
+        return sign_extended(pointee, self._names.pointer_size) if name.endswith("poi") else pointee
 
     def _function(self, name: str, start: int) -> int:
         self.position += 1

@@ -57,13 +57,13 @@ class CrashScope:
 
     @property
     def process(self) -> int | None:
-        found = crash_process(self._target)
-        return None if found is None else found.address
+        process = crash_process(self._target)
+        return None if process is None else process.address
 
     @property
     def thread(self) -> int | None:
-        found = crash_thread(self._target)
-        return None if found is None else found.address
+        thread = crash_thread(self._target)
+        return None if thread is None else thread.address
 
 
 class NoNames:
@@ -195,10 +195,10 @@ class TargetNames:
             return module.base if module is not None else self._anywhere(name)
         if module is None:
             raise Unresolved(f"no loaded module is named {module_name}")
-        found = self._target.names.address_of(module, symbol)
-        if found is None:
+        address = self._target.names.address_of(module, symbol)
+        if address is None:
             raise Unresolved(f"{module.name} has no symbol {symbol} ({self._target.names.status_of(module)})")
-        return found
+        return address
 
     def _module(self, name: str) -> Module | None:
         return next((module for module in self._target.modules if module.name.lower() == name.lower()), None)
@@ -206,9 +206,9 @@ class TargetNames:
     def _anywhere(self, name: str) -> int | None:
         """A symbol of the kernel, else of another module whose symbols have been looked for already."""
         for module in self._searched():
-            found = self._target.names.address_of(module, name)
-            if found is not None:
-                return found
+            address = self._target.names.address_of(module, name)
+            if address is not None:
+                return address
         return None
 
     def _searched(self) -> Iterator[Module]:

@@ -97,7 +97,7 @@ class ImageCheck:
     @property
     def errors(self) -> list[Difference]:
         """The differences that nothing explains."""
-        return [item for item in self.differences if item.kind in ERRORS]
+        return [difference for difference in self.differences if difference.kind in ERRORS]
 
 
 def check_image(target: Target, module: Module) -> ImageCheck:
@@ -111,7 +111,7 @@ def check_image(target: Target, module: Module) -> ImageCheck:
         return ImageCheck(module, None, reason, 0, 0, ())
     sites = _Sites(file)
     compared = size = 0
-    found: list[Difference] = []
+    differences: list[Difference] = []
     truncated = False
     for section in file.headers.sections:
         if not section.executable or section.writable or section.characteristics & _DISCARDABLE:
@@ -125,12 +125,12 @@ def check_image(target: Target, module: Module) -> ImageCheck:
                 if memory != stored:
                     runs += _runs(rva, memory, stored)
         for rva, memory, stored in _joined(runs):
-            if len(found) >= _MOST_SHOWN:
+            if len(differences) >= _MOST_SHOWN:
                 truncated = True
                 break
-            found += _classified(target, module, file, section.name, (rva, memory, stored), sites)
+            differences += _classified(target, module, file, section.name, (rva, memory, stored), sites)
     nothing = None if compared else "the dump holds none of its code"
-    return ImageCheck(module, str(file.path), nothing, compared, size, tuple(found), truncated)
+    return ImageCheck(module, str(file.path), nothing, compared, size, tuple(differences), truncated)
 
 
 def _comparable(file: FileImage, rva: int, held: bytes) -> Iterator[tuple[int, bytes, bytes]]:
@@ -179,7 +179,7 @@ def _classified(
         cut = len(memory) - 2
         parts = ((rva, memory[:cut], stored[:cut]), (rva + cut, memory[cut:], stored[cut:]))
         both = [_classify(target, module, file, section, *part, sites) for part in parts]
-        if all(item.kind == HOT_PATCH for item in both):
+        if all(difference.kind == HOT_PATCH for difference in both):
             return both
     return [_classify(target, module, file, section, rva, memory, stored, sites)]
 

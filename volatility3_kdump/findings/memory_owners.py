@@ -79,11 +79,11 @@ class MemoryOwners:
         image = self._target.images.headers_of(module)
         offset = address - module.base
         section = image.section_of(offset) if image is not None else None
-        text = f"{section.name}+{offset - section.address:#x}" if section is not None else None
+        place = f"{section.name}+{offset - section.address:#x}" if section is not None else None
         detail = "its headers are not in the dump" if image is None else None
         if section is None and image is not None:
             detail = "in its headers" if offset < min((part.address for part in image.sections), default=0) else None
-        return Owner(DRIVER, module.image_name, module.base, offset, text, self._target.name_of(address), detail)
+        return Owner(DRIVER, module.image_name, module.base, offset, place, self._target.name_of(address), detail)
 
     def _user(self, address: int) -> Owner:
         process = self._process or crash_process(self._target)
@@ -91,9 +91,7 @@ class MemoryOwners:
         if process is None or kind != USER:
             return Owner(kind)
         name = f"{process.name or '?'} ({process.pid if process.pid is not None else '?'})"
-        module = next(
-            (item for item in self._user_modules if item.base <= address < item.base + (item.size or 0)), None
-        )
+        module = next((dll for dll in self._user_modules if dll.base <= address < dll.base + (dll.size or 0)), None)
         symbol = f"{module.name or '?'}+{address - module.base:#x}" if module is not None else None
         return Owner(kind, name, process.address, None, None, symbol)
 
@@ -109,10 +107,10 @@ class MemoryOwners:
         index = bisect.bisect_right(lows, address) - 1
         if index < 0 or address >= stacks[index].high:
             return None
-        found = stacks[index]
-        detail = f"{found.high - address:#x} bytes below its base {found.high:x}"
-        name = found.name if found.thread is None else self._thread_name(found.thread)
-        return Owner(STACK, name, found.low, address - found.low, detail=detail)
+        stack = stacks[index]
+        detail = f"{stack.high - address:#x} bytes below its base {stack.high:x}"
+        name = stack.name if stack.thread is None else self._thread_name(stack.thread)
+        return Owner(STACK, name, stack.low, address - stack.low, detail=detail)
 
     def stack_ranges(self) -> list[tuple[int, int]]:
         """The kernel stacks of all threads and processors that are known, ``[low, high)``, disjoint and in order."""
@@ -122,17 +120,17 @@ class MemoryOwners:
     def _stacks(self) -> tuple[list[int], list[_Stack]]:
         """All stacks that are known, disjoint and in order, and where they begin."""
         target = self._target
-        found = []
+        ranges = []
         for thread in self._threads:
             limits = stack_limits(target, thread)
             if limits is not None:
-                found.append(_Stack(*limits, thread, None))
+                ranges.append(_Stack(*limits, thread, None))
         for processor in processors(target):
             for name, low, high in processor_stacks(target, processor.prcb):
-                found.append(_Stack(low, high, None, f"{name} of processor {processor.number}"))
+                ranges.append(_Stack(low, high, None, f"{name} of processor {processor.number}"))
         # A stack of a processor has no recorded limit: that of a thread, which has, comes first.
         disjoint: list[_Stack] = []
-        for stack in sorted(found, key=lambda item: (item.thread is None, item.low)):
+        for stack in sorted(ranges, key=lambda item: (item.thread is None, item.low)):
             place = bisect.bisect_left(disjoint, stack.low, key=lambda item: item.low)
             before = disjoint[place - 1] if place else None
             after = disjoint[place] if place < len(disjoint) else None
@@ -175,7 +173,7 @@ class MemoryOwners:
         size = target.nt.size_of("_KPRCB") if target.nt is not None and target.nt.has_type("_KPRCB") else None
         if size is None and target.debugger is not None:
             size = target.debugger["SizePrcb"]
-        return [(item.number, item.prcb, size) for item in processors(target) if item.prcb and size]
+        return [(processor.number, processor.prcb, size) for processor in processors(target) if processor.prcb and size]
 
     # everything else --------------------------------------------------------------------------------------------------
 
@@ -190,15 +188,15 @@ class MemoryOwners:
             return frame
         if region.kind == PAGE_TABLES:
             return Owner(region.kind, detail=self._mapped_by(address))
-        found = find_block(target, address)
-        if isinstance(found, PoolBlock):
-            tag = found.tag or ("?" if found.tag_value is None else f"{found.tag_value:#x}")
-            kind = f"{found.kind} {POOL}" if found.kind else POOL
-            known = [f"{found.size:#x} bytes", found.state, f"by {found.known_by}"]
-            if found.problem:
-                known.append(found.problem)
-            return Owner(kind, tag, found.address, address - found.address, detail=", ".join(known))
-        detail = f"no pool block: {found.reason}" if POOL in region.kind else None
+        block = find_block(target, address)
+        if isinstance(block, PoolBlock):
+            tag = block.tag or ("?" if block.tag_value is None else f"{block.tag_value:#x}")
+            kind = f"{block.kind} {POOL}" if block.kind else POOL
+            facts = [f"{block.size:#x} bytes", block.state, f"by {block.known_by}"]
+            if block.problem:
+                facts.append(block.problem)
+            return Owner(kind, tag, block.address, address - block.address, detail=", ".join(facts))
+        detail = f"no pool block: {block.reason}" if POOL in region.kind else None
         return self._object(address, region.kind, detail) or Owner(region.kind, detail=detail)
 
     def _object(self, address: int, kind: str, detail: str | None) -> Owner | None:
@@ -220,7 +218,7 @@ class MemoryOwners:
         """The processes and threads that are known, (first address, first beyond, type), and where they begin."""
         target = self._target
         crashed = crash_process(target)
-        found = []
+        ranges = []
         for type_name, size_field, addresses in (
             ("_EPROCESS", "SizeEProcess", [*self._processes, crashed and crashed.address]),
             ("_ETHREAD", "SizeEThread", self._threads),
@@ -228,9 +226,9 @@ class MemoryOwners:
             size = target.nt.size_of(type_name) if target.nt is not None and target.nt.has_type(type_name) else None
             if size is None and target.debugger is not None:
                 size = target.debugger[size_field]
-            found += [(start, start + size, type_name) for start in set(addresses) if start and size]
-        found.sort()
-        return [start for start, _, _ in found], found
+            ranges += [(start, start + size, type_name) for start in set(addresses) if start and size]
+        ranges.sort()
+        return [start for start, _, _ in ranges], ranges
 
     def _page_frame(self, address: int) -> Owner | None:
         """An entry of the page-frame database: nt!MmPfnDatabase, an array of MMPFN."""
@@ -250,7 +248,10 @@ class MemoryOwners:
         target = self._target
         if target.header.architecture != "x64" or address_bits(target) != 48:
             return None
-        base = next((item.low for item in kernel_ranges(target) if item.region.kind == PAGE_TABLES), None)
+        base = next(
+            (kernel_range.low for kernel_range in kernel_ranges(target) if kernel_range.region.kind == PAGE_TABLES),
+            None,
+        )
         if base is None or address < base:
             return None
         page = (address - base) // _PTE_SIZE << 12

@@ -87,9 +87,9 @@ def memory_use(target: Target, progress: Progress | None = None) -> MemoryUse:
     whole = target.dump.triage is None and not missing and bool(processes)
     counters = _with_sums(counters, processes, whole)
     problems += _contradictions(target, counters)
-    found = MemoryUse(counters, files, processes, [], problems)
-    found.warnings.extend(_warnings(found))
-    return found
+    use = MemoryUse(counters, files, processes, [], problems)
+    use.warnings.extend(_warnings(use))
+    return use
 
 
 def _processes(
@@ -100,38 +100,38 @@ def _processes(
         return [], None, [f"commit by process: {NOT_IN_SMALL_DUMP}"]
     walk = walk_processes(target)
     problems = list(walk.problems)
-    found: list[ProcessCommit] = []
+    commits: list[ProcessCommit] = []
     sessions: dict[int, None] | None = {}
     for index, address in enumerate(walk.entries):
         if progress is not None:
             progress(100 * index / len(walk.entries), "Reading processes")
         process = read_process(target, address)
-        found.append(ProcessCommit(address, process.pid, process.name, process.commit_charge))
+        commits.append(ProcessCommit(address, process.pid, process.name, process.commit_charge))
         if process.session_space is None or walk.problems:
             sessions = None
         elif process.session_space and sessions is not None and target.is_kernel_address(process.session_space):
             sessions[process.session_space] = None
-    unknown = sum(process.pages is None for process in found)
+    unknown = sum(process.pages is None for process in commits)
     if unknown:
-        problems.append(f"commit by process: that of {unknown} of {len(found)} processes is not known")
-    found.sort(key=lambda process: -1 if process.pages is None else process.pages, reverse=True)
-    return found, sessions, problems
+        problems.append(f"commit by process: that of {unknown} of {len(commits)} processes is not known")
+    commits.sort(key=lambda process: -1 if process.pages is None else process.pages, reverse=True)
+    return commits, sessions, problems
 
 
 def _with_sums(counters: dict[str, Counter], processes: list[ProcessCommit], whole: bool) -> dict[str, Counter]:
     """The counters with the sums of the debugger behind the consumers."""
-    consumers = [item for item in counters.values() if item.definition.group == "commit"]
-    known = [item for item in consumers if item.value is not None]
-    if all(item.reason == NOT_IN_SMALL_DUMP for item in consumers):
+    consumers = [counter for counter in counters.values() if counter.definition.group == "commit"]
+    present = [counter for counter in consumers if counter.value is not None]
+    if all(counter.reason == NOT_IN_SMALL_DUMP for counter in consumers):
         none = [Counter(definition, None, None, NOT_IN_SMALL_DUMP) for definition in (_SUM, _PRIVATE, _REST)]
         return _inserted(counters, none)
-    unread = [item.label for item in consumers if item.value is None and item.reason != NOT_IN_KERNEL]
+    unread = [counter.label for counter in consumers if counter.value is None and counter.reason != NOT_IN_KERNEL]
     short = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
-    system = sum(item.value or 0 for item in known)
+    system = sum(counter.value or 0 for counter in present)
     private = sum(process.pages or 0 for process in processes)
     sums = [
         Counter(_SUM, system, "the consumers above", None)
-        if known and not unread
+        if present and not unread
         else Counter(_SUM, None, None, f"not known: {short or 'any consumer'}"),
         Counter(_PRIVATE, private, "EPROCESS.CommitCharge of every process", None)
         if whole
@@ -149,12 +149,12 @@ def _with_sums(counters: dict[str, Counter], processes: list[ProcessCommit], who
 
 
 def _inserted(counters: dict[str, Counter], sums: list[Counter]) -> dict[str, Counter]:
-    found: dict[str, Counter] = {}
+    ordered: dict[str, Counter] = {}
     for label, counter in counters.items():
         if label == "Process Commit":
-            found.update((item.label, item) for item in sums)
-        found[label] = counter
-    return found
+            ordered.update((counter_sum.label, counter_sum) for counter_sum in sums)
+        ordered[label] = counter
+    return ordered
 
 
 def _contradictions(target: Target, counters: dict[str, Counter]) -> list[str]:
@@ -172,33 +172,38 @@ def _contradictions(target: Target, counters: dict[str, Counter]) -> list[str]:
 
 def _warnings(use: MemoryUse) -> list[Warning]:
     """The rules that apply."""
-    found = []
+    warnings = []
 
     def at_least(part: str, whole: str, percent: int) -> bool:
         value, limit = use.value(part), use.value(whole)
         return value is not None and limit is not None and limit > 0 and 100 * value >= percent * limit
 
     if at_least("NonPagedPool Usage", "NonPagedPool Max", _PERCENT_POOL):
-        found.append(Warning("nonpaged-pool", "********** Excessive NonPaged Pool Usage *****"))
+        warnings.append(Warning("nonpaged-pool", "********** Excessive NonPaged Pool Usage *****"))
     if at_least("PagedPool Usage", "PagedPool Maximum", _PERCENT_POOL):
-        found.append(Warning("paged-pool", "********** Excessive Paged Pool Usage *****"))
-    for rule, label, words in (
+        warnings.append(Warning("paged-pool", "********** Excessive Paged Pool Usage *****"))
+    for rule, label, consequence in (
         ("system-ptes", "System PTE failures", "system PTE allocations have failed"),
         ("kernel-stack-ptes", "Kernel stack PTE failures", "kernel stack PTE allocations have failed"),
         ("commit-failures", "Commit charge failures", "commit requests have failed"),
     ):
         count = use.value(label)
         if count:
-            found.append(Warning(rule, f"******* {count} {words} ******"))
+            warnings.append(Warning(rule, f"******* {count} {consequence} ******"))
     if at_least("Committed pages", "Commit limit", _PERCENT_COMMIT):
-        found.append(Warning("commit-limit", "********** Number of committed pages is near limit ********"))
+        warnings.append(Warning("commit-limit", "********** Number of committed pages is near limit ********"))
     available, pages = use.value("Available Pages"), use.value("Physical Memory")
     if available is not None and pages and 100 * available < _PERCENT_FREE * pages:
-        found.append(Warning("available-pages", "********** Running out of physical memory **********"))
-    for item in use.files:
-        if not item.size or item.free is None or item.maximum is None or item.size < item.maximum:
+        warnings.append(Warning("available-pages", "********** Running out of physical memory **********"))
+    for page_file in use.files:
+        if (
+            not page_file.size
+            or page_file.free is None
+            or page_file.maximum is None
+            or page_file.size < page_file.maximum
+        ):
             continue
-        if 100 * item.free < _PERCENT_PAGE_FILE * item.size:
-            name = item.name or "without a name"
-            found.append(Warning("page-file", f"********** Page file {name} is full and cannot grow ********"))
-    return found
+        if 100 * page_file.free < _PERCENT_PAGE_FILE * page_file.size:
+            name = page_file.name or "without a name"
+            warnings.append(Warning("page-file", f"********** Page file {name} is full and cannot grow ********"))
+    return warnings

@@ -126,9 +126,9 @@ def memory_usage(target: Target, summary: bool = False, progress: Progress | Non
     try:
         return _of_database(target, counters, total, progress)
     except _NoDatabase as reason:
-        found = _of_counters(target, counters, total)
-        found.problems.insert(0, f"{reason}; the numbers are the memory manager's own counters")
-        return found
+        usage = _of_counters(target, counters, total)
+        usage.problems.insert(0, f"{reason}; the numbers are the memory manager's own counters")
+        return usage
 
 
 class _NoDatabase(Exception):
@@ -136,8 +136,8 @@ class _NoDatabase(Exception):
 
 
 def _of_counters(target: Target, counters: dict[str, Counter], total: Counter) -> MemoryUsage:
-    known = [counter for counter in (*counters.values(), total) if counter.value is not None]
-    if not known:
+    present = [counter for counter in (*counters.values(), total) if counter.value is not None]
+    if not present:
         if target.nt is None:
             raise SymbolsNotFound(f"{target.name}: physical memory needs symbols: {target.symbol_status}")
         raise KdumpError(f"{target.name}: the lengths of the page lists are not in the dump: {total.reason}")
@@ -147,7 +147,7 @@ def _of_counters(target: Target, counters: dict[str, Counter], total: Counter) -
         for name in ("Zeroed", "Free", "Standby", "Modified", "ModifiedNoWrite", "Active/Valid", "Transition")
     ]
     lists += [PageList("SLIST/Temp", None), PageList("Bad", values["Bad"], values["Bad"]), PageList("Unknown", None)]
-    listed = sum(item.pages or 0 for item in lists)
+    listed = sum(page_list.pages or 0 for page_list in lists)
     lists.append(PageList("TOTAL", total.value, total.value))
     problems = [
         f"{name}: {counter.reason}" for name, counter in counters.items() if counter.value is None and counter.reason
@@ -177,18 +177,18 @@ def _of_database(
     if memory.end * layout.stride > (1 << 64) - database:
         raise _NoDatabase(f"{memory.source} names page frame {memory.end - 1:x}, which the database cannot have")
     owners = _Owners(target, database, memory, layout)
-    found = page_frames.tally(target, database, memory, layout, owners.self_map, owners.stretches, progress)
-    if found.unknown == found.pages:
+    counts = page_frames.tally(target, database, memory, layout, owners.self_map, owners.stretches, progress)
+    if counts.unknown == counts.pages:
         raise _NoDatabase(f"the page-frame database at {database:x} is not in the dump")
-    lists = _lists(found, counters, total)
-    uses, problems = owners.uses(found)
-    if found.unknown:
+    lists = _lists(counts, counters, total)
+    uses, problems = owners.uses(counts)
+    if counts.unknown:
         problems.insert(
-            0, f"{found.unknown} of {found.pages} entries of the page-frame database are not in the dump: Unknown"
+            0, f"{counts.unknown} of {counts.pages} entries of the page-frame database are not in the dump: Unknown"
         )
     if not memory.kernel:
         problems.append("nt!MmPhysicalMemoryBlock is not in the dump: where memory is was taken from the dump header")
-    problems += _disagreements(lists, found)
+    problems += _disagreements(lists, counts)
     return MemoryUsage(lists, uses, problems)
 
 
@@ -220,12 +220,15 @@ def _lists(found: Tally, counters: dict[str, Counter], total: Counter) -> list[P
 
 def _disagreements(lists: list[PageList], found: Tally) -> Iterator[str]:
     """Lists whose length in the database is not that of the counters."""
-    for item in lists:
-        if item.pages is None or item.counter is None or item.pages == item.counter:
+    for page_list in lists:
+        if page_list.pages is None or page_list.counter is None or page_list.pages == page_list.counter:
             continue
-        if item.name != "TOTAL" and item.pages < item.counter <= item.pages + found.unknown:
+        if page_list.name != "TOTAL" and page_list.pages < page_list.counter <= page_list.pages + found.unknown:
             continue  # the entries that are missing may make up for it
-        yield f"{item.name}: {item.pages} pages in the page-frame database, the memory manager counts {item.counter}"
+        yield (
+            f"{page_list.name}: {page_list.pages} pages in the page-frame database, "
+            f"the memory manager counts {page_list.counter}"
+        )
 
 
 # owners ---------------------------------------------------------------------------------------------------------------
@@ -251,7 +254,7 @@ class _Owners:
         self.self_map = _self_map(target)
         self._map = list(_stretches(target)) if self.self_map is not None else []
         #: For :func:`~volatility3_kdump.windows.memory.page_frames.tally`.
-        self.stretches = [(item.start, item.kind is not None) for item in self._map]
+        self.stretches = [(stretch.start, stretch.kind is not None) for stretch in self._map]
         self._found: dict[tuple[str, str | None, int | None, int | None], Use] = {}
         self._problems: list[str] = []
         self._roots: dict[int, tuple[int, int | None, str | None]] = {}
@@ -317,7 +320,7 @@ class _Owners:
         note = None
         if use.kind == SECTION:
             note = "entries of the page-frame database do not say which section"
-        elif use.kind == SYSTEM_PTES and not any(item.kind == STACK for item in self._map):
+        elif use.kind == SYSTEM_PTES and not any(stretch.kind == STACK for stretch in self._map):
             if self._layout.kernel_stack is None:
                 note = "with kernel stacks: nothing in this kernel tells them apart"
         elif use.kind == WITHOUT_PTE:
@@ -402,8 +405,8 @@ class _Owners:
             except (exceptions.InvalidAddressException, KeyError):
                 self._tables[frame] = None
         data = self._tables[frame]
-        found: int | None = None if data is None else struct.unpack_from("<Q", data, index * 8)[0]
-        return found
+        entry: int | None = None if data is None else struct.unpack_from("<Q", data, index * 8)[0]
+        return entry
 
     # the kernel
 
@@ -438,25 +441,25 @@ class _Owners:
         """The stretch that an address of the kernel's half, without its extension, is in."""
         assert self.self_map is not None
         low = (1 << self.self_map.bits) - 1
-        starts = [item.start & low for item in self._map]
+        starts = [stretch.start & low for stretch in self._map]
         return max(bisect.bisect_right(starts, low_address) - 1, 0)
 
     def _of_system(self, index: int) -> Use:
         if index >= len(self._map):
             return self._use(UNKNOWN)
-        item = self._map[index]
-        return self._use(item.kind or "kernel", item.name)
+        stretch = self._map[index]
+        return self._use(stretch.kind or "kernel", stretch.name)
 
     # files
 
     def _of_file(self, value: int) -> Use:
         address = value | -1 << 48 & 0xFFFFFFFFFFFFFFFF if value >> 47 else value
         if address not in self._areas:
-            found = control_area_of(self._target, address)
-            if found is None and self._mask:
+            control_area = control_area_of(self._target, address)
+            if control_area is None and self._mask:
                 # Kernels that protect from L1TF may keep invalid PTEs with these bits reversed.
-                found = control_area_of(self._target, address ^ self._mask >> 16)
-            self._areas[address] = found
+                control_area = control_area_of(self._target, address ^ self._mask >> 16)
+            self._areas[address] = control_area
         area = self._areas[address]
         if area is None:
             return self._use(MAPPED_FILE)

@@ -91,9 +91,9 @@ def parse_line(line: str) -> TagName | None:
     if len(parts) < 2 or not 0 < len(tag) <= _LONGEST_TAG:
         return None
     binary, description = (parts[1], parts[2]) if len(parts) == 3 else ("", parts[1])
-    known = binary.strip() and not binary.strip().lower().startswith(("<unknown", "unknown"))
+    names_a_binary = binary.strip() and not binary.strip().lower().startswith(("<unknown", "unknown"))
     padded = tag if "*" in tag else tag.ljust(_LONGEST_TAG)
-    return TagName(padded, binary.strip() if known else None, description.strip())
+    return TagName(padded, binary.strip() if names_a_binary else None, description.strip())
 
 
 def load_tag_file(path: str | None) -> TagFile | None:
@@ -111,10 +111,10 @@ def load_tag_file(path: str | None) -> TagFile | None:
         raise KdumpError(f"{chosen}: the pool tag file cannot be read: {error.strerror or error}") from error
     if len(data) > _LARGEST_FILE:
         raise KdumpError(f"{chosen}: the pool tag file is larger than {_LARGEST_FILE >> 20} MB")
-    found = TagFile(chosen, iter(data.decode("utf-8", "replace").splitlines()))
-    if not len(found):
+    tag_file = TagFile(chosen, iter(data.decode("utf-8", "replace").splitlines()))
+    if not len(tag_file):
         raise KdumpError(f"{chosen}: no line has the format of pooltag.txt: Tag - binary - description")
-    return found
+    return tag_file
 
 
 # tags in code ---------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def search_code(target: Target, tags: Collection[int], progress: Progress | None
     if target.header.architecture not in ("x64", "x86"):
         return TagSearch({}, 0, f"tags are not looked for in the code of {target.header.architecture}")
     wanted = sorted({tag for tag in tags if tag})
-    found: dict[int, list[Candidate]] = {}
+    candidates: dict[int, list[Candidate]] = {}
     without, searched = 0, 0
     modules = target.modules
     for index, module in enumerate(modules):
@@ -165,8 +165,8 @@ def search_code(target: Target, tags: Collection[int], progress: Progress | None
         searched += size
         without += not size
         for tag, (count, first) in counts.items():
-            found.setdefault(tag, []).append(Candidate(module, count, first))
-    ordered = {tag: tuple(sorted(items, key=lambda item: -item.count)) for tag, items in found.items()}
+            candidates.setdefault(tag, []).append(Candidate(module, count, first))
+    ordered = {tag: tuple(sorted(items, key=lambda item: -item.count)) for tag, items in candidates.items()}
     problem = f"the code of {without} of {len(modules)} modules is not in the dump" if without else None
     return TagSearch(ordered, searched, problem)
 
@@ -231,4 +231,6 @@ def tag_fits(pattern: str | None, tag: str | None) -> bool:
     """Whether a tag fits what the user asks for: the tag itself, ``?`` for one character, ``*`` for any."""
     if pattern is None:
         return True
-    return tag is not None and any(_compiled(pattern).fullmatch(text) for text in (tag, tag.ljust(_LONGEST_TAG)))
+    return tag is not None and any(
+        _compiled(pattern).fullmatch(spelling) for spelling in (tag, tag.ljust(_LONGEST_TAG))
+    )

@@ -68,9 +68,11 @@ def region_of(target: Target, address: int, stacks: bool = True) -> Region:
         certain = _stack(target, address)
     if certain is not None:
         return certain
-    found = kernel_region(target, address)
+    kernel_range = kernel_region(target, address)
     return (
-        Region(found.kind, found.kind, found.source) if found else Region(KERNEL, "kernel address space", "the address")
+        Region(kernel_range.kind, kernel_range.kind, kernel_range.source)
+        if kernel_range
+        else Region(KERNEL, "kernel address space", "the address")
     )
 
 
@@ -118,7 +120,7 @@ def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
     """The most recently unloaded driver that lay at an address where no driver is now."""
     if find_module(target.modules, address) is not None:
         return None
-    return next((item for item in target.unloaded_modules if item.start <= address < item.end), None)
+    return next((module for module in target.unloaded_modules if module.start <= address < module.end), None)
 
 
 def _stack(target: Target, address: int) -> Region | None:

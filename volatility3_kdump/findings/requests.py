@@ -159,7 +159,14 @@ def _judge(target: Target, driver: DriverObject, major: int, routine: int | None
     if start and size and start <= routine < start + size:
         return Dispatch(major, routine, name, OWN)
     if module is None:
-        unloaded = next((item.name for item in target.unloaded_modules if item.start <= routine < item.end), None)
+        unloaded = next(
+            (
+                unloaded_module.name
+                for unloaded_module in target.unloaded_modules
+                if unloaded_module.start <= routine < unloaded_module.end
+            ),
+            None,
+        )
         where = f"where {unloaded} was unloaded" if unloaded else "in no loaded module"
         return Dispatch(major, routine, name, NOWHERE, f"foreign: {where}")
     if target.modules and module.base == target.modules[0].base:

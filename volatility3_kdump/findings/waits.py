@@ -63,17 +63,17 @@ class WaitGraph:
 
     def chain(self, thread: int) -> list[Wait]:
         """From a thread to the one that everything waits for, along the first wait of each; ends in a circle too."""
-        found: list[Wait] = []
+        waits: list[Wait] = []
         seen = {thread}
         by_waiter = {wait.waiter: wait for wait in reversed(self.waits)}
-        while thread in by_waiter and len(found) < _LONGEST_CHAIN:
+        while thread in by_waiter and len(waits) < _LONGEST_CHAIN:
             wait = by_waiter[thread]
-            found.append(wait)
+            waits.append(wait)
             if wait.holder is None or wait.holder in seen:
                 break
             seen.add(wait.holder)
             thread = wait.holder
-        return found
+        return waits
 
 
 def find_waits(target: Target, threads: Iterable[Thread], resources: Sequence[Resource] | None = None) -> WaitGraph:
@@ -81,31 +81,31 @@ def find_waits(target: Target, threads: Iterable[Thread], resources: Sequence[Re
 
     ``resources`` are those that somebody owns; where they are not given, they are looked for.
     """
-    known = {thread.address: thread for thread in threads}
+    by_address = {thread.address: thread for thread in threads}
     waits: list[Wait] = []
     problems: list[str] = []
-    for thread in known.values():
+    for thread in by_address.values():
         if thread.state == WAITING:
-            waits += _object_waits(target, thread, known)
+            waits += _object_waits(target, thread, by_address)
             waits += _alpc_waits(target, thread)
     if resources is None:
         resources = _owned_resources(target, problems)
-    waits += _resource_waits(resources, known, problems)
+    waits += _resource_waits(resources, by_address, problems)
     unique = tuple(dict.fromkeys(waits))
     return WaitGraph(unique, tuple(_circles(unique)), tuple(problems))
 
 
 def _object_waits(target: Target, thread: Thread, known: dict[int, Thread]) -> Iterator[Wait]:
-    sure = len(thread.waits) == 1 or any(found.all for found in thread.waits)
-    for found in thread.waits:
-        if found.kind == MUTANT and found.owner:
-            yield Wait(thread.address, MUTANT_WAIT, found.address, found.owner, None, sure)
-        elif found.kind == THREAD:
-            other = known.get(found.address) or read_thread(target, found.address)
+    sure = len(thread.waits) == 1 or any(wait.all for wait in thread.waits)
+    for wait in thread.waits:
+        if wait.kind == MUTANT and wait.owner:
+            yield Wait(thread.address, MUTANT_WAIT, wait.address, wait.owner, None, sure)
+        elif wait.kind == THREAD:
+            other = known.get(wait.address) or read_thread(target, wait.address)
             if other.state != TERMINATED:
-                yield Wait(thread.address, THREAD_WAIT, found.address, found.address, None, sure)
-        elif found.kind == PROCESS:
-            yield Wait(thread.address, PROCESS_WAIT, found.address, None, found.address, sure)
+                yield Wait(thread.address, THREAD_WAIT, wait.address, wait.address, None, sure)
+        elif wait.kind == PROCESS:
+            yield Wait(thread.address, PROCESS_WAIT, wait.address, None, wait.address, sure)
 
 
 # ALPC -----------------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def _circles(waits: Sequence[Wait]) -> Iterator[tuple[Wait, ...]]:
             holder = taken.holder or 0
             if holder in on_path:
                 circle = (*path[on_path[holder] :], taken)
-                key = frozenset(item.waiter for item in circle)
+                key = frozenset(link.waiter for link in circle)
                 if key not in reported:
                     reported.add(key)
                     yield circle

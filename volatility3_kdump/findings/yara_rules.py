@@ -181,13 +181,18 @@ class _YaraX:
             matching = self._scanner.scan(data).matching_rules
         except (yara_x.ScanError, yara_x.TimeoutError) as error:
             raise KdumpError(f"yara-x gave up: {' '.join(str(error).split())}") from error
-        for found in matching:
-            key = found.namespace, found.identifier
+        for matching_rule in matching:
+            key = matching_rule.namespace, matching_rule.identifier
             rule = self._known.get(key)
             if rule is None:
-                rule = Rule(found.identifier, found.namespace, tuple(found.tags), tuple(found.metadata))
+                rule = Rule(
+                    matching_rule.identifier,
+                    matching_rule.namespace,
+                    tuple(matching_rule.tags),
+                    tuple(matching_rule.metadata),
+                )
                 self._known[key] = rule
-            for pattern in found.patterns:
+            for pattern in matching_rule.patterns:
                 identifier, matches = pattern.identifier, pattern.matches
                 if len(matches) >= _MOST_MATCHES:
                     self._note(f"yara-x: too many matches for string {identifier} in rule {rule.name!r}")
@@ -245,13 +250,18 @@ class _YaraPython:
             matching = self._rules.match(data=data, **self._options)
         except yara.Error as error:
             raise KdumpError(f"yara-python gave up: {' '.join(str(error).split())}") from error
-        for found in matching:
-            key = found.namespace, found.rule
+        for matching_rule in matching:
+            key = matching_rule.namespace, matching_rule.rule
             rule = self._known.get(key)
             if rule is None:
-                rule = Rule(found.rule, found.namespace, tuple(found.tags), tuple(found.meta.items()))
+                rule = Rule(
+                    matching_rule.rule,
+                    matching_rule.namespace,
+                    tuple(matching_rule.tags),
+                    tuple(matching_rule.meta.items()),
+                )
                 self._known[key] = rule
-            for string in found.strings:
+            for string in matching_rule.strings:
                 if isinstance(string, tuple):  # before 4.3
                     offset, identifier, matched = string
                     yield Match(offset, len(matched), rule, identifier)

@@ -70,11 +70,11 @@ def scan(
     done = 0
     # What the overlap behind a chunk holds waits for the next one, which sees more of what follows it.
     pending: dict[tuple[int, str, str, str], Hit] = {}
-    for batch, found in _scanned(memory, _batches(_chunks(memory, areas)), rules):
+    for batch, matches in _scanned(memory, _batches(_chunks(memory, areas)), rules):
         if progress is not None:
             progress(100 * done / total, f"Scanning with {rules.library}")
             done += sum(chunk.boundary - chunk.position for chunk in batch)
-        for chunk, hits in zip(batch, found, strict=True):
+        for chunk, hits in zip(batch, matches, strict=True):
             for address, hit in hits:
                 if address >= chunk.position:
                     pending[address, hit.rule.namespace, hit.rule.name, hit.string] = hit
@@ -138,10 +138,10 @@ def _scanned(
 
 def _find(memory: PresentMemory, batch: Iterable[_Chunk], rules: Rules) -> _Found:
     """For each chunk, what was found in the bytes that are scanned for it, with its signed address."""
-    found = []
+    matches = []
     for chunk in batch:
         data = memory.read(chunk.first, chunk.stop - chunk.first)
-        found.append(
+        matches.append(
             [
                 (
                     chunk.first + offset,
@@ -156,4 +156,4 @@ def _find(memory: PresentMemory, batch: Iterable[_Chunk], rules: Rules) -> _Foun
                 for offset, length, rule, string in rules.matches(data)
             ]
         )
-    return found
+    return matches

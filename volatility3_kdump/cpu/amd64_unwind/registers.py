@@ -52,7 +52,7 @@ class Registers:
         return self.gpr[RSP]
 
     def __repr__(self) -> str:
-        known = " ".join(
+        values = " ".join(
             f"{name}={value:x}" for name, value in zip(REGISTER_NAMES, self.gpr, strict=True) if value is not None
         )
-        return f"Registers(rip={self.rip:x} {known})"
+        return f"Registers(rip={self.rip:x} {values})"

@@ -60,9 +60,9 @@ def _unwind(registers: Registers, table: FunctionTable, base: int, read: Read, c
         return Unwound(None, reason=f"the stack pointer {rsp:#x} is not a multiple of 8")
     rva = registers.rip - base
     if call_site:
-        known = table.call_sites.get(rva)
-        if known is not None:
-            return _run(known[1], registers, rsp, read, known[0], rva)
+        cached = table.call_sites.get(rva)
+        if cached is not None:
+            return _run(cached[1], registers, rsp, read, cached[0], rva)
     if not 0 <= rva < table.size_of_image:
         return Unwound(None, reason=f"{registers.rip:#x} is not in the image at {base:#x}")
     try:
@@ -276,18 +276,18 @@ def _leave(
     if function.epilogs:
         pops = function.pops_left(rva)
         return None if pops is None else _return(registers, pops, rsp, 0, read, template)
-    found = match(function, table, rva)
-    if found is None or not (fits(found, function) or rejoins(found, function)):
+    epilogue = match(function, table, rva)
+    if epilogue is None or not (fits(epilogue, function) or rejoins(epilogue, function)):
         return None
-    origin = registers.gpr[found.stack]
+    origin = registers.gpr[epilogue.stack]
     if origin is None:
         return None
-    stack = origin + found.adjust
+    stack = origin + epilogue.adjust
     if not 0 <= stack <= _MASK - 7:
         return None
-    if found.target is None:
-        return _return(registers, found.pops, stack, found.released, read, template)
-    return _jump(registers, found, stack, table, base, read, template, rva, jumps)
+    if epilogue.target is None:
+        return _return(registers, epilogue.pops, stack, epilogue.released, read, template)
+    return _jump(registers, epilogue, stack, table, base, read, template, rva, jumps)
 
 
 def _leave_interrupt(

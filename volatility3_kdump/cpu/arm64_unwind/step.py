@@ -148,31 +148,33 @@ def _cross(
 ) -> Unwound:
     """To the code that was interrupted, whose registers lie at ``sp``."""
     address = caller.sp or 0
-    words = {"trap_frame": "trap frame", "machine_frame": "machine frame", "context": "context record"}[special]
+    names_of_frames = {"trap_frame": "trap frame", "machine_frame": "machine frame", "context": "context record"}[
+        special
+    ]
 
     def failed(reason: str) -> Unwound:
         return Unwound(None, function=function, machine_frame=address, reason=reason)
 
-    found: Registers | None
+    registers: Registers | None
     if special == "machine_frame":
         sp, pc = _unsigned(read, address), _unsigned(read, address + 8)
         if sp is None or pc is None:
             return failed(f"the machine frame at {address:#x} is not in the dump")
-        found = caller
-        found.sp, found.pc = sp, pc
+        registers = caller
+        registers.sp, registers.pc = sp, pc
     elif special == "context":
         data = read(address, context_size("arm64"))
-        context = parse_context(data, "arm64", words, address) if data else None
+        context = parse_context(data, "arm64", names_of_frames, address) if data else None
         if context is None or context.ip is None:
             return failed(f"no context record of the interrupted code is at {address:#x}")
-        found = Registers.from_context(context)
+        registers = Registers.from_context(context)
     elif trap_frame is None:
         return failed(f"the layout of the trap frame at {address:#x} is not known")
     else:
-        found = trap_frame(address)
-        if found is None:
+        registers = trap_frame(address)
+        if registers is None:
             return failed(f"the trap frame at {address:#x} is not in the dump")
-    return Unwound(found, function=function, machine_frame=address, call_site=False)
+    return Unwound(registers, function=function, machine_frame=address, call_site=False)
 
 
 def frame_pointer_step(
