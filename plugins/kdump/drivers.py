@@ -5,7 +5,8 @@ from volatility3.framework.configuration import requirements
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
 from volatility3_kdump.plugin import KdumpPlugin, list_option
-from volatility3_kdump.views.drivers import address_grid, check_grid, chosen_modules, chosen_unloaded, drivers_grid
+from volatility3_kdump.views.drivers import address_grid, check_grid, drivers_grid
+from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded
 
 
 class Drivers(KdumpPlugin):

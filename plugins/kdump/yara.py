@@ -4,8 +4,9 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address, parse_id
+from volatility3_kdump.findings.yara_search import Scope
 from volatility3_kdump.plugin import KdumpPlugin
-from volatility3_kdump.views.yara import Scope, yara_grid
+from volatility3_kdump.views.yara import yara_grid
 
 
 class Yara(KdumpPlugin):

@@ -70,12 +70,12 @@ def test_our_plugins_say_the_same_as_on_the_plain_dump(
     inside = rows(run_vol("-q", "-r", "json", "-f", path, "kdump.info"))
     own = {("Dump", "File"): name, ("Dump", "Member"): "MEMORY.DMP"}
     for row in inside:
-        place = row["Section"], row["Field"]
+        place = row["Topic"], row["Field"]
         if place in own:
-            assert row["Value"].endswith(own[place])
+            assert row["Text"].endswith(own[place])
     left_out = [("Dump", "File"), ("Dump", "Container"), ("Dump", "Member")]
-    assert [row for row in inside if (row["Section"], row["Field"]) not in left_out] == [
-        row for row in plain if (row["Section"], row["Field"]) not in left_out
+    assert [row for row in inside if (row["Topic"], row["Field"]) not in left_out] == [
+        row for row in plain if (row["Topic"], row["Field"]) not in left_out
     ]
     assert not list(tmp_path.iterdir())[1:]
 
@@ -106,7 +106,7 @@ def test_one_of_several_dumps_is_named(sample: Sample, run_vol: RunVol, tmp_path
         (f"{path.as_uri()}#memory.dmp", (), 6),
     ):
         found = rows(run_vol("-q", "-r", "json", "-f", location, "kdump.info", *options))
-        assert [row["Number"] for row in found if (row["Section"], row["Field"]) == ("Dump", "Type")] == [kind]
+        assert [row["Value"] for row in found if (row["Topic"], row["Field"]) == ("Dump", "Type")] == [kind]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from tests.output import number, parsed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.yara_rules import YARA_PYTHON, YARA_X, load_rules
 from volatility3_kdump.findings.yara_scan import scan
+from volatility3_kdump.findings.yara_search import Scope
 from volatility3_kdump.layers.present import SIGN, present_memory
 from volatility3_kdump.target import Target
-from volatility3_kdump.views.yara import Scope, yara_grid
+from volatility3_kdump.views.yara import yara_grid
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
 from volatility3_kdump.windows.processes.threads import stack_limits

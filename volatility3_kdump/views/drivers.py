@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 
-from volatility3_kdump.analysis.vendors import Vendor, vendor_of
+from volatility3_kdump.analysis.driver_list import DriverList
+from volatility3_kdump.analysis.vendors import Vendor
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.findings.image_check import ImageCheck, check_image
 from volatility3_kdump.images.modules import Module, UnloadedModule, debugger_name
@@ -22,12 +22,10 @@ from volatility3_kdump.windows.io.drivers import (
     NO_TIME,
     UNCERTAIN,
     DriverDetails,
-    DriverObjects,
     FoundDriver,
-    driver_objects,
-    read_details,
 )
 from volatility3_kdump.windows.io.requests import read_device
+from volatility3_kdump.windows.listing.modules import chosen_modules
 from volatility3_kdump.windows.processes.namespace import object_name
 
 #: Bytes of a difference in its row.
@@ -126,52 +124,7 @@ _LOADED, _UNLOADED, _SECTION, _DRIVER, _DEVICE, _STRING = (
 )
 
 
-def chosen_modules(target: Target, names: Sequence[str]) -> list[Module]:
-    """The loaded modules of these names (``nt``, ``ntoskrnl.exe``, ``win32k*``), or all, by address."""
-    found = sorted(target.modules, key=lambda module: module.base)
-    return [module for module in found if _fits(names, module.name, module.image_name)] if names else found
-
-
-def chosen_unloaded(target: Target, names: Sequence[str]) -> list[UnloadedModule]:
-    """The unloaded modules of these names, or all, most recent first."""
-    found = target.unloaded_modules
-    return [module for module in found if _fits(names, debugger_name(module.name), module.name)] if names else found
-
-
-def _fits(patterns: Sequence[str], *names: str) -> bool:
-    return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns for name in names)
-
-
 # lists ----------------------------------------------------------------------------------------------------------------
-
-
-class _List:
-    """The modules of one run, read when they are first shown."""
-
-    def __init__(self, target: Target, names: Sequence[str], progress: Progress | None) -> None:
-        self.target = target
-        self.unloaded = chosen_unloaded(target, names)
-        self._modules = chosen_modules(target, names)
-        self._progress = progress
-        self._details: list[tuple[DriverDetails, Vendor]] | None = None
-        self._objects: DriverObjects | None = None
-
-    @property
-    def details(self) -> list[tuple[DriverDetails, Vendor]]:
-        if self._details is None:
-            self._details = []
-            for index, module in enumerate(self._modules):
-                if self._progress is not None:
-                    self._progress(100 * index / len(self._modules), "Reading images")
-                details = read_details(self.target, module)
-                self._details.append((details, vendor_of(module.name, details.company)))
-        return self._details
-
-    @property
-    def objects(self) -> DriverObjects:
-        if self._objects is None:
-            self._objects = driver_objects(self.target)
-        return self._objects
 
 
 def drivers_grid(
@@ -181,14 +134,14 @@ def drivers_grid(
 
     KD's text is that of ``lm t n``, with ``verbose`` of ``lmv``, with ``sizes`` of ``!drivers``.
     """
-    listed = _List(target, names, progress)
+    listed = DriverList(target, names, progress)
     return DRIVERS.grid(
         _rows(listed, verbose),
         lambda: _sizes_lines(listed) if sizes and not verbose else _kd_lines(listed, verbose),
     )
 
 
-def _sizes_lines(listed: _List) -> Iterator[str]:
+def _sizes_lines(listed: DriverList) -> Iterator[str]:
     size = listed.target.memory.pointer_size
     yield from words.sizes_header(size)
     for details, _ in listed.details:
@@ -198,7 +151,7 @@ def _sizes_lines(listed: _List) -> Iterator[str]:
         yield f"NOTE: {warning}"
 
 
-def _kd_lines(listed: _List, verbose: bool) -> Iterator[str]:
+def _kd_lines(listed: DriverList, verbose: bool) -> Iterator[str]:
     target = listed.target
     size = target.memory.pointer_size
     yield words.header(size)
@@ -225,13 +178,13 @@ def _kd_lines(listed: _List, verbose: bool) -> Iterator[str]:
         yield f"NOTE: {warning}"
 
 
-def _endings(listed: _List) -> Iterator[str]:
+def _endings(listed: DriverList) -> Iterator[str]:
     yield ""
     third_party = sum(vendor.third_party for _, vendor in listed.details)
     yield from words.total([details for details, _ in listed.details], third_party)
 
 
-def _rows(listed: _List, verbose: bool) -> Iterator[Row]:
+def _rows(listed: DriverList, verbose: bool) -> Iterator[Row]:
     for details, vendor in listed.details:
         drivers = listed.objects.of(details.module)
         yield _module_row(listed.target, details, vendor, drivers)
@@ -240,18 +193,10 @@ def _rows(listed: _List, verbose: bool) -> Iterator[Row]:
     for module in listed.unloaded:
         yield _unloaded_row(module)
     if verbose:
-        for driver in _unowned(listed):
+        for driver in listed.unowned:
             yield _driver_row(0, driver, "belongs to no loaded module")
     for note in dict.fromkeys((*listed.objects.problems, *listed.target.warnings)):
         yield DRIVERS.row(0, Kind="warning", Name=None, Notes=[note])
-
-
-def _unowned(listed: _List) -> Iterator[FoundDriver]:
-    """Driver objects whose image is no loaded module."""
-    owned = {item.driver.address for module in listed.target.modules for item in listed.objects.of(module)}
-    for item in listed.objects.found:
-        if item.driver.address not in owned:
-            yield item
 
 
 def _module_row(target: Target, details: DriverDetails, vendor: Vendor, drivers: Sequence[FoundDriver]) -> Row:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.findings.pool_owners import TagOwners
 from volatility3_kdump.findings.pool_tags import (
-    Candidate,
-    TagFile,
-    TagName,
-    TagSearch,
-    load_tag_file,
-    search_code,
     tag_fits,
 )
 from volatility3_kdump.progress import Progress
@@ -105,41 +100,15 @@ BLOCKS = table(
 )
 
 
-class _Owners:
-    """Who tags belong to: the user's file, and a search of the drivers' code for some of them."""
-
-    def __init__(self, target: Target, tag_file: str | None, progress: Progress | None) -> None:
-        self._target = target
-        self._progress = progress
-        self.file: TagFile | None = load_tag_file(tag_file)
-        self._search: TagSearch | None = None
-        self._tags: set[int] = set()
-
-    def want(self, tags: Sequence[int | None]) -> None:
-        """The tags that :meth:`candidates` is going to be asked for."""
-        self._tags = {tag for tag in tags if tag is not None}
-
-    def name(self, tag: str | None) -> TagName | None:
-        return self.file.find(tag) if self.file is not None and tag is not None else None
-
-    def candidates(self, tag: int | None) -> tuple[Candidate, ...]:
-        return () if tag is None else self.search.of(tag)
-
-    @property
-    def search(self) -> TagSearch:
-        if self._search is None:
-            self._search = search_code(self._target, self._tags, self._progress)
-        return self._search
-
-    def cells(self, tag: str | None, value: int | None) -> dict[str, object]:
-        """Binary, description and candidates."""
-        name = self.name(tag)
-        found = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in self.candidates(value))
-        return {
-            "Binary": BLANK if self.file is None else name.binary if name else None,
-            "Description": BLANK if self.file is None else name.description if name else None,
-            "Candidates": found or None,
-        }
+def _cells(owners: TagOwners, tag: str | None, value: int | None) -> dict[str, object]:
+    """Binary, description and candidates."""
+    name = owners.name(tag)
+    found = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in owners.candidates(value))
+    return {
+        "Binary": BLANK if owners.file is None else name.binary if name else None,
+        "Description": BLANK if owners.file is None else name.description if name else None,
+        "Candidates": found or None,
+    }
 
 
 # use by tag -----------------------------------------------------------------------------------------------------------
@@ -160,7 +129,7 @@ def usage_grid(
     if order not in ORDERS:
         raise KdumpError(f"no order of tags is called {order}: use {', '.join(ORDERS)}")
     _refuse_small(target, "the use of pool")
-    owners = _Owners(target, tag_file, progress)
+    owners = TagOwners(target, tag_file, progress)
     usage = read_usage(target, progress)
     shown = _sorted([use for use in usage.tags if tag_fits(tag, use.tag)], order)
     owners.want([use.tag_value for use in shown])
@@ -182,7 +151,7 @@ def _sorted(tags: Sequence[TagUse], order: str) -> list[TagUse]:
     return sorted(by_tag, key=lambda use: -(use.nonpaged if order == NONPAGED else use.paged).bytes)
 
 
-def _usage_rows(target: Target, usage: PoolUsage, shown: Sequence[TagUse], owners: _Owners) -> Iterator[Row]:
+def _usage_rows(target: Target, usage: PoolUsage, shown: Sequence[TagUse], owners: TagOwners) -> Iterator[Row]:
     for use in shown:
         note = "less than nothing is in use: its rows are damaged or in part absent" if use.impossible else ""
         yield USAGE.row(
@@ -190,7 +159,7 @@ def _usage_rows(target: Target, usage: PoolUsage, shown: Sequence[TagUse], owner
             **{"Kind": "tag", "Tag": use.tag, "Key": use.tag_value, "Notes": [note]},
             **_use_cells("NonPaged", use.nonpaged),
             **_use_cells("Paged", use.paged),
-            **owners.cells(use.tag, use.tag_value),
+            **_cells(owners, use.tag, use.tag_value),
         )
     total = "" if usage.whole else "not all of the tables could be read"
     totals = {**_use_cells("NonPaged", usage.nonpaged), **_use_cells("Paged", usage.paged)}
@@ -215,7 +184,7 @@ def _use_cells(pool_name: str, use: Use) -> dict[str, object]:
 
 
 def _usage_lines(
-    target: Target, usage: PoolUsage, shown: Sequence[TagUse], owners: _Owners, order: str, verbose: bool
+    target: Target, usage: PoolUsage, shown: Sequence[TagUse], owners: TagOwners, order: str, verbose: bool
 ) -> Iterator[str]:
     yield from words.usage_header(order, verbose)
     for use in shown:
@@ -246,7 +215,7 @@ def big_grid(
     Raises a :class:`KdumpError` when the table cannot be read.
     """
     _refuse_small(target, "the table of big pages")
-    owners = _Owners(target, tag_file, progress)
+    owners = TagOwners(target, tag_file, progress)
     pages = pool(target).big_pages
     if pages.rows == pages.missing:
         raise KdumpError(f"{target.name}: {pages.problem or 'nt!PoolBigPageTable is not in the dump'}")
@@ -258,14 +227,14 @@ def big_grid(
     )
 
 
-def _big_rows(target: Target, shown: Sequence[BigPage], owners: _Owners, problem: str | None) -> Iterator[Row]:
+def _big_rows(target: Target, shown: Sequence[BigPage], owners: TagOwners, problem: str | None) -> Iterator[Row]:
     for entry in shown:
-        yield BIG_PAGES.row(0, entry, **owners.cells(entry.tag, entry.tag_value))
+        yield BIG_PAGES.row(0, entry, **_cells(owners, entry.tag, entry.tag_value))
     for line in ([problem] if problem else []) + target.warnings:
         yield BIG_PAGES.row(0, Notes=[line])
 
 
-def _big_lines(target: Target, shown: Sequence[BigPage], owners: _Owners, problem: str | None) -> Iterator[str]:
+def _big_lines(target: Target, shown: Sequence[BigPage], owners: TagOwners, problem: str | None) -> Iterator[str]:
     size = target.memory.pointer_size
     yield words.big_header(size)
     for entry in shown:
@@ -282,7 +251,7 @@ def _big_lines(target: Target, shown: Sequence[BigPage], owners: _Owners, proble
 
 def block_grid(target: Target, where: int, tag_file: str | None = None, progress: Progress | None = None) -> KdumpGrid:
     """The pool block that an address lies in, and those on its page (``!pool``). Raises a :class:`KdumpError`."""
-    owners = _Owners(target, tag_file, progress)
+    owners = TagOwners(target, tag_file, progress)
     page = pool(target).page(where)
     here = page.found if isinstance(page.found, PoolBlock) else None
     owners.want([here.tag_value if here else None])
@@ -292,7 +261,7 @@ def block_grid(target: Target, where: int, tag_file: str | None = None, progress
         region = page.region.kind if page.region else None
         for block in page.blocks:
             marked = block == here
-            cells = owners.cells(block.tag, block.tag_value if marked else None)
+            cells = _cells(owners, block.tag, block.tag_value if marked else None)
             yield BLOCKS.row(0, block, Here=marked, Region=region, **cells)
         if isinstance(page.found, Unplaced):
             yield BLOCKS.row(0, Here=True, Address=where, Region=region, Notes=[page.found.reason])

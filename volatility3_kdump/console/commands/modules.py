@@ -14,12 +14,11 @@ from volatility3_kdump.text import drivers as text
 from volatility3_kdump.views.drivers import (
     address_grid,
     check_grid,
-    chosen_modules,
-    chosen_unloaded,
     drivers_grid,
 )
 from volatility3_kdump.views.irp import device_lines, driver_grid, irp_grid, pending_grid, stack_grid
 from volatility3_kdump.windows.io.drivers import read_details
+from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.user_mode import read_user_mode
 
