@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import uuid
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volatility3_kdump.dump import BytesSource, TaggedBlob, open_dump
-from volatility3_kdump.dump.smbios import TAG, MachineInformation, machine_information
+from volatility3_kdump.dump.smbios import TAG, MachineInformation, MemoryModule, machine_information
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,59 @@ def test_virtual_machines(manufacturer, product, name):
 def test_any_bytes(data):
     blob = TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)
     machine_information(BytesSource(data), [blob])
+
+
+def test_real_memory_modules(shared_data: Path):
+    dump = open_dump(shared_data / "dumps" / "triage_x64_26100_0xbe.dmp")
+    machine = machine_information(dump.source, dump.tagged)
+    assert machine.processor == "AMD Ryzen 5 5600X 6-Core Processor"
+    assert [module.text for module in machine.memory] == 2 * ["DIMM 1, 8192 MB, 3200 MT/s, Unknown, TEAMGROUP-UD4-3200"]
+    assert machine.installed_memory == 16 << 30
+
+
+def device(size: int, extended: int = 0, speed: int = 0, configured: int = 0, length: int = 0x22) -> bytes:
+    """A memory device as DSP0134, section 7.18, lays it out."""
+    body = struct.pack(
+        "<BBHHHHHHBBBBBHHBBBBBIH",
+        17,
+        length,
+        1,
+        0,
+        0,
+        64,
+        64,
+        size,
+        9,
+        0,
+        1,
+        0,
+        26,
+        0,
+        speed,
+        2,
+        0,
+        0,
+        3,
+        0,
+        extended,
+        configured,
+    )
+    return body[:length] + b"Slot A\0Maker\0Part 1\0\0"
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (device(8192, speed=3200, configured=2400), MemoryModule("Slot A", 8 << 30, 3200, 2400, "Maker", "Part 1")),
+        (device(0x7FFF, extended=32768), MemoryModule("Slot A", 32 << 30, None, None, "Maker", "Part 1")),
+        (device(0x8400), MemoryModule("Slot A", 1 << 20, None, None, "Maker", "Part 1")),
+        (device(0xFFFF), MemoryModule("Slot A", None, None, None, "Maker", "Part 1")),
+        (device(0), None),
+        (device(8192, length=0x15), MemoryModule("Slot A", 8 << 30, None, None, None, None)),
+    ],
+)
+def test_memory_devices(table: bytes, expected: MemoryModule | None):
+    tables = table + struct.pack("<BBH", 127, 4, 2) + b"\0\0"
+    data = struct.pack("<BBBBI", 0, 3, 1, 0, len(tables)) + tables
+    machine = machine_information(BytesSource(data), [TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)])
+    assert machine.memory == ((expected,) if expected else ())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, open_dump
-from volatility3_kdump.dump.tagged import tag_names, tagged_blobs
+from volatility3_kdump.dump.tagged import own_name, tag_names, tagged_blobs
 
 SMBIOS = uuid.UUID("bc5c008f-1e3a-44d7-988d-86f6884c6758")
 NULL = uuid.UUID(int=0)
@@ -82,7 +82,8 @@ def test_any_blobs_anywhere(blobs: list[tuple[uuid.UUID, bytes, int, int]], star
         (tag, content) for tag, content, _, _ in blobs
     ]
     assert [blob.index for blob in found] == list(range(len(blobs)))
-    assert all((blob.name is not None) == (str(blob.tag) in tag_names()) for blob in found)
+    for blob, (_, content, _, _) in zip(found, blobs, strict=True):
+        assert blob.name == (tag_names().get(str(blob.tag)) or own_name(content[:0x100]))
 
 
 @settings(max_examples=100, deadline=None)
@@ -157,3 +158,27 @@ def test_data_behind_the_pages_of_every_type() -> None:
         assert dump.warnings == []
     # No blobs where pages are missing: what lies there is something else.
     assert open_dump(BytesSource(bytes(made["runs"][:-0x1000]))).tagged == []
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"win32kfull".ljust(0x1C, b"\0") + b"WPLg" + bytes(16), "WPP recorder log of win32kfull"),
+        (bytes(0x1C) + b"WPLg" + bytes(16), "WPP recorder log"),
+        (b"AmdPPM".ljust(0x44, b"\0"), "WPP recorder of AmdPPM"),
+        (bytes(8) + "\\Device\\x.exe".encode("utf-16-le"), "image path \\Device\\x.exe"),
+        (b"NVCD" + bytes(range(60)), "data with the signature NVCD"),
+        (b"\x18\0\0\0" + bytes(0x24) + b"IoTriageDumpData\0", "I/O triage data (IoTriageDumpData)"),
+        (bytes(40), None),
+        (b"", None),
+        (b"\x01\x02\x03\x04" + bytes(60), None),
+    ],
+)
+def test_blobs_that_name_themselves(data: bytes, name: str | None) -> None:
+    assert own_name(data) == name
+
+
+def test_real_blobs_name_themselves(shared_data: Path) -> None:
+    dump = open_dump(shared_data / "dumps" / "triage_x64_26100_0xbe.dmp")
+    names = {blob.name for blob in dump.tagged}
+    assert {"WPP recorder of wdiwifi", "I/O triage data (IoTriageDumpData)"} <= names

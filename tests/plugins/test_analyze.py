@@ -69,16 +69,16 @@ def test_every_type_gives_the_session_s_values(sample, run_vol, dump_type):
             "MANUALLY_INITIATED_POWER_BUTTON_HOLD (1c8)",
             ["0000000000001b58", "fffff803f3a20860", "0000000000000000", "0000000000000000"],
             "System",
-            "nt+0x4de014",
-            "ntoskrnl.exe",
+            None,
+            None,
         ),
         (
             "triage_x64_19041_0x1a",
             "MEMORY_MANAGEMENT (1a)",
             ["0000000000000402", "ffffa30ebf6f0090", "0000000851af68c0", "ffffa30ebf6f7248"],
             "System",
-            "nt!KeBugCheckEx",
-            "ntoskrnl.exe",
+            None,
+            None,
         ),
         (
             "triage_x64_17763",
@@ -93,8 +93,8 @@ def test_every_type_gives_the_session_s_values(sample, run_vol, dump_type):
             "unknown code (a0000001)",
             ["0000000000000005", "0000000000000000", "0000000000000000", "0000000000000000"],
             "System",
-            "nt+0x14dba0",
-            "ntoskrnl.exe",
+            None,
+            None,
         ),
     ],
 )
@@ -105,9 +105,9 @@ def test_real_small_dumps(shared_data: Path, run_vol, name, code, arguments, pro
     assert bug_check["Code"] == code
     assert [bug_check[f"Arg{number}"] for number in range(1, 5)] == arguments
     assert values(table, "Crash")["Process"] == process
+    # The first instruction of KeBugCheckEx is no finding: without a fault there is no place.
     failure = values(table, "Failure")
-    assert failure["At"] == at
-    assert failure["Module"] == module
+    assert (failure.get("At"), failure.get("Module")) == (at, module)
 
 
 def test_header_registers_of_the_real_dump(shared_data: Path, run_vol):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.bugcheck import describe
 from volatility3_kdump.analysis.failure import Failure
-from volatility3_kdump.dump.smbios import machine_information
+from volatility3_kdump.dump.cpuid import ProcessorIdentity, processor_identity
+from volatility3_kdump.dump.smbios import MachineInformation, machine_information
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.version_resource import image_version
 from volatility3_kdump.windows.machine.releases import kernel_version
@@ -42,7 +43,8 @@ class Facts:
 
     ``os_version`` is ``10.0.BUILD.REVISION`` with the revision of the build lab string, where that is not in the dump
     the kernel's version; ``attributes`` the header's DUMP_FILE_ATTRIBUTES; ``crash_count`` the number in a small memory
-    dump's file name. ``live`` says how it is known that the system was not stopped, ``None`` where it was.
+    dump's file name. ``live`` says how it is known that the system was not stopped, ``None`` where it was;
+    ``up_time`` is in units of 100 ns. ``machine`` and ``processor`` are by the dump's tagged data.
     """
 
     dump_file: str
@@ -58,6 +60,9 @@ class Facts:
     os_name: str | None
     stack_command: str
     live: str | None = None
+    up_time: int | None = None
+    machine: MachineInformation | None = None
+    processor: ProcessorIdentity | None = None
 
 
 def gather_facts(target: Target, failure: Failure | None, thread: int | None) -> Facts:
@@ -91,6 +96,9 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
         os_name=windows_name(build),
         stack_command=_stack_command(target, thread, record),
         live=live_reason(target),
+        up_time=header.system_up_time,
+        machine=machine,
+        processor=processor_identity(target.dump.source, target.dump.tagged),
     )
 
 

@@ -223,7 +223,8 @@ def _outcome(fault: _Fault, outcome: str, says: str, *evidence: str, remains: st
 def _nowhere(fault: _Fault) -> Plausibility | None:
     """An instruction pointer that leads to no code: outside every module, and fetching it is what failed."""
     target, ip = fault.target, fault.ip
-    if target.names.module_of(ip) is not None or fault.address not in (ip, None):
+    # A dump without its list of modules does not tell where code is.
+    if not target.modules or target.names.module_of(ip) is not None or fault.address not in (ip, None):
         return None
     if any(module.start <= ip < module.end for module in target.unloaded_modules):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from volatility3_kdump.analysis.owners import microsoft_modules
+from volatility3_kdump.analysis.owners import IGNORE, LAST_IGNORE, OwnerRules
 
 MICROSOFT, THIRD_PARTY, PROBABLY_THIRD_PARTY = "Microsoft", "third party", "probably third party"
 
@@ -23,8 +23,14 @@ class Vendor:
 
 
 @functools.lru_cache(maxsize=1)
-def _components() -> frozenset[str]:
-    return frozenset(microsoft_modules())
+def _rules() -> OwnerRules:
+    return OwnerRules.load()
+
+
+def _is_component(name: str) -> bool:
+    """Whether the shipped rules give a module to Windows, or leave it out as one that only reports."""
+    owner = _rules().owner(name, None)
+    return owner.microsoft or owner.strength in (IGNORE, LAST_IGNORE)
 
 
 def vendor_of(name: str, company: str | None) -> Vendor:
@@ -36,6 +42,6 @@ def vendor_of(name: str, company: str | None) -> Vendor:
     if company:
         known = "microsoft" in company.casefold()
         return Vendor(MICROSOFT if known else THIRD_PARTY, f"company name {company}")
-    if name.lower() in _components():
+    if _is_component(name):
         return Vendor(MICROSOFT, "list of Windows's components")
     return Vendor(PROBABLY_THIRD_PARTY, "not in the list of Windows's components, no resources in the dump")

@@ -17,7 +17,8 @@ from volatility3_kdump.dump.tagged import TaggedBlob
 TAG = uuid.UUID("bc5c008f-1e3a-44d7-988d-86f6884c6758")
 
 _HEADER_SIZE = 8
-_BIOS, _SYSTEM, _BASEBOARD, _END = 0, 1, 2, 127
+_BIOS, _SYSTEM, _BASEBOARD, _PROCESSOR, _MEMORY_DEVICE, _END = 0, 1, 2, 4, 17, 127
+_UNKNOWN_SIZE, _EXTENDED_SIZE, _IN_KILOBYTES = 0xFFFF, 0x7FFF, 0x8000
 _LARGEST = 1 << 20
 _MOST_STRUCTURES = 4096
 
@@ -37,9 +38,32 @@ _VIRTUAL_MACHINES = (
 
 
 @dataclass(frozen=True)
+class MemoryModule:
+    """A memory device that is installed (type 17): slot, size in bytes, speed in megatransfers a second, maker and part
+    number; ``None`` for what the firmware leaves out. ``configured`` is the speed that it runs at."""
+
+    slot: str | None
+    size: int | None
+    speed: int | None
+    configured: int | None
+    manufacturer: str | None
+    part: str | None
+
+    @property
+    def text(self) -> str:
+        """The module in one line."""
+        size = f"{self.size >> 20} MB" if self.size else "size not known"
+        speed = None if self.speed is None else f"{self.speed} MT/s"
+        if speed and self.configured and self.configured != self.speed:
+            speed += f", runs at {self.configured}"
+        return ", ".join(part for part in (self.slot, size, speed, self.manufacturer, self.part) if part)
+
+
+@dataclass(frozen=True)
 class MachineInformation:
     """What the firmware says of itself and the machine; ``None`` for what it leaves out.
 
+    ``processor`` is the processor's name as the firmware has it, ``memory`` the modules that are installed.
     ``smbios_version`` is the specification's (major, minor), ``dmi_revision`` as the header has it, ``tables_size`` in
     bytes.
     """
@@ -55,6 +79,13 @@ class MachineInformation:
     smbios_version: tuple[int, int] = (0, 0)
     dmi_revision: int = 0
     tables_size: int = 0
+    processor: str | None = None
+    memory: tuple[MemoryModule, ...] = ()
+
+    @property
+    def installed_memory(self) -> int | None:
+        """Bytes of all memory modules together; ``None`` where no module tells its size."""
+        return sum(module.size for module in self.memory if module.size) or None
 
     @property
     def virtual_machine(self) -> str | None:
@@ -72,16 +103,19 @@ def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInfor
         return None
     data = source.read(blob.offset, blob.size)
     length = int.from_bytes(data[4:8], "little")
-    structures: dict[int, tuple[bytes, list[str]]] = {}
+    first: dict[int, tuple[bytes, list[str]]] = {}
+    modules: list[MemoryModule] = []
     for kind, body, strings in _structures(data[_HEADER_SIZE : _HEADER_SIZE + length]):
-        structures.setdefault(kind, (body, strings))
-    if not structures:
+        first.setdefault(kind, (body, strings))
+        module = _memory_module(body, strings) if kind == _MEMORY_DEVICE else None
+        if module is not None:
+            modules.append(module)
+    if not first:
         return None
 
     def text(kind: int, offset: int) -> str | None:
-        body, strings = structures.get(kind, (b"", []))
-        number = body[offset] if offset < len(body) else 0
-        return (strings[number - 1].strip() or None) if 0 < number <= len(strings) else None
+        body, strings = first.get(kind, (b"", []))
+        return _string(body, strings, offset)
 
     return MachineInformation(
         text(_BIOS, 4),
@@ -95,6 +129,40 @@ def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInfor
         (data[1], data[2]),
         data[3],
         length,
+        text(_PROCESSOR, 0x10),
+        tuple(modules),
+    )
+
+
+def _string(body: bytes, strings: list[str], offset: int) -> str | None:
+    """The string that a structure's field names by its number; ``None`` where it names none."""
+    number = body[offset] if offset < len(body) else 0
+    return (strings[number - 1].strip() or None) if 0 < number <= len(strings) else None
+
+
+def _memory_module(body: bytes, strings: list[str]) -> MemoryModule | None:
+    """A memory device (DSP0134, 7.18); ``None`` for an empty slot."""
+
+    def number(offset: int, size: int) -> int | None:
+        field = body[offset : offset + size]
+        return int.from_bytes(field, "little") if len(field) == size else None
+
+    size = number(0x0C, 2)
+    if not size:
+        return None
+    amount = None
+    if size == _EXTENDED_SIZE:
+        amount = ((number(0x1C, 4) or 0) & 0x7FFFFFFF) << 20
+    elif size != _UNKNOWN_SIZE:
+        amount = (size & 0x7FFF) << (10 if size & _IN_KILOBYTES else 20)
+    speed, configured = (number(offset, 2) or None for offset in (0x15, 0x20))
+    return MemoryModule(
+        _string(body, strings, 0x10),
+        amount or None,
+        None if speed == _UNKNOWN_SIZE else speed,
+        None if configured == _UNKNOWN_SIZE else configured,
+        _string(body, strings, 0x17),
+        _string(body, strings, 0x1A),
     )
 
 

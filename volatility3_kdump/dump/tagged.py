@@ -15,6 +15,11 @@ from volatility3_kdump.dump.source import Source
 
 _MAGIC = b"DumpBlob"
 _MOST_BLOBS = 4096
+#: How much of a blob is looked at for its own name.
+_HEAD = 0x100
+#: Blobs of the WPP recorder start with the component's name in 28 bytes, then comes this mark.
+_RECORDER_NAME, _RECORDER = 0x1C, b"WPLg"
+_IO_TRIAGE = b"IoTriageDumpData\0"
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,40 @@ class TaggedBlob:
 def tag_names() -> dict[str, str]:
     """Known tag GUIDs (lower case) and what they hold; from ``symbols/kdump/tags.jsonl``."""
     return {record["guid"]: record["name"] for record in tables.json_lines("tags.jsonl")}
+
+
+def own_name(data: bytes) -> str | None:
+    """What a blob says of itself in its first bytes; ``None`` where they are no name.
+
+    The WPP recorder writes the component's name and ``WPLg``; others an image path behind version and size, or a
+    signature of four letters. Found on real small memory dumps.
+    """
+    component = _ascii(data[:_RECORDER_NAME])
+    if data[_RECORDER_NAME : _RECORDER_NAME + 4] == _RECORDER:
+        return f"WPP recorder log{f' of {component}' if component else ''}"
+    if component is not None and len(component) > _SIGNATURE and not any(data[_RECORDER_NAME : _RECORDER_NAME + 8]):
+        return f"WPP recorder of {component}"
+    if _IO_TRIAGE in data:
+        return "I/O triage data (IoTriageDumpData)"
+    for start in (8, 0):
+        path = data[start : len(data) & ~1].decode("utf-16-le", errors="replace").split("\0", 1)[0]
+        if (path.startswith("\\") or path.endswith(".sys")) and len(path) > _SIGNATURE and path.isprintable():
+            return f"image path {path}"
+    signature = data[:_SIGNATURE]
+    if len(signature) == _SIGNATURE and signature.isalnum() and signature.isascii():
+        return f"data with the signature {signature.decode('ascii')}"
+    return None
+
+
+_SIGNATURE = 4
+
+
+def _ascii(data: bytes) -> str | None:
+    """A name in a field that is filled up with zeros; ``None`` for anything else."""
+    text = data.rstrip(b"\0")
+    if not text or b"\0" in text or not all(0x20 < byte < 0x7F for byte in text):
+        return None
+    return text.decode("ascii")
 
 
 def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str]]:
@@ -69,7 +108,8 @@ def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str
         if len(blobs) >= _MOST_BLOBS:
             return blobs, [f"tagged data: more than {_MOST_BLOBS} blobs; the rest is not listed"]
         tag = uuid.UUID(bytes_le=row.tag)
-        blobs.append(TaggedBlob(len(blobs), tag, offset, row.data, names.get(str(tag))))
+        name = names.get(str(tag)) or own_name(source.read(offset, min(row.data, _HEAD)))
+        blobs.append(TaggedBlob(len(blobs), tag, offset, row.data, name))
         position = offset + row.data + row.after
     if position > source.size:
         return blobs, [f"tagged data: the padding of the last blob ends at {position:#x}, behind the end of the file"]

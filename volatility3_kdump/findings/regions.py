@@ -20,6 +20,7 @@ from volatility3_kdump.windows.memory.kernel_regions import (
     STACK,
     kernel_region,
 )
+from volatility3_kdump.windows.memory.page_entries import entry_at
 from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 NULL_PAGE, USER, NON_CANONICAL = "null page", "user", "non-canonical"
 DRIVER, UNLOADED, SHARED_DATA, KERNEL = "driver", "unloaded driver", "shared user data", "kernel"
+PAGE_FRAMES = "page-frame database"
 
 #: The lowest 64 KiB of user space are never mapped: an address there is a null pointer plus an offset.
 NULL_PAGE_SIZE = 0x10000
@@ -68,6 +70,11 @@ def region_of(target: Target, address: int, stacks: bool = True) -> Region:
         certain = _stack(target, address)
     if certain is not None:
         return certain
+    entry = entry_at(target, address)
+    if entry is not None and (entry.present is not None or target.nt is None):
+        has = {True: "", False: ", which the machine does not have", None: ""}[entry.present]
+        words = f"page-frame database: entry of page {entry.page:x}{has}"
+        return Region(PAGE_FRAMES, words, "the page-frame database's address in the header")
     kernel_range = kernel_region(target, address)
     return (
         Region(kernel_range.kind, kernel_range.kind, kernel_range.source)

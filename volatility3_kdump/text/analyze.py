@@ -30,6 +30,7 @@ NOTE = (
     "Some register values may be zeroed or incorrect.",
 )
 _RESET = "Resetting default scope"
+_FAST_FAIL, _SECOND = 0x139, 10_000_000
 
 #: Tags that KD prints behind PROCESS_NAME; all others of the per-code findings come before it.
 _LATE = frozenset(
@@ -95,6 +96,7 @@ def analyze(crash: Crash, size: int, site: Name | None) -> Iterator[str]:
         yield f"*** WARNING: {warning}"
     if crash.notes:
         yield ""
+    yield from _key_values(crash)
     yield from _first_fields(crash)
     yield from _plausibility(crash)
     yield from _findings(crash, late=False)
@@ -143,6 +145,45 @@ def field(tag: str, value: str) -> Iterator[str]:
     yield ""
 
 
+def _key_values(crash: Crash) -> Iterator[str]:
+    """KEY_VALUES_STRING: the keys that the dump itself tells, sorted as KD sorts them."""
+    values: dict[str, str] = {}
+    for finding in crash.reasoning.findings:
+        if "." in finding.tag:
+            values[finding.tag] = finding.value
+    if crash.bug_check is not None:
+        if crash.recorded.code is not None:
+            values["Bugcheck.Code.KiBugCheckData"] = f"0x{crash.recorded.code:x}"
+        values["Bugcheck.Code.TargetModel"] = f"0x{crash.bug_check.raw_code:x}"
+    facts, verdict = crash.facts, crash.verdict
+    if facts.attributes is not None:
+        values["Dump.Attributes.AsUlong"] = f"0x{facts.attributes:x}"
+        for name in facts.attribute_names:
+            if not name.startswith("0x"):
+                values[f"Dump.Attributes.{name}"] = "1"
+    if verdict.bucket:
+        values["Failure.Bucket"] = verdict.bucket
+    if verdict.bucket_hash:
+        values["Failure.Hash"] = f"{{{verdict.bucket_hash}}}"
+    if crash.bug_check is not None and crash.bug_check.code == _FAST_FAIL:
+        entry = fast_fail_codes().get(crash.bug_check.arguments[0].value or 0)
+        if entry is not None:
+            values["FailFast.Name"] = entry["name"]
+            values["FailFast.Type"] = str(crash.bug_check.arguments[0].value)
+    if facts.build_lab:
+        values["WER.OS.Branch"] = facts.build_lab
+    if facts.os_version:
+        values["WER.OS.Version"] = facts.os_version
+    if facts.up_time is not None:
+        values["Timeline.OS.Boot.DeltaSec"] = str(facts.up_time // _SECOND)
+    yield "KEY_VALUES_STRING: 1"
+    yield ""
+    for name in sorted(values):
+        yield f"    Key  : {name}"
+        yield f"    Value: {values[name]}"
+        yield ""
+
+
 def _first_fields(crash: Crash) -> Iterator[str]:
     facts = crash.facts
     if crash.bug_check is not None:
@@ -183,7 +224,7 @@ def _plausibility(crash: Crash) -> Iterator[str]:
 def _findings(crash: Crash, late: bool) -> Iterator[str]:
     own = {"TRAP_FRAME", "CONTEXT", "EXCEPTION_RECORD", "PROCESS_NAME", "MODULE_NAME", "IMAGE_NAME"}
     for finding in crash.reasoning.findings:
-        # Tags with a dot are keys of KD's KEY_VALUES_STRING block, which nobody misses.
+        # Tags with a dot are keys of the block KEY_VALUES_STRING.
         if (finding.tag in _LATE) == late and finding.tag not in own and "." not in finding.tag:
             yield from field(finding.tag, _finding_text(finding))
 

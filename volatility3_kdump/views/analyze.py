@@ -12,6 +12,7 @@ from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import analyze
+from volatility3_kdump.text.machine_facts import machine_facts
 from volatility3_kdump.text.registers import code_line, flags_words
 from volatility3_kdump.text.stacks import call_site
 from volatility3_kdump.text.summary import summary
@@ -80,11 +81,18 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
     yield from _bug_check_rows(crash)
     for finding in crash.reasoning.findings:
         yield _row("Finding", finding.tag, finding.value, finding.address, finding.note)
+    for name, text in machine_facts(crash.facts.machine, crash.facts.processor):
+        yield _row("Machine", name, text)
     yield from _crash_rows(target, crash)
     if crash.failure is None:
         yield _row("Failure", "Registers", None, note="the dump header holds no registers")
-    else:
+    elif crash.failure.at_fault:
         yield from failure_rows(target, crash.failure)
+        yield from register_rows(crash.failure)
+    else:
+        # The first instruction of KeBugCheckEx is no finding.
+        note = "those of the call that reported the bug check: it names no faulting instruction"
+        yield _row("Failure", "Registers from", crash.failure.origin, note=note)
         yield from register_rows(crash.failure)
     yield from _stack_rows(target, crash)
     if not target.has_names:

@@ -44,6 +44,7 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
             {"tag": finding.tag, "value": finding.value, "address": _hex(finding.address), "note": finding.note or None}
             for finding in crash.reasoning.findings
         ],
+        "machine": _machine(crash),
         "processor": crash.processor.number if crash.processor else None,
         "process": _process(crash),
         "thread": _thread(crash),
@@ -95,6 +96,32 @@ def _system(target: Target, crash: Crash) -> dict[str, Any]:
         "uptime_seconds": header.system_up_time / 10_000_000 if header.system_up_time is not None else None,
         "kernel_base": _hex(target.kernel.base) if target.kernel else None,
         "virtual_machine": facts.virtual_machine,
+    }
+
+
+def _machine(crash: Crash) -> dict[str, Any]:
+    machine, processor = crash.facts.machine, crash.facts.processor
+    return {
+        "processor": processor.brand if processor else machine.processor if machine else None,
+        "processor_signature": _hex(processor.signature) if processor else None,
+        "microcode": _hex(processor.microcode) if processor else None,
+        "manufacturer": machine.manufacturer if machine else None,
+        "product": machine.product if machine else None,
+        "board": [machine.baseboard_manufacturer, machine.baseboard_product] if machine else None,
+        "firmware": [machine.bios_vendor, machine.bios_version, machine.bios_date] if machine else None,
+        "memory_modules": [
+            {
+                "slot": module.slot,
+                "size": module.size,
+                "speed": module.speed,
+                "configured_speed": module.configured,
+                "manufacturer": module.manufacturer,
+                "part": module.part,
+            }
+            for module in machine.memory
+        ]
+        if machine
+        else None,
     }
 
 

@@ -87,6 +87,44 @@ def watchdog_samples(session: Session, arguments: Arguments) -> Iterable[str]:
     return watchdog_lines(session.target)
 
 
+def _black_box(session: Session, name: str) -> Iterable[str]:
+    from volatility3_kdump.dump.blackboxes import black_box
+    from volatility3_kdump.text.blackboxes import black_box_lines
+
+    target = session.target
+    entries = black_box(target.dump.source, target.dump.tagged, name)
+    if entries is None:
+        raise KdumpError(f"{target.name}: its tagged data has no black box of that kind")
+    if not entries:
+        raise KdumpError(f"{target.name}: the black box is cut off or empty")
+    return black_box_lines(entries)
+
+
+@command("!blackboxbsd", help="boot status data that the dump holds")
+def black_box_boot(session: Session, arguments: Arguments) -> Iterable[str]:
+    return _black_box(session, "bsd")
+
+
+@command("!blackboxntfs", help="what NTFS recorded, as far as its layout is known")
+def black_box_ntfs(session: Session, arguments: Arguments) -> Iterable[str]:
+    return _black_box(session, "ntfs")
+
+
+@command("!blackboxpnp", help="what Plug and Play recorded: time and device")
+def black_box_pnp(session: Session, arguments: Arguments) -> Iterable[str]:
+    return _black_box(session, "pnp")
+
+
+@command("!blackboxwinlogon", help="what winlogon recorded: its state")
+def black_box_winlogon(session: Session, arguments: Arguments) -> Iterable[str]:
+    return _black_box(session, "winlogon")
+
+
+@command("!blackboxscm", help="what the service control manager recorded; its tag is not public")
+def black_box_services(session: Session, arguments: Arguments) -> Iterable[str]:
+    raise KdumpError("the tag of the service control manager's black box is not public: .enumtag lists all blobs")
+
+
 @command("!sysinfo", help="the machine and its firmware, by its SMBIOS tables", usage="machineid", plugin="info")
 def system_information(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.dump.smbios import machine_information

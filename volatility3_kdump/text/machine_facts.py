@@ -1,0 +1,28 @@
+"""The machine in plain words: processor, firmware, board, memory modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from volatility3_kdump.dump.cpuid import ProcessorIdentity
+from volatility3_kdump.dump.smbios import MachineInformation
+
+
+def machine_facts(machine: MachineInformation | None, processor: ProcessorIdentity | None) -> Iterator[tuple[str, str]]:
+    """(name, value) of each fact that the dump's tagged data holds."""
+    if processor is not None:
+        yield "Processor", processor.text
+    elif machine is not None and machine.processor:
+        yield "Processor", machine.processor
+    if machine is None:
+        return
+    for name, parts in (
+        ("System", (machine.manufacturer, machine.product, machine.version)),
+        ("Board", (machine.baseboard_manufacturer, machine.baseboard_product)),
+        ("Firmware", (machine.bios_vendor, machine.bios_version, machine.bios_date)),
+    ):
+        text = ", ".join(part for part in parts if part)
+        if text:
+            yield name, text
+    for module in machine.memory:
+        yield "Memory module", module.text
