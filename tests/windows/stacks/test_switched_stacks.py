@@ -20,7 +20,7 @@ from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
 from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, SCAN, SWITCH, Stack
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.switched import DPC, SEPARATE, THREAD, interruption, live_stacks, switch_at
-from volatility3_kdump.windows.stacks.traps import exception_of, failure_trap, stacked_exceptions
+from volatility3_kdump.windows.stacks.traps import exception_of, failure_trap, stacked_exceptions, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
 
 both = pytest.mark.parametrize("dump_type", [4, 6])
@@ -129,6 +129,17 @@ def test_a_switch_that_keeps_only_the_stack_pointer(layouts, tmp_path) -> None:
     registers, trust, call_site = walk.follow(switch)
     assert (registers.rsp, trust, call_site) == (switch.previous + 8, SWITCH, True)
     assert str(walker(damaged).name_at(registers.rip, True)).startswith("nt!KiExceptionDispatch+")
+
+
+@both
+def test_a_double_fault_leads_to_the_stack_that_was_used_up(layouts, tmp_path, dump_type) -> None:
+    scene = make_scene("double-fault", layouts)
+    target = opened(scene, layouts, tmp_path / "x.dmp", dump_type)
+    first, second = live_stacks(target)
+    trap = draft_stack(scene, layouts).trap_frame("KiDoubleFaultAbort")
+    assert first.low <= trap < first.high and first.kind == SEPARATE
+    assert (second.high, second.kind) == (CRASH_STACK_TOP, THREAD)
+    assert second.low == next(found.context.sp for found in trap_frames(target) if found.address == trap)
 
 
 def test_stacks_that_lead_to_each_other_end(layouts, tmp_path) -> None:

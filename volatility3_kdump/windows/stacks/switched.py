@@ -34,6 +34,9 @@ _SAME_CODE = 0x1000
 #: No stack that is switched to is larger.
 _LARGEST = 0x8000
 _MOST_STACKS = 8
+#: KTRAP_FRAME.SegCs of a trap taken in the kernel, and how far below its stack an overflow leaves a stack pointer.
+_CODE_SEGMENT, _KERNEL_CODE = 0x170, 0x10
+_OVERFLOW = 0x2000
 _WINDOW = 0x6000
 
 THREAD, DPC, INTERRUPT, SEPARATE = "thread", "DPC", "interrupt", "separate"
@@ -123,7 +126,9 @@ def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
         sp = saved.address
     while len(stacks) < _MOST_STACKS and not any(stack.low <= sp < stack.high for stack in stacks):
         limits = _thread_limits(target)
-        inside = limits is not None and limits[0] <= sp < limits[1]
+        # Above a stack pointer below the thread's stack, what an overflow left.
+        below = limits is not None and bool(stacks) and limits[0] - _OVERFLOW <= sp < limits[0]
+        inside = limits is not None and (below or limits[0] <= sp < limits[1])
         switch = None if inside or target.header.architecture != "x64" else switch_above(target, sp)
         if inside and limits is not None:
             stacks.append(LiveStack(sp, limits[1], THREAD))
@@ -131,10 +136,27 @@ def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
             stacks.append(LiveStack(sp, switch.top, _kind_of(target, switch.top)))
         else:
             stacks.append(LiveStack(sp, _end_of(target, sp), SEPARATE))
-        if switch is None:
+        previous = switch.previous if switch is not None else None
+        if previous is None and not inside and target.header.architecture == "x64":
+            previous = _interrupted_thread(target, stacks[-1], limits)
+        if previous is None:
             break
-        sp = switch.previous
+        sp = previous
     return tuple(stacks)
+
+
+def _interrupted_thread(target: Target, stack: LiveStack, limits: tuple[int, int] | None) -> int | None:
+    """The stack pointer on the thread's stack that a trap frame on a stack of the interrupt stack table saved."""
+    if limits is None:
+        return None
+    for trap in range((stack.low + 15) & -16, stack.high - amd64.TRAP_FRAME_SIZE + 1, 16):
+        if target.memory.unsigned(trap + _CODE_SEGMENT, 2) != _KERNEL_CODE:
+            continue
+        context = amd64.trap_frame(target.memory.read, trap, target.nt)
+        # Code that used up its stack is interrupted below it.
+        if context is not None and context.sp is not None and limits[0] - _OVERFLOW <= context.sp < limits[1]:
+            return context.sp
+    return None
 
 
 def interruption(target: Target) -> Interruption | None:
