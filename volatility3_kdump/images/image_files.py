@@ -288,6 +288,11 @@ class FileImage:
         self._sites = self._relocations() if self._delta else []
 
     @property
+    def data(self) -> bytes:
+        """The file as it is."""
+        return self._data
+
+    @property
     def headers(self) -> PeImage:
         """The headers as they stand in the file."""
         return self._header

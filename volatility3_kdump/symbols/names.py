@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Below this many addresses, one by one is quicker than arrays.
 _FEW = 256
 #: What the debugger's ``lm`` says about the symbols of a module, by their source.
-_STATES = {"isf": "isf", "pdb": "pdb symbols", "exports": "export symbols", "": "no symbols"}
+_STATES = {"isf": "isf", "pdb": "pdb symbols", "coff": "coff symbols", "exports": "export symbols", "": "no symbols"}
 
 
 class Name(
@@ -36,8 +36,8 @@ class Name(
     """A named address: its module, the nearest symbol at or below it in that module, and the distance in bytes.
 
     ``symbol`` is ``None`` where the module has no symbols; ``offset`` is then from the module's base. ``source`` says
-    where the symbol comes from: ``isf``, ``pdb``, or ``exports``. Exports are few, so that the nearest one below is
-    often not the function that the address is in.
+    where the symbol comes from: ``isf``, ``pdb``, ``coff`` or ``exports``. Exports are few, so that the nearest one
+    below is often not the function that the address is in.
     """
 
     module: str
@@ -174,8 +174,8 @@ class AddressNames:
     def status_of(self, module: Module) -> str:
         """The state of a module's symbols, nothing being searched for it.
 
-        ``isf``, ``pdb symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as no address of the
-        module was looked up.
+        ``isf``, ``pdb symbols``, ``coff symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as no
+        address of the module was looked up.
         """
         if module.base in self._tables:
             return _STATES["isf"]

@@ -1,4 +1,4 @@
-"""Which symbols name the addresses of a module: an ISF table, else its PDB, else its export table."""
+"""Which symbols name the addresses of a module: an ISF table, its PDB, its COFF symbols, or its export table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import code_view
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.stores.paths import SearchPath
+from volatility3_kdump.symbols.coff_names import names_of
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.isf import load_table
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity
@@ -24,10 +25,10 @@ from volatility3_kdump.symbols.types import TypeTable
 class SymbolTable:
     """The symbols of one module.
 
-    ``source`` is ``isf``, ``pdb`` or ``exports``; ``origin`` names the file, or says ``export table``. ``symbols``
-    holds (RVA, name) in ascending order, the preferred name of an address first. ``unnamed`` holds RVAs where something
-    without a usable name begins, so that the name before must not reach beyond. ``complete`` is false when the dump
-    lacks parts of the table.
+    ``source`` is ``isf``, ``pdb``, ``coff`` or ``exports``; ``origin`` names the file, or says ``export table``.
+    ``symbols`` holds (RVA, name) in ascending order, the preferred name of an address first. ``unnamed`` holds RVAs
+    where something without a usable name begins, so that the name before must not reach beyond. ``complete`` is false
+    when the dump lacks parts of the table.
     """
 
     source: str
@@ -102,6 +103,9 @@ class SymbolSources:
             if found is not None:
                 return found, found.origin
             missing = f"neither {identity.isf_name}.json.xz nor {identity.pdb_name} of that build was found"
+        compiled = self._from_coff(module)
+        if compiled is not None:
+            return compiled, compiled.origin
         exported = self._from_exports(module)
         if exported is None:
             return None, missing
@@ -141,6 +145,17 @@ class SymbolSources:
         # Any other name of a literal's address says more.
         symbols = sorted(found.symbols, key=lambda pair: (pair[0], pair[1] == LITERAL_NAME))
         return SymbolTable("pdb", str(found.path), symbols)
+
+    def _from_coff(self, module: Module) -> SymbolTable | None:
+        """The symbols that gcc and clang leave in image files, or in files that they were split off to."""
+        image = self._image_of(module)
+        start = image.read(0x3C, 4)
+        table = image.read(int.from_bytes(start, "little") + 12, 4) if start is not None else None
+        if table is None or not any(table):
+            return None  # Microsoft's linker writes none: the file is not looked for
+        file = image.image_file()
+        found = names_of(file, self._path, self._problems) if file is not None else None
+        return None if found is None else SymbolTable("coff", found[0], found[1])
 
     def _from_exports(self, module: Module) -> SymbolTable | None:
         image = self._image_of(module)
