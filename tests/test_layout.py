@@ -355,3 +355,9 @@ def test_a_document_with_any_value_replaced_raises_only_our_errors(data: st.Data
         return
     with contextlib.suppress(KdumpError, struct.error):
         layouts.reader("_T", a="part.a", array="array", link="link", flag="flag").unpack(bytes(64))
+
+
+def test_a_structure_without_members_has_none() -> None:
+    table = Layouts({"base_types": {}, "user_types": {"_EMPTY": {"kind": "struct", "size": 0}}})
+    assert table.field_names("_EMPTY") == []
+    assert table.find("_EMPTY", "Field") is None

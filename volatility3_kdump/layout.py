@@ -258,7 +258,7 @@ class Layouts:
     def _members(self, type_name: str) -> Mapping[str, Any]:
         if type_name not in self._types:
             raise LayoutError(f"{self.origin}: no type {type_name}")
-        members: Mapping[str, Any] = self._types[type_name]["fields"]
+        members: Mapping[str, Any] = self._types[type_name].get("fields", {})
         return members
 
     def _resolve(self, type_name: str, path: str) -> Field | None:
