@@ -6,6 +6,7 @@ memory are wrong.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import random
 import struct
@@ -19,7 +20,7 @@ from volatility3.framework import contexts
 from tests.fuzz.running import Runner
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
-from volatility3_kdump.plugin import PluginFailure
+from volatility3_kdump.plugin import KdumpPlugin, PluginFailure
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Rows and lines above which a view does not end by itself.
@@ -27,34 +28,53 @@ MOST = 400_000
 
 #: Options with which a plugin reads most, where it has any: several runs of one where options exclude each other.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "address": [{"address": "ffff9189527e9080"}],
     "disasm": [{"address": "nt!KiPageFault", "count": 40}],
     "drivers": [{"verbose": True}, {"address": ["nt!KeBugCheckEx+5", "myfault+10"]}],
     "irp": [{"pending": True}, {"driver": "\\Driver\\MYFAULT"}, {"address": "ffff91894ed94d70"}],
     "locks": [{"all": True, "verbose": True}],
     "memory": [{"address": "ffff91894ed94d70", "length": "40"}],
+    "object": [{}, {"handles": True}],
     "pool": [{"verbose": True}, {"big": True, "free": True}, {"address": "ffff91894ed94d70"}],
     "process": [{"detail": 7}, {"detail": 1}],
+    "pte": [{"address": "ffff9189527e9080"}],
     "stack": [{"all": True}, {"all-cpus": True}],
+    "symbols": [{"match": "*!Ke*"}, {"near": "nt!KeBugCheckEx+5"}],
     "thread": [{"all": True}, {"waits": True}],
     "trap": [{"address": "ffffd48f77af97e0"}],
     "type": [{"type": "nt!_EPROCESS", "address": "ffff9189527e9080", "depth": 2}],
 }
-#: Searches memory for what the user gives, and has nothing of its own to parse.
-LEFT_OUT = {"yara"}
+#: Scenes that have what a plugin shows, where the demonstration does not.
+SCENES = {
+    "dpcwatchdog": "dpc-samples",
+    "errlog": "error-log",
+    "errrec": "machine-check",
+    "locks": "locks",
+    "token": "user-mode",
+    "vad": "user-mode",
+}
+#: One searches memory for what the user gives, and has nothing of its own to parse; the other reads no dump.
+LEFT_OUT = {"error", "yara"}
 NAMES = sorted({path.stem for path in (CHECKOUT / "plugins" / "kdump").glob("[!_]*.py")} - LEFT_OUT)
 POINTERS = (0, (1 << 64) - 1, 0xFFFF800000000000, 0xFFFFFFFFFFFFF000, 0x4547415045474150, 0x7FFFFFFFFFFF, 1 << 63)
 
 
 def plugin_class(name: str) -> Any:
-    return getattr(importlib.import_module(f"volatility3.plugins.kdump.{name}"), name.capitalize())
+    module = importlib.import_module(f"volatility3.plugins.kdump.{name}")
+    (plugin,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, KdumpPlugin) and value.__module__ == module.__name__
+    )
+    return plugin
 
 
 def show(name: str, options: dict[str, Any], path: Path) -> int:
     """The rows and the KD lines of a plugin; how many there are."""
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = path.as_uri()
-    place = f"plugins.{name.capitalize()}"
     chosen = plugin_class(name)
+    place = f"plugins.{chosen.__name__}"
     for requirement in chosen.get_requirements():
         value = options.get(requirement.name, requirement.default)
         if value is not None:
@@ -74,15 +94,24 @@ def show(name: str, options: dict[str, Any], path: Path) -> int:
     return count
 
 
+Original = tuple[bytes, list[int]]
+
+
 @pytest.fixture(scope="module")
-def original(sample: Callable[..., Path]) -> tuple[bytes, list[int]]:
-    """A full dump, and the offsets of what looks like a pointer into the kernel's half."""
-    data = sample(1).read_bytes()
-    values = struct.unpack_from(f"<{(len(data) - 0x2000) // 8}Q", data, 0x2000)
-    return data, [0x2000 + 8 * number for number, value in enumerate(values) if 0xFFFF8 <= value >> 44 < 0xFFFFF + 1]
+def original(sample: Callable[..., Path]) -> Callable[[str], Original]:
+    """The full dump of a scene, and the offsets of what looks like a pointer into the kernel's half."""
+
+    @functools.lru_cache(maxsize=2)
+    def make(scene: str) -> Original:
+        data = sample(1, None, scene).read_bytes()
+        values = struct.unpack_from(f"<{(len(data) - 0x2000) // 8}Q", data, 0x2000)
+        places = [0x2000 + 8 * number for number, value in enumerate(values) if 0xFFFF8 <= value >> 44 < 0xFFFFF + 1]
+        return data, places
+
+    return make
 
 
-def damaged(original: tuple[bytes, list[int]], generator: random.Random) -> bytes:
+def damaged(original: Original, generator: random.Random) -> bytes:
     """From a few to many pointers replaced, counts and texts beside them as well."""
     data, places = original
     changed = bytearray(data)
@@ -115,14 +144,12 @@ def damaged(original: tuple[bytes, list[int]], generator: random.Random) -> byte
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_structures(name: str, original: tuple[bytes, list[int]], fuzz: Runner, tmp_path: Path) -> None:
+def test_damaged_structures(name: str, original: Callable[[str], Original], fuzz: Runner, tmp_path: Path) -> None:
     path = tmp_path / "damaged.dmp"
-    path.write_bytes(original[0])
+    data, places = original(SCENES.get(name, "myfault"))
+    path.write_bytes(data)
     for options in OPTIONS.get(name, [{}]):
         assert show(name, options, path), options
-
-    def damage(data: bytes, generator: random.Random) -> bytes:
-        return damaged((data, original[1]), generator)
 
     def feed(data: bytes) -> None:
         path.write_bytes(data)
@@ -132,4 +159,4 @@ def test_damaged_structures(name: str, original: tuple[bytes, list[int]], fuzz: 
             except (KdumpError, PluginFailure) as error:
                 assert str(error) and str(error).isprintable()
 
-    fuzz.run(name, [original[0]], damage, feed, 3)
+    fuzz.run(name, [data], lambda data, generator: damaged((data, places), generator), feed, 3)
