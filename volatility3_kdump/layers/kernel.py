@@ -10,6 +10,7 @@ from volatility3.framework.automagic import pdbscan
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.layers.paging import paged
 from volatility3_kdump.layers.reading import reader_of
+from volatility3_kdump.symbols.isf import relative_names
 from volatility3_kdump.symbols.kdbg import read_debugger_data
 from volatility3_kdump.symbols.kernel import find_kernel
 
@@ -39,6 +40,12 @@ class KdumpKernelFinder(pdbscan.KernelPDBScanner):
             debugger = read_debugger_data(read, physical.dump.header.kd_debugger_data_block)
             kernel = find_kernel(physical.dump, read, debugger)
             if kernel is None or kernel.identity is None:
+                continue
+            if not relative_names(kernel.identity):
+                # The host makes paths of the name, and of what it names it writes and removes files.
+                vollog.warning(
+                    f"The dump's kernel names {kernel.identity.pdb_name[:80]!a}, which is no PDB file's name"
+                )
                 continue
             vollog.debug(f"Kernel {kernel.identity.isf_name} at {kernel.base:#x}, by {kernel.base_known_by}")
             return (
