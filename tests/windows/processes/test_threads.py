@@ -215,8 +215,8 @@ def changed(sample: Sample, tmp_path: Path) -> Callable[..., Thread]:
         ("Tcb.WaitBlockList", struct.pack("<Q", 0xFFFFBEEF00000000), "are not in the dump"),
         ("Tcb.WaitBlockCount", b"\xff", "255 wait blocks: impossible"),
         ("Tcb.WaitTime", struct.pack("<I", 0x80000000), "but the crash was at tick 3504"),
-        ("IrpList", struct.pack("<Q", 0x1000), "IrpList is torn"),
-        ("IrpList", struct.pack("<Q", 0xFFFFBEEF00000000), "IrpList is torn"),
+        ("IrpList", struct.pack("<Q", 0x1000), "is 0x1000, which is no kernel structure"),
+        ("IrpList", struct.pack("<Q", 0xFFFFBEEF00000000), "the entry at 0xffffbeef00000000 is not in the dump"),
     ],
 )
 def test_damage_is_said_and_costs_no_more(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3_kdump.layout import FieldPath, Layouts
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.processes.processes import process_reader
@@ -465,28 +466,16 @@ class ThreadReader:
             first = self._memory.pointer(head)
         if not first or first == head:
             return ()
-        irps: list[PendingIrp] = []
-        seen = {head}
-        entry = first
-        while entry not in seen:
-            if len(irps) >= _MOST_IRPS or not self._target.is_kernel_address(entry):
-                notes.append(f"IrpList is torn: it names {entry:#x}")
-                break
-            seen.add(entry)
+        walk = walk_list(self._memory, head, _MOST_IRPS, "IrpList")
+        notes += walk.problems
+        irps = []
+        for entry in walk.entries:
             address = entry - self._irp_link.offset
             row = read_row(self._memory, self._irp, address)
             if row is None:
                 irps.append(PendingIrp(address, None, None, None, None))
             else:
                 irps.append(PendingIrp(address, row.type, row.size, row.flags, row.mdl))
-            following = self._memory.pointer(entry)
-            if following is None:
-                notes.append(f"IrpList is torn: the IRP at {address:#x} is not in the dump")
-                break
-            entry = following
-        else:
-            if entry != head:
-                notes.append("IrpList is cyclic")
         return tuple(irps)
 
 
