@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from volatility3_kdump.analysis.buckets import grouping
+from volatility3_kdump.batch.machines import Machines, machine_lines
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
@@ -57,6 +58,7 @@ class Summary:
         #: By bucket without addresses and bug check, the latter only where there is no hash.
         self._groups: dict[tuple[str | None, str | None], _Group] = {}
         self._errors: dict[str, _Group] = {}
+        self._machines = Machines()
         self.analysed = 0
         self.failed = 0
 
@@ -68,6 +70,7 @@ class Summary:
             self._errors.setdefault(error["kind"], _Group()).add(line, None, None)
             return
         self.analysed += 1
+        self._machines.add(line)
         verdict = line["verdict"]
         bug_check = line["bug_check"] or {}
         name = None if verdict["hash"] else bug_check.get("name") or bug_check.get("code")
@@ -96,6 +99,7 @@ class Summary:
                 }
                 for (bucket, name), group in sorted(self._groups.items(), key=_rank)
             ],
+            "machines": self._machines.document(),
             "errors": [
                 {"kind": kind, "count": group.count, "examples": group.example_files()}
                 for kind, group in sorted(self._errors.items(), key=_rank)
@@ -112,6 +116,7 @@ class Summary:
             if group["first_utc"] is not None:
                 yield printable(f"        {group['first_utc']} to {group['last_utc']}")
             yield from _example_lines(group)
+        yield from (printable(line) for line in machine_lines(document["machines"]))
         for error in document["errors"]:
             yield printable(f"{error['count']:6}  not analysed: {error['kind']}")
             yield from _example_lines(error)

@@ -7,6 +7,7 @@ small memory dumps, x64 and ARM64.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _HEADER_SIZE = 8
 _BIOS, _SYSTEM, _BASEBOARD, _PROCESSOR, _MEMORY_DEVICE, _END = 0, 1, 2, 4, 17, 127
 _UNKNOWN_SIZE, _EXTENDED_SIZE, _IN_KILOBYTES = 0xFFFF, 0x7FFF, 0x8000
 _LARGEST = 1 << 20
+#: Digits of the digest that tells machines apart.
+_DIGEST = 16
 _MOST_STRUCTURES = 4096
 
 #: Words in the maker's or the product's name, and the debugger's name for that virtual machine.
@@ -63,7 +66,8 @@ class MemoryModule:
 class MachineInformation:
     """What the firmware says of itself and the machine; ``None`` for what it leaves out.
 
-    ``processor`` is the processor's name as the firmware has it, ``memory`` the modules that are installed.
+    ``processor`` is the processor's name as the firmware has it, ``memory`` the modules that are installed,
+    ``digest`` the tables themselves in 16 hexadecimal digits: dumps of one machine have the same.
     ``smbios_version`` is the specification's (major, minor), ``dmi_revision`` as the header has it, ``tables_size`` in
     bytes.
     """
@@ -81,6 +85,7 @@ class MachineInformation:
     tables_size: int = 0
     processor: str | None = None
     memory: tuple[MemoryModule, ...] = ()
+    digest: str = ""
 
     @property
     def installed_memory(self) -> int | None:
@@ -131,6 +136,7 @@ def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInfor
         length,
         text(_PROCESSOR, 0x10),
         tuple(modules),
+        hashlib.sha256(data[_HEADER_SIZE : _HEADER_SIZE + length]).hexdigest()[:_DIGEST],
     )
 
 

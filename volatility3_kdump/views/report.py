@@ -96,6 +96,7 @@ def _system(target: Target, crash: Crash) -> dict[str, Any]:
         "uptime_seconds": header.system_up_time / 10_000_000 if header.system_up_time is not None else None,
         "kernel_base": _hex(target.kernel.base) if target.kernel else None,
         "virtual_machine": facts.virtual_machine,
+        "boot_id": header.boot_id,
     }
 
 
@@ -105,6 +106,7 @@ def _machine(crash: Crash) -> dict[str, Any]:
         "processor": processor.brand if processor else machine.processor if machine else None,
         "processor_signature": _hex(processor.signature) if processor else None,
         "microcode": _hex(processor.microcode) if processor else None,
+        "smbios_digest": machine.digest if machine else None,
         "manufacturer": machine.manufacturer if machine else None,
         "product": machine.product if machine else None,
         "board": [machine.baseboard_manufacturer, machine.baseboard_product] if machine else None,

@@ -1,0 +1,166 @@
+"""The machines of a batch: their crashes in order, and what these have in common.
+
+Dumps are of one machine when their SMBIOS tables are equal. Two dumps of one time with the same bug check are one
+crash, a small and a large dump of it. Lines may come from a file of an earlier run: other shapes are left out.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: How many crashes make a pattern.
+_FEWEST, _MANY_CODES = 2, 3
+#: Words that stand for no driver.
+_NO_DRIVER = frozenset({"hardware", "memory", "processor", "memory_corruption", "unknown_image", "genuineintel.sys"})
+_KERNEL = frozenset({"ntkrnlmp.exe", "ntoskrnl.exe", "nt"})
+
+
+@dataclass
+class Crash:
+    """One crash of a machine: when, in which boot, with which bug check; who is suspected, which bits had changed."""
+
+    time: str | None
+    boot_id: int | None
+    bug_check: str
+    suspect: str | None
+    bits: tuple[int, ...]
+    acquitted: bool
+    kernel: str | None
+    files: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Machine:
+    """A machine by its SMBIOS tables: its name, and its crashes by time and bug check with arguments."""
+
+    name: str
+    crashes: dict[tuple[str | None, str], Crash] = field(default_factory=dict)
+
+    def ordered(self) -> list[Crash]:
+        """The crashes, the earliest first; those without a time last."""
+        return sorted(self.crashes.values(), key=lambda crash: (crash.time is None, crash.time or "", crash.files))
+
+    def patterns(self) -> Iterator[str]:
+        """What the crashes have in common, one sentence each."""
+        crashes = self.ordered()
+        total = len(crashes)
+        if total < _FEWEST:
+            return
+        bits = collections.Counter(bit for crash in crashes for bit in set(crash.bits))
+        for bit, count in sorted(bits.items(), key=lambda entry: (-entry[1], entry[0])):
+            if count >= _FEWEST:
+                yield f"bit {bit} had changed in {count} of {total} crashes: the memory or the processor is at fault"
+        acquitted = sum(crash.acquitted for crash in crashes)
+        if acquitted >= _FEWEST:
+            yield f"in {acquitted} of {total} crashes no code can have raised the exception: suspect the hardware"
+        codes = {crash.bug_check for crash in crashes}
+        suspects = collections.Counter(crash.suspect for crash in crashes if _is_driver(crash.suspect))
+        if len(codes) >= _MANY_CODES and (not suspects or max(suspects.values()) * 2 < total):
+            many = f"{total} crashes with {len(codes)} different bug checks"
+            yield f"{many} and no driver in common: suspect the hardware"
+        for suspect, count in suspects.most_common(1):
+            if count >= _FEWEST and count * 2 >= total:
+                yield f"{suspect} is suspected in {count} of {total} crashes"
+
+
+class Machines:
+    """The machines of a batch; the result does not depend on the order of lines."""
+
+    def __init__(self) -> None:
+        self._machines: dict[str, Machine] = {}
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take note of a line, if its dump says which machine it is from."""
+        machine = _mapping(line.get("machine"))
+        identity = machine.get("smbios_digest")
+        if not isinstance(identity, str) or not identity:
+            return
+        system, bug_check = _mapping(line.get("system")), _mapping(line.get("bug_check"))
+        verdict, judged = _mapping(line.get("verdict")), _mapping(line.get("plausibility"))
+        time, boot_id = system.get("time_utc"), system.get("boot_id")
+        time = time if isinstance(time, str) else None
+        code = bug_check.get("base_code") or bug_check.get("code")
+        name = str(bug_check.get("name") or code or "no bug check")
+        arguments = bug_check.get("arguments")
+        values = [str(_mapping(entry).get("value")) for entry in arguments] if isinstance(arguments, list) else []
+        flips = judged.get("flips")
+        bits = [_mapping(flip).get("bit") for flip in flips] if isinstance(flips, list) else []
+        known = self._machines.setdefault(identity, Machine(_name(machine)))
+        crash = known.crashes.setdefault(
+            (time, " ".join((str(code), *values))),
+            Crash(
+                time,
+                boot_id if isinstance(boot_id, int) else None,
+                name,
+                _text(verdict.get("suspect")) or _text(verdict.get("image_name")),
+                tuple(bit for bit in bits if isinstance(bit, int)),
+                _text(judged.get("remains")) is not None,
+                _text(system.get("os_version")) or _text(system.get("build_lab")),
+            ),
+        )
+        file = _mapping(line.get("file"))
+        member = _mapping(file.get("member")).get("name")
+        crash.files.append(f"{file.get('path')}{f' ({member})' if member else ''}")
+        crash.files.sort()
+
+    def document(self) -> list[dict[str, Any]]:
+        """Each machine as plain values, the one with the most crashes first."""
+        ranked = sorted(self._machines.items(), key=lambda entry: (-len(entry[1].crashes), entry[0]))
+        return [
+            {
+                "smbios_digest": identity,
+                "name": machine.name,
+                "patterns": list(machine.patterns()),
+                "crashes": [
+                    {
+                        "time_utc": crash.time,
+                        "boot_id": crash.boot_id,
+                        "bug_check": crash.bug_check,
+                        "suspect": crash.suspect,
+                        "bits": list(crash.bits),
+                        "kernel": crash.kernel,
+                        "files": crash.files,
+                    }
+                    for crash in machine.ordered()
+                ],
+            }
+            for identity, machine in ranked
+        ]
+
+
+def machine_lines(machines: list[dict[str, Any]]) -> Iterator[str]:
+    """The machines with more than one crash, for a reader."""
+    for machine in machines:
+        crashes = machine["crashes"]
+        if len(crashes) < _FEWEST:
+            continue
+        yield f"machine {machine['name']}: {len(crashes)} crashes"
+        for pattern in machine["patterns"]:
+            yield f"        {pattern}"
+        for crash in crashes:
+            boot = f" boot {crash['boot_id']}" if crash["boot_id"] is not None else ""
+            bits = "".join(f" bit {bit}" for bit in crash["bits"])
+            when = f"{crash['time_utc'] or 'no time'}{boot}"
+            yield f"        {when}  {crash['bug_check']}  {crash['suspect'] or '-'}{bits}"
+
+
+def _is_driver(suspect: str | None) -> bool:
+    return suspect is not None and suspect.lower() not in _NO_DRIVER | _KERNEL
+
+
+def _name(machine: Mapping[str, Any]) -> str:
+    board = machine.get("board")
+    parts = [machine.get("manufacturer"), machine.get("product"), *(board if isinstance(board, list) else ())]
+    parts.append(machine.get("processor"))
+    return ", ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part)) or "without a name"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
