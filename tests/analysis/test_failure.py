@@ -27,6 +27,7 @@ from volatility3_kdump.cpu import amd64
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes import crashed
 from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
 from volatility3_kdump.windows.stacks.traps import trap_frames
 
@@ -173,7 +174,16 @@ def test_another_address_than_that_of_any_trap_frame(with_header) -> None:
     assert (failure.origin, failure.at_fault) == ("registers in the dump header", False)
 
 
-def test_registers_that_were_never_written(with_header) -> None:
+def test_registers_that_were_never_written_are_the_processor_s(with_header) -> None:
+    plain, target = with_header({}), with_header({0x348: b"PAGE" * 750})
+    assert target.header_context is None
+    expected, failure = failure_of(plain), failure_of(target)
+    assert (failure.origin, failure.trap_frame) == (expected.origin, expected.trap_frame)
+    assert failure.context.ip == expected.context.ip
+
+
+def test_registers_that_were_never_written_anywhere(with_header, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crashed, "_BUG_CHECK_ROUTINES", set())
     target = with_header({0x348: b"PAGE" * 750})
     assert find_failure(target, header_bug_check(target)) is None
     assert crash_stack(target) is None
