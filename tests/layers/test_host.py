@@ -102,7 +102,8 @@ def test_host_plugins_run_on_every_type_without_a_scan_and_say_the_same(
     assert names[0] == "System" and "notepad.exe" in names and "notmyfault64.e" in " ".join(names)
     (crash,) = rows_of(beside(plugin, "windows.crashinfo.Crashinfo"))
     # The type and the bitmap's size are the file's own; debuggers write the address of the page frame database itself.
-    assert crash[10].startswith({1: "Full Dump", 5: "Bitmap Dump"}.get(dump_type, "Unknown"))
+    named = {1: "Full Dump (0x1)", 5: "Bitmap Dump (0x5)", 6: "(0x6, kernel memory dump with a bitmap)"}
+    assert named.get(dump_type, f"({dump_type:#x}, ") in crash[10]
     crash = crash[:4] + crash[5:10] + crash[11:14]
     info = {row[0]: row[1] for row in rows_of(beside(plugin, "windows.info.Info"))}
     assert info["Is64Bit"] == "True" and info["Major/Minor"].startswith("15.19041") and info["NtSystemRoot"]
@@ -147,6 +148,14 @@ def test_nothing_of_ours_is_stacked_for_host_plugins_on_a_small_memory_dump(
     assert finished.returncode != 0
     assert "Unsatisfied requirement" in finished.stdout + finished.stderr
     assert not re.search(r"Stacked \S+ using Kdump", finished.stderr)
+    (said,) = [line for line in finished.stderr.splitlines() if "is a small memory dump" in line]
+    assert "Use the kdump.* plugins" in said
+
+
+def test_our_own_plugins_do_not_warn_of_a_small_memory_dump(sample: Sample, run_vol: RunVol) -> None:
+    finished = run_vol("-q", "-f", sample(4), "kdump.bugcheck")
+    assert finished.returncode == 0
+    assert "small memory dump" not in finished.stderr
 
 
 def test_our_stackers_leave_other_files_alone(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+import volatility3_kdump
 from tests.archives import packing
 from tests.layers.reference_walk import PAGE, SHIFTS, Machine
 from volatility3_kdump.cpu import paging
@@ -382,3 +384,28 @@ def test_kernels_before_17763_are_not_guessed_at() -> None:
     machine, address = chain("x64", [*ABOVE["x64"], 5 << 32 | 2 << 12], ADDRESS["x64"], files=files, l1tf=None)
     assert isinstance(address_space(machine, 17134).place(address), Fault)
     assert isinstance(address_space(machine, 17763).place(address), Place)
+
+
+# other readers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dump_type", [1, 5, 6])
+def test_kdmp_parser_translates_the_same(dump_type: int, sample: Callable[..., Path]) -> None:
+    """Every page that the dump maps, and as many addresses near them; where it answers, so does this, and the same."""
+    import kdmp_parser
+
+    parser = kdmp_parser.KernelDumpParser(sample(dump_type))
+    target = volatility3_kdump.open(sample(dump_type))
+    space = target.context.layers[target.layer_name].address_space
+    choose = random.Random(dump_type)
+    answered = 0
+    for start, size, place, _ in runs(space, 0, 1 << 48):
+        for address in (start, start + choose.randrange(size), start ^ 1 << choose.randrange(12, 40)):
+            theirs = parser.translate_virtual(address | (0xFFFF << 48 if address >> 47 else 0))
+            own = answer(space, address)
+            if start <= address < start + size:
+                assert own == (None, place + address - start)
+            if theirs is not None:
+                assert own == (None, theirs), hex(address)
+                answered += 1
+    assert answered > 500

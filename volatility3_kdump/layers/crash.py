@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable
+from typing import Any
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.layers import crash, physical
 
-from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, FileSource, Source, open_dump
+from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, CrashDump, DumpType, FileSource, Source, open_dump
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.files import path_of
 from volatility3_kdump.layers.container import KdumpMemberLayer
@@ -21,6 +22,14 @@ from volatility3_kdump.layers.page_tables import PageTables
 _PAGE_MASK = PAGE_SIZE - 1
 _PAGE_SHIFT = 12
 _MAGIC_SIZE = 4
+#: The types that ``windows.crashinfo`` calls unknown.
+_TYPE_WORDS = {
+    DumpType.SUMMARY: "kernel memory dump",
+    DumpType.BITMAP_KERNEL: "kernel memory dump with a bitmap",
+    DumpType.KERNEL_RANGES: "kernel memory dump of a debugger",
+    DumpType.USER_RANGES: "kernel and user memory dump of a debugger",
+    DumpType.FULL_RANGES: "complete memory dump of a debugger",
+}
 #: Pages of a stretch that is read from one page to the next.
 _LONGEST_STRETCH = 4096
 
@@ -81,6 +90,10 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
         #: The page tables in this memory, for all layers above.
         self.page_tables = PageTables(self.dump)
         super().__init__(context, config_path, name)
+
+    def get_header(self) -> Any:
+        """The header; its DumpType names the types that the host does not know."""
+        return _Header(super().get_header())
 
     def _load_segments(self) -> None:
         """Nothing to load: the page map answers."""
@@ -180,6 +193,27 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
     def maximum_address(self) -> int:
         highest = self._pages.highest
         return 0 if highest is None else ((highest + 1) << _PAGE_SHIFT) - 1
+
+
+class _NamedType(int):
+    """A DumpType that says in words what it is where it is formatted: ``windows.crashinfo`` knows two types."""
+
+    def __format__(self, code: str) -> str:
+        words = _TYPE_WORDS.get(int(self))
+        return int(self).__format__(code) + (f", {words}" if words else "")
+
+
+class _Header:
+    """The host's header object, but for DumpType."""
+
+    def __init__(self, header: interfaces.objects.ObjectInterface) -> None:
+        self._header = header
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_header":
+            raise AttributeError(name)
+        value = getattr(self._header, name)
+        return _NamedType(value) if name == "DumpType" else value
 
 
 class KdumpCrash64Layer(_PagedCrashLayer, crash.WindowsCrashDump64Layer):

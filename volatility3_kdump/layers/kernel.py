@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import pdbscan
 
+from volatility3_kdump.cpu.paging import EntryForms, default_forms
 from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
 from volatility3_kdump.layers.paging import paged
 from volatility3_kdump.layers.reading import reader_of
-from volatility3_kdump.symbols.isf import relative_names
+from volatility3_kdump.memory import ReadMemory
+from volatility3_kdump.symbols.entry_forms import entry_forms
+from volatility3_kdump.symbols.isf import load_kernel_table, relative_names
 from volatility3_kdump.symbols.kdbg import read_debugger_data
-from volatility3_kdump.symbols.kernel import find_kernel
+from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity, find_kernel
 
 vollog = logging.getLogger(__name__)
+
+#: Bytes of an entry, but for x86 without PAE, where there is nothing that symbols could tell.
+_ENTRY_SIZE = 8
+
+
+def _entry_forms(identity: PdbIdentity, kernel: Kernel, build: int | None, read: ReadMemory) -> EntryForms:
+    """What the kernel's symbols say of page table entries, else its build; read when an entry first needs it."""
+    table = load_kernel_table(identity)
+    forms = entry_forms(table, kernel.base, read) if table is not None else None
+    return forms or default_forms(build, _ENTRY_SIZE)
 
 
 class KdumpKernelFinder(pdbscan.KernelPDBScanner):
@@ -48,6 +62,9 @@ class KdumpKernelFinder(pdbscan.KernelPDBScanner):
                 )
                 continue
             vollog.debug(f"Kernel {kernel.identity.isf_name} at {kernel.base:#x}, by {kernel.base_known_by}")
+            physical.page_tables.learn = functools.partial(
+                _entry_forms, kernel.identity, kernel, physical.page_tables.build, read
+            )
             return (
                 name,
                 kernel.base & layer.address_mask,

@@ -7,10 +7,16 @@ import logging
 from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import crash
 
-from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.archives.archive import shown
+from volatility3_kdump.dump import DumpType, parse_header
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
 from volatility3_kdump.layers.translation import build_virtual_layer
 
 vollog = logging.getLogger(__name__)
+
+#: Small memory dumps that a warning was given for: stackers are asked again and again.
+_warned: set[str] = set()
 
 
 class KdumpCrashStacker(interfaces.automagic.StackerLayerInterface):
@@ -31,6 +37,8 @@ class KdumpCrashStacker(interfaces.automagic.StackerLayerInterface):
                 layer_class.check_header(context.layers[layer_name])
             except crash.WindowsCrashDumpFormatException:
                 continue
+            if _is_small(context.layers[layer_name]):
+                return None
             name = context.layers.free_layer_name(layer_class.__name__)
             context.config[interfaces.configuration.path_join(name, "base_layer")] = layer_name
             try:
@@ -42,6 +50,24 @@ class KdumpCrashStacker(interfaces.automagic.StackerLayerInterface):
                 vollog.warning(f"kdump: {warning}")
             return layer
         return None
+
+
+def _is_small(layer: interfaces.layers.DataLayerInterface) -> bool:
+    """Whether a layer is a small memory dump, on which no plugin of the host's runs: the only place to say so."""
+    try:
+        source = source_of(layer)
+        if parse_header(source).dump_type != DumpType.TRIAGE:
+            return False
+    except KdumpError:
+        return False
+    if source.name not in _warned:
+        _warned.add(source.name)
+        name = shown(source.name.replace("\\", "/").rpartition("/")[2])
+        vollog.warning(
+            f"kdump: {name} is a small memory dump: it holds no physical memory, which this plugin needs. "
+            "Use the kdump.* plugins, kdump.analyze first"
+        )
+    return True
 
 
 class KdumpIntelStacker(interfaces.automagic.StackerLayerInterface):
