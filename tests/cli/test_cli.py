@@ -102,6 +102,26 @@ def test_vol_knows_our_plugins_and_renderer_on_every_host(tmp_path: Path) -> Non
     assert "windbg" in finished.stdout
 
 
+def test_vol_indexes_no_symbol_tables_for_our_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Path]
+) -> None:
+    """The host's own plugins fill its cache as ever."""
+    import sqlite3
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tables = tmp_path / "symbols" / "windows" / "x.pdb"
+    tables.mkdir(parents=True)
+    (tables / f"{'A' * 32}-1.json").write_text('{"metadata": {}, "base_types": {}, "user_types": {}, "enums": {}}')
+
+    def indexed(plugin: str) -> int:
+        run_module("vol", "-q", "-s", str(tmp_path / "symbols"), "-f", str(sample(4)), plugin, home=tmp_path)
+        with sqlite3.connect(next((tmp_path / "cache").rglob("identifier.cache"))) as connection:
+            return int(connection.execute("select count(*) from cache where location like '%x.pdb%'").fetchone()[0])
+
+    assert indexed("kdump.bugcheck") == 0
+    assert indexed("windows.info") == 1
+
+
 def test_vol_hands_its_status_on(tmp_path: Path) -> None:
     finished = run_module("vol", "-q", "no.such.plugin", home=tmp_path)
     assert finished.returncode == 2
