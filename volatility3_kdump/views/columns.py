@@ -73,7 +73,9 @@ CHILD_SP = Key("ChildSp", kinds.ADDRESS, "the stack pointer in the frame, KD's C
 RETURN_ADDRESS = Key("RetAddr", kinds.ADDRESS, "the return address, KD's RetAddr")
 CALL_SITE = Key("CallSite", kinds.TEXT, "module!symbol+offset; in a last row why the backtrace ends early")
 TRUST = Key(
-    "Trust", kinds.TEXT, "how the frame is known: `context`, `unwind`, `trap frame`, `frame pointer`, `scan`; or `end`"
+    "Trust",
+    kinds.TEXT,
+    "how the frame is known: `context`, `unwind`, `trap frame`, `stack switch`, `frame pointer`, `scan`; or `end`",
 )
 ARGUMENTS = tuple(Key(f"Arg{number}", kinds.HEX, f"argument {number}") for number in range(1, 5))
 

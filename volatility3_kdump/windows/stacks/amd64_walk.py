@@ -124,9 +124,7 @@ class Amd64Walk(Shapes):
         if call_site:
             return f"the return address {registers.rip:#x} lies outside every module"
         value = self.pointer(registers.rsp)
-        module = self.target.names.module_of(value) if value else None
-        code = value is not None and module is not None and self.target.names.may_be_code(module, value)
-        if value is None or not code or self.target.follows_call(value) is False:
+        if value is None or not self.may_return(value):
             return f"{registers.rip:#x} lies outside every module, and no return address is on top of the stack"
         caller = registers.copy()
         caller.rip = value

@@ -34,6 +34,8 @@ _SAME_CODE = 0x1000
 #: No stack that is switched to is larger.
 _LARGEST = 0x8000
 _MOST_STACKS = 8
+#: Bytes of one stack that are looked through, in case the recorded limits are wrong.
+_MOST_BYTES = 0x20000
 #: KTRAP_FRAME.SegCs of a trap taken in the kernel, and how far below its stack an overflow leaves a stack pointer.
 _CODE_SEGMENT, _KERNEL_CODE = 0x170, 0x10
 _OVERFLOW = 0x2000
@@ -185,7 +187,7 @@ def top_of(target: Target, path: str, debugger_field: str) -> int | None:
 
 def parts_of(target: Target, stack: LiveStack) -> Iterator[tuple[int, bytes]]:
     """What the dump holds of a stack, as (address, bytes)."""
-    yield from target.memory.present(stack.low, min(stack.high - stack.low, _LARGEST * 4))
+    yield from target.memory.present(stack.low, min(stack.high - stack.low, _MOST_BYTES))
 
 
 def _kind_of(target: Target, top: int) -> str:
@@ -206,7 +208,7 @@ def _end_of(target: Target, sp: int) -> int:
     triage = target.dump.triage
     saved = triage.stack if triage is not None else None
     if saved is not None and saved.address <= sp < saved.address + saved.size:
-        return saved.address + saved.size
+        return min(saved.address + saved.size, sp + _MOST_BYTES)
     return sp + _WINDOW
 
 
