@@ -81,6 +81,9 @@ FLAG = Kind("boolean", bool, bool)
 #: A time of day in UTC; its value is a FILETIME, 0 where it was never set.
 TIME = Kind("time", datetime.datetime, lambda value: filetime(value) or BLANK)
 
+#: The marks of what is absent, which are cells as they stand.
+_MARKS = frozenset((renderers.NotApplicableValue, Missing))
+
 #: How a record fills a column: one function, or one for each class of record. Other records leave the cell blank.
 Getter = Callable[[T], object] | Mapping[type, Callable[[Any], object]]
 
@@ -98,16 +101,22 @@ class Column(Generic[T]):
 
     def cell(self, record: T) -> Any:
         """The cell of a record."""
-        get: Any = self.get
-        if isinstance(get, Mapping):
-            get = get.get(type(record))
-        return BLANK if get is None else self.of(get(record))
+        return self.of(self.value(record))
+
+    def value(self, record: T) -> Any:
+        """The value of a record."""
+        if callable(self.get):
+            return self.get(record)
+        get = self.get.get(type(record))
+        return BLANK if get is None else get(record)
 
     def of(self, value: Any) -> Any:
         """The cell of a value."""
         if value is None:
             return UNKNOWN
-        return value if isinstance(value, renderers.NotApplicableValue | Missing) else self.kind.cell(value)
+        kind = type(value)
+        # Most values are of the host's type already.
+        return value if kind is self.kind.host or kind in _MARKS else self.kind.cell(value)
 
     @property
     def meaning(self) -> str:
@@ -135,10 +144,26 @@ class Part(Generic[T]):
         self.title = title
         self.columns = columns
         self._blank = (BLANK,) * len(columns)
+        # Looked up once, since rows are many.
+        self._makers: list[tuple[Callable[[Any], Any], type, Callable[[Any], Any]]] = [
+            (column.get if callable(column.get) else column.value, column.kind.host, column.kind.cell)
+            for column in columns
+        ]
 
     def cells(self, record: T | None) -> tuple[Any, ...]:
         """The cells of a record; blank ones for none."""
-        return self._blank if record is None else tuple(column.cell(record) for column in self.columns)
+        if record is None:
+            return self._blank
+        cells = []
+        for get, host, make in self._makers:
+            # As Column.cell, for each column of each row.
+            value = get(record)
+            if value is None:
+                cells.append(UNKNOWN)
+            else:
+                kind = type(value)
+                cells.append(value if kind is host or kind in _MARKS else make(value))
+        return tuple(cells)
 
 
 class Table:
