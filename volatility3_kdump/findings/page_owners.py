@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import LayoutError
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.memory import page_frames
@@ -24,6 +24,7 @@ from volatility3_kdump.windows.memory.physical_memory import PhysicalMemory, phy
 from volatility3_kdump.windows.memory.pte import invalid_pte_mask, pte_base
 from volatility3_kdump.windows.memory.sections import ControlArea, control_area_of
 from volatility3_kdump.windows.processes.processes import read_process, walk_processes
+from volatility3_kdump.windows.structures import require_symbols
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -138,8 +139,7 @@ class _NoDatabase(Exception):
 def _of_counters(target: Target, counters: dict[str, Counter], total: Counter) -> MemoryUsage:
     present = [counter for counter in (*counters.values(), total) if counter.value is not None]
     if not present:
-        if target.nt is None:
-            raise SymbolsNotFound(f"{target.name}: physical memory needs symbols: {target.symbol_status}")
+        require_symbols(target, "the numbers of physical pages", names=True)
         raise KdumpError(f"{target.name}: the lengths of the page lists are not in the dump: {total.reason}")
     values = {name: counter.value for name, counter in counters.items()}
     lists = [

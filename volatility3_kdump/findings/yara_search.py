@@ -101,7 +101,7 @@ def _areas(target: Target, scope: Scope, owners: MemoryOwners) -> list[Area]:
     if scope.pool:
         pools = ranges_of_kinds(target, {PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL})
         if not pools:
-            because = f" ({target.symbol_status})" if target.nt is None else ""
+            because = f" ({target.symbol_status})" if not target.has_names else ""
             if target.dump.triage is not None:
                 because = (
                     ": a small memory dump does not hold the memory manager's regions; without --pool all is scanned"

@@ -121,8 +121,6 @@ def object_type(target: Target, address: int) -> str | None:
 def read_directory(target: Target, path: str) -> Directory:
     """The objects of a directory by its path (``\\Driver``); without objects, and with the reason, if it has no path
     that can be followed in the dump."""
-    if target.nt is None:
-        return Directory(path, (), (f"{path}: the object directory is not reachable without the kernel's symbols",))
     try:
         address, missing = _root(target)
     except SymbolsNotFound as error:
@@ -144,6 +142,8 @@ def read_directory(target: Target, path: str) -> Directory:
 def _root(target: Target) -> tuple[int | None, str]:
     variable = target.symbol("ObpRootDirectoryObject")
     if variable is None:
+        if not target.has_names:
+            return None, f"the object directory is not reachable without the kernel's symbols: {target.symbol_status}"
         return None, "the symbols do not have ObpRootDirectoryObject"
     address = target.memory.pointer(variable)
     if address is None:
