@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.results import Line, place, without_time
+from tests.stores.server import running
 from volatility3_kdump import cli
 
 
@@ -45,6 +47,27 @@ def test_the_command_succeeds_where_every_dump_was_analysed(
     assert cli.main(["batch", str(root / "a.dmp"), "--jsonl", str(root / "out"), "--time-limit", "60"]) == 0
     assert cli.main(["batch", str(root), "--pattern", "*.none", "--jsonl", str(root / "none")]) == 1
     assert capsys.readouterr().err == f"kdump: no crash dump found in {root}\n"
+
+
+def test_servers_are_asked_only_if_the_command_line_says_so(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = shared_data / "dumps" / "triage_x64_17763.dmp"
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name == "KDUMP_OFFLINE":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("volatility3.framework.constants.OFFLINE", False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with running() as server:
+        path = f"srv*{tmp_path / 'store'}*{server.url}"
+        monkeypatch.setenv("_NT_SYMBOL_PATH", path)
+        assert cli.main(["batch", str(dump), "--jsonl", str(tmp_path / "without"), "--jobs", "1"]) == 0
+        assert server.asked == []
+        said = "kdump batch: no symbol server is asked; -y 'srv*' asks Microsoft's\n"
+        assert capsys.readouterr().err == said
+        assert cli.main(["batch", str(dump), "--jsonl", str(tmp_path / "with"), "--jobs", "1", "-y", path]) == 0
+        assert any(place.startswith("/ntoskrnl.exe/11B35B7Ea6e000/") for place in server.asked)
+        assert said not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
