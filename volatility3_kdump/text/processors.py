@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.machine.dpcs import Dpc, DpcQueue
@@ -52,8 +52,8 @@ def block_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
     yield f"         Kernel {_hex(block['kernel_time'], 8)} User      {_hex(block['user_time'], 8)} "
 
 
-def dpc_lines(queues: Iterable[DpcQueue], name_of: Callable[[int], object | None], size: int = 8) -> Iterator[str]:
-    """``!dpcs``, and notes on those that run and on queues that are torn. ``name_of`` gives the symbol of a routine."""
+def dpc_lines(queues: Iterable[DpcQueue], names: Mapping[int, str | None], size: int = 8) -> Iterator[str]:
+    """``!dpcs``, and notes on those that run and on queues that are torn. ``names`` are the symbols of routines."""
     yield "CPU Type      KDPC       Function"
     notes = []
     none = True
@@ -62,7 +62,7 @@ def dpc_lines(queues: Iterable[DpcQueue], name_of: Callable[[int], object | None
         shown = "0x" + pointer(dpc.address, size, tick=False)
         if dpc.routine is None:
             return f"{shown} ?"
-        name = name_of(dpc.routine)
+        name = names.get(dpc.routine)
         return f"{shown} 0x{pointer(dpc.routine, size, tick=False)}" + (f" {name}" if name is not None else "")
 
     for queue in queues:

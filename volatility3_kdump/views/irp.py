@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
-from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.findings.device_stacks import DeviceStack, ListedDevice, listed_stack
+from volatility3_kdump.findings.driver_choice import driver_notes, find_driver
 from volatility3_kdump.findings.pending_requests import PendingRequest, PendingRequests
 from volatility3_kdump.findings.requests import Dispatch, IrpView, LocationView, judge_dispatch, view_irp
 from volatility3_kdump.progress import Progress
@@ -19,20 +18,16 @@ from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, FLAG, HEX, NUMBER, POINTER, TEXT, Column, Part, Table, table
 from volatility3_kdump.views.thread import OWNER
-from volatility3_kdump.windows.io.drivers import driver_objects
 from volatility3_kdump.windows.io.requests import (
-    DeviceObject,
+    DeviceNode,
     DriverObject,
     Irp,
     Routines,
-    device_stack,
     driver_devices,
     major_name,
     minor_name,
     read_device,
-    read_driver,
     read_irp,
-    read_node,
     read_routines,
 )
 from volatility3_kdump.windows.processes.namespace import object_name
@@ -112,23 +107,35 @@ _VIEW = Part[IrpView](
 )
 PENDING = Table("kdump.irp --pending", _REQUEST, OWNER, _VIEW)
 
+
+def _of_node(listed: ListedDevice, get: Callable[[DeviceNode], str | None]) -> object:
+    if not listed.device.node:
+        return BLANK
+    return None if listed.node is None else get(listed.node)
+
+
 DEVICES = table(
     "kdump.irp --device",
-    keys.DEVICE_OBJECT(lambda device: device.address),
-    Column("AskedFor", FLAG, "whether it is the device that was named"),
-    keys.DEVICE(),
-    keys.DRIVER_OBJECT(lambda device: device.driver_address),
-    keys.DRIVER(lambda device: device.driver.name if device.driver else None),
-    keys.IMAGE(lambda device: device.driver.image_name if device.driver else None),
-    Column("Extension", POINTER, "its device extension", lambda device: device.extension),
-    Column("DeviceType", HEX, "FILE_DEVICE_...", lambda device: device.device_type),
-    keys.FLAGS(lambda device: device.flags, "DO_..."),
-    Column("StackSize", NUMBER, "stack locations that an IRP for it needs", lambda device: device.stack_size),
-    Column("CurrentIrp", POINTER, "DEVICE_OBJECT.CurrentIrp", lambda device: device.current_irp),
-    Column("DeviceNode", POINTER, "its DEVICE_NODE", lambda device: device.node),
-    Column("Instance", TEXT, "instance path of the device node"),
-    Column("Service", TEXT, "service of the device node"),
-    keys.NOTES(),
+    keys.DEVICE_OBJECT(lambda listed: listed.device.address),
+    Column("AskedFor", FLAG, "whether it is the device that was named", lambda listed: listed.asked_for),
+    keys.DEVICE(lambda listed: listed.name),
+    keys.DRIVER_OBJECT(lambda listed: listed.device.driver_address),
+    keys.DRIVER(lambda listed: listed.device.driver.name if listed.device.driver else None),
+    keys.IMAGE(lambda listed: listed.device.driver.image_name if listed.device.driver else None),
+    Column("Extension", POINTER, "its device extension", lambda listed: listed.device.extension),
+    Column("DeviceType", HEX, "FILE_DEVICE_...", lambda listed: listed.device.device_type),
+    keys.FLAGS(lambda listed: listed.device.flags, "DO_..."),
+    Column("StackSize", NUMBER, "stack locations that an IRP for it needs", lambda listed: listed.device.stack_size),
+    Column("CurrentIrp", POINTER, "DEVICE_OBJECT.CurrentIrp", lambda listed: listed.device.current_irp),
+    Column("DeviceNode", POINTER, "its DEVICE_NODE", lambda listed: listed.device.node),
+    Column(
+        "Instance",
+        TEXT,
+        "instance path of the device node",
+        lambda listed: _of_node(listed, lambda node: node.instance_path),
+    ),
+    Column("Service", TEXT, "service of the device node", lambda listed: _of_node(listed, lambda node: node.service)),
+    keys.NOTES(lambda listed: [listed.node_problem or "", *listed.notes]),
 )
 
 DRIVER = table(
@@ -149,8 +156,6 @@ DRIVER = table(
     ),
     keys.NOTES(),
 )
-
-_ADDRESS = re.compile(r"(0x)?[0-9a-f`]+(\+.*)?|.*[!+].*", re.IGNORECASE)
 
 
 def _wrapped(target: Target, error: KdumpError) -> KdumpError:
@@ -236,11 +241,11 @@ def _pending_lines(pending: PendingRequests, size: int) -> Iterator[str]:
 def stack_grid(target: Target, at: int) -> KdumpGrid:
     """The device stack that a device belongs to, topmost first. Raises :class:`KdumpError` if there is no device."""
     try:
-        stack = device_stack(target, at)
+        stack = listed_stack(target, at)
     except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
-    notes = stack_notes(stack)
-    return DEVICES.grid(_stack_rows(target, stack, at, notes), lambda: _stack_lines(target, stack, at, notes))
+    rows = (DEVICES.row(0, listed) for listed in stack.devices)
+    return DEVICES.grid(rows, lambda: _stack_lines(stack, target.memory.pointer_size))
 
 
 def device_lines(target: Target, at: int) -> Iterator[str]:
@@ -262,58 +267,17 @@ def _driver_name(target: Target, device: int | None) -> str | None:
         return None
 
 
-def stack_notes(stack: list[DeviceObject]) -> list[str]:
-    """Where a device stack is torn or does not agree with itself."""
-    notes = []
-    addresses = [device.address for device in stack]
-    for upper, lower in itertools.pairwise(stack):
-        if lower.above is not None and lower.above != upper.address:
-            notes.append(f"{lower.address:#x} has {lower.above:#x} attached, not {upper.address:#x}")
-        if upper.below is not None and upper.below != lower.address:
-            notes.append(f"{upper.address:#x} is attached to {upper.below:#x}, not to {lower.address:#x}")
-    for end, link, word in ((stack[0], stack[0].above, "above"), (stack[-1], stack[-1].below, "below")):
-        if link:
-            why = "the stack is cyclic" if link in addresses else "which is no device in the dump"
-            notes.append(f"{word} {end.address:#x} lies {link:#x}: {why}")
-    return notes
-
-
-def _stack_lines(target: Target, stack: list[DeviceObject], at: int, notes: list[str]) -> Iterator[str]:
-    size = target.memory.pointer_size
+def _stack_lines(stack: DeviceStack, size: int) -> Iterator[str]:
     yield words.stack_header(size)
-    for device in stack:
-        yield words.stack_line(device, object_name(target, device.address), device.address == at, size)
-    node = stack[-1].node
-    if node:
-        try:
-            yield from words.node_lines(read_node(target, node), size)
-        except KdumpError as error:
-            yield f"!DevNode {node:x} : {error}"
-    for note in notes:
+    for listed in stack.devices:
+        yield words.stack_line(listed.device, listed.name, listed.asked_for, size)
+    lowest = stack.devices[-1]
+    if lowest.node is not None:
+        yield from words.node_lines(lowest.node, size)
+    elif lowest.node_problem is not None:
+        yield f"!DevNode {lowest.device.node or 0:x} : {lowest.node_problem}"
+    for note in stack.notes:
         yield f"NOTE: {note}"
-
-
-def _stack_rows(target: Target, stack: list[DeviceObject], at: int, notes: list[str]) -> Iterator[Row]:
-    for device in stack:
-        instance: object = BLANK
-        service: object = BLANK
-        own = [note for note in notes if f"{device.address:#x}" in note]
-        if device.node:
-            instance = service = None
-            try:
-                node = read_node(target, device.node)
-                instance, service = node.instance_path, node.service
-            except KdumpError as error:
-                own.insert(0, str(error))
-        yield DEVICES.row(
-            0,
-            device,
-            AskedFor=device.address == at,
-            Device=object_name(target, device.address),
-            Instance=instance,
-            Service=service,
-            Notes=own,
-        )
 
 
 # driver objects -------------------------------------------------------------------------------------------------------
@@ -325,12 +289,12 @@ def driver_grid(target: Target, wanted: str) -> KdumpGrid:
     Raises :class:`KdumpError` if there is none.
     """
     try:
-        driver = _find_driver(target, wanted)
+        driver = find_driver(target, wanted)
         routines = read_routines(target, driver.address)
     except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     devices, problem = driver_devices(target, driver)
-    notes = _driver_notes(target, driver) + ([problem] if problem else [])
+    notes = driver_notes(driver) + ([problem] if problem else [])
     table = judge_dispatch(target, driver, routines)
     size = target.memory.pointer_size
     names = {
@@ -347,40 +311,6 @@ def driver_grid(target: Target, wanted: str) -> KdumpGrid:
         _driver_rows(target, driver, routines, table, devices, notes),
         lambda: words.driver_lines(driver, routines, table, devices, names, notes, size),
     )
-
-
-def _driver_notes(target: Target, driver: DriverObject) -> list[str]:
-    module = driver.module
-    if module is None:
-        return ["its image is no loaded module"] if driver.start else []
-    if module.entry is not None and driver.section is not None and driver.section != module.entry:
-        return [f"DriverSection {driver.section:#x} is not the loader entry {module.entry:#x} of {module.image_name}"]
-    return []
-
-
-def _find_driver(target: Target, wanted: str) -> DriverObject:
-    listed = driver_objects(target)
-    name = wanted.lower()
-    matches = [
-        item.driver
-        for item in listed.found
-        if item.driver.name and name in (item.driver.name.lower(), item.driver.name.lower().rsplit("\\", 1)[-1])
-    ]
-    if not matches:
-        matches = [
-            item.driver
-            for item in listed.found
-            if item.driver.module and name in (item.driver.module.name.lower(), item.driver.module.image_name.lower())
-        ]
-    if matches:
-        return matches[0]
-    # The name of a module alone is its base address elsewhere, where no driver object can be.
-    if not _ADDRESS.fullmatch(wanted):
-        if listed.problems:
-            known = f"of the driver objects that could be found none is named {wanted}"
-            raise KdumpError(f"{target.name}: {known} ({listed.problems[0]})")
-        raise KdumpError(f"{target.name}: no driver object is named {wanted}")
-    return read_driver(target, parse_address(wanted, target))
 
 
 def _driver_rows(

@@ -113,7 +113,7 @@ def dpcs_grid(target: Target, number: int | None = None) -> KdumpGrid:
     queues = dpc_queues_of(target, number)
     calls = [dpc for queue in queues for dpc in (*queue.queued, *([queue.active] if queue.active else []))]
     names = {dpc.routine: target.name_of(dpc.routine) for dpc in calls if dpc.routine is not None}
-    return DPCS.grid(_dpc_rows(queues, names), lambda: dpc_lines(queues, names.get, target.memory.pointer_size))
+    return DPCS.grid(_dpc_rows(queues, names), lambda: dpc_lines(queues, names, target.memory.pointer_size))
 
 
 def _dpc_rows(queues: Sequence[DpcQueue], names: dict[int, str | None]) -> Iterator[Row]:

@@ -12,6 +12,7 @@ import volatility3_kdump
 from tests.edited import edited
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.processors import dpc_lines
+from volatility3_kdump.views.processors import dpcs_grid
 from volatility3_kdump.windows.machine.dpcs import read_dpc_queues
 from volatility3_kdump.windows.machine.processors import processors
 
@@ -59,7 +60,7 @@ def test_queued_in_order(isf_paths: list[Path], sample: Callable[..., Path], tmp
     queue = queues[3]
     assert queue.problem is None
     assert [dpc.address for dpc in queue.queued] == [first, second]
-    assert list(dpc_lines([queue], target.name_of)) == [
+    assert list(dpc_lines([queue], {ROUTINE: target.name_of(ROUTINE)})) == [
         "CPU Type      KDPC       Function",
         f" 1: Threaded: 0x{first:016x} 0x{ROUTINE:016x} myfault+0x1a40",
         f" 1: Threaded: 0x{second:016x} 0x{ROUTINE:016x} myfault+0x1a40",
@@ -74,11 +75,11 @@ def test_a_torn_queue_is_said_to_be(
     queue = read_dpc_queues(target)[3]
     assert [dpc.address for dpc in queue.queued][:2] == [first, second]
     assert queue.problem is not None and queue.problem.startswith("threaded DPCs of processor 1: the entry at 0x")
-    assert "no DPC is queued" not in list(dpc_lines([queue], target.name_of))
+    assert "no DPC is queued" not in list(dpc_lines([queue], {ROUTINE: target.name_of(ROUTINE)}))
 
 
 def test_the_dpc_that_runs(sample: Callable[..., Path]) -> None:
     target = volatility3_kdump.open(sample(6, None, "dpc-timeout"))
-    shown = list(dpc_lines(read_dpc_queues(target), target.name_of))
+    shown = list(dpcs_grid(target).kd_lines())
     assert shown[1] == "no DPC is queued"
     assert shown[2].startswith("NOTE: processor 2 runs the normal DPC 0x") and shown[2].endswith(" myfault+0x1a40")
