@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,6 +285,17 @@ def test_what_only_reports_is_not_blamed_where_it_has_no_symbol():
     # Where nothing else is left, the one that reported it is.
     chosen = decide(describe(0xBE, (0, 0, 0, 0)), None, entries[:1], Reasoning(), RULES)
     assert chosen.symbol_name == "nt+4b87e0"
+
+
+def test_a_driver_that_was_only_interrupted_leaves_little_confidence():
+    entries = [entry_of(frame) for frame in ("nt!KeBugCheckEx", "nt!KiRetireDpcList+0x1f4", "nt!KxRetireDpcList+0x5")]
+    waiting = StackEntry("driver", "Wait", 0x20, "driver.sys", KERNEL + 5, True)
+    chosen = decide(describe(0xC2, (7, 0, 0, 0)), None, [*entries, waiting], Reasoning(), RULES)
+    assert (chosen.symbol_name, chosen.confidence) == ("driver!Wait+20", "high")
+    interrupted = replace(waiting, part="interrupted")
+    chosen = decide(describe(0xC2, (7, 0, 0, 0)), None, [*entries, interrupted], Reasoning(), RULES)
+    assert (chosen.symbol_name, chosen.confidence) == ("driver!Wait+20", "low")
+    assert "only interrupted by the DPC" in chosen.confidence_reason
 
 
 def test_frames_found_by_a_scan_lower_the_confidence():

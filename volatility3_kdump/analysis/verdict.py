@@ -29,7 +29,7 @@ from volatility3_kdump.analysis.owners import (
 )
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.images.modules import debugger_name
-from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, SCAN, Stack
+from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, INTERRUPTED, SCAN, Stack
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -533,6 +533,9 @@ class _Decision:
         if self.record.get("uncertain") and self.reasoning.thread is None:
             level -= 2 if self.record.get("blameless") else 1
             reasons.append(self.record["uncertain"])
+        elif chosen.entry.part == INTERRUPTED:
+            level -= 2
+            reasons.append("it was only interrupted by the DPC in which the failure happened")
         elif failed and between:
             level -= 1
             reasons.append("the instruction that failed is in a function that it called")

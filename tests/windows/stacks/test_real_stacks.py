@@ -12,7 +12,7 @@ import pytest
 
 import volatility3_kdump
 from volatility3_kdump.target import Target
-from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, SWITCH, TRAP_FRAME, Stack
+from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, INTERRUPTED, SWITCH, TRAP_FRAME, Stack
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.switched import DPC, SEPARATE, THREAD, interruption, live_stacks
 from volatility3_kdump.windows.stacks.traps import failure_trap, stacked_exceptions
@@ -71,6 +71,8 @@ def test_a_dpc_leads_to_the_stack_of_the_interrupted_thread(shared_data):
     assert (following.sp, str(following.name)) == (0xFFFFD007D914F070, "nt+0x4066d5")
     assert failure_trap(target) is None
     assert stack.fault is None
+    parts = [frame.part for frame in stack.frames]
+    assert parts == [BUG_CHECK, *[""] * (switched.number - 1), *[INTERRUPTED] * (len(parts) - switched.number)]
     found = interruption(target)
     assert found is not None and found.kind == DPC
 

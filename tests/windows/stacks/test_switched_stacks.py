@@ -17,7 +17,7 @@ from tests.edited import edited, write_scene
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
-from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, SCAN, SWITCH, Stack
+from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, INTERRUPTED, SCAN, SWITCH, Stack
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.switched import DPC, SEPARATE, THREAD, interruption, live_stacks, switch_at
 from volatility3_kdump.windows.stacks.traps import exception_of, failure_trap, stacked_exceptions, trap_frames
@@ -52,9 +52,9 @@ IN_DPC = [
     ("nt!KiExecuteAllDpcs", ""),
     ("nt!KiRetireDpcList", ""),
     ("nt!KxRetireDpcList", ""),
-    ("nt!KiDispatchInterruptContinue", ""),
-    ("nt!KiDpcInterrupt", ""),
-    ("myfault", ""),
+    ("nt!KiDispatchInterruptContinue", INTERRUPTED),
+    ("nt!KiDpcInterrupt", INTERRUPTED),
+    ("myfault", INTERRUPTED),
 ]
 
 

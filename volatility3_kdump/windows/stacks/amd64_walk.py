@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from volatility3_kdump.cpu import amd64, amd64_unwind
@@ -14,6 +14,7 @@ from volatility3_kdump.windows.stacks.frames import (
     BUG_CHECK,
     FAULT,
     FAULT_PATH,
+    INTERRUPTED,
     SCAN,
     SWITCH,
     TRAP_FRAME,
@@ -21,7 +22,7 @@ from volatility3_kdump.windows.stacks.frames import (
     Frame,
     Stack,
 )
-from volatility3_kdump.windows.stacks.switched import switch_at
+from volatility3_kdump.windows.stacks.switched import DPC, live_stacks, switch_at
 from volatility3_kdump.windows.stacks.traps import failure_trap
 
 _RIP_IN_TRAP_FRAME = 0x168
@@ -149,7 +150,15 @@ class Amd64Walk(Shapes):
             marked[fault] = marked[fault]._replace(part=FAULT)
         if fault != 0 and self.home_slots():
             marked[0] = marked[0]._replace(part=BUG_CHECK)
-        return tuple(marked)
+        return tuple(self.below_dpc(marked))
+
+    def below_dpc(self, frames: Sequence[Frame]) -> Iterator[Frame]:
+        """The frames, with those marked that the DPC of the crash interrupted: on the stacks behind its own."""
+        stacks = live_stacks(self.target)
+        dpc = next((number for number, stack in enumerate(stacks) if stack.kind == DPC), len(stacks))
+        for frame in frames:
+            behind = any(frame.sp is not None and low <= frame.sp < high for low, high, _ in stacks[dpc + 1 :])
+            yield frame._replace(part=INTERRUPTED) if behind and not frame.part else frame
 
     def fault_index(self, frames: tuple[Frame, ...]) -> int | None:
         """The number of the frame that faulted: interrupted by the trap frame that the bug check is about."""

@@ -13,8 +13,9 @@ from volatility3_kdump.symbols.names import Name
 CONTEXT, UNWIND, TRAP_FRAME, SWITCH = "context", "unwind", "trap frame", "stack switch"
 FRAME_POINTER, SCAN = "frame pointer", "scan"
 
-#: A frame's part in the crash: it called the bug check, it handled the fault, it is what faulted.
-BUG_CHECK, FAULT_PATH, FAULT = "bug check", "fault path", "fault"
+#: A frame's part in the crash: it called the bug check, it handled the fault, it is what faulted, it only was
+#: interrupted by the DPC in which all that happened.
+BUG_CHECK, FAULT_PATH, FAULT, INTERRUPTED = "bug check", "fault path", "fault", "interrupted"
 
 MOST_FRAMES = 1024
 
@@ -31,7 +32,8 @@ class Frame(NamedTuple):
     ``fp`` is the frame pointer inside the frame, KD's ChildEBP; x86 only. ``name`` is the name of where it executes,
     ``None`` outside every module; that of a return address is the name of the call before it. ``part`` is the frame's
     part in the crash: ``bug check`` (the call of KeBugCheckEx), ``fault path`` (what lies between it and the fault:
-    handlers and dispatchers, never to blame), ``fault`` (the code that faulted), empty for all others.
+    handlers and dispatchers, never to blame), ``fault`` (the code that faulted), ``interrupted`` (of the thread that
+    the DPC of the crash interrupted), empty for all others.
     """
 
     number: int
