@@ -23,7 +23,7 @@ FAILURE = {"address", "irql", "access", "accesses", "older_accesses", "access_is
 BUCKET = {
     *("violation", "access_word", "code_words", "exception", "no_exception_word", "accesses", "prefix", "words"),
     *("uncertain", "blameless", "telling", "named", "unnamed", "driver", "routine", "small_dump_word"),
-    *("verifier", "guard", "hardware", "user_frames", "coded_before_modern"),
+    *("verifier", "guard", "hardware", "user_frames", "coded_before_modern", "reporters"),
 }
 WORD = {"argument", "status", "values", "fast_fail", "base", "text", "process", "cookie", "page_state", "rule"}
 ACCESSES = {"read", "write", "execute"}

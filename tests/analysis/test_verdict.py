@@ -642,3 +642,37 @@ def test_real_dumps_have_a_verdict(shared_data, name):
 )
 def test_the_group_of_a_bucket_has_no_address(bucket: str, group: str) -> None:
     assert grouping(bucket) == group
+
+
+@pytest.mark.parametrize(
+    "code, arguments, facts, start",
+    [
+        (0xD1, (0x10, 2, 8, 0x10), {}, "AV_CODE_AV_NULL_IP_"),
+        (0x7E, (0xC0000005, 0x10, 1, 2), {"ip": 0x10, "address": 0x10, "access": "execute"}, "AV_NULL_IP_"),
+        (0x3B, (0xC0000005, 9, 1, 2), {"ip": 1 << 40, "access": "execute", "in_module": False}, "AV_BAD_IP_"),
+        (0x50, (1 << 40, 0x10, 1 << 40, 0), {"in_module": False, "access": "execute"}, "AV_X_(null)_BAD_IP_"),
+        (0x7E, (0xC000001D, 1 << 40, 1, 2), {"ip": 1 << 40, "in_module": False}, "0x7E_c000001d_BAD_IP_"),
+        (0x3B, (0xC000001D, 1 << 40, 1, 2), {"ip": 1 << 40, "in_module": True}, "0x3B_c000001d_drv!"),
+        (0xE6, (0x26, 0, 0, 0), {}, "0xE6_26_drv!"),
+        (0xE6, (0x3, 0, 0, 0), {}, "0xE6_3_VRF_drv!"),
+        (0xFE, (6, 0, 0, 0), {}, "0xFE_BAD_SIGNATURE_drv!"),
+        (0x7A, (1, 0xFFFFFFFFC000000E, 0, 0), {}, "0x7a_c000000e_drv!"),
+        (0x139, (0, 0, 0, 0), {}, "0x139_0_LEGACY_GS_VIOLATION_drv!"),
+    ],
+)
+def test_words_of_buckets_that_microsoft_published(code: int, arguments: tuple[int, ...], facts: dict, start: str):
+    verdict = decided(code, arguments, "nt!KeBugCheckEx", "drv!Function+0x1", facts=FailureFacts(**facts))
+    assert verdict.bucket is not None and verdict.bucket.lower().startswith(start.lower()), verdict.bucket
+
+
+def test_the_bucket_of_an_unloaded_driver():
+    facts = FailureFacts(ip=0xFFFFF80012341981, in_module=False, unloaded=("gone.sys", 0xFFFFF80012340000))
+    arguments = (0xFFFFF80012341981, 0, 0xFFFFF80012341981, 0)
+    verdict = decided(0x50, arguments, *FAULT, "0xfffff80012341981", "nt!IofCallDriver+0x1", facts=facts)
+    assert verdict.bucket == "AV_R_(null)_BAD_IP_gone.sys!Unloaded"
+
+
+def test_the_usb_stack_only_reports_what_a_driver_on_it_did():
+    frames = ("nt!KeBugCheckEx", "USBPORT!USBPORT_ProcessURB+0x1", "usbccgp!USBC_Dispatch+0x2", "sound+0x3")
+    assert decided(0xFE, (4, 1, 2, 3), *frames).module_name == "sound"
+    assert decided(0xFE, (1, 1, 2, 3), *frames).module_name == "USBPORT"

@@ -45,7 +45,8 @@ _STATUS_CODES = 0xC0000000
 #: MM_INTERNAL_CODE (argument 4 of 0x50): the address has no page table entry.
 _NO_PAGE_TABLE = 2
 #: Words that the debugger adds after it has seen to Driver Verifier.
-_LATE = "CODE_AV"
+_LATE = ("CODE_AV", "BAD_IP", "NULL_IP")
+_ILLEGAL_INSTRUCTION = 0xC000001D
 #: A driver left pool behind; Driver Verifier finds nothing else out here, and its mark is left away.
 LEAKED_POOL = "LEAKED_POOL"
 #: What differs from crash to crash of one kind: an address; the low half of one, where a code is meant to be.
@@ -182,8 +183,17 @@ def completed(facts: FailureFacts | None, bug_check: BugCheck | None) -> Failure
         value = argument(bug_check, kinds["argument"])
         if "exception" not in record or _exception(bug_check, record) == ACCESS_VIOLATION:
             access = rule.get("access_is") or (None if value is None else kinds["values"].get(f"{value:x}"))
-    verifier = facts.verifier or bool(record.get("verifier"))
+    verifier = facts.verifier or _is_verifiers(bug_check, record)
     return replace(facts, ip=ip, access=access, address=address, verifier=verifier)
+
+
+def _is_verifiers(bug_check: BugCheck, record: Mapping[str, Any]) -> bool:
+    """Whether it is Driver Verifier that raises the bug check: for this code, or for all but some arguments."""
+    condition = record.get("verifier")
+    if not isinstance(condition, Mapping):
+        return bool(condition)
+    value = argument(bug_check, condition["argument"])
+    return value is not None and f"{value:x}" not in condition["except"]
 
 
 def is_access_violation(bug_check: BugCheck) -> bool:
@@ -232,8 +242,12 @@ def head(bug_check: BugCheck, facts: FailureFacts, reasoning: Reasoning, extra: 
     return f"X64_{text}" if classic_x64 else text
 
 
-def tail(module: str | None, symbol: str | None, offset: int, facts: FailureFacts) -> str:
-    """The end of the bucket for a place in a module: ``module!function``, classic debuggers with the offset."""
+def tail(module: str | None, symbol: str | None, offset: int, facts: FailureFacts, gone: str | None = None) -> str:
+    """The end of the bucket for a place in a module: ``module!function``, classic debuggers with the offset.
+
+    ``gone`` is the file of a module that had been unloaded."""
+    if gone is not None and facts.generation == MODERN:
+        return f"{gone}!Unloaded"
     if facts.generation == CLASSIC:
         return f"{module}+{offset:x}" if symbol is None else f"{module}!{symbol}+{offset:x}"
     return f"{module}!{symbol or UNKNOWN_FUNCTION}"
@@ -258,17 +272,21 @@ def _tabled(bug_check: BugCheck, facts: FailureFacts) -> list[str]:
         words.append(_prefix(bug_check, record) if classic else "AV")
         letter = _LETTERS.get(facts.access or "") if record.get("access_word") and not classic else None
         words += [letter] if letter else []
-        words += _code_words(facts) if record.get("code_words") else []
+        words += [f"CODE_AV_{word}" for word in _code_words(facts)] if record.get("code_words") else []
         # A word for the kind of fault means something only behind the letter.
         if not record.get("access_word") or letter:
             words += _words(bug_check, record, facts)
-        return words
+        # Codes that report a fault at a raised IRQL say more of code that could not be fetched.
+        return words + (_outside(_code_words(facts)) if not record.get("code_words") else [])
     words.append(_prefix(bug_check, record))
     # Classic debuggers name the exception for 0x1E only.
     if exception is not None and not record.get("no_exception_word") and (not classic or record.get("access_word")):
         words.append(f"{exception:x}")
         if exception == ACCESS_VIOLATION and facts.access in _LETTERS:
             words.append(_LETTERS[facts.access])
+            words += _outside(_code_words(facts))
+        elif exception == _ILLEGAL_INSTRUCTION and facts.in_module is False:
+            words.append("BAD_IP")
     guard = record.get("guard")
     if guard is not None and f"{argument(bug_check, guard['argument']) or 0:x}" in guard["values"]:
         return [*words, guard["word"]]
@@ -287,12 +305,16 @@ def _prefix(bug_check: BugCheck, record: Mapping[str, Any]) -> str:
 
 
 def _code_words(facts: FailureFacts) -> list[str]:
-    """The words for a fault that fetching the instruction itself made."""
+    """The word for a fault that fetching the instruction itself made."""
     if facts.ip is None or not (facts.access == "execute" or facts.ip == facts.address):
         return []
     if facts.ip < _NULL_PAGE:
-        return ["CODE_AV_NULL_IP"]
-    return {True: ["CODE_AV_PAGED_IP"], False: ["CODE_AV_BAD_IP"], None: []}[facts.in_module]
+        return ["NULL_IP"]
+    return {True: ["PAGED_IP"], False: ["BAD_IP"], None: []}[facts.in_module]
+
+
+def _outside(words: list[str]) -> list[str]:
+    return [word for word in words if word != "PAGED_IP"]
 
 
 def _words(bug_check: BugCheck, record: Mapping[str, Any], facts: FailureFacts) -> list[str]:

@@ -162,7 +162,6 @@ def code_reasoning(case: Case) -> Reasoning:
             (Finding("FAILED_INSTRUCTION_ADDRESS", f"{ip:016x}", ip, f"in the unloaded {name}"),),
             (f"The processor ran code of {name} although that driver had been unloaded.",),
             culprit=Culprit(name, stem(name), ip, f"the instruction pointer lies in {name}, which had been unloaded"),
-            specifiers=("CODE_AV_BAD_IP",),
         )
     if failure.access not in ("execute", "read") or failure.address != ip:
         return Reasoning()
@@ -170,18 +169,17 @@ def code_reasoning(case: Case) -> Reasoning:
     findings = [Finding("FAILED_INSTRUCTION_ADDRESS", where, ip)]
     if failure.module is None:
         region = region_of(case.target, ip)
-        specifier = "CODE_AV_NULL_IP" if region.kind == NULL_PAGE else "CODE_AV_BAD_IP"
         said = (
             f"The instruction pointer {ip:#x} is in no driver ({region.text}): "
             "a function pointer or a return address was wrong."
         )
-        return Reasoning(tuple(findings), (said,), specifiers=(specifier,))
+        return Reasoning(tuple(findings), (said,))
     image = case.target.images.headers_of(failure.module)
     section = image.section_of(ip - failure.module.base) if image else None
     if section is not None and section.name.upper().startswith("PAGE"):
         findings.insert(0, Finding("IP_IN_PAGED_CODE", where, ip, f"section {section.name}"))
         said = f"{where} is in the pageable section {section.name} and was paged out when it ran at a raised IRQL."
-        return Reasoning(tuple(findings), (said,), specifiers=("CODE_AV_PAGED_IP",))
+        return Reasoning(tuple(findings), (said,))
     return Reasoning(tuple(findings), (f"The code at {where} was not in memory when it was to run.",))
 
 

@@ -168,6 +168,7 @@ class _Decision:
         self.record = buckets.record_of(bug_check.code) if bug_check is not None else {}
         self.entries = entries
         self.rules = rules
+        self.reporters = self._reporters()
         every = [
             _Candidate(index, entry, self._owner(entry))
             for index, entry in enumerate(entries[: self._kernel_frames()])
@@ -199,7 +200,17 @@ class _Decision:
             and _TRAP_ENTRY.fullmatch(entry.symbol or "")
         ):
             return owner._replace(owner=MICROSOFT, strength=LAST)
+        if owner.strength == PLAIN and (entry.module or "").lower() in self.reporters:
+            return owner._replace(strength=LAST)
         return owner
+
+    def _reporters(self) -> frozenset[str]:
+        """Modules that only report what another one did, for this code and these arguments."""
+        condition = self.record.get("reporters")
+        value = self._argument(condition["argument"]) if condition else None
+        if condition is None or value is None or f"{value:x}" not in condition["values"]:
+            return frozenset()
+        return frozenset(name.lower() for name in condition["modules"])
 
     def _kernel_frames(self) -> int:
         """How many frames count: those of the kernel, unless the process itself is what the bug check is about."""
@@ -454,7 +465,12 @@ class _Decision:
             symbol_name=entry.name,
             module_name=entry.module,
             image_name=_image_name(entry.module, entry.image),
-            **self._bucket(buckets.tail(entry.module, entry.symbol, entry.offset, self.facts), extra),
+            **self._bucket(
+                buckets.tail(
+                    entry.module, entry.symbol, entry.offset, self.facts, entry.image if entry.unloaded else None
+                ),
+                extra,
+            ),
             function_offset=None if self.facts.generation == buckets.CLASSIC else entry.offset,
             rule=why,
             runner_up=runner_up,
