@@ -134,7 +134,7 @@ def test_a_flipped_address(scene: Scene) -> None:
         ("triage_x64_19041_0x1e", outcomes.PADDING, [2], "hardware"),
         ("triage_x64_19041_0x7e_q9400", outcomes.LACKS_FEATURE, [], "nvlddmkm.sys"),
         ("triage_x64_26100_0x3b", outcomes.EXPLAINED, [37], "memory"),
-        ("triage_x64_17763", outcomes.EXPLAINED, [], "vmswitch.sys"),
+        ("triage_x64_17763", outcomes.EXPLAINED, [], "winhvr.sys"),
     ],
 )
 def test_real_dumps(shared_data: Path, name: str, outcome: str, bits: list[int], suspect: str) -> None:
