@@ -161,7 +161,7 @@ def _of_database(
     target: Target, counters: dict[str, Counter], total: Counter, progress: Progress | None
 ) -> MemoryUsage:
     nt = target.nt
-    if nt is None or not nt.has_type(page_frames.ENTRY):
+    if nt is None or not target.has_names or not nt.has_type(page_frames.ENTRY):
         raise _NoDatabase("the page-frame database needs the kernel's symbols")
     try:
         layout = FrameLayout.of(nt)

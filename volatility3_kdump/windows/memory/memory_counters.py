@@ -318,7 +318,7 @@ def _locate(target: Target, place: Place) -> tuple[int, int, int] | None:
     if place.type_name is None:
         return base, place.size or target.memory.pointer_size, place.count
     nt = target.nt
-    if nt is None:
+    if nt is None or not (target.has_names or nt.has_type(place.type_name)):
         # A list's length is its first field in every kernel (_MMPFNLIST).
         return (base, target.memory.pointer_size, 1) if place.type_name == _LIST else None
     field = nt.find(place.type_name, place.path) if nt.has_type(place.type_name) else None
