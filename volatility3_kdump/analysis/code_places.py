@@ -1,0 +1,203 @@
+"""Places that no code leads to: RIP in no module, inside an instruction, in padding, at bytes that are no code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.analysis.code import instructions_before
+from volatility3_kdump.analysis.flips import BitFlip
+from volatility3_kdump.analysis.judging import (
+    CALL_ERROR,
+    CONTRADICTED,
+    HARDWARE,
+    IP_MISALIGNED,
+    MISALIGNED,
+    NOT_DECODABLE,
+    NOWHERE,
+    PADDING,
+    PROCESSOR,
+    Fault,
+    Plausibility,
+    outcome_of,
+)
+from volatility3_kdump.cpu import alignment
+from volatility3_kdump.cpu.calls import follows_call
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
+
+_INT3 = 0xCC
+_LONGEST = 15
+#: How much padding is looked at on either side; functions are aligned at 16 bytes as a rule, at most at 64.
+_MOST_PADDING = 64
+#: Instructions that end a function or a block, so that what follows is not run into.
+_ENDS = ("ret", "rep ret", "jmp", "int", "ud2", "iretq", "hlt")
+_ZEROED = 16
+#: Bytes of a call of a fixed address.
+_DIRECT_CALL = 5
+
+
+def nowhere(fault: Fault) -> Plausibility | None:
+    """An instruction pointer that leads to no code: outside every module, and fetching it is what failed."""
+    target, ip = fault.target, fault.ip
+    # A dump without its list of modules does not tell where code is.
+    if not target.modules or target.names.module_of(ip) is not None or fault.address not in (ip, None):
+        return None
+    if any(module.start <= ip < module.end for module in target.unloaded_modules):
+        return None
+    if target.memory.read(ip, 1) is not None and fault.access != "execute":
+        return None
+    return outcome_of(
+        fault,
+        NOWHERE,
+        f"RIP {ip:#x} lies in no module: a function pointer or a return address was wrong",
+        _caller_text(fault),
+    )
+
+
+def absent(fault: Fault) -> Plausibility | None:
+    """Code bytes that are no instruction."""
+    if fault.instruction is not None:
+        return None
+    data = _bytes_at(fault.target, fault.ip, _ZEROED)
+    if len(data) < _LONGEST:
+        return None
+    what = "zeros" if not any(data) else data.hex()
+    return outcome_of(
+        fault,
+        NOT_DECODABLE,
+        f"the bytes at RIP {fault.ip:#x} are no instruction ({what}): the code is damaged, or a jump led into data",
+        _caller_text(fault),
+    )
+
+
+def padding(fault: Fault) -> Plausibility | None:
+    """RIP inside the fill between functions: only a stray jump or return gets there."""
+    target, ip = fault.target, fault.ip
+    if fault.instruction is None or fault.instruction.raw[:1] != bytes([_INT3]):
+        return None
+    before = _run(target, ip, -1)
+    after = _run(target, ip, 1)
+    start, end = ip - before, ip + after
+    if before == 0 or end - start < 2:
+        # One int 3, or the first of several: a breakpoint that was meant, or a call in front that must not return.
+        return None
+    ended = instructions_before(target, start, 1)
+    if not ended or ended[-1].mnemonic not in (*_ENDS, "call"):
+        return None
+    says = f"RIP {ip:#x} is in the middle of the padding between two functions: only a stray jump gets there"
+    evidence = [
+        f"{end - start} bytes of int 3 from {start:#x} on, behind {ended[-1].mnemonic} at {ended[-1].address:#x}"
+    ]
+    error = _call_error(fault)
+    if error is not None:
+        return Plausibility(PADDING, says, ip, None, (*evidence, *error.evidence), PROCESSOR, CALL_ERROR)
+    outcome = outcome_of(fault, PADDING, says, *evidence, _caller_text(fault), remains=HARDWARE)
+    difference = ip ^ end
+    if difference.bit_count() != 1 or target.memory.read(end, 1) is None:
+        return outcome
+    bit = difference.bit_length() - 1
+    flip = f"the function behind the padding begins at {end:#x}, one bit ({bit}) from RIP"
+    return replace(outcome, flips=(BitFlip("RIP", ip, end, bit, flip),))
+
+
+def misaligned(fault: Fault) -> Plausibility | None:
+    """RIP inside an instruction: what is shown there was never meant to run."""
+    target = fault.target
+    placed = alignment.alignment(target.memory.read, fault.ip, target.header.architecture)
+    if placed.state != alignment.MISALIGNED:
+        return None
+    says = f"RIP {fault.ip:#x} lies inside an instruction, so that no code of this module led there"
+    real = placed.instruction
+    shown = "" if real is None else f"it points into {real.mnemonic} {real.operands} at {real.address:#x}".rstrip()
+    return Plausibility(
+        MISALIGNED,
+        says,
+        fault.ip,
+        None,
+        tuple(line for line in (shown, placed.evidence, _caller_text(fault)) if line),
+        HARDWARE,
+        IP_MISALIGNED,
+    )
+
+
+def _run(target: Target, ip: int, step: int) -> int:
+    """How many bytes of int 3 there are from RIP on upwards (RIP's own included), or below it."""
+    count = 0
+    position = ip if step > 0 else ip - 1
+    while count < _MOST_PADDING:
+        data = target.memory.read(position, 1)
+        if data is None or data[0] != _INT3:
+            break
+        count += 1
+        position += step
+    return count
+
+
+def _bytes_at(target: Target, address: int, size: int) -> bytes:
+    """The present bytes from an address on, up to a size."""
+    data = b""
+    while len(data) < size:
+        byte = target.memory.read(address + len(data), 1)
+        if byte is None:
+            break
+        data += byte
+    return data
+
+
+# how it got there ---------------------------------------------------------------------------------------------------
+
+
+def _caller(fault: Fault) -> tuple[int, int | None, int] | None:
+    """(return address on top of the stack, where the call before it goes, length of that call).
+
+    ``None`` without a return address there; the destination is ``None`` where the call is by a pointer that the dump
+    does not tell.
+    """
+    sp = fault.failure.context.sp if fault.failure is not None else None
+    returns = fault.target.memory.pointer(sp) if sp is not None else None
+    if returns is None or fault.target.header.architecture != "x64":
+        return None
+    if fault.target.names.module_of(returns) is None or not follows_call(fault.target.memory.read, returns, "x64"):
+        return None
+    read = fault.target.memory.read
+    direct = read(returns - _DIRECT_CALL, _DIRECT_CALL)
+    if direct is not None and direct[0] == 0xE8:
+        distance = int.from_bytes(direct[1:], "little", signed=True)
+        return returns, (returns + distance) & 0xFFFFFFFFFFFFFFFF, _DIRECT_CALL
+    indirect = read(returns - 6, 6)
+    if indirect is not None and indirect[:2] == b"\xff\x15":
+        distance = int.from_bytes(indirect[2:], "little", signed=True)
+        return returns, fault.target.memory.pointer(returns + distance), 6
+    return returns, None, 0
+
+
+def _caller_text(fault: Fault) -> str:
+    caller = _caller(fault)
+    if caller is None:
+        return ""
+    returns, destination, _ = caller
+    text = f"the return address on top of the stack is {fault.target.name_of(returns) or hex(returns)}"
+    return text if destination is None else f"{text}, behind a call of {fault.target.name_of(destination)}"
+
+
+def _call_error(fault: Fault) -> Plausibility | None:
+    """A direct call whose destination is another one than RIP: the processor went elsewhere."""
+    caller = _caller(fault)
+    if caller is None:
+        return None
+    returns, destination, length = caller
+    if length != _DIRECT_CALL or destination is None or destination == fault.ip:
+        return None
+    target = fault.target
+    if abs(destination - fault.ip) > _MOST_PADDING:
+        # What was called may have gone on from there.
+        return None
+    difference = destination ^ fault.ip
+    bit = f"; they differ in one bit, {difference.bit_length() - 1}" if difference.bit_count() == 1 else ""
+    says = (
+        f"the call at {target.name_of(returns - length)} goes to {target.name_of(destination) or hex(destination)}, "
+        f"but the processor was at {fault.ip:#x}{bit}"
+    )
+    return Plausibility(CONTRADICTED, says, fault.ip, None, (says,), PROCESSOR, CALL_ERROR)
