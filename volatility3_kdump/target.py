@@ -158,6 +158,9 @@ class Target:
 
     def is_kernel_address(self, address: int) -> bool:
         """Whether an address lies in the kernel's half of the address space."""
+        if self.header.bits == 32:
+            # Registers hold it as it is, structures sign-extended.
+            return (address & 0xFFFFFFFF) >= 0x80000000
         return address >= self.kernel_start
 
     @property

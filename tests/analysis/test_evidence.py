@@ -27,7 +27,7 @@ def value(crash: Crash, tag: str) -> str | None:
 
 def lines(target: Target) -> tuple[Crash, list[str]]:
     crash = analyze_crash(target)
-    told = summary(target, crash)
+    told = summary(crash, target.has_names)
     assert len(told) <= MOST_LINES and len(set(told)) == len(told)
     return crash, told
 

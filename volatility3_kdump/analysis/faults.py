@@ -212,7 +212,7 @@ def exception_reasoning(case: Case, code: int, record: ExceptionRecord | None, a
         said = f" ({meaning})" if meaning else ""
         findings.append(Finding("IO_ERROR_CODE", f"{status:#x}", status, meaning or ""))
         sentences.append(
-            f"A page could not be read back: status {status:#x}{said}. Look at the disk and its cable first."
+            f"A page could not be read back (look at the disk and its cable first): status {status:#x}{said}."
         )
     return Reasoning(tuple(findings), tuple(sentences))
 

@@ -59,7 +59,7 @@ def stamp(details: DriverDetails) -> str:
     if details.stamp_kind == HASH:
         return f"{value:08X} (This is a reproducible build file hash, not a timestamp)"
     if details.stamp_kind == NO_TIME:
-        return f"{value:08X} (This is no time before the crash, presumably a reproducible build file hash)"
+        return f"{value:08X} (No date from 1993 to the crash: presumably a reproducible build file hash)"
     return f"{built(value)} ({value:08X})"
 
 

@@ -80,7 +80,7 @@ def _where(crash: Crash) -> str | None:
         parts.append(f"in process {process}")
     if crash.processor is not None:
         parts.append(f"on processor {crash.processor.number}")
-    if failure is not None and failure.access and failure.address is not None:
+    if failure is not None and failure.access and failure.address is not None and not _access_is_told(crash):
         verb = {"read": "reading", "write": "writing", "execute": "executing"}[failure.access]
         parts.append(f"while {verb} {failure.address:#x}")
     if crash.reasoning.thread:
@@ -96,6 +96,14 @@ def _where(crash: Crash) -> str | None:
         if process:
             interrupted += f": process {process} was only interrupted"
     return f"It happened {' '.join(parts)}{interrupted}."
+
+
+def _access_is_told(crash: Crash) -> bool:
+    """Whether a sentence of the rules says which address was accessed, with what lies there."""
+    name = crash.failure.name if crash.failure is not None else None
+    starts = tuple(start for start in (name, "The kernel ", "The processor ") if start)
+    told = any(sentence.startswith(starts) and " 0x" in sentence for sentence in crash.reasoning.sentences)
+    return told and not (crash.plausibility is not None and crash.plausibility.acquits)
 
 
 def _adds(crash: Crash, sentence: str) -> bool:

@@ -47,7 +47,7 @@ def display_driver_timeout(case: Case) -> Reasoning:
         recovered = "and could not be reset" if case.bug_check.code == 0x116 else "and was reset"
         sentences.append(f"The graphics processor did not respond in time {recovered}; its driver is {module}.")
         sentences.append(
-            "The stack shows only who noticed. Look at the driver's version, the temperature and power of the card, "
+            "The stack shows only who noticed: look at the driver's version, the temperature and power of the card, "
             "and overclocking."
         )
     elif case.pointer(2) is not None:

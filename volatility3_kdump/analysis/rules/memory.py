@@ -136,7 +136,8 @@ def driver_corrupted_pool(case: Case) -> Reasoning:
         findings,
         (
             "The kernel's pool met a pointer that some driver had overwritten: the driver on the stack found the "
-            "damage and need not have done it. Driver Verifier with special pool can show who did.",
+            "damage and need not have done it.",
+            "Driver Verifier with special pool can show who did.",
         ),
     )
 

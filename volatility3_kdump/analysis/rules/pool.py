@@ -294,7 +294,7 @@ def _one_bit(case: Case, kind: int, found: Reasoning) -> Reasoning:
         return found
     return Reasoning(
         (*found.findings, Finding("MEMORY_CORRUPTOR", "ONE_BIT", None, why)),
-        (*found.sentences, f"{why[0].upper()}{why[1:]}: that is a memory error in all likelihood. Test the memory."),
+        (*found.sentences, f"{why[0].upper()}{why[1:]}: that is a memory error in all likelihood: test the memory."),
         found.notes,
         prefix=_ONE_BIT,
         culprit=Culprit(_CORRUPTION, _CORRUPTION, None, why),
