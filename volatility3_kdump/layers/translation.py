@@ -146,9 +146,8 @@ class KdumpTranslation(intel.Intel):
             for start, _, mapped, _, name in self._few(offset, 1, ignore_errors):
                 yield start, 0, mapped, 0, name
             return
-        pieces = self._few if length <= _FEW_PAGES << PAGE_SHIFT else self._many
         start, size, place, layer = 0, 0, 0, ""
-        for position, step, mapped, _, name in pieces(offset, length, ignore_errors):
+        for position, step, mapped, _, name in self._pieces(offset, length, ignore_errors):
             if size and position == start + size and mapped == place + size and name == layer:
                 size += step
                 continue
@@ -157,6 +156,18 @@ class KdumpTranslation(intel.Intel):
             start, size, place, layer = position, step, mapped, name
         if size:
             yield start, size, place, size, layer
+
+    def _pieces(self, offset: int, length: int, ignore_errors: bool) -> Iterator[Mapped]:
+        few = _FEW_PAGES << PAGE_SHIFT
+        if length <= few:
+            yield from self._few(offset, length, ignore_errors)
+            return
+        if not ignore_errors:
+            # Who asks for all up to the first gap, as windows.statistics does, is told of a near one without more ado.
+            near = few - (offset & _PAGE_MASK)
+            yield from self._few(offset, near, False)
+            offset, length = offset + near, length - near
+        yield from self._many(offset, length, ignore_errors)
 
     def _few(self, offset: int, length: int, ignore_errors: bool) -> Iterator[Mapped]:
         """The pages of a short range, each by itself."""
