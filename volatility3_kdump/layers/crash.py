@@ -30,8 +30,9 @@ _TYPE_WORDS = {
     DumpType.USER_RANGES: "kernel and user memory dump of a debugger",
     DumpType.FULL_RANGES: "complete memory dump of a debugger",
 }
-#: Pages of a stretch that is read from one page to the next.
-_LONGEST_STRETCH = 4096
+#: Pages that are read ahead for who reads pieces of at least so many bytes one after another: 128 KB.
+_PAGES_AHEAD = 32
+_WORTH_READING_AHEAD = 1024
 
 
 class LayerSource:
@@ -85,8 +86,9 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
             raise crash.WindowsCrashDumpFormatException(name, str(error)) from error
         self._pages = self.dump.pages
         self._source = self.dump.source
-        #: Addresses from and to, and what to add for the file offset: where the last read was.
-        self._stretch = (0, 0, 0)
+        #: Bytes that were read ahead, and their address; where the last short read ended.
+        self._ahead: tuple[int, bytes] = (0, b"")
+        self._next = 0
         #: The page tables in this memory, for all layers above.
         self.page_tables = PageTables(self.dump)
         super().__init__(context, config_path, name)
@@ -153,20 +155,21 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
 
     def read(self, offset: int, length: int, pad: bool = False) -> bytes:
         """Bytes of physical memory. Absent pages raise, or read as zeros where ``pad`` asks for that."""
-        low, high, shift = self._stretch
-        if low <= offset and offset + length <= high:
-            return self._source.read(offset + shift, length)
-        within = offset & _PAGE_MASK
-        if within + length <= PAGE_SIZE and offset >= 0:
-            pfn = offset >> _PAGE_SHIFT
-            located = self._pages.offset_of(pfn)
+        start, ahead = self._ahead
+        within = offset - start
+        if within >= 0 and within + length <= len(ahead):
+            if within + length == len(ahead):
+                self._read_ahead(offset + length)
+            return ahead[within : within + length]
+        page = offset & _PAGE_MASK
+        if page + length <= PAGE_SIZE and offset >= 0:
+            located = self._pages.offset_of(offset >> _PAGE_SHIFT)
             if located is not None:
-                if offset == high:
-                    # Who reads on from where the last stretch ended will want more of the next.
-                    self._enter(pfn)
-                else:
-                    self._stretch = offset - within, offset - within + PAGE_SIZE, located - (offset - within)
-                return self._source.read(located + within, length)
+                data = self._source.read(located + page, length)
+                if offset == self._next and length >= _WORTH_READING_AHEAD:
+                    self._read_ahead(offset + length)
+                self._next = offset + length
+                return data
         parts = []
         position = offset
         for start, size, located, _, _ in self.mapping(offset, length, ignore_errors=pad):
@@ -177,12 +180,12 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
         data = b"".join(parts)
         return data + bytes(length - len(data)) if pad else data
 
-    def _enter(self, pfn: int) -> None:
-        """Remember the stretch of stored pages that begins with a page frame."""
-        extent = self._pages.extent(pfn, _LONGEST_STRETCH)
-        if extent.offset is not None:
-            low = pfn << _PAGE_SHIFT
-            self._stretch = low, low + (extent.count << _PAGE_SHIFT), extent.offset - low
+    def _read_ahead(self, offset: int) -> None:
+        """Who reads on from where the last read ended will want what follows, as far as it is stored without a gap."""
+        found = self._pages.extent(offset >> _PAGE_SHIFT, _PAGES_AHEAD)
+        if found.offset is not None:
+            within = offset & _PAGE_MASK
+            self._ahead = offset, self._source.read(found.offset + within, (found.count << _PAGE_SHIFT) - within)
 
     @property
     def minimum_address(self) -> int:
