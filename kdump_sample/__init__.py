@@ -42,8 +42,8 @@ def write_sample(path: str | Path, dump_type: int = 6, isf: str | Path | None = 
     for a file that is not a symbol table of an x64 Windows kernel.
     """
     if dump_type not in DUMP_TYPES:
-        known = ", ".join(str(item) for item in DUMP_TYPES)
-        raise UnsupportedDump(f"no sample of dump type {dump_type}: choose one of {known}")
+        choices = ", ".join(map(str, DUMP_TYPES))
+        raise UnsupportedDump(f"no sample of dump type {dump_type}: choose one of {choices}")
     if isf is None:
         from volatility3_kdump.tables import kernel_table_path
 

@@ -241,7 +241,7 @@ def _prologue(function: Function) -> tuple[bytes, list[bytes]]:
 
 
 def _unwind_info(function: Function, prologue_size: int, codes: Sequence[bytes]) -> bytes:
-    frame = next((item for item in function.prologue if isinstance(item, FramePointer)), None)
+    frame = next((operation for operation in function.prologue if isinstance(operation, FramePointer)), None)
     register = 0 if frame is None else REGISTERS.index(frame.register) | frame.offset // 16 << 4
     below = len(_encode(Allocate(function.below))) if function.below else 0
     array = b"".join(reversed(codes))
@@ -274,7 +274,7 @@ def _restores(function: Function) -> bytes:
 def _epilogue(function: Function) -> bytes:
     """Saved registers back, ``add rsp``, the pops in reverse order and ``ret``; int 3 for frames that no ``ret`` can
     leave."""
-    if any(isinstance(item, (MachineFrame, FramePointer)) for item in function.prologue):
+    if any(isinstance(operation, (MachineFrame, FramePointer)) for operation in function.prologue):
         return b"\xcc"
     if not function.returns:
         return b"\xcc"

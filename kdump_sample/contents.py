@@ -49,14 +49,16 @@ def make_contents(machine: Machine) -> Contents:
 def _triage(machine: Machine, process: Process) -> TriageContents:
     scene, work = machine.scene, machine.work
     number = scene.bug_check.processor
-    thread = next(item for item in process.threads if item.state == _RUNNING and item.processor == number)
+    thread = next(
+        candidate for candidate in process.threads if candidate.state == _RUNNING and candidate.processor == number
+    )
     stack = machine.processes.stacks[thread.address]
 
     def read(address: int, size: int) -> bytes:
-        found = work.memory.read(address, size)
-        if found is None:
+        data = work.memory.read(address, size)
+        if data is None:
             raise ValueError(f"{size:#x} bytes at {address:#x} are not in the made memory")
-        return found
+        return data
 
     return TriageContents(
         processor_block=(machine.processors.blocks[number], work.structures.size("_KPRCB")),
@@ -71,7 +73,7 @@ def _triage(machine: Machine, process: Process) -> TriageContents:
             )
             for module in machine.images.modules
         ],
-        unloaded=[UnloadedEntry(item.name, item.start, item.end) for item in scene.unloaded],
+        unloaded=[UnloadedEntry(driver.name, driver.start, driver.end) for driver in scene.unloaded],
         read=read,
     )
 

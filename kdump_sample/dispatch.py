@@ -16,7 +16,10 @@ CONTEXT_IN_FRAME = 0x30
 
 _SAVED = pushes("rbx", "rsi", "rdi", "r12", "r13", "r14", "r15")
 #: A KEXCEPTION_FRAME with an EXCEPTION_RECORD above it.
-_DISPATCH_FRAME = (Allocate(0x1D8), *(item for item in EXCEPTION_FRAME if not isinstance(item, Allocate)))
+_DISPATCH_FRAME = (
+    Allocate(0x1D8),
+    *(operation for operation in EXCEPTION_FRAME if not isinstance(operation, Allocate)),
+)
 
 PAGE_FAULT = Function(
     "KiPageFault",

@@ -20,33 +20,33 @@ def write_error_log(work: Workspace) -> None:
     entries = work.scene.error_log
     if head is None or not entries:
         return
-    for item in entries:
-        packet = _packet(item)
-        time = work.scene.system_time - round(item.seconds_ago * SECOND)
-        front = _ENTRY.pack(_TYPE, _ENTRY.size + len(packet), 0, 0, item.device, item.driver, time)
-        work.memory.write(item.address, front + packet)
-    work.structures.link(head, [item.address + _LINK for item in entries])
+    for entry in entries:
+        packet = _packet(entry)
+        time = work.scene.system_time - round(entry.seconds_ago * SECOND)
+        front = _ENTRY.pack(_TYPE, _ENTRY.size + len(packet), 0, 0, entry.device, entry.driver, time)
+        work.memory.write(entry.address, front + packet)
+    work.structures.link(head, [entry.address + _LINK for entry in entries])
 
 
-def _packet(item: LogEntry) -> bytes:
+def _packet(entry: LogEntry) -> bytes:
     """Dump data follows the fixed part, and strings the dump data."""
-    strings = b"".join(text.encode("utf-16-le") + b"\0\0" for text in item.strings)
-    offset = _PACKET.size + len(item.dump_data)
+    strings = b"".join(text.encode("utf-16-le") + b"\0\0" for text in entry.strings)
+    offset = _PACKET.size + len(entry.dump_data)
     return (
         _PACKET.pack(
-            item.major,
-            item.retries,
-            len(item.dump_data),
-            len(item.strings),
-            offset if item.strings else 0,
-            item.category,
-            item.error,
-            item.unique,
-            item.status,
-            item.sequence,
-            item.control_code,
-            item.device_offset,
+            entry.major,
+            entry.retries,
+            len(entry.dump_data),
+            len(entry.strings),
+            offset if entry.strings else 0,
+            entry.category,
+            entry.error,
+            entry.unique,
+            entry.status,
+            entry.sequence,
+            entry.control_code,
+            entry.device_offset,
         )
-        + item.dump_data
+        + entry.dump_data
         + strings
     )

@@ -78,11 +78,11 @@ class Images:
         """A function of a stack frame: description, address, return addresses; ``module!name`` or a kernel name."""
         stem, _, function = name.rpartition("!")
         module = self.module(stem) if stem else self.kernel
-        found = module.functions.get(function)
-        if found is None:
+        placed = module.functions.get(function)
+        if placed is None:
             return None
         base = module.image.base
-        return found.function, base + found.rva, [base + rva for rva in found.returns]
+        return placed.function, base + placed.rva, [base + rva for rva in placed.returns]
 
     def address(self, name: str) -> int:
         """The address of ``module!name`` or of a kernel symbol; 0 where the kernel has none of that name."""
@@ -131,7 +131,7 @@ class Images:
         """Find a kernel function and its call sites; ``None`` where the kernel does not have it."""
         symbol = self._work.layouts.symbol
         names = (function.name, *function.aliases)
-        rva = next((found for found in map(symbol, names) if found is not None), None)
+        rva = next((offset for offset in map(symbol, names) if offset is not None), None)
         if rva is None:
             return None
         returns = []
@@ -171,8 +171,8 @@ class Images:
             return {"rax": b"\xff\xd0", "rbx": b"\xff\xd3", "r10": b"\x41\xff\xd2"}[name]
         if kind == "import":
             return b"\xff\x15" + struct.pack("<i", slots[name] - return_rva)
-        known = module.functions.get(name)
-        rva = known.rva if known is not None else self._work.layouts.symbol(name)
+        placed = module.functions.get(name)
+        rva = placed.rva if placed is not None else self._work.layouts.symbol(name)
         return b"\xff\xd0" if rva is None else b"\xe8" + struct.pack("<i", rva - return_rva)
 
     # building -------------------------------------------------------------------------------------------------------
@@ -198,7 +198,11 @@ class Images:
         """Sections that fit what is in the image: symbols do not say where they begin, so code and data take turns
         between the pages that hold code and those that hold variables."""
         image, memory = self.kernel.image, self._work.memory
-        code = {page for item in image.functions for page in range(item.begin // PAGE, (item.end - 1) // PAGE + 1)}
+        code = {
+            page
+            for function in image.functions
+            for page in range(function.begin // PAGE, (function.end - 1) // PAGE + 1)
+        }
         written = memory.written(image.base + PAGE, _KERNEL_TABLES - PAGE)
         data = {(address - image.base) // PAGE for address in written} - code
         starts = [1]
@@ -273,12 +277,12 @@ class Images:
         work = self._work
         table = work.pool("nonpaged", _UNLOADED_ENTRIES * _UNLOADED_SIZE, "MmDT")
         work.memory.write(table, bytes(_UNLOADED_ENTRIES * _UNLOADED_SIZE))
-        for index, item in enumerate(work.scene.unloaded):
-            text = item.name.encode("utf-16-le")
+        for index, function in enumerate(work.scene.unloaded):
+            text = function.name.encode("utf-16-le")
             buffer = work.pool("nonpaged", len(text), "MmDT")
             work.memory.write(buffer, text)
-            time = work.scene.system_time - item.seconds_ago * SECOND
-            entry = struct.pack("<HHIQQQQ", len(text), len(text), 0, buffer, item.start, item.end, time)
+            time = work.scene.system_time - function.seconds_ago * SECOND
+            entry = struct.pack("<HHIQQQQ", len(text), len(text), 0, buffer, function.start, function.end, time)
             work.memory.write(table + _UNLOADED_SIZE * index, entry)
         work.variable("MmUnloadedDrivers", table)
         work.variable("MmLastUnloadedDriver", len(work.scene.unloaded), 4)

@@ -130,9 +130,9 @@ def debugger_data(layouts: Layouts, kernel_base: int, size: int, pte_base: int, 
     block = bytearray(0x400)
     struct.pack_into("<QQ4sIQ", block, 0, *list_entry, b"KDBG", size, kernel_base)
     for offset, names in _VARIABLES:
-        found = next((rva for rva in map(layouts.symbol, names) if rva is not None), None)
-        if found is not None:
-            struct.pack_into("<Q", block, offset, kernel_base + found)
+        rva = next((rva for rva in map(layouts.symbol, names) if rva is not None), None)
+        if rva is not None:
+            struct.pack_into("<Q", block, offset, kernel_base + rva)
     buffer = layouts.symbol("KdPrintDefaultCircularBuffer")
     if buffer is not None:
         struct.pack_into("<Q", block, 0x1E8, kernel_base + buffer + _PRINT_BUFFER)

@@ -102,8 +102,8 @@ def _sessions(work: Workspace) -> None:
     for process in work.scene.processes:
         if process.session is not None:
             members.setdefault(process.session, []).append(process)
-    for session, found in members.items():
-        entries = [process.address + link.offset for process in found if "session" not in process.hidden_from]
+    for session, sharing in members.items():
+        entries = [process.address + link.offset for process in sharing if "session" not in process.hidden_from]
         work.structures.link(session_space(work.scene, session) + head.offset, entries)
 
 

@@ -64,9 +64,9 @@ class Machine:
     def _extras(self, scene: Scene) -> None:
         """What the scene itself adds, over everything that the other parts have written."""
         work = self.work
-        for item in scene.structures:
-            made = work.structure(item.type_name, item.address, item.fields)
-            for path, text in item.strings.items():
+        for structure in scene.structures:
+            made = work.structure(structure.type_name, structure.address, structure.fields)
+            for path, text in structure.strings.items():
                 made.unicode(path, text, work.pool("paged", 2 * len(text) + 2))
         # from here on nothing is allocated
         work.pools.finish()

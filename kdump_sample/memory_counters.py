@@ -129,23 +129,23 @@ def _fill_at(work: Workspace, address: int, type_name: str, values: Mapping[str,
 
 def _page_files(work: Workspace, files: tuple[PageFile, ...]) -> None:
     addresses = []
-    for number, item in enumerate(files):
+    for number, page_file in enumerate(files):
         address = work.pool("nonpaged", work.structures.size("_MMPAGING_FILE"))
         work.zeroed("_MMPAGING_FILE", address)
         values = {
-            "Size": item.size,
-            "FreeSpace": item.free,
-            "MinimumSize": item.minimum,
-            "MaximumSize": item.maximum,
-            "PeakUsage": item.peak,
+            "Size": page_file.size,
+            "FreeSpace": page_file.free,
+            "MinimumSize": page_file.minimum,
+            "MaximumSize": page_file.maximum,
+            "PeakUsage": page_file.peak,
             "PageFileNumber": number,
-            "VirtualStorePagefile": not item.name,
-            "WsSwapPagefile": item.swap,
+            "VirtualStorePagefile": not page_file.name,
+            "WsSwapPagefile": page_file.swap,
         }
         _fill_at(work, address, "_MMPAGING_FILE", values)
-        if item.name:
+        if page_file.name:
             made = work.structures.at("_MMPAGING_FILE", address)
-            made.unicode("PageFileName", item.name, work.pool("paged", 2 * len(item.name) + 2))
+            made.unicode("PageFileName", page_file.name, work.pool("paged", 2 * len(page_file.name) + 2))
         addresses.append(address)
     _fill(
         work,

@@ -117,8 +117,8 @@ class Objects:
         """Give an object a name, and list it in its directory, which is made where there is none."""
         *parents, name = path.strip("\\").split("\\")
         parent = parents[0] if parents else ""
-        known = self._directories.get(parent.lower())
-        directory = known or self._directory(parent, self._root)
+        existing = self._directories.get(parent.lower())
+        directory = existing or self._directory(parent, self._root)
         self.header(body, type_name, 0, name=name, directory=directory)
         self._enter(directory, name, body)
 
@@ -148,7 +148,7 @@ class Objects:
     def wait(self, made: Structure, thread: Thread) -> None:
         """The wait blocks of a thread, linked with the objects that it waits for."""
         work = self._work
-        for index, item in enumerate(thread.wait_objects):
+        for index, waited in enumerate(thread.wait_objects):
             block = made.place(f"Tcb.WaitBlock[{index}]")
             if block is None:
                 return
@@ -160,68 +160,70 @@ class Objects:
                     "BlockState": 4,
                     "WaitKey": index,
                     "Thread": thread.address,
-                    "Object": item.address,
+                    "Object": waited.address,
                 },
             )
             if work.layouts.has("_KWAIT_BLOCK", "NextWaitBlock"):
                 # Windows 7: the blocks are a ring
                 following = made.place(f"Tcb.WaitBlock[{(index + 1) % len(thread.wait_objects)}]")
                 work.structure("_KWAIT_BLOCK", block, {"NextWaitBlock": following or 0})
-            type_name, kind = _AWAITED.get(item.kind, ("_KEVENT", "Event"))
-            awaited = work.structure(type_name, item.address)
-            awaited.fill({"Header.Type": item.kind, "Header.Size": _QUEUE_SIZE if item.kind == QUEUE else _EVENT_SIZE})
+            type_name, kind = _AWAITED.get(waited.kind, ("_KEVENT", "Event"))
+            awaited = work.structure(type_name, waited.address)
+            awaited.fill(
+                {"Header.Type": waited.kind, "Header.Size": _QUEUE_SIZE if waited.kind == QUEUE else _EVENT_SIZE}
+            )
             head = awaited.place("Header.WaitListHead")
             if head is not None:
                 work.structures.link(head, [block])
             # processes and threads have the headers that they were made with
-            if item.kind not in (PROCESS, THREAD):
-                self.header(item.address, kind)
+            if waited.kind not in (PROCESS, THREAD):
+                self.header(waited.address, kind)
         if thread.wait_objects:
             made.set("Tcb.WaitBlockList", made.place("Tcb.WaitBlock[0]") or 0)
             made.set("Tcb.WaitBlockCount", len(thread.wait_objects))
 
-    def driver(self, item: DriverObject) -> None:
+    def driver(self, driver: DriverObject) -> None:
         """A DRIVER_OBJECT, its DRIVER_EXTENSION and its devices."""
         work = self._work
-        module = self._images.module(item.module)
+        module = self._images.module(driver.module)
         base = module.image.base
         size = work.structures.size("_DRIVER_OBJECT", 0x150)
         made = work.structure(
             "_DRIVER_OBJECT",
-            item.address,
+            driver.address,
             {
                 "Type": _DRIVER_TYPE,
                 "Size": size,
-                "DeviceObject": item.device,
+                "DeviceObject": driver.device,
                 "Flags": 0x12,
                 "DriverStart": base,
                 "DriverSize": module.image.size,
                 "DriverSection": module.loader_entry,
-                "DriverExtension": item.address + size,
+                "DriverExtension": driver.address + size,
                 "DriverInit": base + module.image.entry_point,
             },
         )
         invalid = work.symbol("IopInvalidDeviceRequest") or 0
         for major in range(_MAJOR_FUNCTIONS):
             made.set(f"MajorFunction[{major}]", invalid)
-        if item.dispatch:
+        if driver.dispatch:
             for major in (0, 2, _DEVICE_CONTROL):
-                made.set(f"MajorFunction[{major}]", base + module.functions[item.dispatch].rva)
-        for major, routine in item.majors.items():
+                made.set(f"MajorFunction[{major}]", base + module.functions[driver.dispatch].rva)
+        for major, routine in driver.majors.items():
             place = base + routine if isinstance(routine, int) else self._images.address(routine)
             made.set(f"MajorFunction[{major}]", place)
-        made.unicode("DriverName", item.name, work.pool("paged", 2 * len(item.name) + 2, "ObNm"))
-        extension = work.structure("_DRIVER_EXTENSION", item.address + size, {"DriverObject": item.address})
-        service = item.name.rsplit("\\", 1)[-1]
+        made.unicode("DriverName", driver.name, work.pool("paged", 2 * len(driver.name) + 2, "ObNm"))
+        extension = work.structure("_DRIVER_EXTENSION", driver.address + size, {"DriverObject": driver.address})
+        service = driver.name.rsplit("\\", 1)[-1]
         extension.unicode("ServiceKeyName", service, work.pool("nonpaged", 2 * len(service) + 2))
-        self._pool_header(item.address, size)
-        if item.hidden:
-            self.header(item.address, "Driver", 0, name=service)
+        self._pool_header(driver.address, size)
+        if driver.hidden:
+            self.header(driver.address, "Driver", 0, name=service)
         else:
-            self.name(item.name, item.address, "Driver")
-        devices = item.devices or ((Device(item.device, item.device_type),) if item.device else ())
+            self.name(driver.name, driver.address, "Driver")
+        devices = driver.devices or ((Device(driver.device, driver.device_type),) if driver.device else ())
         for device, following in zip(devices, [*(entry.address for entry in devices[1:]), 0], strict=True):
-            self._device(item, device, following)
+            self._device(driver, device, following)
 
     def _pool_header(self, body: int, size: int) -> None:
         """The pool header of a named driver object: the host's scans look for its tag."""
@@ -235,28 +237,28 @@ class Objects:
         made.set("BlockSize", (size + front + _POOL_HEADER - 1) // _POOL_HEADER)
         made.set("PoolTag", int.from_bytes(b"Driv", "little"))
 
-    def _device(self, driver: DriverObject, item: Device, following: int) -> None:
+    def _device(self, driver: DriverObject, device: Device, following: int) -> None:
         """A DEVICE_OBJECT, attached where it says so, with its extension for the I/O manager and its device node."""
         work = self._work
         size = work.structures.size("_DEVICE_OBJECT", 0x150)
-        depth, lower = 1, item
+        depth, lower = 1, device
         while lower.below in self._devices:
             depth, lower = depth + 1, self._devices[lower.below]
         more = work.pool("nonpaged", max(work.structures.size("_DEVOBJ_EXTENSION"), 0x70))
         work.memory.write(more, bytes(max(work.structures.size("_DEVOBJ_EXTENSION"), 0x70)))
         work.structure(
             "_DEVICE_OBJECT",
-            item.address,
+            device.address,
             {
                 "Type": _DEVICE_TYPE,
                 "Size": size,
                 "ReferenceCount": 1,
                 "DriverObject": driver.address,
                 "NextDevice": following,
-                "AttachedDevice": self._above.get(item.address, 0),
-                "Flags": _ATTACHED_FLAGS if item.below else 0x40,
-                "DeviceExtension": item.extension,
-                "DeviceType": item.device_type,
+                "AttachedDevice": self._above.get(device.address, 0),
+                "Flags": _ATTACHED_FLAGS if device.below else 0x40,
+                "DeviceExtension": device.extension,
+                "DeviceType": device.device_type,
                 "StackSize": depth,
                 "DeviceObjectExtension": more,
             },
@@ -266,21 +268,21 @@ class Objects:
             more,
             {
                 "Type": 13,
-                "DeviceObject": item.address,
-                "AttachedTo": item.below,
-                "DeviceNode": item.node.address if item.node else 0,
+                "DeviceObject": device.address,
+                "AttachedTo": device.below,
+                "DeviceNode": device.node.address if device.node else 0,
             },
         )
-        if item.name:
-            self.name(item.name, item.address, "Device")
+        if device.name:
+            self.name(device.name, device.address, "Device")
         else:
-            self.header(item.address, "Device", 0)
-        if item.node is not None:
-            self._node(item)
+            self.header(device.address, "Device", 0)
+        if device.node is not None:
+            self._node(device)
 
-    def _node(self, item: Device) -> None:
+    def _node(self, device: Device) -> None:
         """A DEVICE_NODE, the first child of the root of the device tree."""
-        work, node = self._work, item.node
+        work, node = self._work, device.node
         assert node is not None
         root = self._root_node()
         first = work.memory.read(root.place("Child") or 0, 8) or bytes(8)
@@ -288,7 +290,7 @@ class Objects:
             "_DEVICE_NODE",
             node.address,
             {
-                "PhysicalDeviceObject": item.address,
+                "PhysicalDeviceObject": device.address,
                 "Parent": root.address,
                 "Child": 0,
                 "Sibling": int.from_bytes(first, "little"),
@@ -309,28 +311,28 @@ class Objects:
             work.variable("IopRootDeviceNode", address)
         return self._root_device_node
 
-    def pending(self, item: PendingRequest) -> None:
+    def pending(self, request: PendingRequest) -> None:
         """An IRP with several stack locations, on its thread's list."""
         work = self._work
         size = work.structures.size("_IRP", 0xD0)
         step = work.structures.size("_IO_STACK_LOCATION", 0x48)
-        first = item.address + size
+        first = request.address + size
         made = work.structure(
             "_IRP",
-            item.address,
+            request.address,
             {
                 "Type": _IRP_TYPE,
-                "Size": size + step * len(item.locations),
-                "Flags": item.flags,
+                "Size": size + step * len(request.locations),
+                "Flags": request.flags,
                 "RequestorMode": 1,
-                "StackCount": len(item.locations),
-                "CurrentLocation": item.current,
-                "Tail.Overlay.Thread": item.thread,
-                "Tail.Overlay.CurrentStackLocation": first + (item.current - 1) * step,
-                "Tail.Overlay.OriginalFileObject": item.file,
+                "StackCount": len(request.locations),
+                "CurrentLocation": request.current,
+                "Tail.Overlay.Thread": request.thread,
+                "Tail.Overlay.CurrentStackLocation": first + (request.current - 1) * step,
+                "Tail.Overlay.OriginalFileObject": request.file,
             },
         )
-        for index, entry in enumerate(item.locations):
+        for index, entry in enumerate(request.locations):
             routine = 0
             if entry.completion is not None:
                 routine = self._images.module(entry.completion[0]).image.base + entry.completion[1]
@@ -343,7 +345,7 @@ class Objects:
                     "Flags": entry.flags,
                     "Control": entry.control,
                     "DeviceObject": entry.device,
-                    "FileObject": item.file,
+                    "FileObject": request.file,
                     "CompletionRoutine": routine,
                     "Context": entry.context,
                 },
@@ -352,17 +354,17 @@ class Objects:
                 location.set(f"Parameters.Others.Argument{number}", value)
         opened = work.structure(
             "_FILE_OBJECT",
-            item.file,
+            request.file,
             {
                 "Type": _FILE_TYPE,
                 "Size": work.structures.size("_FILE_OBJECT"),
-                "DeviceObject": item.locations[0].device,
+                "DeviceObject": request.locations[0].device,
                 "Flags": 0x40002,
             },
         )
-        opened.unicode("FileName", item.path, work.pool("paged", 2 * len(item.path) + 2, "IoNm"))
-        self.header(item.file, "File")
-        self._list(item.thread, made)
+        opened.unicode("FileName", request.path, work.pool("paged", 2 * len(request.path) + 2, "IoNm"))
+        self.header(request.file, "File")
+        self._list(request.thread, made)
 
     def _list(self, thread: int, irp: Structure) -> None:
         """Put an IRP on its thread's list."""
@@ -372,14 +374,14 @@ class Objects:
         if head is not None and entry is not None:
             work.structures.link(thread + head.offset, [entry])
 
-    def request(self, item: Request) -> None:
+    def request(self, request: Request) -> None:
         """An IRP with one stack location, on its thread's list."""
         work = self._work
         size = work.structures.size("_IRP", 0xD0)
-        location = item.address + size
+        location = request.address + size
         made = work.structure(
             "_IRP",
-            item.address,
+            request.address,
             {
                 "Type": _IRP_TYPE,
                 "Size": size + work.structures.size("_IO_STACK_LOCATION", 0x48),
@@ -387,9 +389,9 @@ class Objects:
                 "RequestorMode": 1,
                 "StackCount": 1,
                 "CurrentLocation": 1,
-                "Tail.Overlay.Thread": item.thread,
+                "Tail.Overlay.Thread": request.thread,
                 "Tail.Overlay.CurrentStackLocation": location,
-                "Tail.Overlay.OriginalFileObject": item.file,
+                "Tail.Overlay.OriginalFileObject": request.file,
             },
         )
         work.structure(
@@ -399,21 +401,21 @@ class Objects:
                 "MajorFunction": _DEVICE_CONTROL,
                 "Flags": 5,
                 "Parameters.DeviceIoControl.OutputBufferLength": 0,
-                "Parameters.DeviceIoControl.InputBufferLength": item.input_length,
-                "Parameters.DeviceIoControl.IoControlCode": item.control_code,
-                "DeviceObject": item.device,
-                "FileObject": item.file,
+                "Parameters.DeviceIoControl.InputBufferLength": request.input_length,
+                "Parameters.DeviceIoControl.IoControlCode": request.control_code,
+                "DeviceObject": request.device,
+                "FileObject": request.file,
             },
         )
         work.structure(
             "_FILE_OBJECT",
-            item.file,
+            request.file,
             {
                 "Type": _FILE_TYPE,
                 "Size": work.structures.size("_FILE_OBJECT"),
-                "DeviceObject": item.device,
+                "DeviceObject": request.device,
                 "Flags": 0x40002,
             },
         )
-        self.header(item.file, "File")
-        self._list(item.thread, made)
+        self.header(request.file, "File")
+        self._list(request.thread, made)

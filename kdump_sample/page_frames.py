@@ -76,8 +76,8 @@ class PageFrameDatabase:
 
         directory, address, first = scene.large
         work.memory.map_large(address, first, USER_DATA, directory)
-        for item in scene.files:
-            self._file(item)
+        for mapped in scene.files:
+            self._file(mapped)
         self._private(*scene.private)
         self._others()
 
@@ -115,48 +115,48 @@ class PageFrameDatabase:
 
     # pages of the scene
 
-    def _file(self, item: MappedFile) -> None:
+    def _file(self, mapped: MappedFile) -> None:
         """A section, its prototype PTEs, and its pages."""
         work = self._work
         counts = (
-            *((ACTIVE, False, item.mapped), (STANDBY, False, item.standby), (MODIFIED, True, item.modified)),
-            *((MODIFIED_NO_WRITE, True, item.modified_no_write), (TRANSITION, False, item.transition)),
-            (TRANSITION, True, item.transition_modified),
+            *((ACTIVE, False, mapped.mapped), (STANDBY, False, mapped.standby), (MODIFIED, True, mapped.modified)),
+            *((MODIFIED_NO_WRITE, True, mapped.modified_no_write), (TRANSITION, False, mapped.transition)),
+            (TRANSITION, True, mapped.transition_modified),
         )
         total = sum(count for _, _, count in counts)
         prototypes = work.pool("paged", total * _PTE)
         work.memory.write(prototypes, bytes(total * _PTE))
-        area, original = self._section(item, prototypes, total)
+        area, original = self._section(mapped, prototypes, total)
         index = 0
         for location, modified, count in counts:
             for _ in range(count):
-                frame = self._take(location, item.path or "section", modified=modified, prototype=True)
+                frame = self._take(location, mapped.path or "section", modified=modified, prototype=True)
                 frame.pte, frame.original, frame.control_area = prototypes + index * _PTE, original, area
-                frame.references = int(location in (ACTIVE, TRANSITION)) + int(index < item.locked)
-                frame.shares = len(item.processes) if location == ACTIVE else 0
+                frame.references = int(location in (ACTIVE, TRANSITION)) + int(index < mapped.locked)
+                frame.shares = len(mapped.processes) if location == ACTIVE else 0
                 frame.table = work.memory.translate(frame.pte) or 0
                 state = USER_READ_ONLY if location == ACTIVE else _IN_TRANSITION | _PROTECTION
                 work.memory.write(frame.pte, (frame.pfn << 12 | state).to_bytes(8, "little"))
-                for process in item.processes if location == ACTIVE else ():
-                    work.memory.map(item.address + index * PAGE, frame.pfn, USER_READ_ONLY, process)
+                for process in mapped.processes if location == ACTIVE else ():
+                    work.memory.map(mapped.address + index * PAGE, frame.pfn, USER_READ_ONLY, process)
                 index += 1
 
-    def _section(self, item: MappedFile, prototypes: int, total: int) -> tuple[int, int]:
+    def _section(self, mapped: MappedFile, prototypes: int, total: int) -> tuple[int, int]:
         """Control area, segment and subsection; the address of the first, and the PTE that leads to the last."""
         work = self._work
         subsection, area, segment = (
             work.pool("nonpaged", work.structures.size(name)) for name in ("_SUBSECTION", "_CONTROL_AREA", "_SEGMENT")
         )
         file = 0
-        if item.path:
+        if mapped.path:
             file = work.pool("nonpaged", work.structures.size("_FILE_OBJECT"))
             made = work.structure("_FILE_OBJECT", file, {"Type": 5, "Size": work.structures.size("_FILE_OBJECT")})
-            made.unicode("FileName", item.path, work.pool("paged", 2 * len(item.path) + 2))
+            made.unicode("FileName", mapped.path, work.pool("paged", 2 * len(mapped.path) + 2))
         work.zeroed("_CONTROL_AREA", area)
         work.zeroed("_SUBSECTION", subsection)
         made = work.structures.at("_CONTROL_AREA", area)
         made.fill({"Segment": segment, "FilePointer.Value": file | 0xF if file else 0})
-        made.fill({"u.Flags.Image": item.image, "u.Flags.File": bool(file)})
+        made.fill({"u.Flags.Image": mapped.image, "u.Flags.File": bool(file)})
         work.structure("_SEGMENT", segment, {"ControlArea": area, "TotalNumberOfPtes": total})
         work.structure(
             "_SUBSECTION", subsection, {"ControlArea": area, "SubsectionBase": prototypes, "PtesInSubsection": total}
@@ -229,18 +229,18 @@ class PageFrameDatabase:
     def _kinds(self, address: int) -> dict[FieldPath, int]:
         """What old kernels note of a page of the kernel's: the kind of its region, and that it is of a stack."""
         scene, layouts = self._work.scene, self._work.layouts
-        found: dict[FieldPath, int] = {}
+        fields: dict[FieldPath, int] = {}
         if layouts.has(_STRIDE_TYPE, "VaType"):
             types = {name: value for value, name in layouts.enum("_MI_SYSTEM_VA_TYPE").items()}
             for name, (start, size) in scene.regions.items():
                 if start <= address < start + size:
-                    found["VaType"] = types.get(f"MiVa{_VA_TYPES.get(name, name)}", 0)
+                    fields["VaType"] = types.get(f"MiVa{_VA_TYPES.get(name, name)}", 0)
         if layouts.has(_STRIDE_TYPE, "u3.e1.KernelStack"):
             for process in scene.processes:
                 for thread in process.threads:
                     if thread.stack_base - thread.stack_size <= address < thread.stack_base:
-                        found["u3.e1.KernelStack"] = 1
-        return found
+                        fields["u3.e1.KernelStack"] = 1
+        return fields
 
     # entries
 

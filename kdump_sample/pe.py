@@ -149,7 +149,7 @@ def _exception_directory(image: Image) -> tuple[bytes, bytes]:
     xdata = bytearray()
     rva = image.section(".xdata").rva
     entries = []
-    for function in sorted(image.functions, key=lambda item: item.begin):
+    for function in sorted(image.functions, key=lambda function: function.begin):
         entries.append(struct.pack("<III", function.begin, function.end, rva + len(xdata)))
         xdata += function.unwind
     return b"".join(entries), bytes(xdata)

@@ -45,46 +45,46 @@ def write_resources(work: Workspace, processes: Processes) -> None:
     head = work.symbol("ExpSystemResourcesList")
     link = work.layouts.offset("_ERESOURCE", "SystemResourcesList")
     made = []
-    for item in work.scene.resources:
-        address = work.symbol(item.symbol) if item.symbol else item.address
-        if address is None or (item.fast and not work.layouts.has_type("_FAST_ERESOURCE")):
+    for resource in work.scene.resources:
+        address = work.symbol(resource.symbol) if resource.symbol else resource.address
+        if address is None or (resource.fast and not work.layouts.has_type("_FAST_ERESOURCE")):
             continue
         made.append(address + link)
-        _write(work, processes, item, address)
+        _write(work, processes, resource, address)
     if head is not None and made:
         work.structures.link(head, made)
 
 
-def _write(work: Workspace, processes: Processes, item: Resource, address: int) -> None:
+def _write(work: Workspace, processes: Processes, resource: Resource, address: int) -> None:
     made = work.structure(
         "_ERESOURCE",
         address,
         {
             "OwnerTable": 0,
-            "ActiveCount": int(bool(item.owners)),
-            "Flag": _OWNED_EXCLUSIVE if item.exclusive else 0,
-            "SharedWaiters": _wait(work, processes, item.shared_waiters, shared=True),
-            "ExclusiveWaiters": _wait(work, processes, item.exclusive_waiters, shared=False),
+            "ActiveCount": int(bool(resource.owners)),
+            "Flag": _OWNED_EXCLUSIVE if resource.exclusive else 0,
+            "SharedWaiters": _wait(work, processes, resource.shared_waiters, shared=True),
+            "ExclusiveWaiters": _wait(work, processes, resource.exclusive_waiters, shared=False),
             "OwnerEntry.OwnerThread": 0,
             "OwnerEntry.TableSize": 0,
-            "ActiveEntries": len(item.owners),
-            "ContentionCount": item.contention,
-            "NumberOfSharedWaiters": len(item.shared_waiters),
-            "NumberOfExclusiveWaiters": len(item.exclusive_waiters),
+            "ActiveEntries": len(resource.owners),
+            "ContentionCount": resource.contention,
+            "NumberOfSharedWaiters": len(resource.shared_waiters),
+            "NumberOfExclusiveWaiters": len(resource.exclusive_waiters),
             "SpinLock": 0,
         },
     )
-    if item.fast:
+    if resource.fast:
         place = made.place("OwnerEntry")
         assert place is not None
         # an entry in the owner's own memory: the list alone is laid out
-        work.structures.link(place, [work.pool("nonpaged", 0x50) for _ in item.owners])
+        work.structures.link(place, [work.pool("nonpaged", 0x50) for _ in resource.owners])
         return
-    if item.owners:
-        thread, count = item.owners[0]
+    if resource.owners:
+        thread, count = resource.owners[0]
         made.fill({"OwnerEntry.OwnerThread": thread, "OwnerEntry.OwnerCount": count})
-    if len(item.owners) > 1:
-        made.set("OwnerTable", _owner_table(work, item.owners[1:]))
+    if len(resource.owners) > 1:
+        made.set("OwnerTable", _owner_table(work, resource.owners[1:]))
 
 
 def _owner_table(work: Workspace, owners: Sequence[tuple[int, int]]) -> int:

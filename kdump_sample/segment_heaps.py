@@ -118,22 +118,24 @@ class SegmentHeaps:
     def _segments(self, area: Area, context: int) -> list[int]:
         """The segments of an area with the descriptors of their page ranges."""
         size = self._filled.layouts.size_of("_HEAP_PAGE_RANGE_DESCRIPTOR")
-        starts = sorted({item.address & ~(SEGMENT - 1) for item in area.ranges})
+        starts = sorted({page_range.address & ~(SEGMENT - 1) for page_range in area.ranges})
         for start in starts:
             self._filled.memory.write(start, bytes(self._filled.layouts.size_of("_HEAP_PAGE_SEGMENT")))
             self._filled.structures.at("_HEAP_PAGE_SEGMENT", start).set(
                 "Signature", start ^ context ^ _HEAP_KEY ^ _SEGMENT_MAGIC
             )
             end = FIRST_DESCRIPTOR
-            for item in (item for item in area.ranges if item.address & ~(SEGMENT - 1) == start):
-                first = (item.address - start) // PAGE
+            for page_range in (
+                page_range for page_range in area.ranges if page_range.address & ~(SEGMENT - 1) == start
+            ):
+                first = (page_range.address - start) // PAGE
                 self._free_range(start, end, first)
-                end = first + item.pages
-                for index in range(item.pages):
+                end = first + page_range.pages
+                for index in range(page_range.pages):
                     made = self._filled.structures.at("_HEAP_PAGE_RANGE_DESCRIPTOR", start + (first + index) * size)
-                    made.set("RangeFlags", item.kind << 2 | _ALLOCATED | (0 if index else _FIRST))
+                    made.set("RangeFlags", page_range.kind << 2 | _ALLOCATED | (0 if index else _FIRST))
                     made.set("CommittedPageCount", 1)
-                    made.set("UnitOffset" if index else "UnitSize", index or item.pages)
+                    made.set("UnitOffset" if index else "UnitSize", index or page_range.pages)
                     if index == 0:
                         made.set("TreeSignature", _TREE_MAGIC)
             self._free_range(start, end, _DESCRIPTORS)

@@ -100,10 +100,10 @@ def lay_out(frames: Sequence[Frame], top: int, find: Find, registers: Mapping[st
     state["rsp"], state["rip"] = top, 0
     stack = Stack([], state, {}, [top])
     for frame in frames:
-        found = find(frame.function)
-        if found is None:
+        located = find(frame.function)
+        if located is None:
             continue
-        function, address, returns = found
+        function, address, returns = located
         _enter(stack, function, frame)
         if frame.switches_to is not None:
             state["rsp"] = frame.switches_to
@@ -133,21 +133,21 @@ def lay_out(frames: Sequence[Frame], top: int, find: Find, registers: Mapping[st
 def _enter(stack: Stack, function: Function, frame: Frame) -> None:
     """Run a function's entry: return address or machine frame, then the prologue."""
     state = stack.registers
-    if not any(isinstance(item, MachineFrame) for item in function.prologue):
+    if not any(isinstance(operation, MachineFrame) for operation in function.prologue):
         state["rsp"] -= 8
         stack.words[stack.sp] = state["rip"]
-    for item in function.prologue:
-        if isinstance(item, MachineFrame):
-            _interrupt(stack, item, frame)
-        elif isinstance(item, Push):
+    for operation in function.prologue:
+        if isinstance(operation, MachineFrame):
+            _interrupt(stack, operation, frame)
+        elif isinstance(operation, Push):
             state["rsp"] -= 8
-            stack.words[stack.sp] = state.get(item.register, 0)
-        elif isinstance(item, Allocate):
-            state["rsp"] -= item.size
-        elif isinstance(item, FramePointer):
-            state[item.register] = stack.sp + item.offset
-        elif isinstance(item, Save) and not item.register.startswith("xmm"):
-            stack.words[stack.sp + item.offset] = state.get(item.register, 0)
+            stack.words[stack.sp] = state.get(operation.register, 0)
+        elif isinstance(operation, Allocate):
+            state["rsp"] -= operation.size
+        elif isinstance(operation, FramePointer):
+            state[operation.register] = stack.sp + operation.offset
+        elif isinstance(operation, Save) and not operation.register.startswith("xmm"):
+            stack.words[stack.sp + operation.offset] = state.get(operation.register, 0)
 
 
 def _interrupt(stack: Stack, machine_frame: MachineFrame, frame: Frame) -> None:

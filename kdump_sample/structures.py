@@ -43,9 +43,9 @@ class Structures:
         """Offset and field for a dotted path that may index arrays (``WaitBlock[1].Object``), or for the first of
         several alternatives that exists."""
         for candidate in (path,) if isinstance(path, str) else path:
-            found = self._find(type_name, candidate)
-            if found is not None:
-                return found
+            place = self._find(type_name, candidate)
+            if place is not None:
+                return place
         self.missing.add((type_name, path if isinstance(path, str) else path[0]))
         return None
 
@@ -83,8 +83,8 @@ class Structure:
 
     def place(self, path: FieldPath) -> int | None:
         """The address of a field, or ``None`` if the structure does not have it."""
-        found = self._owner.find(self.type_name, path)
-        return None if found is None else self.address + found[0]
+        located = self._owner.find(self.type_name, path)
+        return None if located is None else self.address + located[0]
 
     def set(self, path: FieldPath, value: Value) -> bool:
         """Store a value; False, and nothing stored, where the structure lacks the field.
@@ -92,10 +92,10 @@ class Structure:
         Integers go into scalars, bit fields and small unions (LARGE_INTEGER, EX_FAST_REF); ``str`` is stored as ASCII,
         padded with zeros; a sequence of integers fills an array.
         """
-        found = self._owner.find(self.type_name, path)
-        if found is None:
+        located = self._owner.find(self.type_name, path)
+        if located is None:
             return False
-        offset, field = found
+        offset, field = located
         address = self.address + offset
         memory = self._owner.memory
         if isinstance(value, str):
@@ -108,7 +108,7 @@ class Structure:
             value = (value & ((1 << field.size * 8) - 1)).to_bytes(field.size, "little")
         elif not isinstance(value, bytes):
             size = field.size // (field.count or 1)
-            value = b"".join(item.to_bytes(size, "little") for item in value)
+            value = b"".join(element.to_bytes(size, "little") for element in value)
         memory.write(address, value, process=self._process)
         return True
 

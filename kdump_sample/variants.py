@@ -94,13 +94,13 @@ def with_frames(scene: Scene, frames: Sequence[Frame]) -> Scene:
 
 def with_thread(scene: Scene, process: Process, thread: Thread) -> Scene:
     """The scene with a thread in place of the one at its address, or besides those that the process has."""
-    others = [item for item in process.threads if item.address != thread.address]
+    others = [other for other in process.threads if other.address != thread.address]
     return with_process(scene, dataclasses.replace(process, threads=(*others, thread)))
 
 
 def with_process(scene: Scene, process: Process) -> Scene:
     """The scene with a process in place of the one at its address."""
-    processes = (process if item.address == process.address else item for item in scene.processes)
+    processes = (process if old.address == process.address else old for old in scene.processes)
     return dataclasses.replace(scene, processes=tuple(processes))
 
 

@@ -52,7 +52,7 @@ class Workspace:
         self.scene = scene
         self.layouts = layouts
         #: The newest era that this kernel is not older than.
-        self.era = _ERAS[max((known for known in _ERAS if known <= size), default=min(_ERAS))]
+        self.era = _ERAS[max((first for first in _ERAS if first <= size), default=min(_ERAS))]
         self.pte_base = _FIXED_PTE_BASE if layouts.symbol("MmPteBase") is None else scene.pte_base
         self.physical = PhysicalMemory(dict(scene.physical_ranges), scene.memory)
         self.memory = AddressSpaces(self.physical, self.pte_base)
@@ -87,7 +87,7 @@ class Workspace:
         elif isinstance(value, str):
             value = value.encode("ascii") + b"\0"
         elif not isinstance(value, bytes):
-            value = b"".join(item.to_bytes(size, "little") for item in value)
+            value = b"".join(element.to_bytes(size, "little") for element in value)
         self.memory.write(address, value)
 
     def pool(self, kind: str, size: int, tag: str = "None") -> int:

@@ -26,7 +26,7 @@ def entry_address(index: int) -> int:
 def error_log(layouts: Layouts) -> Scene:
     """Pending entries of the I/O error log."""
     base = high_irql_fault()
-    drivers = {item.module: item for item in base.driver_objects}
+    drivers = {driver.module: driver for driver in base.driver_objects}
     disk, ntfs, fault = drivers["pci"], drivers["Ntfs"], drivers["myfault"]
     entries = (
         LogEntry(

@@ -30,7 +30,7 @@ def thread_address(index: int) -> int:
 
 
 def process(base: Scene, image: str) -> Process:
-    return next(item for item in base.processes if item.image == image)
+    return next(process for process in base.processes if process.image == image)
 
 
 def _thread(index: int, shared: bool, system: Process) -> Thread:
@@ -51,7 +51,7 @@ def locks(layouts: Layouts) -> Scene:
     base = high_irql_fault()
     system, *others = base.processes
     first, second, third, fourth = (_thread(index, index == 1, system) for index in range(4))
-    owners = [item.threads[0].address for item in others[:4]]
+    owners = [process.threads[0].address for process in others[:4]]
     notepad = process(base, "notepad.exe").threads[0].address
     return dataclasses.replace(
         base,

@@ -109,7 +109,7 @@ def system_thread(layouts: Layouts) -> Scene:
     system = made.processes[0]
     made = dataclasses.replace(
         made,
-        processes=tuple(item for item in made.processes if item.address != process.address),
+        processes=tuple(other for other in made.processes if other.address != process.address),
         requests=(),
         driver_objects=(),
         paged_out=(),
