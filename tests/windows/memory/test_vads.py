@@ -17,6 +17,7 @@ from tests.prompt import answer
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.options import Options
+from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.vads import protection_text, vad_lines
 from volatility3_kdump.windows.memory.vads import Vad, process_vads, read_vads
@@ -155,6 +156,7 @@ def test_a_real_small_memory_dump(shared_data: Path) -> None:
 
 def test_without_the_kernels_symbols(shared_data: Path) -> None:
     small = volatility3_kdump.open(shared_data / "dumps" / "triage_arm64_22000.dmp")
+    small.__dict__["kernel_table"] = KernelTable(None, "no table", False)
     with pytest.raises(KdumpError, match="VADs need the kernel's symbols"):
         process_vads(small, NOTEPAD)
 
