@@ -165,6 +165,28 @@ def null_plus_bit(layouts: Layouts) -> Scene:
     return crashed(made, 0x3B, (ACCESS_VIOLATION, ip, context, 0))
 
 
+@scene("wild-call")
+def wild_call(layouts: Layouts) -> Scene:
+    """0x3B: a call through a pointer that is not canonical; the processor reports it at the call itself."""
+    pointer = 0x4141414141414141
+    made = request(
+        touch("CallBack", bytes.fromhex("ffd3")),  # call rbx
+        (
+            Frame("myfault!CallBack", sets={"rbx": pointer}, stopped_at=TOUCHES),
+            Frame("KiGeneralProtectionFault", trap=kernel_trap()),
+            *_TO_HANDLER,
+            Frame("KiSystemServiceHandler"),
+            Frame("KiBugCheckDispatch"),
+        ),
+        EXCEPTIONS,
+    )
+    draft = draft_stack(made, layouts)
+    ip = draft.frame("myfault!CallBack").ip
+    record = exception_record(ACCESS_VIOLATION, ip, (_READ, 0xFFFFFFFFFFFFFFFF))
+    made, _, context = record_and_context(made, draft, "KiGeneralProtectionFault", record)
+    return crashed(made, 0x3B, (ACCESS_VIOLATION, ip, context, 0))
+
+
 @scene("wrong-page-number")
 def wrong_page_number(layouts: Layouts) -> Scene:
     """0xBE: a write to the page-frame entry of a page that the machine does not have; one bit makes it one that it has.

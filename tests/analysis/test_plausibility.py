@@ -82,6 +82,14 @@ def test_an_old_processor(scene: Scene) -> None:
     assert (verdict.suspect, verdict.confidence) == ("myfault.sys", "high")
 
 
+@pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
+def test_a_wild_call_is_the_drivers(scene: Scene, dump_type: int) -> None:
+    """The fault is reported at the call, which touches no memory that could fail: it leads to what is no address."""
+    crash = analysed(scene("wild-call", dump_type))
+    assert crash.plausibility is None or not crash.plausibility.acquits
+    assert crash.verdict.suspect == "myfault.sys"
+
+
 def test_one_bit_of_a_null_pointer(scene: Scene) -> None:
     crash = analysed(scene("null-plus-bit"))
     judged = crash.plausibility

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Instructions that save or restore state of a size that the processor knows.
 _STATE_SIZE = 0x1000
+_STATE_ALIGNMENT = 64
 _STATE = ("xsave", "xrstor", "fxsave", "fxrstor")
 #: Instructions that touch memory which no operand names (descriptors, tables, stacks of another privilege level), or
 #: whose operand is many places: by name, and by the start of their names.
@@ -54,6 +55,15 @@ _HIDDEN_FAMILIES = (
     "maskmov",
     "enqcmd",
 )
+#: Branches: a general protection fault at one can come from where it leads.
+_BRANCHES = ("call", "jmp", "ret")
+#: Instructions that raise general protection faults for values, whatever they access.
+_CHECKED_VALUES = frozenset(
+    {
+        *("rdpmc", "rdtsc", "rdtscp", "xgetbv", "getsec", "encls", "wrpkru", "rdpkru", "popfq", "lmsw", "ldmxcsr"),
+        *("vldmxcsr", "wrfsbase", "wrgsbase", "rdfsbase", "rdgsbase", "wrssq", "wrussq", "incsspq", "sti", "cli"),
+    }
+)
 _SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
 #: Instructions that fault on an operand that is not aligned at its size, by mnemonic.
 _ALIGNED = ("movaps", "movapd", "movdqa", "movnt", "vmovaps", "vmovapd", "vmovdqa", "vmovnt", "cmpxchg16b")
@@ -69,6 +79,8 @@ def access(fault: Fault) -> Plausibility | None:
         return outcome_of(fault, EXPLAINED, f"the processor could not fetch the instruction at {fault.ip:#x}")
     if fault.access == "execute":
         return None
+    if fault.address is None and fault.instruction.mnemonic.split()[-1] in _BRANCHES:
+        return _branch(fault)
     operands = list(_operands(fault.instruction))
     if not operands:
         if _hidden(fault.instruction):
@@ -84,6 +96,19 @@ def access(fault: Fault) -> Plausibility | None:
     if _hidden(fault.instruction):
         return None
     return _elsewhere(fault, operands)
+
+
+def _branch(fault: Fault) -> Plausibility | None:
+    """A general protection fault at a branch: where it leads is not canonical, which the processor reports there."""
+    instruction = fault.instruction
+    if instruction is None:
+        return None
+    place = instruction.indirect
+    if instruction.mnemonic.split()[-1] == "ret" and instruction.stack is not None and instruction.stack.address:
+        place = fault.target.memory.pointer(instruction.stack.address)
+    if place is None or canonical(fault.target, place):
+        return None
+    return outcome_of(fault, EXPLAINED, f"{fault.text} leads to {place:#x}, which is not canonical")
 
 
 def _likely(fault: Fault) -> Plausibility | None:
@@ -171,11 +196,16 @@ def _covers(fault: Fault, operand: MemoryOperand) -> bool:
 
 def _misplaced(fault: Fault, operand: MemoryOperand) -> bool:
     mnemonic = fault.instruction.mnemonic if fault.instruction is not None else ""
-    if operand.address is None or operand.size < 16:
+    if operand.address is None:
         return False
+    if mnemonic.startswith(_STATE):
+        return operand.address % (_STATE_ALIGNMENT if mnemonic.startswith("x") else 16) != 0
+    if operand.size < 16:
+        return False
+    if mnemonic.startswith(_ALIGNED):
+        return operand.address % operand.size != 0
     # The older SSE instructions take only aligned operands, those of AVX any, but for the moves that say so.
-    strict = mnemonic.startswith((*_ALIGNED, *_STATE)) or not mnemonic.startswith(("v", "movu", "lddqu"))
-    return strict and operand.address % 16 != 0
+    return not mnemonic.startswith(("v", "movu", "lddqu")) and operand.address % 16 != 0
 
 
 def _hidden(instruction: Instruction) -> bool:
@@ -190,4 +220,8 @@ def _hidden(instruction: Instruction) -> bool:
 
 def _privileged(instruction: Instruction | None) -> bool:
     """Whether a general protection fault can come from the instruction itself, whatever it accesses."""
-    return instruction is not None and (_hidden(instruction) or "cr" in instruction.operands)
+    if instruction is None:
+        return False
+    mnemonic = instruction.mnemonic.split()[-1]
+    checked = mnemonic in _CHECKED_VALUES or mnemonic.startswith(_STATE)
+    return checked or _hidden(instruction) or "cr" in instruction.operands

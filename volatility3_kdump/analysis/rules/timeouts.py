@@ -81,8 +81,8 @@ def _samples(case: Case, number: int) -> Reasoning:
     except KdumpError as error:
         return Reasoning((Finding("DPC_WATCHDOG_PROFILE", "not known", address, str(error)),))
     crashed = crash_processor(target)
-    sampled = {profile.processor: profile for profile in dpc_watchdog.profiles(target, block)}
-    profile = sampled.get(crashed.number) if crashed is not None else None
+    sampled = dpc_watchdog.profiles(target, block, crashed.number) if crashed is not None else iter(())
+    profile = next(sampled, None)
     if profile is None or not profile.total:
         why = "no samples of the processor that stopped are in the dump"
         return Reasoning((Finding("DPC_WATCHDOG_PROFILE", "not in the dump", block.address, why),))

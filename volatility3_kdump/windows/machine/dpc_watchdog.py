@@ -94,9 +94,11 @@ def triage_block(target: Target, address: int) -> TriageBlock:
     return TriageBlock(address, offset, length)
 
 
-def profiles(target: Target, block: TriageBlock) -> Iterator[Profile]:
-    """The samples of each processor whose control block and buffer the dump holds."""
+def profiles(target: Target, block: TriageBlock, number: int | None = None) -> Iterator[Profile]:
+    """The samples of each processor, or of one, whose control block and buffer the dump holds."""
     for processor in processors(target):
+        if number is not None and processor.number != number:
+            continue
         pointer = processor.prcb + block.profile_offset if processor.prcb is not None else None
         buffer = target.memory.pointer(pointer) if pointer is not None else None
         if not buffer or not target.is_kernel_address(buffer):
