@@ -64,6 +64,7 @@ def test_real_tables_pass(isf_paths: list[Path]) -> None:
         (("user_types", "_S", "fields", "p", "offset"), True, "offset of p in type _S"),
         (("user_types", "_S", "fields", "p", "type"), None, "type of p in type _S is not an object"),
         (("user_types", "_S", "fields", "p", "type", "kind"), "x", "is of no known kind"),
+        (("user_types", "_S", "fields", "p", "type", "kind"), [], "is of no known kind"),
         (("user_types", "_S", "fields", "a", "type", "count"), 1e9, "is an array without a count"),
         (("symbols",), [], "symbols is not an object"),
         (("symbols", "KeX"), 5, "symbol KeX is not an object"),

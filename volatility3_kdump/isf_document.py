@@ -102,6 +102,8 @@ def _type_problem(type_: Any) -> str | None:
         if type(type_) is not dict:
             return "is not an object"
         kind = type_.get("kind")
+        if type(kind) is not str:
+            return "is of no known kind"
         if kind in _NAMED:
             return None if type(type_.get("name")) is str else "has no name"
         if kind == "function":

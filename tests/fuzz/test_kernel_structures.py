@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from volatility3.framework import contexts
 
-from tests.fuzz.running import Runner
+from tests.fuzz.running import Runner, fit_for_a_terminal
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.plugin import KdumpPlugin, PluginFailure
@@ -157,6 +157,6 @@ def test_damaged_structures(name: str, original: Callable[[str], Original], fuzz
             try:
                 show(name, options, path)
             except (KdumpError, PluginFailure) as error:
-                assert str(error) and str(error).isprintable()
+                assert fit_for_a_terminal(str(error))
 
     fuzz.run(name, [data], lambda data, generator: damaged((data, places), generator), feed, 3)

@@ -25,7 +25,7 @@ from tests.archives import cabinets, packing
 from tests.batch.executors import Here
 from tests.expressions.test_grammar import Fake
 from tests.fuzz.mutation import mutate, mutate_document, mutate_text
-from tests.fuzz.running import Runner
+from tests.fuzz.running import Runner, fit_for_a_terminal
 from tests.symbols.pdb.test_types import stored
 from tests.symbols.test_manifest import manifest_of
 from tests.windows.machine.test_whea import BASE as RECORD_AT
@@ -288,7 +288,7 @@ PATHS = (
 
 def read_path(data: bytes, directory: Path) -> SearchPath:
     path = SearchPath.parse(decoded(data), "symbol path")
-    assert all(complaint.isprintable() for complaint in path.complaints)
+    assert all(fit_for_a_terminal(complaint) for complaint in path.complaints)
     return path
 
 
