@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 from pathlib import Path
 
@@ -197,3 +198,26 @@ def test_a_trap_frame_that_cannot_be_is_damaged(layouts, tmp_path, offset, value
     stack = walked(edited(target, tmp_path / "x.dmp", tmp_path / "y.dmp", changes))
     assert stack.end == f"the trap frame at {trap:#x} is damaged: {reason}"
     assert stack.frames[-1].trap_frame is None and not stack.complete
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_stacks_end_with_a_reason(layouts, tmp_path, seed) -> None:
+    """Quadwords of the stacks replaced by what leads walks astray: stack addresses, selectors, code, codes."""
+    path = tmp_path / "x.dmp"
+    target = opened(make_scene("exception-in-dpc", layouts), layouts, path, 6)
+    stacks, choose = live_stacks(target), random.Random(seed)
+    values = [stack.low + 8 * choose.randrange((stack.high - stack.low) // 8) for stack in stacks for _ in range(4)]
+    values += [0, 1, 0x10, 0x33, 0x2B, 0xC0000005, (1 << 64) - 8, target.modules[0].base + 0x1000]
+    changes = {}
+    for _ in range(choose.choice((1, 8, 60))):
+        stack = choose.choice(stacks)
+        changes[stack.low + 8 * choose.randrange((stack.high - stack.low) // 8)] = struct.pack(
+            "<Q", choose.choice(values)
+        )
+    damaged = edited(target, path, tmp_path / "y.dmp", changes)
+    stack = walked(damaged)
+    assert stack.end and len(stack.frames) <= 1024
+    assert len(live_stacks(damaged)) <= 8
+    for found in stacked_exceptions(damaged):
+        assert len(found.record.parameters) <= 15
+    interruption(damaged)
