@@ -124,5 +124,5 @@ def test_small_memory_dumps(shared_data: Path, run_vol) -> None:
     assert shown[0] == "System Processors:  (000000000000ffff)"
     assert shown[4].startswith("  0    fffff804782d4180  ffffc08bde9e1640 (13) ")
     finished = run_vol("-q", "-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "kdump.ready", *isf)
-    assert finished.returncode == 1
-    assert "ready queues need the kernel's symbols" in finished.stderr
+    # With the types of a sibling the processor that was copied is read.
+    assert finished.returncode == 0 and "System" in finished.stdout
