@@ -162,6 +162,14 @@ def test_a_real_page_number(shared_data: Path) -> None:
     assert crash.verdict.suspect == "memory"
 
 
+def test_a_dump_without_its_modules(sample: Callable[..., Path], tmp_path: Path) -> None:
+    """Where the list of modules is cut off, nobody can say that RIP lies in none."""
+    path = tmp_path / "cut.dmp"
+    path.write_bytes(sample(4, None, "unhandled-exception").read_bytes()[:0x2100])
+    judged = analysed(volatility3_kdump.open(path)).plausibility
+    assert judged is None or judged.outcome != outcomes.NOWHERE
+
+
 # anything -------------------------------------------------------------------------------------------------------------
 
 

@@ -37,3 +37,12 @@ def test_a_stack_of_a_real_dump(shared_data: Path) -> None:
     first = list(execute(session, "kc 1"))[1]
     assert first == "00 amdppm+0x334c"
     assert next(execute(session, ".exr -1")).startswith("ExceptionAddress: fffff8047bdf5a80 (nt!KeBugCheckEx")
+
+
+def test_black_boxes(shared_data: Path) -> None:
+    session = Session(Options(offline=True))
+    session.open(str(shared_data / "dumps" / "triage_x64_26100_0xbe.dmp"))
+    assert "Last boot id: 171" in list(execute(session, "!blackboxbsd"))
+    assert list(execute(session, "!blackboxwinlogon")) == ["State: ShellStartupShellStarted"]
+    assert "has no black box of that kind" in " ".join(execute(session, "!blackboxpnp"))
+    assert "is not public" in " ".join(execute(session, "!blackboxscm"))
