@@ -177,3 +177,8 @@ class Memory:
                 if data is not None:
                     yield position, data
                 position += size
+
+
+def no_memory(pointer_size: int, why: str) -> Memory:
+    """A memory that holds nothing, for the reason given."""
+    return Memory(lambda address, size: None, pointer_size, lambda address: why)

@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
-from volatility3_kdump.dump import (
-    DumpHeader,
-    Segment,
-)
+from volatility3_kdump.dump import DumpHeader, Segment
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.layers.opening import Opened, open_layers
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.memory import Memory
+from volatility3_kdump.memory import Memory, no_memory
 from volatility3_kdump.options import Options
 from volatility3_kdump.stores.paths import Attempt
 from volatility3_kdump.symbols import kernel_table, siblings
@@ -32,9 +29,8 @@ from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import load_kernel_table
-from volatility3_kdump.symbols.kdbg import DebuggerData, decode_debugger_data, read_debugger_data
+from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
-from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.symbols.names import AddressNames
 from volatility3_kdump.symbols.places import Places, places_of
 from volatility3_kdump.symbols.prefetch import modules_of, prefetch
@@ -74,8 +70,7 @@ class Target:
     def once(self, make: Callable[[Target], T]) -> T:
         """What ``make`` gives for this target; made when it is first asked for, and kept as long as the target.
 
-        So those who read a structure keep what others read of it as well. ``make`` is a function or class, not a
-        closure: it is the key.
+        ``make`` is the key: a function or class, not a closure.
         """
         if make not in self._made:
             self._made[make] = make(self)
@@ -132,9 +127,7 @@ class Target:
     def memory(self) -> Memory:
         """The virtual memory of the process that crashed, kernel half included."""
         if self.layer_name is None:
-            return Memory(
-                lambda address, size: None, self.header.pointer_size, lambda address: "no address translation"
-            )
+            return no_memory(self.header.pointer_size, "no address translation")
         from volatility3_kdump.layers.reading import memory_of
 
         return memory_of(self.context.layers[self.layer_name], self.header.pointer_size)
@@ -149,9 +142,7 @@ class Target:
     def physical_memory(self) -> Memory:
         """The machine's physical memory, by physical address; empty for small memory dumps."""
         if self.physical_layer_name is None:
-            return Memory(
-                lambda address, size: None, self.header.pointer_size, lambda address: "a small memory dump has none"
-            )
+            return no_memory(self.header.pointer_size, "a small memory dump has none")
         from volatility3_kdump.layers.reading import physical_memory_of
 
         return physical_memory_of(self.context.layers[self.physical_layer_name], self.header.pointer_size)
@@ -173,17 +164,18 @@ class Target:
         """Structures that a small memory dump copied (``prcb``, ``process``, ``thread``) and where they belong."""
         if self.physical_layer_name is not None or self.layer_name is None:
             return {}
-        from volatility3_kdump.layers.triage import KdumpTriageLayer
+        from volatility3_kdump.layers.triage import copies_in
 
-        layer = self.context.layers[self.layer_name]
-        return layer.blobs if isinstance(layer, KdumpTriageLayer) else {}
+        return copies_in(self.context.layers[self.layer_name])
 
     # kernel and symbols -----------------------------------------------------------------------------------------
 
     @functools.cached_property
     def debugger(self) -> DebuggerData | None:
         """KDDEBUGGER_DATA64, decoded where need be; ``None`` when it is not in the dump or cannot be decoded."""
-        return self._plain_debugger or self._decoded_debugger()
+        return self._plain_debugger or read_encoded_data(
+            self.memory.read, self.header.kd_debugger_data_block, self.symbol
+        )
 
     @functools.cached_property
     def _plain_debugger(self) -> DebuggerData | None:
@@ -192,15 +184,6 @@ class Target:
 
             return triage_debugger_data(self.dump)
         return read_debugger_data(self.memory.read, self.header.kd_debugger_data_block)
-
-    def _decoded_debugger(self) -> DebuggerData | None:
-        """The block of a kernel that keeps it encoded: the keys are variables that symbols locate."""
-        address = self.header.kd_debugger_data_block or self.symbol("KdDebuggerDataBlock")
-        flag = self.symbol("KdpDataBlockEncoded")
-        keys = [self.memory.unsigned(at, 8) for at in (self.symbol("KiWaitNever"), self.symbol("KiWaitAlways")) if at]
-        if address is None or flag is None or len(keys) != 2 or keys[0] is None or keys[1] is None:
-            return None
-        return decode_debugger_data(self.memory.read, address, keys[0], keys[1], flag)
 
     @functools.cached_property
     def kernel(self) -> Kernel | None:
@@ -218,7 +201,7 @@ class Target:
         return kernel
 
     @functools.cached_property
-    def kernel_table(self) -> KernelTable:
+    def kernel_table(self) -> kernel_table.KernelTable:
         """The kernel's types and symbols, or the types of a sibling, or why there are none."""
         return kernel_table.choose(
             self.dump,

@@ -99,6 +99,11 @@ class KdumpTriageLayer(linear.LinearlyMappedLayer):
         return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
 
 
+def copies_in(layer: interfaces.layers.DataLayerInterface) -> dict[str, Segment]:
+    """The structures that a layer's dump copied, by name; none where it is no small memory dump."""
+    return layer.blobs if isinstance(layer, KdumpTriageLayer) else {}
+
+
 def triage_debugger_data(dump: CrashDump) -> DebuggerData | None:
     """The KDDEBUGGER_DATA64 copy of a small memory dump."""
     blob = dump.triage.debugger_data if dump.triage else None

@@ -65,6 +65,24 @@ def parse_debugger_data(head: bytes, address: int, rest: Callable[[int], bytes |
     return None if data is None else DebuggerData(address, row.size, data)
 
 
+def read_encoded_data(
+    read: ReadMemory, address: int | None, symbol: Callable[[str], int | None]
+) -> DebuggerData | None:
+    """The block of a kernel that keeps it encoded: the keys are variables that ``symbol`` locates.
+
+    ``address`` is that of the block where the dump header has it. ``None`` where the keys are not to be had.
+    """
+    address = address or symbol("KdDebuggerDataBlock")
+    flag, never, always = symbol("KdpDataBlockEncoded"), symbol("KiWaitNever"), symbol("KiWaitAlways")
+    if address is None or flag is None or never is None or always is None:
+        return None
+    keys = [read(place, 8) for place in (never, always)]
+    if keys[0] is None or keys[1] is None:
+        return None
+    first, second = (int.from_bytes(key, "little") for key in (keys[0], keys[1]))
+    return decode_debugger_data(read, address, first, second, flag)
+
+
 def decode_debugger_data(
     read: ReadMemory, address: int, wait_never: int, wait_always: int, encoded_flag: int
 ) -> DebuggerData | None:
