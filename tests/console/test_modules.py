@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -117,8 +120,12 @@ def test_a_device(session: Session) -> None:
     assert answer(session, "!devobj") == ["!devobj takes the address of a device object"]
 
 
-def test_image_check_needs_files(session: Session) -> None:
-    assert answer(session, "!chkimg myfault") == [
+def test_image_check_needs_files(session: Session, sample: Callable[..., Path]) -> None:
+    # Without a path of the user's there is the store in the cache, which has none here.
+    assert answer(session, "!chkimg myfault") == ["myfault: not compared: no file for myfault.sys on the image path"]
+    without = Session(Options(symbol_path=""))
+    without.open(str(sample()))
+    assert answer(without, "!chkimg myfault") == [
         "!chkimg needs the drivers' files: .exepath or -i names their directory"
     ]
     assert answer(session, "!chkimg -d !nothing")[0].endswith("no module is named nothing")
