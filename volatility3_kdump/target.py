@@ -28,7 +28,7 @@ from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.generations import generation_offset
-from volatility3_kdump.symbols.isf import load_kernel_table
+from volatility3_kdump.symbols.isf import host_symbol_directories, load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.names import AddressNames
@@ -250,6 +250,11 @@ class Target:
         places = self._places
         if places.image_path.asks_servers:
             prefetch(modules_of(words, self.modules), places.image_path, places.symbol_path, self.problems)
+
+    @property
+    def isf_directories(self) -> list[Path]:
+        """The directories that are searched for symbol tables, the host's included, in order."""
+        return [*self._places.isf_directories, *host_symbol_directories()]
 
     @property
     def attempts(self) -> Sequence[Attempt]:

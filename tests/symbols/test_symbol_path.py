@@ -23,6 +23,7 @@ from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.stores.servers import Hosts, Limits, Servers
 from volatility3_kdump.symbols import kernel, places
 from volatility3_kdump.target import Target
+from volatility3_kdump.views.info import info_grid
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -301,3 +302,13 @@ def test_the_files_of_the_stack_are_fetched_several_at_a_time(
     # Each is asked for once, and the driver of the crash is among them; most of the 151 modules are not.
     assert len(images) == len(set(images)) < 30
     assert any(path.lower().startswith("/amdppm.sys/") for path in images)
+
+
+def test_info_has_a_row_for_each_place_that_was_asked(server: SymbolServer, shared_data: Path, tmp_path: Path) -> None:
+    target = small_dump(shared_data, f"srv*{tmp_path}*{server.url}", "triage_x64_19041_0x7e")
+    shown: list[tuple[str, ...]] = []
+    info_grid(target).populate(lambda node, _: shown.append(tuple(map(str, node.values))), None)
+    rows = [(row[1], row[2], row[4]) for row in shown if row[0] == "Symbols"]
+    assert (server.url, "not found", "ntoskrnl.exe A03D24961046000") in rows
+    assert (str(tmp_path), "not found", "ntoskrnl.exe A03D24961046000") in rows
+    assert any(row[1] == "To get them" and "A03D2496" in row[2] for row in shown)
