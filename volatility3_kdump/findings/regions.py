@@ -71,8 +71,8 @@ def region_of(target: Target, address: int, stacks: bool = True) -> Region:
     if certain is not None:
         return certain
     entry = entry_at(target, address)
-    if entry is not None and (entry.present is not None or not target.has_names):
-        has = {True: "", False: ", which the machine does not have", None: ""}[entry.present]
+    if entry is not None:
+        has = "" if entry.present else ", which the machine does not have"
         words = f"page-frame database: entry of page {entry.page:x}{has}"
         return Region(PAGE_FRAMES, words, "the page-frame database's address in the header")
     kernel_range = kernel_region(target, address)

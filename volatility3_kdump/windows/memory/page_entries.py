@@ -29,13 +29,13 @@ class PageEntry:
     """An entry of the page-frame database.
 
     ``page`` is the page frame number, ``offset`` the place in the entry in bytes. ``present`` says whether the machine
-    has the page, ``None`` where the dump does not list its memory. ``neighbour`` is the one page that the machine has
+    has the page. ``neighbour`` is the one page that the machine has
     and whose number differs in one bit, which is ``bit`` of the physical address.
     """
 
     page: int
     offset: int
-    present: bool | None
+    present: bool
     neighbour: int | None = None
     bit: int | None = None
 
@@ -56,7 +56,10 @@ def database(target: Target) -> int | None:
 
 
 def entry_at(target: Target, address: int) -> PageEntry | None:
-    """The entry that an address lies in; ``None`` where it lies in none that a physical address can have."""
+    """The entry that an address lies in: of a page of the machine, or of one whose number is one bit away from such.
+
+    ``None`` for every other address, and where the dump does not list the machine's memory.
+    """
     base = database(target)
     if base is None or address < base:
         return None
@@ -65,10 +68,12 @@ def entry_at(target: Target, address: int) -> PageEntry | None:
     if page >= 1 << (_physical_bits(target) - _PAGE_SHIFT):
         return None
     present = has_page(target, page)
-    if present is not False:
+    if present:
         return PageEntry(page, offset, present)
-    neighbour = page_neighbour(target, page)
-    return PageEntry(page, offset, present, *(neighbour or (None, None)))
+    # Other regions may begin before the largest address that an entry can have: only a page that is one bit away from
+    # one of the machine is taken for an entry of the database.
+    neighbour = page_neighbour(target, page) if present is False else None
+    return None if neighbour is None else PageEntry(page, offset, False, *neighbour)
 
 
 def has_page(target: Target, page: int) -> bool | None:
