@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.failure import Failure, failure_rule
+from volatility3_kdump.cpu.paging import FRAME_64, VALID
 from volatility3_kdump.findings.regions import NON_CANONICAL, address_bits, region_of
 from volatility3_kdump.windows.memory.page_entries import entry_at, has_page, page_neighbour
 
@@ -23,8 +24,6 @@ _LARGEST_OFFSET = 0x1000
 #: Lower bits than these make values that programs have for other reasons: sizes, flags, addresses of user space.
 _LOWEST_BIT_OVER_NULL = 32
 _LOWEST_BIT_BETWEEN = 24
-_FRAME = 0x000FFFFFFFFFF000
-_VALID = 1
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ def _page_numbers(target: Target, bug_check: BugCheck | None, failure: Failure |
         yield BitFlip("the page number", entry.page, entry.neighbour, entry.bit, says, True)
     number = failure_rule(bug_check.code).get("pte") if bug_check is not None else None
     value = bug_check.arguments[number - 1].value if bug_check is not None and number else None
-    if value is None or not value & _VALID or target.header.architecture != "x64":
+    if value is None or not value & VALID or target.header.architecture != "x64":
         return
-    page = (value & _FRAME) >> 12
+    page = (value & FRAME_64) >> 12
     neighbour = page_neighbour(target, page) if has_page(target, page) is False else None
     if neighbour is not None:
         says = (

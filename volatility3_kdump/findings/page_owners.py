@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cpu.paging import FRAME_64, LARGE, VALID
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import LayoutError
 from volatility3_kdump.progress import Progress
@@ -35,10 +36,7 @@ DRIVER, PAGE_TABLES, AWE, WITHOUT_PTE, UNKNOWN = "driver", "page tables", "AWE",
 _ORDER = (MAPPED_FILE, IMAGE, SECTION, PROCESS, DRIVER)
 _PAGE = 0x1000
 _FIVE_LEVELS = 5
-_VALID, _LARGE = 1, 1 << 7
 _LEVELS = 5
-#: Bits of DirectoryTableBase that are no part of the page frame number.
-_FRAME = 0x000FFFFFFFFFF000
 
 NOT_COUNTED = "only the page-frame database has it"
 
@@ -344,7 +342,7 @@ class _Owners:
         for address in addresses:
             process = read_process(self._target, address)
             if process.directory_table_base:
-                frame = (process.directory_table_base & _FRAME) // _PAGE
+                frame = (process.directory_table_base & FRAME_64) // _PAGE
                 self._roots.setdefault(frame, (address, process.pid, process.name))
 
     def _of_process(self, frame: int) -> Use:
@@ -381,7 +379,7 @@ class _Owners:
         entry = self._entry(frame, index)
         if entry is None:
             self._unread_tables += pages
-        if entry is not None and entry & _VALID and entry & _LARGE:
+        if entry is not None and entry & VALID and entry & LARGE:
             use.add(flags, pages)
             use.large += pages
         else:
@@ -416,7 +414,7 @@ class _Owners:
         entry = self._target.memory.unsigned(self_map.base + value * 8, 8)
         if entry is None:
             self._unread_tables += pages
-        if entry is not None and entry & _VALID and entry & _LARGE:
+        if entry is not None and entry & VALID and entry & LARGE:
             address = value << 12
             for _ in range(_LEVELS):
                 if not self_map.low_base <= address < self_map.low_base + self_map.size:
@@ -424,7 +422,7 @@ class _Owners:
                 address = (address - self_map.low_base) >> 3 << 12
             index = self._stretch_of(address)
             kind = self._map[index].kind if index < len(self._map) else None
-            use = self._of_system(index) if kind else self._of_type((entry & _FRAME) // _PAGE, index)
+            use = self._of_system(index) if kind else self._of_type((entry & FRAME_64) // _PAGE, index)
             use.add(flags, pages)
             use.large += pages
         else:
