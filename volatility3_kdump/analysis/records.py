@@ -32,7 +32,7 @@ _ACCESSES = (0, 1, 8)
 _FAST_FAIL_CODES = 0x200
 _LOWEST_CODE = 0x10000
 #: User memory that small memory dumps capture is a few pages of each stack.
-_MOST_BLOCKS, _LARGEST_BLOCK = 4096, 0x10000
+_MOST_BLOCKS, _LARGEST_BLOCK, _MOST_BYTES = 4096, 0x10000, 4 << 20
 
 
 class PlacedRecord(NamedTuple):
@@ -59,9 +59,11 @@ def user_stack_records(target: Target) -> Iterator[PlacedRecord]:
     if triage is None:
         return
     blocks = [block for block in triage.blocks if not target.is_kernel_address(block.address)]
+    room = _MOST_BYTES
     for block in sorted(blocks, key=lambda block: block.address)[:_MOST_BLOCKS]:
-        data = target.memory.read(block.address, min(block.size, _LARGEST_BLOCK))
+        data = target.memory.read(block.address, min(block.size, _LARGEST_BLOCK, room))
         if data is not None:
+            room -= len(data)
             yield from _records(target, block.address, data)
 
 
