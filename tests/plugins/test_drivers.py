@@ -337,7 +337,7 @@ def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--check",), "--check needs the drivers' files"),
+        (("--check", "--symbol-path", ""), "--check needs the drivers' files"),
         (("--module", "nosuch"), "no module is named nosuch"),
         (("--address", "zz!"), "is not an address"),
     ],
