@@ -193,8 +193,8 @@ def _bitmap_dump(magic: bytes) -> Callable[[Contents, Sequence[int]], list[bytes
 
 def _summary(contents: Contents, pfns: Sequence[int]) -> list[bytes]:
     bits = contents.physical.highest_pfn + 1
-    words = (bits + 31) // 32 * 4
-    bitmap = _bitmap(pfns, bits).ljust(words, b"\0")
+    length = (bits + 31) // 32 * 4
+    bitmap = _bitmap(pfns, bits).ljust(length, b"\0")
     first = _page_aligned(HEADER_SIZE + 0x28 + len(bitmap))
     start = struct.pack("<4s4sIIIIIIQ", b"SDMP", b"DUMP", 1, first, bits, len(pfns), bits, 0, 0xFFFFF88000A00028)
     return [start, bitmap, bytes(first - HEADER_SIZE - 0x28 - len(bitmap)), _pages(contents, pfns)]

@@ -278,11 +278,11 @@ class Images:
         table = work.pool("nonpaged", _UNLOADED_ENTRIES * _UNLOADED_SIZE, "MmDT")
         work.memory.write(table, bytes(_UNLOADED_ENTRIES * _UNLOADED_SIZE))
         for index, function in enumerate(work.scene.unloaded):
-            text = function.name.encode("utf-16-le")
-            buffer = work.pool("nonpaged", len(text), "MmDT")
-            work.memory.write(buffer, text)
+            encoded = function.name.encode("utf-16-le")
+            buffer = work.pool("nonpaged", len(encoded), "MmDT")
+            work.memory.write(buffer, encoded)
             time = work.scene.system_time - function.seconds_ago * SECOND
-            entry = struct.pack("<HHIQQQQ", len(text), len(text), 0, buffer, function.start, function.end, time)
+            entry = struct.pack("<HHIQQQQ", len(encoded), len(encoded), 0, buffer, function.start, function.end, time)
             work.memory.write(table + _UNLOADED_SIZE * index, entry)
         work.variable("MmUnloadedDrivers", table)
         work.variable("MmLastUnloadedDriver", len(work.scene.unloaded), 4)

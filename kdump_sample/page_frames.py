@@ -214,10 +214,10 @@ class PageFrameDatabase:
         table = mapping.level > 0 and not mapping.large
         pte = self._pte_of(self._work.pte_base if top else mapping.address, 3 if top else mapping.level)
         for pfn in _large(mapping.pfn) if mapping.large else (mapping.pfn,):
-            known = self._frames.get(pfn)
-            if known is not None:
+            entry = self._frames.get(pfn)
+            if entry is not None:
                 # a file's page; or one that is mapped a second time, as the shared user data is
-                known.shares += int(not known.prototype)
+                entry.shares += int(not entry.prototype)
                 continue
             owner = mapping.process or ("table" if table else "kernel")
             frame = self._frames[pfn] = Frame(pfn, ACTIVE, owner, mapping.address, mapping.table, pte)

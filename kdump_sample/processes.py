@@ -264,17 +264,17 @@ class Processes:
         stacks that its frames lie on."""
         others: list[tuple[int, int]] = []
         for top in stack.tops:
-            words = {address: value for address, value in stack.words.items() if top - _LARGEST_STACK <= address < top}
+            kept = {address: value for address, value in stack.words.items() if top - _LARGEST_STACK <= address < top}
             base = extent.base if top == stack.tops[0] else top
-            start = min(words, default=base) // PAGE * PAGE
+            start = min(kept, default=base) // PAGE * PAGE
             content = bytearray(base - start)
-            for address, value in words.items():
+            for address, value in kept.items():
                 struct.pack_into("<Q", content, address - start, value)
             self._work.memory.write(start, content)
             if top != stack.tops[0]:
-                others.insert(0, (stack.sp if top == stack.tops[-1] else min(words), top))
+                others.insert(0, (stack.sp if top == stack.tops[-1] else min(kept), top))
             elif len(stack.tops) > 1:
-                extent = dataclasses.replace(extent, pointer=min(words))
+                extent = dataclasses.replace(extent, pointer=min(kept))
         self.stacks[thread] = dataclasses.replace(extent, others=tuple(others))
         self.frames[thread] = stack.placed
         self.registers[thread] = stack.registers

@@ -39,9 +39,9 @@ def first_large(starts: dict[str, int]) -> int:
 def lfh_geometry(layouts: Layouts, slots: Slots) -> tuple[int, int]:
     """The offset of the first block of an LFH subsegment, and its pages."""
     bitmap = layouts.offset("_HEAP_LFH_SUBSEGMENT", "BlockBitmap")
-    words = -(-slots.count // 32)
-    pages = -(-(bitmap + 8 * words + slots.count * slots.size) // PAGE) + 1
-    offset = -(-(bitmap + 8 * words + 2 * pages) // UNIT) * UNIT
+    bitmap_words = -(-slots.count // 32)
+    pages = -(-(bitmap + 8 * bitmap_words + slots.count * slots.size) // PAGE) + 1
+    offset = -(-(bitmap + 8 * bitmap_words + 2 * pages) // UNIT) * UNIT
     return offset, -(-(offset + slots.count * slots.size) // PAGE)
 
 

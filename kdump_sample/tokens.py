@@ -75,5 +75,5 @@ def write_token(structures: Structures, layouts: Layouts, address: int, identity
 
 def _sid(text: str) -> bytes:
     authority, *parts = map(int, text.split("-")[2:])
-    words = b"".join(part.to_bytes(4, "little") for part in parts)
-    return bytes((1, len(parts))) + authority.to_bytes(6, "big") + words
+    authorities = b"".join(part.to_bytes(4, "little") for part in parts)
+    return bytes((1, len(parts))) + authority.to_bytes(6, "big") + authorities

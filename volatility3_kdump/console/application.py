@@ -161,9 +161,9 @@ class Console:
     def show(self, line: str) -> None:
         """A line of text, made fit for a terminal."""
         self._progress.clear()
-        text = f"{terminal_line(line)}\n"
-        self._output.write(text)
-        self._to_log(text)
+        shown = f"{terminal_line(line)}\n"
+        self._output.write(shown)
+        self._to_log(shown)
 
     def echo(self, line: str) -> None:
         """The prompt and a command that nobody types."""
@@ -185,8 +185,8 @@ def prompt(session: Session) -> str:
     dump = session.current
     number = dump.processor
     alone = dump.target.header.number_processors == 1
-    text = "kd> " if number is None or alone else f"{number}: kd> "
-    return f"||{session.index}:{text}" if len(session.dumps) > 1 else text
+    marker = "kd> " if number is None or alone else f"{number}: kd> "
+    return f"||{session.index}:{marker}" if len(session.dumps) > 1 else marker
 
 
 def _script(path: str) -> Iterator[str]:

@@ -138,7 +138,9 @@ class OpenDump:
         number = self.state.processor
         crashed = crash_processor(self.target)
         if number is not None and not (crashed is not None and crashed.number == number):
-            return next((found.current_thread for found in processors(self.target) if found.number == number), None)
+            return next(
+                (processor.current_thread for processor in processors(self.target) if processor.number == number), None
+            )
         thread = crash_thread(self.target)
         return thread.address if thread is not None else None
 
@@ -154,7 +156,7 @@ class OpenDump:
         crashed = crash_processor(self.target)
         if number is None or (crashed is not None and crashed.number == number):
             return crash_context(self.target)
-        return next((found.context for found in processors(self.target) if found.number == number), None)
+        return next((processor.context for processor in processors(self.target) if processor.number == number), None)
 
 
 class Session:

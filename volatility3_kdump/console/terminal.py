@@ -129,10 +129,10 @@ def candidates(session: Session, before: str) -> Iterator[tuple[int, str]]:
     target = session.target
     if not mark:
         if prefix:
-            modules = sorted(found.name for found in target.modules)
+            modules = sorted(named_module.name for named_module in target.modules)
             yield from ((last.start(), printable(name)) for name in modules if name.lower().startswith(prefix.lower()))
         return
-    found = next((item for item in target.modules if item.name.lower() == prefix.lower()), None)
-    if found is not None and symbol:
-        for name in target.names.starting_with(found, symbol, _MOST_COMPLETIONS):
+    named_module = next((entry for entry in target.modules if entry.name.lower() == prefix.lower()), None)
+    if named_module is not None and symbol:
+        for name in target.names.starting_with(named_module, symbol, _MOST_COMPLETIONS):
             yield last.start() + len(module) + 1, printable(name)

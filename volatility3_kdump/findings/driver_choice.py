@@ -24,23 +24,23 @@ def find_driver(target: Target, wanted: str) -> DriverObject:
     listed = driver_objects(target)
     name = wanted.lower()
     matches = [
-        found.driver
-        for found in listed.found
-        if found.driver.name and name in (found.driver.name.lower(), found.driver.name.lower().rsplit("\\", 1)[-1])
+        driver.driver
+        for driver in listed.found
+        if driver.driver.name and name in (driver.driver.name.lower(), driver.driver.name.lower().rsplit("\\", 1)[-1])
     ]
     if not matches:
         matches = [
-            found.driver
-            for found in listed.found
-            if (module := found.driver.module) and name in (module.name.lower(), module.image_name.lower())
+            driver.driver
+            for driver in listed.found
+            if (module := driver.driver.module) and name in (module.name.lower(), module.image_name.lower())
         ]
     if matches:
         return matches[0]
     # The name of a module alone is its base address elsewhere, where no driver object can be.
     if not _ADDRESS.fullmatch(wanted):
         if listed.problems:
-            known = f"of the driver objects that could be found none is named {wanted}"
-            raise KdumpError(f"{target.name}: {known} ({listed.problems[0]})")
+            reason = f"of the driver objects that could be found none is named {wanted}"
+            raise KdumpError(f"{target.name}: {reason} ({listed.problems[0]})")
         raise KdumpError(f"{target.name}: no driver object is named {wanted}")
     return read_driver(target, parse_address(wanted, target))
 

@@ -73,8 +73,8 @@ def region_of(target: Target, address: int, stacks: bool = True) -> Region:
     entry = entry_at(target, address)
     if entry is not None:
         has = "" if entry.present else ", which the machine does not have"
-        words = f"page-frame database: entry of page {entry.page:x}{has}"
-        return Region(PAGE_FRAMES, words, "the page-frame database's address in the header")
+        description = f"page-frame database: entry of page {entry.page:x}{has}"
+        return Region(PAGE_FRAMES, description, "the page-frame database's address in the header")
     kernel_range = kernel_region(target, address)
     return (
         Region(kernel_range.kind, kernel_range.kind, kernel_range.source)

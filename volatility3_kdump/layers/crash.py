@@ -182,10 +182,10 @@ class _PagedCrashLayer(crash.WindowsCrashDump32Layer):
 
     def _read_ahead(self, offset: int) -> None:
         """Who reads on from where the last read ended will want what follows, as far as it is stored without a gap."""
-        found = self._pages.extent(offset >> _PAGE_SHIFT, _PAGES_AHEAD)
-        if found.offset is not None:
+        extent = self._pages.extent(offset >> _PAGE_SHIFT, _PAGES_AHEAD)
+        if extent.offset is not None:
             within = offset & _PAGE_MASK
-            self._ahead = offset, self._source.read(found.offset + within, (found.count << _PAGE_SHIFT) - within)
+            self._ahead = offset, self._source.read(extent.offset + within, (extent.count << _PAGE_SHIFT) - within)
 
     @property
     def minimum_address(self) -> int:
@@ -202,8 +202,8 @@ class _NamedType(int):
     """A DumpType that says in words what it is where it is formatted: ``windows.crashinfo`` knows two types."""
 
     def __format__(self, code: str) -> str:
-        words = _TYPE_WORDS.get(int(self))
-        return int(self).__format__(code) + (f", {words}" if words else "")
+        type_name = _TYPE_WORDS.get(int(self))
+        return int(self).__format__(code) + (f", {type_name}" if type_name else "")
 
 
 class _Header:

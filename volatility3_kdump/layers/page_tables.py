@@ -308,15 +308,15 @@ class AddressSpace:
         slots = (pages[indexes] >> np.uint64(level.shift - PAGE_SHIFT)).astype(np.int64) & (1 << level.bits) - 1
         if level.shift == PAGE_SHIFT:
             chosen = entries[slots]
-            found = self._frames(chosen)
+            frames = self._frames(chosen)
             odd = np.flatnonzero(
-                (found < 0) & (chosen & np.uint64(VALID | paging.PROTOTYPE_BIT) == paging.PROTOTYPE_BIT)
+                (frames < 0) & (chosen & np.uint64(VALID | paging.PROTOTYPE_BIT) == paging.PROTOTYPE_BIT)
             )
             for index in odd.tolist():
                 place = self.place(int(pages[indexes[index]]) << PAGE_SHIFT)
                 if isinstance(place, Place) and place.which == PHYSICAL:
-                    found[index] = place.base >> PAGE_SHIFT
-            bases[indexes] = np.where(found < 0, -1, found << PAGE_SHIFT)
+                    frames[index] = place.base >> PAGE_SHIFT
+            bases[indexes] = np.where(frames < 0, -1, frames << PAGE_SHIFT)
             return
         # The page numbers are sorted, so that those of one slot follow one another.
         firsts = np.flatnonzero(np.append(True, slots[1:] != slots[:-1]))

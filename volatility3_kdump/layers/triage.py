@@ -179,10 +179,10 @@ def address_by_list_heads(data: bytes) -> int | None:
 
     A control block has hundreds of them. ``None`` where too few agree, or nearly as many speak for another address.
     """
-    words = [word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7])]
+    pointers = [word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7])]
     votes = collections.Counter(
         forward - 8 * index
-        for index, (forward, back) in enumerate(itertools.pairwise(words))
+        for index, (forward, back) in enumerate(itertools.pairwise(pointers))
         if forward == back and forward >= _KERNEL_START and not forward & 7
     )
     best = votes.most_common(2)

@@ -127,8 +127,8 @@ def brief(crash: Crash) -> Iterator[str]:
         yield "The bug check code in the dump header was never set."
     else:
         values = (argument.value for argument in crash.bug_check.arguments)
-        words = ", ".join("?" if value is None else f"{value:x}" for value in values)
-        yield f"BugCheck {crash.bug_check.raw_code:X}, {{{words}}}"
+        listed = ", ".join("?" if value is None else f"{value:x}" for value in values)
+        yield f"BugCheck {crash.bug_check.raw_code:X}, {{{listed}}}"
     yield ""
     verdict = crash.verdict
     if verdict.image_name:
@@ -256,9 +256,9 @@ def exception_lines(record: ExceptionRecord, size: int, name: Name | None) -> It
     if name is not None:
         stem = name.module if name.symbol is None else f"{name.module}!{name.symbol}"
         site = f" ({stem}+0x{name.offset:016x})"
-    words = code_text(record.code)
+    code_words = code_text(record.code)
     yield f"ExceptionAddress: {pointer(record.address, size, tick=False)}{site}"
-    yield f"   ExceptionCode: {record.code:08x}" + (f" ({words})" if words else "")
+    yield f"   ExceptionCode: {record.code:08x}" + (f" ({code_words})" if code_words else "")
     yield f"  ExceptionFlags: {record.flags:08x}"
     yield f"NumberParameters: {len(record.parameters)}"
     for number, value in enumerate(record.parameters):
@@ -269,8 +269,8 @@ def exception_lines(record: ExceptionRecord, size: int, name: Name | None) -> It
         yield f"Attempt to {phrase} address {pointer(accessed_address(record), size, tick=False)}"
     if record.code == STACK_BUFFER_OVERRUN and record.parameters:
         code = record.parameters[0]
-        known = fast_fail_codes().get(code)
-        yield f"Subcode: 0x{code:x}" + (f" FAST_FAIL_{known['name']}" if known else "")
+        fast_fail = fast_fail_codes().get(code)
+        yield f"Subcode: 0x{code:x}" + (f" FAST_FAIL_{fast_fail['name']}" if fast_fail else "")
 
 
 def _black_boxes(crash: Crash) -> Iterator[str]:

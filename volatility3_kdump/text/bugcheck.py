@@ -38,14 +38,14 @@ def explanation(bug_check: BugCheck, pointer_size: int) -> Iterator[str]:
     if bug_check.kd_text:
         yield from bug_check.kd_text
     else:
-        for text in (bug_check.text, bug_check.variant):
-            if text:
-                yield from textwrap.wrap(text, _WIDTH)
+        for sentence in (bug_check.text, bug_check.variant):
+            if sentence:
+                yield from textwrap.wrap(sentence, _WIDTH)
     yield "Arguments:"
-    for argument, words in zip(bug_check.arguments, bug_check.kd_arguments, strict=True):
+    for argument, kd_meaning in zip(bug_check.arguments, bug_check.kd_arguments, strict=True):
         value = _cut(argument, pointer_size)
         shown = pointer(value, pointer_size, tick=False)
-        meaning = words or argument.text
+        meaning = kd_meaning or argument.text
         line = f"Arg{argument.number}: {shown}" + (f", {meaning}" if meaning else "")
         yield from textwrap.wrap(line, _WIDTH, subsequent_indent="\t", break_long_words=False)
 

@@ -127,8 +127,8 @@ def verbose(
     if details.signing is not None:
         yield _label("Signing level", f"{details.signing} {details.signing_name}")
     yield _label("Pages in dump", f"{details.present} of {details.pages}")
-    for item in drivers:
-        yield _label("Driver object", driver_text(item, size))
+    for driver in drivers:
+        yield _label("Driver object", driver_text(driver, size))
     if details.sections:
         yield "    Sections:"
     for info in details.sections:
@@ -158,8 +158,8 @@ def _version(version: ImageVersion) -> Iterator[str]:
         yield _label("Translations", version.translation)
     if version.strings:
         yield "    Information from resource tables:"
-    known = [name for name in _STRINGS if name in version.strings]
-    for name in [*known, *(name for name in version.strings if name not in _STRINGS)]:
+    names = [name for name in _STRINGS if name in version.strings]
+    for name in [*names, *(name for name in version.strings if name not in _STRINGS)]:
         yield f"        {f'{name}:':<17} {version.strings[name]}"
 
 
@@ -192,14 +192,14 @@ def total(all_details: Sequence[DriverDetails], third_party: int) -> Iterator[st
     if not all_details:
         return
     images = sum(details.module.size for details in all_details)
-    known = [details for details in all_details if details.sections]
+    with_sections = [details for details in all_details if details.sections]
     present = sum(details.present for details in all_details)
     line = f"TOTAL: {len(all_details)} modules, {images:x} ({_kb(images)} kb)"
-    if known:
-        sums = ((label, sum(getattr(details, label.lower()) or 0 for details in known)) for label in _SUMS)
+    if with_sections:
+        sums = ((label, sum(getattr(details, label.lower()) or 0 for details in with_sections)) for label in _SUMS)
         line += "".join(f"  {label}: {size:x} ({_kb(size)} kb)" for label, size in sums)
     yield f"{line}  In dump: {present * _PAGE_KB} kb"
-    missing = len(all_details) - len(known)
+    missing = len(all_details) - len(with_sections)
     if missing:
         those = "1 module are not known: its" if missing == 1 else f"{missing} modules are not known: their"
         yield f"       code and data of {those} headers cannot be read"
@@ -221,14 +221,14 @@ def check_lines(check: ImageCheck, size: int = 8) -> Iterator[str]:
         yield f"{module.name}: not compared: {check.reason}"
         return
     previous: Difference | None = None
-    for item in check.differences:
-        yield from _difference(item, previous, size)
-        previous = item
+    for difference in check.differences:
+        yield from _difference(difference, previous, size)
+        previous = difference
     if check.truncated:
         yield f"    more than {len(check.differences)} differences: the rest is not listed"
     errors = check.errors
     explained = len(check.differences) - len(errors)
-    count = sum(item.size for item in errors)
+    count = sum(difference.size for difference in errors)
     ends = (errors[0].address, errors[-1].address + errors[-1].size - 1) if errors else ()
     span = f" ({'-'.join(dict.fromkeys(_plain(end, size) for end in ends))})" if errors else ""
     yield f"{count} error{'' if count == 1 else 's'} : {module.name}{span}"

@@ -79,8 +79,8 @@ def _packet(packet: Packet) -> Iterator[str]:
     yield _labelled("Device offset", f"{packet.device_offset:#x}")
     if packet.strings is None:
         yield _labelled("Strings", "not to be read")
-    for index, text in enumerate(packet.strings or ()):
-        yield _labelled("" if index else "Strings", f'"{text}"')
+    for index, string in enumerate(packet.strings or ()):
+        yield _labelled("" if index else "Strings", f'"{string}"')
     if packet.dump_data is None:
         yield _labelled("Dump data", "not to be read")
     else:
@@ -90,9 +90,9 @@ def _packet(packet: Packet) -> Iterator[str]:
 def _dump_data(data: bytes) -> Iterator[str]:
     for start in range(0, len(data), _DUMP_ROW):
         row = data[start : start + _DUMP_ROW]
-        words = [row[at : at + 4] for at in range(0, len(row), 4)]
+        columns = [row[at : at + 4] for at in range(0, len(row), 4)]
         # ULONGs; what is left of one at the end stands as bytes
-        shown = " ".join(f"{int.from_bytes(word, 'little'):0{2 * len(word)}x}" for word in words)
+        shown = " ".join(f"{int.from_bytes(word, 'little'):0{2 * len(word)}x}" for word in columns)
         yield _labelled("" if start else "Dump data", f"{start:04x}: {shown}")
 
 

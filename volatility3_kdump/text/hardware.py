@@ -39,8 +39,8 @@ def _section_lines(number: int, section: Section, address: int) -> Iterator[str]
         yield _labelled("FRU Text", section.fru_text)
     yield ""
     width = max((len(label) + 1 for label, _ in section.facts), default=_WIDTH)
-    for label, text in section.facts:
-        yield _labelled(label, text, max(width, _WIDTH))
+    for label, value in section.facts:
+        yield _labelled(label, value, max(width, _WIDTH))
     if section.absent:
         yield f"NOTE: {section.absent}"
 

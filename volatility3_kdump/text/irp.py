@@ -33,8 +33,8 @@ def irp_lines(view: IrpView, size: int = 8) -> Iterator[str]:
     yield _state(irp, size)
     yield _buffers(irp, size)
     yield "     cmd  flg cl Device   File     Completion-Context"
-    for item in view.locations:
-        yield from _location(item, irp.current_address == item.location.address, size)
+    for location in view.locations:
+        yield from _location(location, irp.current_address == location.location.address, size)
     if view.holder:
         yield f"Held by: {view.holder}"
     if view.file:
@@ -69,18 +69,18 @@ def _buffers(irp: Irp, size: int) -> str:
 
 
 def _location(view: LocationView, current: bool, size: int) -> Iterator[str]:
-    item = view.location
-    yield f"{'>' if current else ' '}[{_request(item)}]"
-    routine = f"{short(item.completion_routine, size)}-{short(item.context, size)}"
-    control = item.control or 0
-    words = " ".join(word for bit, word in _CONTROL if control & bit)
+    location = view.location
+    yield f"{'>' if current else ' '}[{_request(location)}]"
+    routine = f"{short(location.completion_routine, size)}-{short(location.context, size)}"
+    control = location.control or 0
+    flags = " ".join(word for bit, word in _CONTROL if control & bit)
     yield (
-        f"            {_hex(item.flags)} {_hex(item.control)} {short(item.device, size)} {short(item.file, size)} "
-        f"{routine} {words}"
+        f"            {_hex(location.flags)} {_hex(location.control)} "
+        f"{short(location.device, size)} {short(location.file, size)} {routine} {flags}"
     ).rstrip()
     if view.driver or view.completion:
         yield f"\t       {view.driver or '?'}" + (f"\t{view.completion}" if view.completion else "")
-    values = " ".join("?" if value is None else _argument(value, size) for value in item.parameters)
+    values = " ".join("?" if value is None else _argument(value, size) for value in location.parameters)
     yield f"\t\t\tArgs: {values}"
     if view.meaning:
         yield f"\t\t\t{view.meaning}"
@@ -208,12 +208,12 @@ def driver_lines(
         yield f"{f'{label}:':<14} {short(value, size)}\t{names.get(label, '')}".rstrip()
     yield ""
     yield "Dispatch routines:"
-    for item in dispatch:
-        name = (item.name or "") + (f"\t<- {item.note}" if item.note else "")
-        yield f"[{item.major:02x}] {major_name(item.major):<34} {short(item.address, size)}\t{name}".rstrip()
-    foreign = [item for item in dispatch if item.foreign]
+    for routine in dispatch:
+        name = (routine.name or "") + (f"\t<- {routine.note}" if routine.note else "")
+        yield f"[{routine.major:02x}] {major_name(routine.major):<34} {short(routine.address, size)}\t{name}".rstrip()
+    foreign = [routine for routine in dispatch if routine.foreign]
     if foreign:
-        nowhere = sum(item.where == NOWHERE for item in foreign)
+        nowhere = sum(routine.where == NOWHERE for routine in foreign)
         beyond = f", {nowhere} of them in no module at all" if nowhere else ""
         yield f"NOTE: {len(foreign)} dispatch routines lie outside of the driver's image and of the kernel{beyond}"
     for note in notes:

@@ -44,12 +44,12 @@ def _state(resource: Resource) -> str:
 
 
 def _owner(owner: Owner, size: int) -> str:
-    text = f"{pointer(owner.pointer, size, tick=False)}-{owner.count:02x}<*> "
+    line = f"{pointer(owner.pointer, size, tick=False)}-{owner.count:02x}<*> "
     if owner.flagged and owner.thread is not None:
-        text += f"*** Actual Thread {pointer(owner.thread, size, tick=False)}"
+        line += f"*** Actual Thread {pointer(owner.thread, size, tick=False)}"
     elif owner.flagged:
-        text += "(owner pointer, no thread)"
-    return text
+        line += "(owner pointer, no thread)"
+    return line
 
 
 def _waiters(kind: str, waiters: Sequence[Waiter], size: int) -> Iterator[str]:

@@ -34,9 +34,9 @@ def machine_lines(machine: MachineInformation) -> Iterator[str]:
 def model_lines(models: Iterable[ProcessorModel]) -> Iterator[str]:
     """``!cpuinfo``: a line for each processor; question marks for what the dump does not hold."""
     yield _MODEL_HEADER
-    for found in models:
-        numbers = ",".join("?" if part is None else str(part) for part in (found.family, found.model, found.stepping))
-        signature = "?" * 16 if found.update_signature is None else f"{found.update_signature:016x}"
-        features = "?" * 8 if found.features is None else f"{found.features:08x}"
-        mhz = "?" if found.mhz is None else str(found.mhz)
-        yield f"{found.number:2d} {numbers:>8} {found.vendor or '?':<12} {mhz:>4} {signature} {features}"
+    for model in models:
+        numbers = ",".join("?" if part is None else str(part) for part in (model.family, model.model, model.stepping))
+        signature = "?" * 16 if model.update_signature is None else f"{model.update_signature:016x}"
+        features = "?" * 8 if model.features is None else f"{model.features:08x}"
+        mhz = "?" if model.mhz is None else str(model.mhz)
+        yield f"{model.number:2d} {numbers:>8} {model.vendor or '?':<12} {mhz:>4} {signature} {features}"

@@ -11,11 +11,11 @@ _KILOBYTES = 4
 
 def lines(usage: MemoryUsage, digits: int = 16) -> Iterator[str]:
     """``!memusage``: pages by list, then kilobytes by use. ``digits`` is how long an address is."""
-    for item in usage.lists:
-        if item.pages is None:
-            yield f"{item.name:>19}: {'?':>8}"
+    for page_list in usage.lists:
+        if page_list.pages is None:
+            yield f"{page_list.name:>19}: {'?':>8}"
         else:
-            yield f"{item.name:>19}: {item.pages:>8} ({item.pages * _KILOBYTES:>8} kb)"
+            yield f"{page_list.name:>19}: {page_list.pages:>8} ({page_list.pages * _KILOBYTES:>8} kb)"
     if usage.uses is not None:
         yield ""
         yield "  Usage Summary (in Kb):"

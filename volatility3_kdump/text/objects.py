@@ -31,8 +31,8 @@ def directory_lines(directory: Directory, size: int = 8) -> Iterator[str]:
     """The objects of a directory."""
     yield f"    {'Address':<{2 * size}}  {'Type':<20}  Name"
     yield f"    {'-' * 2 * size}  {'-' * 20}  ----"
-    for item in directory.objects:
-        yield f"    {pointer(item.address, size, tick=False)}  {item.type_name or '?':<20}  {item.name or '?'}"
+    for entry in directory.objects:
+        yield f"    {pointer(entry.address, size, tick=False)}  {entry.type_name or '?':<20}  {entry.name or '?'}"
     for problem in directory.problems:
         yield f"    NOTE: {problem}"
 

@@ -85,7 +85,7 @@ def owner(tag: str | None, name: TagName | None, file: TagFile | None, found: Se
 
 def candidates(found: Sequence[Candidate]) -> str:
     """``candidates by code: myfault (2), nt (1)``."""
-    named = ", ".join(f"{item.module.name} ({item.count})" for item in found[:_MOST_NAMED])
+    named = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in found[:_MOST_NAMED])
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return f"candidates by code: {named}{more}"
 
@@ -124,8 +124,8 @@ def big_line(big: BigPage, kind: str, owner_text: str, size: int = 8) -> str:
 
 def page_header(page: PoolPage, size: int = 8) -> str:
     kind = page.region.kind if page.region is not None else None
-    words = _REGIONS.get(kind or "", f"Unknown ({kind})" if kind else "Unknown")
-    return f"Pool page {pointer(page.address, size, tick=False)} region is {words}"
+    region_words = _REGIONS.get(kind or "", f"Unknown ({kind})" if kind else "Unknown")
+    return f"Pool page {pointer(page.address, size, tick=False)} region is {region_words}"
 
 
 def block_line(block: PoolBlock, marked: bool, size: int = 8) -> str:

@@ -201,8 +201,8 @@ def irp(found: PendingIrp, size: int = 8) -> str:
 
 def thread_waits(thread: Thread, size: int = 8) -> Iterator[str]:
     """The objects that a thread waits for, a line each."""
-    for found in thread.waits:
-        yield f"    {wait_object(found, size)}"
+    for wait in thread.waits:
+        yield f"    {wait_object(wait, size)}"
 
 
 def thread_block(thread: Thread, names: ThreadNames, size: int = 8) -> Iterator[str]:
@@ -265,8 +265,8 @@ def _process_line(label: str, address: int | None, name: str | None, size: int) 
 def _start(address: int | None, name: str | None, size: int) -> str:
     if address is None:
         return _UNKNOWN
-    text = f"0x{_full(address, size)}"
-    return f"{name} ({text})" if name else text
+    shown = f"0x{_full(address, size)}"
+    return f"{name} ({shown})" if name else shown
 
 
 # cells ----------------------------------------------------------------------------------------------------------------

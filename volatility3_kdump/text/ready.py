@@ -66,8 +66,8 @@ def activity(state: ProcessorState) -> str:
 def _with_priority(thread: int | None, threads: Mapping[int, Thread], size: int) -> str:
     if thread == 0:
         return " " * (2 * size + 5)
-    known = threads.get(thread) if thread is not None else None
-    priority = "??" if known is None or known.priority is None else f"{known.priority:2d}"
+    ready_thread = threads.get(thread) if thread is not None else None
+    priority = "??" if ready_thread is None or ready_thread.priority is None else f"{ready_thread.priority:2d}"
     return f"{pointer(thread, size, tick=False)} ({priority})"
 
 

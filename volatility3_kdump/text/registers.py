@@ -69,9 +69,9 @@ def register_block(context: Context, kd: bool = False) -> list[str]:
 
 def flags_words(eflags: int) -> str:
     """The flags of EFLAGS in KD's words: ``nv up ei ng nz na pe nc``, then ``vip`` and ``vif`` if set."""
-    words = [when_set if eflags >> bit & 1 else when_clear for bit, when_clear, when_set in _FLAGS]
-    words += [word for bit, word in _VIRTUAL_FLAGS if eflags >> bit & 1]
-    return " ".join(words)
+    flags = [when_set if eflags >> bit & 1 else when_clear for bit, when_clear, when_set in _FLAGS]
+    flags += [word for bit, word in _VIRTUAL_FLAGS if eflags >> bit & 1]
+    return " ".join(flags)
 
 
 def code_line(instruction: Instruction, context: Context | None = None, kd: bool = False) -> str:

@@ -106,10 +106,10 @@ def row(frame: Frame, layout: str, size: int = 8) -> str:
         return f"{child} {back}{_GAP}{site}{trap_note(frame, size)}"
     if layout in ("k", "kn"):
         return f"{frame.number:02x} {child} {back}{_GAP}{site}"
-    words = " ".join(pointer(value or 0, size) for value in frame.arguments)
+    arguments = " ".join(pointer(value or 0, size) for value in frame.arguments)
     if layout == "kb":
-        return f"{frame.number:02x} {back}{_GAP}: {words} : {site}"
-    return f"{frame.number:02x} {child} {back}{_GAP}: {words} : {site}{trap_note(frame, size)}"
+        return f"{frame.number:02x} {back}{_GAP}: {arguments} : {site}"
+    return f"{frame.number:02x} {child} {back}{_GAP}: {arguments} : {site}{trap_note(frame, size)}"
 
 
 def _narrow_row(frame: Frame, layout: str, back: str, site: str) -> str:

@@ -56,12 +56,12 @@ def attributes_text(attributes: int | None) -> str:
     """``Mandatory Default Enabled``; bits without a name as a number."""
     if attributes is None:
         return _UNKNOWN
-    words, rest = [], attributes
+    names, rest = [], attributes
     for mask, name in _ATTRIBUTES:
         if attributes & mask == mask:
-            words.append(name)
+            names.append(name)
             rest &= ~mask
-    return " ".join([*words, f"0x{rest:x}"] if rest else words)
+    return " ".join([*names, f"0x{rest:x}"] if rest else names)
 
 
 def token_lines(token: Token, size: int = 8) -> Iterator[str]:
@@ -117,9 +117,9 @@ def _group_lines(sids: Sids, start: int) -> Iterator[str]:
 
 def _privilege_line(privilege: Privilege) -> str:
     states = (("Enabled", privilege.enabled), ("Default", privilege.by_default))
-    words = [f"{name}?" if value is None else name for name, value in states if value is not False]
+    shown = [f"{name}?" if value is None else name for name, value in states if value is not False]
     number = privilege.luid
-    return f" {number:02} 0x{number:09x} {privilege_name(number):<33} Attributes - {' '.join(words)}".rstrip()
+    return f" {number:02} 0x{number:09x} {privilege_name(number):<33} Attributes - {' '.join(shown)}".rstrip()
 
 
 def _first(sids: Sids) -> str:

@@ -96,11 +96,11 @@ def _line(vad: Vad, size: int) -> str:
     charge = "?" if vad.commit is None else str(vad.commit) if vad.commit < 0 else f"{vad.commit:x}"
     use = "?" if vad.private is None else "Private" if vad.private else "Mapped"
     kind = "?" if vad.kind is None else kind_text(vad.kind)
-    words = (
+    columns = (
         f"{pointer(vad.address, size, tick=False)} {vad.level:5} {_page(vad.first):>13} {_page(vad.last):>13} "
         f"{charge:>8} {use:<7} {kind:<11} {protection_text(vad.protection):<18} {_section(vad.section)}"
     )
-    return words.rstrip()
+    return columns.rstrip()
 
 
 def _page(number: int | None) -> str:

@@ -26,8 +26,8 @@ SMALL_DUMP = (
 
 def lines(use: MemoryUse, small: bool, with_processes: bool) -> Iterator[str]:
     """``!vm``. Rows that the kernel does not have are left out; what cannot be read is a question mark."""
-    for item in use.files:
-        yield from _page_file(item)
+    for page_file in use.files:
+        yield from _page_file(page_file)
     if not use.files and not use.problems:
         yield "No paging files"
     yield ""

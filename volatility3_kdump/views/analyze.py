@@ -161,9 +161,9 @@ def _bug_check_rows(crash: Crash) -> Iterator[Row]:
         yield _row("Bug check", "Code", None, note="never set in the dump header")
         return
     yield _row("Bug check", "Code", f"{bug_check.name or 'unknown code'} ({bug_check.raw_code:x})", bug_check.raw_code)
-    for field, words in (("Meaning", bug_check.text), ("This case", bug_check.variant)):
-        if words:
-            yield _row("Bug check", field, words)
+    for field, sentence in (("Meaning", bug_check.text), ("This case", bug_check.variant)):
+        if sentence:
+            yield _row("Bug check", field, sentence)
     if crash.facts.live:
         yield _row("Bug check", "Live dump", "the system was not stopped", note=crash.facts.live)
     for argument in bug_check.arguments:

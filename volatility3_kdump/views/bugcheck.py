@@ -80,9 +80,9 @@ def _bug_check_rows(bug_check: BugCheck, source: str) -> Iterator[Row]:
         yield _row("Also named", BLANK, alias, "table")
     if bug_check.live:
         yield _row("Live dump", BLANK, "a live dump: the system was not stopped", "table")
-    for what, words in (("Description", bug_check.text), ("This case", bug_check.variant)):
-        if words:
-            yield _row(what, BLANK, words, "table")
+    for what, sentence in (("Description", bug_check.text), ("This case", bug_check.variant)):
+        if sentence:
+            yield _row(what, BLANK, sentence, "table")
     for argument in bug_check.arguments:
         yield _row(f"Argument {argument.number}", argument.value, argument.text, source)
 

@@ -224,9 +224,11 @@ def _module_row(target: Target, details: DriverDetails, vendor: Vendor, drivers:
         Pages=details.pages,
         Present=details.present,
         Signing=details.signing_name,
-        DriverObjects=", ".join(f"{found.driver.name or '?'} ({found.driver.address:#x})" for found in drivers),
-        Devices=sum(len(found.devices) for found in drivers),
-        Notes=[*details.notes, *(found.note for found in drivers if found.note)],
+        DriverObjects=", ".join(
+            f"{driver_object.driver.name or '?'} ({driver_object.driver.address:#x})" for driver_object in drivers
+        ),
+        Devices=sum(len(driver_object.devices) for driver_object in drivers),
+        Notes=[*details.notes, *(driver_object.note for driver_object in drivers if driver_object.note)],
     )
 
 

@@ -119,10 +119,11 @@ def locks_grid(
     Below it are its owners and waiters, with ``verbose`` all that is known of those threads, and their stacks below
     them. Raises :class:`KdumpError` where the dump cannot hold resources, or their list is not in it.
     """
-    found = ResourceWaits(target, everything, one, progress)
+    resource_waits = ResourceWaits(target, everything, one, progress)
     table = VERBOSE_LOCKS if verbose else LOCKS
     return table.grid(
-        _rows(target, table, found, verbose), lambda: _lines(target, found, verbose, not everything and one is None)
+        _rows(target, table, resource_waits, verbose),
+        lambda: _lines(target, resource_waits, verbose, not everything and one is None),
     )
 
 

@@ -111,8 +111,8 @@ class MemoryView:
             for at, value, _, behind in self._pointers():
                 yield text.pointed_line(at, value, behind, self.unit, self.width)
         else:
-            for at, found in self._texts():
-                yield text.string_line(at, found, self.width)
+            for at, string in self._texts():
+                yield text.string_line(at, string, self.width)
 
     def _texts(self) -> Iterator[tuple[int, str | None]]:
         """The lines of a string, as (address, text)."""
@@ -129,19 +129,19 @@ class MemoryView:
 
     def _counted(self) -> tuple[int, str | None]:
         """The text of an ANSI_STRING or UNICODE_STRING, and the address of its buffer."""
-        found = counted_string(self.memory, self.start)
-        if found is None:
+        string = counted_string(self.memory, self.start)
+        if string is None:
             return self.start, None
         self.next = self.start + 2 * self.width
-        if not found.length and found.length <= found.maximum:
-            return found.buffer or self.start, ""
-        if found.length > found.maximum or not found.buffer:
+        if not string.length and string.length <= string.maximum:
+            return string.buffer or self.start, ""
+        if string.length > string.maximum or not string.buffer:
             raise KdumpError(
-                f"no string structure at {self.start:x}: length {found.length:#x} of {found.maximum:#x}, "
-                f"buffer {found.buffer:x}"
+                f"no string structure at {self.start:x}: length {string.length:#x} of {string.maximum:#x}, "
+                f"buffer {string.buffer:x}"
             )
-        data = self.memory.read(found.buffer, found.length)
-        return found.buffer, None if data is None else data.decode(*_encoding(self.layout == "S"))
+        data = self.memory.read(string.buffer, string.length)
+        return string.buffer, None if data is None else data.decode(*_encoding(self.layout == "S"))
 
     def _pointers(self) -> Iterator[tuple[int, int | None, int | None, str | None]]:
         """Pointers as (address, value, the pointer that it points to, what is said about it)."""
@@ -180,8 +180,8 @@ class MemoryView:
                 shown: dict[str, object] = {"Symbol": said} if named else {"Text": said}
                 yield self._row(at, value is None, Value=value, **shown)
         elif self.layout in ("a", "u", "s", "S"):
-            for at, found in self._texts():
-                yield self._row(at, found is None, Text=found)
+            for at, string in self._texts():
+                yield self._row(at, string is None, Text=string)
         else:
             layout = text.FORMATS.get(self.layout)
             step = 16 if self.unit == 1 and layout else 4 if layout is None else self.unit
@@ -273,5 +273,5 @@ def search_grid(target: Target, wanted: Range, kind: str, pattern: bytes, memory
 
 def string_lines(memory: Memory, wanted: Range, width: int, least: int = 3) -> Iterator[str]:
     """The strings in a range (KD's ``s -sa`` and ``s -su``)."""
-    for at, found in find_strings(memory, wanted.start, needed_length(wanted, 1), width, least):
-        yield text.string_line(at, found, memory.pointer_size)
+    for at, string in find_strings(memory, wanted.start, needed_length(wanted, 1), width, least):
+        yield text.string_line(at, string, memory.pointer_size)

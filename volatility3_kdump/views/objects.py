@@ -60,13 +60,13 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
 
     Raises :class:`KdumpError` where there is none.
     """
-    found: ObjectInfo | None = None
+    info: ObjectInfo | None = None
     directory: Directory | None = None
     address = what if isinstance(what, int) else find_object(target, what) if what.strip("\\") else None
     if address is not None:
-        found = read_object(target, address)
-        if found.type_name == "Directory" and (isinstance(what, str) or found.path is not None):
-            directory = read_directory(target, what if isinstance(what, str) else found.path or "\\")
+        info = read_object(target, address)
+        if info.type_name == "Directory" and (isinstance(what, str) or info.path is not None):
+            directory = read_directory(target, what if isinstance(what, str) else info.path or "\\")
     elif isinstance(what, str):
         directory = read_directory(target, what)
         if what.strip("\\"):
@@ -74,9 +74,9 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
             raise KdumpError(f"Object {what} not found" + (f" ({problems[0]})" if problems else ""))
 
     def rows() -> Iterator[Row]:
-        if found is not None:
-            yield OBJECTS.row(0, found)
-        level = 0 if found is None else 1
+        if info is not None:
+            yield OBJECTS.row(0, info)
+        level = 0 if info is None else 1
         for entry in directory.objects if directory is not None else ():
             yield OBJECTS.row(level, entry)
         for problem in directory.problems if directory is not None else ():
@@ -84,8 +84,8 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
 
     def lines() -> Iterator[str]:
         size = target.memory.pointer_size
-        if found is not None:
-            yield from object_lines(found, size)
+        if info is not None:
+            yield from object_lines(info, size)
         if directory is not None:
             yield from directory_lines(directory, size)
 
@@ -94,8 +94,8 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
 
 def handles_grid(target: Target, process: int, wanted: int = 0, objects: bool = True) -> KdumpGrid:
     """The handles of the process at an EPROCESS, or the ``wanted`` one; without ``objects`` the handles alone."""
-    found = process_handles(target, process, wanted, objects)
-    return HANDLES.grid(_handle_rows(found), lambda: _handle_lines(found, target.memory.pointer_size))
+    handles = process_handles(target, process, wanted, objects)
+    return HANDLES.grid(_handle_rows(handles), lambda: _handle_lines(handles, target.memory.pointer_size))
 
 
 def _handle_rows(found: ProcessHandles) -> Iterator[Row]:

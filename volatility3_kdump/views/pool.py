@@ -103,11 +103,11 @@ BLOCKS = table(
 def _cells(owners: TagOwners, tag: str | None, value: int | None) -> dict[str, object]:
     """Binary, description and candidates."""
     name = owners.name(tag)
-    found = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in owners.candidates(value))
+    names = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in owners.candidates(value))
     return {
         "Binary": BLANK if owners.file is None else name.binary if name else None,
         "Description": BLANK if owners.file is None else name.description if name else None,
-        "Candidates": found or None,
+        "Candidates": names or None,
     }
 
 

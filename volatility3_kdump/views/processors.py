@@ -79,33 +79,33 @@ def processors_grid(target: Target, numbers: Sequence[int] = ()) -> KdumpGrid:
 
     def lines() -> Iterator[str]:
         size = target.memory.pointer_size
-        for found in blocks:
-            yield from region_lines(found.region, size)
+        for block in blocks:
+            yield from region_lines(block.region, size)
             yield ""
-            yield from block_lines(found.region, size)
+            yield from block_lines(block.region, size)
             yield ""
-        yield from model_lines([found.model for found in blocks if found.model is not None])
+        yield from model_lines([block.model for block in blocks if block.model is not None])
 
-    return PROCESSORS.grid((PROCESSORS.row(0, found) for found in blocks), lines)
+    return PROCESSORS.grid((PROCESSORS.row(0, block) for block in blocks), lines)
 
 
 def region_grid(target: Target, number: int) -> KdumpGrid:
     """``!pcr``."""
-    (found,) = control_blocks(target, [number])
-    return PROCESSORS.grid([PROCESSORS.row(0, found)], lambda: region_lines(found.region, target.memory.pointer_size))
+    (block,) = control_blocks(target, [number])
+    return PROCESSORS.grid([PROCESSORS.row(0, block)], lambda: region_lines(block.region, target.memory.pointer_size))
 
 
 def block_grid(target: Target, number: int) -> KdumpGrid:
     """``!prcb``."""
-    (found,) = control_blocks(target, [number])
-    return PROCESSORS.grid([PROCESSORS.row(0, found)], lambda: block_lines(found.region, target.memory.pointer_size))
+    (block,) = control_blocks(target, [number])
+    return PROCESSORS.grid([PROCESSORS.row(0, block)], lambda: block_lines(block.region, target.memory.pointer_size))
 
 
 def models_grid(target: Target, number: int | None = None) -> KdumpGrid:
     """``!cpuinfo``."""
     models = models_of(target, number)
     blocks = control_blocks(target, [model.number for model in models])
-    return PROCESSORS.grid((PROCESSORS.row(0, found) for found in blocks), lambda: model_lines(models))
+    return PROCESSORS.grid((PROCESSORS.row(0, block) for block in blocks), lambda: model_lines(models))
 
 
 def dpcs_grid(target: Target, number: int | None = None) -> KdumpGrid:

@@ -23,9 +23,9 @@ SCHEMA = 1
 
 def write_report(path: Path, target: Target, crash: Crash) -> None:
     """Write the document. Raises :class:`KdumpError` when the file cannot be written."""
-    text = json.dumps(report(target, crash), indent=2, ensure_ascii=True) + "\n"
+    document = json.dumps(report(target, crash), indent=2, ensure_ascii=True) + "\n"
     try:
-        path.write_text(text, encoding="ascii")
+        path.write_text(document, encoding="ascii")
     except OSError as error:
         raise KdumpError(f"--report {path}: cannot be written: {error.strerror or error}") from error
 
@@ -128,20 +128,20 @@ def _machine(crash: Crash) -> dict[str, Any]:
 
 
 def _bug_check(crash: Crash) -> dict[str, Any] | None:
-    found = crash.bug_check
-    if found is None:
+    bug_check = crash.bug_check
+    if bug_check is None:
         return None
     return {
-        "code": _hex(found.raw_code),
-        "base_code": _hex(found.code),
-        "name": found.name,
-        "text": found.text,
-        "variant": found.variant,
+        "code": _hex(bug_check.raw_code),
+        "base_code": _hex(bug_check.code),
+        "name": bug_check.name,
+        "text": bug_check.text,
+        "variant": bug_check.variant,
         "live": crash.facts.live is not None,
         "driver": crash.recorded.driver,
         "arguments": [
             {"value": _hex(argument.value), "meaning": argument.meaning, "value_meaning": argument.value_meaning}
-            for argument in found.arguments
+            for argument in bug_check.arguments
         ],
     }
 

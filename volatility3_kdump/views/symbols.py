@@ -64,10 +64,10 @@ def matching_grid(target: Target, pattern: str, by_name: bool = False, addresses
 
 def nearest_grid(target: Target, address: int) -> KdumpGrid:
     """The symbols around an address. Raises :class:`KdumpError` for one that is in no loaded module."""
-    found = nearby(target.names, address)
-    if found is None:
+    neighbours = nearby(target.names, address)
+    if neighbours is None:
         raise KdumpError(f"{address:x} is in no loaded module")
-    return SYMBOLS.grid(_near_rows(found), lambda: text.nearest(found, target.memory.pointer_size))
+    return SYMBOLS.grid(_near_rows(neighbours), lambda: text.nearest(neighbours, target.memory.pointer_size))
 
 
 def _near_rows(found: Nearby) -> Iterator[Row]:

@@ -24,8 +24,8 @@ def _kind(token: Token) -> str | None:
 def _level(token: Token) -> object:
     if token.kind == _PRIMARY:
         return BLANK
-    known = token.level is not None and 0 <= token.level < len(IMPERSONATION_LEVELS)
-    return IMPERSONATION_LEVELS[token.level or 0] if known else token.level and str(token.level)
+    has_name = token.level is not None and 0 <= token.level < len(IMPERSONATION_LEVELS)
+    return IMPERSONATION_LEVELS[token.level or 0] if has_name else token.level and str(token.level)
 
 
 def _sid(sid: Sid | None) -> object:

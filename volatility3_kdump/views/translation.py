@@ -70,5 +70,5 @@ def vtop_grid(target: Target, address: int, directory: int) -> KdumpGrid:
 
 
 def _grid(target: Target, address: int, directory: int, lines: Callable[[Translation], Iterable[str]]) -> KdumpGrid:
-    found = translate(target, address, directory)
-    return TRANSLATION.grid(_rows(found), lambda: lines(found))
+    steps = translate(target, address, directory)
+    return TRANSLATION.grid(_rows(steps), lambda: lines(steps))

@@ -44,10 +44,10 @@ def split_name(target: Target, name: str) -> tuple[Module, str]:
     module_name, qualified, type_name = name.rpartition("!")
     if not qualified:
         module_name = "nt"
-    found = modules_like(target.names, module_name)
-    if not found:
+    modules = modules_like(target.names, module_name)
+    if not modules:
         raise KdumpError(f"no loaded module is named {module_name}")
-    return found[0], type_name
+    return modules[0], type_name
 
 
 def types_of(target: Target, module: Module) -> TypeTable:
@@ -84,10 +84,10 @@ class TypeView:
         self.options = options or Options()
         self.module, wanted = split_name(target, name)
         self.table = types_of(target, self.module)
-        found = self.table.find(wanted)
+        type_name = self.table.find(wanted)
         self.reader = TypedReader(target, self.table, memory)
-        description = self.reader.describe(found) if found is not None else None
-        if found is None or description is None:
+        description = self.reader.describe(type_name) if type_name is not None else None
+        if type_name is None or description is None:
             raise KdumpError(f"Symbol {self.module.name}!{wanted} not found: {self.table.origin} has no such type")
         self.description: TypeDescription = description
         self.at, self.link = at, link

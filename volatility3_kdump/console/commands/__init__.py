@@ -115,9 +115,9 @@ def split(line: str) -> Iterator[str]:
         end = _end_of_command(line, position)
         while _TAKES_PATH.match(rest) and end < len(line) and _PATH_ELEMENT.match(line, end + 1):
             end = _end_of_command(line, end + 1)
-        text = line[position:end].strip()
-        if text and not text.startswith("$$"):
-            yield text
+        command = line[position:end].strip()
+        if command and not command.startswith("$$"):
+            yield command
         position = end + 1
 
 
@@ -168,7 +168,7 @@ def _unknown(text: str, commands: dict[str, Command]) -> str:
     name = match[0] if match else text.split(maxsplit=1)[0]
     if len(name) > _LONGEST_NAME:
         return f"{name[:_LONGEST_NAME]}...: no such command here; .help lists the commands"
-    shown = [known for known, entry in commands.items() if not entry.hidden]
+    shown = [command_name for command_name, entry in commands.items() if not entry.hidden]
     near = difflib.get_close_matches(name.lower(), shown, 3, 0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else ".help lists the commands"
     return f"{name}: no such command here; {hint}"
@@ -190,11 +190,11 @@ def _asked(session: Session) -> Iterator[str]:
 
 def execute(session: Session, line: str) -> Iterator[str]:
     """The text of every command of a line, line by line. A command that fails gives one line, and the next follow."""
-    for text in split(line):
+    for command in split(line):
         for dump in session.dumps:
             dump.target.memory.budget.begin()
         try:
-            entry, arguments = find(text)
+            entry, arguments = find(command)
             for shown in entry.function(session, arguments):
                 if not _told(session, shown):
                     yield shown

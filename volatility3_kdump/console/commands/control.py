@@ -87,15 +87,15 @@ def _loaded(modules: Iterable[object], title: str) -> Iterator[str]:
 
 @command(".opendump", help="opens another dump; g goes to it", usage='[/c "MEMBER"] FILE')
 def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
+    parts = arguments.words
     member = None
-    if words[:1] == ["/c"] and len(words) > 2:
-        member, words = words[1], words[2:]
-    if len(words) != 1:
+    if parts[:1] == ["/c"] and len(parts) > 2:
+        member, parts = parts[1], parts[2:]
+    if len(parts) != 1:
         raise KdumpError('.opendump takes a file: .opendump [/c "MEMBER"] FILE (with spaces in double quotes)')
     before = session.index
     try:
-        dump = session.open(words[0], member)
+        dump = session.open(parts[0], member)
     except KdumpError as error:
         raise KdumpError(str(error).replace("with --member: ", 'with .opendump /c "NAME": ')) from error
     if session.dumps[0] is not dump:
@@ -147,8 +147,8 @@ def tilde(session: Session, arguments: Arguments) -> Iterable[str]:
     if arguments.text and (match is None or (match[2] and match[3])):
         raise KdumpError("~ takes the number of a processor: ~1s makes processor 1 current")
     number = int(match[1]) if match else None
-    known = {found.number for found in processors(dump.target)}
-    if number is not None and number not in known:
+    numbers = {processor.number for processor in processors(dump.target)}
+    if number is not None and number not in numbers:
         raise KdumpError(f"processor {number} has no control block in the dump")
     if match is not None and match[3]:
         yield from _on_processor(session, number or 0, match[3])
@@ -158,12 +158,12 @@ def tilde(session: Session, arguments: Arguments) -> Iterable[str]:
         dump.choose_process(None)
         dump.state.reset_context()
     else:
-        for found in processors(dump.target):
-            if number in (None, found.number):
-                mark = "." if found.number == dump.processor else " "
-                thread = "not in the dump" if found.current_thread is None else f"{found.current_thread:016x}"
-                prcb = "not in the dump" if found.prcb is None else f"{found.prcb:016x}"
-                yield f"{mark} {found.number:2d}  Prcb {prcb}  Thread {thread}"
+        for processor in processors(dump.target):
+            if number in (None, processor.number):
+                mark = "." if processor.number == dump.processor else " "
+                thread = "not in the dump" if processor.current_thread is None else f"{processor.current_thread:016x}"
+                prcb = "not in the dump" if processor.prcb is None else f"{processor.prcb:016x}"
+                yield f"{mark} {processor.number:2d}  Prcb {prcb}  Thread {thread}"
 
 
 def _on_processor(session: Session, number: int, text: str) -> Iterator[str]:
@@ -213,11 +213,11 @@ def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
     own = _own_path(session, kind)
-    text = arguments.text.strip('"')
-    if not text:
+    path_text = arguments.text.strip('"')
+    if not path_text:
         return own
     before = search_path(session, kind)
-    return f"{before};{text}" if arguments.name.endswith("+") and before else text
+    return f"{before};{path_text}" if arguments.name.endswith("+") and before else path_text
 
 
 @command(".reload", help="looks for symbols and images anew", usage="[/f] [MODULE]")
@@ -266,10 +266,10 @@ def _reload(session: Session) -> Iterator[str]:
 
 @command(".logopen", ".logappend", help="copies the session to a file; /t with the time in its name", usage="[/t] FILE")
 def open_log(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = [word for word in arguments.words if word.lower() not in ("/u", "/t")]
-    if len(words) != 1 or words[0].lower() == "/d":
+    names = [word for word in arguments.words if word.lower() not in ("/u", "/t")]
+    if len(names) != 1 or names[0].lower() == "/d":
         raise KdumpError(f"{arguments.name} takes a file, and /t to put process id and time into its name")
-    path = words[0]
+    path = names[0]
     if "/t" in (word.lower() for word in arguments.words):
         path = _stamped(path, os.getpid(), datetime.now())
     if session.log_path is not None:
@@ -309,15 +309,15 @@ def leave(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(".echo", help="shows a text", usage="TEXT")
 def echo(session: Session, arguments: Arguments) -> Iterable[str]:
-    text = arguments.text
-    yield text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    message = arguments.text
+    yield message[1:-1] if len(message) > 1 and message[0] == message[-1] == '"' else message
 
 
 @command(".effmach", help="shows the machine type", usage="[.]")
 def effective_machine(session: Session, arguments: Arguments) -> Iterable[str]:
     architecture = session.target.header.architecture
-    known = {".", "#", architecture, {"x64": "amd64"}.get(architecture, architecture)}
-    if arguments.text and arguments.text.lower() not in known:
+    accepted = {".", "#", architecture, {"x64": "amd64"}.get(architecture, architecture)}
+    if arguments.text and arguments.text.lower() not in accepted:
         raise KdumpError(f"a dump of {architecture} cannot be seen as {arguments.text}")
     yield f"Effective machine: {_MACHINES.get(architecture, architecture)}"
 
@@ -391,8 +391,8 @@ def _help_of(entry: Command) -> Iterator[str]:
 
 @command("!for_each_module", help="a line for each module, or a command with @#ModuleName...", usage='["COMMANDS"]')
 def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
-    text = " ".join(arguments.words)
-    if text.lower().count("!for_each_module") and _ALIAS.search(text) is None:
+    body = " ".join(arguments.words)
+    if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:
         raise KdumpError("!for_each_module inside of itself would never end")
     session.depth += 1
     try:
@@ -410,10 +410,10 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
                 "timedatestamp": "?" if module.timestamp is None else f"{module.timestamp:x}",
                 "moduleindex": f"{index:x}",
             }
-            if not text:
+            if not body:
                 yield f"{index:02x}: {values['base']} {values['end']} {module.name} {module.image_name}"
                 continue
-            yield from execute(session, _replaced(text, values))
+            yield from execute(session, _replaced(body, values))
     finally:
         session.depth -= 1
 

@@ -24,10 +24,10 @@ def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="analyze",
 )
 def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
-    options = [word.lower() for word in words]
+    operands = arguments.words
+    options = [word.lower() for word in operands]
     if "-show" in options:
-        shown = words[options.index("-show") + 1 :]
+        shown = operands[options.index("-show") + 1 :]
         if not 1 <= len(shown) <= 5:
             raise KdumpError("!analyze -show takes a bug check code and up to four arguments, hexadecimal")
         return shown_bug_check(shown).kd_lines()

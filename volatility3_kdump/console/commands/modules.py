@@ -122,13 +122,13 @@ def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
     process = session.current.process
     if process is None:
         raise KdumpError(f"{target.name}: the dump does not say which process crashed: .process names one")
-    found = read_user_mode(target, read_process(target, process))
-    if found.absent is not None:
-        raise KdumpError(f"{target.name}: no user modules: {found.absent}")
-    if not found.modules:
+    user_mode = read_user_mode(target, read_process(target, process))
+    if user_mode.absent is not None:
+        raise KdumpError(f"{target.name}: no user modules: {user_mode.absent}")
+    if not user_mode.modules:
         raise KdumpError(f"{target.name}: no user modules: the loader's list is empty, or not in the dump")
     yield text.header(target.memory.pointer_size)
-    for module in sorted(found.modules, key=lambda module: module.base):
+    for module in sorted(user_mode.modules, key=lambda module: module.base):
         if pattern is None or fnmatch.fnmatchcase((module.name or "").lower(), pattern.lower()):
             yield text.user_line(module, target.memory.pointer_size)
 
@@ -143,12 +143,12 @@ def drivers(session: Session, arguments: Arguments) -> Iterable[str]:
 @command("!chkimg", help="compares code with the files on the image path", usage="[-d] [MODULE]", plugin="drivers")
 def check_image(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    words = arguments.words
+    options = arguments.words
     names = []
-    while words:
-        word = words.pop(0)
+    while options:
+        word = options.pop(0)
         if word in ("-lo", "-mmw", "-ss"):
-            words = words[1:]
+            options = options[1:]
         elif not word.startswith("-"):
             names.append(word.removeprefix("!"))
     if names and not chosen_modules(target, names):
@@ -173,10 +173,10 @@ def requests(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command("!drvobj", help="a driver object with its dispatch table", usage="NAME | ADDRESS [FLAGS]", plugin="irp")
 def driver_object(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
-    if not words:
+    operands = arguments.words
+    if not operands:
         raise KdumpError("!drvobj takes a driver's name or the address of its object")
-    return driver_grid(session.target, words[0]).kd_lines()
+    return driver_grid(session.target, operands[0]).kd_lines()
 
 
 @command("!devstack", help="a device and those attached to it", usage="ADDRESS", plugin="irp")
@@ -190,7 +190,7 @@ def device_object(session: Session, arguments: Arguments) -> Iterable[str]:
 
 
 def _address(session: Session, arguments: Arguments, what: str) -> int:
-    words = arguments.words
-    if not words:
+    operands = arguments.words
+    if not operands:
         raise KdumpError(f"{arguments.name} takes the address of {what}")
-    return session.evaluate(words[0])
+    return session.evaluate(operands[0])

@@ -16,10 +16,10 @@ _OBJECTS, _DEFAULT_FLAGS = 2, 3
 def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.objects import object_grid
 
-    text = arguments.text
-    if not text:
+    operand = arguments.text
+    if not operand:
         raise KdumpError("!object needs an address, or a path such as \\Driver")
-    what = text if text.startswith("\\") else session.evaluate(text.split()[0])
+    what = operand if operand.startswith("\\") else session.evaluate(operand.split()[0])
     return object_grid(session.target, what).kd_lines()
 
 

@@ -35,19 +35,19 @@ _MINUS_ONE = (1 << 64) - 1
 )
 def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    words = arguments.words
+    operands = arguments.words
     number = None
-    if words and words[0].lower() == "/s" and len(words) > 1:
-        number = session.evaluate(words[1])
-        words = words[2:]
-    if words and words[0].startswith("/"):
-        raise KdumpError(f"!process knows no {words[0]}: use /s SESSION")
-    if len(words) > 3:
+    if operands and operands[0].lower() == "/s" and len(operands) > 1:
+        number = session.evaluate(operands[1])
+        operands = operands[2:]
+    if operands and operands[0].startswith("/"):
+        raise KdumpError(f"!process knows no {operands[0]}: use /s SESSION")
+    if len(operands) > 3:
         raise KdumpError("!process takes a process, flags and an image name")
-    which = _value(session, words[0]) if words else _MINUS_ONE
+    which = _value(session, operands[0]) if operands else _MINUS_ONE
     everything = which == 0
-    flags = _value(session, words[1]) if len(words) > 1 else None
-    image = words[2] if len(words) > 2 else None
+    flags = _value(session, operands[1]) if len(operands) > 1 else None
+    image = operands[2] if len(operands) > 2 else None
     if flags is None:
         flags = _FLAGS_OF_CURRENT if which in (0, _MINUS_ONE) else _FLAGS_OF_ONE
     if which == _MINUS_ONE:
@@ -81,15 +81,15 @@ def _value(session: Session, word: str) -> int:
 )
 def threads(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    words = [word for word in arguments.words if word.lower() != "-p"]
-    if words[:1] == ["-t"]:
-        if len(words) < 2:
+    operands = [word for word in arguments.words if word.lower() != "-p"]
+    if operands[:1] == ["-t"]:
+        if len(operands) < 2:
             raise KdumpError("!thread -t takes a thread id, hexadecimal")
-        flags = _value(session, words[2]) if len(words) > 2 else _FLAGS_OF_THREAD
-        chosen = ThreadChoice(tids=[session.evaluate(words[1])])
+        flags = _value(session, operands[2]) if len(operands) > 2 else _FLAGS_OF_THREAD
+        chosen = ThreadChoice(tids=[session.evaluate(operands[1])])
     else:
-        which = _value(session, words[0]) if words else _MINUS_ONE
-        flags = _value(session, words[1]) if len(words) > 1 else _FLAGS_OF_THREAD
+        which = _value(session, operands[0]) if operands else _MINUS_ONE
+        flags = _value(session, operands[1]) if len(operands) > 1 else _FLAGS_OF_THREAD
         if which in (0, _MINUS_ONE):
             current = session.current.thread
             if current is None:
@@ -121,11 +121,11 @@ def running(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="stack",
 )
 def all_stacks(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
+    operands = arguments.words
     level = 0
-    if words and words[0] in ("0", "1", "2"):
-        level = int(words.pop(0))
-    return summary_lines(session.target, level, " ".join(words), session.progress)
+    if operands and operands[0] in ("0", "1", "2"):
+        level = int(operands.pop(0))
+    return summary_lines(session.target, level, " ".join(operands), session.progress)
 
 
 @command("!irql", help="IRQL before the bug check", usage="[PROCESSOR]", plugin="ready")
@@ -134,7 +134,7 @@ def irql(session: Session, arguments: Arguments) -> Iterator[str]:
     number = session.evaluate(arguments.text) if arguments.text else session.current.processor
     if number is None:
         raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
-    state = next((found for found in processor_states(target) if found.number == number), None)
+    state = next((entry for entry in processor_states(target) if entry.number == number), None)
     if state is None or state.irql is None:
         why = "it has no control block in the dump" if target.nt is not None else target.symbol_status
         raise KdumpError(f"{target.name}: the IRQL of processor {number:x} is not known: {why}")

@@ -144,10 +144,10 @@ def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]
 
 
 def _frame_count(session: Session, text: str) -> int:
-    words = text.split()
-    if len(words) != 1:
+    operands = text.split()
+    if len(operands) != 1:
         raise KdumpError(f"k takes a number of frames, not {text.strip()!r}")
-    count = session.evaluate(words[0])
+    count = session.evaluate(operands[0])
     if not 1 <= count <= MOST_FRAMES:
         raise KdumpError(f"k shows 1 to {MOST_FRAMES:x} frames (hexadecimal), not {count:x}")
     return count
@@ -161,11 +161,11 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError(f".frame takes /r and a number, not {min(switches - {'/r'})}")
     number = session.evaluate(rest) if rest else session.state.frame
     start = current_start(session)
-    found = walker(target).walk(start).frames
-    if not 0 <= number < len(found):
-        raise KdumpError(f"there is no frame {number:x}: the stack has {len(found):x} (hexadecimal)")
+    frames = walker(target).walk(start).frames
+    if not 0 <= number < len(frames):
+        raise KdumpError(f"there is no frame {number:x}: the stack has {len(frames):x} (hexadecimal)")
     session.state.frame = number
-    yield row(found[number], "k", target.memory.pointer_size)
+    yield row(frames[number], "k", target.memory.pointer_size)
     if "/r" in switches:
         context = walker(target).registers_of_frame(start, number)
         if context is None:
@@ -296,11 +296,11 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
         yield _implicit("thread", dump.thread, dump)
         return
     require_dispatcher(dump.target, address, "thread")
-    found = read_thread(dump.target, address)
+    chosen = read_thread(dump.target, address)
     dump.state.reset_context()
     dump.state.thread = address
-    if switches & {"/p", "/P"} and found.process:
-        dump.choose_process(found.process)
+    if switches & {"/p", "/P"} and chosen.process:
+        dump.choose_process(chosen.process)
     yield _implicit("thread", address, dump)
     try:
         start = thread_start(dump.target, address)
@@ -329,11 +329,11 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
 
 
 def _switches(text: str) -> tuple[set[str], str]:
-    words = text.split()
-    found = set()
-    while words and words[0].startswith("/"):
-        found.add(words.pop(0))
-    return found, " ".join(words)
+    operands = text.split()
+    switches = set()
+    while operands and operands[0].startswith("/"):
+        switches.add(operands.pop(0))
+    return switches, " ".join(operands)
 
 
 def _implicit(what: str, address: int | None, dump: OpenDump) -> str:
@@ -355,14 +355,14 @@ def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
     if start is None:
         start = state.code if state.code is not None else _current_ip(session)
     if end is not None:
-        found = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
-        ends = found[-1].address + found[-1].size if found else start
-        count = len(found) + (ends < end)
+        instructions = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
+        ends = instructions[-1].address + instructions[-1].size if instructions else start
+        count = len(instructions) + (ends < end)
     else:
-        found = instructions_from(target, start, count)
-        ends = found[-1].address + found[-1].size if found else start
+        instructions = instructions_from(target, start, count)
+        ends = instructions[-1].address + instructions[-1].size if instructions else start
     state.code = ends
-    return instructions_grid(target, start, found, count).kd_lines()
+    return instructions_grid(target, start, instructions, count).kd_lines()
 
 
 @command("ub", help="disassembles the instructions before an address", usage="[ADDRESS] [L COUNT]", plugin="disasm")
@@ -386,9 +386,9 @@ def unassemble_function(session: Session, arguments: Arguments) -> Iterable[str]
             "it has no unwind data, or the dump does not hold it; u shows the code"
         )
     start, end = extent
-    found = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
-    complete = bool(found) and found[-1].address + found[-1].size >= end
-    return instructions_grid(target, start, found, len(found) + (not complete)).kd_lines()
+    instructions = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
+    complete = bool(instructions) and instructions[-1].address + instructions[-1].size >= end
+    return instructions_grid(target, start, instructions, len(instructions) + (not complete)).kd_lines()
 
 
 def _current_ip(session: Session) -> int:
@@ -406,9 +406,9 @@ def _code_range(session: Session, text: str) -> tuple[int | None, int, int | Non
         if not 1 <= count <= _MOST_INSTRUCTIONS:
             raise KdumpError(f"u shows 1 to {_MOST_INSTRUCTIONS:x} instructions (hexadecimal), not {count:x}")
         return (session.evaluate(match["start"]) if match["start"] else None), count, None
-    words = text.split()
-    if len(words) == 2 and words[1][0] not in "+-*/&|^<>=":
-        start, end = map(session.evaluate, words)
+    operands = text.split()
+    if len(operands) == 2 and operands[1][0] not in "+-*/&|^<>=":
+        start, end = map(session.evaluate, operands)
         if end < start:
             raise KdumpError(f"the range ends before it begins: {text}")
         return start, 0, end + 1

@@ -162,12 +162,12 @@ def hardware_error(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="locks",
 )
 def locks(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
-    options = {word.lower() for word in words if word.startswith("-")}
+    operands = arguments.words
+    options = {word.lower() for word in operands if word.startswith("-")}
     unknown = options - {"-v", "-d", "-p"}
     if unknown:
         raise KdumpError(f"!locks knows no {min(unknown)}: use -v, -d or an address")
-    rest = [word for word in words if not word.startswith("-")]
+    rest = [word for word in operands if not word.startswith("-")]
     one = session.evaluate(" ".join(rest)) if rest else None
     return locks_grid(session.target, "-d" in options, "-v" in options, one or None, session.progress).kd_lines()
 
@@ -201,18 +201,18 @@ def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[st
     plugin="pool",
 )
 def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
-    if len(words) > 2:
+    operands = arguments.words
+    if len(operands) > 2:
         raise KdumpError("!poolused takes flags and a tag")
-    flags = session.evaluate(words[0]) if words else 0
+    flags = session.evaluate(operands[0]) if operands else 0
     order = "nonpaged" if flags & _BY_NONPAGED else "paged" if flags & _BY_PAGED else "tag"
-    tag = words[1] if len(words) > 1 else None
+    tag = operands[1] if len(operands) > 1 else None
     return usage_grid(session.target, order, tag, None, bool(flags & _VERBOSE), session.progress).kd_lines()
 
 
 @command("!pool", help="the pool block that an address lies in, and those around it", usage="ADDRESS", plugin="pool")
 def pool_block(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.words
-    if not words:
+    operands = arguments.words
+    if not operands:
         raise KdumpError("!pool takes an address")
-    return block_grid(session.target, session.evaluate(words[0]), None, session.progress).kd_lines()
+    return block_grid(session.target, session.evaluate(operands[0]), None, session.progress).kd_lines()

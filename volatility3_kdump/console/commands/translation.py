@@ -54,11 +54,11 @@ def display_physical(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.text.addresses import pointer
     from volatility3_kdump.views.memory import MemoryView
 
-    text = arguments.text
-    if text.startswith("["):
+    operands = arguments.text
+    if operands.startswith("["):
         # Cache attributes, which a dump does not need.
-        text = text.partition("]")[2]
-    wanted, rest = parse_bounds(text, session.names, session.state.radix)
+        operands = operands.partition("]")[2]
+    wanted, rest = parse_bounds(operands, session.names, session.state.radix)
     if wanted is None or rest:
         raise KdumpError(f"{arguments.name} needs a physical address or range")
     if session.target.physical_layer_name is None:

@@ -53,8 +53,8 @@ def display_type(session: Session, arguments: Arguments) -> Iterator[str]:
     rest: list[str] = []
     for word in wanted.words:
         first = word.split(".")[0]
-        known = first in members or (wanted.prefix and any(member.startswith(first) for member in members))
-        (fields if known or (len(word) > 1 and "*" in word) else rest).append(word)
+        is_member = first in members or (wanted.prefix and any(member.startswith(first) for member in members))
+        (fields if is_member or (len(word) > 1 and "*" in word) else rest).append(word)
     at = session.evaluate(" ".join(rest)) if rest else None
     options = Options(tuple(fields), wanted.prefix, wanted.depth, wanted.blocks, wanted.elements)
     memory = session.current.memory
@@ -72,8 +72,8 @@ def _member_names(session: Session, name: str) -> set[str]:
 
 def _parse(text: str) -> _Wanted:
     wanted = _Wanted()
-    words = iter(text.split())
-    for word in words:
+    operands = iter(text.split())
+    for word in operands:
         match = _OPTION.fullmatch(word)
         if match is None:
             if wanted.type_name:
@@ -95,7 +95,7 @@ def _parse(text: str) -> _Wanted:
         elif letter == "v":
             wanted.verbose = True
         elif letter == "l":
-            wanted.link = next(words, None)
+            wanted.link = next(operands, None)
             if wanted.link is None:
                 raise KdumpError("dt -l needs a field")
         elif letter not in "ei":

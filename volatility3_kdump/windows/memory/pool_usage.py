@@ -221,7 +221,7 @@ def _sum(nt: Layouts, parts: list[Table]) -> tuple[TagUse, ...]:
         sums[name] = np.zeros(len(tags), np.uint64)
         np.add.at(sums[name], places, values)
     bits = {name: 8 * nt.field(_TYPE, path).size for name, path in _FIELDS.items()}
-    found = []
+    counted = []
     for index, tag in enumerate(tags.tolist()):
         value = {name: int(sums[name][index]) for name in _FIELDS}
         if tag == 0 and not any(value.values()):
@@ -232,8 +232,8 @@ def _sum(nt: Layouts, parts: list[Table]) -> tuple[TagUse, ...]:
             width = bits[f"{pool}_allocs"]
             used = _signed(value[f"{pool}_bytes"], bits[f"{pool}_bytes"])
             uses.append(Use(_cut(allocs, width), _cut(frees, width), used, _signed(allocs - frees, width)))
-        found.append(TagUse(tag, uses[0], uses[1]))
-    return tuple(found)
+        counted.append(TagUse(tag, uses[0], uses[1]))
+    return tuple(counted)
 
 
 def _as_unsigned(values: Any, count: int) -> Any:

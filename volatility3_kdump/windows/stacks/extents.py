@@ -34,9 +34,9 @@ def crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
 
 def segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:
     """The crashing thread's stacks where they hold ``sp``, else those of the processors, else a window above it."""
-    known = crash_segments(target)
-    if _inside(known, sp):
-        return known
+    segments = crash_segments(target)
+    if _inside(segments, sp):
+        return segments
     for processor in processors(target):
         limits = stack_limits(target, processor.current_thread) if processor.current_thread else None
         stacks = tuple([limits] if limits else []) + tuple(processor_stacks(target, processor.prcb))

@@ -91,7 +91,7 @@ def trap_start(target: Target, address: int) -> Start:
 
 def processor_start(target: Target, number: int) -> Start:
     """What a processor ran when it was stopped. Raises :class:`NoStack`."""
-    processor = next((found for found in processors(target) if found.number == number), None)
+    processor = next((entry for entry in processors(target) if entry.number == number), None)
     if processor is None:
         raise NoStack(f"processor {number} has no control block in the dump")
     if processor.context is None or processor.context.sp is None:

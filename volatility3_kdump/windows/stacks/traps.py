@@ -142,13 +142,13 @@ def _failure_trap(target: Target) -> Trap | None:
 def _trap_frames(target: Target) -> tuple[Trap, ...]:
     if target.header.architecture != "x64":
         return ()
-    found = []
+    frames = []
     for stack in live_stacks(target):
         for address in _aligned(target, stack):
             context = amd64.trap_frame(target.memory.read, address, target.nt)
             if context is not None:
-                found.append(Trap(address, context, "on the stack"))
-    return tuple(found)
+                frames.append(Trap(address, context, "on the stack"))
+    return tuple(frames)
 
 
 def _aligned(target: Target, stack: LiveStack) -> Iterator[int]:
@@ -163,7 +163,7 @@ def _aligned(target: Target, stack: LiveStack) -> Iterator[int]:
 def _stacked_exceptions(target: Target) -> tuple[StackedException, ...]:
     if target.memory.pointer_size != 8:
         return ()
-    found = []
+    exceptions = []
     size = record_size(8)
     for stack in live_stacks(target):
         for start, data in parts_of(target, stack):
@@ -177,8 +177,8 @@ def _stacked_exceptions(target: Target) -> tuple[StackedException, ...]:
                 trap = start + offset + _RECORD_BELOW_TRAP
                 context = amd64.trap_frame(target.memory.read, trap, target.nt)
                 own = context is not None and context.ip in (record.address, record.address + 1)
-                found.append(StackedException(start + offset, record, trap if own else None, stack.kind))
-    return tuple(found)
+                exceptions.append(StackedException(start + offset, record, trap if own else None, stack.kind))
+    return tuple(exceptions)
 
 
 def _may_be_record(target: Target, data: bytes) -> bool:
