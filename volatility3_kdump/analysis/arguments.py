@@ -44,15 +44,15 @@ class Named:
 
 def follow(case: Case, numbers: Iterable[int] = (2, 3, 4)) -> Reasoning:
     """Findings for the arguments of these numbers, and the culprit that one of them names best."""
-    found: list[Named] = []
+    pieces: list[Named] = []
     for number in numbers:
         argument = case.bug_check.arguments[number - 1]
         named = _follow(case, argument)
         if named is not None:
-            found.append(named)
-    culprits = [named for named in found if named.culprit is not None]
+            pieces.append(named)
+    culprits = [named for named in pieces if named.culprit is not None]
     best = max(culprits, key=lambda named: named.strength, default=None)
-    findings = tuple(dict.fromkeys(finding for named in found for finding in named.findings))
+    findings = tuple(dict.fromkeys(finding for named in pieces for finding in named.findings))
     return Reasoning(findings, culprit=best.culprit if best else None)
 
 
@@ -95,12 +95,12 @@ def _irp(case: Case, number: int, meaning: str) -> Named | None:
 
 def irp_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
     """An IRP: what it asks for and the driver that has it. The culprit is that driver."""
-    text = hexadecimal(target, address)
+    shown = hexadecimal(target, address)
     try:
         irp = io.read_irp(target, address)
     except KdumpError as error:
-        return Reasoning((Finding("IRP_ADDRESS", text, address, _join(note, str(error))),))
-    findings = [Finding("IRP_ADDRESS", text, address, note)]
+        return Reasoning((Finding("IRP_ADDRESS", shown, address, _join(note, str(error))),))
+    findings = [Finding("IRP_ADDRESS", shown, address, note)]
     current = irp.current
     if current is None:
         count, position = irp.stack_count, irp.current_location
@@ -114,13 +114,13 @@ def irp_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
     where = f"location {current.number} of {irp.stack_count}" if current.number and irp.stack_count else ""
     findings.append(Finding("IRP_REQUEST", f"{request}{f' ({power})' if power else ''}", current.address, where))
     if not current.device:
-        words = "none" if current.device == 0 else "not in the dump"
-        findings.append(Finding("DEVICE_OBJECT", words, None, "of the current stack location"))
+        state = "none" if current.device == 0 else "not in the dump"
+        findings.append(Finding("DEVICE_OBJECT", state, None, "of the current stack location"))
         return Reasoning(tuple(findings), notes=irp.notes)
     device = device_reasoning(target, current.device, "of the current stack location")
     culprit = device.culprit
     if culprit is not None:
-        why = f"the IRP at {text} is at its device: {request}"
+        why = f"the IRP at {shown} is at its device: {request}"
         culprit = Culprit(culprit.image_name, culprit.module_name, culprit.address, why)
     return Reasoning((*findings, *device.findings), notes=irp.notes, culprit=culprit)
 
@@ -135,12 +135,12 @@ def _device(case: Case, number: int, meaning: str) -> Named | None:
 
 def device_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
     """A device object, its device node if it has one, and its driver, which is the culprit."""
-    text = hexadecimal(target, address)
+    shown = hexadecimal(target, address)
     try:
         device = io.read_device(target, address)
     except KdumpError as error:
-        return Reasoning((Finding("DEVICE_OBJECT", text, address, _join(note, str(error))),))
-    findings = [Finding("DEVICE_OBJECT", text, address, note)]
+        return Reasoning((Finding("DEVICE_OBJECT", shown, address, _join(note, str(error))),))
+    findings = [Finding("DEVICE_OBJECT", shown, address, note)]
     node = node_of(target, device)
     if node is not None and node.instance_path:
         service = f"service {node.service}" if node.service else ""
@@ -149,7 +149,7 @@ def device_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
         why = f"not in the dump, address {device.driver_address:#x}" if device.driver_address else "not in the dump"
         findings.append(Finding("DRIVER_OBJECT", why, device.driver_address or None))
         return Reasoning(tuple(findings))
-    driver = _driver_reasoning(target, device.driver, f"driver of the device {text}")
+    driver = _driver_reasoning(target, device.driver, f"driver of the device {shown}")
     return Reasoning((*findings, *driver.findings), culprit=driver.culprit)
 
 
@@ -197,18 +197,18 @@ def _power_device(case: Case, number: int, meaning: str) -> Named | None:
     target, address = case.target, case.pointer(number)
     if address is None:
         return None
-    text, note = hexadecimal(target, address), _note(number, meaning)
+    shown, note = hexadecimal(target, address), _note(number, meaning)
     layouts = target.nt
     names = ("_POP_FX_DEVICE", "_TRIAGE_POP_FX_DEVICE")
-    known = next((name for name in names if layouts is not None and layouts.has(name, "Irp")), None)
-    if known is None:
-        return Named((Finding("POWER_DEVICE", text, address, _join(note, "its layout is not in the symbols")),))
+    structure = next((name for name in names if layouts is not None and layouts.has(name, "Irp")), None)
+    if structure is None:
+        return Named((Finding("POWER_DEVICE", shown, address, _join(note, "its layout is not in the symbols")),))
     try:
-        values = read_fields(target, known, address, {"irp": "Irp", "node": ("DevNode", "DeviceNode")})
+        values = read_fields(target, structure, address, {"irp": "Irp", "node": ("DevNode", "DeviceNode")})
         node = io.read_node(target, values["node"]) if values["node"] else None
     except KdumpError as error:
-        return Named((Finding("POWER_DEVICE", text, address, _join(note, str(error))),))
-    findings = [Finding("POWER_DEVICE", text, address, note)]
+        return Named((Finding("POWER_DEVICE", shown, address, _join(note, str(error))),))
+    findings = [Finding("POWER_DEVICE", shown, address, note)]
     if node is not None:
         findings.append(_node_finding(target, node, ""))
     if values["irp"]:
@@ -230,8 +230,8 @@ def _driver(case: Case, number: int, meaning: str) -> Named | None:
 
 
 def _driver_reasoning(target: Target, driver: io.DriverObject, note: str) -> Reasoning:
-    text = hexadecimal(target, driver.address)
-    findings = (Finding("DRIVER_OBJECT", text, driver.address, _join(driver.text, note)),)
+    shown = hexadecimal(target, driver.address)
+    findings = (Finding("DRIVER_OBJECT", shown, driver.address, _join(driver.text, note)),)
     return Reasoning(findings, culprit=driver_culprit(driver, f"its {note}" if note.startswith("driver") else note))
 
 
@@ -263,16 +263,16 @@ def code_named(target: Target, address: int, tag: str, number: int, meaning: str
     """An argument that is an address in code: its symbol and its module, also of one that has been unloaded."""
     note = _note(number, meaning)
     short = meaning.split(" (", maxsplit=1)[0]
-    words = f"P{number} ({short})" if short else f"P{number}"
+    label = f"P{number} ({short})" if short else f"P{number}"
     name = target.name_of(address)
     region = region_of(target, address)
     value = name or hexadecimal(target, address)
     finding = Finding(tag, value, address, note if name else _join(note, region.text))
-    why = f"{words} is {value}"
+    why = f"{label} is {value}"
     if region.unloaded is not None:
         unloaded = region.unloaded
         stem = unloaded.name.rsplit(".", 1)[0]
-        culprit = Culprit(unloaded.name, stem, address, f"{words} lies in {unloaded.name}, which had been unloaded")
+        culprit = Culprit(unloaded.name, stem, address, f"{label} lies in {unloaded.name}, which had been unloaded")
         return Named((finding,), culprit, strength)
     return Named((finding,), module_culprit(target.names.module_of(address), address, why), strength)
 
@@ -336,8 +336,8 @@ def _thread(case: Case, number: int, meaning: str) -> Named | None:
     address = case.pointer(number)
     if address is None:
         return None
-    text = thread_text(case.target, address)
-    return Named((Finding("THREAD", hexadecimal(case.target, address), address, _join(_note(number, meaning), text)),))
+    shown = thread_text(case.target, address)
+    return Named((Finding("THREAD", hexadecimal(case.target, address), address, _join(_note(number, meaning), shown)),))
 
 
 def thread_text(target: Target, address: int) -> str:
@@ -364,11 +364,11 @@ def _text(case: Case, number: int, meaning: str) -> Named | None:
     address = case.pointer(number)
     if address is None:
         return None
-    text = text_at(case.target, address)
-    if text is None:
+    string = text_at(case.target, address)
+    if string is None:
         why = case.target.memory.why_unreadable(address) if case.target.memory.read(address, 1) is None else "no text"
         return Named((Finding("TEXT", "not in the dump", address, _join(_note(number, meaning), why)),))
-    return Named((Finding("TEXT", text, address, _note(number, meaning)),))
+    return Named((Finding("TEXT", string, address, _note(number, meaning)),))
 
 
 def text_at(target: Target, address: int) -> str | None:
@@ -378,18 +378,18 @@ def text_at(target: Target, address: int) -> str | None:
     if data is None:
         return None
     if data[1] == 0 and data[0]:
-        text = _wide(target, address)
-        if text is not None:
-            return text
+        string = _wide(target, address)
+        if string is not None:
+            return string
     head = memory.read(address, 2 * memory.pointer_size)
     if head is not None:
         length, most = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
         if 0 < length <= most and length % 2 == 0 and length <= 2 * _LONGEST_TEXT:
-            text = memory.unicode_string(address)
-            if text and _printable(text):
-                return text
-    text = memory.c_string(address, _LONGEST_TEXT)
-    return text if text and _printable(text) else None
+            string = memory.unicode_string(address)
+            if string and _printable(string):
+                return string
+    string = memory.c_string(address, _LONGEST_TEXT)
+    return string if string and _printable(string) else None
 
 
 def _wide(target: Target, address: int) -> str | None:
@@ -401,8 +401,8 @@ def _wide(target: Target, address: int) -> str | None:
         if unit == 0:
             break
         parts.append(chr(unit))
-    text = "".join(parts)
-    return text if len(text) > 1 and _printable(text) else None
+    string = "".join(parts)
+    return string if len(string) > 1 and _printable(string) else None
 
 
 def _printable(text: str) -> bool:
@@ -418,18 +418,18 @@ def _driver_name(case: Case, number: int, meaning: str) -> Named | None:
     address = case.pointer(number)
     if address is None:
         return None
-    text = text_at(case.target, address)
-    if text is None:
+    driver_name = text_at(case.target, address)
+    if driver_name is None:
         return _symbolised(case, number, meaning)
-    finding = Finding("DRIVER_NAME", text, address, _note(number, meaning))
-    wanted = text.rsplit("\\", 1)[-1].lower()
+    finding = Finding("DRIVER_NAME", driver_name, address, _note(number, meaning))
+    wanted = driver_name.rsplit("\\", 1)[-1].lower()
     for module in case.target.modules:
         if module.image_name.lower() == wanted:
-            return Named((finding,), module_culprit(module, module.base, f"P{number} names {text}"), 5)
+            return Named((finding,), module_culprit(module, module.base, f"P{number} names {driver_name}"), 5)
     for unloaded in case.target.unloaded_modules:
         if unloaded.name.lower() == wanted:
             stem = unloaded.name.rsplit(".", 1)[0]
-            return Named((finding,), Culprit(unloaded.name, stem, unloaded.start, f"P{number} names {text}"), 5)
+            return Named((finding,), Culprit(unloaded.name, stem, unloaded.start, f"P{number} names {driver_name}"), 5)
     return Named((finding,))
 
 
@@ -437,7 +437,7 @@ def _rule_text(case: Case, number: int, meaning: str) -> Named | None:
     named = _text(case, number, meaning)
     if named is None:
         return None
-    return Named(tuple(Finding("RULE", item.value, item.address, item.note) for item in named.findings))
+    return Named(tuple(Finding("RULE", finding.value, finding.address, finding.note) for finding in named.findings))
 
 
 #: How each kind of argument that ``bugchecks.jsonl`` names is read. ``plain`` ones are numbers, flags and addresses of

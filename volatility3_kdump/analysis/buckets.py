@@ -131,8 +131,8 @@ def grouping(bucket: str) -> str:
     >>> grouping("0xEF_csrss.exe_BUGCHECK_CRITICAL_PROCESS_66897700_ntdll!NtTerminateProcess")
     '0xEF_csrss.exe_BUGCHECK_CRITICAL_PROCESS_ntdll!NtTerminateProcess'
     """
-    words, mark, function = bucket.partition("!")
-    return _ADDRESS.sub("", _THREAD.sub(r"\1", words)) + mark + function
+    prefix, mark, function = bucket.partition("!")
+    return _ADDRESS.sub("", _THREAD.sub(r"\1", prefix)) + mark + function
 
 
 @dataclass(frozen=True)
@@ -233,13 +233,13 @@ def head(bug_check: BugCheck, facts: FailureFacts, reasoning: Reasoning, extra: 
         chosen = tabled
     late = next((index for index, word in enumerate(chosen) if word.startswith(_LATE)), len(chosen))
     verified = facts.verifier and LEAKED_POOL not in chosen
-    words = [*chosen[:late], *(["VRF"] if verified else []), *chosen[late:]]
-    words += ["STACKPTR_ERROR"] if facts.bad_stack_pointer else []
-    text = "_".join((*words, *extra))
-    if (bug_check.live or facts.live) and not text.startswith("LKD_"):
-        text = f"LKD_{text}"
+    parts = [*chosen[:late], *(["VRF"] if verified else []), *chosen[late:]]
+    parts += ["STACKPTR_ERROR"] if facts.bad_stack_pointer else []
+    joined = "_".join((*parts, *extra))
+    if (bug_check.live or facts.live) and not joined.startswith("LKD_"):
+        joined = f"LKD_{joined}"
     classic_x64 = facts.generation == CLASSIC and facts.architecture == "x64"
-    return f"X64_{text}" if classic_x64 else text
+    return f"X64_{joined}" if classic_x64 else joined
 
 
 def tail(module: str | None, symbol: str | None, offset: int, facts: FailureFacts, gone: str | None = None) -> str:
@@ -267,33 +267,33 @@ def _tabled(bug_check: BugCheck, facts: FailureFacts) -> list[str]:
     record = record_of(bug_check.code)
     exception = _exception(bug_check, record)
     classic = facts.generation == CLASSIC
-    words: list[str] = []
+    parts: list[str] = []
     if is_access_violation(bug_check) and not (record.get("coded_before_modern") and facts.generation != MODERN):
-        words.append(_prefix(bug_check, record) if classic else "AV")
+        parts.append(_prefix(bug_check, record) if classic else "AV")
         letter = _LETTERS.get(facts.access or "") if record.get("access_word") and not classic else None
-        words += [letter] if letter else []
-        words += [f"CODE_AV_{word}" for word in _code_words(facts)] if record.get("code_words") else []
+        parts += [letter] if letter else []
+        parts += [f"CODE_AV_{word}" for word in _code_words(facts)] if record.get("code_words") else []
         # A word for the kind of fault means something only behind the letter.
         if not record.get("access_word") or letter:
-            words += _words(bug_check, record, facts)
+            parts += _words(bug_check, record, facts)
         # Codes that report a fault at a raised IRQL say more of code that could not be fetched.
-        return words + (_outside(_code_words(facts)) if not record.get("code_words") else [])
-    words.append(_prefix(bug_check, record))
+        return parts + (_outside(_code_words(facts)) if not record.get("code_words") else [])
+    parts.append(_prefix(bug_check, record))
     # Classic debuggers name the exception for 0x1E only.
     if exception is not None and not record.get("no_exception_word") and (not classic or record.get("access_word")):
-        words.append(f"{exception:x}")
+        parts.append(f"{exception:x}")
         if exception == ACCESS_VIOLATION and facts.access in _LETTERS:
-            words.append(_LETTERS[facts.access])
-            words += _outside(_code_words(facts))
+            parts.append(_LETTERS[facts.access])
+            parts += _outside(_code_words(facts))
         elif exception == _ILLEGAL_INSTRUCTION and facts.in_module is False:
-            words.append("BAD_IP")
+            parts.append("BAD_IP")
     guard = record.get("guard")
     if guard is not None and f"{argument(bug_check, guard['argument']) or 0:x}" in guard["values"]:
-        return [*words, guard["word"]]
-    words += _words(bug_check, record, facts)
+        return [*parts, guard["word"]]
+    parts += _words(bug_check, record, facts)
     if facts.small_dump and "small_dump_word" in record:
-        words.append(record["small_dump_word"])
-    return words
+        parts.append(record["small_dump_word"])
+    return parts
 
 
 def _prefix(bug_check: BugCheck, record: Mapping[str, Any]) -> str:
@@ -319,21 +319,21 @@ def _outside(words: list[str]) -> list[str]:
 
 def _words(bug_check: BugCheck, record: Mapping[str, Any], facts: FailureFacts) -> list[str]:
     """The words of the table, in its order; those whose facts are not known are left out."""
-    words: list[str | None] = []
+    parts: list[str | None] = []
     for entry in record.get("words", ()):
         if "text" in entry:
-            words.append(entry["text"])
+            parts.append(entry["text"])
         elif "process" in entry:
-            words.append(facts.process)
+            parts.append(facts.process)
         elif "cookie" in entry:
-            words.append(_cookie_word(*(argument(bug_check, index) for index in entry["cookie"])))
+            parts.append(_cookie_word(*(argument(bug_check, index) for index in entry["cookie"])))
         elif "page_state" in entry:
-            words.append(_page_state(bug_check, facts))
+            parts.append(_page_state(bug_check, facts))
         elif "rule" in entry:
-            words += _rule_words(bug_check)
+            parts += _rule_words(bug_check)
         else:
-            words.append(_argument_word(argument(bug_check, entry["argument"]), entry))
-    return [word for word in words if word]
+            parts.append(_argument_word(argument(bug_check, entry["argument"]), entry))
+    return [word for word in parts if word]
 
 
 def _argument_word(value: int | None, entry: Mapping[str, Any]) -> str | None:

@@ -85,7 +85,7 @@ def describe(code: int, parameters: Sequence[int | None]) -> BugCheck:
         names = value_tables.get(str(number), {})
         value_meaning = None if value is None else _value_meaning(names, value)
         arguments.append(Argument(number, value, meaning, value_meaning, kind))
-    words = record.get("kd", {})
+    kd_sentences = record.get("kd", {})
     return BugCheck(
         raw_code=code,
         code=base,
@@ -95,8 +95,8 @@ def describe(code: int, parameters: Sequence[int | None]) -> BugCheck:
         variant=chosen.get("text"),
         arguments=tuple(arguments),
         live=bool((raw or record).get("live")),
-        kd_text=tuple(words.get("text", ())),
-        kd_arguments=tuple(words.get("args", (None, None, None, None))),
+        kd_text=tuple(kd_sentences.get("text", ())),
+        kd_arguments=tuple(kd_sentences.get("args", (None, None, None, None))),
     )
 
 
@@ -113,8 +113,8 @@ def _variant(record: Mapping[str, Any], values: Sequence[int | None]) -> Mapping
             continue
         conditions = variant.get("and", {}).items()
         if all(_matches(wanted, values[int(number) - 1]) for number, wanted in conditions):
-            found: Mapping[str, Any] = variant
-            return found
+            chosen: Mapping[str, Any] = variant
+            return chosen
     return {}
 
 
@@ -136,7 +136,7 @@ def _value_meaning(known: Mapping[str, str], value: int) -> str | None:
     exact = known.get(f"{value:x}")
     if exact is not None:
         return exact
-    return next((text for entry, text in known.items() if "-" in entry and _matches([entry], value)), None)
+    return next((meaning for entry, meaning in known.items() if "-" in entry and _matches([entry], value)), None)
 
 
 def _merge(general: Mapping[str, Any], special: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:

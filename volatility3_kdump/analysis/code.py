@@ -29,26 +29,26 @@ def instructions_before(target: Target, address: int, count: int) -> list[Instru
     unwind data, or at the nearest symbol, if that is within 4 KB; else at the farthest start, of those that are near
     enough for ``count`` instructions, from which it meets the address exactly.
     """
-    found: list[Instruction] = []
-    while len(found) < count:
-        before = _run_before(target, address, count - len(found))
+    instructions: list[Instruction] = []
+    while len(instructions) < count:
+        before = _run_before(target, address, count - len(instructions))
         if not before:
             break
-        found = before + found
+        instructions = before + instructions
         address = before[0].address
-    return found
+    return instructions
 
 
 def instructions_between(target: Target, start: int, end: int, most: int) -> list[Instruction]:
     """The instructions from ``start`` on that begin before ``end``, at most ``most``; fewer where one is missing."""
-    found: list[Instruction] = []
-    while start < end and len(found) < most:
-        batch = instructions_from(target, start, min(_BATCH, most - len(found)))
+    instructions: list[Instruction] = []
+    while start < end and len(instructions) < most:
+        batch = instructions_from(target, start, min(_BATCH, most - len(instructions)))
         if not batch:
             break
-        found += [instruction for instruction in batch if instruction.address < end]
+        instructions += [instruction for instruction in batch if instruction.address < end]
         start = batch[-1].address + batch[-1].size
-    return found
+    return instructions
 
 
 def function_around(target: Target, address: int) -> tuple[int, int] | None:
@@ -56,8 +56,8 @@ def function_around(target: Target, address: int) -> tuple[int, int] | None:
 
     ``None`` where it has none, as for leaf functions, or where the dump does not hold it.
     """
-    found = _function(target, address) if target.header.architecture in ("x64", "arm64") else None
-    return None if found is None else (found[0] + found[1].begin, found[0] + found[1].end)
+    function = _function(target, address) if target.header.architecture in ("x64", "arm64") else None
+    return None if function is None else (function[0] + function[1].begin, function[0] + function[1].end)
 
 
 def _function(target: Target, address: int) -> tuple[int, Any] | None:
@@ -79,16 +79,16 @@ def _run_before(target: Target, address: int, count: int) -> list[Instruction]:
         return instructions_from(target, address - 4, 1)
     run = _Backwards(target, address)
     for start in (_function_start(target, address - 1), _symbol_start(target, address - 1)):
-        found = run.from_start(start) if start is not None and address - start <= _MOST_BACK else []
-        if found:
-            return found[-count:]
+        instructions = run.from_start(start) if start is not None and address - start <= _MOST_BACK else []
+        if instructions:
+            return instructions[-count:]
     return run.from_farthest(max(address - min(_LONGEST * count, _MOST_BACK), 0), count)
 
 
 def _function_start(target: Target, address: int) -> int | None:
     """Where the function that holds an address begins, by the unwind data of an x64 image."""
-    found = _function(target, address) if target.header.architecture == "x64" else None
-    return None if found is None else int(found[0] + found[1].begin)
+    function = _function(target, address) if target.header.architecture == "x64" else None
+    return None if function is None else int(function[0] + function[1].begin)
 
 
 def _symbol_start(target: Target, address: int) -> int | None:
@@ -112,15 +112,15 @@ class _Backwards:
 
     def from_start(self, start: int) -> list[Instruction]:
         """The instructions from ``start`` to the end, empty unless one ends exactly there."""
-        found: list[Instruction] = []
+        instructions: list[Instruction] = []
         position = start
         while position < self._end:
             step = self._at(position)
             if step is None:
                 return []
-            found.append(step)
+            instructions.append(step)
             position += step.size
-        return found if position == self._end else []
+        return instructions if position == self._end else []
 
     def from_farthest(self, lowest: int, count: int) -> list[Instruction]:
         """The last ``count`` instructions of the run from the lowest start that has so many, else the longest run."""

@@ -178,8 +178,8 @@ def _caller_text(fault: Fault) -> str:
     if caller is None:
         return ""
     returns, destination, _ = caller
-    text = f"the return address on top of the stack is {fault.target.name_of(returns) or hex(returns)}"
-    return text if destination is None else f"{text}, behind a call of {fault.target.name_of(destination)}"
+    sentence = f"the return address on top of the stack is {fault.target.name_of(returns) or hex(returns)}"
+    return sentence if destination is None else f"{sentence}, behind a call of {fault.target.name_of(destination)}"
 
 
 def _call_error(fault: Fault) -> Plausibility | None:

@@ -18,13 +18,13 @@ _MOST_NAMED = 4
 
 def check(case: Case) -> Reasoning:
     """All checks together."""
-    found = Reasoning()
+    reasoning = Reasoning()
     for step, subject in (
         (lambda: _code(case), "the faulting code"),
         (lambda: memory_errors(case.target), "the memory manager's error counters"),
     ):
-        found += attempt(step, subject)
-    return found
+        reasoning += attempt(step, subject)
+    return reasoning
 
 
 def _code(case: Case) -> Reasoning:
@@ -38,8 +38,8 @@ def _code(case: Case) -> Reasoning:
         return Reasoning()
     module, page = failure.module, failure.context.ip & -PAGE_SIZE
     start = max(page - module.base, 0)
-    compared, found = target.images.image_of(module).differences(start, min(PAGE_SIZE, module.size - start))
-    differences = [(module.base + rva, held, stored) for rva, held, stored in found]
+    compared, changed = target.images.image_of(module).differences(start, min(PAGE_SIZE, module.size - start))
+    differences = [(module.base + rva, held, stored) for rva, held, stored in changed]
     if not compared:
         return Reasoning()
     if not differences:
@@ -73,7 +73,7 @@ def memory_errors(target: Target) -> Reasoning:
     ``nt!MmZeroedPageSingleBitErrorsDetected``.
     """
     findings, sentences = [], []
-    for tag, field, variable, debugger_field, words in (
+    for tag, field, variable, debugger_field, description in (
         ("BAD_PAGES_DETECTED", "BadPagesDetected", "MmBadPagesDetected", "MmBadPagesDetected", "bad pages"),
         (
             "SINGLE_BIT_ERROR",
@@ -88,7 +88,7 @@ def memory_errors(target: Target) -> Reasoning:
         if count and count < _MOST_ERRORS:
             findings.append(Finding(tag, f"{count}", None, "counted by the memory manager since the system started"))
             sentences.append(
-                f"The memory manager has counted {words}: {count}. Test the memory before you blame a driver."
+                f"The memory manager has counted {description}: {count}. Test the memory before you blame a driver."
             )
     return Reasoning(tuple(findings), tuple(sentences))
 

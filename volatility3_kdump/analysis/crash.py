@@ -121,8 +121,8 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
 
 def _interrupted(target: Target) -> str | None:
     """What the processor did that is not the thread's; ``None`` where the bug check was raised by the thread itself."""
-    found = interruption(target)
-    return None if found is None else _INTERRUPTED.get(found.kind, found.reason)
+    interrupted = interruption(target)
+    return None if interrupted is None else _INTERRUPTED.get(interrupted.kind, interrupted.reason)
 
 
 def _process(target: Target, reasoning: Reasoning, thread: Thread | None) -> Process | None:

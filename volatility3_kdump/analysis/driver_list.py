@@ -46,8 +46,10 @@ class DriverList:
     @property
     def unowned(self) -> list[FoundDriver]:
         """Driver objects whose image is no loaded module."""
-        owned = {found.driver.address for module in self.target.modules for found in self.objects.of(module)}
-        return [found for found in self.objects.found if found.driver.address not in owned]
+        owned = {
+            driver_object.driver.address for module in self.target.modules for driver_object in self.objects.of(module)
+        }
+        return [driver_object for driver_object in self.objects.found if driver_object.driver.address not in owned]
 
     @property
     def objects(self) -> DriverObjects:

@@ -73,7 +73,7 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
     lab = _BUILD_LAB.match(build_lab(target) or "")
     build = header.build_number
     shared = shared_data(target)
-    version = next((text for first, text in _VERSIONS if build is not None and build >= first), None)
+    version = next((version_name for first, version_name in _VERSIONS if build is not None and build >= first), None)
     if shared is not None:
         version = f"{shared.major_version}.{shared.minor_version}"
     kernel = kernel_version(target)
@@ -136,8 +136,8 @@ def version_of(target: Target, module: Module | None) -> str | None:
         return None
     image = target.images.image_of(module)
     headers = image.headers()
-    found = image_version(image.read, headers) if headers is not None else None
-    if found is not None:
-        return found.file_version
+    version = image_version(image.read, headers) if headers is not None else None
+    if version is not None:
+        return version.file_version
     kernel = kernel_version(target) if target.kernel is not None and target.kernel.base == module.base else None
     return kernel.text if kernel is not None else None

@@ -170,8 +170,8 @@ class _Finder:
 
     def find(self) -> Failure | None:
         record_address, exception = self._exception()
-        found = self._context_record() or self._trap_frame() or self._header()
-        return None if found is None else self.complete(found, record_address, exception)
+        registers = self._context_record() or self._trap_frame() or self._header()
+        return None if registers is None else self.complete(registers, record_address, exception)
 
     def complete(
         self, found: _Found, record_address: int | None = None, exception: ExceptionRecord | None = None
@@ -278,15 +278,15 @@ class _Finder:
     def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:
         """Add the nonvolatile registers that unwinding from the bug check down to the trap frame recovers."""
         try:
-            found = walker(self.target).registers_at_trap(crash_start(self.target), trap)
+            unwound = walker(self.target).registers_at_trap(crash_start(self.target), trap)
         except NoStack:
             return shown, ()
-        if found is None or found.ip != shown.ip:
+        if unwound is None or unwound.ip != shown.ip:
             return shown, ()
         recovered = {
-            name: found.registers[name]
+            name: unwound.registers[name]
             for name in amd64.NONVOLATILE
-            if name in found.registers and name not in shown.registers
+            if name in unwound.registers and name not in shown.registers
         }
         complete = dataclasses.replace(shown, registers={**shown.registers, **recovered})
         return complete, tuple(sorted(recovered))

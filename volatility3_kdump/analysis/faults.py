@@ -203,9 +203,9 @@ def exception_reasoning(case: Case, code: int, record: ExceptionRecord | None, a
     findings.append(Finding("EXCEPTION_STR", f"{code:#x}", code))
     sentences = []
     what = code_text(code)
-    words = code_name(code) or f"the code {code:#x}"
+    code_words = code_name(code) or f"the code {code:#x}"
     if code != ACCESS_VIOLATION:
-        sentences.append(f"The exception was {words}{f' ({what.lower()})' if what else ''}.")
+        sentences.append(f"The exception was {code_words}{f' ({what.lower()})' if what else ''}.")
     if code == IN_PAGE_ERROR and len(parameters) > 2:
         status = parameters[2] & 0xFFFFFFFF
         meaning = _PAGE_STATUS.get(status)

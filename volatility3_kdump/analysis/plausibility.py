@@ -73,11 +73,11 @@ def plausibility(target: Target, bug_check: BugCheck | None, failure: Failure | 
     flips = tuple(pointer_flips(target, bug_check, failure))
     if fault is None:
         return Plausibility(None, "", None, flips=flips) if flips else None
-    text = fault.text if fault.instruction is not None else None
+    instruction_text = fault.text if fault.instruction is not None else None
     judged = _judge(fault)
     if judged is None:
-        return Plausibility(None, "", fault.ip, text, flips=flips) if flips else None
-    return replace(judged, instruction=text, flips=(*judged.flips, *flips))
+        return Plausibility(None, "", fault.ip, instruction_text, flips=flips) if flips else None
+    return replace(judged, instruction=instruction_text, flips=(*judged.flips, *flips))
 
 
 def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) -> Fault | None:
@@ -114,9 +114,9 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
 
 def _judge(fault: Fault) -> Plausibility | None:
     for judge in (nowhere, misaligned, absent, padding, _illegal, _breakpoint, _fast_fail, _divide, access):
-        found = judge(fault)
-        if found is not None:
-            return found
+        judgement = judge(fault)
+        if judgement is not None:
+            return judgement
     return None
 
 
@@ -138,8 +138,8 @@ def _illegal(fault: Fault) -> Plausibility | None:
         )
         bit = f"CPUID leaf {entry.leaf:x}h, {entry.register.upper()} bit {entry.bit} is clear"
         return outcome_of(fault, LACKS_FEATURE, says, bit, f"processor: {identity.text}")
-    known = identity is not None and need.features and all(_has(identity, entry) for entry in need.features)
-    if not need.everywhere and not known:
+    all_present = identity is not None and need.features and all(_has(identity, entry) for entry in need.features)
+    if not need.everywhere and not all_present:
         return None
     if software_may_have_raised(fault):
         return None

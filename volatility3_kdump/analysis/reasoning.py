@@ -139,10 +139,10 @@ def attempt(step: Callable[[], Reasoning], subject: str) -> Reasoning:
 
 
 def _one_line(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    if isinstance(error, KdumpError) and words:
-        return words
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    line = " ".join(str(error).split())
+    if isinstance(error, KdumpError) and line:
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _joined(left: tuple, right: tuple) -> tuple:  # type: ignore[type-arg]

@@ -40,8 +40,8 @@ def vendor_of(name: str, company: str | None) -> Vendor:
     its author wrote there, so that a signature (SigningLevel) is better evidence where there is one.
     """
     if company:
-        known = "microsoft" in company.casefold()
-        return Vendor(MICROSOFT if known else THIRD_PARTY, f"company name {company}")
+        is_microsoft = "microsoft" in company.casefold()
+        return Vendor(MICROSOFT if is_microsoft else THIRD_PARTY, f"company name {company}")
     if _is_component(name):
         return Vendor(MICROSOFT, "list of Windows's components")
     return Vendor(PROBABLY_THIRD_PARTY, "not in the list of Windows's components, no resources in the dump")

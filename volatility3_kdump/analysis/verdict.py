@@ -118,7 +118,9 @@ def entry_at(target: Target, address: int, call_site: bool = False) -> StackEntr
     names = target.names
     name = names.lookup_return(address) if call_site else names.lookup(address)
     if name is None:
-        gone = next((found for found in target.unloaded_modules if found.start <= address < found.end), None)
+        gone = next(
+            (unloaded for unloaded in target.unloaded_modules if unloaded.start <= address < unloaded.end), None
+        )
         if gone is None:
             return StackEntry(None, None, 0, None, address, True)
         return StackEntry(debugger_name(gone.name), None, address - gone.start, gone.name, address, True, True)
@@ -175,19 +177,21 @@ class _Decision:
             if entry.module is not None
         ]
         # Without a symbol the owner rules cannot know what only reports a failure; its place in the stack tells.
-        every = [found for found in every if not found.entry.reports] or every
+        every = [candidate for candidate in every if not candidate.entry.reports] or every
         self.top, missing = self._top()
         if missing is not None:
             every.insert(0, _Candidate(-1, missing, self._owner(missing)))
-        below = [found for found in every if found.number >= self.top]
-        if not any(found.ownership.strength != IGNORE for found in below):
+        below = [candidate for candidate in every if candidate.number >= self.top]
+        if not any(candidate.ownership.strength != IGNORE for candidate in below):
             # The instruction that failed lies in no module and nothing called it: what is left is who reported it.
             self.top, below = -1, every
         self.candidates = below
-        considered = [found for found in self.candidates if found.ownership.strength not in (IGNORE, LAST_IGNORE)]
-        self.all_microsoft = bool(self.candidates) and all(found.ownership.microsoft for found in considered)
+        considered = [
+            candidate for candidate in self.candidates if candidate.ownership.strength not in (IGNORE, LAST_IGNORE)
+        ]
+        self.all_microsoft = bool(self.candidates) and all(candidate.ownership.microsoft for candidate in considered)
         self.ranked = sorted(
-            (found for found in self.candidates if found.ownership.strength != IGNORE),
+            (candidate for candidate in self.candidates if candidate.ownership.strength != IGNORE),
             key=lambda found: (-RANKS[found.ownership.strength], found.number),
         )
 
@@ -245,11 +249,11 @@ class _Decision:
 
     def verdict(self) -> Verdict:
         culprit = self.reasoning.culprit
-        found = buckets.special(
+        special = buckets.special(
             self.reasoning.prefix, self.bug_check, culprit.image_name if culprit else None, self.facts
         )
-        if found is not None:
-            return self._special(found)
+        if special is not None:
+            return self._special(special)
         if self._goes_by_name():
             named = self._named(culprit) or self._driver() or self._unnamed()
             if named is not None:
@@ -412,12 +416,12 @@ class _Decision:
         for entry in self.record.get("telling", ()):
             if self._argument(entry["argument"]) != entry["value"]:
                 continue
-            for found in self.candidates:
-                name = f"{found.entry.module}!{found.entry.symbol}"
-                if found.ownership.strength in (IGNORE, LAST_IGNORE) or name in entry["below"]:
+            for candidate in self.candidates:
+                name = f"{candidate.entry.module}!{candidate.entry.symbol}"
+                if candidate.ownership.strength in (IGNORE, LAST_IGNORE) or name in entry["below"]:
                     continue
                 if name in entry["frames"]:
-                    return found, (entry["word"],)
+                    return candidate, (entry["word"],)
                 break
         return None
 
@@ -509,21 +513,21 @@ class _Decision:
             LAST: "nothing on the stack but the kernel and what counts as the kernel here; the first frame of these",
             LAST_IGNORE: "nothing else on the stack can be blamed",
         }[strength]
-        passed = [found for found in self.candidates if found.number < chosen.number]
-        text = f"{what} (rule {chosen.ownership.rule!r}, {chosen.ownership.source})"
+        passed = [candidate for candidate in self.candidates if candidate.number < chosen.number]
+        reason = f"{what} (rule {chosen.ownership.rule!r}, {chosen.ownership.source})"
         if self.top > 0:
-            text += f"; the walk starts at the instruction that failed, frame {self.top}"
+            reason += f"; the walk starts at the instruction that failed, frame {self.top}"
         if passed:
             noun = "frame" if len(passed) == 1 else "frames"
-            owners = sorted({found.ownership.rule for found in passed})
+            owners = sorted({candidate.ownership.rule for candidate in passed})
             shown = ", ".join(repr(rule) for rule in owners[:3]) + (", ..." if len(owners) > 3 else "")
-            text += f"; passed over {len(passed)} {noun} above it ({shown})"
+            reason += f"; passed over {len(passed)} {noun} above it ({shown})"
         if self.all_microsoft:
-            text += (
+            reason += (
                 "; every frame belongs to Microsoft, so this is where the failure showed "
                 "and what caused it may have left no frame"
             )
-        return text
+        return reason
 
     def _confidence(self, chosen: _Candidate) -> tuple[str, str]:
         """How sure the choice of a frame is, and why."""
@@ -540,11 +544,13 @@ class _Decision:
         elif chosen.ownership.strength == MAYBE:
             level -= 1
             reasons.append("its owner rule says maybe")
-        above = [found for found in self.candidates if found.number < chosen.number]
-        failed = self.top >= 0 or any(found.number < 0 or found.ownership.strength == LAST_IGNORE for found in above)
+        above = [candidate for candidate in self.candidates if candidate.number < chosen.number]
+        failed = self.top >= 0 or any(
+            candidate.number < 0 or candidate.ownership.strength == LAST_IGNORE for candidate in above
+        )
         failed = failed or chosen.number < 0 or (not above and self._reports_exception())
         failed = failed or chosen.entry.part == FAULT
-        between = [found for found in above if found.ownership.strength not in (IGNORE, LAST_IGNORE)]
+        between = [candidate for candidate in above if candidate.ownership.strength not in (IGNORE, LAST_IGNORE)]
         # The reason not to be sure is about the thread that stopped the system, not one that the arguments name.
         if self.record.get("uncertain") and self.reasoning.thread is None:
             level -= 2 if self.record.get("blameless") else 1
@@ -575,10 +581,16 @@ class _Decision:
 
     def _second(self, module: str | None, chosen: _Candidate | None = None) -> tuple[str | None, str | None]:
         """The best candidate of another module; one that is not Microsoft's before those of Microsoft."""
-        others = [found for found in self.ranked if (found.entry.module or "").lower() != (module or "").lower()]
+        others = [
+            candidate for candidate in self.ranked if (candidate.entry.module or "").lower() != (module or "").lower()
+        ]
         if not others:
             return None, None
-        foreign = [found for found in others if not found.ownership.microsoft and found.ownership.owner != IGNORE]
+        foreign = [
+            candidate
+            for candidate in others
+            if not candidate.ownership.microsoft and candidate.ownership.owner != IGNORE
+        ]
         second = foreign[0] if foreign else others[0]
         name, rule = second.entry.name, repr(second.ownership.rule)
         place = f"frame {second.number}" if second.number >= 0 else "the instruction that failed"

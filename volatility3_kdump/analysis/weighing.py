@@ -59,8 +59,8 @@ def _hardware(verdict: Verdict, judged: Plausibility, bug_check: BugCheck | None
     if judged.debugger_word is None:
         return turned
     image = f"{vendor}.sys" if vendor and judged.debugger_word == IP_MISALIGNED else None
-    found = buckets.special(judged.debugger_word, bug_check, image)
-    bucket = found.bucket if found is not None else judged.debugger_word
+    special = buckets.special(judged.debugger_word, bug_check, image)
+    bucket = special.bucket if special is not None else judged.debugger_word
     return replace(
         turned,
         symbol_name=judged.debugger_word,

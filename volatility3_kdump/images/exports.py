@@ -101,21 +101,21 @@ class _Reader:
         return entries
 
     def _name(self, rva: int) -> str | None:
-        text = bytearray()
-        while len(text) < _LONGEST_NAME and self._budget > 0:
-            part = self._rest_of_page(rva + len(text))
+        collected = bytearray()
+        while len(collected) < _LONGEST_NAME and self._budget > 0:
+            part = self._rest_of_page(rva + len(collected))
             if part is None:
                 self._complete = False
                 return None
             end = part.find(b"\0", 0, _LONGEST_NAME)
             self._budget -= max(len(part) if end < 0 else end, _SMALLEST_READ)
-            text += part if end < 0 else part[:end]
+            collected += part if end < 0 else part[:end]
             if end >= 0:
                 break
-        if self._budget <= 0 or not _PRINTABLE.fullmatch(text):
+        if self._budget <= 0 or not _PRINTABLE.fullmatch(collected):
             self._complete = False
             return None
-        return text.decode("ascii")
+        return collected.decode("ascii")
 
     def _bytes(self, rva: int, size: int) -> bytes | None:
         page, skip = divmod(rva, _PAGE_SIZE)

@@ -111,15 +111,15 @@ class ModuleImage:
         """
         source = self._image_file() if rva >= 0 and rva + size <= self.module.size else None
         compared = 0
-        found = []
+        differences = []
         for address, held in self._pieces(self.module.base + rva, size) if source is not None else ():
             start = address - self.module.base
             stored = source.read(start, len(held)) if source is not None else None
             if stored is not None:
                 compared += len(held)
             if stored is not None and stored != held:
-                found += [(start + i, a, b) for i, (a, b) in enumerate(zip(held, stored, strict=True)) if a != b]
-        return compared, found
+                differences += [(start + i, a, b) for i, (a, b) in enumerate(zip(held, stored, strict=True)) if a != b]
+        return compared, differences
 
     def pieces(self, rva: int, size: int) -> Iterator[tuple[int, bytes]]:
         """What memory holds of a range, as (RVA, bytes), in order."""
@@ -185,18 +185,18 @@ class ModuleImage:
         if not timestamp:
             self._problems.append(f"{module.name}: its TimeDateStamp is not in the dump, no image file can be matched")
             return None
-        known = timestamp
+        expected = timestamp
 
         def check(found: Path) -> None:
             try:
-                check_image(found, known, module.size)
+                check_image(found, expected, module.size)
             except ImageRefused as refusal:
                 raise ImageRefused(f"image of {module.name}: {refusal}") from refusal
 
         for name in names:
-            for found in path.matching(name, image_key(timestamp, module.size), check, self._problems):
+            for candidate in path.matching(name, image_key(timestamp, module.size), check, self._problems):
                 try:
-                    return FileImage.load(found, timestamp, module.size, module.base)
+                    return FileImage.load(candidate, timestamp, module.size, module.base)
                 except ImageRefused as refusal:
                     self._problems.append(f"image of {module.name}: {refusal}")
         return None
@@ -382,10 +382,10 @@ class FileImage:
 
     def _loader_written(self) -> list[tuple[int, int]]:
         """Ranges of read-only sections that the loader writes, as (start, end) RVAs."""
-        found = []
+        ranges = []
         imports = self._header.directory(_IMPORT_ADDRESSES)
         if imports is not None:
-            found.append((imports[0], imports[0] + imports[1]))
+            ranges.append((imports[0], imports[0] + imports[1]))
         config = self._header.directory(_LOAD_CONFIG)
         if config is not None:
             size = min(int.from_bytes(self._raw(config[0], 4), "little"), PAGE_SIZE)
@@ -395,9 +395,9 @@ class FileImage:
                     address = int.from_bytes(data[offset : offset + self._width], "little")
                     if address:
                         rva = address - self._header.preferred_base
-                        found.append((rva, rva + self._width))
+                        ranges.append((rva, rva + self._width))
         merged: list[tuple[int, int]] = []
-        for start, stop in sorted(found):
+        for start, stop in sorted(ranges):
             if merged and start <= merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
             else:
@@ -434,8 +434,8 @@ def image_names(module: Module) -> list[str]:
     if module.name == "nt":
         texts += _KERNEL_FILES if module.base >> 32 in (0, 0xFFFFFFFF) else _KERNEL_FILES_64
     names: list[str] = []
-    for text in texts:
-        name = safe_file_name(text)
+    for string in texts:
+        name = safe_file_name(string)
         if name is None:
             continue
         names.append(name)
@@ -475,14 +475,14 @@ def _regions(file: pefile.PE, length: int) -> list[_Region]:
     alignment = min(max(optional.SectionAlignment, 1), PAGE_SIZE)
     header_size = min(optional.SizeOfHeaders, length)
     regions = [_Region(0, header_size, 0, header_size, True)]
-    found = []
+    collected = []
     for section in file.sections:
         size = -(-(section.Misc_VirtualSize or section.SizeOfRawData) // alignment) * alignment
         size = min(size, max(optional.SizeOfImage - section.VirtualAddress, 0))
         stored = min(section.SizeOfRawData, size, max(length - section.PointerToRawData, 0))
         writable = bool(section.Characteristics & _WRITABLE)
-        found.append(_Region(section.VirtualAddress, size, section.PointerToRawData, stored, not writable))
-    for region in sorted(found, key=lambda region: region.address):
+        collected.append(_Region(section.VirtualAddress, size, section.PointerToRawData, stored, not writable))
+    for region in sorted(collected, key=lambda region: region.address):
         if region.size and region.address >= regions[-1].address + regions[-1].size:
             regions.append(region)
     return regions

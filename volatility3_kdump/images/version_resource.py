@@ -99,10 +99,10 @@ def _parse(block: bytes) -> ImageVersion | None:
 def _translation(block: bytes) -> str | None:
     """Language and code page of the first entry of the Var called Translation."""
     key = "Translation\0".encode("utf-16-le")
-    found = block.find(key)
+    translation = block.find(key)
     # The key starts behind the node's six bytes of header, and its value at a multiple of four.
-    position = (found + len(key) + 3) & ~3
-    if found < 0 or position + 4 > len(block):
+    position = (translation + len(key) + 3) & ~3
+    if translation < 0 or position + 4 > len(block):
         return None
     language, code_page = struct.unpack_from("<HH", block, position)
     return f"{language:04x}.{code_page:04x}"
@@ -119,21 +119,21 @@ def _strings(block: bytes) -> dict[str, str]:
         return {}
     # The StringTable follows, with eight hexadecimal digits of language and code page for a key.
     table = (start + 2 * len("StringFileInfo\0") + 3) & ~3
-    found: dict[str, str] = {}
+    strings: dict[str, str] = {}
     if table + 6 > len(block):
-        return found
+        return strings
     end = min(len(block), table + struct.unpack_from("<H", block, table)[0])
     position = (table + 6 + 2 * 9 + 3) & ~3
-    while position + 6 <= end and len(found) < _MOST_ENTRIES:
+    while position + 6 <= end and len(strings) < _MOST_ENTRIES:
         length, units, _ = struct.unpack_from("<HHH", block, position)
         if length < 6 or position + length > end:
             break
         key, after = _text(block, position + 6, position + length)
         value, _ = _text(block, (after + 3) & ~3, min(position + length, ((after + 3) & ~3) + 2 * units))
         if key:
-            found[key] = value
+            strings[key] = value
         position = (position + length + 3) & ~3
-    return found
+    return strings
 
 
 def _text(block: bytes, start: int, end: int) -> tuple[str, int]:

@@ -166,10 +166,10 @@ class SearchPath:
         seen: set[Path] = set()
         for element in self.elements:
             for place in element.places:
-                for found in self._local(place, element.plain, name, key) if isinstance(place, Path) else ():
-                    if found.name.casefold() == name.casefold() and found not in seen:
-                        seen.add(found)
-                        yield found
+                for file in self._local(place, element.plain, name, key) if isinstance(place, Path) else ():
+                    if file.name.casefold() == name.casefold() and file not in seen:
+                        seen.add(file)
+                        yield file
 
     def matching(self, name: str, key: str, check: Callable[[Path], None], problems: list[str]) -> Iterator[Path]:
         """Files that ``check`` accepts, in the order of the path, downloaded where the path says so.
@@ -203,16 +203,16 @@ class SearchPath:
             for place in element.places:
                 if isinstance(place, Path):
                     noted = False
-                    for found in self._local(place, element.plain, name, key):
-                        if found in seen:
+                    for file in self._local(place, element.plain, name, key):
+                        if file in seen:
                             continue
-                        seen.add(found)
-                        why = None if element.plain else _unsafe(found, place)
+                        seen.add(file)
+                        why = None if element.plain else _unsafe(file, place)
                         if why is not None:
                             say(why)
                             usable = None
                         else:
-                            usable = self._usable(found, place, name, key, check, stores_before, say)
+                            usable = self._usable(file, place, name, key, check, stores_before, say)
                         noted = True
                         note(place, usable)
                         if usable is not None and usable not in given:
@@ -234,9 +234,9 @@ class SearchPath:
         listings = self._listings
         kinds = [(kind,) for kind in _KINDS] + [("symbols", kind) for kind in _KINDS] if plain else []
         for steps in ((), *kinds):
-            found = listings.file(place, *steps, name)
-            if found is not None:
-                yield found
+            file = listings.file(place, *steps, name)
+            if file is not None:
+                yield file
         if key:
             yield from stores.stored(place, name, key, listings)
         if plain:
@@ -245,14 +245,14 @@ class SearchPath:
                     yield entry
                 elif key:
                     for last in (name, stores.compressed_name(name), stores.POINTER):
-                        found = listings.file(entry, key, last)
-                        if found is not None:
-                            yield found
+                        file = listings.file(entry, key, last)
+                        if file is not None:
+                            yield file
 
     def _nested_in(self, root: Path) -> dict[str, list[Path]]:
         """What lies below a directory, by case-folded name: files, and directories that are those of a store."""
         if root not in self._nested:
-            found: dict[str, list[Path]] = {}
+            directories: dict[str, list[Path]] = {}
             level = [root]
             left = _MOST_ENTRIES
             for depth in range(_DEEPEST):
@@ -267,7 +267,7 @@ class SearchPath:
                                 # The first level was searched already. Links may lead in circles.
                                 nested = entry.is_dir(follow_symlinks=False)
                                 if depth and (not nested or _STORED.fullmatch(entry.name)):
-                                    found.setdefault(entry.name.casefold(), []).append(Path(entry.path))
+                                    directories.setdefault(entry.name.casefold(), []).append(Path(entry.path))
                                 if nested and not _STORED.fullmatch(entry.name):
                                     below.append(Path(entry.path))
                     except OSError:
@@ -275,7 +275,7 @@ class SearchPath:
                 level = sorted(below)
                 if not level or left < 0:
                     break
-            self._nested[root] = {name: sorted(paths) for name, paths in found.items()}
+            self._nested[root] = {name: sorted(paths) for name, paths in directories.items()}
         return self._nested[root]
 
     def _usable(

@@ -308,17 +308,17 @@ class Servers:
                 return None
             steps = [name[:2], name, key] if two else [name, key]
             base = "/".join([url.rstrip("/"), *(quote(step) for step in steps)])
-            found = self._in_directory(base, name, check, store)
-            if found is not None:
+            fetched = self._in_directory(base, name, check, store)
+            if fetched is not None:
                 self._tiers[url] = two
-                return found
+                return fetched
         return None
 
     def _in_directory(self, base: str, name: str, check: Check, store: Path) -> Path | None:
         for last in (name, stores.compressed_name(name)):
-            found = self._transfer(f"{base}/{quote(last)}", store, name)
-            if found is not None:
-                return self._verified(found, f"{base}/{quote(last)}", name, check, store)
+            fetched = self._transfer(f"{base}/{quote(last)}", store, name)
+            if fetched is not None:
+                return self._verified(fetched, f"{base}/{quote(last)}", name, check, store)
         pointer = self._transfer(f"{base}/{stores.POINTER}", store, stores.POINTER, text=True)
         if pointer is None:
             return None
@@ -334,19 +334,19 @@ class Servers:
         # A server has no say about files of this machine.
         if _scheme(rest) not in ("http", "https") or (base.startswith("https:") and rest.startswith("http:")):
             raise _Failure(_Failure.REFUSED, f"{shown_url(base)}: the server refers to {told}; refused")
-        found = self._transfer(rest, store, name)
-        return None if found is None else self._verified(found, rest, name, check, store)
+        fetched = self._transfer(rest, store, name)
+        return None if fetched is None else self._verified(fetched, rest, name, check, store)
 
     def _has(self, url: str, name: str, store: Path) -> bool:
         try:
-            found = self._transfer(f"{url.rstrip('/')}/{name}", store, name, text=True)
+            fetched = self._transfer(f"{url.rstrip('/')}/{name}", store, name, text=True)
         except _Failure as failure:
             if failure.kind in (_Failure.UNREACHABLE, _Failure.STALLED):
                 raise
             return False
-        if found is not None:
-            found.unlink(missing_ok=True)
-        return found is not None
+        if fetched is not None:
+            fetched.unlink(missing_ok=True)
+        return fetched is not None
 
     def _verified(self, found: Path, url: str, name: str, check: Check, store: Path) -> Path:
         """The file in what came, unpacked where need be, after ``check``. Raises :class:`_Failure`."""
@@ -360,8 +360,8 @@ class Servers:
             found.unlink(missing_ok=True)
             place.unlink(missing_ok=True)
             if isinstance(error, KdumpError):
-                text = str(error).replace(str(place), shown_url(url)).replace(str(found), shown_url(url))
-                raise _Failure(_Failure.REFUSED, text) from error
+                complaint = str(error).replace(str(place), shown_url(url)).replace(str(found), shown_url(url))
+                raise _Failure(_Failure.REFUSED, complaint) from error
             raise
         return place
 
@@ -469,8 +469,8 @@ class _Transfer(threading.Thread):
     def _unreachable(self, reason: object) -> _Failure:
         if isinstance(reason, TimeoutError):
             return _Failure(_Failure.UNREACHABLE, f"cannot be connected to within {self._limits.stall:g} s")
-        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-        return _Failure(_Failure.UNREACHABLE, f"cannot be connected to: {text}")
+        explanation = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        return _Failure(_Failure.UNREACHABLE, f"cannot be connected to: {explanation}")
 
     def _cut_short(self) -> _Failure:
         expected = "" if self._expected is None else f" of {self._expected:,}"

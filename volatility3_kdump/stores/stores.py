@@ -65,8 +65,8 @@ class Listings:
             except (OSError, ValueError):
                 entries = []
             self._listings[directory] = {entry.casefold(): entry for entry in entries}
-        found = self._listings[directory].get(name.casefold())
-        return None if found is None else directory / found
+        listed = self._listings[directory].get(name.casefold())
+        return None if listed is None else directory / listed
 
     def forget(self) -> None:
         """List directories anew from now on: files were added."""
@@ -85,9 +85,9 @@ def stored(root: Path, name: str, key: str, listings: Listings) -> Iterator[Path
     if is_file(root / TWO_TIER):
         top = listings.entry(root, name[:2])
     for last in (name, compressed_name(name), POINTER):
-        found = listings.file(top, name, key, last)
-        if found is not None:
-            yield found
+        file = listings.file(top, name, key, last)
+        if file is not None:
+            yield file
 
 
 def add(root: Path, name: str, key: str, source: Path, move: bool = False) -> Path:

@@ -35,14 +35,14 @@ def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str])
     ``None`` when there is no such PDB. A line about what could not be used is appended to ``problems``.
     """
     try:
-        known = load_table(identity, [directory()], host=False)
+        cached = load_table(identity, [directory()], host=False)
     except LayoutError:
-        known = None  # damaged: made anew
-    if known is not None:
-        return known
-    for found in find_pdb_file(path, identity, problems):
+        cached = None  # damaged: made anew
+    if cached is not None:
+        return cached
+    for candidate in find_pdb_file(path, identity, problems):
         try:
-            return _converted(found, identity, problems)
+            return _converted(candidate, identity, problems)
         except (PdbRefused, LayoutError) as error:
             problems.append(str(error))
     return None

@@ -42,8 +42,8 @@ def host_symbol_directories() -> list[Path]:
     """The directories in which the host looks for symbols, including those given to it with ``-s``."""
     import volatility3.symbols
 
-    found = [Path(path) for path in volatility3.symbols.__path__]
-    return [path for path in found if is_directory(path)]
+    directories = [Path(path) for path in volatility3.symbols.__path__]
+    return [path for path in directories if is_directory(path)]
 
 
 def relative_names(identity: PdbIdentity) -> list[str]:
@@ -63,9 +63,9 @@ def load_table(identity: PdbIdentity, directories: Sequence[Path] = (), host: bo
         for path in _candidates(directory, identity):
             return _checked(_load_file(path), identity)
         for pack in sorted(directory.glob("*.zip")):
-            found = _from_pack(pack, identity)
-            if found is not None:
-                return _checked(found, identity)
+            table = _from_pack(pack, identity)
+            if table is not None:
+                return _checked(table, identity)
     return None
 
 
@@ -76,9 +76,9 @@ def load_kernel_table(
 
     The shipped one holds no more than the package itself needs.
     """
-    found = load_table(identity, directories) or otherwise()
-    if found is not None:
-        return found
+    loaded = load_table(identity, directories) or otherwise()
+    if loaded is not None:
+        return loaded
     shipped = tables.kernel_table_path()
     if shipped.is_file():
         table = _load_file(shipped)
@@ -171,9 +171,9 @@ def _identifier(table: Layouts) -> str | None:
 
 
 def _checked(table: Layouts, identity: PdbIdentity) -> Layouts:
-    found = _identifier(table)
-    if found is not None and found != identity.identifier:
-        raise LayoutError(f"{table.origin}: holds the symbols of {found}, not of {identity.identifier}; refused")
+    identifier = _identifier(table)
+    if identifier is not None and identifier != identity.identifier:
+        raise LayoutError(f"{table.origin}: holds the symbols of {identifier}, not of {identity.identifier}; refused")
     return table
 
 

@@ -103,20 +103,20 @@ def decode_debugger_data(
     if data is None:
         return None
     block = _decoded(data, *keys)
-    found = parse_debugger_data(block[:0x18], address, lambda _: block)
-    base = found.kernel_base if found else None
-    return found if base and base & 0xFFF == 0 else None
+    decoded = parse_debugger_data(block[:0x18], address, lambda _: block)
+    base = decoded.kernel_base if decoded else None
+    return decoded if base and base & 0xFFF == 0 else None
 
 
 def _decoded(data: bytes, wait_never: int, wait_always: int, encoded_flag: int) -> bytes:
     """Undo the encoding of each qword: xor, rotate, xor, byte swap, xor."""
     mask = 0xFFFFFFFFFFFFFFFF
     turn = wait_never & 0x3F
-    words = []
+    quadwords = []
     for (word,) in struct.iter_unpack("<Q", data):
         value = word ^ wait_never
         value = (value << turn | value >> (64 - turn)) & mask if turn else value
         value ^= encoded_flag
         value = int.from_bytes(value.to_bytes(8, "little"), "big") ^ wait_always
-        words.append(value)
-    return struct.pack(f"<{len(words)}Q", *words)
+        quadwords.append(value)
+    return struct.pack(f"<{len(quadwords)}Q", *quadwords)

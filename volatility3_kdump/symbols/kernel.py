@@ -135,10 +135,10 @@ def _base_by_distances(dump: CrashDump, read: ReadMemory) -> int | None:
             rvas = record["rva"]
             if dump.header.machine_type not in (None, record["machine"]):
                 continue
-            found = {address - rvas[name] for name, address in pointers.items() if name in rvas}
-            if len(found) != 1 or not {"PsLoadedModuleList", "PsActiveProcessHead"} <= rvas.keys():
+            candidates_found = {address - rvas[name] for name, address in pointers.items() if name in rvas}
+            if len(candidates_found) != 1 or not {"PsLoadedModuleList", "PsActiveProcessHead"} <= rvas.keys():
                 continue
-            (base,) = found
+            (base,) = candidates_found
             if base & _PAGE_MASK or base <= 0:
                 continue
             bases.add(base)
@@ -201,19 +201,19 @@ def _bug_check_routine(dump: CrashDump) -> int | None:
 def variable_distances(dump: CrashDump, base: int, debugger: DebuggerData | None) -> dict[str, int]:
     """The distances from the kernel's base, in bytes, of the variables whose addresses a dump gives."""
     header = dump.header
-    known: dict[str, int] = {}
+    distances: dict[str, int] = {}
     for name in _INDEXED:
         address = debugger[name] if debugger else None
         if address:
-            known[name] = address - base
+            distances[name] = address - base
     for name, address in (
         ("PsLoadedModuleList", header.ps_loaded_module_list),
         ("PsActiveProcessHead", header.ps_active_process_head),
         ("KdDebuggerDataBlock", header.kd_debugger_data_block),
     ):
         if address:
-            known.setdefault(name, address - base)
-    return known
+            distances.setdefault(name, address - base)
+    return distances
 
 
 def _from_index(
@@ -221,14 +221,14 @@ def _from_index(
 ) -> tuple[PdbIdentity | None, tuple[str, ...]]:
     """The kernel whose variables lie where this one's do; several, if the known distances do not tell them apart."""
     header = dump.header
-    known = variable_distances(dump, base, debugger)
-    if "PsLoadedModuleList" not in known or "PsActiveProcessHead" not in known:
+    distances = variable_distances(dump, base, debugger)
+    if "PsLoadedModuleList" not in distances or "PsActiveProcessHead" not in distances:
         return None, ()
     fitting = [
         record
-        for record in _index().get((known["PsLoadedModuleList"], known["PsActiveProcessHead"]), [])
+        for record in _index().get((distances["PsLoadedModuleList"], distances["PsActiveProcessHead"]), [])
         if header.machine_type in (None, record["machine"])
-        and all(record["rva"].get(name, rva) == rva for name, rva in known.items())
+        and all(record["rva"].get(name, rva) == rva for name, rva in distances.items())
     ]
     stopped = _bug_check_routine(dump)
     if len(fitting) > 1 and stopped is not None:
@@ -237,5 +237,5 @@ def _from_index(
     if len(fitting) != 1:
         return None, tuple(f"{record['pdb']}/{record['guid']}-{record['age']}" for record in fitting)
     record = fitting[0]
-    known_by = f"distances of {len(known)} kernel variables from the base"
+    known_by = f"distances of {len(distances)} kernel variables from the base"
     return PdbIdentity(record["pdb"], record["guid"], record["age"], known_by), ()

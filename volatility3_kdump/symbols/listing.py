@@ -79,8 +79,10 @@ def nearby(names: AddressNames, address: int) -> Nearby | None:
     following = names.next_symbol(module, rva)
     above = None
     if following is not None:
-        found = names.lookup(module.base + following)
-        above = _symbol(names, module, following, found.symbol) if found is not None and found.symbol else None
+        neighbour = names.lookup(module.base + following)
+        above = (
+            _symbol(names, module, following, neighbour.symbol) if neighbour is not None and neighbour.symbol else None
+        )
     table = names.table_of(module)
     exact = [name for at, name in table.symbols if at == rva] if table is not None else []
     return Nearby(address, module, below, above, tuple(_symbol(names, module, rva, name) for name in exact))

@@ -168,12 +168,12 @@ def _object(line: str, number: int) -> dict[str, Any]:
     if len(line) > _LONGEST_LINE:
         raise ManifestError(f"line {number}: longer than {_LONGEST_LINE} characters")
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"line {number}: not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(entry, dict):
         raise ManifestError(f"line {number}: not a JSON object")
-    return found
+    return entry
 
 
 def _entry(raw: dict[str, Any], number: int) -> Entry:
@@ -251,17 +251,17 @@ def fetch(
         try:
             for files, told in pool.map(fetcher.files_of, entries):
                 problems.extend(line for line in told if line not in problems)
-                for place, found, old in files:
+                for place, file, old in files:
                     if place in seen:
                         continue
                     seen.add(place)
-                    if found is None:
+                    if file is None:
                         result.absent += 1
                         say(f"not found  {place}")
                         continue
                     result.present += 1
                     result.new += not old
-                    say(f"{'present' if old else 'fetched':10} {place}  {found.stat().st_size:,} bytes")
+                    say(f"{'present' if old else 'fetched':10} {place}  {file.stat().st_size:,} bytes")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -296,10 +296,10 @@ class _Fetcher:
             with self._lock(image.key):
                 for candidate in image.names:
                     old = any(True for _ in here.matching(candidate, image.key, check, []))
-                    found = next(filling.matching(candidate, image.key, check, problems), None)
-                    if found is not None:
+                    file = next(filling.matching(candidate, image.key, check, problems), None)
+                    if file is not None:
                         name = candidate
-                        held, old = self._kept(name, image.key, found, old, problems)
+                        held, old = self._kept(name, image.key, file, old, problems)
                         break
             files.append((f"{name}/{image.key}/{name}", held, old))
             if pdb is None and held is not None:
@@ -308,8 +308,8 @@ class _Fetcher:
             name, key = pdb.pdb_name, store_key(pdb)
             with self._lock(key):
                 old = any(True for _ in find_pdb_file(here, pdb, []))
-                found = next(find_pdb_file(filling, pdb, problems), None)
-                held, old = self._kept(name, key, found, old, problems)
+                file = next(find_pdb_file(filling, pdb, problems), None)
+                held, old = self._kept(name, key, file, old, problems)
             files.append((f"{name}/{key}/{name}", held, old))
         return files, problems
 

@@ -168,8 +168,8 @@ class AddressNames:
 
     def text(self, address: int) -> str | None:
         """As :meth:`lookup`, as KD writes it."""
-        found = self.lookup(address)
-        return None if found is None else str(found)
+        name = self.lookup(address)
+        return None if name is None else str(name)
 
     def status_of(self, module: Module) -> str:
         """The state of a module's symbols, nothing being searched for it.
@@ -221,8 +221,8 @@ class AddressNames:
         if prepared is None:
             return None
         exact, folded = prepared.by_name
-        found = exact.get(symbol, folded.get(symbol.lower()))
-        return None if found is None else module.base + found
+        offset = exact.get(symbol, folded.get(symbol.lower()))
+        return None if offset is None else module.base + offset
 
     def starting_with(self, module: Module, prefix: str, most: int) -> list[str]:
         """Names of a module's symbols that start with a prefix, whatever its case: the first ``most`` in order."""

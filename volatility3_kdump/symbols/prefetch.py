@@ -22,14 +22,14 @@ _AT_A_TIME = 6
 
 def modules_of(words: Iterable[int], modules: Sequence[Module]) -> list[Module]:
     """The modules that hold any of some addresses, in load order."""
-    found = set()
+    chosen = set()
     ordered = sorted(modules, key=lambda module: module.base)
     for word in words:
         for module in ordered:
             if module.base <= word < module.end:
-                found.add(module.base)
+                chosen.add(module.base)
                 break
-    return [module for module in modules if module.base in found]
+    return [module for module in modules if module.base in chosen]
 
 
 def prefetch(modules: Sequence[Module], images: SearchPath, symbols: SearchPath, problems: list[str]) -> None:
@@ -59,11 +59,11 @@ def _get(module: Module, images: SearchPath, symbols: SearchPath) -> list[str]:
             raise ImageRefused(f"image of {module.name}: {refusal}") from refusal
 
     for name in image_names(module):
-        found = next(images.matching(name, image_key(timestamp, size), check, problems), None)
-        if found is None:
+        image_file = next(images.matching(name, image_key(timestamp, size), check, problems), None)
+        if image_file is None:
             continue
         try:
-            image = FileImage.load(found, timestamp, size, None)
+            image = FileImage.load(image_file, timestamp, size, None)
         except ImageRefused as refusal:
             problems.append(f"image of {module.name}: {refusal}")
             break

@@ -99,9 +99,9 @@ class SymbolSources:
         if identity is None:
             missing = "the RSDS record of its image is not in the dump"
         else:
-            found = self._from_isf(identity) or self._from_pdb(identity)
-            if found is not None:
-                return found, found.origin
+            table = self._from_isf(identity) or self._from_pdb(identity)
+            if table is not None:
+                return table, table.origin
             missing = f"neither {identity.isf_name}.json.xz nor {identity.pdb_name} of that build was found"
         compiled = self._from_coff(module)
         if compiled is not None:
@@ -124,11 +124,11 @@ class SymbolSources:
         if identity is None:
             return None
         try:
-            found = load_table(identity, self._isf_directories)
+            table = load_table(identity, self._isf_directories)
         except LayoutError as error:
             self._problems.append(str(error))
             return None
-        return table_from_pdb(identity, self._path, self._problems) if found is None else found
+        return table_from_pdb(identity, self._path, self._problems) if table is None else table
 
     def _from_isf(self, identity: PdbIdentity) -> SymbolTable | None:
         try:
@@ -139,12 +139,12 @@ class SymbolSources:
         return None if table is None else isf_symbols(table)
 
     def _from_pdb(self, identity: PdbIdentity) -> SymbolTable | None:
-        found = find_pdb(self._path, identity, self._problems)
-        if found is None:
+        pdb = find_pdb(self._path, identity, self._problems)
+        if pdb is None:
             return None
         # Any other name of a literal's address says more.
-        symbols = sorted(found.symbols, key=lambda pair: (pair[0], pair[1] == LITERAL_NAME))
-        return SymbolTable("pdb", str(found.path), symbols)
+        symbols = sorted(pdb.symbols, key=lambda pair: (pair[0], pair[1] == LITERAL_NAME))
+        return SymbolTable("pdb", str(pdb.path), symbols)
 
     def _from_coff(self, module: Module) -> SymbolTable | None:
         """The symbols that gcc and clang leave in image files, or in files that they were split off to."""

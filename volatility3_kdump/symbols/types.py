@@ -109,7 +109,7 @@ class TypeTable:
         if self._folded is None:
             self._folded = {}
             for table in (document.base_types, document.enums, document.user_types):
-                self._folded.update((known.casefold(), known) for known in table)
+                self._folded.update((type_name.casefold(), type_name) for type_name in table)
         for candidate in (name, f"_{name}"):
             if any(candidate in table for table in (document.user_types, document.enums, document.base_types)):
                 return candidate

@@ -104,15 +104,15 @@ class _Evidence:
     # the machine and the debugger -------------------------------------------------------------------------------------
 
     def _architecture(self) -> str | None:
-        text = self.report.text
+        pasted = self.report.text
         platform = self.report.fields.get("OSPLATFORM_TYPE", "").lower()
         if platform in ("x64", "x86", "arm64"):
             return platform
-        if re.search(r"\barm64fre\b|AArch64|ARM 64-bit|\barm64 target\b", text[:200_000], re.IGNORECASE):
+        if re.search(r"\barm64fre\b|AArch64|ARM 64-bit|\barm64 target\b", pasted[:200_000], re.IGNORECASE):
             return "arm64"
-        if re.search(r"\bamd64fre\b|Free x64|\bx64 target\b", text[:200_000]):
+        if re.search(r"\bamd64fre\b|Free x64|\bx64 target\b", pasted[:200_000]):
             return "x64"
-        if re.search(r"\bx86fre\b|x86 compatible", text[:200_000]):
+        if re.search(r"\bx86fre\b|x86 compatible", pasted[:200_000]):
             return "x86"
         wide = any((row.stack_pointer or 0) >> 32 or (row.returns_to or 0) >> 32 for row in self.report.rows)
         if wide:
@@ -254,12 +254,12 @@ class _Evidence:
         )
 
     def _small_dump(self) -> bool:
-        text, fields = self.report.text, self.report.fields
+        pasted, fields = self.report.text, self.report.fields
         named = re.search(
-            r"\b\d{6}-\d{1,8}-\d{2}\.dmp\b", fields.get("FILE_IN_CAB", "") or text[:20_000], re.IGNORECASE
+            r"\b\d{6}-\d{1,8}-\d{2}\.dmp\b", fields.get("FILE_IN_CAB", "") or pasted[:20_000], re.IGNORECASE
         )
         return bool(
-            named or "CUSTOMER_CRASH_COUNT" in fields or "Mini Kernel Dump File" in text or "Triage Dump" in text
+            named or "CUSTOMER_CRASH_COUNT" in fields or "Mini Kernel Dump File" in pasted or "Triage Dump" in pasted
         )
 
     def _bad_stack_pointer(self) -> bool:

@@ -88,30 +88,30 @@ def bare_row(line: str) -> Row | None:
     matched = _NUMBERED.match(line)
     if not matched:
         return None
-    for text in (matched["rest"], line):
-        found = _named(text.split("   ")[0], None, None, ())
-        if found is not None and found.module is not None and (found.symbol is not None or "+0x" in text):
-            return found
+    for candidate in (matched["rest"], line):
+        row = _named(candidate.split("   ")[0], None, None, ())
+        if row is not None and row.module is not None and (row.symbol is not None or "+0x" in candidate):
+            return row
     return None
 
 
 def _addressed(rest: str, sp: int | None, returns_to: int | None) -> Row | None:
     arguments: tuple[int, ...] = ()
-    text = rest.lstrip()
-    if text.startswith(":"):
-        text = text[1:].lstrip()
-        shown = _ARGUMENTS.match(text)
+    remainder = rest.lstrip()
+    if remainder.startswith(":"):
+        remainder = remainder[1:].lstrip()
+        shown = _ARGUMENTS.match(remainder)
         if shown:
             arguments = _numbers(shown[0])
-            text = text[shown.end() :]
-        text = _after_colon(text)
+            remainder = remainder[shown.end() :]
+        remainder = _after_colon(remainder)
     else:
-        shown = _ARGUMENTS.match(text)
-        if shown and shown.end() < len(text):
+        shown = _ARGUMENTS.match(remainder)
+        if shown and shown.end() < len(remainder):
             arguments = _numbers(shown[0])
-            text = text[shown.end() :]
-        text = _after_colon(text)
-    return _named(text, sp, returns_to, arguments)
+            remainder = remainder[shown.end() :]
+        remainder = _after_colon(remainder)
+    return _named(remainder, sp, returns_to, arguments)
 
 
 def _after_colon(text: str) -> str:
@@ -174,34 +174,34 @@ _FIELD = re.compile(r"[A-Z][A-Z0-9_]{3,40}:(?:\s|$)|Followup:|-{6,}|[0-9]{0,3}:?
 def stacks(lines: Sequence[str]) -> list[tuple[str, list[Row]]]:
     """Every stack in a text, with where it stands: ``STACK_TEXT`` or ``k``. Stacks of one row only count in
     STACK_TEXT."""
-    found: list[tuple[str, list[Row]]] = []
+    sections: list[tuple[str, list[Row]]] = []
     index = 0
     while index < len(lines):
         line = lines[index]
         if line.lstrip().startswith("STACK_TEXT:"):
             rows, index = _section(lines, index, line.split(":", 1)[1])
-            found.append(("STACK_TEXT", rows))
+            sections.append(("STACK_TEXT", rows))
             continue
         if _HEADER.match(line):
             rows, index = _section(lines, index, "")
-            found.append(("k", rows))
+            sections.append(("k", rows))
             continue
         current = row(line)
         if current is not None and current.module is not None:
             rows, end = _section(lines, index - 1, "")
             if len(rows) > 1:
-                found.append(("k", rows))
+                sections.append(("k", rows))
             index = max(end, index + 1)
             continue
         bare = bare_row(line)
         if bare is not None and bare.symbol is not None:
             rows = list(_bare_run(lines, index))
             if len(rows) > 1:
-                found.append(("k", rows))
+                sections.append(("k", rows))
             index += max(len(rows), 1)
             continue
         index += 1
-    return [(place, rows) for place, rows in found if rows]
+    return [(place, rows) for place, rows in sections if rows]
 
 
 def _section(lines: Sequence[str], start: int, first: str) -> tuple[list[Row], int]:
@@ -215,10 +215,10 @@ def _section(lines: Sequence[str], start: int, first: str) -> tuple[list[Row], i
         rows += [only] if only is not None else []
     while index < len(lines) and len(rows) < _MOST_FRAMES:
         line = lines[index]
-        text = line.strip()
-        if _FIELD.match(text) and not text.startswith("WARNING:"):
+        stripped = line.strip()
+        if _FIELD.match(stripped) and not stripped.startswith("WARNING:"):
             break
-        if text:
+        if stripped:
             rest = _CONTINUED.match(line) if pending is not None else None
             current = bare_row(rest["rest"]) if rest else row(line) or bare_row(line)
             if current is not None:
@@ -235,7 +235,7 @@ def _section(lines: Sequence[str], start: int, first: str) -> tuple[list[Row], i
             else:
                 broken = _broken(line)
                 pending = broken or pending
-                misses += 0 if broken is not None or _passable(text) else 1
+                misses += 0 if broken is not None or _passable(stripped) else 1
                 if misses > 3:
                     break
         index += 1

@@ -52,9 +52,9 @@ class Places:
             # The debugger puts an underscore for what cannot stand in a symbol.
             if re.sub(r"[^\w]", "_", stem) == name:
                 return file
-        known = _FILES.get(name)
-        if known is not None:
-            return known
+        file_name = _FILES.get(name)
+        if file_name is not None:
+            return file_name
         if self._process is not None and self._process.lower().removesuffix(".exe") == name:
             return self._process
         user = 0 < address < (1 << 31 if self._architecture == "x86" else 1 << 47)
@@ -68,8 +68,8 @@ class Places:
 
     def resolve(self, address: int) -> StackEntry | None:
         address &= self.mask
-        for known, name in self._report.pairs.items():
-            if known & self.mask == address:
+        for title, name in self._report.pairs.items():
+            if title & self.mask == address:
                 entry = self._of_name(name, address)
                 if entry is not None:
                     return entry

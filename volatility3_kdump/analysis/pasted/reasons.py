@@ -99,16 +99,16 @@ class Reasons:
         why = (
             f"{name} has the power IRP that was not completed in time" if holder else f"the device belongs to {device}"
         )
-        words = ["3", *([holder] if holder else []), *(["IMAGE", device] if device else [])]
+        parts = ["3", *([holder] if holder else []), *(["IMAGE", device] if device else [])]
         image = self.places.image_of(name, 0) if holder else device
-        return Reasoning(specifiers=tuple(words), culprit=Culprit(image, None, None, why))
+        return Reasoning(specifiers=tuple(parts), culprit=Culprit(image, None, None, why))
 
     def _irp_holder(self) -> str | None:
         lines = self.report.text.split("\n")
         for index, line in enumerate(lines):
             if _IRP_CURRENT.match(line):
-                for text in lines[index : index + 3]:
-                    named = _DRIVER_NAME.search(text)
+                for following in lines[index : index + 3]:
+                    named = _DRIVER_NAME.search(following)
                     if named:
                         self.report.use("!irp")
                         return named["name"]
@@ -134,18 +134,20 @@ class Reasons:
 
     def _hardware(self) -> Reasoning:
         report = self.report
-        text = "\n".join(line for line in report.text.split("\n") if not line.lstrip().startswith(_VERDICT_LINES))
-        vendor = next((name for name in _VENDORS if name in text), None)
+        evidence_text = "\n".join(
+            line for line in report.text.split("\n") if not line.lstrip().startswith(_VERDICT_LINES)
+        )
+        vendor = next((name for name in _VENDORS if name in evidence_text), None)
         if vendor is not None:
             report.use(f"the processor's maker ({vendor})")
         source, high, low = self._argument(1), self._argument(3), self._argument(4)
         kind = None
         if source == 0 and high is not None and low is not None and not high >> 32 and not low >> 32 and (high or low):
             kind = machine_check.MachineCheckStatus(high << 32 | low).bucket_word
-        words = hardware_words(source, vendor, "PROCESSOR" if source == 0 else None, kind)
+        parts = hardware_words(source, vendor, "PROCESSOR" if source == 0 else None, kind)
         why = "the processor or the platform reported a hardware error; no driver is to blame"
         culprit = Culprit(f"{vendor}.sys" if vendor else "hardware", vendor or "hardware", None, why)
-        return Reasoning(specifiers=words, culprit=culprit)
+        return Reasoning(specifiers=parts, culprit=culprit)
 
     def _leaked_pool(self) -> Reasoning:
         module = self.report.fields.get("FAULTING_MODULE", "").partition(" ")[2].strip()

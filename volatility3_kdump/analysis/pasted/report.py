@@ -185,8 +185,8 @@ def _fields(report: Report, lines: Sequence[str]) -> None:
         elif name == "BUCKET_ID":
             report.pasted.setdefault("bucket", value)
         elif name not in report.fields:
-            following = (text.strip() for text in lines[index + 1 : index + 3])
-            report.fields[name] = value or next((text for text in following if text), "")
+            following = (next_line.strip() for next_line in lines[index + 1 : index + 3])
+            report.fields[name] = value or next((next_line for next_line in following if next_line), "")
             # FOLLOWUP_IP only lends its name to an address that the arguments themselves give.
             if name in ("FAULTING_IP", "WORKER_ROUTINE", "FAILED_INSTRUCTION_ADDRESS", "FOLLOWUP_IP"):
                 _pair(report, [value, *lines[index + 1 : index + 4]])
@@ -194,13 +194,13 @@ def _fields(report: Report, lines: Sequence[str]) -> None:
 
 def _pair(report: Report, lines: Sequence[str]) -> None:
     """A name and, on the next line, its address."""
-    texts = [text.strip() for text in lines if text.strip()]
+    texts = [stripped.strip() for stripped in lines if stripped.strip()]
     if not texts:
         return
     name = texts[0].split(" ")[0].split("[")[0]
-    for text in texts[:2]:
-        address = _BARE_HEX.match(text)
-        if address and text is not texts[0] and ("+" in name or "!" in name):
+    for stripped in texts[:2]:
+        address = _BARE_HEX.match(stripped)
+        if address and stripped is not texts[0] and ("+" in name or "!" in name):
             report.pairs.setdefault(number(address["value"]), name)
 
 
@@ -240,8 +240,8 @@ def _places(report: Report, lines: Sequence[str]) -> None:
 
 def _named_instruction(report: Report, lines: Sequence[str], ip: int) -> None:
     """``driver+0x1d1e:`` before the instruction of a register block."""
-    for text, following in itertools.pairwise(lines):
-        named = re.match(r"\s*(?P<name>[^\s:]{1,300}):(?: \[.*)?\s*$", text)
+    for line, following in itertools.pairwise(lines):
+        named = re.match(r"\s*(?P<name>[^\s:]{1,300}):(?: \[.*)?\s*$", line)
         if named and ("!" in named["name"] or "+0x" in named["name"]):
             address = _BARE_HEX.match(following.strip())
             if address and number(address["value"]) == ip:
@@ -292,8 +292,8 @@ def _code_of(text: str | None) -> int | None:
 
 def _take(report: Report, values: Iterable[str | None], what: str) -> None:
     """Fill the arguments that are not known yet."""
-    for index, text in enumerate(values):
-        matched = re.match(rf"{_HEX}\b", text.strip()) if text else None
+    for index, value in enumerate(values):
+        matched = re.match(rf"{_HEX}\b", value.strip()) if value else None
         if matched and report.arguments[index] is None:
             report.arguments[index] = _argument(number(matched[0]))
             report.use(what)
@@ -310,8 +310,8 @@ def _titled(report: Report, lines: Sequence[str]) -> None:
         if not title:
             continue
         arguments: list[str | None] = [None] * 4
-        for text in lines[index + 1 : index + 80]:
-            argument = _ARGUMENT.match(text)
+        for following in lines[index + 1 : index + 80]:
+            argument = _ARGUMENT.match(following)
             if argument:
                 arguments[int(argument["number"]) - 1] = argument["value"]
         if report.code is None:
@@ -339,8 +339,8 @@ def _written(report: Report, lines: Sequence[str]) -> None:
         code = int(matched["code"].lower().removeprefix("0x"), 16)
         arguments = matched["arguments"]
         if arguments is None:
-            for text in lines[index + 1 : index + 3]:
-                following = _LIST.match(text) or _ARGUMENTS_LINE.match(text)
+            for following_line in lines[index + 1 : index + 3]:
+                following = _LIST.match(following_line) or _ARGUMENTS_LINE.match(following_line)
                 arguments = following["arguments"] if following else arguments
         if report.code is None and (
             arguments is not None or "0x" in matched["code"].lower() or len(matched["code"]) == 8
@@ -384,9 +384,9 @@ def _reported(report: Report, lines: Sequence[str]) -> None:
 
 def _stack(report: Report, chosen: Sequence[str], everything: Sequence[str]) -> None:
     """STACK_TEXT, else the stack that shows the bug check, else the longest."""
-    found = stacks(chosen) or stacks(everything)
-    texts = [rows for place, rows in found if place == "STACK_TEXT"]
-    others = [rows for place, rows in found if place != "STACK_TEXT"]
+    sections = stacks(chosen) or stacks(everything)
+    texts = [rows for place, rows in sections if place == "STACK_TEXT"]
+    others = [rows for place, rows in sections if place != "STACK_TEXT"]
     raising = [rows for rows in others if any((entry.symbol or "").startswith("KeBugCheck") for entry in rows)]
     for rows, what in ((texts, "STACK_TEXT"), (raising, "the stack with nt!KeBugCheckEx"), (others, "the stack")):
         if rows:

@@ -40,15 +40,15 @@ def decode(data: bytes, name: str) -> list[str]:
     """The lines of a file. Raises :class:`KdumpError` for what is empty, too large or no text."""
     if len(data) > LARGEST:
         raise KdumpError(f"{name}: more than {LARGEST >> 20} MB; paste the analysis, not the dump")
-    text = _decoded(data)
-    if not text.strip():
+    decoded = _decoded(data)
+    if not decoded.strip():
         raise KdumpError(f"{name}: there is no text in it")
     controls = sum(
-        unicodedata.category(character) == "Cc" for character in text[:65536] if character not in "\t\r\n\f\x1b"
+        unicodedata.category(character) == "Cc" for character in decoded[:65536] if character not in "\t\r\n\f\x1b"
     )
-    if controls * 20 > len(text[:65536]):
+    if controls * 20 > len(decoded[:65536]):
         raise KdumpError(f"{name}: this is not a text; dumps are opened with `kdump -z FILE`")
-    return lines_of(text)
+    return lines_of(decoded)
 
 
 def lines_of(text: str) -> list[str]:

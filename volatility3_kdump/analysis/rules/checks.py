@@ -13,12 +13,12 @@ _LOCK_TYPES = (1, 2, 3)
 @rule(0xF7)
 def driver_overran_stack_buffer(case: Case) -> Reasoning:
     """P1 the cookie found, P2 the one expected, P3 the complement of that. The caller of the report is the driver."""
-    found, expected, complement = (case.argument(number) for number in (1, 2, 3))
-    if found is None or expected is None:
+    actual, expected, complement = (case.argument(number) for number in (1, 2, 3))
+    if actual is None or expected is None:
         return Reasoning()
     width = 2 * case.target.memory.pointer_size
     mask = (1 << 4 * width) - 1
-    difference = found ^ expected
+    difference = actual ^ expected
     notes = []
     sentences = ["A function's stack cookie was changed, by a write beyond a buffer on the stack or by bad memory."]
     if difference.bit_count() == 1:
@@ -26,7 +26,7 @@ def driver_overran_stack_buffer(case: Case) -> Reasoning:
         notes.append(f"the cookies differ only in bit {bit}: possible bit flip, in memory or in the processor")
     if complement is not None and complement != ~expected & mask:
         notes.append("argument 3 is not the complement of argument 2: the expected cookie itself was changed")
-    value = f"Expected {expected:0{width}x} found {found:0{width}x}"
+    value = f"Expected {expected:0{width}x} found {actual:0{width}x}"
     return Reasoning((Finding("SECURITY_COOKIE", value, None),), tuple(sentences), tuple(notes))
 
 
@@ -34,21 +34,23 @@ def driver_overran_stack_buffer(case: Case) -> Reasoning:
 def kernel_data_inpage_error(case: Case) -> Reasoning:
     """P1 a lock type (1 to 3) or the address of the PTE, P2 the status, P3 the process or the PTE, P4 the address."""
     kind, status = case.argument(1), case.argument(2)
-    found = follow(case, (3,)) if kind in _LOCK_TYPES else Reasoning()
+    reasoning = follow(case, (3,)) if kind in _LOCK_TYPES else Reasoning()
     findings = []
     if status is not None:
         code = status & 0xFFFFFFFF
-        words = page_status(code)
+        status_words = page_status(code)
         name = code_name(code)
-        note = ": ".join(word for word in (name, words) if word)
+        note = ": ".join(word for word in (name, status_words) if word)
         findings.append(
-            Finding("ERROR_CODE", f"(NTSTATUS) {code:#x}{f' - {words or name}' if note else ''}", code, name or "")
+            Finding(
+                "ERROR_CODE", f"(NTSTATUS) {code:#x}{f' - {status_words or name}' if note else ''}", code, name or ""
+            )
         )
         sentence = f"A page of the kernel could not be read back: status {code:#x}{f' ({note})' if note else ''}."
-        found += Reasoning(tuple(findings), (sentence, "Look at the disk, its cable and its controller first."))
+        reasoning += Reasoning(tuple(findings), (sentence, "Look at the disk, its cable and its controller first."))
     address = case.pointer(4)
     if address is not None:
-        found += Reasoning(
+        reasoning += Reasoning(
             (Finding("FAULTING_ADDRESS", f"{address:x}", address, "the address whose page was to be read"),)
         )
-    return found
+    return reasoning

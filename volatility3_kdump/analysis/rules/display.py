@@ -68,9 +68,11 @@ def _owner(case: Case, number: int) -> Reasoning:
 def video_scheduler_internal_error(case: Case) -> Reasoning:
     """P1 the kind of violation; where another argument lies in a display driver, that is the one."""
     value = case.bug_check.arguments[0].value_meaning
-    found = Reasoning(sentences=(f"The video scheduler reports: {value}.",) if value else (), specifiers=subtype(case))
+    reasoning = Reasoning(
+        sentences=(f"The video scheduler reports: {value}.",) if value else (), specifiers=subtype(case)
+    )
     owner = _owner(case, 2)
-    return found + (owner if owner.culprit is not None else follow(case))
+    return reasoning + (owner if owner.culprit is not None else follow(case))
 
 
 @rule(0xEA)

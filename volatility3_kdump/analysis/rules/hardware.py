@@ -37,15 +37,15 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
     notes: list[str] = []
     record = None
     if address is not None:
-        text = hexadecimal(case.target, address)
+        shown = hexadecimal(case.target, address)
         try:
             record = whea.read_error_record(case.target.memory, address)
         except KdumpError as error:
-            findings.append(Finding("WHEA_ERROR_RECORD", text, address, str(error)))
+            findings.append(Finding("WHEA_ERROR_RECORD", shown, address, str(error)))
         else:
             count = len(record.sections)
             note = f"{record.severity}, {count} section{'' if count == 1 else 's'}, told by {record.notification}"
-            findings.append(Finding("WHEA_ERROR_RECORD", text, address, note))
+            findings.append(Finding("WHEA_ERROR_RECORD", shown, address, note))
             findings += _sections(record)
             notes += record.notes
     status = _status(case, record, notes)
@@ -69,8 +69,8 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
 
 def hardware_words(source: int | None, vendor: str | None, section: str | None, kind: str | None) -> tuple[str, ...]:
     """The words of the bucket of 0x124: error source, maker of the processor, section of the record, kind of error."""
-    words = (str(source) if source is not None else None, vendor, section, kind or _UNKNOWN)
-    return tuple(word for word in words if word)
+    parts = (str(source) if source is not None else None, vendor, section, kind or _UNKNOWN)
+    return tuple(word for word in parts if word)
 
 
 def _sections(record: whea.ErrorRecord) -> Iterator[Finding]:
@@ -78,8 +78,8 @@ def _sections(record: whea.ErrorRecord) -> Iterator[Finding]:
         name = section.name or section.type_id
         note = ", ".join(filter(None, (section.severity, section.fru_text, section.absent)))
         yield Finding(f"WHEA_SECTION_{number}", name, record.address + section.offset, note)
-        for label, text in section.facts:
-            yield Finding(f"WHEA_SECTION_{number}", f"{label}: {text}")
+        for label, value in section.facts:
+            yield Finding(f"WHEA_SECTION_{number}", f"{label}: {value}")
 
 
 def _status(case: Case, record: whea.ErrorRecord | None, notes: list[str]) -> machine_check.MachineCheckStatus | None:
@@ -117,9 +117,9 @@ def _vendor(target: Target, record: whea.ErrorRecord | None) -> str | None:
     """The processor's name for its maker: what the record says, else KPRCB.VendorString."""
     if record is not None:
         for section in record.sections:
-            for label, text in section.facts:
+            for label, value in section.facts:
                 if label == "vendor":
-                    return text
+                    return value
     field = target.nt.find("_KPRCB", "VendorString") if target.nt is not None else None
     for processor in processors(target) if field is not None else ():
         if processor.prcb is None or field is None:

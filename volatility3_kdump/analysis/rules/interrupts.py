@@ -25,7 +25,7 @@ def interrupt_exception_not_handled(case: Case) -> Reasoning:
             if case.target.memory.read(address, 1) is None:
                 why = case.target.memory.why_unreadable(address)
         return Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", address, why),))
-    found = exception_reasoning(case, record.code, record, address)
+    reasoning = exception_reasoning(case, record.code, record, address)
     if is_access_violation(record.code):
-        found = code_reasoning(case) + found + access_reasoning(case, fault_access(case, record))
-    return found
+        reasoning = code_reasoning(case) + reasoning + access_reasoning(case, fault_access(case, record))
+    return reasoning

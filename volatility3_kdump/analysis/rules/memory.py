@@ -40,18 +40,18 @@ _HEAP_FAILURES = (
 def irql_not_less_or_equal(case: Case) -> Reasoning:
     """P1 address, P2 IRQL, P3 access, P4 instruction."""
     access, irql, ip = fault_access(case), case.argument(2), case.argument(4)
-    found = code_reasoning(case) + access_reasoning(case, access, irql=irql)
+    reasoning = code_reasoning(case) + access_reasoning(case, access, irql=irql)
     notes = []
     sentences: list[str] = []
     if irql is not None:
-        found += Reasoning((Finding("CURRENT_IRQL", f"{irql:x}", irql),))
+        reasoning += Reasoning((Finding("CURRENT_IRQL", f"{irql:x}", irql),))
         if irql > _HIGHEST_IRQL:
             notes.append(f"argument 2 is {irql:#x}, which is no IRQL")
         elif irql < _DISPATCH_LEVEL:
             sentences.append(f"The IRQL was {irql}, where page faults are allowed: the address itself was invalid.")
     if ip is not None and case.failure is not None and case.failure.at_fault and case.failure.context.ip != ip:
         notes.append(f"argument 4 names the instruction {ip:#x}, but the registers are at {case.failure.context.ip:#x}")
-    return found + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV")
+    return reasoning + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV")
 
 
 @rule(0x50)
@@ -59,7 +59,7 @@ def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
     """P1 address, P2 access, P3 instruction, P4 the memory manager's code for the fault."""
     access, internal = fault_access(case), case.argument(4)
     letter = access_letter(access.kind)
-    found = code_reasoning(case) + access_reasoning(case, access)
+    reasoning = code_reasoning(case) + access_reasoning(case, access)
     findings = () if internal is None else (Finding("MM_INTERNAL_CODE", f"{internal:x}", internal),)
     sentences = []
     if access.address is not None:
@@ -75,13 +75,13 @@ def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
             )
     prefix = f"AV_{letter}" if letter is not None else "AV"
     # The words of code_reasoning have no place in this bucket.
-    return replace(found + Reasoning(findings, tuple(sentences)), specifiers=(), prefix=prefix)
+    return replace(reasoning + Reasoning(findings, tuple(sentences)), specifiers=(), prefix=prefix)
 
 
 @rule(0xBE)
 def write_to_read_only_memory(case: Case) -> Reasoning:
     """P1 address, P2 contents of the PTE."""
-    found = trap_frame_reasoning(case) + access_reasoning(case, fault_access(case)) + _page_table_entry(case)
+    reasoning = trap_frame_reasoning(case) + access_reasoning(case, fault_access(case)) + _page_table_entry(case)
     address = case.pointer(1)
     module = None if address is None else region_of(case.target, address).module
     located = interrupted(case)
@@ -93,14 +93,16 @@ def write_to_read_only_memory(case: Case) -> Reasoning:
         part = f"section {section.name} of {module.image_name}" if section else module.image_name
         sentence = f"The page belongs to {part} and may only be read."
     written = (f"The instruction that wrote is at {where}.",) if where else ()
-    return found + Reasoning(sentences=(*written, sentence))
+    return reasoning + Reasoning(sentences=(*written, sentence))
 
 
 @rule(0xFC)
 def execute_of_no_execute_memory(case: Case) -> Reasoning:
     """P1 address, P2 contents of the PTE."""
     address = case.pointer(1)
-    found = trap_frame_reasoning(case) + access_reasoning(case, Access("execute", address)) + _page_table_entry(case)
+    reasoning = (
+        trap_frame_reasoning(case) + access_reasoning(case, Access("execute", address)) + _page_table_entry(case)
+    )
     sentences = []
     if address is not None:
         region = region_of(case.target, address)
@@ -109,7 +111,7 @@ def execute_of_no_execute_memory(case: Case) -> Reasoning:
             DRIVER: f"this part of {region.module.image_name} holds data, not code" if region.module else "",
         }.get(region.kind, "a function pointer or a return address was wrong")
         sentences.append(f"Memory there must not be executed: {reason}.")
-    return found + Reasoning(sentences=tuple(sentences))
+    return reasoning + Reasoning(sentences=tuple(sentences))
 
 
 def _page_table_entry(case: Case) -> Reasoning:
@@ -117,22 +119,22 @@ def _page_table_entry(case: Case) -> Reasoning:
     entry = case.argument(2)
     if entry is None or case.target.header.architecture != "x64":
         return Reasoning()
-    words = [
+    properties = [
         "valid" if entry & _VALID else "not valid",
         "writable" if entry & 2 else "read-only",
         "user" if entry & 4 else "kernel",
         "no execute" if entry & _NO_EXECUTE else "executable",
     ]
-    return Reasoning((Finding("PTE", f"{entry:016x}", entry, ", ".join(words)),))
+    return Reasoning((Finding("PTE", f"{entry:016x}", entry, ", ".join(properties)),))
 
 
 @rule(0xC5)
 def driver_corrupted_pool(case: Case) -> Reasoning:
     """P1 address, P2 IRQL, P3 access, P4 instruction: a fault inside the pool's own code."""
-    found = access_reasoning(case, fault_access(case), irql=case.argument(2))
+    reasoning = access_reasoning(case, fault_access(case), irql=case.argument(2))
     irql = case.argument(2)
     findings = () if irql is None else (Finding("CURRENT_IRQL", f"{irql:x}", irql),)
-    return found + Reasoning(
+    return reasoning + Reasoning(
         findings,
         (
             "The kernel's pool met a pointer that some driver had overwritten: the driver on the stack found the "
@@ -189,12 +191,12 @@ def unexpected_store_exception(case: Case) -> Reasoning:
     if record is None or record_address is None:
         why = "argument 2 is not set" if information is None else memory.why_unreadable(information)
         return Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", information, why),))
-    found = exception_reasoning(case, record.code, record, record_address)
+    reasoning = exception_reasoning(case, record.code, record, record_address)
     context = memory.pointer(information + memory.pointer_size) if information is not None else None
     if context and record_address != information:
-        found += Reasoning((Finding("CONTEXT", f"{context:016x}", context),))
-    found += access_reasoning(case, fault_access(case, record))
-    return found + Reasoning(
+        reasoning += Reasoning((Finding("CONTEXT", f"{context:016x}", context),))
+    reasoning += access_reasoning(case, fault_access(case, record))
+    return reasoning + Reasoning(
         sentences=(
             "The compressed memory store read data back wrongly: suspect the disk with the page file, or memory.",
         ),
@@ -209,10 +211,10 @@ def critical_structure_corruption(case: Case) -> Reasoning:
     if kind is None:
         return Reasoning()
     argument = case.bug_check.arguments[3]
-    words = argument.value_meaning
-    findings = [Finding("CORRUPTED_REGION", words or f"type {kind:#x}", kind)]
+    corrupted = argument.value_meaning
+    findings = [Finding("CORRUPTED_REGION", corrupted or f"type {kind:#x}", kind)]
     sentences = [
-        f"The kernel's integrity check found changes: {words or f'a region of type {kind:#x}'}.",
+        f"The kernel's integrity check found changes: {corrupted or f'a region of type {kind:#x}'}.",
         "The check runs at random times, so the stack does not show who made the change; "
         "failing memory, a driver that patches the kernel and malware are all possible.",
     ]

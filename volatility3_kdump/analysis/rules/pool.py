@@ -52,15 +52,15 @@ _WRONG_TAG = 0xA
 def bad_pool_header(case: Case) -> Reasoning:
     """P1 the kind of damage; the header that is damaged, and the block before it, which was most probably overrun."""
     kind = case.argument(1)
-    found = Reasoning(specifiers=subtype(case)) + follow(case)
+    reasoning = Reasoning(specifiers=subtype(case)) + follow(case)
     if kind is None:
-        return found
-    found += _blocks(case, _HEADERS_19.get(kind, ()), _BLOCKS_19.get(kind, ()))
+        return reasoning
+    reasoning += _blocks(case, _HEADERS_19.get(kind, ()), _BLOCKS_19.get(kind, ()))
     damaged = _DAMAGED_19.get(kind)
     address = case.pointer(damaged) if damaged is not None else None
     if address is not None:
-        found += attempt(lambda: _overrun(case, address), "the pool page")
-    return found
+        reasoning += attempt(lambda: _overrun(case, address), "the pool page")
+    return reasoning
 
 
 def _blocks(case: Case, headers: tuple[int, ...], blocks: tuple[int, ...]) -> Reasoning:
@@ -78,28 +78,28 @@ def _blocks(case: Case, headers: tuple[int, ...], blocks: tuple[int, ...]) -> Re
         block = find_block(case.target, address)
         if isinstance(block, PoolBlock) and block.header != start:
             # the headers of big pages and of the segment heap lie elsewhere, or there are none
-            text = f"{block.text}, by {block.known_by}"
-            findings.append(Finding("POOL_BLOCK", hexadecimal(case.target, block.address), block.address, text))
+            shown = f"{block.text}, by {block.known_by}"
+            findings.append(Finding("POOL_BLOCK", hexadecimal(case.target, block.address), block.address, shown))
     return Reasoning(tuple(findings))
 
 
 def _candidates(case: Case, header: PoolHeader) -> Reasoning:
     """The drivers whose code has the tag of a block as a constant: they allocate with it, or free what others have."""
-    found = search_code(case.target, [header.tag_value]).of(header.tag_value)
-    if not found:
+    candidates = search_code(case.target, [header.tag_value]).of(header.tag_value)
+    if not candidates:
         return Reasoning()
-    names = ", ".join(item.module.image_name for item in found[:_MOST_CANDIDATES])
-    more = f" and {len(found) - _MOST_CANDIDATES} more" if len(found) > _MOST_CANDIDATES else ""
-    text = f"{names}{more}: the tag {header.tag} is a constant in their code"
-    return Reasoning((Finding("POOL_TAG_CANDIDATES", names, found[0].address, text),))
+    names = ", ".join(candidate.module.image_name for candidate in candidates[:_MOST_CANDIDATES])
+    more = f" and {len(candidates) - _MOST_CANDIDATES} more" if len(candidates) > _MOST_CANDIDATES else ""
+    sentence = f"{names}{more}: the tag {header.tag} is a constant in their code"
+    return Reasoning((Finding("POOL_TAG_CANDIDATES", names, candidates[0].address, sentence),))
 
 
 def _pool_address(case: Case, address: int, number: int) -> Finding:
     region = region_of(case.target, address)
-    text = f"{hexadecimal(case.target, address)} {region.debugger_words}".rstrip()
+    shown = f"{hexadecimal(case.target, address)} {region.debugger_words}".rstrip()
     meaning = case.bug_check.arguments[number - 1].meaning
     note = f"P{number}: {meaning}" if meaning else f"P{number}"
-    return Finding("POOL_ADDRESS", text, address, note if region.debugger_words else f"{note}; {region.text}")
+    return Finding("POOL_ADDRESS", shown, address, note if region.debugger_words else f"{note}; {region.text}")
 
 
 def _overrun(case: Case, damaged: int) -> Reasoning:
@@ -107,14 +107,15 @@ def _overrun(case: Case, damaged: int) -> Reasoning:
     before = block_before(case.target, damaged)
     if before is None:
         return Reasoning()
-    text = hexadecimal(case.target, before.address)
-    findings = [Finding("CORRUPTING_POOL_ADDRESS", text, before.address, before.text)]
+    shown = hexadecimal(case.target, before.address)
+    findings = [Finding("CORRUPTING_POOL_ADDRESS", shown, before.address, before.text)]
     tag = "without a printable tag"
     if before.tag is not None:
         findings.append(Finding("CORRUPTING_POOL_TAG", before.tag, None, "tag of the block before the damaged header"))
         tag = f"with the tag {before.tag}"
     sentence = (
-        f"The block before the damaged header is at {text}, {tag}: whoever owns it has probably written beyond its end."
+        f"The block before the damaged header is at {shown}, {tag}: "
+        "whoever owns it has probably written beyond its end."
     )
     return Reasoning(tuple(findings), (sentence,)) + attempt(lambda: _candidates(case, before), "the drivers' code")
 
@@ -123,26 +124,26 @@ def _overrun(case: Case, damaged: int) -> Reasoning:
 def bad_pool_caller(case: Case) -> Reasoning:
     """P1 the violation; the pool block and its tag. The caller is on the stack."""
     target, kind = case.target, case.argument(1)
-    found = Reasoning(specifiers=subtype(case)) + follow(case)
+    reasoning = Reasoning(specifiers=subtype(case)) + follow(case)
     if kind is None:
-        return found
-    found += _blocks(case, _HEADERS_C2.get(kind, ()), _BLOCKS_C2.get(kind, ()))
+        return reasoning
+    reasoning += _blocks(case, _HEADERS_C2.get(kind, ()), _BLOCKS_C2.get(kind, ()))
     if kind in _FREED_TWICE:
         number = 3 if kind == _FREED_TWICE[0] else 4
         address = case.pointer(number)
         start = address - header_size(target) if address is not None and number == 4 else address
         header = read_header(target, start) if start is not None else None
-        found = _freed(found, header)
+        reasoning = _freed(reasoning, header)
         if header is not None and header.tag is not None:
-            found += attempt(lambda: _candidates(case, header), "the drivers' code")
+            reasoning += attempt(lambda: _candidates(case, header), "the drivers' code")
     if kind == _WRONG_TAG:
-        tags = [finding.value for finding in found.findings if finding.tag == "POOL_TAG"]
+        tags = [finding.value for finding in reasoning.findings if finding.tag == "POOL_TAG"]
         if len(tags) == 2:
-            found += Reasoning(sentences=(f"It was allocated with the tag {tags[0]} and freed with {tags[1]}.",))
+            reasoning += Reasoning(sentences=(f"It was allocated with the tag {tags[0]} and freed with {tags[1]}.",))
     address = case.pointer(2)
     if kind == 0x40 and address is not None and region_of(target, address).kind != USER:
-        found += Reasoning(notes=(f"P1 says that P2 is a user-mode address, but {address:#x} is not",))
-    return found
+        reasoning += Reasoning(notes=(f"P1 says that P2 is a user-mode address, but {address:#x} is not",))
+    return reasoning
 
 
 def _freed(found: Reasoning, header: PoolHeader | None) -> Reasoning:
@@ -158,7 +159,7 @@ def _freed(found: Reasoning, header: PoolHeader | None) -> Reasoning:
 def special_pool_corruption(case: Case) -> Reasoning:
     """P4 the violation, P1 the address that is freed, P2 where the damage is."""
     kind = case.argument(4)
-    found = Reasoning(specifiers=() if kind is None else (f"{kind:x}",)) + follow(case, (1, 2, 3))
+    reasoning = Reasoning(specifiers=() if kind is None else (f"{kind:x}",)) + follow(case, (1, 2, 3))
     findings = []
     if kind is not None:
         findings.append(Finding("SPECIAL_POOL_CORRUPTION_TYPE", f"{kind:x}", kind, case.bug_check.variant or ""))
@@ -176,13 +177,13 @@ def special_pool_corruption(case: Case) -> Reasoning:
         )
     if kind == 0x32:
         sentences = ("A single bit is wrong, which bad memory does more often than a driver.",)
-    return Reasoning(tuple(findings)) + found + Reasoning(sentences=sentences)
+    return Reasoning(tuple(findings)) + reasoning + Reasoning(sentences=sentences)
 
 
 @rule(0xCC, 0xCD, 0xCE, 0xD5, 0xD6)
 def special_pool_fault(case: Case) -> Reasoning:
     """P1 the address, P2 read or write, P3 the instruction."""
-    found = code_reasoning(case) + access_reasoning(case, fault_access(case))
+    reasoning = code_reasoning(case) + access_reasoning(case, fault_access(case))
     address = case.pointer(1)
     sentences = []
     code = case.bug_check.code
@@ -190,17 +191,17 @@ def special_pool_fault(case: Case) -> Reasoning:
         sentences.append("The memory was freed before: something kept a pointer to it.")
     elif code in (0xCD, 0xD6):
         sentences.append("The access went beyond the end of a block: look at lengths and indexes of the code at fault.")
-    elif found.culprit is None and address is not None:
+    elif reasoning.culprit is None and address is not None:
         region = region_of(case.target, address)
         if region.kind == UNLOADED and region.unloaded is not None:
             name = region.unloaded.name
             why = f"{hexadecimal(case.target, address)} lies where {name} was, which had been unloaded"
-            found += Reasoning(culprit=Culprit(name, stem(name), address, why))
+            reasoning += Reasoning(culprit=Culprit(name, stem(name), address, why))
         else:
             sentences.append(
                 "A driver was unloaded with work outstanding, but it is not in the list of unloaded drivers."
             )
-    return found + Reasoning(sentences=tuple(sentences))
+    return reasoning + Reasoning(sentences=tuple(sentences))
 
 
 # 0x1A ---------------------------------------------------------------------------------------------------------------
@@ -219,18 +220,18 @@ _ADDRESSES = {0x3300: 2, 0x3470: 2, 0x4477: 2, 0x5200: 2, 0x5305: 2, 0x6001: 3, 
 def memory_management(case: Case) -> Reasoning:
     """P1 the kind of damage; PTEs are decoded, and values that should be equal compared bit by bit."""
     kind = case.argument(1)
-    found = Reasoning(specifiers=subtype(case))
+    reasoning = Reasoning(specifiers=subtype(case))
     if kind is None:
-        return found
-    found += attempt(lambda: _page_table_entry(case, kind), "the PTE")
+        return reasoning
+    reasoning += attempt(lambda: _page_table_entry(case, kind), "the PTE")
     number = _ADDRESSES.get(kind)
     address = case.pointer(number) if number is not None else None
     if address is not None:
         region = region_of(case.target, address)
         note = f"P{number}: {case.bug_check.arguments[(number or 1) - 1].meaning or ''}"
         findings = (Finding("FAULTING_ADDRESS", hexadecimal(case.target, address), address, f"{note}; {region.text}"),)
-        found += Reasoning(findings)
-    return _one_bit(case, kind, found)
+        reasoning += Reasoning(findings)
+    return _one_bit(case, kind, reasoning)
 
 
 def _contents(arguments: Sequence[int | None]) -> int | None:
@@ -258,8 +259,8 @@ def _page_table_entry(case: Case, kind: int) -> Reasoning:
             Finding("PTE_ADDRESS", hexadecimal(target, address), address, f"P{number}; {where}".rstrip("; "))
         )
     if value is not None:
-        text = parse_pte(value).text if target.header.architecture == "x64" else ""
-        findings.append(Finding("PTE", f"{value:016x}", value, text))
+        shown = parse_pte(value).text if target.header.architecture == "x64" else ""
+        findings.append(Finding("PTE", f"{value:016x}", value, shown))
     if address is not None and value is not None and target.memory.pointer_size == 8:
         held = target.memory.unsigned(address, 8)
         if held is not None and held != value:
@@ -271,18 +272,18 @@ def single_bit(bug_check: BugCheck) -> str | None:
     """Which single bit of the arguments of 0x1A is wrong, as a sentence without a full stop; ``None`` if none is."""
     values = [argument.value for argument in bug_check.arguments]
     kind = values[0]
-    difference = words = None
+    difference = sentence = None
     if kind in _SHOULD_BE_EQUAL:
         first, second = _SHOULD_BE_EQUAL[kind]
         left, right = values[first - 1], values[second - 1]
         if left is not None and right is not None:
             difference = left ^ right
-            words = f"P{first} and P{second} should be equal and differ only in bit"
+            sentence = f"P{first} and P{second} should be equal and differ only in bit"
     elif kind == _CORRUPT_PTE:
-        difference, words = _contents(values), "the PTE should be zero and has only one bit set, bit"
+        difference, sentence = _contents(values), "the PTE should be zero and has only one bit set, bit"
     if difference is None or difference.bit_count() != 1:
         return None
-    return f"{words} {difference.bit_length() - 1}"
+    return f"{sentence} {difference.bit_length() - 1}"
 
 
 def _one_bit(case: Case, kind: int, found: Reasoning) -> Reasoning:

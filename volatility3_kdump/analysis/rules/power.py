@@ -46,8 +46,8 @@ _TIMEOUTS = (0xD, 0xF, 0xF0, 0xF1)
 def driver_power_state_failure(case: Case) -> Reasoning:
     """A power transition that does not end. P1 tells who waits for what."""
     kind = case.argument(1)
-    text = f"{kind:x}" if kind is not None else "not in the dump"
-    base = Reasoning((Finding("DRVPOWERSTATE_SUBCODE", text, kind),))
+    shown = f"{kind:x}" if kind is not None else "not in the dump"
+    base = Reasoning((Finding("DRVPOWERSTATE_SUBCODE", shown, kind),))
     if kind == 3:
         return base + _blocked_irp(case)
     if kind == 4:
@@ -61,10 +61,10 @@ def driver_power_state_failure(case: Case) -> Reasoning:
 def _blocked_irp(case: Case) -> Reasoning:
     """P2: the PDO of the stack, P3: _TRIAGE_9F_POWER, P4: the IRP."""
     target = case.target
-    found = attempt(lambda: _holder(case), "the blocked IRP")
+    reasoning = attempt(lambda: _holder(case), "the blocked IRP")
     stack = attempt(lambda: _devices(case), "the device stack")
     others = attempt(lambda: _power_irps(target, case.pointer(3), case.pointer(4)), "the list of power IRPs")
-    return found + stack + others + Reasoning(specifiers=("3",))
+    return reasoning + stack + others + Reasoning(specifiers=("3",))
 
 
 def _holder(case: Case) -> Reasoning:
@@ -83,9 +83,10 @@ def _holder(case: Case) -> Reasoning:
         return reasoning + _without_irp(case, "the dump does not hold the IRP, its stack location, device and driver")
     pdo = _read_device(target, pdo_address)
     culprit = reasoning.culprit
-    text = device.driver.text
+    driver_name = device.driver.text
     sentences = [
-        f"The IRP {hexadecimal(target, address)} waits for {text}, which has neither completed it nor passed it on."
+        f"The IRP {hexadecimal(target, address)} waits for {driver_name}, "
+        "which has neither completed it nor passed it on."
     ]
     request = reasoning.finding("IRP_REQUEST")
     if request is not None:
@@ -97,13 +98,14 @@ def _holder(case: Case) -> Reasoning:
             f"the IRP {hexadecimal(target, address)} of argument 4 is no power IRP: it asks for {current.request}",
         )
     if culprit is not None:
-        culprit = replace(culprit, why=f"{text} has the power IRP that was not completed in time")
+        culprit = replace(culprit, why=f"{driver_name} has the power IRP that was not completed in time")
     owner = _third_party_below(device, pdo)
     if owner is not None and culprit is not None:
-        why = f"its device has the power IRP that was not completed in time; {text} above it is Windows' own"
+        why = f"its device has the power IRP that was not completed in time; {driver_name} above it is Windows' own"
         culprit = driver_culprit(owner, why) or culprit
         sentences[0] = (
-            f"The IRP {hexadecimal(target, address)} is at {text}, which waits for the device of {owner.text} below it."
+            f"The IRP {hexadecimal(target, address)} is at {driver_name}, "
+            f"which waits for the device of {owner.text} below it."
         )
     return replace(reasoning, sentences=tuple(sentences), notes=notes, specifiers=specifiers, culprit=culprit)
 
@@ -126,8 +128,8 @@ def _without_irp(case: Case, why: str) -> Reasoning:
     target = case.target
     pdo = _read_device(target, case.pointer(2))
     if pdo is None:
-        words = f"Which driver holds the IRP cannot be told: {why}, nor its physical device object."
-        return Reasoning(sentences=(words,), specifiers=("3",))
+        sentence = f"Which driver holds the IRP cannot be told: {why}, nor its physical device object."
+        return Reasoning(sentences=(sentence,), specifiers=("3",))
     unknown = f"Which driver holds the IRP cannot be told ({why})"
     node = node_of(target, pdo)
     devices = [device for device in io.device_stack(target, pdo.address) if device.driver is not None]
@@ -135,18 +137,20 @@ def _without_irp(case: Case, why: str) -> Reasoning:
     service = node.service if node is not None else None
     holder = next((device for device in above if service and _has_driver(device, service)), None)
     if holder is None and node is not None and service:
-        words = f"{unknown}; the device belongs to the service {service}."
+        sentence = f"{unknown}; the device belongs to the service {service}."
         culprit = service_culprit(target, node)
         name = culprit.module_name if culprit is not None and culprit.module_name else service
-        return Reasoning(sentences=(words,), specifiers=_bucket_words(target, name, pdo), culprit=culprit)
+        return Reasoning(sentences=(sentence,), specifiers=_bucket_words(target, name, pdo), culprit=culprit)
     if holder is None and above:
         holder = above[-1]
     if holder is None or holder.driver is None:
         return Reasoning(sentences=(f"{unknown}.",), specifiers=("3",))
-    text = holder.driver.text
-    culprit = driver_culprit(holder.driver, f"{text} drives the device whose power IRP was not completed in time")
-    words = f"{unknown}; {text} drives its device."
-    return Reasoning(sentences=(words,), specifiers=_bucket_words(target, _name_of(holder), pdo), culprit=culprit)
+    driver_name = holder.driver.text
+    culprit = driver_culprit(
+        holder.driver, f"{driver_name} drives the device whose power IRP was not completed in time"
+    )
+    sentence = f"{unknown}; {driver_name} drives its device."
+    return Reasoning(sentences=(sentence,), specifiers=_bucket_words(target, _name_of(holder), pdo), culprit=culprit)
 
 
 def _has_driver(device: io.DeviceObject, service: str) -> bool:
@@ -165,14 +169,14 @@ def _name_of(device: io.DeviceObject) -> str | None:
 
 def _bucket_words(target: Target, name: str | None, pdo: io.DeviceObject | None) -> tuple[str, ...]:
     """``3``, the driver, for ACPI devices their hardware id, and the image of the physical device's driver."""
-    words = ["3", name] if name else ["3"]
+    pieces = ["3", name] if name else ["3"]
     if pdo is None or pdo.driver is None or pdo.driver.module is None:
-        return tuple(words)
+        return tuple(pieces)
     node = node_of(target, pdo)
     parts = (node.instance_path or "").split("\\") if node is not None else []
     if len(parts) > 1 and parts[0].upper() == "ACPI":
-        words += ["DEV", parts[1]]
-    return (*words, "IMAGE", pdo.driver.module.image_name)
+        pieces += ["DEV", parts[1]]
+    return (*pieces, "IMAGE", pdo.driver.module.image_name)
 
 
 def _read_device(target: Target, address: int | None) -> io.DeviceObject | None:
@@ -190,12 +194,12 @@ def _devices(case: Case) -> Reasoning:
     pdo_address = case.pointer(2)
     if pdo_address is None:
         return Reasoning()
-    text = hexadecimal(target, pdo_address)
+    shown = hexadecimal(target, pdo_address)
     try:
         stack = io.device_stack(target, pdo_address)
     except KdumpError as error:
-        return Reasoning((Finding("PHYSICAL_DEVICE_OBJECT", text, pdo_address, str(error)),))
-    findings = [Finding("PHYSICAL_DEVICE_OBJECT", text, pdo_address, stack[-1].driver_text or "")]
+        return Reasoning((Finding("PHYSICAL_DEVICE_OBJECT", shown, pdo_address, str(error)),))
+    findings = [Finding("PHYSICAL_DEVICE_OBJECT", shown, pdo_address, stack[-1].driver_text or "")]
     pdo = next(device for device in stack if device.address == pdo_address)
     node = node_of(target, pdo)
     sentences: tuple[str, ...] = ()
@@ -226,11 +230,11 @@ def _power_irps(target: Target, address: int | None, blocked: int | None) -> Rea
     """The power IRPs under way, from _TRIAGE_9F_POWER.IrpList."""
     if address is None:
         return Reasoning()
-    text = hexadecimal(target, address)
+    shown = hexadecimal(target, address)
     try:
         values = read_fields(target, "_TRIAGE_9F_POWER", address, {"signature": "Signature", "irps": "IrpList"})
     except KdumpError as error:
-        return Reasoning((Finding("TRIAGE_9F_POWER", text, address, str(error)),))
+        return Reasoning((Finding("TRIAGE_9F_POWER", shown, address, str(error)),))
     if values["signature"] == 0:
         return Reasoning(notes=("P3 leads to no _TRIAGE_9F_POWER: the signature there is zero",))
     findings = []
@@ -280,14 +284,14 @@ def _irp_summary(target: Target, address: int) -> str:
         return str(error)
     if current is None:
         return "its stack location is not in the dump"
-    words = [current.request or "unknown request"]
+    pieces = [current.request or "unknown request"]
     power = io.power_request(current)
     if power:
-        words.append(power)
+        pieces.append(power)
     device = _read_device(target, current.device)
     if device is not None and device.driver_text:
-        words.append(f"at {device.driver_text}")
-    return ", ".join(words)
+        pieces.append(f"at {device.driver_text}")
+    return ", ".join(pieces)
 
 
 # P1 = 4 -------------------------------------------------------------------------------------------------------------
@@ -304,8 +308,8 @@ def _pnp_timeout(case: Case) -> Reasoning:
             "A power transition timed out while it waited for Plug and Play; the bug check names no thread."
         )
     else:
-        text = thread_text(target, thread)
-        findings.append(Finding("FAULTING_THREAD", hexadecimal(target, thread), thread, text))
+        shown = thread_text(target, thread)
+        findings.append(Finding("FAULTING_THREAD", hexadecimal(target, thread), thread, shown))
         within = f" for {seconds} seconds" if seconds else ""
         sentences.append(
             f"A power transition waited{within} for Plug and Play, whose lock thread {hexadecimal(target, thread)} "
@@ -326,11 +330,11 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
     """The devices whose PnP requests are not completed, from _TRIAGE_9F_PNP.CompletionQueue."""
     if address is None:
         return Reasoning()
-    text = hexadecimal(target, address)
+    shown = hexadecimal(target, address)
     try:
         values = read_fields(target, "_TRIAGE_9F_PNP", address, {"signature": "Signature", "queue": "CompletionQueue"})
     except KdumpError as error:
-        return Reasoning((Finding("TRIAGE_9F_PNP", text, address, str(error)),))
+        return Reasoning((Finding("TRIAGE_9F_PNP", shown, address, str(error)),))
     if values["signature"] == 0:
         return Reasoning(notes=("P4 leads to no _TRIAGE_9F_PNP: the signature there is zero",))
     if not values["queue"]:
@@ -370,8 +374,8 @@ def internal_power_error(case: Case) -> Reasoning:
     state = case.argument(2)
     name = io.system_power_state(state) if state is not None else None
     if name is not None:
-        found = Finding("SYSTEM_POWER_STATE", name, None, "P2: system power state being entered")
-        reasoning += Reasoning((found,))
+        finding = Finding("SYSTEM_POWER_STATE", name, None, "P2: system power state being entered")
+        reasoning += Reasoning((finding,))
     if kind != 0xD:
         reasoning = replace(reasoning, thread=case.pointer(4))
     return reasoning
@@ -380,11 +384,11 @@ def internal_power_error(case: Case) -> Reasoning:
 @rule(0x15F)
 def connected_standby_watchdog(case: Case) -> Reasoning:
     """Too little sleep. P1 = 2: a device keeps the machine awake, P2 its TRIAGE_POP_FX_DEVICE; P1 = 3: a veto."""
-    found = Reasoning(specifiers=subtype(case)) + follow(case)
-    node = found.finding("DEVICE_NODE")
+    reasoning = Reasoning(specifiers=subtype(case)) + follow(case)
+    node = reasoning.finding("DEVICE_NODE")
     if case.argument(1) == 2 and node is not None and node.address is not None and node.note:
-        found += Reasoning(sentences=(f"The device {node.value} keeps the machine out of its deepest idle state.",))
-    return found
+        reasoning += Reasoning(sentences=(f"The device {node.value} keeps the machine out of its deepest idle state.",))
+    return reasoning
 
 
 @rule(0xCA)

@@ -68,26 +68,26 @@ def critical_process_died(case: Case) -> Reasoning:
     if address is None:
         return Reasoning()
     is_thread = case.argument(2) == 1
-    found = _critical(case, _died(target, address, is_thread))
+    reasoning = _critical(case, _died(target, address, is_thread))
     crashed = crash_thread(target)
-    name = found.finding("CRITICAL_PROCESS")
+    name = reasoning.finding("CRITICAL_PROCESS")
     died = name.value if name is not None and name.address is not None and name.value != "not in the dump" else None
-    terminator = found.finding("TERMINATING_PROCESS")
-    words = critical_process_words(
+    terminator = reasoning.finding("TERMINATING_PROCESS")
+    bucket_words = critical_process_words(
         died,
         terminator.value if terminator is not None else None,
         crashed.address & 0xFFFFFFFF if crashed is not None else None,
     )
-    return found + Reasoning(specifiers=words)
+    return reasoning + Reasoning(specifiers=bucket_words)
 
 
 def critical_process_words(name: str | None, terminator: str | None, code: int | None) -> tuple[str, ...]:
     """The words of the bucket of 0xEF: the process that died, the one that ended it where that is another, the code."""
-    words = [name, "BUGCHECK_CRITICAL_PROCESS"]
+    pieces = [name, "BUGCHECK_CRITICAL_PROCESS"]
     if None not in (terminator, name) and terminator != name:
-        words.append(f"TERMINATED_BY_{terminator}")
-    words.append(f"{code:x}" if code else None)
-    return tuple(word for word in words if word)
+        pieces.append(f"TERMINATED_BY_{terminator}")
+    pieces.append(f"{code:x}" if code else None)
+    return tuple(word for word in pieces if word)
 
 
 @rule(0xF4)
@@ -97,17 +97,17 @@ def critical_object_termination(case: Case) -> Reasoning:
     findings = []
     for tag, number in (("CRITICAL_PROCESS_IMAGE", 3), ("MESSAGE", 4)):
         pointer = case.pointer(number)
-        text = target.memory.c_string(pointer, _LONGEST_TEXT) if pointer is not None else None
-        if text is not None:
-            findings.append(Finding(tag, text.strip() or "an empty string", pointer))
+        message = target.memory.c_string(pointer, _LONGEST_TEXT) if pointer is not None else None
+        if message is not None:
+            findings.append(Finding(tag, message.strip() or "an empty string", pointer))
         elif pointer is not None:
             findings.append(Finding(tag, "not in the dump", pointer, target.memory.why_unreadable(pointer)))
-    found = Reasoning(tuple(findings))
+    reasoning = Reasoning(tuple(findings))
     if kind is not None and kind not in (_PROCESS, _THREAD):
-        found += Reasoning(notes=(f"argument 1 is {kind:#x}, which is neither a process (3) nor a thread (6)",))
+        reasoning += Reasoning(notes=(f"argument 1 is {kind:#x}, which is neither a process (3) nor a thread (6)",))
     if address is None:
-        return found
-    return _critical(case, _died(target, address, kind == _THREAD)) + found
+        return reasoning
+    return _critical(case, _died(target, address, kind == _THREAD)) + reasoning
 
 
 def _died(target: Target, address: int, is_thread: bool) -> _Died:
@@ -135,12 +135,12 @@ def _critical(case: Case, died: _Died) -> Reasoning:
     sentences = [f"{subject} ended, and Windows cannot go on without it."]
     status = _exit_status(target, died)
     if status is not None:
-        words = _status_words(status)
-        findings.append(Finding("EXIT_STATUS", f"{status:#x}", status, words))
+        status_words = _status_words(status)
+        findings.append(Finding("EXIT_STATUS", f"{status:#x}", status, status_words))
         if status == _STILL_ACTIVE:
             sentences.append("Its exit status is not set yet.")
         else:
-            sentences.append(f"Its exit status is {status:#x}{f' ({words})' if words else ''}.")
+            sentences.append(f"Its exit status is {status:#x}{f' ({status_words})' if status_words else ''}.")
     reason_findings, reason_sentences = _reason_of_end(target)
     findings += reason_findings
     sentences[1:1] = reason_sentences
@@ -174,10 +174,10 @@ def _reason_of_end(target: Target) -> tuple[list[Finding], list[str]]:
         sentences.append(f"It stopped itself by a fast fail, {name} (subcode {code:x}h), at {fast.record.address:#x}.")
     for placed in user_stack_records(target):
         if placed.user and placed.record.code != STACK_BUFFER_OVERRUN:
-            words = _exception_words(placed.record)
+            exception_words = _exception_words(placed.record)
             note = f"at {placed.record.address:#x}, on the captured user stack"
-            findings.append(Finding("USER_EXCEPTION", words, placed.address, note))
-            sentences.append(f"Its thread had an exception before: {words}, {note}.")
+            findings.append(Finding("USER_EXCEPTION", exception_words, placed.address, note))
+            sentences.append(f"Its thread had an exception before: {exception_words}, {note}.")
             break
     return findings, sentences
 
@@ -199,9 +199,9 @@ def _exit_status(target: Target, died: _Died) -> int | None:
 def _status_words(status: int) -> str:
     if status == _STILL_ACTIVE:
         return "still active"
-    known = _EXIT_CODES.get(status) or code_text(status) or ""
+    meaning = _EXIT_CODES.get(status) or code_text(status) or ""
     constant = code_name(status)
-    return f"{constant}: {known}" if constant else known
+    return f"{constant}: {meaning}" if constant else meaning
 
 
 def _terminator(case: Case, died: _Died, name: str | None) -> tuple[list[Finding], str | None]:
@@ -237,12 +237,12 @@ def manually_initiated_crash(case: Case) -> Reasoning:
 def live_system_dump(case: Case) -> Reasoning:
     """P1: who asked for the dump, eight ASCII characters, the first in the highest byte."""
     value = case.argument(1)
-    text = "" if value is None else value.to_bytes(8, "big").strip(b"\0").decode("latin-1")
+    tool = "" if value is None else value.to_bytes(8, "big").strip(b"\0").decode("latin-1")
     findings: tuple[Finding, ...] = ()
     asked = ""
-    if text and all(" " <= character <= "~" for character in text):
-        findings = (Finding("REQUESTER", text, value),)
-        asked = f" by {text}"
+    if tool and all(" " <= character <= "~" for character in tool):
+        findings = (Finding("REQUESTER", tool, value),)
+        asked = f" by {tool}"
     return Reasoning(
         findings, (f"Nothing failed: a dump of the running system was asked for{asked}, and the system went on.",)
     )

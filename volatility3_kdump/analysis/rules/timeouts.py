@@ -45,7 +45,7 @@ def dpc_watchdog_violation(case: Case) -> Reasoning:
     """P1 = 0: one DPC ran too long, P2 its time, P3 the limit, in ticks; P1 = 1: all of them together, P2 the limit."""
     kind = case.argument(1)
     if kind == _SINGLE:
-        found = Reasoning(
+        reasoning = Reasoning(
             (
                 Finding("DPC_TIMEOUT_TYPE", "SINGLE_DPC_TIMEOUT_EXCEEDED", kind),
                 *_ticks(case, "DPC_RUNTIME", 2),
@@ -55,7 +55,7 @@ def dpc_watchdog_violation(case: Case) -> Reasoning:
             prefix="0x133_DPC",
         )
     elif kind == _CUMULATIVE:
-        found = Reasoning(
+        reasoning = Reasoning(
             (
                 Finding("DPC_TIMEOUT_TYPE", "DPC_QUEUE_EXECUTION_TIMEOUT_EXCEEDED", kind),
                 *_ticks(case, "DPC_TIMELIMIT", 2),
@@ -67,8 +67,8 @@ def dpc_watchdog_violation(case: Case) -> Reasoning:
             prefix="0x133_ISR",
         )
     else:
-        found = Reasoning()
-    return found + _samples(case, 4 if kind == _SINGLE else 3) + _routine(case)
+        reasoning = Reasoning()
+    return reasoning + _samples(case, 4 if kind == _SINGLE else 3) + _routine(case)
 
 
 def _samples(case: Case, number: int) -> Reasoning:
@@ -89,8 +89,8 @@ def _samples(case: Case, number: int) -> Reasoning:
     findings = []
     shares = dpc_watchdog.by_module(target, profile)
     for share in shares[:_MOST_SHARES]:
-        words = f"{share.place}: {share.count} of {share.total} sampled addresses ({share.percent} %)"
-        findings.append(Finding("DPC_WATCHDOG_PROFILE", words, share.address))
+        sentence = f"{share.place}: {share.count} of {share.total} sampled addresses ({share.percent} %)"
+        findings.append(Finding("DPC_WATCHDOG_PROFILE", sentence, share.address))
     drivers = [share for share in shares if (share.module or "").lower() not in _KERNEL_MODULES]
     outside = sum(share.count for share in drivers)
     if not drivers or drivers[0].count * 2 < outside or drivers[0].count < _FEWEST_SAMPLES:
@@ -110,8 +110,8 @@ def _ticks(case: Case, tag: str, number: int) -> tuple[Finding, ...]:
     value = case.argument(number)
     if value is None:
         return ()
-    text = _seconds(case, number)
-    return (Finding(tag, f"{value:x}", value, text if text.endswith("ticks") else f"{value} ticks, {text}"),)
+    seconds = _seconds(case, number)
+    return (Finding(tag, f"{value:x}", value, seconds if seconds.endswith("ticks") else f"{value} ticks, {seconds}"),)
 
 
 def _seconds(case: Case, number: int) -> str:
@@ -129,20 +129,20 @@ def _seconds(case: Case, number: int) -> str:
 def _routine(case: Case) -> Reasoning:
     """The routine that ran: the DPC that the processor's control block has as active, and what the stack shows."""
     target, processor = case.target, crash_processor(case.target)
-    found = _on_stack(case)
+    reasoning = _on_stack(case)
     if processor is None or processor.prcb is None:
         missing = Finding("DPC_ROUTINE", "not in the dump", None, "the processor's control block is not in the dump")
-        return found + Reasoning((missing,))
-    found += _dpc_stack(case, processor)
+        return reasoning + Reasoning((missing,))
+    reasoning += _dpc_stack(case, processor)
     active = _dpc_active(target, processor.prcb)
     if active is False:
-        found += Reasoning(
+        reasoning += Reasoning(
             (Finding("DPC_ROUTINE_ACTIVE", "no", None, "no DPC ran: the time was spent in an ISR or at raised IRQL"),)
         )
     addresses = _active_dpcs(target, processor.prcb)
     for dpc in addresses:
-        found += _deferred_routine(case, dpc)
-    return found
+        reasoning += _deferred_routine(case, dpc)
+    return reasoning
 
 
 def _dpc_active(target: Target, prcb: int) -> bool | None:
@@ -161,8 +161,10 @@ def _active_dpcs(target: Target, prcb: int) -> list[int]:
     if active is None:
         return []
     stride = queues.size // queues.count
-    found = [target.memory.pointer(prcb + queues.offset + i * stride + active.offset) for i in range(queues.count)]
-    return [address for address in found if address]
+    active_dpcs = [
+        target.memory.pointer(prcb + queues.offset + i * stride + active.offset) for i in range(queues.count)
+    ]
+    return [address for address in active_dpcs if address]
 
 
 def _deferred_routine(case: Case, dpc: int) -> Reasoning:
@@ -271,8 +273,8 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
 def _hung(target: Target, prcb: int | None, number: int | None) -> Processor | None:
     """The processor of argument 3; without a usable one, that of argument 4."""
     if prcb is not None:
-        return next((found for found in processors(target) if found.prcb == prcb), None)
-    return next((found for found in processors(target) if found.number == number), None)
+        return next((processor for processor in processors(target) if processor.prcb == prcb), None)
+    return next((processor for processor in processors(target) if processor.number == number), None)
 
 
 def _why_no_processor(case: Case, prcb: int | None) -> str:
@@ -337,17 +339,18 @@ def _nested_faults(target: Target, processor: Processor) -> tuple[Finding, str] 
             near = start <= stack <= start + _MOST_STACK
             if flags < 1 << 22 and flags & 2 and segment in _STACK_SELECTORS and near and target.is_kernel_address(ip):
                 places.setdefault(ip, []).append(address + offset)
-    for ip, found in sorted(places.items(), key=lambda entry: -len(entry[1])):
-        distances = {later - earlier for earlier, later in itertools.pairwise(found)}
-        if len(found) < _FEWEST_FAULTS or len(distances) != 1:
+    for ip, frames in sorted(places.items(), key=lambda entry: -len(entry[1])):
+        distances = {later - earlier for earlier, later in itertools.pairwise(frames)}
+        if len(frames) < _FEWEST_FAULTS or len(distances) != 1:
             continue
         name = target.name_of(ip) or f"{ip:#x}"
         distance = distances.pop()
-        words = f"{len(found)} machine frames of {name}, {distance:x}h apart"
+        description = f"{len(frames)} machine frames of {name}, {distance:x}h apart"
         sentence = (
-            f"Processor {processor.number} faults again while handling its fault: {words}, so that it never gets on."
+            f"Processor {processor.number} faults again while handling its fault: {description}, "
+            "so that it never gets on."
         )
-        return Finding("NESTED_FAULTS", words, found[0], "on the stack of the hung processor"), sentence
+        return Finding("NESTED_FAULTS", description, frames[0], "on the stack of the hung processor"), sentence
     return None
 
 

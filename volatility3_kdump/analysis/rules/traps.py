@@ -50,7 +50,7 @@ def _unhandled(case: Case, record_address: int | None, record: ExceptionRecord |
     code, ip = case.argument(1), case.pointer(2)
     if code is None:
         return Reasoning()
-    found = code_reasoning(case) + exception_reasoning(case, code, record, record_address)
+    reasoning = code_reasoning(case) + exception_reasoning(case, code, record, record_address)
     notes = []
     if record is not None:
         if record.code != _status(code):
@@ -63,9 +63,9 @@ def _unhandled(case: Case, record_address: int | None, record: ExceptionRecord |
     if failure is not None and failure.context_record is not None and failure.context.ip != ip and ip is not None:
         notes.append(f"argument 2 names the instruction {ip:#x}, but the context record is at {failure.context.ip:#x}")
     if is_access_violation(code):
-        found += access_reasoning(case, access)
-        return found + Reasoning(notes=tuple(notes), prefix="AV")
-    return found + Reasoning(notes=tuple(notes), specifiers=(f"{_status(code):x}",))
+        reasoning += access_reasoning(case, access)
+        return reasoning + Reasoning(notes=tuple(notes), prefix="AV")
+    return reasoning + Reasoning(notes=tuple(notes), specifiers=(f"{_status(code):x}",))
 
 
 @rule(0x1E)
@@ -79,11 +79,11 @@ def exception_not_handled(case: Case) -> Reasoning:
         address = case.argument(4)
         reported = address != (1 << 8 * case.target.memory.pointer_size) - 1
         access = Access(access_word(case.argument(3)), case.pointer(4) or address if reported else None)
-    found = _unhandled(case, record_address, record, access)
+    reasoning = _unhandled(case, record_address, record, access)
     letter = access_letter(access.kind)
     if is_access_violation(code) and letter is not None:
-        return Reasoning(prefix=f"AV_{letter}") + found
-    return found
+        return Reasoning(prefix=f"AV_{letter}") + reasoning
+    return reasoning
 
 
 @rule(0x3B)
@@ -92,8 +92,12 @@ def system_service_exception(case: Case) -> Reasoning:
     code = case.argument(1)
     located = find_exception_record(case.target, code, case.pointer(2)) if code else None
     record_address, record = located if located is not None else (None, None)
-    found = _unhandled(case, record_address, record, fault_access(case, record))
-    return _context(case, 3) + found + Reasoning(sentences=("It happened while the kernel carried out a system call.",))
+    reasoning = _unhandled(case, record_address, record, fault_access(case, record))
+    return (
+        _context(case, 3)
+        + reasoning
+        + Reasoning(sentences=("It happened while the kernel carried out a system call.",))
+    )
 
 
 @rule(0x7E)
@@ -105,8 +109,8 @@ def system_thread_exception_not_handled(case: Case) -> Reasoning:
     if record is None:
         why = "argument 3 is not set" if address is None else case.target.memory.why_unreadable(address)
         missing = Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", address, why),))
-    found = missing + _unhandled(case, address, record, fault_access(case, record))
-    return _context(case, 4) + found + Reasoning(sentences=("It happened in a thread of the system.",))
+    reasoning = missing + _unhandled(case, address, record, fault_access(case, record))
+    return _context(case, 4) + reasoning + Reasoning(sentences=("It happened in a thread of the system.",))
 
 
 @rule(0x8E)
@@ -115,8 +119,8 @@ def kernel_mode_exception(case: Case) -> Reasoning:
     code = case.argument(1)
     located = find_exception_record(case.target, code, case.pointer(2)) if code else None
     record_address, record = located if located is not None else (None, None)
-    found = _unhandled(case, record_address, record, fault_access(case, record))
-    return _trap_frame(case, 3) + found
+    reasoning = _unhandled(case, record_address, record, fault_access(case, record))
+    return _trap_frame(case, 3) + reasoning
 
 
 def _context(case: Case, number: int) -> Reasoning:
@@ -154,10 +158,10 @@ def security_check_failure(case: Case) -> Reasoning:
     code = case.argument(1)
     if code is None:
         return Reasoning()
-    known = tables.fast_fail_codes().get(code, {})
-    name = known.get("name")
+    fast_fail = tables.fast_fail_codes().get(code, {})
+    name = fast_fail.get("name")
     findings = [
-        Finding("FAST_FAIL_CODE", name or f"{code:#x}", code, known.get("text", "not a code that winnt.h names")),
+        Finding("FAST_FAIL_CODE", name or f"{code:#x}", code, fast_fail.get("text", "not a code that winnt.h names")),
     ]
     notes = []
     address = case.pointer(3)
@@ -170,14 +174,14 @@ def security_check_failure(case: Case) -> Reasoning:
     elif address is not None:
         why = case.target.memory.why_unreadable(address)
         findings.append(Finding("EXCEPTION_RECORD", "not in the dump", address, why))
-    sentences = [f"The kernel stopped itself because {known.get('text', f'of fast-fail code {code:#x}')}."]
+    sentences = [f"The kernel stopped itself because {fast_fail.get('text', f'of fast-fail code {code:#x}')}."]
     if code == _CORRUPT_LIST:
         sentences.append("The code that met the broken list need not be the one that broke it.")
-    found = _trap_frame(case, 2) + Reasoning(tuple(findings), tuple(sentences), tuple(notes))
+    reasoning = _trap_frame(case, 2) + Reasoning(tuple(findings), tuple(sentences), tuple(notes))
     if record is not None:
-        found += exception_reasoning(case, record.code, record, address)
-        found = Reasoning(found.findings, tuple(sentences), found.notes)
-    return found
+        reasoning += exception_reasoning(case, record.code, record, address)
+        reasoning = Reasoning(reasoning.findings, tuple(sentences), reasoning.notes)
+    return reasoning
 
 
 # processor traps ------------------------------------------------------------------------------------------------------
@@ -189,13 +193,13 @@ def unexpected_trap(case: Case) -> Reasoning:
     number = case.argument(1)
     if number is None:
         return Reasoning()
-    words = case.bug_check.arguments[0].value_meaning
-    findings = [Finding("TRAP_NUMBER", f"{number:x}", number, words or "")]
-    sentences = [f"The processor raised trap {number:#x}{f' ({words})' if words else ''} in kernel mode."]
-    found = Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{number:x}",))
-    found += trap_frame_reasoning(case)
+    trap_name = case.bug_check.arguments[0].value_meaning
+    findings = [Finding("TRAP_NUMBER", f"{number:x}", number, trap_name or "")]
+    sentences = [f"The processor raised trap {number:#x}{f' ({trap_name})' if trap_name else ''} in kernel mode."]
+    reasoning = Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{number:x}",))
+    reasoning += trap_frame_reasoning(case)
     located = interrupted(case)
-    return found + _double_fault(case, *located) if located is not None and number == _DOUBLE_FAULT else found
+    return reasoning + _double_fault(case, *located) if located is not None and number == _DOUBLE_FAULT else reasoning
 
 
 def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
@@ -206,7 +210,7 @@ def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
         why = "the thread's stack limits are not in the dump"
         return Reasoning((Finding("STACK_POINTER", "not known" if sp is None else f"{sp:016x}", sp, why),))
     low, high = limits
-    found = Reasoning(
+    reasoning = Reasoning(
         (Finding("STACK_POINTER", f"{sp:016x}", sp, f"stack {low:x} to {high:x} of thread {thread.address:x}"),)
     )
     processor = crash_processor(target)
@@ -215,14 +219,14 @@ def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
         used = high - sp
         if sp - low < _PAGE_SIZE // 4:
             sentence = f"The kernel stack was all but used up: {used:#x} of {high - low:#x} bytes."
-            return found + Reasoning(
+            return reasoning + Reasoning(
                 (Finding("POSSIBLE_STACK_OVERFLOW", f"{sp - low:#x} bytes left", sp),), (sentence,)
             )
         said = f"The kernel stack was not used up ({used:#x} of {high - low:#x} bytes)"
-        return found + Reasoning(sentences=(f"{said}: suspect the hardware or a corrupted task state.",))
+        return reasoning + Reasoning(sentences=(f"{said}: suspect the hardware or a corrupted task state.",))
     inside = next((name for name, start, end in other if start <= sp < end), None)
     if inside is not None:
-        return found + Reasoning(sentences=(f"At the fault the processor was on its {inside}.",))
+        return reasoning + Reasoning(sentences=(f"At the fault the processor was on its {inside}.",))
     for name, start, end in (("kernel stack", low, high), *other):
         if start - _OVERRUN <= sp < start:
             sentence = (
@@ -230,9 +234,9 @@ def _double_fault(case: Case, trap_frame: int, context: Context) -> Reasoning:
                 f"{start:#x} ({end - start:#x} bytes in all)."
             )
             overflow = Finding("STACK_OVERFLOW", f"{start - sp:#x} bytes below {start:x}", sp, name)
-            return found + Reasoning((overflow,), (sentence,)) + _users(case, trap_frame)
+            return reasoning + Reasoning((overflow,), (sentence,)) + _users(case, trap_frame)
     sentence = f"The stack pointer {sp:#x} is in no stack of the thread or of the processor: it was corrupt."
-    return found + Reasoning((Finding("STACK_POINTER_ERROR", f"{sp:016x}", sp),), (sentence,))
+    return reasoning + Reasoning((Finding("STACK_POINTER_ERROR", f"{sp:016x}", sp),), (sentence,))
 
 
 def _users(case: Case, trap_frame: int) -> Reasoning:
@@ -250,12 +254,12 @@ def _users(case: Case, trap_frame: int) -> Reasoning:
         functions[f"{name.module}!{name.symbol}" if name.symbol else str(name)] += 1
         if frame.sp is not None and caller.sp is not None and caller.sp > frame.sp:
             modules[module] += caller.sp - frame.sp
-    found = Reasoning()
+    reasoning = Reasoning()
     if modules:
         module, size = modules.most_common(1)[0]
         image = module.image_name
         why = f"it took {size:#x} bytes of the kernel stack that was used up"
-        found += Reasoning(
+        reasoning += Reasoning(
             (Finding("STACKUSAGE_IMAGE", image, size, f"{size:#x} bytes of the stack"),),
             (f"{image} took the most of the stack: {size:#x} bytes.",),
             culprit=Culprit(image, module.name, frames[0].ip, why) if module.name not in _KERNEL_MODULES else None,
@@ -263,8 +267,8 @@ def _users(case: Case, trap_frame: int) -> Reasoning:
     if functions:
         function, count = functions.most_common(1)[0]
         if count >= _RECURSION:
-            found += Reasoning(
+            reasoning += Reasoning(
                 (Finding("STACKUSAGE_RECURSION_COUNT", f"{count}", count, function),),
                 (f"{function} is on the stack {count} times: it calls itself without end.",),
             )
-    return found
+    return reasoning

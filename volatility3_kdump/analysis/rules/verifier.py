@@ -13,31 +13,31 @@ _LEAKED_POOL = 0x62
 def driver_verifier_violation(case: Case) -> Reasoning:
     """P1 the violation; what the other arguments are depends on it."""
     kind = case.argument(1)
-    found = follow(case)
+    reasoning = follow(case)
     if kind is None:
-        return found
-    found = Reasoning((Finding("VERIFIER_STOP", f"{kind:x}", None, case.bug_check.variant or ""),)) + found
-    text = found.finding("RULE")
-    if text is not None and text.value != "not in the dump":
-        found += Reasoning(sentences=(f"The rule says: {text.value}.",))
+        return reasoning
+    reasoning = Reasoning((Finding("VERIFIER_STOP", f"{kind:x}", None, case.bug_check.variant or ""),)) + reasoning
+    rule_text = reasoning.finding("RULE")
+    if rule_text is not None and rule_text.value != "not in the dump":
+        reasoning += Reasoning(sentences=(f"The rule says: {rule_text.value}.",))
     if kind == _LEAKED_POOL:
         count = case.argument(4)
         if count:
-            found += Reasoning((Finding("UNFREED_ALLOCATIONS", f"{count}", None, "P4"),))
-    if found.culprit is None:
+            reasoning += Reasoning((Finding("UNFREED_ALLOCATIONS", f"{count}", None, "P4"),))
+    if reasoning.culprit is None:
         sentence = "The arguments name no driver: it is the one that called the verified routine, on the stack."
-        found += Reasoning(sentences=(sentence,))
-    return found
+        reasoning += Reasoning(sentences=(sentence,))
+    return reasoning
 
 
 @rule(0xC9, 0xE6)
 def io_violation(case: Case) -> Reasoning:
     """P1 the violation; most have the driver's address in P2 and the IRP in P3."""
-    found = Reasoning(specifiers=subtype(case)) + follow(case)
+    reasoning = Reasoning(specifiers=subtype(case)) + follow(case)
     kind = case.argument(1)
     if kind is not None and case.bug_check.code == 0xC9:
-        found = Reasoning((Finding("DRIVER_VERIFIER_IO_VIOLATION_TYPE", f"{kind:x}", kind),)) + found
-    return found
+        reasoning = Reasoning((Finding("DRIVER_VERIFIER_IO_VIOLATION_TYPE", f"{kind:x}", kind),)) + reasoning
+    return reasoning
 
 
 @rule(0x10D, 0x144, 0xFE)

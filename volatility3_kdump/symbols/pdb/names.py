@@ -209,25 +209,25 @@ class PdbFile:
 
     def _of_modules(self) -> Iterator[tuple[int, int, int, str]]:
         kinds = frozenset(_IN_MODULES)
-        found = 0
+        count = 0
         for stream, size in self._modules():
             data = self._msf.read(stream, size) or b""
             for kind, record in _records(data, 4, kinds):
                 rank, place, name = _IN_MODULES[kind]
                 if len(record) > name:
-                    found += 1
-                    if found > _MOST_SYMBOLS:
+                    count += 1
+                    if count > _MOST_SYMBOLS:
                         raise CorruptPdb(f"it names more than {_MOST_SYMBOLS:,} procedures")
                     offset, segment = _PLACE.unpack_from(record, place)
                     yield rank, offset, segment, _text(record, name)
 
     def _publics(self) -> Iterator[tuple[int, int, str]]:
         data = self._msf.read(self._symbol_stream) or b""
-        found = 0
+        count = 0
         for _, record in _records(data, 0, frozenset([_PUB32])):
             if len(record) > 14:
-                found += 1
-                if found > _MOST_SYMBOLS:
+                count += 1
+                if count > _MOST_SYMBOLS:
                     raise CorruptPdb(f"it holds more than {_MOST_SYMBOLS:,} public symbols")
                 offset, segment = _PLACE.unpack_from(record, 8)
                 yield offset, segment, _text(record, 14)
@@ -298,9 +298,9 @@ def find_pdb(path: SearchPath, identity: PdbIdentity, problems: list[str]) -> Pd
 
     ``problems`` is as for :func:`find_pdb_file`.
     """
-    for found in find_pdb_file(path, identity, problems):
+    for pdb in find_pdb_file(path, identity, problems):
         try:
-            return load_pdb(found, identity)
+            return load_pdb(pdb, identity)
         except PdbRefused as refusal:
             problems.append(str(refusal))
     return None
@@ -321,9 +321,9 @@ def _unreadable(path: Path, error: Exception) -> PdbRefused:
 
 
 def _symbols(pdb: PdbFile) -> tuple[tuple[int, str], ...]:
-    found: set[tuple[int, int, bool, str]] = set()
+    symbols: set[tuple[int, int, bool, str]] = set()
     for rva, rank, name in pdb.named():
         shown = undecorate(name, pdb.pointer_size) if rank == _PUBLIC else name
         if shown and shown.isprintable():
-            found.add((rva, rank, shown.startswith("?"), shown))
-    return tuple((rva, name) for rva, _, _, name in sorted(found))
+            symbols.add((rva, rank, shown.startswith("?"), shown))
+    return tuple((rva, name) for rva, _, _, name in sorted(symbols))

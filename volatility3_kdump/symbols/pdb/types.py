@@ -224,24 +224,24 @@ class TypeStream:
             if leaf not in _NAMED:
                 continue
             index = number + _FIRST_INDEX
-            found = self._definition(leaf, self._record(index)[1])
-            self._definitions[index] = found
-            name = _own_name(found.name, index)
+            definition = self._definition(leaf, self._record(index)[1])
+            self._definitions[index] = definition
+            name = _own_name(definition.name, index)
             self._names[index] = name
-            if not found.forward:
+            if not definition.forward:
                 earlier = by_name.get(name)
-                if earlier is not None and self._differ(self._definitions[earlier], found):
+                if earlier is not None and self._differ(self._definitions[earlier], definition):
                     for other in alike.pop(name):
                         self._names[other] = f"{name}__{other:x}"
                 alike.setdefault(name, []).append(index)
                 by_name[name] = index
-                if found.unique is not None:
-                    by_unique[found.unique] = index
-        for index, found in self._definitions.items():
+                if definition.unique is not None:
+                    by_unique[definition.unique] = index
+        for index, definition in self._definitions.items():
             resolved: int | None = index
-            if found.forward:
-                resolved = by_unique.get(found.unique) if found.unique is not None else None
-                resolved = by_name.get(found.name) if resolved is None else resolved
+            if definition.forward:
+                resolved = by_unique.get(definition.unique) if definition.unique is not None else None
+                resolved = by_name.get(definition.name) if resolved is None else resolved
             if resolved is not None:
                 self._resolved[index] = resolved
 
@@ -288,12 +288,12 @@ class TypeStream:
         """The ``user_types`` and ``enums`` of an ISF document. Raises :class:`CorruptPdb`."""
         user_types: dict[str, Any] = {}
         enums: dict[str, Any] = {}
-        for index, found in self._definitions.items():
+        for index, definition in self._definitions.items():
             name = self._names[index]
-            if found.forward or not name:
+            if definition.forward or not name:
                 continue
-            if found.leaf == _ENUM:
-                base = self._reference(found.base)
+            if definition.leaf == _ENUM:
+                base = self._reference(definition.base)
                 if base.get("kind") != "base":
                     raise CorruptPdb(f"the values of the enumeration {name[:80]!a} are of no simple type")
                 stored = self.base_types[base["name"]]
@@ -303,18 +303,18 @@ class TypeStream:
                     "base": base["name"],
                     "constants": {
                         key: value - 2 * half if stored["signed"] and half <= value < 2 * half else value
-                        for key, value, _ in self._members(found.fields, True)
+                        for key, value, _ in self._members(definition.fields, True)
                     },
                     "size": stored["size"],
                 }
                 continue
             fields: dict[str, Any] = {}
-            for key, offset, reference in self._members(found.fields, False):
+            for key, offset, reference in self._members(definition.fields, False):
                 # Two fields of one name: a base class may be there twice, by different ways.
                 label = key if key not in fields or reference is None else f"{key}__{offset:x}"
                 fields[label] = {"offset": offset, "type": reference}
-            kind = "union" if found.leaf == _UNION else "struct"
-            user_types[name] = {"fields": fields, "kind": kind, "size": found.size}
+            kind = "union" if definition.leaf == _UNION else "struct"
+            user_types[name] = {"fields": fields, "kind": kind, "size": definition.size}
         return user_types, enums
 
     def _members(
@@ -407,13 +407,13 @@ class TypeStream:
 
     def _reference(self, index: int, depth: int = 0) -> dict[str, Any]:
         """A type as fields name it."""
-        known = self._references.get(index)
-        if known is None:
+        reference = self._references.get(index)
+        if reference is None:
             if depth > _DEEPEST:
                 raise CorruptPdb(f"type {index:#x} is nested more than {_DEEPEST} deep")
-            known = self._simple(index) if index < _FIRST_INDEX else self._complex(index, depth)
-            self._references[index] = known
-        return known
+            reference = self._simple(index) if index < _FIRST_INDEX else self._complex(index, depth)
+            self._references[index] = reference
+        return reference
 
     def _complex(self, index: int, depth: int) -> dict[str, Any]:
         leaf, record = self._record(index)
@@ -464,8 +464,8 @@ class TypeStream:
         if depth > _DEEPEST:
             return 0
         if leaf in _NAMED:
-            found = self._definitions[self._resolved.get(index, index)]
-            return self._size(found.base, depth + 1) if leaf == _ENUM else found.size
+            definition = self._definitions[self._resolved.get(index, index)]
+            return self._size(definition.base, depth + 1) if leaf == _ENUM else definition.size
         if leaf in (_MODIFIER, _ALIAS, _BITFIELD):
             return self._size(struct.unpack_from("<I", record)[0], depth + 1)
         if leaf == _POINTER:

@@ -100,9 +100,9 @@ def undecorate(name: str, pointer_size: int) -> str:
     if name.startswith("?"):
         return undecorate_cpp(name)
     if pointer_size == 4:
-        found = _STDCALL.fullmatch(name)
-        if found:
-            return found.group(2)
+        stdcall = _STDCALL.fullmatch(name)
+        if stdcall:
+            return stdcall.group(2)
     # The linker marks the ends of import lists with DEL.
     return name[1:] if name[:1] in ("_", "\x7f") and len(name) > 1 else name
 
@@ -185,7 +185,7 @@ class _Parser:
 
     def scopes(self) -> list[str]:
         """The enclosing names, outermost first."""
-        found: list[str] = []
+        scopes: list[str] = []
         while not self.accept("@"):
             if self.accept("?"):
                 if self.accept("A"):
@@ -193,15 +193,15 @@ class _Parser:
                     if end < 0 or not _NAMESPACE_HASH.fullmatch(self.text, self.position, end):
                         raise _NotUnderstood
                     self.position = end + 1
-                    found.append("`anonymous namespace'")
-                    self.remember(found[-1])
+                    scopes.append("`anonymous namespace'")
+                    self.remember(scopes[-1])
                     continue
                 if not self.accept("$"):
                     raise _NotUnderstood  # a scope inside a function
-                found.append(self.template_scope())
+                scopes.append(self.template_scope())
             else:
-                found.append(self.identifier())
-        return found[::-1]
+                scopes.append(self.identifier())
+        return scopes[::-1]
 
     def identifier(self) -> str:
         if self.text[self.position].isdigit():
@@ -214,12 +214,12 @@ class _Parser:
         return name
 
     def plain(self) -> str:
-        found = _IDENTIFIER.match(self.text, self.position)
-        if found is None:
+        identifier = _IDENTIFIER.match(self.text, self.position)
+        if identifier is None:
             raise _NotUnderstood
-        self.position = found.end()
+        self.position = identifier.end()
         self.take("@")
-        return found.group()
+        return identifier.group()
 
     def template(self) -> str:
         """Name and arguments, in which digits refer to the template's own names."""
