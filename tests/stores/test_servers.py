@@ -17,8 +17,10 @@ import volatility3_kdump
 from tests.stores.server import Route, SymbolServer, answer, redirect, running, silent, slowly
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores import servers as subject
+from volatility3_kdump.stores import transfers
 from volatility3_kdump.stores.paths import SearchPath
-from volatility3_kdump.stores.servers import Limits, Servers
+from volatility3_kdump.stores.servers import Servers
+from volatility3_kdump.stores.transfers import Limits
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.msf import MAGIC
 from volatility3_kdump.symbols.pdb.names import find_pdb, store_key
@@ -422,8 +424,8 @@ def test_a_certificate_that_does_not_fit(ask: Asked, server: SymbolServer) -> No
 
 
 def test_from_https_nothing_leads_to_http() -> None:
-    transfer = subject._Transfer.__new__(subject._Transfer)
-    with pytest.raises(subject._Failure, match="redirects to 'http://h/x'; not followed"):
+    transfer = transfers.Transfer.__new__(transfers.Transfer)
+    with pytest.raises(transfers.Failure, match="redirects to 'http://h/x'; not followed"):
         transfer._redirected("https://h/y", "http://h/x")
     assert transfer._redirected("https://h/y/z", "../x y") == "https://h/x%20y"
 

@@ -20,7 +20,8 @@ from tests.stores.server import SymbolServer, answer, running
 from volatility3_kdump import cli
 from volatility3_kdump.cli import symbols
 from volatility3_kdump.stores.paths import SearchPath
-from volatility3_kdump.stores.servers import Limits, Servers
+from volatility3_kdump.stores.servers import Servers
+from volatility3_kdump.stores.transfers import Limits
 from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, into_store, lines_of, read
 

@@ -20,7 +20,8 @@ from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump.options import Options
 from volatility3_kdump.stores import servers as servers_module
 from volatility3_kdump.stores.paths import SearchPath
-from volatility3_kdump.stores.servers import Hosts, Limits, Servers
+from volatility3_kdump.stores.servers import Hosts, Servers
+from volatility3_kdump.stores.transfers import Limits
 from volatility3_kdump.symbols import kernel, places
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.info import info_grid

@@ -15,7 +15,8 @@ from volatility3_kdump.escape import printable
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
-from volatility3_kdump.stores.servers import MICROSOFT, Limits, Servers
+from volatility3_kdump.stores.servers import MICROSOFT, Servers
+from volatility3_kdump.stores.transfers import Limits
 from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, lines_of, read
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.files import is_directory, parse_url
 from volatility3_kdump.stores import stores
-from volatility3_kdump.stores.servers import MICROSOFT, Servers, is_url, shown_url
+from volatility3_kdump.stores.servers import MICROSOFT, Servers, is_url
+from volatility3_kdump.stores.transfers import shown_url
 
 #: The debugger's own variables for the symbol path and the image path.
 SYMBOL_PATH_VARIABLE = "_NT_SYMBOL_PATH"
