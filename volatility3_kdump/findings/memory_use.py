@@ -15,12 +15,11 @@ from volatility3_kdump.windows.memory.memory_counters import (
     NOT_IN_SMALL_DUMP,
     Counter,
     Definition,
-    PageFile,
-    page_files,
     paged_pools,
     read_counters,
     session_commit,
 )
+from volatility3_kdump.windows.memory.page_files import PageFile, page_files
 from volatility3_kdump.windows.memory.physical_memory import physical_memory
 from volatility3_kdump.windows.processes.processes import read_process, walk_processes
 

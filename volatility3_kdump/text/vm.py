@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.findings.memory_use import MemoryUse
-from volatility3_kdump.windows.memory.memory_counters import NOT_IN_KERNEL, NOT_IN_SMALL_DUMP, Counter, PageFile
+from volatility3_kdump.windows.memory.memory_counters import NOT_IN_KERNEL, NOT_IN_SMALL_DUMP, Counter
+from volatility3_kdump.windows.memory.page_files import PageFile
 
 _KILOBYTES = 4
 #: Behind which row the debugger puts what a rule has to say; the others come last.

@@ -13,7 +13,8 @@ from volatility3_kdump.text import vm as text
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, PAGES, Column, table
-from volatility3_kdump.windows.memory.memory_counters import Counter, PageFile
+from volatility3_kdump.windows.memory.memory_counters import Counter
+from volatility3_kdump.windows.memory.page_files import PageFile
 
 _KILOBYTES = 4
 
