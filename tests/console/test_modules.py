@@ -54,6 +54,25 @@ def test_times_and_paths(session: Session) -> None:
     assert answer(session, "lmf m myfault")[1].endswith(r"\??\C:\Windows\system32\drivers\myfault.sys")
 
 
+@pytest.mark.parametrize("line", ("lm t n", "lmtsm", "lmt"))
+def test_unloaded_modules_with_time_stamps(session: Session, line: str) -> None:
+    shown = answer(session, line)
+    rows = shown[shown.index("Unloaded modules:") + 1 :]
+    gone = session.target.unloaded_modules
+    assert len(rows) == 4 * len(gone) > 0
+    for index, module in enumerate(gone):
+        block = rows[4 * index : 4 * index + 4]
+        assert block[0].endswith(module.name)
+        assert block[1:3] == ["    Timestamp: unavailable (00000000)", "    Checksum:  00000000"]
+        assert block[3] == f"    ImageSize:  {module.end - module.start:08X}"
+
+
+@pytest.mark.parametrize("line", ("lm", "lm n", "lmf", "lmsm"))
+def test_unloaded_modules_without_time_stamps(session: Session, line: str) -> None:
+    shown = answer(session, line)
+    assert len(shown) == shown.index("Unloaded modules:") + 1 + len(session.target.unloaded_modules)
+
+
 def test_symbols_that_were_looked_up(session: Session) -> None:
     session.target.name_of(0xFFFFF80060DA1981)
     assert "myfault" in modules(answer(session, "lm e"))

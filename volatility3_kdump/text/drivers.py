@@ -176,12 +176,17 @@ def unloaded_line(module: UnloadedModule, size: int = 8) -> str:
     return f"{_range(module.start, module.end, size)}   {module.name:<12}".rstrip()
 
 
-def unloaded_verbose(module: UnloadedModule, size: int = 8) -> Iterator[str]:
-    """The block of an unloaded module in ``lmv``: nothing of its image is kept."""
+def unloaded_timed(module: UnloadedModule, size: int = 8) -> Iterator[str]:
+    """The lines of an unloaded module in ``lm t``: Windows keeps neither time stamp nor check sum of its image."""
     yield unloaded_line(module, size)
     yield "    Timestamp: unavailable (00000000)"
     yield "    Checksum:  00000000"
     yield f"    ImageSize:  {module.end - module.start:08X}"
+
+
+def unloaded_verbose(module: UnloadedModule, size: int = 8) -> Iterator[str]:
+    """The block of an unloaded module in ``lmv``, with when it was unloaded where that is kept."""
+    yield from unloaded_timed(module, size)
     when = session_time(module.time)
     if when:
         yield f"    Unloaded:  {when}"

@@ -169,7 +169,7 @@ def _kd_lines(listed: DriverList, verbose: bool) -> Iterator[str]:
         if verbose:
             yield from words.unloaded_verbose(module, size)
         else:
-            yield words.unloaded_line(module, size)
+            yield from words.unloaded_timed(module, size)
     yield from _endings(listed)
     if verbose:
         for problem in listed.objects.problems:

@@ -104,7 +104,9 @@ def _lines(session: Session, options: set[str], names: list[str]) -> Iterator[st
     if unloaded:
         yield ""
         yield text.unloaded_header()
-        yield from (text.unloaded_line(module, size) for module in unloaded)
+        for gone in unloaded:
+            # KD has the details of unloaded modules where it was asked for time stamps, and only there.
+            yield from text.unloaded_timed(gone, size) if "t" in options else (text.unloaded_line(gone, size),)
 
 
 def _show(session: Session, options: set[str]) -> Callable[[Module], str]:
