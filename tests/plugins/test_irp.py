@@ -24,8 +24,9 @@ from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.views import irp as views
 from volatility3_kdump.views.drivers import drivers_grid
+from volatility3_kdump.windows.io.devices import device_stack, driver_devices, read_driver
 from volatility3_kdump.windows.io.drivers import BY_DEVICE, driver_objects
-from volatility3_kdump.windows.io.requests import device_stack, driver_devices, read_driver, read_irp
+from volatility3_kdump.windows.io.requests import read_irp
 from volatility3_kdump.windows.processes.namespace import object_name, object_type, read_directory
 
 CONTROL, NOTIFY = 0xFFFF91894ED94D70, 0xFFFF91894E250A60

@@ -17,6 +17,14 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.regions import region_of
 from volatility3_kdump.images.modules import Module, debugger_name
 from volatility3_kdump.windows.io import requests as io
+from volatility3_kdump.windows.io.devices import (
+    DeviceNode,
+    DeviceObject,
+    DriverObject,
+    read_device,
+    read_driver,
+    read_node,
+)
 from volatility3_kdump.windows.memory.pool_header import tag_text
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.threads import read_thread
@@ -137,7 +145,7 @@ def device_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
     """A device object, its device node if it has one, and its driver, which is the culprit."""
     shown = hexadecimal(target, address)
     try:
-        device = io.read_device(target, address)
+        device = read_device(target, address)
     except KdumpError as error:
         return Reasoning((Finding("DEVICE_OBJECT", shown, address, _join(note, str(error))),))
     findings = [Finding("DEVICE_OBJECT", shown, address, note)]
@@ -153,17 +161,17 @@ def device_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
     return Reasoning((*findings, *driver.findings), culprit=driver.culprit)
 
 
-def node_of(target: Target, device: io.DeviceObject) -> io.DeviceNode | None:
+def node_of(target: Target, device: DeviceObject) -> DeviceNode | None:
     """The device node of a physical device object, ``None`` when it has none or it is not in the dump."""
     if not device.node:
         return None
     try:
-        return io.read_node(target, device.node)
+        return read_node(target, device.node)
     except KdumpError:
         return None
 
 
-def service_culprit(target: Target, node: io.DeviceNode) -> Culprit | None:
+def service_culprit(target: Target, node: DeviceNode) -> Culprit | None:
     """The loaded driver that has the name of a device's service."""
     wanted = (node.service or "").lower()
     for module in target.modules:
@@ -178,14 +186,14 @@ def _node(case: Case, number: int, meaning: str) -> Named | None:
     if address is None:
         return None
     try:
-        node = io.read_node(case.target, address)
+        node = read_node(case.target, address)
     except KdumpError as error:
         note = _join(_note(number, meaning), str(error))
         return Named((Finding("DEVICE_NODE", hexadecimal(case.target, address), address, note),))
     return Named((_node_finding(case.target, node, _note(number, meaning)),), service_culprit(case.target, node), 3)
 
 
-def _node_finding(target: Target, node: io.DeviceNode, note: str) -> Finding:
+def _node_finding(target: Target, node: DeviceNode, note: str) -> Finding:
     service = f"service {node.service}" if node.service else ""
     return Finding(
         "DEVICE_NODE", node.instance_path or hexadecimal(target, node.address), node.address, _join(note, service)
@@ -205,7 +213,7 @@ def _power_device(case: Case, number: int, meaning: str) -> Named | None:
         return Named((Finding("POWER_DEVICE", shown, address, _join(note, "its layout is not in the symbols")),))
     try:
         values = read_fields(target, structure, address, {"irp": "Irp", "node": ("DevNode", "DeviceNode")})
-        node = io.read_node(target, values["node"]) if values["node"] else None
+        node = read_node(target, values["node"]) if values["node"] else None
     except KdumpError as error:
         return Named((Finding("POWER_DEVICE", shown, address, _join(note, str(error))),))
     findings = [Finding("POWER_DEVICE", shown, address, note)]
@@ -221,7 +229,7 @@ def _driver(case: Case, number: int, meaning: str) -> Named | None:
     if address is None:
         return None
     try:
-        driver = io.read_driver(case.target, address)
+        driver = read_driver(case.target, address)
     except KdumpError as error:
         note = _join(_note(number, meaning), str(error))
         return Named((Finding("DRIVER_OBJECT", hexadecimal(case.target, address), address, note),))
@@ -229,13 +237,13 @@ def _driver(case: Case, number: int, meaning: str) -> Named | None:
     return Named(reasoning.findings, reasoning.culprit, 5)
 
 
-def _driver_reasoning(target: Target, driver: io.DriverObject, note: str) -> Reasoning:
+def _driver_reasoning(target: Target, driver: DriverObject, note: str) -> Reasoning:
     shown = hexadecimal(target, driver.address)
     findings = (Finding("DRIVER_OBJECT", shown, driver.address, _join(driver.text, note)),)
     return Reasoning(findings, culprit=driver_culprit(driver, f"its {note}" if note.startswith("driver") else note))
 
 
-def driver_culprit(driver: io.DriverObject, why: str) -> Culprit | None:
+def driver_culprit(driver: DriverObject, why: str) -> Culprit | None:
     """A driver object as the culprit; ``None`` for the kernel's own drivers and where nothing names it."""
     if driver.module is not None:
         return module_culprit(driver.module, driver.start, why)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.io.requests import DeviceNode, DeviceObject, device_stack, read_node
+from volatility3_kdump.windows.io.devices import DeviceNode, DeviceObject, device_stack, read_node
 from volatility3_kdump.windows.processes.namespace import object_name
 
 if TYPE_CHECKING:

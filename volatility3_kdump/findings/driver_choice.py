@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.windows.io.devices import DriverObject, read_driver
 from volatility3_kdump.windows.io.drivers import driver_objects
-from volatility3_kdump.windows.io.requests import DriverObject, read_driver
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -6,16 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import Unreadable
-from volatility3_kdump.windows.io.requests import (
-    DeviceObject,
-    DriverObject,
-    Irp,
-    Routines,
-    StackLocation,
-    power_request,
-    read_device,
-    read_file_name,
-)
+from volatility3_kdump.windows.io.devices import DeviceObject, DriverObject, Routines, read_device
+from volatility3_kdump.windows.io.requests import Irp, StackLocation, power_request, read_file_name
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

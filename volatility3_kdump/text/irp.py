@@ -9,16 +9,13 @@ from collections.abc import Iterator
 
 from volatility3_kdump.findings.requests import NOWHERE, Dispatch, IrpView, LocationView
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.io.devices import DeviceNode, DeviceObject, DriverObject, Routines
 from volatility3_kdump.windows.io.requests import (
     ON_CANCEL,
     ON_ERROR,
     ON_SUCCESS,
     PENDING,
-    DeviceNode,
-    DeviceObject,
-    DriverObject,
     Irp,
-    Routines,
     StackLocation,
     major_name,
     minor_name,

@@ -17,6 +17,7 @@ from volatility3_kdump.text.times import session_time
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, BYTES, HEX, NUMBER, PAGES, TEXT, Column, table
+from volatility3_kdump.windows.io.devices import read_device
 from volatility3_kdump.windows.io.drivers import (
     HASH,
     NO_TIME,
@@ -24,7 +25,6 @@ from volatility3_kdump.windows.io.drivers import (
     DriverDetails,
     FoundDriver,
 )
-from volatility3_kdump.windows.io.requests import read_device
 from volatility3_kdump.windows.listing.modules import chosen_modules
 from volatility3_kdump.windows.processes.namespace import object_name
 

@@ -18,18 +18,15 @@ from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, FLAG, HEX, NUMBER, POINTER, TEXT, Column, Part, Table, table
 from volatility3_kdump.views.thread import OWNER
-from volatility3_kdump.windows.io.requests import (
+from volatility3_kdump.windows.io.devices import (
     DeviceNode,
     DriverObject,
-    Irp,
     Routines,
     driver_devices,
-    major_name,
-    minor_name,
     read_device,
-    read_irp,
     read_routines,
 )
+from volatility3_kdump.windows.io.requests import Irp, major_name, minor_name, read_irp
 from volatility3_kdump.windows.processes.namespace import object_name
 
 

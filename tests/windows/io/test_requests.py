@@ -14,6 +14,7 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.tables import kernel_table_path
+from volatility3_kdump.windows.io import devices
 from volatility3_kdump.windows.io import requests as io
 
 IRP, UPPER, LOWER = 0xFFFF800000001000, 0xFFFF800000002000, 0xFFFF800000003000
@@ -128,14 +129,14 @@ def test_an_irp_and_its_locations(shipped: Layouts, with_symbols: bool) -> None:
 def test_every_kernel_has_them_at_the_same_place(isf_path) -> None:
     irp = io.read_irp(target_of(machine(), Layouts.load(isf_path)), IRP)  # type: ignore[arg-type]
     assert irp.current is not None and irp.current.device == UPPER
-    stack = io.device_stack(target_of(machine(), Layouts.load(isf_path)), LOWER)  # type: ignore[arg-type]
+    stack = devices.device_stack(target_of(machine(), Layouts.load(isf_path)), LOWER)  # type: ignore[arg-type]
     assert [device.address for device in stack] == [UPPER, LOWER]
 
 
 def test_a_device_stack_from_either_end(shipped: Layouts) -> None:
     target = target_of(machine(), shipped)
     for start in (UPPER, LOWER):
-        upper, lower = io.device_stack(target, start)
+        upper, lower = devices.device_stack(target, start)
         assert (upper.address, upper.below, upper.above, upper.node) == (UPPER, LOWER, 0, 0)
         assert (lower.address, lower.below, lower.above, lower.node) == (LOWER, 0, UPPER, NODE)
         assert (upper.device_type, upper.flags, upper.characteristics, upper.stack_size) == (0x22, 0x2050, 0x100, 2)
@@ -147,7 +148,7 @@ def test_a_device_stack_from_either_end(shipped: Layouts) -> None:
 
 
 def test_a_device_node(shipped: Layouts) -> None:
-    node = io.read_node(target_of(machine(), shipped), NODE)
+    node = devices.read_node(target_of(machine(), shipped), NODE)
     assert (node.device, node.instance_path, node.service) == (LOWER, "ROOT\\UPPER\\0000", "upper")
 
 
@@ -155,7 +156,7 @@ def test_stacks_that_loop_end(shipped: Layouts) -> None:
     memory = machine()
     put_device(memory, UPPER, UPPER_DRIVER, LOWER, LOWER, 0)
     put_device(memory, LOWER, LOWER_DRIVER, UPPER, UPPER, 0)
-    stack = io.device_stack(target_of(memory, shipped), LOWER)
+    stack = devices.device_stack(target_of(memory, shipped), LOWER)
     assert sorted(device.address for device in stack) == [UPPER, LOWER]
 
 
@@ -193,7 +194,7 @@ def test_a_device_whose_driver_is_gone(shipped: Layouts) -> None:
     memory = machine()
     gone(memory, UPPER_DRIVER, 0x150)
     gone(memory, UPPER + DEVICE_SIZE, 0x70)
-    device = io.read_device(target_of(memory, shipped), UPPER)
+    device = devices.read_device(target_of(memory, shipped), UPPER)
     assert (device.driver, device.driver_address, device.below, device.node) == (None, UPPER_DRIVER, None, None)
     assert device.driver_text == f"driver object {UPPER_DRIVER:#x}, not in the dump"
 
@@ -201,7 +202,7 @@ def test_a_device_whose_driver_is_gone(shipped: Layouts) -> None:
 def test_a_driver_without_the_characters_of_its_name(shipped: Layouts) -> None:
     memory = machine()
     gone(memory, NAMES, 0x40)
-    driver = io.read_driver(target_of(memory, shipped), UPPER_DRIVER)
+    driver = devices.read_driver(target_of(memory, shipped), UPPER_DRIVER)
     assert (driver.name, driver.text) == (None, "upper.sys")
 
 
@@ -226,9 +227,9 @@ def test_something_else_is_refused(shipped: Layouts) -> None:
     with pytest.raises(Unreadable, match="no IRP at 0xffff800000002000: its type is 3, not 6"):
         io.read_irp(target, UPPER)
     with pytest.raises(Unreadable, match="no device object"):
-        io.read_device(target, IRP)
+        devices.read_device(target, IRP)
     with pytest.raises(Unreadable, match="_DRIVER_OBJECT at 0x5000: gone"):
-        io.read_driver(target, 0x5000)
+        devices.read_driver(target, 0x5000)
 
 
 def test_32_bit_kernels_need_symbols() -> None:
@@ -274,9 +275,9 @@ def test_holes_and_damage_never_raise_anything_else(holes, changes) -> None:
     target = target_of(memory, None)
     for read, address in (
         (io.read_irp, IRP),
-        (io.device_stack, LOWER),
-        (io.read_driver, UPPER_DRIVER),
-        (io.read_node, NODE),
+        (devices.device_stack, LOWER),
+        (devices.read_driver, UPPER_DRIVER),
+        (devices.read_node, NODE),
     ):
         try:
             found = read(target, address)

@@ -27,6 +27,14 @@ from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, attem
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.io import requests as io
+from volatility3_kdump.windows.io.devices import (
+    DeviceNode,
+    DeviceObject,
+    DriverObject,
+    device_stack,
+    read_device,
+    read_node,
+)
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.structures import layouts_of, read_fields
 
@@ -76,7 +84,7 @@ def _holder(case: Case) -> Reasoning:
     reasoning = irp_reasoning(target, address)
     try:
         current = io.read_irp(target, address).current
-        device = io.read_device(target, current.device) if current is not None and current.device else None
+        device = read_device(target, current.device) if current is not None and current.device else None
     except KdumpError:
         current = device = None
     if device is None or device.driver is None:
@@ -110,7 +118,7 @@ def _holder(case: Case) -> Reasoning:
     return replace(reasoning, sentences=tuple(sentences), notes=notes, specifiers=specifiers, culprit=culprit)
 
 
-def _third_party_below(holder: io.DeviceObject, pdo: io.DeviceObject | None) -> io.DriverObject | None:
+def _third_party_below(holder: DeviceObject, pdo: DeviceObject | None) -> DriverObject | None:
     """The driver of the physical device, where that is a third party's and the holder of the IRP one of Windows'.
 
     Class drivers such as disk.sys pass requests on as others: the IRP stays with them until the device has answered.
@@ -132,7 +140,7 @@ def _without_irp(case: Case, why: str) -> Reasoning:
         return Reasoning(sentences=(sentence,), specifiers=("3",))
     unknown = f"Which driver holds the IRP cannot be told ({why})"
     node = node_of(target, pdo)
-    devices = [device for device in io.device_stack(target, pdo.address) if device.driver is not None]
+    devices = [device for device in device_stack(target, pdo.address) if device.driver is not None]
     above = list(itertools.takewhile(lambda device: device.address != pdo.address, devices))
     service = node.service if node is not None else None
     holder = next((device for device in above if service and _has_driver(device, service)), None)
@@ -153,13 +161,13 @@ def _without_irp(case: Case, why: str) -> Reasoning:
     return Reasoning(sentences=(sentence,), specifiers=_bucket_words(target, _name_of(holder), pdo), culprit=culprit)
 
 
-def _has_driver(device: io.DeviceObject, service: str) -> bool:
+def _has_driver(device: DeviceObject, service: str) -> bool:
     """Whether a device belongs to the driver of a service: driver objects are named after those."""
     name = device.driver.name if device.driver is not None else None
     return name is not None and name.rsplit("\\", 1)[-1].lower() == service.lower()
 
 
-def _name_of(device: io.DeviceObject) -> str | None:
+def _name_of(device: DeviceObject) -> str | None:
     """What the debugger calls a device's driver: its module, else its driver object."""
     driver = device.driver
     if driver is None:
@@ -167,7 +175,7 @@ def _name_of(device: io.DeviceObject) -> str | None:
     return driver.module.name if driver.module else (driver.name or "").rsplit("\\", 1)[-1] or None
 
 
-def _bucket_words(target: Target, name: str | None, pdo: io.DeviceObject | None) -> tuple[str, ...]:
+def _bucket_words(target: Target, name: str | None, pdo: DeviceObject | None) -> tuple[str, ...]:
     """``3``, the driver, for ACPI devices their hardware id, and the image of the physical device's driver."""
     pieces = ["3", name] if name else ["3"]
     if pdo is None or pdo.driver is None or pdo.driver.module is None:
@@ -179,11 +187,11 @@ def _bucket_words(target: Target, name: str | None, pdo: io.DeviceObject | None)
     return (*pieces, "IMAGE", pdo.driver.module.image_name)
 
 
-def _read_device(target: Target, address: int | None) -> io.DeviceObject | None:
+def _read_device(target: Target, address: int | None) -> DeviceObject | None:
     if not address:
         return None
     try:
-        return io.read_device(target, address)
+        return read_device(target, address)
     except KdumpError:
         return None
 
@@ -196,7 +204,7 @@ def _devices(case: Case) -> Reasoning:
         return Reasoning()
     shown = hexadecimal(target, pdo_address)
     try:
-        stack = io.device_stack(target, pdo_address)
+        stack = device_stack(target, pdo_address)
     except KdumpError as error:
         return Reasoning((Finding("PHYSICAL_DEVICE_OBJECT", shown, pdo_address, str(error)),))
     findings = [Finding("PHYSICAL_DEVICE_OBJECT", shown, pdo_address, stack[-1].driver_text or "")]
@@ -340,7 +348,7 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
     if not values["queue"]:
         return Reasoning()
     findings = []
-    nodes: list[io.DeviceNode] = []
+    nodes: list[DeviceNode] = []
     width = target.memory.pointer_size
     # The queue starts with DispatchedList, its requests with their list entry and DeviceNode.
     for entry in walk_list(target.memory, values["queue"], _MOST_IRPS, "DispatchedList").entries[:_MOST_NAMED]:
@@ -348,7 +356,7 @@ def _pending_devices(target: Target, address: int | None) -> Reasoning:
         if not pointer:
             continue
         try:
-            node = io.read_node(target, pointer)
+            node = read_node(target, pointer)
         except KdumpError as error:
             findings.append(Finding("DEVICE_NODE", hexadecimal(target, pointer), pointer, str(error)))
             continue

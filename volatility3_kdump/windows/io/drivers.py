@@ -15,12 +15,7 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import PeImage, Section, holds_no_headers, reproducible
 from volatility3_kdump.images.version_resource import ImageVersion, image_version
 from volatility3_kdump.memory import PAGE_SIZE
-from volatility3_kdump.windows.io.requests import (
-    DriverObject,
-    device_stack,
-    driver_devices,
-    read_driver,
-)
+from volatility3_kdump.windows.io.devices import DriverObject, device_stack, driver_devices, read_driver
 from volatility3_kdump.windows.processes.namespace import read_directory
 from volatility3_kdump.windows.structures import layouts_of, read_fields, read_row
 

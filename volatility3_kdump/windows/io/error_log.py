@@ -17,7 +17,7 @@ from volatility3_kdump import tables
 from volatility3_kdump.errors import KdumpError, Unreadable
 from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import sign_extended
-from volatility3_kdump.windows.io.requests import DriverObject, read_device, read_driver
+from volatility3_kdump.windows.io.devices import DriverObject, read_device, read_driver
 from volatility3_kdump.windows.processes.namespace import object_path
 
 if TYPE_CHECKING:
