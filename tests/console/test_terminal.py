@@ -44,7 +44,7 @@ def test_what_is_completed_is_fit_for_a_terminal(session: Session, monkeypatch: 
 
 @pytest.fixture
 def small_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 12)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((80, 12)))
 
 
 def shown(keys: list[str], lines: int) -> int:
