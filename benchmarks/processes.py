@@ -137,7 +137,8 @@ def _ours(path: Path) -> Values:
     from volatility3_kdump.views.thread import thread_grid
     from volatility3_kdump.windows.listing.processes import ProcessChoice
     from volatility3_kdump.windows.listing.threads import ThreadChoice
-    from volatility3_kdump.windows.processes.processes import process_addresses, process_reader, thread_addresses
+    from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses
+    from volatility3_kdump.windows.processes.processes import process_reader
     from volatility3_kdump.windows.processes.threads import thread_reader
     from volatility3_kdump.windows.stacks.walker import StackWalker, walk_threads, walker
 

@@ -14,7 +14,8 @@ from volatility3_kdump.findings.memory_owners import MemoryOwners, Owner
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_thread
-from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
+from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses
+from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.threads import read_thread, stack_limits
 
 Scenes = Callable[..., Target]

@@ -15,7 +15,7 @@ from kdump_sample.scenes import waits as scene
 from tests.edited import edited
 from volatility3_kdump.findings.waits import Wait, WaitGraph, _circles, find_waits
 from volatility3_kdump.target import Target
-from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
+from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses
 from volatility3_kdump.windows.processes.resources import scan_resources
 from volatility3_kdump.windows.processes.threads import read_thread
 

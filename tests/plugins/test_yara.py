@@ -21,7 +21,8 @@ from volatility3_kdump.layers.present import SIGN, present_memory
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.yara import yara_grid
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes.processes import process_addresses, read_process, thread_addresses
+from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses
+from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.threads import stack_limits
 
 #: What the made machines and real dumps have plenty of. No condition needs two strings: those meet in one chunk of ours

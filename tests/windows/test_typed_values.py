@@ -156,7 +156,7 @@ def test_lists_of_structures_end(target: Target) -> None:
 
 
 def target_processes(target: Target) -> list[int]:
-    from volatility3_kdump.windows.processes.processes import process_addresses
+    from volatility3_kdump.windows.processes.process_lists import process_addresses
 
     return process_addresses(target)
 

@@ -15,7 +15,7 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.memory.kernel_regions import PAGE_TABLES, PFN_DATABASE, STACK, kernel_ranges
 from volatility3_kdump.windows.memory.pool import PoolBlock, find_block
-from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes import process_lists, processes
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.processes import Process
 from volatility3_kdump.windows.processes.threads import read_thread, stack_limits
@@ -140,7 +140,7 @@ class MemoryOwners:
 
     @functools.cached_property
     def _processes(self) -> list[int]:
-        return processes.process_addresses(self._target)
+        return process_lists.process_addresses(self._target)
 
     @functools.cached_property
     def _threads(self) -> list[int]:
@@ -151,7 +151,7 @@ class MemoryOwners:
         for processor in processors(target):
             threads += [thread for thread in (processor.current_thread, processor.idle_thread) if thread]
         for process in self._processes:
-            threads += processes.thread_addresses(target, process)
+            threads += process_lists.thread_addresses(target, process)
         return list(dict.fromkeys(threads))
 
     def _thread_name(self, address: int) -> str:

@@ -21,7 +21,8 @@ from volatility3_kdump.windows.memory.memory_counters import (
 )
 from volatility3_kdump.windows.memory.page_files import PageFile, page_files
 from volatility3_kdump.windows.memory.physical_memory import physical_memory
-from volatility3_kdump.windows.processes.processes import read_process, walk_processes
+from volatility3_kdump.windows.processes.process_lists import walk_processes
+from volatility3_kdump.windows.processes.processes import read_process
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

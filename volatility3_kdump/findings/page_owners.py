@@ -24,7 +24,8 @@ from volatility3_kdump.windows.memory.page_frames import Bits, FrameLayout, Self
 from volatility3_kdump.windows.memory.physical_memory import PhysicalMemory, physical_memory
 from volatility3_kdump.windows.memory.pte import invalid_pte_mask, pte_base
 from volatility3_kdump.windows.memory.sections import ControlArea, control_area_of
-from volatility3_kdump.windows.processes.processes import read_process, walk_processes
+from volatility3_kdump.windows.processes.process_lists import walk_processes
+from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.structures import require_symbols
 
 if TYPE_CHECKING:

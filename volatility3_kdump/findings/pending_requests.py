@@ -12,7 +12,7 @@ from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.io.requests import read_irp
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer
 from volatility3_kdump.windows.processes.crashed import crash_thread
-from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
+from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

@@ -14,7 +14,7 @@ from volatility3_kdump.layers.present import SIGN, PresentMemory, present_memory
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.modules import chosen_modules
 from volatility3_kdump.windows.memory.kernel_regions import NONPAGED_POOL, PAGED_POOL, SPECIAL_POOL, ranges_of_kinds
-from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes import process_lists
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.user_mode import process_layer
 
@@ -79,7 +79,7 @@ class Scan:
 
 
 def _process(target: Target, pid: int) -> Process:
-    for found in processes.process_addresses(target):
+    for found in process_lists.process_addresses(target):
         process = read_process(target, found)
         if process.pid == pid:
             return process

@@ -21,14 +21,8 @@ from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.listing.processes import ListedProcess
 from volatility3_kdump.windows.processes.crashed import crash_process
 from volatility3_kdump.windows.processes.crossview import BACKWARDS, HANDLES, IDS, LIST, OWNERS, SESSIONS, cross_view
-from volatility3_kdump.windows.processes.processes import (
-    Process,
-    process_addresses,
-    process_reader,
-    read_process,
-    thread_addresses,
-    walk_processes,
-)
+from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses, walk_processes
+from volatility3_kdump.windows.processes.processes import Process, process_reader, read_process
 from volatility3_kdump.windows.processes.user_mode import NOT_IN_THE_DUMP, read_user_mode
 
 Sample = Callable[..., Path]

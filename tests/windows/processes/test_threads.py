@@ -16,7 +16,7 @@ from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.processes.crashed import crash_thread
-from volatility3_kdump.windows.processes.processes import process_addresses, thread_addresses
+from volatility3_kdump.windows.processes.process_lists import process_addresses, thread_addresses
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
 
 Sample = Callable[..., Path]

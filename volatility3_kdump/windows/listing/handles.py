@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.processes.crashed import crash_process
 from volatility3_kdump.windows.processes.objects import Handle, ObjectInfo, read_handles, read_object
-from volatility3_kdump.windows.processes.processes import Process, process_addresses, read_process
+from volatility3_kdump.windows.processes.process_lists import process_addresses
+from volatility3_kdump.windows.processes.processes import Process, read_process
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target

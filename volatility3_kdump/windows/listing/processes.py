@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ListedThread
-from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes import process_lists
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.crossview import CrossView, cross_view
 from volatility3_kdump.windows.processes.processes import Process, read_process
@@ -110,7 +110,7 @@ class ListedProcess:
                 [ListedThread(target, thread, process)] if own and thread is not None else [],
                 ("the other threads are not in the dump",),
             )
-        walk = processes.walk_threads(target, process.address)
+        walk = process_lists.walk_threads(target, process.address)
         return [ListedThread(target, read_thread(target, entry), process) for entry in walk.entries], walk.problems
 
     @property
@@ -146,7 +146,7 @@ class ProcessList:
         if cross is not None:
             addresses, problems = cross.order, cross.problems
         else:
-            walk = processes.walk_processes(target)
+            walk = process_lists.walk_processes(target)
             addresses, problems = walk.entries, walk.problems
         if target.dump.triage is not None:
             addresses, problems = self._of_triage(addresses)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer
-from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes import process_lists, processes
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.starts import thread_start
@@ -51,9 +51,9 @@ def request_thread(target: Target, thread: int, title: str | None = None) -> Req
 def all_threads(target: Target, pids: Sequence[int] | None) -> list[int]:
     """The threads of the chosen processes, or of every process."""
     threads = []
-    for process in processes.process_addresses(target):
+    for process in process_lists.process_addresses(target):
         if pids is None or processes.read_process(target, process).pid in pids:
-            threads += processes.thread_addresses(target, process)
+            threads += process_lists.thread_addresses(target, process)
     return threads
 
 
@@ -103,10 +103,10 @@ class StackList:
 def threads_with_stacks(target: Target, progress: Progress | None = None) -> Iterator[ListedThread]:
     """Every thread of every process, by process. Raises :class:`SymbolsNotFound` where they cannot be listed."""
     require_symbols(target, "the threads", "_ETHREAD")
-    addresses = processes.process_addresses(target)
+    addresses = process_lists.process_addresses(target)
     for index, address in enumerate(addresses):
         if progress is not None:
             progress(100 * index / len(addresses), "Walking stacks")
         process = processes.read_process(target, address)
-        for thread in processes.thread_addresses(target, address):
+        for thread in process_lists.thread_addresses(target, address):
             yield ListedThread(target, read_thread(target, thread), process)

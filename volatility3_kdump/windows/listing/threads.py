@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.progress import Progress
-from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes import process_lists, processes
 from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.processes import Process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread, thread_reader
@@ -178,7 +178,7 @@ def every_thread(
     target: Target, pids: set[int] | None = None, progress: Progress | None = None, what: str = "Reading threads"
 ) -> Iterator[Thread]:
     """The threads of the processes of these ids, or of all processes; ``what`` is said to be done meanwhile."""
-    addresses = processes.process_addresses(target)
+    addresses = process_lists.process_addresses(target)
     crashed = crash_thread(target)
     if not addresses and crashed is not None:
         yield crashed
@@ -188,7 +188,7 @@ def every_thread(
             progress(100 * index / len(addresses), what)
         if pids and processes.read_process(target, process).pid not in pids:
             continue
-        for thread in processes.thread_addresses(target, process):
+        for thread in process_lists.thread_addresses(target, process):
             if thread not in seen:
                 seen.add(thread)
                 yield read_thread(target, thread)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes import processes
+from volatility3_kdump.windows.processes import process_lists
 from volatility3_kdump.windows.processes.handle_table import read_entries
 from volatility3_kdump.windows.processes.processes import Process
 from volatility3_kdump.windows.processes.threads import PROCESS, THREAD
@@ -93,7 +93,7 @@ class _Search:
         self.problems: list[str] = []
 
     def run(self) -> CrossView:
-        walk = processes.walk_processes(self.target, both=True)
+        walk = process_lists.walk_processes(self.target, both=True)
         self.problems += walk.problems
         if walk.present:
             forward = walk.entries if walk.break_at is None else walk.entries[: walk.break_at]

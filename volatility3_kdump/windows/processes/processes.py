@@ -1,11 +1,10 @@
 """Processes as values: what EPROCESS and the structures that it names say.
 
-* :func:`read_process` - one process, with one access to its EPROCESS
-* :func:`walk_processes` - PsActiveProcessHead, both ways where it is damaged
-* :func:`process_addresses`, :func:`thread_addresses` - the addresses alone
+:func:`read_process` reads one process, with one access to its EPROCESS. The lists of processes are in
+:mod:`volatility3_kdump.windows.processes.process_lists`, threads in :mod:`volatility3_kdump.windows.processes.threads`.
 
 Offsets come from the kernel's symbols, newest layout first. Without symbols KDDEBUGGER_DATA64 and the sizes of the
-structures still give id, names and lists. Threads are in :mod:`volatility3_kdump.windows.processes.threads`.
+structures still give id and names.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import FieldPath, Layouts
-from volatility3_kdump.lists import ListWalk, walk_list
 from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.structures import read_row
 
@@ -457,58 +455,3 @@ def _plausible_name(data: bytes | None) -> str | None:
     if not name or not all(0x20 <= byte < 0x7F for byte in name) or rest.strip(b"\0"):
         return None
     return name.decode("ascii")
-
-
-# lists ----------------------------------------------------------------------------------------------------------------
-
-_MOST_PROCESSES = 65536
-_MOST_THREADS = 65536
-
-
-def walk_processes(target: Target, both: bool = False) -> ListWalk:
-    """PsActiveProcessHead as EPROCESS addresses; ``both`` walks it backwards too."""
-    head = target.header.ps_active_process_head or target.variable("PsActiveProcessHead", "PsActiveProcessHead")
-    links = target.offset("_EPROCESS", "ActiveProcessLinks", None, generation="ActiveProcessLinks")
-    if head is None or links is None:
-        missing = "PsActiveProcessHead" if head is None else "the offset of EPROCESS.ActiveProcessLinks"
-        return ListWalk((), (f"{missing} is not known: {target.symbol_status}",), 0, (), False)
-    return _moved(walk_list(target.memory, head, _MOST_PROCESSES, "PsActiveProcessHead", both), links)
-
-
-def walk_threads(target: Target, process: int) -> ListWalk:
-    """EPROCESS.ThreadListHead as ETHREAD addresses."""
-    head = target.offset("_EPROCESS", "ThreadListHead", None, generation="ThreadListHead")
-    links = target.offset("_ETHREAD", "ThreadListEntry", None, generation="ThreadListEntry")
-    if head is None or links is None:
-        return ListWalk((), (f"the thread lists cannot be located: {target.symbol_status}",), 0, (), False)
-    return _moved(walk_list(target.memory, process + head, _MOST_THREADS, f"ThreadListHead of {process:#x}"), links)
-
-
-def _moved(walk: ListWalk, links: int) -> ListWalk:
-    backwards = None if walk.backwards is None else tuple(entry - links for entry in walk.backwards)
-    return ListWalk(
-        tuple(entry - links for entry in walk.entries), walk.problems, walk.break_at, backwards, walk.present
-    )
-
-
-def process_addresses(target: Target) -> list[int]:
-    """EPROCESS addresses of PsActiveProcessHead, in list order; empty without symbols.
-
-    What is wrong with the list is added to the target's problems.
-    """
-    walk = walk_processes(target)
-    if walk.present:
-        _report(target, walk)
-    return list(walk.entries)
-
-
-def thread_addresses(target: Target, process: int) -> list[int]:
-    """ETHREAD addresses of a process, in list order; empty without symbols."""
-    walk = walk_threads(target, process)
-    if walk.present:
-        _report(target, walk)
-    return list(walk.entries)
-
-
-def _report(target: Target, walk: ListWalk) -> None:
-    target.problems.extend(problem for problem in walk.problems if problem not in target.problems)
