@@ -22,8 +22,12 @@ from volatility3_kdump.analysis.failure import (
     failure_at_context,
     failure_at_trap,
     find_failure,
+    reported_address,
 )
 from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.cpu.disasm import decode
+from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
@@ -206,6 +210,29 @@ def test_a_real_small_dump_whose_header_was_replaced(shared_data: Path) -> None:
     # All ones is what the processor reports for a general protection fault: no address.
     assert failure.address is None
     assert (failure.exception.code, failure.module.name) == (0xC0000005, "amdppm")
+
+
+def test_all_ones_are_an_address_where_the_instruction_accesses_it() -> None:
+    ones = (1 << 64) - 1
+    code = bytes.fromhex("8908")  # mov dword ptr [rax],ecx
+    held = 0xFFFFF80060DA1B20
+
+    def read(address: int, size: int) -> bytes | None:
+        return code if address == held and size <= len(code) else None
+
+    def reported(kind: int, address: int, rax: int | None) -> int | None:
+        registers = {} if rax is None else {"rax": rax}
+        instruction = decode(read, held, "x64", Context("x64", registers, "made"))
+        assert instruction is not None
+        return reported_address(ExceptionRecord(0xC0000005, 0, held, (kind, address), None, 8), instruction)
+
+    assert reported(1, ones, 0x7FFF123456789ABC) is None
+    assert reported(1, ones, None) is None
+    assert reported(1, ones, ones) == ones
+    assert reported(1, ones, ones - 3) == ones
+    assert reported(1, ones, ones - 4) is None
+    assert reported(8, ones, None) == ones
+    assert reported(1, 0x10, None) == 0x10
 
 
 # records by their address ---------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ import volatility3_kdump
 from tests.analysis.reasons import MakeCase, both, value
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.bugcheck import header_bug_check
+from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case
+from volatility3_kdump.text.summary import summary
 from volatility3_kdump.windows.processes.threads import stack_limits
 
 
@@ -37,6 +39,23 @@ def test_a_corrupt_pointer_in_a_system_call(case: MakeCase, dump_type: int) -> N
     assert value(found, "READ_ADDRESS") == "ffffffffffffffff"
     assert value(found, "OPERAND_ADDRESS") == "ffff118953118260"
     assert found.prefix == "AV"
+
+
+def test_a_write_for_which_the_processor_reported_no_address(shared_data: Path) -> None:
+    target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041.dmp")
+    crash = analyze_crash(target)
+    said = (
+        "The processor reported no address for the write; "
+        "amdppm+0x334c would have accessed 0xffff9b000336004c (kernel address space)."
+    )
+    assert said in crash.reasoning.sentences
+    assert value(crash.reasoning, "WRITE_ADDRESS") == "ffffffffffffffff"
+    assert value(crash.reasoning, "OPERAND_ADDRESS") == "ffff9b000336004c"
+    shown = [*crash.reasoning.sentences, *summary(crash, target.has_names)]
+    assert any(said in line for line in summary(crash, target.has_names))
+    assert not any("ffffffffffffffff" in line for line in shown)
+    notes = {finding.tag: finding.note for finding in crash.reasoning.findings}
+    assert notes["WRITE_ADDRESS"] == "the processor reported no address"
 
 
 @both

@@ -109,6 +109,24 @@ class Failure:
 _Found = tuple[Context, str, int | None, int | None]
 
 
+def reported_address(record: ExceptionRecord, instruction: Instruction | None = None) -> int | None:
+    """The address of an access violation, ``None`` where the processor reported none.
+
+    For a fault that is no page fault, as a general protection fault is none, the kernel stores all ones. Those are an
+    address only where the instruction (given where it is known) accesses that very one, or where it was to be executed.
+    """
+    address, ones = accessed_address(record), _NO_ADDRESS[record.pointer_size]
+    if address != ones or access_kind(record) == "execute":
+        return address
+    places = [memory for memory in instruction.memories if memory.access is not None] if instruction else []
+    if instruction is not None and instruction.stack is not None:
+        places.append(instruction.stack)
+    covered = any(
+        place.address is not None and place.address <= ones < place.address + max(place.size, 1) for place in places
+    )
+    return address if covered else None
+
+
 def failure_rule(code: int) -> Mapping[str, Any]:
     """Where a bug check records its failure: names of facts and the numbers of their arguments; empty if nowhere."""
     rule: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("failure", {})
@@ -202,7 +220,7 @@ class _Finder:
         unloaded = None
         if module is None and ip is not None:
             unloaded = next((entry for entry in target.unloaded_modules if entry.start <= ip < entry.end), None)
-        access, address = self._access(exception)
+        access, address = self._access(exception, ip, instruction)
         return Failure(
             context=context,
             shown=shown,
@@ -299,11 +317,12 @@ class _Finder:
         field = self.target.nt.find("_KPCR", "Prcb") if self.target.nt else None
         return {"gs": processor.prcb - (field.offset if field else 0x180)}
 
-    def _access(self, exception: ExceptionRecord | None) -> tuple[str | None, int | None]:
+    def _access(
+        self, exception: ExceptionRecord | None, ip: int | None, instruction: Instruction | None
+    ) -> tuple[str | None, int | None]:
         if exception is not None and access_kind(exception):
-            address = accessed_address(exception)
-            # For a general protection fault the processor reports no address; the kernel then stores all ones.
-            return access_kind(exception), None if address == _NO_ADDRESS[self.target.memory.pointer_size] else address
+            at_exception = ip is not None and ip == exception.address
+            return access_kind(exception), reported_address(exception, instruction if at_exception else None)
         kind = self.argument("access")
         build = self.target.header.build_number
         older = "older_accesses" in self.rule and build is not None and build < _WINDOWS_10

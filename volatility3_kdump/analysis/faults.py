@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.failure import passed_trap_frames
+from volatility3_kdump.analysis.failure import Failure, passed_trap_frames, reported_address
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
@@ -13,7 +13,6 @@ from volatility3_kdump.cpu.exception import (
     IN_PAGE_ERROR,
     ExceptionRecord,
     access_kind,
-    accessed_address,
     code_name,
     code_text,
     parse_exception_record,
@@ -25,6 +24,7 @@ from volatility3_kdump.findings.regions import (
     NULL_PAGE,
     UNLOADED,
     Region,
+    canonical,
     region_of,
 )
 from volatility3_kdump.windows.memory.kernel_regions import PAGED_POOL, SPECIAL_POOL
@@ -66,10 +66,10 @@ class Access:
 def fault_access(case: Case, record: ExceptionRecord | None = None) -> Access:
     """The access that failed: of the exception record if there is one, else what the bug check's arguments say."""
     if record is not None and access_kind(record):
-        kind, address = access_kind(record), accessed_address(record)
-        # For a general protection fault the kernel writes down a read of all ones; a write of that address is one.
-        unknown = kind == "read" and address == _NO_ADDRESS[record.pointer_size]
-        return Access(kind, None if unknown else address)
+        failure = case.failure
+        at_exception = failure is not None and failure.context.ip == record.address
+        instruction = failure.instruction if failure is not None and at_exception else None
+        return Access(access_kind(record), reported_address(record, instruction))
     if case.failure is not None:
         return Access(case.failure.access, case.failure.address)
     return Access(None, None)
@@ -104,20 +104,41 @@ def _unreported(case: Case, kind: str) -> Reasoning:
     """An access whose address the processor did not report; the instruction's operand may tell it."""
     target, failure = case.target, case.failure
     ones = f"{_NO_ADDRESS[target.memory.pointer_size]:x}"
-    note = "the processor reported no address: it was not canonical, or the fault was no page fault"
-    finding = Finding(_TAGS[kind], ones, None, note)
-    operand = failure.operand if failure is not None and failure.at_fault else None
-    region = region_of(target, operand) if operand is not None else None
-    if operand is None or region is None or region.kind != NON_CANONICAL:
+    operand = _only_operand(target, failure) if failure is not None and failure.at_fault else None
+    if failure is None or operand is None:
+        note = "the processor reported no address: it was not canonical, or the fault was no page fault"
         sentence = (
             f"The processor reported no address for the {kind}: most often the address was not canonical, "
             "which is typical of a corrupted pointer."
         )
-        return Reasoning((finding,), (sentence,))
-    return Reasoning(
-        (finding, Finding("OPERAND_ADDRESS", f"{operand:016x}", operand, region.text)),
-        (_sentence(case, kind, operand, region, None),),
+        return Reasoning((Finding(_TAGS[kind], ones, None, note),), (sentence,))
+    region = region_of(target, operand)
+    findings = (
+        Finding(_TAGS[kind], ones, None, "the processor reported no address"),
+        Finding("OPERAND_ADDRESS", f"{operand:0{2 * target.memory.pointer_size}x}", operand, region.text),
     )
+    if region.kind == NON_CANONICAL:
+        return Reasoning(findings, (_sentence(case, kind, operand, region, None),))
+    who = failure.name or "the instruction"
+    sentence = (
+        f"The processor reported no address for the {kind}; {who} would have accessed {operand:#x} ({region.text})."
+    )
+    return Reasoning(findings, (sentence,))
+
+
+def _only_operand(target: Target, failure: Failure) -> int | None:
+    """The memory operand that a fault without an address was about: one that is not canonical, else the only one.
+
+    A branch pushes or pops, but most often fails for where it leads: its stack is not named.
+    """
+    instruction = failure.instruction
+    if instruction is None:
+        return None
+    places = [memory.address for memory in instruction.memories if memory.access is not None]
+    astray = [address for address in places if address is not None and not canonical(target, address)]
+    if astray:
+        return astray[0]
+    return places[0] if len(places) == 1 and instruction.stack is None else None
 
 
 def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
+from volatility3_kdump.analysis.failure import reported_address
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 from volatility3_kdump.analysis.records import kernel_stack_records, user_stack_records
 from volatility3_kdump.cpu.exception import (
@@ -185,7 +186,11 @@ def _reason_of_end(target: Target) -> tuple[list[Finding], list[str]]:
 def _exception_words(record: ExceptionRecord) -> str:
     kind, address = access_kind(record), accessed_address(record)
     name = code_name(record.code) or f"{record.code:#x}"
-    return name if kind is None or address is None else f"{name}, {kind} of {address:#x}"
+    if kind is None or address is None:
+        return name
+    if reported_address(record) is None:
+        return f"{name}, {kind} of {address:#x}, which also stands for no address"
+    return f"{name}, {kind} of {address:#x}"
 
 
 def _exit_status(target: Target, died: _Died) -> int | None:
