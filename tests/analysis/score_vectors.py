@@ -19,7 +19,8 @@ from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.pasted.evidence import judge
 from volatility3_kdump.analysis.pasted.report import read_report
 from volatility3_kdump.analysis.pasted.source import lines_of
-from volatility3_kdump.analysis.verdict import StackEntry, Verdict
+from volatility3_kdump.analysis.stack_entries import StackEntry
+from volatility3_kdump.analysis.verdict import Verdict
 
 #: Field of a vector to that of a verdict.
 FIELDS = {

@@ -16,7 +16,8 @@ from volatility3_kdump.analysis.bugcheck import describe, header_bug_check, know
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
-from volatility3_kdump.analysis.verdict import StackEntry, Verdict, decide, entry_at, stack_entries
+from volatility3_kdump.analysis.stack_entries import StackEntry, entry_at, stack_entries
+from volatility3_kdump.analysis.verdict import Verdict, decide
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.walker import walker
 

@@ -20,7 +20,8 @@ from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.plausibility import Plausibility, plausibility
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case, Reasoning
-from volatility3_kdump.analysis.verdict import Verdict, decide, entry_at, stack_entries
+from volatility3_kdump.analysis.stack_entries import entry_at, stack_entries
+from volatility3_kdump.analysis.verdict import Verdict, decide
 from volatility3_kdump.analysis.weighing import weigh
 from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor

@@ -3,6 +3,8 @@
 The choice follows the debugger's documented algorithm ("Using the !analyze Extension" in Microsoft's debugger
 documentation). An owner is looked up for every frame from the top; the strongest owner wins, among equals the one
 nearest the top (:mod:`volatility3_kdump.analysis.owners`). What the arguments of the bug check name goes before that.
+
+One file over 500 lines: the steps of the choice are one class, since each goes by the same candidates and their order.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.buckets import FailureFacts
@@ -28,49 +30,19 @@ from volatility3_kdump.analysis.owners import (
     Ownership,
 )
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
+from volatility3_kdump.analysis.stack_entries import StackEntry
 from volatility3_kdump.images.modules import debugger_name
-from volatility3_kdump.windows.stacks.frames import BUG_CHECK, FAULT, FAULT_PATH, INTERRUPTED, SCAN, Stack
-
-if TYPE_CHECKING:
-    from volatility3_kdump.target import Target
+from volatility3_kdump.windows.stacks.frames import FAULT, INTERRUPTED
 
 HIGH, MEDIUM, LOW = "high", "medium", "low"
 _LEVELS = (LOW, MEDIUM, HIGH)
-#: The kernel is known by the file name that it was built with, not by that on disk.
 #: The kernel's entry points for faults, and for system calls (below which is the process).
 _TRAP_ENTRY = re.compile(r"_?KiTrap[0-9A-F]{2}|Ki\w+(?:Fault|Abort)", re.IGNORECASE)
 _SERVICE_ENTRY = re.compile(r"KiSystemService|KiSystemCall|KiFastCallEntry", re.IGNORECASE)
 #: Where the kernel's half of the address space begins, without and with 32 bits.
 _USER_END = (1 << 47, 1 << 31)
+#: The kernel is known by the file name that it was built with, not by that on disk.
 _KERNEL_IMAGE, _KERNEL_IMAGES = "ntkrnlmp.exe", ("ntkrnlpa.exe", "ntkrpamp.exe")
-
-
-@dataclass(frozen=True)
-class StackEntry:
-    """A frame as the walk sees it. ``module`` and ``image`` are ``None`` outside every module, ``symbol`` where the
-    module has no symbols; ``offset`` is from the symbol, else from the module's base. ``trusted`` is false for frames
-    found by a scan of the stack, ``unloaded`` true where the module was there once and had been unloaded. ``part`` is
-    the frame's part in the crash (:class:`~volatility3_kdump.windows.stacks.frames.Frame`)."""
-
-    module: str | None
-    symbol: str | None
-    offset: int
-    image: str | None
-    address: int
-    trusted: bool
-    unloaded: bool = False
-    part: str = ""
-
-    @property
-    def name(self) -> str:
-        """As the debugger writes a SYMBOL_NAME: ``module!function+hex`` or ``module+hex``."""
-        stem = self.module if self.symbol is None else f"{self.module}!{self.symbol}"
-        return f"{stem}+{self.offset:x}" if self.module is not None else f"{self.address:#x}"
-
-    @property
-    def reports(self) -> bool:
-        """Whether it only reports the failure, by its place between the call of the bug check and the fault."""
-        return self.symbol is None and self.part in (BUG_CHECK, FAULT_PATH)
 
 
 @dataclass(frozen=True)
@@ -104,30 +76,6 @@ class Verdict:
     suspect: str | None = None
 
 
-def stack_entries(target: Target, stack: Stack) -> tuple[StackEntry, ...]:
-    """The frames of a backtrace for :func:`decide`."""
-    entries = []
-    for frame in stack.frames:
-        entry = entry_at(target, frame.ip, frame.call_site)
-        entries.append(replace(entry, trusted=frame.trust != SCAN, part=frame.part))
-    return tuple(entries)
-
-
-def entry_at(target: Target, address: int, call_site: bool = False) -> StackEntry:
-    """What an address is; ``call_site`` says that it is a return address."""
-    names = target.names
-    name = names.lookup_return(address) if call_site else names.lookup(address)
-    if name is None:
-        gone = next(
-            (unloaded for unloaded in target.unloaded_modules if unloaded.start <= address < unloaded.end), None
-        )
-        if gone is None:
-            return StackEntry(None, None, 0, None, address, True)
-        return StackEntry(debugger_name(gone.name), None, address - gone.start, gone.name, address, True, True)
-    module = names.module_of(address) or names.module_of(address - 1)
-    return StackEntry(name.module, name.symbol, name.offset, module.image_name if module else None, address, True)
-
-
 class _Candidate(NamedTuple):
     """A frame with its owner. ``number`` is its index, negative for the instruction that failed where the stack lacks
     that frame."""
@@ -147,8 +95,9 @@ def decide(
 ) -> Verdict:
     """Choose the culprit.
 
-    ``entries`` is the stack of the failure, its top first. ``resolve`` names an address (:func:`entry_at`); it serves
-    arguments that are themselves addresses of code. Never raises for any content of the arguments.
+    ``entries`` is the stack of the failure, its top first. ``resolve`` names an address
+    (:func:`~volatility3_kdump.analysis.stack_entries.entry_at`); it serves arguments that are themselves addresses of
+    code. Never raises for any content of the arguments.
     """
     return _Decision(bug_check, facts, entries, reasoning, rules, resolve).verdict()
 

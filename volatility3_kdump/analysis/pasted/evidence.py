@@ -13,7 +13,8 @@ from volatility3_kdump.analysis.pasted.frames import Row, with_addresses
 from volatility3_kdump.analysis.pasted.places import Places
 from volatility3_kdump.analysis.pasted.reasons import Reasons
 from volatility3_kdump.analysis.pasted.report import Report, field_of
-from volatility3_kdump.analysis.verdict import StackEntry, Verdict, decide
+from volatility3_kdump.analysis.stack_entries import StackEntry
+from volatility3_kdump.analysis.verdict import Verdict, decide
 
 #: The first build of Windows 8.
 _WINDOWS_8 = 9200

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from volatility3_kdump.analysis.pasted.report import Report
-from volatility3_kdump.analysis.verdict import StackEntry
+from volatility3_kdump.analysis.stack_entries import StackEntry
 
 #: An address so far above the nearest module whose size is not known is not taken for a part of it.
 _LARGEST_DISTANCE = 1 << 28
