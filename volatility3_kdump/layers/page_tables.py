@@ -9,6 +9,9 @@ A table whose entries are all equal maps nothing here, as in the host's layers: 
 
 One address costs a dictionary look-up once its page is known. A range is walked table by table: every table page is
 read once, and all its entries are looked up in the page map together, so that absent parts cost nothing.
+
+One file over 500 lines: an address space makes the walk of a range, and that walk reads tables and entries by the
+address space's own rules, so that one address and a whole range never disagree.
 """
 
 from __future__ import annotations
