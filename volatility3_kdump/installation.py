@@ -6,6 +6,8 @@ looks for symbol tables likewise. ``pip install`` puts ``kdump`` into those dire
 that lives in another ``site-packages``, needs a link.
 
 :func:`examine` tells how things stand, :func:`link` makes the links, :func:`unlink` takes them away.
+
+One file over 500 lines: what :func:`examine` judges are the very places, settings and links that the others change.
 """
 
 from __future__ import annotations
