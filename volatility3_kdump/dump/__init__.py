@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 from volatility3_kdump.dump.header import PAGE_SIZE, PHYSICAL_TYPES, DumpHeader, DumpType, parse_header
+from volatility3_kdump.dump.io_triage import io_triage_blocks
 from volatility3_kdump.dump.pagemap import Extent, PageMap, extents
 from volatility3_kdump.dump.read_pagemap import build_page_map
 from volatility3_kdump.dump.segments import Segment, SegmentMap
@@ -71,6 +72,11 @@ class CrashDump:
     def tagged(self) -> list[TaggedBlob]:
         """Tagged secondary data; empty when the dump has none."""
         return self._tagged[0]
+
+    @functools.cached_property
+    def io_triage(self) -> dict[int, bytes]:
+        """Memory that the kernel added as IoTriageDumpData, by address; empty where there is none."""
+        return io_triage_blocks(self.source, self.tagged)
 
     @property
     def warnings(self) -> list[str]:

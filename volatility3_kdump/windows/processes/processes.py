@@ -289,10 +289,22 @@ class ProcessReader:
         )
 
     def _path(self, address: int | None) -> str | None:
-        """SeAuditProcessCreationInfo.ImageFileName is an OBJECT_NAME_INFORMATION in paged pool."""
+        """SeAuditProcessCreationInfo.ImageFileName is an OBJECT_NAME_INFORMATION in paged pool.
+
+        Its text follows the UNICODE_STRING. Small memory dumps can hold that text alone, in IoTriageDumpData.
+        """
         if not address or not self._target.is_kernel_address(address):
             return None
-        return self._target.memory.unicode_string(address) or None
+        path = self._target.memory.unicode_string(address)
+        if path:
+            return path
+        width = self._target.memory.pointer_size
+        block = self._target.dump.io_triage.get(address + 2 * width & (1 << 8 * width) - 1, b"")
+        try:
+            path = block.decode("utf-16-le").split("\0", 1)[0]
+        except UnicodeDecodeError:
+            return None
+        return path if path.startswith("\\") and path.isprintable() else None
 
     def _duration(self, ticks: int | None) -> int | None:
         increment = clock_increment(self._target)
