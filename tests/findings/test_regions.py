@@ -29,6 +29,10 @@ KERNEL, TRIAGE = 6, 4
         (0x0000800000000000, regions.NON_CANONICAL),
         (0xFFFF7FFFFFFFFFFF, regions.NON_CANONICAL),
         (0xFFFFF78000000008, regions.SHARED_DATA),
+        (0x7FFE0000, regions.SHARED_DATA),
+        (0x7FFE0FFF, regions.SHARED_DATA),
+        (0x7FFDFFFF, regions.USER),
+        (0x7FFE1000, regions.USER),
         (0xFFFFF80060DA1981, regions.DRIVER),
         (0xFFFFF80062600000, regions.DRIVER),
         (0xFFFFF80060184A10, regions.UNLOADED),
@@ -69,6 +73,13 @@ def test_names_of_drivers_and_threads(scene: Scenes) -> None:
     assert region_of(target, 0xFFFFD48F77AF9698).text == "kernel stack of thread ffff918952f55080"
     assert region_of(target, 0xFFFFD48F77AF3FF8).text.startswith("guard page below the kernel stack")
     assert region_of(target, 0xFFFFD48F76A4D800).text == "DPC stack of processor 2"
+
+
+def test_the_shared_data_of_the_kernel_and_of_processes(scene: Scenes) -> None:
+    target = scene("myfault", TRIAGE)
+    said = region_of(target, 0xFFFFF78000000014)
+    assert (said.text, said.source) == ("shared user data page: KUSER_SHARED_DATA+0x14", "its fixed address")
+    assert region_of(target, 0x7FFE0014).text == "shared user data page as processes see it: KUSER_SHARED_DATA+0x14"
 
 
 def test_words_of_the_debugger() -> None:

@@ -34,7 +34,9 @@ PAGE_FRAMES = "page-frame database"
 #: The lowest 64 KiB of user space are never mapped: an address there is a null pointer plus an offset.
 NULL_PAGE_SIZE = 0x10000
 
+#: KUSER_SHARED_DATA, where the kernel and where every process sees it.
 _SHARED_DATA = {8: 0xFFFFF78000000000, 4: 0xFFFFFFFFFFDF0000}
+_USER_SHARED_DATA = 0x7FFE0000
 _PAGE_SIZE = 0x1000
 _STACK_SIZE = 0x6000
 
@@ -105,12 +107,12 @@ def _outside_kernel(target: Target, address: int) -> Region | None:
         return Region(NULL_PAGE, "null page, which is never mapped", "the address")
     if not canonical(target, address):
         return Region(NON_CANONICAL, "not a canonical address: no memory can be there", "the address")
-    if not target.is_kernel_address(address):
-        return Region(USER, "user address space", "the address")
-    shared = _SHARED_DATA[target.memory.pointer_size]
+    kernel = target.is_kernel_address(address)
+    shared = _SHARED_DATA[target.memory.pointer_size] if kernel else _USER_SHARED_DATA
     if shared <= address < shared + _PAGE_SIZE:
-        return Region(SHARED_DATA, "shared user data page", "its fixed address")
-    return None
+        seen = "shared user data page" if kernel else "shared user data page as processes see it"
+        return Region(SHARED_DATA, f"{seen}: KUSER_SHARED_DATA+{address - shared:#x}", "its fixed address")
+    return None if kernel else Region(USER, "user address space", "the address")
 
 
 def _driver(target: Target, address: int) -> Region | None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.arguments import follow, hexadecimal, subtype
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.faults import access_reasoning, code_reasoning, fault_access, stem
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, attempt, rule
 from volatility3_kdump.findings.pool_tags import search_code
-from volatility3_kdump.findings.regions import UNLOADED, USER, region_of
+from volatility3_kdump.findings.regions import SHARED_DATA, UNLOADED, USER, region_of
 from volatility3_kdump.windows.memory.pool import PoolBlock, find_block
 from volatility3_kdump.windows.memory.pool_header import PoolHeader, block_before, header_size, read_header
 from volatility3_kdump.windows.memory.pte import mapped_address, parse_pte
+
+if TYPE_CHECKING:
+    from volatility3_kdump.target import Target
 
 _CORRUPTION, _ONE_BIT = "memory_corruption", "MEMORY_CORRUPTION_ONE_BIT"
 
@@ -141,9 +145,14 @@ def bad_pool_caller(case: Case) -> Reasoning:
         if len(tags) == 2:
             reasoning += Reasoning(sentences=(f"It was allocated with the tag {tags[0]} and freed with {tags[1]}.",))
     address = case.pointer(2)
-    if kind == 0x40 and address is not None and region_of(target, address).kind != USER:
+    if kind == 0x40 and address is not None and not _in_user_space(target, address):
         reasoning += Reasoning(notes=(f"P1 says that P2 is a user-mode address, but {address:#x} is not",))
     return reasoning
+
+
+def _in_user_space(target: Target, address: int) -> bool:
+    """Whether processes can have memory of their own, or the shared data, at an address."""
+    return not target.is_kernel_address(address) and region_of(target, address).kind in (USER, SHARED_DATA)
 
 
 def _freed(found: Reasoning, header: PoolHeader | None) -> Reasoning:
