@@ -168,8 +168,17 @@ def test_a_64_bit_header_has_no_pae_flag() -> None:
 
 
 def test_attribute_names() -> None:
-    header = parsed(packing.header(64, 1, Attributes=1 << 2 | 1 << 6 | 1 << 12))
-    assert header.attribute_names == ("InsufficientDumpfileSize", "FilterDumpFile", "0x1000")
+    header = parsed(packing.header(64, 1, Attributes=1 << 2 | 1 << 6 | 1 << 11 | 1 << 17))
+    assert header.attribute_names == ("InsufficientDumpfileSize", "FilterDumpFile", "0x20800")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "written"), [(0x8, False), (0x800, False), (0x1808, True), (0x21800, True), (0x21808, True)]
+)
+def test_diagnostic_data_in_published_analyses(attributes: int, written: bool) -> None:
+    """Attributes, and whether the debugger printed Dump.Attributes.DiagDataWrittenToHeader for them."""
+    names = parsed(packing.header(64, 1, Attributes=attributes)).attribute_names
+    assert names is not None and ("DiagDataWrittenToHeader" in names) == written
 
 
 @pytest.mark.parametrize(

@@ -26,19 +26,21 @@ _FILL = {1: 0x50, 2: 0x4150, 4: 0x45474150, 8: 0x4547415045474150}
 
 MACHINES = {0x8664: "x64", 0xAA64: "arm64", 0x014C: "x86", 0x01C4: "arm", 0x0200: "ia64"}
 
-#: DUMP_FILE_ATTRIBUTES, by bit number (mindumpdef.h).
-ATTRIBUTE_NAMES = (
-    "HiberCrash",
-    "DumpDevicePowerOff",
-    "InsufficientDumpfileSize",
-    "KernelGeneratedTriageDump",
-    "LiveDumpGeneratedDump",
-    "DumpIsGeneratedOffline",
-    "FilterDumpFile",
-    "EarlyBootCrash",
-    "EncryptedDumpData",
-    "DecryptedDump",
-)
+#: DUMP_FILE_ATTRIBUTES, by bit number (mindumpdef.h). The last is in no public header: published analyses have the key
+#: for the attributes 1808h, 21800h and 21808h, and not for 8h and 800h.
+ATTRIBUTE_NAMES = {
+    0: "HiberCrash",
+    1: "DumpDevicePowerOff",
+    2: "InsufficientDumpfileSize",
+    3: "KernelGeneratedTriageDump",
+    4: "LiveDumpGeneratedDump",
+    5: "DumpIsGeneratedOffline",
+    6: "FilterDumpFile",
+    7: "EarlyBootCrash",
+    8: "EncryptedDumpData",
+    9: "DecryptedDump",
+    12: "DiagDataWrittenToHeader",
+}
 ENCRYPTED = 1 << 8
 
 
@@ -154,8 +156,8 @@ class DumpHeader:
         """Names of the set attribute bits, ``None`` when the field was never written."""
         if self.attributes is None:
             return None
-        names = [name for bit, name in enumerate(ATTRIBUTE_NAMES) if self.attributes >> bit & 1]
-        rest = self.attributes >> len(ATTRIBUTE_NAMES) << len(ATTRIBUTE_NAMES)
+        names = [name for bit, name in ATTRIBUTE_NAMES.items() if self.attributes >> bit & 1]
+        rest = self.attributes & ~sum(1 << bit for bit in ATTRIBUTE_NAMES)
         return (*names, f"{rest:#x}") if rest else tuple(names)
 
     @property

@@ -196,8 +196,8 @@ def _first_fields(crash: Crash) -> Iterator[str]:
         yield from field("VIRTUAL_MACHINE", facts.virtual_machine)
     if facts.attributes is not None:
         yield f"DUMP_FILE_ATTRIBUTES: 0x{facts.attributes:x}"
-        for name in facts.attribute_names:
-            yield f"  {_ATTRIBUTE_WORDS.get(name, name)}"
+        # KD has no line for the bits without words, which are among the keys where they have a name.
+        yield from (f"  {_ATTRIBUTE_WORDS[name]}" for name in facts.attribute_names if name in _ATTRIBUTE_WORDS)
         yield ""
     if facts.faulting_thread is not None:
         yield from field("FAULTING_THREAD", f"{facts.faulting_thread:016x}")
