@@ -62,6 +62,7 @@ _DUMP_HEADER64 2000
     104d KdSecondaryVersion u8
     1050 Attributes u32
     1054 BootId u32
+    11f0 DiagnosticLastLine u8[256]
 # DUMP_HEADER32 and its descriptor.
 _PHYSICAL_MEMORY_RUN32 8
     00 BasePage u32

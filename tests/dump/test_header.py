@@ -175,6 +175,28 @@ def test_attribute_names() -> None:
 @pytest.mark.parametrize(
     ("attributes", "written"), [(0x8, False), (0x800, False), (0x1808, True), (0x21800, True), (0x21808, True)]
 )
+def test_the_last_line_of_the_writer(attributes: int, written: bool) -> None:
+    data = bytearray(packing.header(64, 1, Attributes=attributes))
+    data[0x11F0:0x1210] = b"Dump completed successfully.\0\0\0\0"
+    assert parsed(bytes(data)).last_line == ("Dump completed successfully." if written else None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\x1b[31m\0", b"\xe4\0", 256 * b"A"])
+def test_a_last_line_that_is_none(content: bytes) -> None:
+    data = bytearray(packing.header(64, 1, Attributes=1 << 12))
+    data[0x11F0 : 0x11F0 + len(content)] = content
+    assert parsed(bytes(data)).last_line is None
+
+
+@pytest.mark.parametrize("name", ["0x13a", "0x3b", "0xbe"])
+def test_the_last_line_of_real_dumps(shared_data: Path, name: str) -> None:
+    header = open_dump(shared_data / "dumps" / f"triage_x64_26100_{name}.dmp").header
+    assert (header.attributes, header.last_line) == (0x21008, "Dump completed successfully.")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "written"), [(0x8, False), (0x800, False), (0x1808, True), (0x21800, True), (0x21808, True)]
+)
 def test_diagnostic_data_in_published_analyses(attributes: int, written: bool) -> None:
     """Attributes, and whether the debugger printed Dump.Attributes.DiagDataWrittenToHeader for them."""
     names = parsed(packing.header(64, 1, Attributes=attributes)).attribute_names

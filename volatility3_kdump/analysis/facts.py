@@ -42,7 +42,8 @@ class Facts:
     """What ``!analyze -v`` prints of the system and the dump; ``None`` where the dump does not tell.
 
     ``os_version`` is ``10.0.BUILD.REVISION`` with the revision of the build lab string, where that is not in the dump
-    the kernel's version; ``attributes`` the header's DUMP_FILE_ATTRIBUTES; ``crash_count`` the number in a small memory
+    the kernel's version; ``attributes`` the header's DUMP_FILE_ATTRIBUTES, ``last_line`` what the dump's
+    writer said last; ``crash_count`` the number in a small memory
     dump's file name. ``live`` says how it is known that the system was not stopped, ``None`` where it was;
     ``up_time`` is in units of 100 ns. ``machine`` and ``processor`` are by the dump's tagged data.
     """
@@ -51,6 +52,7 @@ class Facts:
     virtual_machine: str | None
     attributes: int | None
     attribute_names: tuple[str, ...]
+    last_line: str | None
     faulting_thread: int | None
     black_boxes: tuple[str, ...]
     crash_count: int | None
@@ -87,6 +89,7 @@ def gather_facts(target: Target, failure: Failure | None, thread: int | None) ->
         virtual_machine=machine.virtual_machine if machine else None,
         attributes=header.attributes,
         attribute_names=header.attribute_names or (),
+        last_line=header.last_line,
         faulting_thread=thread,
         black_boxes=tuple(name for tag, name in _BLACK_BOXES.items() if tag in tags),
         crash_count=int(counted[1]) if counted and target.dump.triage is not None else None,

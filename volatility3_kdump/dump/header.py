@@ -42,6 +42,7 @@ ATTRIBUTE_NAMES = {
     12: "DiagDataWrittenToHeader",
 }
 ENCRYPTED = 1 << 8
+DIAGNOSTIC_DATA = 1 << 12
 
 
 class DumpType:
@@ -111,6 +112,7 @@ class DumpHeader:
     kd_secondary_version: int | None
     attributes: int | None
     boot_id: int | None
+    last_line: str | None
     version_user: str | None
     pae_enabled: bool | None
     number_of_runs: int | None
@@ -236,6 +238,7 @@ def parse_header(source: Source) -> DumpHeader:
         physical_memory="PhysicalMemoryBlockBuffer",
         comment="Comment",
         version_user="VersionUser",
+        last_line="DiagnosticLastLine",
         kd_secondary_version="KdSecondaryVersion",
         pae_enabled="PaeEnabled",
     )
@@ -273,6 +276,7 @@ def parse_header(source: Source) -> DumpHeader:
         exception_record=row.exception_record,
         comment=_text(row.comment),
         kd_secondary_version=value("kd_secondary_version"),
+        last_line=_last_line(value("attributes"), row.last_line),
         version_user=_text(row.version_user),
         pae_enabled=None if pae is None else bool(pae),
         number_of_runs=None if unset else descriptor.runs,
@@ -303,6 +307,17 @@ def _text(data: bytes) -> str | None:
         fill = (_SIGNATURE * (len(data) // 4 + 1))[: len(data)]
         string = data[: next((end for end in range(len(data), 0, -1) if data[end - 1] != fill[end - 1]), 0)]
     return string.decode("latin-1") or None
+
+
+def _last_line(attributes: int | None, data: bytes | None) -> str | None:
+    """What the writer of the dump said last, where an attribute says that it left its diagnostic data in the header.
+
+    The place is that of real dumps of Windows 11 24H2, which have the line there that debuggers print.
+    """
+    if data is None or attributes is None or not attributes & DIAGNOSTIC_DATA:
+        return None
+    line = data.split(b"\0", 1)[0].decode("latin-1")
+    return line if line.isascii() and line.isprintable() and b"\0" in data and line else None
 
 
 def _recognise(source: Source, magic: bytes) -> int:

@@ -161,6 +161,8 @@ def _key_values(crash: Crash) -> Iterator[str]:
         for name in facts.attribute_names:
             if not name.startswith("0x"):
                 values[f"Dump.Attributes.{name}"] = "1"
+    if facts.last_line:
+        values["Dump.Attributes.LastLine"] = facts.last_line
     if verdict.bucket:
         values["Failure.Bucket"] = verdict.bucket
     if verdict.bucket_hash:
