@@ -324,8 +324,13 @@ def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
     assert kernel == ["804d7000", "806cf000", "nt", "ntkrnlpa.exe"]
     assert driver == ["f7000000", "f7008000", "dri_ver", "dri\\x1bver.sys"]
     assert shown[5] == "f8000000 f8008000   old.sys"
-    assert shown[7] == "TOTAL: 2 modules, 200000 (2048 kb)  In dump: 4 kb"
-    assert shown[8].strip() == "code and data of 2 modules are not known: their headers cannot be read"
+    assert shown[6:9] == [
+        "    Timestamp: unavailable (00000000)",
+        "    Checksum:  00000000",
+        "    ImageSize:  00008000",
+    ]
+    assert shown[10] == "TOTAL: 2 modules, 200000 (2048 kb)  In dump: 4 kb"
+    assert shown[11].strip() == "code and data of 2 modules are not known: their headers cannot be read"
     finished = run_vol("-q", "-f", tmp_path / "small.dmp", "kdump.irp", "--device", "80000000")
     assert finished.returncode == 1
     assert "small.dmp: IRPs and devices of 32-bit kernels need symbols" in finished.stderr
