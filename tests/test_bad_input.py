@@ -340,7 +340,7 @@ def test_numbers_of_processors_that_no_machine_has(count: int, sample: Sample, t
     path = tmp_path / "processors.dmp"
     path.write_bytes(put(sample(6).read_bytes(), 0x34, "I", count))
     rows, lines = run_plugin("analyze", path)
-    assert lines and len([row for row in rows if row[1] == "Processor"]) == 1
+    assert lines and len([row for row in rows if tuple(row[:2]) == ("Crash", "Processor")]) == 1
 
 
 def test_a_comment_with_control_characters_is_escaped(tmp_path: Path) -> None:
