@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,12 +23,11 @@ from volatility3_kdump.layers.opening import Opened, open_layers
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory, no_memory
 from volatility3_kdump.options import Options
-from volatility3_kdump.stores.paths import Attempt
 from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.generations import generation_offset
-from volatility3_kdump.symbols.isf import host_symbol_directories, load_kernel_table
+from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.names import AddressNames
@@ -60,7 +59,7 @@ class Target:
         self.layer_name = opened.layer_name
         self.physical_layer_name = opened.physical_layer_name
         self.container = opened.container
-        self._places = places
+        self.places = places
         self._made: dict[Callable[[Target], Any], Any] = {}
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = [*places.complaints, *opened.problems]
@@ -207,7 +206,7 @@ class Target:
             self.dump,
             self.kernel,
             self._plain_debugger,
-            self._places.isf_file,
+            self.places.isf_file,
             self._table_of_kernel,
             lambda types: siblings.misfit_of_copies(types, self.memory.read, self.triage_copies),
             self.problems,
@@ -218,7 +217,7 @@ class Target:
         identity = self.kernel.identity if self.kernel is not None else None
         if identity is None:
             return None
-        places = self._places
+        places = self.places
         convert = functools.partial(table_from_pdb, identity, places.symbol_path, self.problems)
         return load_kernel_table(identity, places.isf_directories, convert)
 
@@ -247,19 +246,9 @@ class Target:
 
     def prefetch(self, words: Iterable[int]) -> None:
         """Get the files of the modules that hold any of some addresses, several at a time, where servers are asked."""
-        places = self._places
+        places = self.places
         if places.image_path.asks_servers:
             prefetch(modules_of(words, self.modules), places.image_path, places.symbol_path, self.problems)
-
-    @property
-    def isf_directories(self) -> list[Path]:
-        """The directories that are searched for symbol tables, the host's included, in order."""
-        return [*self._places.isf_directories, *host_symbol_directories()]
-
-    @property
-    def attempts(self) -> Sequence[Attempt]:
-        """The places that were asked for PDBs and images so far, and what came of it, in order."""
-        return self._places.symbol_path.attempts
 
     def types_of(self, module: Module) -> TypeTable | None:
         """The types of a module from an ISF table or its PDB; ``None`` when neither is at hand."""
@@ -325,13 +314,13 @@ class Target:
     @functools.cached_property
     def images(self) -> ImageSet:
         """The images of the modules: what memory holds of them, completed from files on the image path."""
-        return ImageSet(self.memory, self._places.image_path, self.problems)
+        return ImageSet(self.memory, self.places.image_path, self.problems)
 
     @functools.cached_property
     def symbol_sources(self) -> SymbolSources:
         """Finds the symbols and types of modules, and the identities of their PDBs."""
         return SymbolSources(
-            self.images.image_of, self._places.isf_directories, self._places.symbol_path, self.problems, self.kernel
+            self.images.image_of, self.places.isf_directories, self.places.symbol_path, self.problems, self.kernel
         )
 
     @functools.cached_property

@@ -111,7 +111,7 @@ def test_the_symbol_path_alone_names_everything(
     again = small_dump(shared_data, path)
     assert again.has_names and len(server.asked) == before
     # And what was asked is told, place by place.
-    said = [(attempt.place, attempt.name, attempt.outcome) for attempt in target.attempts]
+    said = [(attempt.place, attempt.name, attempt.outcome) for attempt in target.places.attempts]
     assert (str(tmp_path / "store"), "ntoskrnl.exe", "not found") in said
     assert (server.url, "ntoskrnl.exe", "found") in said and (server.url, "ntkrnlmp.pdb", "found") in said
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from volatility3_kdump.escape import printable
 from volatility3_kdump.options import Options, PathText
-from volatility3_kdump.stores.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, SearchPath
+from volatility3_kdump.stores.paths import IMAGE_PATH_VARIABLE, SYMBOL_PATH_VARIABLE, Attempt, SearchPath
 from volatility3_kdump.stores.servers import KNOWN_HOSTS, Servers
+from volatility3_kdump.symbols.isf import host_symbol_directories
 
 #: Where symbols and images are looked for when nobody names a path: the default store, and Microsoft's public server.
 DEFAULT_PATH = "srv*"
@@ -30,6 +31,16 @@ class Places:
     isf_file: Path | None = None
     symbol_path: SearchPath = field(default_factory=SearchPath)
     image_path: SearchPath = field(default_factory=SearchPath)
+
+    @property
+    def searched_directories(self) -> list[Path]:
+        """The directories that are searched for symbol tables, the host's included, in order."""
+        return [*self.isf_directories, *host_symbol_directories()]
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """The places that were asked for PDBs and images so far, and what came of it, in order."""
+        return self.symbol_path.attempts
 
     @property
     def complaints(self) -> list[str]:

@@ -172,11 +172,11 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
         yield _row("Kernel", "To get them", target.symbol_remedy)
     if kernel is not None and kernel.identity is not None:
         origin = target.nt.origin if target.nt is not None and target.has_names else ""
-        for directory in target.isf_directories:
+        for directory in target.places.searched_directories:
             held = Path(origin).is_relative_to(directory) if origin else False
             outcome = "found" if held else "not used" if origin else "not found"
             yield _row("Symbols", str(directory), outcome, note=f"{kernel.identity.isf_name}.json.xz")
-    for attempt in target.attempts:
+    for attempt in target.places.attempts:
         yield _row("Symbols", attempt.place, attempt.outcome, note=f"{attempt.name} {attempt.key}")
     for field, value in (
         ("PsLoadedModuleList", header.ps_loaded_module_list),

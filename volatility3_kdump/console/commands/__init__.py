@@ -182,10 +182,10 @@ def _told(session: Session, line: str) -> bool:
 def _asked(session: Session) -> Iterator[str]:
     """``!sym noisy``: the places that were asked for symbols and images since the last command."""
     for dump in session.dumps if session.noisy else ():
-        for attempt in dump.target.attempts[dump.heard :]:
+        for attempt in dump.target.places.attempts[dump.heard :]:
             outcome = "OK" if attempt.found else attempt.outcome
             yield f"SYMSRV:  {attempt.place}: {attempt.name} {attempt.key} - {outcome}"
-        dump.heard = len(dump.target.attempts)
+        dump.heard = len(dump.target.places.attempts)
 
 
 def execute(session: Session, line: str) -> Iterator[str]:

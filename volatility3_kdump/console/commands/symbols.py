@@ -27,7 +27,7 @@ def verbosity(session: Session, arguments: Arguments) -> Iterator[str]:
     if word in ("noisy", "quiet"):
         session.noisy = word == "noisy"
         for dump in session.dumps:
-            dump.heard = len(dump.target.attempts)
+            dump.heard = len(dump.target.places.attempts)
     elif word:
         raise KdumpError("!sym takes noisy or quiet; nothing here prompts")
     yield f"{'noisy' if session.noisy else 'quiet'} mode - symbol prompts off"
