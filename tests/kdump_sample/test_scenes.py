@@ -18,8 +18,9 @@ from volatility3_kdump.symbols.isf import load_table_file
 TRIAGE, KERNEL, FULL = 4, 6, 1
 LARGEST = 4 << 20
 
-#: Kernels by the size of EPROCESS that have no function which a scene needs: Windows 7 has no fast fail.
-ABSENT = {(0x4F8, "list-corruption")}
+#: Kernels by the size of EPROCESS that lack what a scene needs: Windows 7 has no fast fail, and DPCs are sampled from
+#: Windows 10 1809 on.
+ABSENT = {(0x4F8, "list-corruption"), *((size, "dpc-samples") for size in (0x4F8, 0x700, 0x708))}
 
 CONTEXT_FLAGS_AT, RIP_AT = 0x30, 0xF8
 
