@@ -60,6 +60,7 @@ def test_a_reader_that_leaves(command: str, sample: Callable[..., Path]) -> None
     assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
 
 
+@pytest.mark.newest_host
 def test_a_cache_that_cannot_be_made_is_named(sample: Callable[..., Path], tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_bytes(b"")

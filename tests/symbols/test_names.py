@@ -319,7 +319,7 @@ def test_the_environment_gives_the_debuggers_paths(
         pytest.skip(f"no {dump}")
     monkeypatch.setenv("_NT_SYMBOL_PATH", f"srv*{xcpt4.parent}*https://example.invalid;{tmp_path / 'absent'}")
     target = volatility3_kdump.open(dump)
-    assert target._places.symbol_path.directories == (xcpt4.parent,)
+    assert target.places.symbol_path.directories == (xcpt4.parent,)
     assert target.warnings == []  # what the debugger may use is no fault of the user
     assert volatility3_kdump.open(dump, symbol_path=[])._places.symbol_path.directories == ()
 
