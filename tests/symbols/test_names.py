@@ -321,7 +321,7 @@ def test_the_environment_gives_the_debuggers_paths(
     target = volatility3_kdump.open(dump)
     assert target.places.symbol_path.directories == (xcpt4.parent,)
     assert target.warnings == []  # what the debugger may use is no fault of the user
-    assert volatility3_kdump.open(dump, symbol_path=[])._places.symbol_path.directories == ()
+    assert volatility3_kdump.open(dump, symbol_path=[]).places.symbol_path.directories == ()
 
 
 def kernel_file(timestamp: int, size: int, debug: int) -> bytes:
