@@ -150,8 +150,9 @@ class BitmapPageMap:
     """A bitmap of page frames, least significant bit first, with a running count of set bits per 64 bytes."""
 
     _BLOCK = 64
-    #: Bytes of a bitmap from which on numpy counts it: that of a machine of 32 GB.
-    _LARGE = 1 << 20
+    #: Bytes of a bitmap beyond which numpy counts it, as for machines of more than 1 TB: importing numpy takes longer
+    #: than counting the bitmap of a smaller one.
+    _LARGE = 32 << 20
     _NOT_FULL = re.compile(rb"[^\xff]")
     _NOT_EMPTY = re.compile(rb"[^\x00]")
 
