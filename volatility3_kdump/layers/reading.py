@@ -35,11 +35,7 @@ def _bytes_present(layer: interfaces.layers.TranslationLayerInterface) -> int:
 
 def physical_memory_of(layer: interfaces.layers.DataLayerInterface, pointer_size: int) -> Memory:
     """Physical memory, by physical address."""
-    return Memory(
-        physical_reader_of(layer),
-        pointer_size,
-        lambda address: f"page {address >> _PAGE_SHIFT:x} is not in the dump file",
-    )
+    return Memory(physical_reader_of(layer), pointer_size, _why_absent)
 
 
 def _why_absent(address: int) -> str:
