@@ -108,23 +108,28 @@ def read_lines(path: str | os.PathLike[str], longest: int, most: int) -> Iterato
 
     Raises :class:`FileFailure` for a line of more than ``longest`` bytes and for a file of more than ``most``.
     """
-    left = most
     with open_file(path) as file:
-        number = 0
-        while True:
-            try:
-                line = file.readline(min(longest, left) + 1)
-            except OSError as error:
-                raise FileFailure(f"cannot be read: {reason(error)}") from error
-            if not line:
-                return
-            number += 1
-            left -= len(line)
-            if left < 0:
-                raise FileFailure(f"is longer than the {most:,} bytes that such a file may have")
-            if len(line) > longest:
-                raise FileFailure(f"line {number} is longer than {longest:,} bytes")
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n")
+        yield from lines_of_stream(file, longest, most)
+
+
+def lines_of_stream(stream: IO[bytes], longest: int, most: int) -> Iterator[str]:
+    """The lines of a stream, as :func:`read_lines` gives those of a file."""
+    left = most
+    number = 0
+    while True:
+        try:
+            line = stream.readline(min(longest, left) + 1)
+        except OSError as error:
+            raise FileFailure(f"cannot be read: {reason(error)}") from error
+        if not line:
+            return
+        number += 1
+        left -= len(line)
+        if left < 0:
+            raise FileFailure(f"is longer than the {most:,} bytes that such a file may have")
+        if len(line) > longest:
+            raise FileFailure(f"line {number} is longer than {longest:,} bytes")
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n")
 
 
 def parse_url(text: str) -> SplitResult | None:

@@ -7,6 +7,7 @@ below. Booleans are no integers here, and floats are finite.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,13 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Form:
+    """A text that all of a regular expression matches."""
+
+    pattern: re.Pattern[str]
+
+
+@dataclass(frozen=True)
 class Without:
     """An object of this shape, whose members in ``optional`` may be absent."""
 
@@ -80,6 +88,10 @@ def check(value: Any, shape: Shape, where: str = "the document") -> None:
         for name, inner in shape.optional.items():
             if name in value:
                 check(value[name], inner, f"{where}.{name}")
+    elif isinstance(shape, Form):
+        _expect(value, str, where)
+        if not shape.pattern.fullmatch(value):
+            raise ShapeError(f"{where} is {value[:80]!a}")
     elif isinstance(shape, Range):
         _expect(value, int, where)
         if not shape.low <= value <= shape.high:

@@ -125,7 +125,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, encoding):
 
 
 def test_a_file_that_is_not_there_is_an_error_of_one_line(tmp_path):
-    with pytest.raises(KdumpError, match=r"absent\.ini: the owner rules cannot be read: "):
+    with pytest.raises(KdumpError, match=r"absent\.ini: the file of owner rules cannot be opened: "):
         OwnerRules.load(tmp_path / "absent.ini")
 
 

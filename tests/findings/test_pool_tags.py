@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +93,14 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TAG_FILE_VARIABLE, str(path))
     file = load_tag_file(None)
     assert file is not None and file.find("Abcd") is not None and file.path == str(path)
-    with pytest.raises(KdumpError, match="cannot be read: No such file"):
+    with pytest.raises(KdumpError, match="cannot be opened: No such file"):
         load_tag_file(str(tmp_path / "none.txt"))
-    with pytest.raises(KdumpError, match="cannot be read"):
+    with pytest.raises(KdumpError, match="is a directory, not a file"):
         load_tag_file(str(tmp_path))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(KdumpError, match="is a pipe, not a file"):
+            load_tag_file(str(tmp_path / "pipe"))
     path.write_text("nothing of the kind\n")
     with pytest.raises(KdumpError, match=r"no line has the format of pooltag\.txt"):
         load_tag_file(str(path))

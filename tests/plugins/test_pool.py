@@ -284,7 +284,7 @@ def test_addresses_outside(machine: Target, address: int, words: str) -> None:
         (("--address", "nonsense!"), "is not an address"),
         (("--address", "0", "--big"), "choose one of --address ADDRESS and --big"),
         (("--free",), "--free needs --big"),
-        (("--pooltag-file", "/nowhere/pooltag.txt"), "the pool tag file cannot be read"),
+        (("--pooltag-file", "/nowhere/pooltag.txt"), "the pool tag file cannot be opened"),
     ],
 )
 def test_bad_options(sample: Sample, run_vol, arguments: tuple[str, ...], words: str) -> None:

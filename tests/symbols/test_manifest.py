@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import volatility3_kdump
 from tests.stores.server import SymbolServer, answer, running
 from volatility3_kdump import cli
 from volatility3_kdump.cli import symbols
+from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.stores.servers import Servers
 from volatility3_kdump.stores.transfers import Limits
@@ -190,26 +192,25 @@ def entry(**changes: Any) -> str:
         ([HEAD, "nonsense"], "line 2: not JSON"),
         ([HEAD, entry(), "5"], "line 3: not a JSON object"),
         ([HEAD, "[" * 60_000], "line 2: not JSON"),
-        ([HEAD, " " * 70_000 + "{}"], "line 2: longer than"),
-        ([HEAD, entry(image=5)], "line 2: image is no object"),
-        ([HEAD, entry(pdb=[])], "line 2: pdb is no object"),
+        ([HEAD, entry(image=5)], "line 2: the entry.image is not an object"),
+        ([HEAD, entry(pdb=[])], "line 2: the entry.pdb is not an object"),
         ([HEAD, entry(name_of_image="../../x.sys")], "line 2: '../../x.sys' cannot be the name"),
         ([HEAD, entry(name_of_image="C:\\x.sys")], "cannot be the name"),
         ([HEAD, entry(name_of_pdb="..")], "line 2: '..' cannot be the name"),
         ([HEAD, entry(name_of_pdb="nul")], "cannot be the name"),
         ([HEAD, entry(name_of_pdb="a\x1bb")], r"line 2: 'a\\x1bb' cannot be the name"),
-        ([HEAD, entry(name_of_pdb=None)], "cannot be the name"),
+        ([HEAD, entry(name_of_pdb=None)], "the entry.pdb.name is not a text"),
         ([HEAD, entry(other_names_of_image=["/etc/passwd"])], "cannot be the name"),
-        ([HEAD, entry(other_names_of_image="x")], "other_names is no list"),
-        ([HEAD, entry(other_names_of_image=["x.sys"] * 17)], "other_names is no list"),
-        ([HEAD, entry(timestamp_of_image="../..")], "line 2: timestamp is '../..'"),
-        ([HEAD, entry(timestamp_of_image=5)], "line 2: timestamp is '5'"),
-        ([HEAD, entry(size_of_image="123456789")], "line 2: size is"),
-        ([HEAD, entry(guid_of_pdb="0" * 31 + "/")], "line 2: guid is"),
-        ([HEAD, entry(guid_of_pdb="0" * 33)], "line 2: guid is"),
-        ([HEAD, entry(age_of_pdb=-1)], "line 2: age is '-1'"),
-        ([HEAD, entry(age_of_pdb=True)], "line 2: age is 'True'"),
-        ([HEAD, entry(age_of_pdb="1")], "line 2: age is '1'"),
+        ([HEAD, entry(other_names_of_image="x")], "other_names is not an array"),
+        ([HEAD, entry(other_names_of_image=["x.sys"] * 17)], "more than 16 names"),
+        ([HEAD, entry(timestamp_of_image="../..")], "line 2: the entry.image.timestamp is '../..'"),
+        ([HEAD, entry(timestamp_of_image=5)], "timestamp is not a text"),
+        ([HEAD, entry(size_of_image="123456789")], "image.size is"),
+        ([HEAD, entry(guid_of_pdb="0" * 31 + "/")], "pdb.guid is"),
+        ([HEAD, entry(guid_of_pdb="0" * 33)], "pdb.guid is"),
+        ([HEAD, entry(age_of_pdb=-1)], "pdb.age is -1, not from 0"),
+        ([HEAD, entry(age_of_pdb=True)], "pdb.age is not an integer"),
+        ([HEAD, entry(age_of_pdb="1")], "pdb.age is not an integer"),
         ([HEAD] + [""] * 20_001, "more than 20000 lines"),
     ],
 )
@@ -325,7 +326,7 @@ def test_manifests_that_cannot_be_used(
 def test_a_manifest_through_a_pipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{HEAD}\n{entry()}\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{HEAD}\n{entry()}\n".encode())))
     assert cli.main(["symbols", "--fetch", "-", str(tmp_path / "store"), "-y", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("not found") == 3
 
@@ -379,3 +380,55 @@ def test_only_what_the_crash_needs(triage: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["symbols", "--manifest", str(triage)]) == 0
     whole = capsys.readouterr().out.splitlines()
     assert all(json.dumps(line) in whole for line in lines)
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "manifest"
+    manifest.write_bytes(HEAD.encode() + b"\n" + b" " * 70_000 + b"{}\n")
+    assert cli.main(["symbols", "--fetch", str(manifest), str(tmp_path / "store"), "-y", str(tmp_path)]) == 1
+    assert "line 2 is longer than 65,536 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of Unix")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert cli.main(["symbols", "--fetch", str(pipe), str(tmp_path / "store"), "-y", str(tmp_path)]) == 1
+    assert "is a pipe, not a file" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_made_fails_before_anything_is_asked(
+    server: SymbolServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest"
+    manifest.write_text(f"{HEAD}\n{entry()}\n")
+    (tmp_path / "file").write_bytes(b"")
+    status = cli.main(
+        ["symbols", "--fetch", str(manifest), str(tmp_path / "file" / "store"), "-y", f"srv*{server.url}"]
+    )
+    assert status == 1
+    assert "cannot be written" in capsys.readouterr().err
+    assert not server.asked
+
+
+@pytest.mark.parametrize("from_server", [False, True])
+def test_a_store_that_fills_up_is_no_success(
+    from_server: bool,
+    xcpt4: Path,
+    server: SymbolServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    identity = {"name": "xcpt4.pdb", "guid": "C8C2329E0E9949E68B6F132BECA69E7E", "age": 1}
+    place = "xcpt4.pdb/C8C2329E0E9949E68B6F132BECA69E7E1/xcpt4.pdb"
+    server.routes[f"/{place}"] = xcpt4.with_suffix(".pdb").read_bytes()
+    listing = tmp_path / "manifest"
+    listing.write_text(f"{HEAD}\n{entry(pdb=identity, image=None)}\n")
+    monkeypatch.setattr(stores.os, "replace", full)
+    source = f"srv*{server.url}" if from_server else str(xcpt4.parent)
+    assert cli.main(["symbols", "--fetch", str(listing), str(tmp_path / "store"), "-y", source]) == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err

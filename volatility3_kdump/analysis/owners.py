@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from volatility3_kdump import tables
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import FileFailure, read_bytes
 
 #: Strengths of an owner, weakest first. A stronger one anywhere on the stack beats a weaker one above it.
 IGNORE, LAST_IGNORE, LAST, MAYBE, PLAIN = "ignore", "last_ignore", "last", "maybe", "plain"
@@ -195,12 +196,9 @@ def _shipped() -> tuple[list[OwnerRule], list[str]]:
 def _text(path: Path) -> str:
     """The text of a user's file, in UTF-8 or, as Windows writes it, in UTF-16 with a byte order mark."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise KdumpError(f"{path}: the owner rules cannot be read: {error.strerror or error}") from error
-    if len(data) > _LARGEST_FILE:
-        raise KdumpError(f"{path}: more than {_LARGEST_FILE} bytes of owner rules")
+        data = read_bytes(path, _LARGEST_FILE)
+    except FileFailure as failure:
+        raise KdumpError(f"{path}: the file of owner rules {failure}") from failure
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     return data.decode("utf-8-sig", errors="replace")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.files import FileFailure, lines_of_stream, read_lines
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
+from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
 from volatility3_kdump.stores.servers import MICROSOFT, Servers
 from volatility3_kdump.stores.transfers import Limits
-from volatility3_kdump.symbols.manifest import ManifestError, entries_of, fetch, lines_of, read
+from volatility3_kdump.symbols.manifest import LARGEST, LONGEST_LINE, ManifestError, entries_of, fetch, lines_of, read
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """``kdump symbols``: 0 for success, 1 when a server that was to be asked did not answer as it should."""
+    """``kdump symbols``: 0 for success, 1 where a server did not answer as it should or a file could not be stored."""
     if arguments.manifest is not None:
         return _write(arguments)
     return _fetch(Path(arguments.fetch[0]), Path(arguments.fetch[1]), arguments.symbol_path)
@@ -129,12 +130,12 @@ def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
     for complaint in path.complaints:
         tell(f"kdump: {complaint}")
     try:
-        with _opened(manifest) as lines:
-            # Checked as a whole before anything is asked for.
-            entries = list(read(lines))
-    except (OSError, ManifestError, UnicodeDecodeError) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else error
-        raise KdumpError(f"{manifest}: {reason}") from error
+        # Checked as a whole before anything is asked for.
+        entries = list(read(_lines(manifest)))
+    except (FileFailure, ManifestError) as failure:
+        raise KdumpError(f"{manifest}: {failure}") from failure
+    # Told before a server is asked, and not as files that nobody has.
+    stores.prove_writable(store)
     told = 0
 
     def say(line: str) -> None:
@@ -146,13 +147,10 @@ def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
 
     result = fetch(entries, store, path, say, problems)
     say(f"{result.present} files in {store}, {result.new} of them new; {result.absent} not found")
-    return 1 if servers.troubled else 0
+    return 1 if servers.troubled or result.unwritten else 0
 
 
-@contextlib.contextmanager
-def _opened(manifest: Path) -> Iterator[Iterable[str]]:
+def _lines(manifest: Path) -> Iterator[str]:
     if str(manifest) == "-":
-        yield sys.stdin
-        return
-    with manifest.open(encoding="utf-8") as file:
-        yield file
+        return lines_of_stream(sys.stdin.buffer, LONGEST_LINE, LARGEST)
+    return read_lines(manifest, LONGEST_LINE, LARGEST)

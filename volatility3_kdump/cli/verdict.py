@@ -10,6 +10,7 @@ from typing import Any
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.files import FileFailure, open_file, read_at_most, reason
 
 _WIDTH = 18
 
@@ -46,13 +47,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(file: str) -> bytes:
     from volatility3_kdump.analysis.pasted.source import LARGEST
 
+    if file == "-":
+        return read_at_most(sys.stdin.buffer, LARGEST + 1)
     try:
-        if file == "-":
-            return sys.stdin.buffer.read(LARGEST + 1)
-        with Path(file).open("rb") as stream:
-            return stream.read(LARGEST + 1)
+        with open_file(file) as stream:
+            return read_at_most(stream, LARGEST + 1)
+    except FileFailure as failure:
+        raise KdumpError(f"{file}: {failure}") from failure
     except OSError as error:
-        raise KdumpError(f"{file}: {error.strerror or error}") from error
+        raise KdumpError(f"{file}: cannot be read: {reason(error)}") from error
 
 
 def as_record(judged: Any) -> dict[str, Any]:

@@ -15,10 +15,10 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import FileFailure, read_bytes
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.progress import Progress
 
@@ -105,12 +105,9 @@ def load_tag_file(path: str | None) -> TagFile | None:
     if not chosen:
         return None
     try:
-        with Path(chosen).open("rb") as stream:
-            data = stream.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise KdumpError(f"{chosen}: the pool tag file cannot be read: {error.strerror or error}") from error
-    if len(data) > _LARGEST_FILE:
-        raise KdumpError(f"{chosen}: the pool tag file is larger than {_LARGEST_FILE >> 20} MB")
+        data = read_bytes(chosen, _LARGEST_FILE)
+    except FileFailure as failure:
+        raise KdumpError(f"{chosen}: the pool tag file {failure}") from failure
     tag_file = TagFile(chosen, iter(data.decode("utf-8", "replace").splitlines()))
     if not len(tag_file):
         raise KdumpError(f"{chosen}: no line has the format of pooltag.txt: Tag - binary - description")

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import FileFailure, read_bytes
 
 YARA_X, YARA_PYTHON = "yara-x", "yara-python"
 
+#: Of rules, in bytes: the largest public collections take a tenth of it.
+_LARGEST_FILE = 256 << 20
 _LEAST_YARA_PYTHON = (3, 8)
 #: As many matches of one string as yara-x gives at most; yara-python warns by itself.
 _MOST_MATCHES = 1_000_000
@@ -80,9 +83,9 @@ def load_rules(
         return make.compile(text, None)
     path = Path(file if file is not None else compiled_file or "")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KdumpError(f"{path}: {error.strerror or error}") from error
+        data = read_bytes(path, _LARGEST_FILE)
+    except FileFailure as failure:
+        raise KdumpError(f"{path}: the file of rules {failure}") from failure
     if compiled_file is not None:
         return make.load(data, path)
     try:

@@ -165,6 +165,7 @@ class Servers:
         self._tiers: dict[str, bool] = {}
         self._forbidding: set[str] = set()
         self._stores: set[Path] = set()
+        self._unwritten = False
         self._opener: urllib.request.OpenerDirector | None = None
 
     @property
@@ -173,8 +174,8 @@ class Servers:
 
     @property
     def troubled(self) -> bool:
-        """Whether any server did not answer, or not as a symbol server should."""
-        return bool(self._hosts.dead or self._hosts.failures)
+        """Whether any server did not answer, or not as a symbol server should, or what came could not be stored."""
+        return bool(self._hosts.dead or self._hosts.failures or self._unwritten)
 
     def get(self, url: str, name: str, key: str, check: Check, store: Path, say: Say) -> Path | None:
         """Download a file into a store and give its path there; ``None`` when the server does not give it.
@@ -199,6 +200,7 @@ class Servers:
                 self._stores.add(store)
                 stores.clean(store)
         except OSError as error:
+            self._unwritten = True
             say(f"the symbol store {store} cannot be written: {error.strerror or error}; nothing is downloaded into it")
             return None
         if self._announce is not None and host not in self._hosts.told:
@@ -213,6 +215,7 @@ class Servers:
             say(self._judge(host, failure))
             return None
         except (stores.StoreError, OSError) as error:
+            self._unwritten = True
             say(f"{shown_url(url)}: {name} could not be stored: {error}")
             return None
         if temporary is None:
@@ -222,6 +225,7 @@ class Servers:
         try:
             return stores.add(store, name, key, temporary, move=True)
         except stores.StoreError as error:
+            self._unwritten = True
             temporary.unlink(missing_ok=True)
             say(str(error))
             return None

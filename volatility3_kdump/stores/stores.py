@@ -131,6 +131,15 @@ def incoming(root: Path) -> Path:
     return path
 
 
+def prove_writable(root: Path) -> None:
+    """Raise :class:`StoreError` unless files can be put into a store; its directory is made where there is none."""
+    try:
+        prepare(root)
+        incoming(root).unlink()
+    except OSError as error:
+        raise StoreError(f"the symbol store {root} cannot be written: {error.strerror or error}") from error
+
+
 def clean(root: Path) -> None:
     """Remove what processes that were killed left behind long ago."""
     with contextlib.suppress(OSError):

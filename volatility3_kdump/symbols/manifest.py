@@ -20,6 +20,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.image_files import FileImage, ImageRefused, ImageSet, check_image, image_key, image_names
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import code_view
+from volatility3_kdump.shapes import Array, Form, Maybe, Range, ShapeError, Without, check
 from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.paths import Element, SearchPath, safe_file_name
 from volatility3_kdump.symbols.kernel import PdbIdentity
@@ -30,7 +31,9 @@ VERSION = 1
 
 _GUID = re.compile(r"[0-9A-F]{32}")
 _HEXADECIMAL = re.compile(r"[0-9A-Fa-f]{1,8}")
-_LONGEST_LINE = 1 << 16
+#: In bytes, of a line and of a manifest.
+LONGEST_LINE = 1 << 16
+LARGEST = 256 << 20
 _MOST_LINES = 20_000
 _MOST_NAMES = 16
 #: Files that are fetched at a time: most of the time is spent waiting for a server.
@@ -165,8 +168,6 @@ def read(lines: Iterable[str]) -> Iterator[Entry]:
 
 
 def _object(line: str, number: int) -> dict[str, Any]:
-    if len(line) > _LONGEST_LINE:
-        raise ManifestError(f"line {number}: longer than {_LONGEST_LINE} characters")
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -176,41 +177,44 @@ def _object(line: str, number: int) -> dict[str, Any]:
     return entry
 
 
+_ENTRY = Without(
+    {},
+    {
+        "module": str,
+        "image": Maybe(
+            Without(
+                {"name": str, "timestamp": Form(_HEXADECIMAL), "size": Form(_HEXADECIMAL)},
+                {"other_names": Maybe(Array(str))},
+            )
+        ),
+        "pdb": Maybe({"name": str, "guid": Form(_GUID), "age": Range(0, (1 << 32) - 1)}),
+    },
+)
+
+
 def _entry(raw: dict[str, Any], number: int) -> Entry:
-    def text(table: dict[str, Any], key: str, form: re.Pattern[str]) -> str:
-        value = table.get(key)
-        if not isinstance(value, str) or not form.fullmatch(value):
-            raise ManifestError(f"line {number}: {key} is {str(value)[:80]!a}")
+    def file_name(value: str) -> str:
+        if safe_file_name(value) != value:
+            raise ManifestError(f"line {number}: {value[:80]!a} cannot be the name of a file in a symbol store")
         return value
 
-    def file_name(value: object) -> str:
-        if not isinstance(value, str) or safe_file_name(value) != value:
-            raise ManifestError(f"line {number}: {str(value)[:80]!a} cannot be the name of a file in a symbol store")
-        return value
-
-    def table(key: str) -> dict[str, Any] | None:
-        value = raw.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise ManifestError(f"line {number}: {key} is no object")
-        return value
-
+    try:
+        check(raw, _ENTRY, "the entry")
+    except ShapeError as error:
+        raise ManifestError(f"line {number}: {error}") from error
     image: Image | None = None
-    raw_image = table("image")
-    if raw_image is not None:
-        others = raw_image.get("other_names") or []
-        if not isinstance(others, list) or len(others) > _MOST_NAMES:
-            raise ManifestError(f"line {number}: other_names is no list of names")
-        names = tuple(file_name(name) for name in [raw_image.get("name"), *others])
-        timestamp = int(text(raw_image, "timestamp", _HEXADECIMAL), 16)
-        image = Image(names, timestamp, int(text(raw_image, "size", _HEXADECIMAL), 16))
+    if raw.get("image") is not None:
+        described = raw["image"]
+        others = described.get("other_names") or []
+        if len(others) > _MOST_NAMES:
+            raise ManifestError(f"line {number}: more than {_MOST_NAMES} names of one file")
+        names = tuple(file_name(name) for name in [described["name"], *others])
+        image = Image(names, int(described["timestamp"], 16), int(described["size"], 16))
     pdb: PdbIdentity | None = None
-    raw_pdb = table("pdb")
-    if raw_pdb is not None:
-        age = raw_pdb.get("age")
-        if not isinstance(age, int) or isinstance(age, bool) or not 0 <= age < 1 << 32:
-            raise ManifestError(f"line {number}: age is {str(age)[:80]!a}")
-        pdb = PdbIdentity(file_name(raw_pdb.get("name")), text(raw_pdb, "guid", _GUID), age, "manifest")
-    return Entry(str(raw.get("module", ""))[:200], None, image, pdb)
+    if raw.get("pdb") is not None:
+        described = raw["pdb"]
+        pdb = PdbIdentity(file_name(described["name"]), described["guid"], described["age"], "manifest")
+    return Entry(raw.get("module", "")[:200], None, image, pdb)
 
 
 # fetching -------------------------------------------------------------------------------------------------------------
@@ -218,11 +222,16 @@ def _entry(raw: dict[str, Any], number: int) -> Entry:
 
 @dataclass
 class Fetched:
-    """What came of a fetch: how many files are in the store, how many of them are new, and how many were not found."""
+    """What came of a fetch.
+
+    How many files are in the store, how many of them are new, how many were not found, and how many could not be put
+    there.
+    """
 
     present: int = 0
     new: int = 0
     absent: int = 0
+    unwritten: int = 0
 
 
 def into_store(path: SearchPath, store: Path) -> SearchPath:
@@ -265,6 +274,7 @@ def fetch(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    result.unwritten = fetcher.unwritten
     return result
 
 
@@ -277,6 +287,7 @@ class _Fetcher:
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._new: set[Path] = set()
+        self.unwritten = 0
 
     def files_of(self, entry: Entry) -> tuple[list[tuple[str, Path | None, bool]], list[str]]:
         """(place in the store, the file there, whether it was there already) of each file, and what went wrong."""
@@ -289,14 +300,14 @@ class _Fetcher:
         if entry.image is not None:
             image = entry.image
 
-            def check(found: Path) -> None:
-                check_image(found, image.timestamp, image.size)
+            def fits(candidate: Path) -> None:
+                check_image(candidate, image.timestamp, image.size)
 
             held, old, name = None, False, image.names[0]
             with self._lock(image.key):
                 for candidate in image.names:
-                    old = any(True for _ in here.matching(candidate, image.key, check, []))
-                    file = next(filling.matching(candidate, image.key, check, problems), None)
+                    old = any(True for _ in here.matching(candidate, image.key, fits, []))
+                    file = next(filling.matching(candidate, image.key, fits, problems), None)
                     if file is not None:
                         name = candidate
                         held, old = self._kept(name, image.key, file, old, problems)
@@ -327,6 +338,7 @@ class _Fetcher:
                 found = stores.add(self._store, name, key, found)
             except stores.StoreError as error:
                 problems.append(str(error))
+                self.unwritten += 1
                 found = None
         if found is not None and not old:
             self._new.add(found)
