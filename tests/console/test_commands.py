@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from volatility3_kdump.console import commands
 from volatility3_kdump.console.commands import Arguments, Command, execute, find, split
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Syntax
 from volatility3_kdump.errors import KdumpError
 
 
@@ -26,7 +27,7 @@ def few_commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
 
     entries: dict[str, Command] = {}
     for names, glued in ((("k", "kb", "kv", "kP"), True), (("lm",), True), ((".frame", "!process", "~", "||"), False)):
-        entries.update(dict.fromkeys(names, Command(names, say, "", glued=glued)))
+        entries.update(dict.fromkeys(names, Command(names, say, "", Syntax(own=True), glued=glued)))
     entries["!fail"] = Command(("!fail",), fail, "")
     monkeypatch.setattr(commands, "registry", lambda: entries)
     return entries

@@ -110,8 +110,8 @@ def test_user_modules(sample, session: Session, monkeypatch: pytest.MonkeyPatch)
     (
         ("lm m", "lm m takes a pattern"),
         ("lm a", "lm a takes an address"),
-        ("lmx", "lm knows no option 'x': .help lm lists them"),
-        ("lm -v", "lm knows no option '-v': .help lm lists them"),
+        ("lmx", "lm knows no argument x: it takes [OPTIONS] [m PATTERN | a ADDRESS] (.help lm)"),
+        ("lm -v", "lm knows no option -v: it takes [OPTIONS] [m PATTERN | a ADDRESS] (.help lm)"),
         ("lm a zz", "Couldn't resolve error at 'zz'"),
     ),
 )
@@ -136,7 +136,7 @@ def test_a_device(session: Session) -> None:
         r" \Driver\MYFAULT DriverObject ffff91894ed30c80",
     ]
     assert answer(session, "!devobj nt")[0].endswith("its type is 23117, not 3")
-    assert answer(session, "!devobj") == ["!devobj takes the address of a device object"]
+    assert answer(session, "!devobj") == ["!devobj needs ADDRESS, of a device object: it takes ADDRESS (.help !devobj)"]
 
 
 def test_image_check_needs_files(session: Session, sample: Callable[..., Path]) -> None:

@@ -81,7 +81,7 @@ def test_a_process(session: Session) -> None:
     assert answer(session, f".process /p {NOTEPAD}")[0] == "Implicit process is now ffff9189`527e9080"
     assert answer(session, "!process")[0] == f"PROCESS {NOTEPAD}"
     assert answer(session, ".process") == ["Implicit process is now ffff9189`5301a080"]
-    assert answer(session, ".process /i 5")[0].startswith(".process /i lets a machine run")
+    assert answer(session, ".process /i 5")[0].startswith(".process /i: a dump cannot run")
     assert "no process at 0x10" in answer(session, ".process 10")[0]
 
 
@@ -299,7 +299,7 @@ def test_registers_inside_a_frame(session: Session) -> None:
     deeper = answer(session, ".frame /r 4")
     assert deeper[1].startswith("rax=???????????????? rbx=")
     assert deeper[-1].startswith("iopl=?")
-    assert answer(session, ".frame /c 2") == [".frame takes /r and a number, not /c"]
+    assert answer(session, ".frame /x 2") == [".frame knows no option /x: it takes [/r] [N] (.help .frame)"]
 
 
 def test_zero_is_the_default_thread_and_process(session: Session) -> None:

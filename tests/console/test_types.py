@@ -67,7 +67,13 @@ from volatility3_kdump.symbols.pdb.names import store_key
         ("dt", ["dt needs a type: dt nt!_EPROCESS"]),
         ("dt nosuch!_A", ["no loaded module is named nosuch"]),
         ("dt nt!_EPROCESS nosuch", ["Couldn't resolve error at 'nosuch'"]),
-        ("dt -q nt!_EPROCESS", ["dt has no option -q here: -r -b -a -y -o -v -l"]),
+        (
+            "dt -q nt!_EPROCESS",
+            [
+                "dt knows no option -q: it takes [-r[N]] [-b] [-a[N]] [-y] [-o] [-v] [-l FIELD] "
+                "[MODULE!]TYPE [FIELDS] [ADDRESS] (.help dt)"
+            ],
+        ),
         ("dt -l", ["dt -l needs a field"]),
         ("dt nt!_EPROCESS -l ActiveProcessLinks", ["a list is walked from an address: name one"]),
     ],

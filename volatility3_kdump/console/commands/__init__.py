@@ -2,11 +2,19 @@
 
 A command is a function of a :class:`Session` and its :class:`Arguments` that yields lines of text::
 
-    @command(".bugcheck", help="bug check code and arguments", plugin="bugcheck")
-    def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
-        return bug_check_grid(session.target).kd_lines()
+    @command(
+        "!irql",
+        help="IRQL before the bug check",
+        arguments=(number("PROCESSOR", "a processor; that of the crash if it is left out"),),
+        examples=(Example("!irql 1", "of processor 1"),),
+    )
+    def irql(session: Session, arguments: Arguments) -> Iterable[str]:
+        return irql_lines(session.target, arguments.number("PROCESSOR"))
 
-It raises :class:`~volatility3_kdump.errors.KdumpError` with one line where it cannot answer. Whoever shows the lines
+What it takes is declared in the words of :mod:`~volatility3_kdump.console.syntax`, and read by that declaration before
+the function is called: an option or argument that is not declared is an error. A command with a grammar of its own is
+declared ``own``, reads ``arguments.text``, and raises ``arguments.unknown(word)`` for what it does not know. A command
+raises :class:`~volatility3_kdump.errors.KdumpError` with one line where it cannot answer. Whoever shows the lines
 escapes them for the terminal. Modules of this package are imported by :func:`registry`; nothing else lists them.
 
 Grammar: commands are separated by ``;`` outside of double quotes; behind ``.sympath`` and ``.exepath`` it separates
@@ -25,9 +33,11 @@ import pkgutil
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Argument, Example, Given, Kind, Option, Syntax
+from volatility3_kdump.console.usage import described
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import ReadLimit
 
@@ -49,15 +59,40 @@ _LONGEST_NAME = 40
 
 @dataclass(frozen=True)
 class Arguments:
-    """What follows a command's name: ``name`` is the one that was typed, as registered, ``text`` the rest, stripped."""
+    """What follows a command's name: ``name`` is the one that was typed, as registered, ``text`` the rest, stripped.
+
+    ``given`` is the text as the command's declaration reads it; empty where the command reads it itself.
+    """
 
     name: str
     text: str
+    given: Given = field(default_factory=Given)
+    syntax: Syntax = field(default_factory=Syntax)
 
     @property
     def words(self) -> list[str]:
         """The text in words; double quotes keep one together and are taken off."""
         return [quoted or plain for quoted, plain in _WORD.findall(self.text)]
+
+    def has(self, option: str) -> bool:
+        """Whether an option was given."""
+        return option in self.given.options
+
+    def option(self, option: str) -> str | None:
+        """The value of an option, ``None`` where it was not given."""
+        return self.given.options.get(option)
+
+    def word(self, argument: str) -> str | None:
+        """An argument as it was typed, without its quotes; ``None`` where it was not."""
+        return self.given.words.get(argument)
+
+    def number(self, argument: str) -> int | None:
+        """The value of an argument; ``None`` where it was not given."""
+        return self.given.numbers.get(argument)
+
+    def unknown(self, word: str) -> KdumpError:
+        """The error for an option or argument that the command does not know."""
+        return self.syntax.unknown(self.name, word)
 
 
 Function = Callable[[Session, Arguments], Iterable[str]]
@@ -65,13 +100,13 @@ Function = Callable[[Session, Arguments], Iterable[str]]
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its names, what it does in a few words (``help``), its arguments (``usage``), the plugin whose values
+    """A command: its names, what it does in a few words (``help``), what it takes (``syntax``), the plugin whose values
     it shows (``plugin``), whether letters may be glued to its name, and whether ``.help`` leaves it out."""
 
     names: tuple[str, ...]
     function: Function
     help: str
-    usage: str = ""
+    syntax: Syntax = field(default_factory=Syntax)
     plugin: str | None = None
     glued: bool = False
     hidden: bool = False
@@ -81,12 +116,25 @@ _COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    *names: str, help: str, usage: str = "", plugin: str | None = None, glued: bool = False, hidden: bool = False
+    *names: str,
+    help: str,
+    usage: str = "",
+    options: tuple[Option, ...] = (),
+    arguments: tuple[Argument, ...] = (),
+    examples: tuple[Example, ...] = (),
+    own: bool = False,
+    plugin: str | None = None,
+    glued: bool = False,
+    hidden: bool = False,
 ) -> Callable[[Function], Function]:
-    """Register a function as a command by these names. A name that is taken is a mistake: ``ValueError``."""
+    """Register a function as a command by these names. A name that is taken is a mistake: ``ValueError``.
+
+    A ``usage`` without options and arguments is that of a command which reads its text itself.
+    """
+    syntax = Syntax(options, arguments, examples, own or bool(usage and not options and not arguments), usage)
 
     def register(function: Function) -> Function:
-        entry = Command(names, function, help, usage, plugin, glued, hidden)
+        entry = Command(names, function, help, syntax, plugin, glued, hidden)
         for name in names:
             if name in _COMMANDS and _COMMANDS[name].function.__qualname__ != function.__qualname__:
                 raise ValueError(f"two commands are named {name}")
@@ -138,7 +186,8 @@ def find(text: str) -> tuple[Command, Arguments]:
     for fold in (False, True):
         name = _longest(text, commands, fold)
         if name is not None:
-            return commands[name], Arguments(name, text[len(name) :].strip())
+            entry = commands[name]
+            return entry, Arguments(name, text[len(name) :].strip(), syntax=entry.syntax)
     raise KdumpError(_unknown(text, commands))
 
 
@@ -188,14 +237,28 @@ def _asked(session: Session) -> Iterator[str]:
         dump.heard = len(dump.target.places.attempts)
 
 
+def _answer(session: Session, entry: Command, arguments: Arguments) -> Iterator[str]:
+    """What one command says, after its arguments are read."""
+    syntax = entry.syntax
+    whole = syntax.arguments[:1] and syntax.arguments[0].kind is Kind.TEXT
+    if arguments.text in ("-?", "/?") and not whole:
+        yield from described(entry)
+        return
+    if syntax.own:
+        syntax.refuse_unknown(arguments.name, arguments.text)
+    else:
+        arguments = replace(arguments, given=syntax.read(arguments.name, arguments.text, session.evaluate))
+    yield from arguments.given.notes
+    yield from entry.function(session, arguments)
+
+
 def execute(session: Session, line: str) -> Iterator[str]:
     """The text of every command of a line, line by line. A command that fails gives one line, and the next follow."""
     for command in split(line):
         for dump in session.dumps:
             dump.target.memory.budget.begin()
         try:
-            entry, arguments = find(command)
-            for shown in entry.function(session, arguments):
+            for shown in _answer(session, *find(command)):
                 if not _told(session, shown):
                     yield shown
         except (KdumpError, ReadLimit) as error:

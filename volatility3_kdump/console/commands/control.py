@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.console.commands import Arguments, Command, command, execute, find, registry
+from volatility3_kdump.console.commands import Arguments, command, execute, find, registry
 from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.console.syntax import Example, Option, file, number, rest, word
+from volatility3_kdump.console.usage import described, listed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.servers import MICROSOFT, offline_by_default
 from volatility3_kdump.symbols.places import DEFAULT_PATH
@@ -85,17 +86,17 @@ def _loaded(modules: Iterable[object], title: str) -> Iterator[str]:
         yield from (dots[start : start + _DOTS] for start in range(0, len(dots), _DOTS))
 
 
-@command(".opendump", help="opens another dump; g goes to it", usage='[/c "MEMBER"] FILE')
+@command(
+    ".opendump",
+    help="opens another dump; g goes to it",
+    options=(Option("/c", "which one of an archive", value="MEMBER"),),
+    arguments=(file("FILE", "a dump or an archive; with spaces in double quotes", required=True),),
+    examples=(Example(".opendump MEMORY.DMP"), Example('.opendump /c "second.dmp" all.zip')),
+)
 def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
-    parts = arguments.words
-    member = None
-    if parts[:1] == ["/c"] and len(parts) > 2:
-        member, parts = parts[1], parts[2:]
-    if len(parts) != 1:
-        raise KdumpError('.opendump takes a file: .opendump [/c "MEMBER"] FILE (with spaces in double quotes)')
     before = session.index
     try:
-        dump = session.open(parts[0], member)
+        dump = session.open(arguments.word("FILE") or "", arguments.option("/c"))
     except KdumpError as error:
         raise KdumpError(str(error).replace("with --member: ", 'with .opendump /c "NAME": ')) from error
     if session.dumps[0] is not dump:
@@ -106,7 +107,12 @@ def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
     yield f"Opened '{dump.path}'"
 
 
-@command(*("gh", "gn", "gu", "p", "pa", "pc", "pt", "t", "ta", "tc", "tt", "wt"), help="as g", hidden=True)
+@command(
+    *("gh", "gn", "gu", "p", "pa", "pc", "pt", "t", "ta", "tc", "tt", "wt"),
+    help="as g",
+    arguments=(rest("ANY", "means nothing: a dump cannot run"),),
+    hidden=True,
+)
 @command("g", help="after .opendump: goes to the dump")
 def go(session: Session, arguments: Arguments) -> Iterable[str]:
     if not session.pending:
@@ -116,7 +122,13 @@ def go(session: Session, arguments: Arguments) -> Iterable[str]:
     yield from itertools.islice(opening(session, dump), 2, None)
 
 
-@command("||", help="lists the dumps; ||N s makes one current", usage="[N [s]]")
+@command(
+    "||",
+    help="lists the dumps; ||N s makes one current",
+    usage="[N [s]]",
+    own=True,
+    examples=(Example("||1s", "makes dump 1 current"),),
+)
 def systems(session: Session, arguments: Arguments) -> Iterable[str]:
     match = _PROCESSOR.fullmatch(arguments.text)
     if arguments.text and match is None:
@@ -140,7 +152,13 @@ def systems(session: Session, arguments: Arguments) -> Iterable[str]:
             yield f"{mark} {index:2d} {banner.kind(dump.target.header)}: {dump.path}"
 
 
-@command("~", help="lists processors; ~Ns makes one current", usage="[N[s]]")
+@command(
+    "~",
+    help="lists processors; ~Ns makes one current",
+    usage="[N [s | COMMAND]]",
+    own=True,
+    examples=(Example("~1s", "makes processor 1 current"), Example("~1 k", "a command on processor 1")),
+)
 def tilde(session: Session, arguments: Arguments) -> Iterable[str]:
     dump = session.current
     match = _PROCESSOR.fullmatch(arguments.text)
@@ -180,7 +198,13 @@ def _on_processor(session: Session, number: int, text: str) -> Iterator[str]:
 # paths ----------------------------------------------------------------------------------------------------------------
 
 
-@command(".sympath", ".sympath+", help="shows, sets or extends the symbol path", usage="[PATH]")
+@command(
+    ".sympath",
+    ".sympath+",
+    help="shows, sets or extends the symbol path",
+    arguments=(rest("PATH", "a path in the debugger's grammar: srv*CACHE*SERVER;DIRECTORY"),),
+    examples=(Example(".sympath srv*"), Example(".sympath+ /symbols", "one place more")),
+)
 def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
     session.options = replace(session.options, symbol_path=_changed(session, arguments, "symbol"))
     if arguments.text:
@@ -188,7 +212,13 @@ def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
     yield f"Symbol search path is: {search_path(session, 'symbol')}"
 
 
-@command(".exepath", ".exepath+", help="shows, sets or extends the image path", usage="[PATH]")
+@command(
+    ".exepath",
+    ".exepath+",
+    help="shows, sets or extends the image path",
+    arguments=(rest("PATH", "directories and servers, as for .sympath"),),
+    examples=(Example(".exepath /images"),),
+)
 def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
     session.options = replace(session.options, image_path=_changed(session, arguments, "image"))
     if arguments.text:
@@ -197,7 +227,11 @@ def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
 
 
 @command(
-    ".symfix", ".symfix+", help="makes the symbol path that of Microsoft's public server, + adds it", usage="[CACHE]"
+    ".symfix",
+    ".symfix+",
+    help="makes the symbol path that of Microsoft's public server, + adds it",
+    arguments=(rest("CACHE", "a directory that keeps what is fetched"),),
+    examples=(Example(".symfix+"),),
 )
 def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
     cache = arguments.text.strip('"')
@@ -220,10 +254,23 @@ def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
     return f"{before};{path_text}" if arguments.name.endswith("+") and before else path_text
 
 
-@command(".reload", help="looks for symbols and images anew", usage="[/f] [MODULE]")
+@command(
+    ".reload",
+    help="looks for symbols and images anew",
+    options=(
+        Option("/f", "loads the symbols now"),
+        Option("/i", "accepts symbols that do not fit", note="symbols that do not fit are never used"),
+        Option("/u", "unloads symbols", note="everything is read anew"),
+        Option("/user", "user modules", note="lm u lists them; all symbols are looked for when they are needed"),
+        Option("/n /s /l /v /d /unl /o /w /P /a /ef", "other choices of KD", note="it changes nothing here"),
+    ),
+    arguments=(word("MODULE", "one module, by default all"),),
+    examples=(Example(".reload /f nt"),),
+)
 def reload(session: Session, arguments: Arguments) -> Iterable[str]:
-    forced = any(word.lower().startswith("/f") for word in arguments.words)
-    names = [word.partition("=")[0] for word in arguments.words if not word.startswith("/")]
+    forced = arguments.has("/f")
+    module = arguments.word("MODULE")
+    names = [module.partition("=")[0]] if module else []
     yield from _reload(session)
     if not session.dumps:
         return
@@ -264,13 +311,20 @@ def _reload(session: Session) -> Iterator[str]:
 # log ------------------------------------------------------------------------------------------------------------------
 
 
-@command(".logopen", ".logappend", help="copies the session to a file; /t with the time in its name", usage="[/t] FILE")
+@command(
+    ".logopen",
+    ".logappend",
+    help="copies the session to a file",
+    options=(
+        Option("/t", "with process id and time in its name"),
+        Option("/u", "in Unicode", note="the log is always UTF-8"),
+    ),
+    arguments=(file("FILE", "written anew; .logappend adds to it", required=True),),
+    examples=(Example(".logopen /t session.log"),),
+)
 def open_log(session: Session, arguments: Arguments) -> Iterable[str]:
-    names = [word for word in arguments.words if word.lower() not in ("/u", "/t")]
-    if len(names) != 1 or names[0].lower() == "/d":
-        raise KdumpError(f"{arguments.name} takes a file, and /t to put process id and time into its name")
-    path = names[0]
-    if "/t" in (word.lower() for word in arguments.words):
+    path = arguments.word("FILE") or ""
+    if arguments.has("/t"):
         path = _stamped(path, os.getpid(), datetime.now())
     if session.log_path is not None:
         yield f"Closing open log file {session.log_path}"
@@ -307,34 +361,54 @@ def leave(session: Session, arguments: Arguments) -> Iterable[str]:
     yield "quit:"
 
 
-@command(".echo", help="shows a text", usage="TEXT")
+@command(
+    ".echo",
+    help="shows a text",
+    arguments=(rest("TEXT", "up to the next semicolon; double quotes around it are taken off"),),
+    examples=(Example('.echo "a; b"'),),
+)
 def echo(session: Session, arguments: Arguments) -> Iterable[str]:
     message = arguments.text
     yield message[1:-1] if len(message) > 1 and message[0] == message[-1] == '"' else message
 
 
-@command(".effmach", help="shows the machine type", usage="[.]")
+@command(
+    ".effmach",
+    help="shows the machine type",
+    arguments=(word("MACHINE", "amd64, x86 or arm64: another than the dump's is refused; . and # are the dump's"),),
+    examples=(Example(".effmach"),),
+)
 def effective_machine(session: Session, arguments: Arguments) -> Iterable[str]:
     architecture = session.target.header.architecture
     accepted = {".", "#", architecture, {"x64": "amd64"}.get(architecture, architecture)}
-    if arguments.text and arguments.text.lower() not in accepted:
-        raise KdumpError(f"a dump of {architecture} cannot be seen as {arguments.text}")
+    machine = arguments.word("MACHINE")
+    if machine and machine.lower() not in accepted:
+        raise KdumpError(f"a dump of {architecture} cannot be seen as {machine}")
     yield f"Effective machine: {_MACHINES.get(architecture, architecture)}"
 
 
-@command(".kframes", help="shows or sets how many frames k shows", usage="[COUNT]")
+@command(
+    ".kframes",
+    help="shows or sets how many frames k shows",
+    arguments=(number("COUNT", "the most frames"),),
+    examples=(Example(".kframes 20"),),
+)
 def frames(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.windows.stacks.frames import MOST_FRAMES
 
-    if arguments.text:
-        count = session.evaluate(arguments.text)
+    count = arguments.number("COUNT")
+    if count is not None:
         if not 1 <= count <= MOST_FRAMES:
             raise KdumpError(f".kframes takes 1 to {MOST_FRAMES:x} (hexadecimal), not {count:x}")
         session.state.frames = count
     yield f"Default stack trace depth is 0n{session.state.frames} frames"
 
 
-@command(".shell", ".create", ".attach", "!!", help="refused: no other programs are run")
+@command(
+    *(".shell", ".create", ".attach", "!!"),
+    help="refused: no other programs are run",
+    arguments=(rest("COMMAND", "refused"),),
+)
 def refused(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError(f"{arguments.name} is refused: this prompt runs no other programs")
 
@@ -343,53 +417,46 @@ def refused(session: Session, arguments: Arguments) -> Iterable[str]:
     *("a", "bp", "bu", "bm", "ba", "bl", "bc", "bd", "be", "e", "ea", "eb", "ed", "eq", "eu", "ew", "f", "m"),
     *(".crash", ".reboot", ".dump", ".kill", ".detach", ".restart", ".breakin", ".pagein", ".writemem"),
     help="not for a dump: it cannot run or change",
+    arguments=(rest("ANY", "means nothing"),),
     hidden=True,
 )
 def not_for_dumps(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError(f"{arguments.name}: a dump can neither run nor be changed")
 
 
-@command(".hh", help="there is no help file; see .help", hidden=True)
+@command(
+    ".hh",
+    help="there is no help file; see .help",
+    arguments=(rest("TOPIC", "means nothing"),),
+    hidden=True,
+)
 def no_help_file(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError("there is no help file here: .help lists the commands, .help COMMAND says more of one")
 
 
-@command(".help", help="lists the commands, or says more of one", usage="[COMMAND]")
+@command(
+    ".help",
+    help="lists the commands, or says more of one",
+    options=(Option("/D", "with links in KD", note="there are none here"),),
+    arguments=(rest("COMMAND", "a command"),),
+    examples=(Example(".help !process"),),
+)
 def show_help(session: Session, arguments: Arguments) -> Iterable[str]:
-    if arguments.text and arguments.text not in ("/D", "/d"):
-        entry, _ = find(arguments.text)
-        return _help_of(entry)
-    return help_lines()
+    wanted = arguments.word("COMMAND")
+    return described(find(wanted)[0]) if wanted else help_lines()
 
 
 def help_lines() -> Iterator[str]:
     """Every command with what it does."""
-    shown = (entry for entry in registry().values() if not entry.hidden)
-    for entry in dict.fromkeys(sorted(shown, key=lambda entry: _sorting(entry.names[0]))):
-        names = " ".join(entry.names)
-        title = f"{names} {entry.usage}".rstrip()
-        if len(title) < _HELP_COLUMN:
-            yield f"{title:<{_HELP_COLUMN}}{entry.help}"
-        else:
-            yield from textwrap.wrap(title, _WIDTH, subsequent_indent="    ", break_long_words=False)
-            yield f"{'':<{_HELP_COLUMN}}{entry.help}"
+    return listed(entry for entry in registry().values() if not entry.hidden)
 
 
-_HELP_COLUMN, _WIDTH = 44, 100
-
-
-def _sorting(name: str) -> tuple[int, str]:
-    return (2 if name[0] == "!" else 1 if name[0] == "." else 0, name.lower())
-
-
-def _help_of(entry: Command) -> Iterator[str]:
-    yield f"{' '.join(entry.names)} {entry.usage}".rstrip()
-    yield f"    {entry.help}"
-    if entry.plugin:
-        yield f"    the same values in rows: vol -f DUMP kdump.{entry.plugin}"
-
-
-@command("!for_each_module", help="a line for each module, or a command with @#ModuleName...", usage='["COMMANDS"]')
+@command(
+    "!for_each_module",
+    help="a line for each module, or commands with @#ModuleName and the like",
+    arguments=(rest("COMMANDS", "@#ModuleName, @#Base, @#End, @#Size, @#ImageName ... stand for the module's"),),
+    examples=(Example('!for_each_module "s -a @#Base @#End Leak"'),),
+)
 def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
     body = " ".join(arguments.words)
     if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:

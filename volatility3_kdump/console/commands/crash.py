@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text.analyze import brief
 from volatility3_kdump.views.analyze import analyze_grid
@@ -21,6 +22,14 @@ def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
     "!analyze",
     help="the analysis of the crash; -show explains any bug check",
     usage="[-v] [-f] [-show CODE [P1 P2 P3 P4]]",
+    own=True,
+    options=(
+        Option("-v -vv", "everything that is known"),
+        Option("-f", "accepted: nothing keeps an analysis back here"),
+        Option("-show", "what a bug check code means", value="CODE [P1 P2 P3 P4]"),
+        Option("-hang", "who waits for whom", refused="!locks, !running -i -t and !stacks show who waits"),
+    ),
+    examples=(Example("!analyze -v"), Example("!analyze -show d1", "what bug check D1 means")),
     plugin="analyze",
 )
 def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
@@ -35,7 +44,7 @@ def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError("!analyze -hang is not there: !locks, !running -i -t and !stacks show who waits")
     unknown = [word for word in options if word not in ("-f", "-vv", "-v") and not word[2:].isdigit()]
     if unknown:
-        raise KdumpError(f"!analyze knows no {unknown[0]}: use -v, -f or -show CODE")
+        raise arguments.unknown(unknown[0])
     if any(word.startswith("-v") for word in options):
         return analyze_grid(session.target).kd_lines()
     from volatility3_kdump.analysis.crash import analyze_crash

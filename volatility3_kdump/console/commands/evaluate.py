@@ -6,13 +6,20 @@ from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Bit, Example, flags, number, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import numbers
 
 _RADICES = {"8": 8, "10": 10, "16": 16, "0n8": 8, "0n10": 10, "0n16": 16, "0x8": 8, "0xa": 10, "0x10": 16}
 
 
-@command("?", help="evaluates an expression", usage="[expression]")
+@command(
+    "?",
+    help="evaluates an expression",
+    usage="[EXPRESSION]",
+    own=True,
+    examples=(Example("? nt!KeBugCheckEx+10"), Example("? poi(@rsp)", "what the stack pointer points to")),
+)
 def evaluate(session: Session, arguments: Arguments) -> Iterator[str]:
     if not arguments.text:
         from volatility3_kdump.console.commands import registry
@@ -27,12 +34,24 @@ def evaluate(session: Session, arguments: Arguments) -> Iterator[str]:
     yield numbers.evaluated(value, session.target.memory.pointer_size)
 
 
-@command("??", help="C++ expressions are not evaluated", usage="expression")
+@command(
+    "??",
+    help="C++ expressions are not evaluated",
+    usage="EXPRESSION",
+    own=True,
+    examples=(Example("? @rsp+8", "an expression of MASM"),),
+)
 def evaluate_cpp(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError("C++ expressions are not supported: ? evaluates MASM expressions, dt shows typed values")
 
 
-@command(".formats", help="a value as number, text, time and floating point", usage="expression")
+@command(
+    ".formats",
+    help="a value as number, text, time and floating point",
+    usage="EXPRESSION",
+    own=True,
+    examples=(Example(".formats 1d9e6f2a"),),
+)
 def show_formats(session: Session, arguments: Arguments) -> Iterator[str]:
     if not arguments.text:
         raise KdumpError(".formats needs an expression")
@@ -40,22 +59,34 @@ def show_formats(session: Session, arguments: Arguments) -> Iterator[str]:
     yield from numbers.formats(value, session.target.memory.pointer_size)
 
 
-@command("n", help="shows or sets the base of numbers", usage="[8|10|16]")
+@command(
+    "n",
+    help="shows or sets the base of numbers",
+    arguments=(word("BASE", "8, 10 or 16"),),
+    examples=(Example("n 10", "numbers are decimal from now on"),),
+)
 def radix(session: Session, arguments: Arguments) -> Iterator[str]:
-    if arguments.text:
+    base = arguments.word("BASE")
+    if base:
         try:
-            session.state.radix = _RADICES[arguments.text.lower()]
+            session.state.radix = _RADICES[base.lower()]
         except KeyError:
             raise KdumpError("the base of numbers is 8, 10 or 16") from None
     yield f"base is {session.state.radix}"
 
 
-@command("!error", help="an error code by name: NTSTATUS, Win32, HRESULT", usage="VALUE [FLAGS]", plugin="error")
+@command(
+    "!error",
+    help="an error code by name: NTSTATUS, Win32, HRESULT",
+    arguments=(
+        number("VALUE", "an error code", required=True),
+        flags(Bit(1, "VALUE is an NTSTATUS")),
+    ),
+    examples=(Example("!error c0000005"), Example("!error 2", "a Win32 error")),
+    plugin="error",
+)
 def error_code(session: Session, arguments: Arguments) -> Iterable[str]:
-    """Bit 0 of FLAGS says that VALUE is an NTSTATUS."""
     from volatility3_kdump.views.error_codes import error_grid
 
-    if not 1 <= len(arguments.words) <= 2:
-        raise KdumpError("!error takes an error code, and 1 to read it as an NTSTATUS")
-    value, *flags = [session.evaluate(word) for word in arguments.words]
-    return error_grid([value], bool(flags and flags[0] & 1)).kd_lines()
+    status = bool((arguments.number("FLAGS") or 0) & 1)
+    return error_grid([arguments.number("VALUE") or 0], status).kd_lines()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import Range, TargetNames, parse_bounds, parse_first
 
@@ -21,7 +22,10 @@ _LEAST = re.compile(r"l([0-9]+)")
     "d",
     *(f"d{letters}" for letters in _LETTERS + _POINTED),
     help="memory as bytes, numbers, text, or pointers with symbols",
-    usage="[/c columns] [address [Lcount | end]]",
+    usage="[/c COLUMNS] [ADDRESS [LCOUNT | END]]",
+    own=True,
+    options=(Option("/c", "how many in a line", value="COLUMNS"),),
+    examples=(Example("dd @rsp L8"), Example("dps @rsp", "pointers with their symbols")),
     plugin="memory",
 )
 def display(session: Session, arguments: Arguments) -> Iterator[str]:
@@ -50,7 +54,15 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
 @command(
     "s",
     help="searches memory for bytes, numbers or text",
-    usage='[-[1]b|w|d|q|a|u|sa|su] address Lcount|end pattern|"text"',
+    usage='[-[FLAGS]b|w|d|q|a|u|sa|su] ADDRESS LCOUNT|END PATTERN|"TEXT"',
+    own=True,
+    options=(
+        Option("-b -w -d -q", "for numbers of 1, 2, 4, 8 bytes"),
+        Option("-a -u", "for text, for UTF-16 text"),
+        Option("-sa -su", "for all texts; -[l5]sa for those of 5 characters or more"),
+        Option("-[1]b", "addresses alone"),
+    ),
+    examples=(Example('s -a nt L1000 "text"'), Example("s -[1]d @rsp L100 deadbeef", "addresses alone")),
     plugin="memory",
 )
 def search(session: Session, arguments: Arguments) -> Iterator[str]:
@@ -60,7 +72,7 @@ def search(session: Session, arguments: Arguments) -> Iterator[str]:
 
     match = _SEARCH.match(arguments.text)
     if match is None and arguments.text.startswith("-"):
-        raise KdumpError("s searches by -b, -w, -d, -q, -a, -u, -sa and -su")
+        raise arguments.unknown(arguments.text.split()[0])
     kind, flags = (match["kind"], match["flags"] or "") if match else ("b", "")
     names, radix, memory = session.names, session.state.radix, session.current.memory
     wanted, rest = parse_bounds(arguments.text[match.end() :] if match else arguments.text, names, radix)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.text import drivers as text
@@ -34,11 +35,28 @@ _LM_LETTERS = frozenset("lekuovtfnpcidD") | {"sm", "1m"}
     "lm",
     help="modules: v verbose, t times, f paths, m PATTERN, a ADDRESS, k kernel, u user, 1m names, sm sorted",
     usage="[OPTIONS] [m PATTERN | a ADDRESS]",
+    own=True,
+    options=(
+        Option("v", "everything that is known of a module"),
+        Option("t n", "when it was built"),
+        Option("f", "its path"),
+        Option("k", "kernel modules"),
+        Option("u", "user modules of the current process"),
+        Option("o", "loaded modules only"),
+        Option("l", "those whose symbols are loaded"),
+        Option("e", "those that have no symbols"),
+        Option("1m", "names alone, for loops"),
+        Option("sm", "sorted by name"),
+        Option("m", "modules that a pattern fits", value="PATTERN"),
+        Option("a", "the module at an address", value="ADDRESS"),
+        Option("c p i d D", "accepted, as in KD; they change nothing here"),
+    ),
+    examples=(Example("lmvm nt", "one module, everything"), Example("lm a fffff800`60da1981", "whose address it is")),
     plugin="drivers",
     glued=True,
 )
 def list_modules(session: Session, arguments: Arguments) -> Iterable[str]:
-    options, pattern, place = _lm_options(arguments.text)
+    options, pattern, place = _lm_options(arguments)
     target = session.target
     if "u" in options and "k" not in options:
         return _user_modules(session, pattern)
@@ -58,8 +76,9 @@ def list_modules(session: Session, arguments: Arguments) -> Iterable[str]:
     return _lines(session, options, names)
 
 
-def _lm_options(typed: str) -> tuple[set[str], str | None, str | None]:
+def _lm_options(arguments: Arguments) -> tuple[set[str], str | None, str | None]:
     """(options, pattern, address) of what follows ``lm``."""
+    typed = arguments.text
     options: set[str] = set()
     position = 0
     while position < len(typed.rstrip()):
@@ -72,9 +91,7 @@ def _lm_options(typed: str) -> tuple[set[str], str | None, str | None]:
                 raise KdumpError(f"lm {word} takes {'an address' if word == 'a' else 'a pattern'}")
             return options, (None if word == "a" else rest.strip('"')), (rest if word == "a" else None)
         if word not in _LM_LETTERS:
-            raise KdumpError(
-                f"lm knows no option {(word or typed[position:].split(maxsplit=1)[0])!r}: .help lm lists them"
-            )
+            raise arguments.unknown(word or typed[position:].split(maxsplit=1)[0])
         options.add(word)
     return options, None, None
 
@@ -135,26 +152,47 @@ def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
             yield text.user_line(module, target.memory.pointer_size)
 
 
-@command("!drivers", help="kernel modules with the sizes of their code and data", plugin="drivers")
+@command(
+    "!drivers",
+    help="kernel modules with the sizes of their code and data",
+    arguments=(
+        flags(
+            Bit(1, "as KD of Windows 2000 shows them", "the sizes are always shown"),
+            Bit(2, "working sets", "not known in a dump"),
+        ),
+    ),
+    examples=(Example("!drivers"),),
+    plugin="drivers",
+)
 def drivers(session: Session, arguments: Arguments) -> Iterable[str]:
     if not session.target.modules:
         raise KdumpError(f"{session.target.name}: no module list is in the dump")
     return drivers_grid(session.target, [], False, session.progress, sizes=True).kd_lines()
 
 
-@command("!chkimg", help="compares code with the files on the image path", usage="[-d] [MODULE]", plugin="drivers")
+@command(
+    "!chkimg",
+    help="compares code with the files on the image path",
+    options=(
+        Option("-d", "each difference"),
+        Option("-lo", "how many lines of differences", value="COUNT", note="all are shown"),
+        Option("-ss", "one section", value="SECTION", note="all sections of code are compared"),
+        Option("-mmw", "masks", value="FILE", note="masks are not read"),
+        Option("-v", "says more", note="what is compared is always said"),
+        Option("-f", "repairs the image in memory", refused="a dump is not changed"),
+        Option("-db", "differences as bytes", note="each difference has its bytes"),
+        Option("-np -nar -nospec -noplock -r -as -es", "other choices of KD", note="it changes nothing here"),
+    ),
+    arguments=(word("MODULE", "a module, by default all"),),
+    examples=(Example("!chkimg -d nt"),),
+    plugin="drivers",
+)
 def check_image(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    options = arguments.words
-    names = []
-    while options:
-        word = options.pop(0)
-        if word in ("-lo", "-mmw", "-ss"):
-            options = options[1:]
-        elif not word.startswith("-"):
-            names.append(word.removeprefix("!"))
+    module = arguments.word("MODULE")
+    names = [module.removeprefix("!")] if module else []
     if names and not chosen_modules(target, names):
-        raise KdumpError(f"{target.name}: no module is named {' or '.join(names)}")
+        raise KdumpError(f"{target.name}: no module is named {names[0]}")
     if not target.images.has_path:
         raise KdumpError("!chkimg needs the drivers' files: .exepath or -i names their directory")
     return check_grid(target, names, session.progress).kd_lines()
@@ -163,9 +201,18 @@ def check_image(session: Session, arguments: Arguments) -> Iterable[str]:
 # requests and devices ------------------------------------------------------------------------------------------------
 
 
-@command("!irp", help="an I/O request", usage="ADDRESS", plugin="irp")
+@command(
+    "!irp",
+    help="an I/O request",
+    arguments=(
+        number("ADDRESS", "of the IRP", required=True),
+        flags(Bit(1, "its stack locations in full", "they always are")),
+    ),
+    examples=(Example("!irp ffff9189`4ef3a010"),),
+    plugin="irp",
+)
 def request(session: Session, arguments: Arguments) -> Iterable[str]:
-    return irp_grid(session.target, _address(session, arguments, "an IRP")).kd_lines()
+    return irp_grid(session.target, arguments.number("ADDRESS") or 0).kd_lines()
 
 
 @command("!irpfind", help="the requests of all threads", plugin="irp")
@@ -173,26 +220,42 @@ def requests(session: Session, arguments: Arguments) -> Iterable[str]:
     return pending_grid(session.target, session.progress).kd_lines()
 
 
-@command("!drvobj", help="a driver object with its dispatch table", usage="NAME | ADDRESS [FLAGS]", plugin="irp")
+@command(
+    "!drvobj",
+    help="a driver object with its dispatch table",
+    arguments=(
+        word("NAME|ADDRESS", "a driver's name, or the address of its object", required=True),
+        flags(
+            Bit(1, "its devices"),
+            Bit(2, "its dispatch table"),
+            Bit(4, "its devices in detail", "not shown here: !devobj"),
+            Bit(8, "verifier"),
+        ),
+    ),
+    examples=(Example("!drvobj Ntfs"), Example("!drvobj \\Driver\\disk 2", "with its dispatch table")),
+    plugin="irp",
+)
 def driver_object(session: Session, arguments: Arguments) -> Iterable[str]:
-    operands = arguments.words
-    if not operands:
-        raise KdumpError("!drvobj takes a driver's name or the address of its object")
-    return driver_grid(session.target, operands[0]).kd_lines()
+    return driver_grid(session.target, arguments.word("NAME|ADDRESS") or "").kd_lines()
 
 
-@command("!devstack", help="a device and those attached to it", usage="ADDRESS", plugin="irp")
+@command(
+    "!devstack",
+    help="a device and those attached to it",
+    arguments=(number("ADDRESS", "of a device object", required=True),),
+    examples=(Example("!devstack ffff9189`4ef3a010"),),
+    plugin="irp",
+)
 def device_stack(session: Session, arguments: Arguments) -> Iterable[str]:
-    return stack_grid(session.target, _address(session, arguments, "a device object")).kd_lines()
+    return stack_grid(session.target, arguments.number("ADDRESS") or 0).kd_lines()
 
 
-@command("!devobj", help="a device object", usage="ADDRESS", plugin="irp")
+@command(
+    "!devobj",
+    help="a device object",
+    arguments=(number("ADDRESS", "of a device object", required=True),),
+    examples=(Example("!devobj ffff9189`4ef3a010"),),
+    plugin="irp",
+)
 def device_object(session: Session, arguments: Arguments) -> Iterable[str]:
-    return device_lines(session.target, _address(session, arguments, "a device object"))
-
-
-def _address(session: Session, arguments: Arguments, what: str) -> int:
-    operands = arguments.words
-    if not operands:
-        raise KdumpError(f"{arguments.name} takes the address of {what}")
-    return session.evaluate(operands[0])
+    return device_lines(session.target, arguments.number("ADDRESS") or 0)

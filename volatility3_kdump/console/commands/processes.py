@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, rest, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import ready as text
 from volatility3_kdump.views.process import STACKS, THREADS, process_grid
@@ -29,25 +30,35 @@ _MINUS_ONE = (1 << 64) - 1
 
 @command(
     "!process",
-    help="processes: flags 1 statistics, 2 threads, 4 stacks",
-    usage="[/s SESSION] [0 | -1 | PROCESS | PID] [FLAGS] [IMAGE]",
+    help="processes with what they run",
+    options=(Option("/s", "those of a session", value="SESSION"),),
+    arguments=(
+        number("PROCESS", "an EPROCESS, a process id, 0 for all, -1 for the current one"),
+        flags(
+            Bit(1, "times and priorities"),
+            Bit(2, "threads"),
+            Bit(4, "stacks"),
+            Bit(8, "stacks without arguments"),
+            Bit(_SWITCH, "in the process's context", "user stacks are read in the process's own memory"),
+        ),
+        word("IMAGE", "only processes of this name, with PROCESS 0"),
+    ),
+    examples=(
+        Example("!process 0 0", "all in brief"),
+        Example("!process 0 7 lsass.exe", "one by name, with its threads"),
+        Example("!process 1d8 3", "by process id"),
+    ),
     plugin="process",
 )
 def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    operands = arguments.words
-    number = None
-    if operands and operands[0].lower() == "/s" and len(operands) > 1:
-        number = session.evaluate(operands[1])
-        operands = operands[2:]
-    if operands and operands[0].startswith("/"):
-        raise KdumpError(f"!process knows no {operands[0]}: use /s SESSION")
-    if len(operands) > 3:
-        raise KdumpError("!process takes a process, flags and an image name")
-    which = _value(session, operands[0]) if operands else _MINUS_ONE
+    number_text = arguments.option("/s")
+    number = None if number_text is None else session.evaluate(number_text)
+    which = arguments.number("PROCESS")
+    which = _MINUS_ONE if which is None else which
     everything = which == 0
-    flags = _value(session, operands[1]) if len(operands) > 1 else None
-    image = operands[2] if len(operands) > 2 else None
+    flags = arguments.number("FLAGS")
+    image = arguments.word("IMAGE")
     if flags is None:
         flags = _FLAGS_OF_CURRENT if which in (0, _MINUS_ONE) else _FLAGS_OF_ONE
     if which == _MINUS_ONE:
@@ -65,73 +76,104 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     if detail & STACKS and not detail & THREADS:
         detail = detail & ~STACKS | THREADS
     yield from process_grid(target, chosen, detail, session.progress).kd_lines()
-    if flags & _SWITCH:
-        yield "NOTE: flag 10 does not make a process current: .process /p does"
-
-
-def _value(session: Session, word: str) -> int:
-    return _MINUS_ONE if word == "-1" else session.evaluate(word)
 
 
 @command(
     "!thread",
     help="a thread; by default the current one",
-    usage="[-t TID] [ADDRESS [FLAGS]]",
+    options=(
+        Option("-t", "by its thread id", value="TID"),
+        Option("-p", "with its process", note="not shown: !process PROCESS 0"),
+    ),
+    arguments=(
+        number("ADDRESS", "an ETHREAD"),
+        flags(
+            Bit(2, "what it waits for"),
+            Bit(4, "its stack"),
+            Bit(8, "the stack without arguments"),
+            Bit(_SWITCH, "in its process's context", "user stacks are read in the process's own memory"),
+        ),
+    ),
+    examples=(Example("!thread ffff9189`527e9080 6"), Example("!thread -t 1a4", "by thread id")),
     plugin="thread",
 )
 def threads(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    operands = [word for word in arguments.words if word.lower() != "-p"]
-    if operands[:1] == ["-t"]:
-        if len(operands) < 2:
-            raise KdumpError("!thread -t takes a thread id, hexadecimal")
-        flags = _value(session, operands[2]) if len(operands) > 2 else _FLAGS_OF_THREAD
-        chosen = ThreadChoice(tids=[session.evaluate(operands[1])])
+    flags = arguments.number("FLAGS")
+    which = arguments.number("ADDRESS")
+    tid = arguments.option("-t")
+    if tid is not None:
+        # Behind a thread id the first number is that of the flags.
+        flags = flags if flags is not None else which
+        chosen = ThreadChoice(tids=[session.evaluate(tid)])
     else:
-        which = _value(session, operands[0]) if operands else _MINUS_ONE
-        flags = _value(session, operands[1]) if len(operands) > 1 else _FLAGS_OF_THREAD
-        if which in (0, _MINUS_ONE):
-            current = session.current.thread
-            if current is None:
+        if which in (None, 0, _MINUS_ONE):
+            which = session.current.thread
+            if which is None:
                 raise KdumpError(f"{target.name}: the dump does not say which thread crashed: name one")
-            which = current
         chosen = ThreadChoice([which])
+    flags = _FLAGS_OF_THREAD if flags is None else flags
     with_arguments = not flags & _WITHOUT_ARGUMENTS
     return thread_grid(target, chosen, bool(flags & STACKS), session.progress, with_arguments).kd_lines()
 
 
-@command("!ready", help="threads that are ready to run", plugin="ready")
+@command(
+    "!ready",
+    help="threads that are ready to run",
+    arguments=(
+        flags(
+            Bit(2, "waits", "not shown"),
+            Bit(4, "stacks", "not shown here: !thread"),
+            Bit(8, "stacks without arguments", "not shown"),
+            Bit(1, "statistics", "not shown"),
+        ),
+    ),
+    examples=(Example("!ready"),),
+    plugin="ready",
+)
 def ready(session: Session, arguments: Arguments) -> Iterable[str]:
     return ready_lines(session.target)
 
 
-@command("!running", help="what the processors run: -i idle ones too, -t stacks", usage="[-i] [-t]", plugin="ready")
+@command(
+    "!running",
+    help="what the processors run",
+    options=(Option("-i", "idle processors too"), Option("-t", "with stacks")),
+    examples=(Example("!running -it", "all processors with their stacks"),),
+    plugin="ready",
+)
 def running(session: Session, arguments: Arguments) -> Iterable[str]:
-    options = {word.lower() for word in arguments.words}
-    letters = {letter for option in options for letter in option.lstrip("-")}
-    if letters - {"i", "t"}:
-        raise KdumpError("!running takes -i and -t")
-    return running_lines(session.target, "i" in letters, "t" in letters)
+    return running_lines(session.target, arguments.has("-i"), arguments.has("-t"))
 
 
 @command(
     "!stacks",
-    help="a line for each thread: where it waits; 2 whole stacks; FILTER a part of a name",
-    usage="[0|1|2] [FILTER]",
+    help="a line for each thread: where it waits",
+    arguments=(
+        word("DETAIL", "0 the first frame, 1 also threads without stacks, 2 whole stacks"),
+        rest("FILTER", "only threads with this in a name of their stack"),
+    ),
+    examples=(Example("!stacks 2 myfault", "whole stacks that myfault is on"),),
     plugin="stack",
 )
 def all_stacks(session: Session, arguments: Arguments) -> Iterable[str]:
-    operands = arguments.words
-    level = 0
-    if operands and operands[0] in ("0", "1", "2"):
-        level = int(operands.pop(0))
-    return summary_lines(session.target, level, " ".join(operands), session.progress)
+    detail, wanted = arguments.word("DETAIL") or "0", arguments.word("FILTER") or ""
+    if detail not in ("0", "1", "2"):
+        detail, wanted = "0", f"{detail} {wanted}".strip()
+    return summary_lines(session.target, int(detail), wanted.strip('"'), session.progress)
 
 
-@command("!irql", help="IRQL before the bug check", usage="[PROCESSOR]", plugin="ready")
+@command(
+    "!irql",
+    help="IRQL before the bug check",
+    arguments=(number("PROCESSOR", "a processor, by default the current one"),),
+    examples=(Example("!irql 1", "of processor 1"),),
+    plugin="ready",
+)
 def irql(session: Session, arguments: Arguments) -> Iterator[str]:
     target = session.target
-    number = session.evaluate(arguments.text) if arguments.text else session.current.processor
+    number = arguments.number("PROCESSOR")
+    number = session.current.processor if number is None else number
     if number is None:
         raise KdumpError(f"{target.name}: the dump does not say which processor crashed: name one")
     state = next((entry for entry in processor_states(target) if entry.number == number), None)
@@ -143,15 +185,14 @@ def irql(session: Session, arguments: Arguments) -> Iterator[str]:
 
 @command(
     "!vad",
-    help="regions of the current process's address space; those of a tree; the one that holds an address",
-    usage="[ROOT | ADDRESS]",
+    help="regions of the current process's address space",
+    arguments=(number("ROOT|ADDRESS", "the root of a tree, or an address in user space, whose region is shown"),),
+    examples=(Example("!vad"), Example("!vad 7ffe0000", "the region that holds the address")),
     plugin="vad",
 )
 def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    if len(arguments.words) > 1:
-        raise KdumpError("!vad takes the root of a tree, or an address in user space")
-    address = session.evaluate(arguments.text) if arguments.text else 0
+    address = arguments.number("ROOT|ADDRESS") or 0
     if target.is_kernel_address(address):
         tree = read_vads(target, address)
     else:
@@ -163,16 +204,16 @@ def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(
     "!token",
-    help="an access token: user, groups and privileges; by default that of the current thread or process",
-    usage="[ADDRESS]",
+    help="an access token: user, groups and privileges",
+    arguments=(number("ADDRESS", "of a token, by default that of the current thread or process"),),
+    examples=(Example("!token ffffa00d`12345060"),),
     plugin="token",
 )
 def access_token(session: Session, arguments: Arguments) -> Iterator[str]:
     target = session.target
-    if len(arguments.words) > 1:
-        raise KdumpError("!token takes the address of a token")
-    if arguments.text:
-        yield from token_grid(target, read_token(target, session.evaluate(arguments.text))).kd_lines()
+    address = arguments.number("ADDRESS")
+    if address is not None:
+        yield from token_grid(target, read_token(target, address)).kd_lines()
         return
     chosen = token_of(target, _current_process(session), session.current.thread)
     if chosen.origin is not None:

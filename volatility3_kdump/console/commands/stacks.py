@@ -11,6 +11,7 @@ from volatility3_kdump.analysis.code import function_around, instructions_betwee
 from volatility3_kdump.analysis.failure import Failure, failure_at_context, failure_at_trap, failure_in, find_failure
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.cpu.context import register_names
 from volatility3_kdump.cpu.exception import parse_exception_record
 from volatility3_kdump.errors import KdumpError
@@ -88,6 +89,17 @@ def _set_failure(dump: OpenDump, failure: Failure, start: Start) -> None:
     *("k", "kb", "kc", "kf", "kn", "kp", "kP", "kv", "kL"),
     help="the stack: b arguments, v trap frames too, c names only, f sizes of frames",
     usage="[bcfnpPvL] [COUNT] [= [BASE] STACK IP]",
+    own=True,
+    options=(
+        Option("b", "with the first words of arguments"),
+        Option("v", "and trap frames"),
+        Option("c", "names only"),
+        Option("f", "with the frames' sizes"),
+        Option("n", "with the frames' numbers"),
+        Option("p P L M D", "accepted, as in KD; they change nothing without private symbols"),
+        Option("=", "from there", value="[BASE] STACK IP"),
+    ),
+    examples=(Example("kv"), Example("kn 5", "five frames"), Example("k = @rsp @rip")),
     plugin="stack",
     glued=True,
 )
@@ -153,20 +165,25 @@ def _frame_count(session: Session, text: str) -> int:
     return count
 
 
-@command(".frame", help="shows one frame of the stack; /r with its registers", usage="[/r] [N]", plugin="stack")
+@command(
+    ".frame",
+    help="shows one frame of the stack",
+    options=(Option("/r", "with its registers"),),
+    arguments=(number("N", "the frame's number, by default that chosen last"),),
+    examples=(Example(".frame /r 3"),),
+    plugin="stack",
+)
 def frame(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
-    switches, rest = _switches(arguments.text.lower())
-    if switches - {"/r"}:
-        raise KdumpError(f".frame takes /r and a number, not {min(switches - {'/r'})}")
-    number = session.evaluate(rest) if rest else session.state.frame
+    number = arguments.number("N")
+    number = session.state.frame if number is None else number
     start = current_start(session)
     frames = walker(target).walk(start).frames
     if not 0 <= number < len(frames):
         raise KdumpError(f"there is no frame {number:x}: the stack has {len(frames):x} (hexadecimal)")
     session.state.frame = number
     yield row(frames[number], "k", target.memory.pointer_size)
-    if "/r" in switches:
+    if arguments.has("/r"):
         context = walker(target).registers_of_frame(start, number)
         if context is None:
             architecture = target.header.architecture
@@ -181,7 +198,14 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
 _ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
 
 
-@command("r", help="registers, and the code there", usage="[REGISTER[,REGISTER] | $tN=VALUE]", plugin="trap")
+@command(
+    "r",
+    help="registers, and the code there",
+    usage="[REGISTER[,REGISTER] | $tN=VALUE]",
+    own=True,
+    examples=(Example("r rip,rsp"), Example("r $t0=5", "sets a pseudo-register")),
+    plugin="trap",
+)
 def registers(session: Session, arguments: Arguments) -> Iterable[str]:
     assigned = _ASSIGNMENT.fullmatch(arguments.text)
     if assigned is not None:
@@ -223,13 +247,20 @@ def _one_register(session: Session, name: str) -> str:
     return f"{plain}={session.evaluate(f'@{plain}'):x}"
 
 
-@command(".trap", help="registers of a trap frame, and makes them current", usage="[ADDRESS]", plugin="trap")
+@command(
+    ".trap",
+    help="registers of a trap frame, and makes them current",
+    arguments=(number("ADDRESS", "of a KTRAP_FRAME; without it the registers of the crash are current again"),),
+    examples=(Example(".trap ffff8781`a4f6a010"),),
+    plugin="trap",
+)
 def trap(session: Session, arguments: Arguments) -> Iterable[str]:
     dump = session.current
-    if not arguments.text:
+    address = arguments.number("ADDRESS")
+    if address is None:
         dump.state.reset_context()
         return [_RESET]
-    return _set_trap(session, session.evaluate(arguments.text))
+    return _set_trap(session, address)
 
 
 def _set_trap(session: Session, address: int) -> Iterable[str]:
@@ -239,9 +270,15 @@ def _set_trap(session: Session, address: int) -> Iterable[str]:
     return failure_grid(session.target, failure).kd_lines()
 
 
-@command(".cxr", help="registers of a context record, and makes them current", usage="[ADDRESS]", plugin="trap")
+@command(
+    ".cxr",
+    help="registers of a context record, and makes them current",
+    arguments=(number("ADDRESS", "of a CONTEXT; without it the registers of the crash are current again"),),
+    examples=(Example(".cxr ffff8781`a4f6a010"),),
+    plugin="trap",
+)
 def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
-    address = session.evaluate(arguments.text) if arguments.text else 0
+    address = arguments.number("ADDRESS") or 0
     if not address:
         session.state.reset_context()
         return [_RESET]
@@ -266,18 +303,22 @@ def exception_context(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError("Unable to get exception context: the bug check names none, and no trap frame is on the stack")
 
 
-@command(".exr", help="an exception record; -1 for that of the dump header", usage="ADDRESS | -1", plugin="trap")
+@command(
+    ".exr",
+    help="an exception record",
+    arguments=(number("ADDRESS", "of an EXCEPTION_RECORD, or -1 for that of the dump's header", required=True),),
+    examples=(Example(".exr -1"),),
+    plugin="trap",
+)
 def exception(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
     width = target.memory.pointer_size
-    if arguments.text == "-1":
+    if arguments.word("ADDRESS") == "-1":
         record = parse_exception_record(target.header.exception_record, width)
         if record is None:
             raise KdumpError(f"{target.name}: the exception record of the dump header was never set")
         return exception_lines(record, width, target.names.lookup(record.address))
-    if not arguments.text:
-        raise KdumpError(".exr takes an address, or -1 for the record of the dump header")
-    address = session.evaluate(arguments.text)
+    address = arguments.number("ADDRESS") or 0
     record = read_exception_record(target, address, session.current.memory)
     return exception_grid(target, address, record).kd_lines()
 
@@ -285,11 +326,21 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
 # thread and process ---------------------------------------------------------------------------------------------------
 
 
-@command(".thread", help="makes a thread current; without an address that of the crash", usage="[/p] [/r] [ADDRESS]")
+@command(
+    ".thread",
+    help="makes a thread current; without an address that of the crash",
+    options=(
+        Option("/p", "its process's memory too"),
+        Option("/P", "as /p", note="page tables are always read by what the dump holds"),
+        Option("/r", "symbols anew", note="they are read anew by themselves"),
+        Option("/w", "its 32-bit context", note="the registers of WOW64 are in user memory, and not looked for"),
+    ),
+    arguments=(number("ADDRESS", "an ETHREAD"),),
+    examples=(Example(".thread /p ffff9189`527e9080"),),
+)
 def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     dump = session.current
-    switches, rest = _switches(arguments.text)
-    address = session.evaluate(rest) if rest else 0
+    address = arguments.number("ADDRESS") or 0
     if not address:
         dump.state.thread = None
         dump.state.reset_context()
@@ -299,7 +350,7 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     chosen = read_thread(dump.target, address)
     dump.state.reset_context()
     dump.state.thread = address
-    if switches & {"/p", "/P"} and chosen.process:
+    if (arguments.has("/p") or arguments.has("/P")) and chosen.process:
         dump.choose_process(chosen.process)
     yield _implicit("thread", address, dump)
     try:
@@ -310,13 +361,21 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
         yield f"NOTE: its registers are not known: {error}"
 
 
-@command(".process", help="makes a process current: its user memory", usage="[/p] [/r] [ADDRESS]")
+@command(
+    ".process",
+    help="makes a process current: its user memory",
+    options=(
+        Option("/p", "its page tables are used, as they always are"),
+        Option("/P", "as /p", note="page tables are always read by what the dump holds"),
+        Option("/r", "symbols anew", note="they are read anew by themselves"),
+        Option("/i", "lets the machine run into the process", refused="a dump cannot run; use /p"),
+    ),
+    arguments=(number("ADDRESS", "an EPROCESS"),),
+    examples=(Example(".process /p ffff9189`4ef3a080"),),
+)
 def process(session: Session, arguments: Arguments) -> Iterable[str]:
     dump = session.current
-    switches, rest = _switches(arguments.text)
-    if "/i" in switches:
-        raise KdumpError(".process /i lets a machine run until it is in the process: a dump cannot; use /p")
-    address = session.evaluate(rest) if rest else 0
+    address = arguments.number("ADDRESS") or 0
     if not address:
         dump.choose_process(None)
         yield _implicit("process", dump.process, dump)
@@ -326,14 +385,6 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
     yield _implicit("process", address, dump)
     if not readable:
         yield "NOTE: its page tables are not in the dump: its user memory cannot be read"
-
-
-def _switches(text: str) -> tuple[set[str], str]:
-    operands = text.split()
-    switches = set()
-    while operands and operands[0].startswith("/"):
-        switches.add(operands.pop(0))
-    return switches, " ".join(operands)
 
 
 def _implicit(what: str, address: int | None, dump: OpenDump) -> str:
@@ -347,11 +398,17 @@ def _implicit(what: str, address: int | None, dump: OpenDump) -> str:
 
 
 @command(
-    "u", "up", help="disassembles; goes on where the last u ended", usage="[ADDRESS] [L COUNT | END]", plugin="disasm"
+    "u",
+    "up",
+    help="disassembles; goes on where the last u ended",
+    usage="[ADDRESS] [L COUNT | END]",
+    own=True,
+    examples=(Example("u @rip L5", "five instructions"),),
+    plugin="disasm",
 )
 def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
     target, state = session.target, session.state
-    start, count, end = _code_range(session, arguments.text)
+    start, count, end = _code_range(session, arguments)
     if start is None:
         start = state.code if state.code is not None else _current_ip(session)
     if end is not None:
@@ -365,9 +422,16 @@ def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
     return instructions_grid(target, start, instructions, count).kd_lines()
 
 
-@command("ub", help="disassembles the instructions before an address", usage="[ADDRESS] [L COUNT]", plugin="disasm")
+@command(
+    "ub",
+    help="disassembles the instructions before an address",
+    usage="[ADDRESS] [L COUNT]",
+    own=True,
+    examples=(Example("ub @rip"),),
+    plugin="disasm",
+)
 def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
-    start, count, end = _code_range(session, arguments.text)
+    start, count, end = _code_range(session, arguments)
     if end is not None:
         raise KdumpError("ub takes an address and L COUNT")
     if start is None:
@@ -375,7 +439,14 @@ def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
     return disasm_grid(session.target, start, count, True).kd_lines()
 
 
-@command("uf", help="disassembles a whole function", usage="[ADDRESS]", plugin="disasm")
+@command(
+    "uf",
+    help="disassembles a whole function",
+    usage="[ADDRESS]",
+    own=True,
+    examples=(Example("uf nt!KeBugCheckEx"),),
+    plugin="disasm",
+)
 def unassemble_function(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
     address = session.evaluate(arguments.text) if arguments.text else _current_ip(session)
@@ -398,8 +469,9 @@ def _current_ip(session: Session) -> int:
     return context.ip
 
 
-def _code_range(session: Session, text: str) -> tuple[int | None, int, int | None]:
+def _code_range(session: Session, arguments: Arguments) -> tuple[int | None, int, int | None]:
     """(start, number of instructions, end) of ``ADDRESS L5``, ``ADDRESS END`` or less."""
+    text = arguments.text
     match = _COUNT.fullmatch(text)
     if match is not None:
         count = session.evaluate(match["count"])

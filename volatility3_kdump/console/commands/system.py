@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import banner
 from volatility3_kdump.views.error_log import errlog_grid
@@ -48,36 +49,52 @@ def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
     yield from banner.times(read_system(session.target))
 
 
-@command("!pcr", help="a processor's control region", usage="[PROCESSOR]", plugin="cpu")
+@command(
+    "!pcr",
+    help="a processor's control region",
+    arguments=(number("PROCESSOR", "a processor, by default the current one"),),
+    examples=(Example("!pcr 1", "of processor 1"),),
+    plugin="cpu",
+)
 def control_region_of(session: Session, arguments: Arguments) -> Iterable[str]:
-    return region_grid(session.target, _processor(session, arguments)).kd_lines()
-
-
-@command("!prcb", help="a processor's control block", usage="[PROCESSOR]", plugin="cpu")
-def control_block_of(session: Session, arguments: Arguments) -> Iterable[str]:
-    return control_block_grid(session.target, _processor(session, arguments)).kd_lines()
-
-
-def _processor(session: Session, arguments: Arguments) -> int:
-    number = session.evaluate(arguments.text) if arguments.text else session.current.processor
+    number = arguments.number("PROCESSOR")
+    number = session.current.processor if number is None else number
     if number is None:
         raise KdumpError(f"{session.target.name}: the dump does not say which processor crashed: name one")
-    return number
+    return region_grid(session.target, number).kd_lines()
 
 
-@command("!cpuinfo", help="family, model and stepping of the processors", usage="[PROCESSOR]", plugin="cpu")
+@command(
+    "!prcb",
+    help="a processor's control block",
+    arguments=(number("PROCESSOR", "a processor, by default processor 0"),),
+    examples=(Example("!prcb 1", "of processor 1"),),
+    plugin="cpu",
+)
+def control_block_of(session: Session, arguments: Arguments) -> Iterable[str]:
+    return control_block_grid(session.target, arguments.number("PROCESSOR") or 0).kd_lines()
+
+
+@command(
+    "!cpuinfo",
+    help="family, model and stepping of the processors",
+    arguments=(number("PROCESSOR", "one processor, by default all"),),
+    examples=(Example("!cpuinfo 0", "of processor 0"),),
+    plugin="cpu",
+)
 def processor_information(session: Session, arguments: Arguments) -> Iterable[str]:
-    return models_grid(session.target, session.evaluate(arguments.text) if arguments.text else None).kd_lines()
+    return models_grid(session.target, arguments.number("PROCESSOR")).kd_lines()
 
 
 @command(
     "!dpcs",
     help="deferred procedure calls that are queued, and those that run",
-    usage="[PROCESSOR]",
+    arguments=(number("PROCESSOR", "one processor, by default all"),),
+    examples=(Example("!dpcs 1", "of processor 1"),),
     plugin="cpu",
 )
 def deferred_calls(session: Session, arguments: Arguments) -> Iterable[str]:
-    return dpcs_grid(session.target, session.evaluate(arguments.text) if arguments.text else None).kd_lines()
+    return dpcs_grid(session.target, arguments.number("PROCESSOR")).kd_lines()
 
 
 @command("!dpcwatchdog", help="what the processors ran while the DPC watchdog sampled them")
@@ -125,12 +142,18 @@ def black_box_services(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError("the tag of the service control manager's black box is not public: .enumtag lists all blobs")
 
 
-@command("!sysinfo", help="the machine and its firmware, by its SMBIOS tables", usage="machineid", plugin="info")
+@command(
+    "!sysinfo",
+    help="the machine and its firmware, by its SMBIOS tables",
+    arguments=(word("WHAT", "machineid", required=True),),
+    examples=(Example("!sysinfo machineid", "maker, product and BIOS"),),
+    plugin="info",
+)
 def system_information(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.dump.smbios import machine_information
     from volatility3_kdump.text.machine import machine_lines
 
-    if arguments.text.lower() != "machineid":
+    if (arguments.word("WHAT") or "").lower() != "machineid":
         raise KdumpError("!sysinfo takes machineid; !cpuinfo shows the processors")
     target = session.target
     machine = machine_information(target.dump.source, target.dump.tagged)
@@ -146,30 +169,34 @@ def dump_header(session: Session, arguments: Arguments) -> Iterable[str]:
     return header_lines(session.target.header)
 
 
-@command("!errrec", help="a hardware error record (WHEA_ERROR_RECORD)", usage="ADDRESS", plugin="errrec")
+@command(
+    "!errrec",
+    help="a hardware error record (WHEA_ERROR_RECORD)",
+    arguments=(number("ADDRESS", "of the record: the second argument of bug check 124", required=True),),
+    examples=(Example("!errrec ffff8781a4f6a010"),),
+    plugin="errrec",
+)
 def hardware_error(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.hardware import error_record_grid
 
-    if not arguments.text:
-        raise KdumpError("!errrec takes an address: that of bug check 124 is its second argument")
-    return error_record_grid(session.current.memory, session.evaluate(arguments.text)).kd_lines()
+    return error_record_grid(session.current.memory, arguments.number("ADDRESS") or 0).kd_lines()
 
 
 @command(
     "!locks",
-    help="resources that are held or waited for: -d all, -v with their threads",
-    usage="[-v] [-d] [-p] [ADDRESS]",
+    help="resources that are held or waited for",
+    options=(
+        Option("-d", "all of them, also those that nobody holds"),
+        Option("-v", "with their threads"),
+        Option("-p", "performance data", note="public symbols do not say where they are"),
+    ),
+    arguments=(number("ADDRESS", "one resource (ERESOURCE)"),),
+    examples=(Example("!locks -v"), Example("!locks ffff8000`12345678", "one resource")),
     plugin="locks",
 )
 def locks(session: Session, arguments: Arguments) -> Iterable[str]:
-    operands = arguments.words
-    options = {word.lower() for word in operands if word.startswith("-")}
-    unknown = options - {"-v", "-d", "-p"}
-    if unknown:
-        raise KdumpError(f"!locks knows no {min(unknown)}: use -v, -d or an address")
-    rest = [word for word in operands if not word.startswith("-")]
-    one = session.evaluate(" ".join(rest)) if rest else None
-    return locks_grid(session.target, "-d" in options, "-v" in options, one or None, session.progress).kd_lines()
+    one = arguments.number("ADDRESS") or None
+    return locks_grid(session.target, arguments.has("-d"), arguments.has("-v"), one, session.progress).kd_lines()
 
 
 @command("!errlog", help="pending entries of the I/O error log", plugin="errlog")
@@ -177,42 +204,80 @@ def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
     return errlog_grid(session.target, session.progress).kd_lines()
 
 
-@command("!vm", help="page files, commit and limits; 1 without processes", usage="[FLAGS]", plugin="vm")
+@command(
+    "!vm",
+    help="page files, commit and limits, and the processes' commit",
+    arguments=(
+        flags(
+            Bit(_WITHOUT_PROCESSES, "without the processes"),
+            Bit(2, "stacks of the threads of memory management", "not shown here: !process 4 7 shows the threads"),
+            Bit(4, "sessions", "not shown here"),
+            Bit(8, "the log of page file writes", "not shown here"),
+            Bit(0x10, "stacks of threads that own working sets", "not shown here"),
+            Bit(0x20, "use of the kernel's address space", "not shown here"),
+        ),
+    ),
+    examples=(Example("!vm 1", "without the processes"),),
+    plugin="vm",
+)
 def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
-    flags = session.evaluate(arguments.text) if arguments.text else 0
-    return vm_grid(session.target, not flags & _WITHOUT_PROCESSES, session.progress).kd_lines()
+    wanted = arguments.number("FLAGS") or 0
+    return vm_grid(session.target, not wanted & _WITHOUT_PROCESSES, session.progress).kd_lines()
 
 
 @command(
     "!memusage",
-    help="physical memory by list and by use; 8 for the lists' lengths alone",
-    usage="[FLAGS]",
+    help="physical memory by list and by use",
+    arguments=(
+        flags(
+            Bit(1, "modified pages that are not to be written", "not shown apart here"),
+            Bit(2, "standby and modified pages in detail", "not shown apart here"),
+            Bit(_SUMMARY, "the lengths of the lists alone"),
+        ),
+    ),
+    examples=(Example("!memusage 8", "the lengths of the lists"),),
     plugin="memusage",
 )
 def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[str]:
-    flags = session.evaluate(arguments.text) if arguments.text else 0
-    return memusage_grid(session.target, bool(flags & _SUMMARY), session.progress).kd_lines()
+    wanted = arguments.number("FLAGS") or 0
+    return memusage_grid(session.target, bool(wanted & _SUMMARY), session.progress).kd_lines()
 
 
 @command(
     "!poolused",
-    help="pool by tag: 1 allocations and frees, 2 by nonpaged, 4 by paged use; only tags that fit",
-    usage="[FLAGS [TAG]]",
+    help="pool by tag",
+    arguments=(
+        flags(
+            Bit(_VERBOSE, "allocations and frees too"),
+            Bit(_BY_NONPAGED, "by nonpaged use"),
+            Bit(_BY_PAGED, "by paged use"),
+            Bit(8, "session pool", "session pool is not counted apart in this kernel's table"),
+        ),
+        word("TAG", "only tags that this pattern fits (* and ?)"),
+    ),
+    examples=(Example("!poolused 2", "by nonpaged use"), Example("!poolused 2 Leak", "one tag")),
     plugin="pool",
 )
 def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
-    operands = arguments.words
-    if len(operands) > 2:
-        raise KdumpError("!poolused takes flags and a tag")
-    flags = session.evaluate(operands[0]) if operands else 0
-    order = "nonpaged" if flags & _BY_NONPAGED else "paged" if flags & _BY_PAGED else "tag"
-    tag = operands[1] if len(operands) > 1 else None
-    return usage_grid(session.target, order, tag, None, bool(flags & _VERBOSE), session.progress).kd_lines()
+    wanted = arguments.number("FLAGS") or 0
+    order = "nonpaged" if wanted & _BY_NONPAGED else "paged" if wanted & _BY_PAGED else "tag"
+    tag, verbose = arguments.word("TAG"), bool(wanted & _VERBOSE)
+    return usage_grid(session.target, order, tag, None, verbose, session.progress).kd_lines()
 
 
-@command("!pool", help="the pool block that an address lies in, and those around it", usage="ADDRESS", plugin="pool")
+@command(
+    "!pool",
+    help="the pool block that an address lies in, and those around it",
+    arguments=(
+        number("ADDRESS", "an address in a pool block", required=True),
+        flags(
+            Bit(1, "the contents of the blocks", "not shown here: dd shows them"),
+            Bit(2, "only the block that holds ADDRESS", "the whole page is shown"),
+            Bit(0x8000_0000, "without the tag's description", "nothing else is left out"),
+        ),
+    ),
+    examples=(Example("!pool ffffd48f`77af9698"),),
+    plugin="pool",
+)
 def pool_block(session: Session, arguments: Arguments) -> Iterable[str]:
-    operands = arguments.words
-    if not operands:
-        raise KdumpError("!pool takes an address")
-    return block_grid(session.target, session.evaluate(operands[0]), None, session.progress).kd_lines()
+    return block_grid(session.target, arguments.number("ADDRESS") or 0, None, session.progress).kd_lines()

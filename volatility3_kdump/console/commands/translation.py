@@ -6,50 +6,69 @@ from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, number
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.expressions import parse_bounds, parse_first
+from volatility3_kdump.expressions import parse_bounds
 
 _PHYSICAL = {"!db": "b", "!dc": "c", "!dd": "d", "!dw": "w", "!dq": "q", "!dp": "p", "!da": "a", "!du": "u"}
 
 
-@command("!pte", help="the page table entries of an address", usage="ADDRESS", plugin="pte")
+@command(
+    "!pte",
+    help="the page table entries of an address",
+    arguments=(number("ADDRESS", "a virtual address, in the address space of the current process", required=True),),
+    examples=(Example("!pte @rip"),),
+    plugin="pte",
+)
 def page_table_entries(session: Session, arguments: Arguments) -> Iterable[str]:
-    """In the address space of the current process."""
     from volatility3_kdump.views.translation import pte_grid
     from volatility3_kdump.windows.memory.translation import directory_of
 
-    if not arguments.text:
-        raise KdumpError("!pte needs an address")
     directory = directory_of(session.target, session.current.process)
-    return pte_grid(session.target, session.evaluate(arguments.text), directory).kd_lines()
+    return pte_grid(session.target, arguments.number("ADDRESS") or 0, directory).kd_lines()
 
 
-@command("!vtop", help="the physical address of a virtual one", usage="[DIRECTORY] ADDRESS", plugin="pte")
+@command(
+    "!vtop",
+    help="the physical address of a virtual one",
+    arguments=(
+        number("DIRECTORY", "a page directory's physical address; 0 for that of the current process", required=True),
+        number("ADDRESS", "a virtual address; where it stands alone, the current process's"),
+    ),
+    examples=(Example("!vtop 0 @rip"),),
+    plugin="pte",
+)
 def virtual_to_physical(session: Session, arguments: Arguments) -> Iterable[str]:
-    """``DIRECTORY`` is a page directory's physical address; 0 or none for that of the current process."""
     from volatility3_kdump.views.translation import vtop_grid
     from volatility3_kdump.windows.memory.translation import directory_of
 
-    if not arguments.text:
-        raise KdumpError("!vtop needs an address")
-    directory = 0
-    address, rest = parse_first(arguments.text, session.names, session.state.radix)
-    if rest:
-        directory, address = address, session.evaluate(rest)
+    directory, address = arguments.number("DIRECTORY") or 0, arguments.number("ADDRESS")
+    if address is None:
+        directory, address = 0, directory
     directory = directory or directory_of(session.target, session.current.process)
     return vtop_grid(session.target, address, directory).kd_lines()
 
 
-@command("!address", help="what an address belongs to", usage="ADDRESS", plugin="address")
+@command(
+    "!address",
+    help="what an address belongs to",
+    arguments=(number("ADDRESS", "an address", required=True),),
+    examples=(Example("!address @rsp"),),
+    plugin="address",
+)
 def region(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.regions import region_grid
 
-    if not arguments.text:
-        raise KdumpError("!address needs an address: regions are not listed")
-    return region_grid(session.target, session.evaluate(arguments.text), session.current.memory).kd_lines()
+    return region_grid(session.target, arguments.number("ADDRESS") or 0, session.current.memory).kd_lines()
 
 
-@command(*_PHYSICAL, help="physical memory as bytes, numbers or text", usage="ADDRESS [Lcount]")
+@command(
+    *_PHYSICAL,
+    help="physical memory as bytes, numbers or text",
+    usage="ADDRESS [LCOUNT | END]",
+    own=True,
+    examples=(Example("!dq 1f3a2a000 L8", "eight numbers of eight bytes"),),
+)
 def display_physical(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.text.addresses import pointer
     from volatility3_kdump.views.memory import MemoryView

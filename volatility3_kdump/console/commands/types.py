@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
 
 _OPTION = re.compile(r"-([A-Za-z])([0-9]*)")
@@ -33,14 +34,29 @@ class _Wanted:
 @command(
     "dt",
     help="a type, or memory as one",
-    usage="[-r[n]] [-b] [-a[n]] [-y] [-o] [-v] [-l field] [module!]type [fields] [address]",
+    usage="[-r[N]] [-b] [-a[N]] [-y] [-o] [-v] [-l FIELD] [MODULE!]TYPE [FIELDS] [ADDRESS]",
+    own=True,
+    options=(
+        Option("-r", "types inside of it, N levels deep", value="N", glued=True),
+        Option("-b", "blocks: types inside of it that stand in it"),
+        Option("-a", "elements of arrays, N of them", value="N", glued=True),
+        Option("-y", "FIELDS are beginnings of names"),
+        Option("-o", "without offsets"),
+        Option("-v", "sizes too"),
+        Option("-l", "each element of a list that FIELD links", value="FIELD"),
+        Option("-e -i", "accepted, as in KD; they change nothing here"),
+    ),
+    examples=(
+        Example("dt nt!_EPROCESS @$proc ImageFileName"),
+        Example("dt nt!_KTHREAD -y Wait", "fields that begin with Wait"),
+    ),
     plugin="type",
 )
 def display_type(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.views.type import TypeView, names_lines
     from volatility3_kdump.windows.typed_values import Options
 
-    wanted = _parse(arguments.text)
+    wanted = _parse(arguments)
     if not wanted.type_name:
         raise KdumpError("dt needs a type: dt nt!_EPROCESS")
     target = session.target
@@ -70,12 +86,14 @@ def _member_names(session: Session, name: str) -> set[str]:
     return {member.name for member in description.members} if description is not None else set()
 
 
-def _parse(text: str) -> _Wanted:
+def _parse(arguments: Arguments) -> _Wanted:
     wanted = _Wanted()
-    operands = iter(text.split())
+    operands = iter(arguments.text.split())
     for word in operands:
         match = _OPTION.fullmatch(word)
         if match is None:
+            if word.startswith("/") or re.match(r"-[A-Za-z]{2}", word):
+                raise arguments.unknown(word)
             if wanted.type_name:
                 wanted.words.append(word)
             else:
@@ -99,5 +117,5 @@ def _parse(text: str) -> _Wanted:
             if wanted.link is None:
                 raise KdumpError("dt -l needs a field")
         elif letter not in "ei":
-            raise KdumpError(f"dt has no option -{letter} here: -r -b -a -y -o -v -l")
+            raise arguments.unknown(word)
     return wanted
