@@ -137,6 +137,7 @@ def test_the_shipped_rules_are_all_understood():
     assert rules.owner("nt", "KiFastFailDispatch").strength == LAST
     assert rules.owner("nt", None).microsoft
     assert rules.owner("NETIO", "WfpNotifyFlowContextDelete")[:2] == ("microsoft", PLAIN)
+    assert rules.owner("tcpip", "TcpTcbHeaderSend").strength == MAYBE
     assert rules.owner("myfault", None)[:2] == ("MachineOwner", PLAIN)
 
 

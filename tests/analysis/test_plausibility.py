@@ -18,6 +18,7 @@ from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.plausibility import plausibility
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.summary import MOST_LINES, summary
+from volatility3_kdump.views.analyze import _verdict_rows
 
 Scene = Callable[..., Target]
 KERNEL, TRIAGE = 6, 4
@@ -52,6 +53,24 @@ def test_an_acquitted_driver_is_not_named(
     lines = summary(crash, target.has_names)
     assert len(lines) <= MOST_LINES and judged.says[1:] in lines[1]
     assert not any(line.startswith("myfault") for line in lines)
+
+
+def test_an_acquitted_access_is_said_once(scene: Scene) -> None:
+    """What the instruction contradicts is not told again as a fact: no null pointer, no second sentence."""
+    target = scene("acquitted-read", TRIAGE)
+    crash = analysed(target)
+    address = f"{crash.failure.address:#x}" if crash.failure is not None and crash.failure.address else "?"
+    assert sum(address in line for line in summary(crash, target.has_names)) == 1
+    assert not any(finding.tag == "AV.Dereference" for finding in crash.reasoning.findings)
+
+
+def test_one_bit_is_told_once(scene: Scene) -> None:
+    """Where memory is suspected, the symbol is the place where it showed, and no second row says so again."""
+    crash = analysed(scene("wrong-page-number", TRIAGE))
+    assert crash.verdict.suspect == "memory" and crash.plausibility is not None
+    rows = {cells[1]: cells for _, cells in _verdict_rows(crash)}
+    assert rows["Symbol"][4] == "where it showed" and "Runner-up" not in rows
+    assert not any(crash.plausibility.flips[0].says in str(cells) for cells in rows.values())
 
 
 def test_the_debuggers_buckets(scene: Scene) -> None:

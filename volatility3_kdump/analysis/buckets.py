@@ -278,7 +278,8 @@ def _tabled(bug_check: BugCheck, facts: FailureFacts) -> list[str]:
             parts += _words(bug_check, record, facts)
         # Codes that report a fault at a raised IRQL say more of code that could not be fetched.
         return parts + (_outside(_code_words(facts)) if not record.get("code_words") else [])
-    parts.append(_prefix(bug_check, record))
+    # Classic debuggers do not know the names of statuses.
+    parts.append(f"0x{bug_check.code:X}" if classic and "prefix" not in record else _prefix(bug_check, record))
     # Classic debuggers name the exception for 0x1E only.
     if exception is not None and not record.get("no_exception_word") and (not classic or record.get("access_word")):
         parts.append(f"{exception:x}")

@@ -92,7 +92,8 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
     place = f"by {region.source}" if region.debugger_words else f"{region.text} (by {region.source})"
     note = place + (f"; {state}" if state else "")
     findings.insert(0, Finding(_TAGS[access.kind], value, access.address, note))
-    if region.kind == NULL_PAGE:
+    elsewhere = case.failure is not None and case.failure.operand_agrees is False
+    if region.kind == NULL_PAGE and not elsewhere:
         findings.append(Finding("AV.Dereference", "NullPtr", access.address))
     sentences = [_sentence(case, access.kind, access.address, region, irql)]
     if irql is not None and irql >= _DISPATCH_LEVEL and region.kind in (KERNEL, PAGED_POOL) and not mapped:

@@ -10,9 +10,9 @@ One file over 500 lines: the steps of the choice are one class, since each goes 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.buckets import FailureFacts
@@ -212,7 +212,10 @@ class _Decision:
 
     def _goes_by_name(self) -> bool:
         """Whether the debugger blames a file that the arguments name, for this code and these arguments."""
-        condition = self.record.get("named")
+        return self._holds(self.record.get("named"))
+
+    def _holds(self, condition: Mapping[str, Any] | None) -> bool:
+        """Whether a condition on an argument holds; one without an argument always does."""
         if condition is None:
             return False
         value = self._argument(condition.get("argument"))
@@ -277,7 +280,7 @@ class _Decision:
 
     def _unnamed(self) -> Verdict | None:
         """What the debugger writes where the arguments lead to a driver that the dump does not hold."""
-        if not self.record.get("unnamed"):
+        if not self._holds(self.record.get("unnamed")):
             return None
         shown = buckets.image_of(self.reasoning.specifiers)
         if shown is not None:
@@ -531,7 +534,9 @@ class _Decision:
     def _second(self, module: str | None, chosen: _Candidate | None = None) -> tuple[str | None, str | None]:
         """The best candidate of another module; one that is not Microsoft's before those of Microsoft."""
         others = [
-            candidate for candidate in self.ranked if (candidate.entry.module or "").lower() != (module or "").lower()
+            candidate
+            for candidate in self.ranked
+            if (candidate.entry.module or "").lower() != (module or "").lower() and candidate.entry.part != INTERRUPTED
         ]
         if not others:
             return None, None

@@ -103,7 +103,10 @@ def _access_is_told(crash: Crash) -> bool:
     name = crash.failure.name if crash.failure is not None else None
     starts = tuple(start for start in (name, "The kernel ", "The processor ") if start)
     told = any(sentence.startswith(starts) and " 0x" in sentence for sentence in crash.reasoning.sentences)
-    return told and not (crash.plausibility is not None and crash.plausibility.acquits)
+    judged, failure = crash.plausibility, crash.failure
+    if judged is not None and judged.acquits:
+        return failure is not None and failure.address is not None and f"{failure.address:#x}" in judged.says
+    return told
 
 
 def _adds(crash: Crash, sentence: str) -> bool:
@@ -125,18 +128,27 @@ def _who(crash: Crash) -> str:
     if judged is not None and suspect in _STANDS_FOR and (judged.acquits or judged.flips):
         showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
         return f"Suspect {_STANDS_FOR[suspect]}{showed} (confidence {verdict.confidence}: {verdict.confidence_reason})."
+    if judged is not None and judged.outcome == plausibility.LACKS_FEATURE:
+        return f"{suspect} does not suit this processor: {verdict.confidence_reason} (an older version may)."
     if verdict.all_microsoft:
-        shown = f"; it showed in {suspect}" if verdict.module_name != "nt" else ""
+        shown = f"; {_showed(crash, suspect)}" if verdict.module_name != "nt" else ""
         return f"Every frame of the stack is Windows' own, so that the cause need not be on it{shown}."
     stated = _CONFIDENCE.get(verdict.confidence)
     if stated is None:
         return f"No component can be named: {_short(verdict.rule)}."
     named = _STANDS_FOR.get(suspect, suspect)
     sentence = stated.format(suspect=f"{named[0].upper()}{named[1:]}" if suspect in _STANDS_FOR else named)
-    reasons = [verdict.confidence_reason.rstrip(".")] if verdict.confidence_reason else []
-    if judged is None or judged.outcome != plausibility.LACKS_FEATURE:
-        reasons.insert(0, _short(verdict.rule))
+    reasons = [_short(verdict.rule), verdict.confidence_reason.rstrip(".")]
     return f"{sentence}: {'; '.join(dict.fromkeys(reason for reason in reasons if reason))}."
+
+
+def _showed(crash: Crash, suspect: str) -> str:
+    """What a component of Windows has to do with the failure: the instruction is its own, or no more than a frame."""
+    failure = crash.failure
+    at = failure.module if failure is not None and failure.at_fault else None
+    if crash.verdict.frame is None or (at is not None and at.name == crash.verdict.module_name):
+        return f"it showed in {suspect}"
+    return f"the first frame outside the kernel is that of {suspect}"
 
 
 def _short(rule: str) -> str:

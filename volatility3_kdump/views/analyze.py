@@ -122,15 +122,19 @@ def _plausibility_rows(crash: Crash) -> Iterator[Row]:
 def _verdict_rows(crash: Crash) -> Iterator[Row]:
     verdict = crash.verdict
     suspect = verdict.suspect if verdict.suspect != verdict.image_name else None
+    judged = crash.plausibility
+    # Where memory or hardware is suspected, the symbol is no more than the place; one row says so.
+    place = verdict.symbol_name is not None and verdict.runner_up == verdict.symbol_name
+    bucket = "the debugger's, which goes by the stack" if judged is not None and judged.acquits else ""
     for field, value, note in (
-        ("Symbol", verdict.symbol_name, verdict.rule),
+        ("Symbol", verdict.symbol_name, (verdict.runner_up_rule or "") if place else verdict.rule),
         ("Module", verdict.module_name, ""),
         ("Image", verdict.image_name, crash.image_version or ""),
         ("Rule", verdict.rule if verdict.symbol_name is None else None, ""),
         ("Suspect", suspect, _suspect_note(crash)),
         ("Confidence", verdict.confidence, verdict.confidence_reason),
-        ("Runner-up", verdict.runner_up, verdict.runner_up_rule or ""),
-        ("Bucket", verdict.bucket, ""),
+        ("Runner-up", None if place else verdict.runner_up, verdict.runner_up_rule or ""),
+        ("Bucket", verdict.bucket, bucket if judged is not None and judged.debugger_word is None else ""),
         ("Hash", f"{{{verdict.bucket_hash}}}" if verdict.bucket_hash else None, ""),
         ("Followup", verdict.followup, ""),
     ):
@@ -141,7 +145,7 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
 def _suspect_note(crash: Crash) -> str:
     judged = crash.plausibility
     if judged is not None and (judged.acquits or judged.flips) and crash.verdict.suspect not in (None, "hardware"):
-        return "what is left when the code is acquitted" if judged.acquits else "one changed bit explains the failure"
+        return "what is left when the code is acquitted" if judged.acquits else "what the changed bit points at"
     return "named by the arguments, which is stronger than the stack"
 
 

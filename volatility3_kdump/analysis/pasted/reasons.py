@@ -86,20 +86,21 @@ class Reasons:
 
     def _power(self) -> Reasoning:
         """0x9F: the driver that holds the IRP, where the text shows the IRP; the file of the device's own driver."""
-        if self._argument(1) != 3:
+        kind = self._argument(1)
+        if kind not in (3, 4):
             return Reasoning()
-        holder = self._irp_holder()
+        holder = self._irp_holder() if kind == 3 else None
         module = self.report.fields.get("FAULTING_MODULE", "").partition(" ")[2].strip()
         device = self.places.image_of(module, 0) if module else None
         if device is not None:
             self.report.use("FAULTING_MODULE")
         if holder is None and device is None:
-            return Reasoning(specifiers=("3",))
+            return Reasoning(specifiers=(f"{kind:x}",))
         name = holder or device or ""
         why = (
             f"{name} has the power IRP that was not completed in time" if holder else f"the device belongs to {device}"
         )
-        parts = ["3", *([holder] if holder else []), *(["IMAGE", device] if device else [])]
+        parts = [f"{kind:x}", *([holder] if holder else []), *(["IMAGE", device] if device else [])]
         image = self.places.image_of(name, 0) if holder else device
         return Reasoning(specifiers=tuple(parts), culprit=Culprit(image, None, None, why))
 

@@ -110,7 +110,7 @@ def system_thread_exception_not_handled(case: Case) -> Reasoning:
         why = "argument 3 is not set" if address is None else case.target.memory.why_unreadable(address)
         missing = Reasoning((Finding("EXCEPTION_RECORD", "not in the dump", address, why),))
     reasoning = missing + _unhandled(case, address, record, fault_access(case, record))
-    return _context(case, 4) + reasoning + Reasoning(sentences=("It happened in a thread of the system.",))
+    return _context(case, 4) + reasoning
 
 
 @rule(0x8E)
