@@ -1,4 +1,4 @@
-# make demo          install into .venv, write a sample dump and analyse it with plain `vol`
+# make demo          install into .venv, write a sample dump, analyse it with plain `vol`, and write build/report.html
 # make test          run the tests, each on one kernel, without those that take long (.venv)
 # make test-all      run every test on every kernel
 # make test-oldest   run the tests of `make test` on the oldest host that is supported (.venv-oldest)
@@ -28,6 +28,8 @@ FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
 
 demo: build/MEMORY.DMP
 	$(VENV)/bin/vol -q -f build/MEMORY.DMP kdump.analyze
+	@$(VENV)/bin/kdump report build/MEMORY.DMP -o build/report.html >/dev/null
+	@echo "The same as a page: build/report.html"
 
 build/MEMORY.DMP: $(VENV)/installed
 	mkdir -p build
@@ -64,7 +66,7 @@ $(VENV)/pyvenv.cfg $(OLDEST)/pyvenv.cfg:
 # The package itself, reinstalled when a source file changes.
 $(VENV)/installed: $(SOURCES) | $(VENV)/pyvenv.cfg
 	$(FRESH_BUILD)
-	$(VENV)/bin/python $(PIP_INSTALL) .
+	$(VENV)/bin/python $(PIP_INSTALL) '.[report]'
 	@touch $@
 
 # What tests, linters and benchmarks need; they import the checkout, so only new requirements matter.

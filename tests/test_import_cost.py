@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-HEAVY = ("numpy", "capstone", "pefile", "yara")
+HEAVY = ("numpy", "capstone", "pefile", "yara", "jinja2", "mcp")
 
 # Host plugins import some of the heavy libraries themselves, so what counts is which module asks for one.
 IMPORT_EVERYTHING = """

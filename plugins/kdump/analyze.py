@@ -22,6 +22,11 @@ class Analyze(KdumpPlugin):
                 name="report", description="Write the analysis to this file as one JSON document", optional=True
             ),
             requirements.StringRequirement(
+                name="report-html",
+                description="Write the analysis to this file as one HTML page (needs jinja2, extra `report`)",
+                optional=True,
+            ),
+            requirements.StringRequirement(
                 name="triage-ini",
                 description="Rules of yours for choosing the culprit, in triage.ini syntax (module!function=owner)",
                 optional=True,
@@ -29,5 +34,19 @@ class Analyze(KdumpPlugin):
         ]
 
     def grid(self, target):
-        report = self.option("report")
-        return analyze_grid(target, OwnerRules.load(self.option("triage-ini")), Path(report) if report else None)
+        report, page = self.option("report"), self.option("report-html")
+        return analyze_grid(
+            target,
+            OwnerRules.load(self.option("triage-ini")),
+            Path(report) if report else None,
+            self._page_writer(target, Path(page)) if page else None,
+        )
+
+    def _page_writer(self, target, path):
+        # The templates cost what other runs need not pay.
+        from volatility3_kdump.pages import rendering
+        from volatility3_kdump.pages.crash import crash_page
+
+        rendering.require()
+        rendering.refuse_other_files("--report-html", path)
+        return lambda crash: rendering.write_page("--report-html", path, crash_page(target, crash))

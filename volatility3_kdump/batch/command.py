@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", metavar="N", type=_count, help="dumps analysed at a time (default: processors)")
     parser.add_argument("--resume", action="store_true", help="go on with OUT: files that have a line are left out")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the summary as JSON as well")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the summary as one HTML page as well")
     parser.add_argument(
         "--pattern", metavar="GLOB", action="append", default=[], help="only names in the directories that match"
     )
@@ -69,6 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
         triage_ini=arguments.triage_ini,
         time_limit=arguments.time_limit,
     )
+    if arguments.html is not None:
+        from volatility3_kdump.pages import rendering
+
+        rendering.require()
     if options.triage_ini is not None:
         from volatility3_kdump.analysis.owners import OwnerRules
 
@@ -107,6 +112,11 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
             sys.stderr.write(f"\r{' ' * 79}\r")
     if arguments.summary is not None:
         _write_summary(arguments.summary, summary)
+    if arguments.html is not None:
+        from volatility3_kdump.pages.batch import batch_page
+        from volatility3_kdump.pages.rendering import write_page
+
+        write_page("--html", arguments.html, batch_page(summary.document()))
     for line_of_summary in summary.text():
         print(line_of_summary)
     if earlier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,8 @@ class Summary:
         self._groups: dict[tuple[str | None, str | None], _Group] = {}
         self._errors: dict[str, _Group] = {}
         self._machines = Machines()
+        self._days: collections.Counter[str] = collections.Counter()
+        self._culprits: collections.Counter[str] = collections.Counter()
         self.analysed = 0
         self.failed = 0
 
@@ -76,7 +79,13 @@ class Summary:
         name = None if verdict["hash"] else bug_check.get("name") or bug_check.get("code")
         bucket = None if verdict["bucket"] is None else grouping(verdict["bucket"])
         group = self._groups.setdefault((bucket, name), _Group())
-        group.add(line, line["system"]["time_utc"], verdict["suspect"] or verdict["image_name"], verdict["hash"])
+        when, culprit = line["system"]["time_utc"], verdict["suspect"] or verdict["image_name"]
+        group.add(line, when, culprit, verdict["hash"])
+        day = _day(when)
+        if day is not None:
+            self._days[day] += 1
+        if culprit is not None:
+            self._culprits[culprit] += 1
 
     def document(self) -> dict[str, Any]:
         """The summary as plain values: ``docs/batch-schema.md``."""
@@ -98,6 +107,11 @@ class Summary:
                     "examples": group.example_files(),
                 }
                 for (bucket, name), group in sorted(self._groups.items(), key=_rank)
+            ],
+            "days": [{"day": day, "count": count} for day, count in sorted(self._days.items())],
+            "culprits": [
+                {"name": name, "count": count}
+                for name, count in sorted(self._culprits.items(), key=lambda entry: (-entry[1], entry[0]))
             ],
             "machines": self._machines.document(),
             "errors": [
@@ -125,6 +139,14 @@ class Summary:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _day(when: str | None) -> str | None:
+    """The day of a time in a line, which may come from a file of an earlier run."""
+    try:
+        return datetime.datetime.fromisoformat(when).date().isoformat() if when is not None else None
+    except ValueError:
+        return None
 
 
 def _rank(entry: tuple[Any, _Group]) -> tuple[int, str]:

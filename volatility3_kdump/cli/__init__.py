@@ -46,7 +46,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
-    from volatility3_kdump.cli import symbols, verdict
+    from volatility3_kdump.cli import report, symbols, verdict
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
+    report.add_arguments(commands.add_parser("report", help="write the analysis of a crash as one HTML page"))
     symbols.add_arguments(
         commands.add_parser("symbols", help="list the PDB and image files that a dump needs, or fetch them")
     )
@@ -102,6 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.batch import command as batch
 
         return batch.run(arguments)
+    if arguments.command == "report":
+        from volatility3_kdump.cli import report
+
+        return report.run(arguments)
     if arguments.command == "symbols":
         from volatility3_kdump.cli import symbols
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
@@ -50,13 +50,20 @@ _GENERAL = {
 _MOST_FRAMES = 64
 
 
-def analyze_grid(target: Target, rules: OwnerRules | None = None, report: Path | None = None) -> KdumpGrid:
+def analyze_grid(
+    target: Target,
+    rules: OwnerRules | None = None,
+    report: Path | None = None,
+    done: Callable[[Crash], None] | None = None,
+) -> KdumpGrid:
     """The analysis of a crash dump.
 
-    ``rules`` choose the culprit; ``report`` is where the JSON document goes. Raises :class:`KdumpError` when it cannot
-    be written.
+    ``rules`` choose the culprit; ``report`` is where the JSON document goes. ``done`` is given the analysis. Raises
+    :class:`KdumpError` when the document cannot be written.
     """
     crash = analyze_crash(target, rules)
+    if done is not None:
+        done(crash)
     if report is not None:
         write_report(report, target, crash)
     return ANALYSIS.grid(_rows(target, crash), lambda: analyze(crash, target.memory.pointer_size, _site(target, crash)))

@@ -20,6 +20,7 @@ from volatility3_kdump.windows.processes.namespace import read_directory
 from volatility3_kdump.windows.structures import layouts_of, read_fields, read_row
 
 if TYPE_CHECKING:
+    from volatility3_kdump.images.image_files import ImageSet
     from volatility3_kdump.target import Target
 
 #: Where drivers' objects are listed.
@@ -170,9 +171,9 @@ class DriverObjects:
         ]
 
 
-def read_details(target: Target, module: Module) -> DriverDetails:
-    """Everything about a module's image."""
-    image = target.images.image_of(module)
+def read_details(target: Target, module: Module, images: ImageSet | None = None) -> DriverDetails:
+    """Everything about a module's image, from the target's ``images`` or from those given."""
+    image = (images or target.images).image_of(module)
     headers = image.headers()
     notes: list[str] = []
     version = image_version(image.read, headers) if headers else None
