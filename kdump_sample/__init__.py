@@ -13,7 +13,7 @@ The way from a scene to a file:
   page tables (``paging``), ``structures`` by the fields of a symbol table, ``pools`` (``pool_blocks``, ``pool_tables``,
   ``segment_heaps``). The parts are ``images`` (``pe``),
   ``processes`` (``vads``), ``objects``, ``processors`` (``context``, ``processor_models``), ``lists``, ``resources``,
-  ``page_frames``, ``memory_counters``, ``error_log``, ``kernel_data`` (``kdbg``).
+  ``queues``, ``page_frames``, ``memory_counters``, ``error_log``, ``kernel_data`` (``kdbg``).
 * *the file*: ``contents`` chooses the pages and blocks that a dump holds, ``containers`` writes each dump type.
 """
 

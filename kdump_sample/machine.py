@@ -12,6 +12,7 @@ from kdump_sample.objects import Objects
 from kdump_sample.page_frames import Frame, PageFrameDatabase
 from kdump_sample.processes import Processes
 from kdump_sample.processors import Processors
+from kdump_sample.queues import write_timers, write_work_queues
 from kdump_sample.resources import write_resources
 from kdump_sample.scene import Scene
 from kdump_sample.workspace import Workspace
@@ -48,6 +49,8 @@ class Machine:
         write_lists(self.work, self.processors)
         write_memory_counters(self.work, self.processors)
         write_resources(self.work, self.processes)
+        write_work_queues(self.work)
+        write_timers(self.work, self.processors)
         write_error_log(self.work)
         database = PageFrameDatabase(self.work, scene.page_frames) if scene.page_frames is not None else None
         self._extras(scene)

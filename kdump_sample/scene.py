@@ -271,6 +271,39 @@ class Resource:
 
 
 @dataclass(frozen=True)
+class WorkQueue:
+    """An executive work queue: the threads that wait in it for work, and those that have an item.
+
+    ``items`` are (priority, address of the routine). The queue lies at ``address`` where kernels allocate it.
+    """
+
+    address: int
+    idle: tuple[int, ...] = ()
+    busy: tuple[int, ...] = ()
+    items: tuple[tuple[int, int], ...] = ()
+    most: int = 4096
+    concurrency: int = 3
+    running: int = 0
+    processed: int = 0
+
+
+@dataclass(frozen=True)
+class Timer:
+    """A KTIMER that is set, in the list ``hand`` of a processor. ``due`` is in 100 ns from the moment of the crash.
+
+    It runs the DPC ``routine``, or wakes ``thread``; ``period`` is in milliseconds.
+    """
+
+    address: int
+    processor: int
+    hand: int
+    due: int
+    routine: int = 0
+    thread: int = 0
+    period: int = 0
+
+
+@dataclass(frozen=True)
 class LogEntry:
     """A pending entry of the I/O error log: the addresses of its device (0 for none) and driver object, and the packet
     that the driver filled in. ``seconds_ago`` is before the crash."""
@@ -363,6 +396,8 @@ class Scene:
     requests: tuple[Request, ...] = ()
     pending: tuple[PendingRequest, ...] = ()
     resources: tuple[Resource, ...] = ()
+    work_queues: tuple[WorkQueue, ...] = ()
+    timers: tuple[Timer, ...] = ()
     error_log: tuple[LogEntry, ...] = ()
     structures: tuple[KernelStructure, ...] = ()
     variables: tuple[Variable, ...] = ()

@@ -7,6 +7,9 @@ import re
 from subprocess import CompletedProcess
 from typing import Any
 
+from volatility3.framework import interfaces
+
+from volatility3_kdump.views.grid import KdumpGrid
 from volatility3_kdump.views.table import Hexadecimal
 
 
@@ -39,3 +42,16 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
 
 def _is_address(cell: object) -> bool:
     return isinstance(cell, str) and re.fullmatch("0x[0-9a-f]{1,16}", cell) is not None
+
+
+def rows_of(grid: KdumpGrid) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a table itself, each with its depth (1 is the outermost); what is absent is ``None``."""
+    table: list[tuple[int, dict[str, Any]]] = []
+
+    def visit(node: Any, _: None) -> None:
+        cells = (None if isinstance(cell, interfaces.renderers.BaseAbsentValue) else cell for cell in node.values)
+        row = dict(zip((column.name for column in grid.columns), cells, strict=True))
+        table.append((node.path_depth, row))
+
+    grid.populate(visit)
+    return table

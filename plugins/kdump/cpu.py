@@ -4,10 +4,14 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.plugin import KdumpPlugin, list_option
 from volatility3_kdump.views.processors import dpcs_grid, processors_grid
+from volatility3_kdump.views.queues import queued_locks_grid, timers_grid
 
 
 class Cpu(KdumpPlugin):
-    """Shows the control regions and blocks of the processors, and their models (KD: !pcr, !prcb, !cpuinfo, !dpcs)."""
+    """Shows the control regions and blocks of the processors, and their models (KD: !pcr, !prcb, !cpuinfo).
+
+    Or what they have queued (KD: !dpcs, !timer, !qlocks).
+    """
 
     @classmethod
     def options(cls):
@@ -16,7 +20,14 @@ class Cpu(KdumpPlugin):
             requirements.BooleanRequirement(
                 name="dpcs", description="Deferred procedure calls that are queued, and those that run", optional=True
             ),
+            requirements.BooleanRequirement(name="timers", description="Timers that are set", optional=True),
+            requirements.BooleanRequirement(
+                name="spin-locks", description="Numbered queued spin locks: who owns each, who waits", optional=True
+            ),
         ]
 
     def grid(self, target):
-        return dpcs_grid(target) if self.option("dpcs") else processors_grid(target, self.option("cpu") or [])
+        for name, grid in (("dpcs", dpcs_grid), ("timers", timers_grid), ("spin-locks", queued_locks_grid)):
+            if self.option(name):
+                return grid(target)
+        return processors_grid(target, self.option("cpu") or [])

@@ -66,6 +66,10 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!pte nt", "pte", {"address": "nt"}),
     ("!vtop nt", "pte", {"address": "nt", "vtop": True}),
     ("!dpcs", "cpu", {"dpcs": True}),
+    ("!timer", "cpu", {"timers": True}),
+    ("!qlocks", "cpu", {"spin-locks": True}),
+    ("!analyze -hang", "hang", {}),
+    ("!analyze -v -hang", "hang", {"verbose": True}),
     ("x nt!KeBug*", "symbols", {"match": "nt!KeBug*"}),
     ("ln nt!KeBugCheckEx+4", "symbols", {"near": "nt!KeBugCheckEx+4"}),
     ("!error c0000005", "error", {"code": ["c0000005"]}),
@@ -80,6 +84,8 @@ ELSEWHERE = ("memory", "types", "symbols")
 WITHOUT_PAIR = {
     *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "!stacks", "!irql", "!devobj", "!chkimg"),
     *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
+    # The sample has no work queues.
+    "!exqueue",
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 

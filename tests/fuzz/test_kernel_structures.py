@@ -29,7 +29,9 @@ MOST = 400_000
 #: Options with which a plugin reads most, where it has any: several runs of one where options exclude each other.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "address": [{"address": "ffff9189527e9080"}],
+    "cpu": [{}, {"dpcs": True}, {"timers": True}, {"spin-locks": True}],
     "disasm": [{"address": "nt!KiPageFault", "count": 40}],
+    "hang": [{"verbose": True}],
     "drivers": [{"verbose": True}, {"address": ["nt!KeBugCheckEx+5", "myfault+10"]}],
     "irp": [{"pending": True}, {"driver": "\\Driver\\MYFAULT"}, {"address": "ffff91894ed94d70"}],
     "locks": [{"all": True, "verbose": True}],
@@ -46,6 +48,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 #: Scenes that have what a plugin shows, where the demonstration does not.
 SCENES = {
+    "cpu": "hang-dpc",
+    "exqueue": "hang-workers",
+    "hang": "hang-workers",
     "dpcwatchdog": "dpc-samples",
     "errlog": "error-log",
     "errrec": "machine-check",

@@ -20,16 +20,20 @@ def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(
     "!analyze",
-    help="the analysis of the crash; -show explains any bug check",
-    usage="[-v] [-f] [-show CODE [P1 P2 P3 P4]]",
+    help="the analysis of the crash; -hang who holds the machine up; -show explains any bug check",
+    usage="[-v] [-f | -hang | -show CODE [P1 P2 P3 P4]]",
     own=True,
     options=(
         Option("-v -vv", "everything that is known"),
         Option("-f", "accepted: nothing keeps an analysis back here"),
         Option("-show", "what a bug check code means", value="CODE [P1 P2 P3 P4]"),
-        Option("-hang", "who waits for whom", refused="!locks, !running -i -t and !stacks show who waits"),
+        Option("-hang", "who most probably holds the machine up, with the evidence"),
     ),
-    examples=(Example("!analyze -v"), Example("!analyze -show d1", "what bug check D1 means")),
+    examples=(
+        Example("!analyze -v"),
+        Example("!analyze -hang", "who holds a machine up that hangs"),
+        Example("!analyze -show d1", "what bug check D1 means"),
+    ),
     plugin="analyze",
 )
 def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
@@ -40,12 +44,15 @@ def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
         if not 1 <= len(shown) <= 5:
             raise KdumpError("!analyze -show takes a bug check code and up to four arguments, hexadecimal")
         return shown_bug_check(shown).kd_lines()
-    if "-hang" in options:
-        raise KdumpError("!analyze -hang is not there: !locks, !running -i -t and !stacks show who waits")
-    unknown = [word for word in options if word not in ("-f", "-vv", "-v") and not word[2:].isdigit()]
+    unknown = [word for word in options if word not in ("-f", "-vv", "-v", "-hang") and not word[2:].isdigit()]
     if unknown:
         raise arguments.unknown(unknown[0])
-    if any(word.startswith("-v") for word in options):
+    verbose = any(word.startswith("-v") for word in options)
+    if "-hang" in options:
+        from volatility3_kdump.views.hang import hang_grid
+
+        return hang_grid(session.target, verbose, session.progress).kd_lines()
+    if verbose:
         return analyze_grid(session.target).kd_lines()
     from volatility3_kdump.analysis.crash import analyze_crash
 

@@ -1,0 +1,59 @@
+"""``kdump.hang`` and ``!analyze -hang``: the verdict first, then the facts, and KD's text."""
+
+from __future__ import annotations
+
+import pytest
+
+import volatility3_kdump
+from tests.output import lines, parsed, rows_of
+from volatility3_kdump.console.commands import execute
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.views.hang import hang_grid
+
+
+def test_rows(sample) -> None:
+    rows = rows_of(hang_grid(volatility3_kdump.open(sample(6, None, "hang-dpc"))))
+    verdict = [(depth, row["Kind"], row["Text"]) for depth, row in rows if row["Topic"] == "verdict"]
+    assert verdict[:2] == [
+        (1, "suspect", "the driver RtsPer.sys"),
+        (2, "reason", "its DPC has run on processor 1 for 25.0 s, longer than the watchdog allows (1280 ticks)"),
+    ]
+    assert (1, "confidence", "high") in verdict
+    busy = next(row for _, row in rows if row["Topic"] == "processors" and row["Processor"] == 1)
+    assert (busy["Weight"], busy["Age"], busy["Thread"]) == (90, 25.0, "0xffff918961200080")
+
+
+def test_text(sample) -> None:
+    shown = list(hang_grid(volatility3_kdump.open(sample(6, None, "hang-resources"))).kd_lines())
+    assert "Scanning for threads blocked on locks ..." in shown
+    assert "VERDICT: The deadlock of System 4.174 and System 4.170 most probably holds the machine up." in shown
+    assert "LOCK_ADDRESS:  ffff918961a00000 -- (!locks ffff918961a00000)" in shown
+    assert "BLOCKING_THREAD:  ffff918961201080" in shown
+    start = shown.index("STACK_TEXT:  ")
+    assert shown[start + 6].endswith(" : nt!ExAcquireResourceExclusiveLite+0xa8")
+
+
+def test_verbose_shows_stacks_and_empty_subjects(sample) -> None:
+    target = volatility3_kdump.open(sample(6, None, "hang-workers"))
+    plain, verbose = (list(hang_grid(target, verbose).kd_lines()) for verbose in (False, True))
+    assert "SPIN LOCKS: nothing unusual" in verbose and "SPIN LOCKS: nothing unusual" not in plain
+    # In the evidence, and as that of the suspect's thread.
+    assert [sum("RtsPer+0x144c" in line and " : " in line for line in text) for text in (plain, verbose)] == [1, 2]
+
+
+def test_at_the_prompt(sample) -> None:
+    session = Session()
+    session.open(str(sample(6, None, "hang-none")))
+    shown = list(execute(session, "!analyze -hang"))
+    assert "VERDICT: Nothing points at a hang." in shown
+    assert "LOCKS: nothing unusual" in list(execute(session, "!analyze -v -hang"))
+    assert next(iter(execute(session, "!analyze -hung"))).startswith("!analyze knows no -hung")
+
+
+@pytest.mark.thorough
+def test_through_the_host(sample, run_vol) -> None:
+    path = sample(6, None, "hang-pool")
+    table = parsed(run_vol("-q", "-f", path, "-r", "json", "kdump.hang").stdout)
+    assert (table[0]["Topic"], table[0]["Image"]) == ("verdict", "RtsPer.sys")
+    shown = lines(run_vol("-q", "-f", path, "-r", "windbg", "kdump.hang"))
+    assert "IMAGE_NAME:  RtsPer.sys" in shown
