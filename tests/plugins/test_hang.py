@@ -47,7 +47,7 @@ def test_at_the_prompt(sample) -> None:
     shown = list(execute(session, "!analyze -hang"))
     assert "VERDICT: Nothing points at a hang." in shown
     assert "LOCKS: nothing unusual" in list(execute(session, "!analyze -v -hang"))
-    assert next(iter(execute(session, "!analyze -hung"))).startswith("!analyze knows no -hung")
+    assert "-hung" in next(iter(execute(session, "!analyze -hung")))
 
 
 @pytest.mark.thorough
