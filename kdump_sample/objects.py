@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdump_sample.images import Images
+from kdump_sample.pool_blocks import IN_USE, Block, block_units, write_header
 from kdump_sample.scene import Device, DriverObject, PendingRequest, Request, Thread
 from kdump_sample.structures import Structure
 from kdump_sample.workspace import Workspace
@@ -45,7 +46,7 @@ _INFORMATION = (
 )
 _NAME_INFORMATION = 2
 _HASH_BUCKETS = 37
-_POOL_HEADER, _NONPAGED_IN_USE = 0x10, 2
+_POOL_HEADER = 0x10
 _ATTACHED_FLAGS = 0x2040
 
 
@@ -233,7 +234,7 @@ class Objects:
             + work.structures.size("_OBJECT_HEADER_NAME_INFO")
             + _POOL_HEADER
         )
-        made = work.structure("_POOL_HEADER", body - front, {"PoolType": _NONPAGED_IN_USE})
+        made = work.structure("_POOL_HEADER", body - front, {"PoolType": IN_USE})
         made.set("BlockSize", (size + front + _POOL_HEADER - 1) // _POOL_HEADER)
         made.set("PoolTag", int.from_bytes(b"Driv", "little"))
 
@@ -364,7 +365,13 @@ class Objects:
         )
         opened.unicode("FileName", request.path, work.pool("paged", 2 * len(request.path) + 2, "IoNm"))
         self.header(request.file, "File")
+        self._irp_header(request.address, size + step * len(request.locations))
         self._list(request.thread, made)
+
+    def _irp_header(self, address: int, size: int) -> None:
+        """The pool header of an IRP."""
+        block = Block("nonpaged", address - _POOL_HEADER, _POOL_HEADER * block_units(size), "Irp ")
+        write_header(self._work.structures, block, 0, IN_USE)
 
     def _list(self, thread: int, irp: Structure) -> None:
         """Put an IRP on its thread's list."""
@@ -418,4 +425,5 @@ class Objects:
             },
         )
         self.header(request.file, "File")
+        self._irp_header(request.address, size + work.structures.size("_IO_STACK_LOCATION", 0x48))
         self._list(request.thread, made)

@@ -120,6 +120,11 @@ def tag_value(tag: str) -> int:
     return int.from_bytes(tag.encode("ascii"), "little")
 
 
+def block_units(size: int) -> int:
+    """POOL_HEADER.BlockSize of a block for so many bytes of its owner."""
+    return -(-(size + HEADER) // UNIT)
+
+
 def write_header(structures: Structures, block: Block, previous: int, kind: int) -> None:
     """Write a block's _POOL_HEADER. ``previous`` is the size of the block in front of it, ``kind`` the PoolType."""
     made = structures.at("_POOL_HEADER", block.address)

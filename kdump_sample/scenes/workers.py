@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from kdump_sample.code import Function
 from kdump_sample.myfault import high_irql_fault
 from kdump_sample.pe import READ_ONLY, Codeview, Section
+from kdump_sample.pool_blocks import HEADER as POOL_HEADER
+from kdump_sample.pool_blocks import IN_USE, block_units, tag_value
 from kdump_sample.scene import Driver, KernelStructure, Record, Scene, Thread
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashing, with_thread
@@ -216,13 +218,19 @@ def power_irp(address: int, count: int, current: int, device: int, state: int, l
     """A power IRP with ``count`` stack locations, of which number ``current`` (from 1) is at a device."""
     irp, location = layouts.size_of("_IRP"), layouts.size_of("_IO_STACK_LOCATION")
     at = address + irp + (current - 1) * location
+    size = irp + count * location
     structures = (
+        KernelStructure(
+            "_POOL_HEADER",
+            address - POOL_HEADER,
+            {"BlockSize": block_units(size), "PoolType": IN_USE, "PoolTag": tag_value("Irp ")},
+        ),
         KernelStructure(
             "_IRP",
             address,
             {
                 "Type": _IRP_TYPE,
-                "Size": irp + count * location,
+                "Size": size,
                 "StackCount": count,
                 "CurrentLocation": current,
                 "IoStatus.Status": 0xC00000BB,
@@ -244,5 +252,4 @@ def power_irp(address: int, count: int, current: int, device: int, state: int, l
             },
         ),
     )
-    size = irp + count * location
     return Stack(structures, (), ((address, size),))

@@ -4,12 +4,15 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.findings.irp_search import IrpSearch, parse_criterion
+from volatility3_kdump.findings.pool_search import POOLS
 from volatility3_kdump.plugin import KdumpPlugin
 from volatility3_kdump.views.irp import driver_grid, irp_grid, pending_grid, stack_grid
+from volatility3_kdump.views.pool_search import irps_grid
 
 
 class Irp(KdumpPlugin):
-    """Shows an I/O request, a device stack, a driver object, or all pending requests (KD: !irp, !devstack, !drvobj).
+    """Shows an I/O request, a device stack, a driver object, or all requests (KD: !irp, !irpfind, !devstack, !drvobj).
 
     Addresses are expressions as KD has them. Dispatch routines outside of a driver's image are marked.
     """
@@ -25,12 +28,38 @@ class Irp(KdumpPlugin):
                 name="driver", description="A driver object, by name or address (KD: !drvobj)", optional=True
             ),
             requirements.BooleanRequirement(name="pending", description="The IRPs of all threads", optional=True),
+            requirements.BooleanRequirement(
+                name="find", description="Every IRP in nonpaged pool (KD: !irpfind)", optional=True
+            ),
+            requirements.ListRequirement(
+                name="with",
+                description="With --find: one of arg, device, fileobject, mdlprocess, thread, userevent, and a value",
+                element_type=str,
+                optional=True,
+                default=[],
+            ),
+            requirements.ChoiceRequirement(
+                name="pool",
+                choices=list(POOLS),
+                description="With --find: which pool",
+                default="nonpaged",
+                optional=True,
+            ),
         ]
 
     def grid(self, target):
-        chosen = [name for name in ("address", "device", "driver", "pending") if self.option(name)]
+        chosen = [name for name in ("address", "device", "driver", "pending", "find") if self.option(name)]
         if len(chosen) != 1:
-            raise KdumpError("choose one of --address IRP, --device DEVICE, --driver NAME and --pending")
+            raise KdumpError("choose one of --address IRP, --device DEVICE, --driver NAME, --pending and --find")
+        if self.option("with") and not self.option("find"):
+            raise KdumpError("--with needs --find")
+        if self.option("find"):
+            words = self.option("with")
+            if words and len(words) != 2:
+                raise KdumpError("--with takes a criterion and a value")
+            criterion = parse_criterion(words[0], parse_address(words[1], target)) if words else None
+            pools = (self.option("pool") or "nonpaged",)
+            return irps_grid(IrpSearch(target, pools, 0, criterion, self._progress_callback))
         if self.option("pending"):
             return pending_grid(target, self._progress_callback)
         if self.option("driver"):

@@ -4,8 +4,10 @@ from volatility3.framework.configuration import requirements
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_address
+from volatility3_kdump.findings.pool_search import POOLS, PoolSearch, TagPattern
 from volatility3_kdump.plugin import KdumpPlugin
 from volatility3_kdump.views.pool import ORDERS, big_grid, block_grid, usage_grid
+from volatility3_kdump.views.pool_search import found_grid
 
 
 class Pool(KdumpPlugin):
@@ -25,6 +27,16 @@ class Pool(KdumpPlugin):
             ),
             requirements.StringRequirement(
                 name="tag", description="Only tags that fit: ? is one character, * any", optional=True
+            ),
+            requirements.BooleanRequirement(
+                name="find", description="The blocks of the tag --tag (KD: !poolfind)", optional=True
+            ),
+            requirements.ChoiceRequirement(
+                name="pool",
+                choices=list(POOLS),
+                description="With --find: which pool",
+                default="nonpaged",
+                optional=True,
             ),
             requirements.BooleanRequirement(name="big", description="The table of big pages", optional=True),
             requirements.BooleanRequirement(
@@ -48,6 +60,13 @@ class Pool(KdumpPlugin):
             raise KdumpError("choose one of --address ADDRESS and --big")
         if self.option("free") and not self.option("big"):
             raise KdumpError("--free needs --big")
+        if self.option("find"):
+            if not tag or self.option("address") or self.option("big"):
+                raise KdumpError("--find needs --tag, and goes with neither --address nor --big")
+            search = PoolSearch(
+                target, TagPattern(tag), (self.option("pool") or "nonpaged",), progress=self._progress_callback
+            )
+            return found_grid(search)
         if self.option("address"):
             where = parse_address(self.option("address"), target)
             return block_grid(target, where, tag_file, self._progress_callback)

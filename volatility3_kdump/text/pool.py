@@ -10,7 +10,13 @@ from collections.abc import Iterator, Sequence
 from volatility3_kdump.findings.pool_tags import Candidate, TagFile, TagName
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.memory.big_pool import BigPage
-from volatility3_kdump.windows.memory.kernel_regions import NONPAGED_POOL, PAGED_POOL, SESSION, SPECIAL_POOL
+from volatility3_kdump.windows.memory.kernel_regions import (
+    NONPAGED_POOL,
+    PAGED_POOL,
+    SESSION,
+    SPECIAL_POOL,
+    KernelRegion,
+)
 from volatility3_kdump.windows.memory.pool import ALLOCATED, FREE, PoolBlock, PoolPage, Unplaced
 from volatility3_kdump.windows.memory.pool_usage import PoolUsage, TagUse, Use
 
@@ -123,9 +129,13 @@ def big_line(big: BigPage, kind: str, owner_text: str, size: int = 8) -> str:
 
 
 def page_header(page: PoolPage, size: int = 8) -> str:
-    kind = page.region.kind if page.region is not None else None
-    region_words = _REGIONS.get(kind or "", f"Unknown ({kind})" if kind else "Unknown")
-    return f"Pool page {pointer(page.address, size, tick=False)} region is {region_words}"
+    return f"Pool page {pointer(page.address, size, tick=False)} region is {region_name(page.region)}"
+
+
+def region_name(region: KernelRegion | None) -> str:
+    """KD's name of the region that a page lies in."""
+    kind = region.kind if region is not None else None
+    return _REGIONS.get(kind or "", f"Unknown ({kind})" if kind else "Unknown")
 
 
 def block_line(block: PoolBlock, marked: bool, size: int = 8) -> str:

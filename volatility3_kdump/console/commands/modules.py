@@ -17,7 +17,7 @@ from volatility3_kdump.views.drivers import (
     check_grid,
     drivers_grid,
 )
-from volatility3_kdump.views.irp import device_lines, driver_grid, irp_grid, pending_grid, stack_grid
+from volatility3_kdump.views.irp import device_lines, driver_grid, irp_grid, stack_grid
 from volatility3_kdump.windows.io.drivers import read_details
 from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded
 from volatility3_kdump.windows.processes.processes import read_process
@@ -213,11 +213,6 @@ def check_image(session: Session, arguments: Arguments) -> Iterable[str]:
 )
 def request(session: Session, arguments: Arguments) -> Iterable[str]:
     return irp_grid(session.target, arguments.number("ADDRESS") or 0).kd_lines()
-
-
-@command("!irpfind", help="the requests of all threads", plugin="irp")
-def requests(session: Session, arguments: Arguments) -> Iterable[str]:
-    return pending_grid(session.target, session.progress).kd_lines()
 
 
 @command(
