@@ -16,6 +16,15 @@ def test_no_control_or_format_character_survives(text):
     assert not any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in shown)
 
 
+@given(st.text())
+def test_every_other_character_is_left_as_it_is(text):
+    unsafe = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    kept = [character for character in text if unicodedata.category(character) not in unsafe]
+    shown = "".join(printable(character) for character in text)
+    assert shown == printable(text)
+    assert [character for character in text if printable(character) == character] == kept
+
+
 def test_ordinary_text_is_unchanged():
     for text in ("\\SystemRoot\\system32\\drivers\\myfault.sys", "größe.sys", "ドライバ.sys"):
         assert printable(text) == text

@@ -9,24 +9,31 @@ import unicodedata
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
+class _Shown(dict[int, str]):
+    """What a code point is shown as, kept once it was asked for."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = shown = _escaped(code) if unicodedata.category(character) in _UNSAFE else character
+        return shown
+
+
+_SHOWN = _Shown()
+
+
 def printable(text: str) -> str:
     """The text with every unsafe character as an escape (``\\x1b``, ``\\u202e``) and backslashes left alone."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character if unicodedata.category(character) not in _UNSAFE else _escaped(character) for character in text
-    )
+    return text if text.isprintable() else text.translate(_SHOWN)
 
 
 def terminal_line(line: str) -> str:
     """A line fit for a terminal: as :func:`printable`, but with its tabs."""
-    if line.isascii() and line.isprintable():
+    if line.isprintable():
         return line
     return "\t".join(printable(part) for part in line.split("\t"))
 
 
-def _escaped(character: str) -> str:
-    code = ord(character)
+def _escaped(code: int) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
