@@ -180,16 +180,9 @@ def process_grid(target: Target, chosen: ProcessChoice, detail: int, progress: P
     return _table(detail).grid(_rows(listing, detail), lambda: _kd_lines(listing, detail))
 
 
-def _steps(listing: ProcessList, what: str) -> Iterator[ListedProcess]:
-    for index, process in enumerate(listing.processes):
-        if listing.progress is not None and len(listing.processes) > 1:
-            listing.progress(100 * index / len(listing.processes), what)
-        yield process
-
-
 def _rows(listing: ProcessList, detail: int) -> Iterator[Row]:
     table = _table(detail)
-    for process in _steps(listing, "Reading threads"):
+    for process in listing:
         threads = process.threads if detail & THREADS else []
         problems = process.thread_problems if detail & THREADS else ()
         yield table.row(
@@ -212,7 +205,7 @@ def _kd_lines(listing: ProcessList, detail: int) -> Iterator[str]:
     size = listing.target.memory.pointer_size
     if listing.chosen.all:
         yield text.ALL
-    for listed in _steps(listing, "Reading threads"):
+    for listed in listing:
         process = listed.process
         yield from text.header(process, size)
         if detail & STATISTICS and process.present:
@@ -243,7 +236,7 @@ def _thread_lines(listing: ProcessList, process: ListedProcess, detail: int) -> 
 
 def events(target: Target) -> Iterator[tuple[str, bool, datetime.datetime]]:
     """(description, whether it is the creation, time) of every process that was created or exited."""
-    for listed in ProcessList(target, ProcessChoice()).processes:
+    for listed in ProcessList(target, ProcessChoice()):
         process = listed.process
         pid = process.pid if process.pid is not None else "?"
         title = f"Process: {pid} {process.name or '?'} ({process.address:x})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
@@ -125,22 +125,41 @@ class ListedProcess:
 
 
 class ProcessList:
-    """The chosen processes. Raises :class:`KdumpError` where there are none."""
+    """The chosen processes, read as they are asked for: whoever shows them shows the first ones at once.
+
+    Raises :class:`KdumpError` where there are none: at once where some are chosen, else when it is iterated.
+    """
 
     def __init__(self, target: Target, chosen: ProcessChoice, progress: Progress | None = None) -> None:
         self.target = target
         self.chosen = chosen
         self.progress = progress
-        #: Gaps in the lists themselves, one line each.
+        #: Gaps in the lists themselves, one line each; complete when all processes are read.
         self.problems: list[str] = []
-        self.processes: list[ListedProcess] = self._find()
-        if not self.processes and not (chosen.all and self.problems):
-            raise KdumpError(f"{target.name}: no process {self._why_none()}")
+        self._read: list[ListedProcess] = []
+        self._rest = self._find()
+        if not chosen.all:
+            _ = self.processes
 
-    def _find(self) -> list[ListedProcess]:
+    @property
+    def processes(self) -> list[ListedProcess]:
+        """All of them."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[ListedProcess]:
+        yield from self._read
+        for listed in self._rest:
+            self._read.append(listed)
+            yield listed
+        if not self._read and not (self.chosen.all and self.problems):
+            raise KdumpError(f"{self.target.name}: no process {self._why_none()}")
+
+    def _find(self) -> Iterator[ListedProcess]:
         target = self.target
         if self.chosen.addresses:
-            return [ListedProcess(target, read_process(target, address), None) for address in self.chosen.addresses]
+            for address in self.chosen.addresses:
+                yield ListedProcess(target, read_process(target, address), None)
+            return
         cross = cross_view(target)
         addresses: Sequence[int]
         if cross is not None:
@@ -156,14 +175,12 @@ class ProcessList:
             variable = target.symbol("PsIdleProcess")
             idle = target.memory.pointer(variable) if variable is not None else None
             addresses = [*addresses, *([idle] if idle and target.is_kernel_address(idle) else [])]
-        listed = []
         for index, address in enumerate(addresses):
-            if self.progress is not None and index % 64 == 0:
+            if self.progress is not None and len(addresses) > 1:
                 self.progress(100 * index / len(addresses), "Reading processes")
             process = read_process(target, address)
             if self.chosen.fits(process):
-                listed.append(ListedProcess(target, process, cross))
-        return listed
+                yield ListedProcess(target, process, cross)
 
     def _of_triage(self, listed: Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
         """A small memory dump copies one process; the list's neighbours of it are not there."""

@@ -202,10 +202,15 @@ class _Search:
         addresses: set[int] = set()
         problems: list[str] = []
         walked = False
+        left = _MOST_LINKS
         for space in spaces:
             if not space or not target.is_kernel_address(space):
                 continue
-            walk = walk_list(target.memory, space + head.offset, _MOST_LINKS, f"{SESSIONS} of {space:#x}")
+            if left <= 0:
+                problems.append(f"{SESSIONS}: more than {_MOST_LINKS} entries in all")
+                break
+            walk = walk_list(target.memory, space + head.offset, left, f"{SESSIONS} of {space:#x}")
+            left -= len(walk.entries) + 1
             walked = walked or walk.present
             problems += walk.problems
             addresses |= {entry - link.offset for entry in walk.entries}
