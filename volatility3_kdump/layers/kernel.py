@@ -9,7 +9,7 @@ from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import pdbscan
 
 from volatility3_kdump.cpu.paging import EntryForms, default_forms
-from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.layers.paged_memory import PagedMemory
 from volatility3_kdump.layers.paging import paged
 from volatility3_kdump.layers.reading import reader_of
 from volatility3_kdump.memory import ReadMemory
@@ -48,7 +48,7 @@ class KdumpKernelFinder(pdbscan.KernelPDBScanner):
             if layer is None:
                 continue
             physical = context.layers.get(layer.config["memory_layer"], None)
-            if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+            if not isinstance(physical, PagedMemory):
                 continue
             read = reader_of(layer)
             debugger = read_debugger_data(read, physical.dump.header.kd_debugger_data_block)

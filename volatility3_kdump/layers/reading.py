@@ -8,7 +8,7 @@ from volatility3.framework import exceptions, interfaces
 
 from volatility3_kdump.dump import PAGE_SIZE
 from volatility3_kdump.dump.source import Source
-from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer
+from volatility3_kdump.layers.paged_memory import PagedMemory
 from volatility3_kdump.layers.paging import paged
 from volatility3_kdump.memory import READ_COST, Memory, ReadBudget
 
@@ -28,7 +28,7 @@ def memory_of(layer: interfaces.layers.TranslationLayerInterface, pointer_size: 
 def _bytes_present(layer: interfaces.layers.TranslationLayerInterface) -> int:
     """How many bytes of memory the dump behind a layer holds; 0 where that is not known."""
     physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
-    if isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)) and physical.dump.pages is not None:
+    if isinstance(physical, PagedMemory) and physical.dump.pages is not None:
         return physical.dump.source.size
     return 0
 
@@ -150,7 +150,7 @@ def _page_locator(
     if tables is None:
         return None
     physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
-    if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+    if not isinstance(physical, PagedMemory):
         return None
     pages, source, name = physical.dump.pages, physical.dump.source, physical.name
     if pages is None:

@@ -17,8 +17,9 @@ from volatility3.framework.layers import intel
 from volatility3_kdump.cpu import paging
 from volatility3_kdump.cpu.paging import PAGE_SHIFT, PAGE_SIZE, PagingMode
 from volatility3_kdump.dump.header import DumpHeader
-from volatility3_kdump.layers.crash import KdumpCrash32Layer, KdumpCrash64Layer, source_of
+from volatility3_kdump.layers.crash import source_of
 from volatility3_kdump.layers.page_tables import PHYSICAL, AddressSpace, Fault, Place, joined
+from volatility3_kdump.layers.paged_memory import PagedMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,7 @@ class KdumpTranslation(intel.Intel):
     ) -> None:
         super().__init__(context=context, config_path=config_path, name=name, metadata=metadata)
         physical = context.layers[self._base_layer]
-        if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+        if not isinstance(physical, PagedMemory):
             raise exceptions.LayerException(name, f"{self._base_layer} is no layer over a crash dump")
         self._physical = physical
         self.refresh()
@@ -278,7 +279,7 @@ def build_virtual_layer(
     The layer is not added to the context. The user half of the address space is that of the process that crashed.
     """
     physical = context.layers[physical_name]
-    if not isinstance(physical, (KdumpCrash32Layer, KdumpCrash64Layer)):
+    if not isinstance(physical, PagedMemory):
         return None
     header = physical.dump.header
     root = header.directory_table_base
