@@ -5,6 +5,7 @@
 ``isf_path``          one of them: a test that asks for it runs with one table, with ``--thorough`` once for each
 ``some_kernels``      ``some_kernels(key)``, for loops: one table for each key, with ``--thorough`` all of them
 ``sample``            ``sample(dump_type=6, isf=None, scene="myfault")`` -> path of a made dump, written once
+``image``             ``image(kind, running=False, scene="myfault")`` -> path of a made memory image, written once
 ``layouts``           the layouts of the kernel whose symbol table the package ships
 ``plain``             the demonstration, opened; tests must not change it
 ``run_vol``           ``run_vol(*arguments)`` -> finished process of ``vol`` with the checkout's plugins and symbols
@@ -186,6 +187,25 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             part = path.with_suffix(f".{os.getpid()}")
             write_sample(part, dump_type, isf, scene)
             part.replace(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory, layouts: Layouts) -> Callable[..., Path]:
+    """``image(kind, running=False, scene="myfault")``: path of the made machine as a memory image of that kind.
+
+    The kind ``dump`` is a crash dump of the same machine. Tests must not change the file.
+    """
+    directory = tmp_path_factory.mktemp("images")
+
+    def make(kind: str, running: bool = False, scene: str = "myfault") -> Path:
+        from kdump_sample.memory_images import write_image
+
+        path = directory / f"{scene}-{'running' if running else 'crashed'}.{kind}"
+        if not path.exists():
+            write_image(path, kind, layouts, scene, running)
         return path
 
     return make

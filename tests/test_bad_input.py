@@ -361,7 +361,9 @@ def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
         check_line(str(failure.value), path.name, words)
 
 
+@pytest.mark.thorough
 def test_a_sparse_raw_image_of_64_mb(tmp_path: Path) -> None:
+    """The host's scan for page tables, of 90 MB at most, is the last thing that is tried."""
     path = tmp_path / "raw.img"
     with path.open("wb") as stream:
         stream.truncate(64 << 20)
@@ -369,11 +371,10 @@ def test_a_sparse_raw_image_of_64_mb(tmp_path: Path) -> None:
             stream.seek(offset + 100)
             stream.write(b"some data")
     started = time.monotonic()
-    for name in PLUGINS:
-        with pytest.raises(PluginFailure) as failure:
-            run_plugin(name, path)
-        check_line(str(failure.value), "raw.img", r"no crash dump header at offset 0x0 \(found 00 00 00")
-    assert time.monotonic() - started < 2
+    with pytest.raises(PluginFailure) as failure:
+        run_plugin("info", path)
+    check_line(str(failure.value), "raw.img", "raw memory image: no Windows kernel in it: no page tables")
+    assert time.monotonic() - started < 60
 
 
 def test_the_library_raises_its_own_errors(tmp_path: Path) -> None:

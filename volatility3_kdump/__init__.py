@@ -31,12 +31,13 @@ def open(
     member: str | None = None,
     offline: bool | None = None,
 ) -> Target:
-    """Open a crash dump, or the one in an archive.
+    """Open a crash dump or a memory image, or the one in an archive.
 
     The parameters are those of :class:`volatility3_kdump.options.Options`. Raises a
     :class:`~volatility3_kdump.errors.KdumpError`.
     """
     from volatility3_kdump.options import Options
     from volatility3_kdump.target import Target
+    from volatility3_kdump.windows.processes.crashed import settle
 
-    return Target.open(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline))
+    return settle(Target.open(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline)))

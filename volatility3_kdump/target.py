@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
-from volatility3_kdump.dump import DumpHeader, Segment
+from volatility3_kdump.cpu.state import CR3_TABLE
+from volatility3_kdump.dump import DumpHeader, MachineFacts, Segment
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module, UnloadedModule
@@ -30,6 +31,7 @@ from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
+from volatility3_kdump.symbols.machine_facts import machine_facts
 from volatility3_kdump.symbols.names import AddressNames
 from volatility3_kdump.symbols.places import Places, places_of
 from volatility3_kdump.symbols.prefetch import modules_of, prefetch
@@ -113,7 +115,28 @@ class Target:
 
     @property
     def header(self) -> DumpHeader:
-        return self.dump.header
+        """What the dump's header says; of a memory image, what is known of the machine in its place."""
+        return self.dump.header if not isinstance(self.dump.header, MachineFacts) else self._machine_facts
+
+    @functools.cached_property
+    def _machine_facts(self) -> DumpHeader:
+        assert isinstance(self.dump.header, MachineFacts)
+        return machine_facts(self.dump, self.dump.header, self.kernel, self.memory, self.symbol, self._recorded)
+
+    def show_user_half(self, directory: int, source: str) -> None:
+        """Take the user half of the address space from the page tables of another process of a memory image."""
+        facts = self.header
+        root = directory & CR3_TABLE
+        if self.layer_name is None or not isinstance(facts, MachineFacts) or root == facts.directory_table_base:
+            return
+        if self.context.layers[self.layer_name].change_root(root):
+            sources = {**facts.sources, "directory_table_base": source}
+            self._machine_facts = dataclasses.replace(facts, directory_table_base=root, sources=sources)
+
+    def _recorded(self, name: str) -> int | None:
+        """What KDDEBUGGER_DATA64 has, asked while the facts of an image are put together."""
+        data = read_encoded_data(self.memory.read, None, self.symbol)
+        return data[name] if data is not None else None
 
     @property
     def warnings(self) -> list[str]:
@@ -126,10 +149,10 @@ class Target:
     def memory(self) -> Memory:
         """The virtual memory of the process that crashed, kernel half included."""
         if self.layer_name is None:
-            return no_memory(self.header.pointer_size, "no address translation")
+            return no_memory(self.dump.header.pointer_size, "no address translation")
         from volatility3_kdump.layers.reading import memory_of
 
-        return memory_of(self.context.layers[self.layer_name], self.header.pointer_size)
+        return memory_of(self.context.layers[self.layer_name], self.dump.header.pointer_size)
 
     def _entry_forms(self) -> EntryForms | None:
         """What the kernel's symbols say of page table entries, ``None`` as long as none are loaded."""
@@ -172,8 +195,11 @@ class Target:
     @functools.cached_property
     def debugger(self) -> DebuggerData | None:
         """KDDEBUGGER_DATA64, decoded where need be; ``None`` when it is not in the dump or cannot be decoded."""
-        return self._plain_debugger or read_encoded_data(
-            self.memory.read, self.header.kd_debugger_data_block, self.symbol
+        address = self.header.kd_debugger_data_block
+        return (
+            self._plain_debugger
+            or read_debugger_data(self.memory.read, address)
+            or read_encoded_data(self.memory.read, address, self.symbol)
         )
 
     @functools.cached_property
@@ -182,7 +208,7 @@ class Target:
             from volatility3_kdump.layers.triage import triage_debugger_data
 
             return triage_debugger_data(self.dump)
-        return read_debugger_data(self.memory.read, self.header.kd_debugger_data_block)
+        return read_debugger_data(self.memory.read, self.dump.header.kd_debugger_data_block)
 
     @functools.cached_property
     def kernel(self) -> Kernel | None:
@@ -341,4 +367,7 @@ class Target:
     @functools.cached_property
     def header_context(self) -> Context | None:
         """The registers in the dump header, ``None`` when they were never set."""
-        return parse_context(self.header.context_record, self.header.architecture, "dump header")
+        header = self.header
+        return parse_context(
+            header.context_record, header.architecture, header.source_of("context_record") or "dump header"
+        )

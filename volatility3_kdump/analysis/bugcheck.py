@@ -194,6 +194,18 @@ def mismatch(target: Target, bug_check: BugCheck, recorded: RecordedBugCheck) ->
     return f"the dump header and nt!KiBugCheckData disagree: {', '.join(differing)}"
 
 
+def why_no_bug_check(target: Target) -> str:
+    """Why there is no bug check to explain, in a sentence without its end."""
+    header = target.header
+    if header.container is None:
+        return "The bug check code in the dump header was never set"
+    if header.crashed is False:
+        return "This machine has not crashed: nt!KiBugCheckData is zero in the memory image"
+    if target.variable("KiBugCheckData", "KiBugCheckData") is None:
+        return "Whether this machine has crashed is not known: nt!KiBugCheckData is not located without symbols"
+    return "Whether this machine has crashed is not known: nt!KiBugCheckData is not in the memory image"
+
+
 def header_bug_check(target: Target) -> BugCheck | None:
     """The header's bug check explained; ``None`` when its code was never set."""
     code = target.header.bug_check_code

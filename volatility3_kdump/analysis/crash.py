@@ -12,6 +12,7 @@ from volatility3_kdump.analysis.bugcheck import (
     header_bug_check,
     mismatch,
     recorded_bug_check,
+    why_no_bug_check,
 )
 from volatility3_kdump.analysis.facts import Facts, gather_facts, version_of
 from volatility3_kdump.analysis.failure import Failure, find_failure
@@ -21,7 +22,7 @@ from volatility3_kdump.analysis.plausibility import Plausibility, plausibility
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case, Reasoning
 from volatility3_kdump.analysis.stack_entries import entry_at, stack_entries
-from volatility3_kdump.analysis.verdict import Verdict, decide
+from volatility3_kdump.analysis.verdict import Verdict, decide, no_verdict
 from volatility3_kdump.analysis.weighing import weigh
 from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor
@@ -55,6 +56,8 @@ class Crash:
     ``image_version`` is that of the image held responsible. ``plausibility`` says whether the instruction that failed
     explains the exception, ``None`` where the dump does not tell. ``interrupted`` says on which stack the system was
     stopped where that is none of the thread's: process and thread are then only what the processor had been running.
+    ``no_bug_check`` is the sentence that says why there is no bug check. ``crashed`` is false for an image of a machine
+    that runs: then nobody is to blame, and what is shown is what its first processor does.
     """
 
     bug_check: BugCheck | None
@@ -71,6 +74,8 @@ class Crash:
     notes: tuple[str, ...]
     plausibility: Plausibility | None = None
     interrupted: str | None = None
+    no_bug_check: str | None = None
+    crashed: bool | None = True
 
 
 def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
@@ -101,6 +106,8 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         lambda address: entry_at(target, address),
     )
     verdict = weigh(decided, judged, bug_check, identity.vendor if identity else None)
+    if target.header.crashed is False:
+        verdict = no_verdict("the machine has not crashed")
     blamed = next((module for module in target.modules if module.name == verdict.module_name), None)
     return Crash(
         bug_check,
@@ -117,6 +124,8 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         tuple(notes),
         judged,
         None if reasoning.thread else _interrupted(target),
+        None if bug_check is not None else why_no_bug_check(target),
+        target.header.crashed,
     )
 
 

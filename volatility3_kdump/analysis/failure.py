@@ -291,6 +291,7 @@ class _Finder:
         if context is None:
             return None
         own = context is self.target.header_context
+        own = own and self.target.header.container is None
         return context, "registers in the dump header" if own else f"registers of {context.source}", None, None
 
     def _recover(self, shown: Context, trap: int) -> tuple[Context, tuple[str, ...]]:

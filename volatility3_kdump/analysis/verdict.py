@@ -76,6 +76,26 @@ class Verdict:
     suspect: str | None = None
 
 
+def no_verdict(why: str) -> Verdict:
+    """The verdict where there is nothing to be blamed for."""
+    return Verdict(
+        symbol_name=None,
+        module_name=None,
+        image_name=None,
+        bucket=None,
+        bucket_hash=None,
+        function_offset=None,
+        rule=why,
+        runner_up=None,
+        runner_up_rule=None,
+        confidence="none",
+        frame=None,
+        all_microsoft=False,
+        followup="none",
+        confidence_reason=why,
+    )
+
+
 class _Candidate(NamedTuple):
     """A frame with its owner. ``number`` is its index, negative for the instruction that failed where the stack lacks
     that frame."""

@@ -88,8 +88,9 @@ def _document(file: File, member: Inside | None, options: Options) -> dict[str, 
     from volatility3_kdump.analysis.owners import OwnerRules
     from volatility3_kdump.target import Target
     from volatility3_kdump.views.report import report
+    from volatility3_kdump.windows.processes.crashed import settle
 
-    target = Target.open(file.path, replace(options, member=None if member is None else f"#{member[0]}"))
+    target = settle(Target.open(file.path, replace(options, member=None if member is None else f"#{member[0]}")))
     target.memory.budget.begin()
     return report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
 

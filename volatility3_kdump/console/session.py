@@ -17,7 +17,13 @@ from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import (
+    crash_context,
+    crash_process,
+    crash_processor,
+    crash_thread,
+    settle,
+)
 
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
@@ -223,7 +229,7 @@ class Session:
 
         if "\0" in path:
             raise KdumpError(f"{path}: is not the name of a file")
-        return Target.open(path, replace(self.options, member=member, progress=self.progress))
+        return settle(Target.open(path, replace(self.options, member=member, progress=self.progress)))
 
     # expressions ------------------------------------------------------------------------------------------------
 

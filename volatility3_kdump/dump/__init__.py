@@ -6,6 +6,8 @@ import functools
 import os
 from dataclasses import dataclass
 
+from volatility3_kdump.cpu.state import ProcessorState
+from volatility3_kdump.dump.facts import Fact, MachineFacts, no_facts
 from volatility3_kdump.dump.header import PAGE_SIZE, PHYSICAL_TYPES, DumpHeader, DumpType, parse_header
 from volatility3_kdump.dump.io_triage import io_triage_blocks
 from volatility3_kdump.dump.pagemap import Extent, PageMap, extents
@@ -24,7 +26,9 @@ __all__ = [
     "DumpHeader",
     "DumpType",
     "Extent",
+    "Fact",
     "FileSource",
+    "MachineFacts",
     "PageMap",
     "Segment",
     "SegmentMap",
@@ -34,6 +38,7 @@ __all__ = [
     "TriageDump",
     "UnloadedDriver",
     "extents",
+    "no_facts",
     "open_dump",
     "parse_header",
 ]
@@ -41,12 +46,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CrashDump:
-    """An opened dump file: its header and either a page map (physical types) or triage data (type 4)."""
+    """An opened dump file: its header and either a page map (physical types) or triage data (type 4).
+
+    Or a memory image: then the header is what is known of the machine (:class:`MachineFacts`), and ``processors`` are
+    those whose registers the image holds; ``why_no_registers`` says why it holds none.
+    """
 
     source: Source
     header: DumpHeader
     pages: PageMap | None
     triage: TriageDump | None
+    processors: tuple[ProcessorState, ...] = ()
+    why_no_registers: str = ""
 
     @functools.cached_property
     def machine_frames(self) -> int:

@@ -120,6 +120,20 @@ class DumpHeader:
     physical_memory: bytes = field(repr=False)
 
     @property
+    def container(self) -> str | None:
+        """What the machine's memory was taken from, in words; ``None`` for a crash dump that Windows wrote."""
+        return None
+
+    @property
+    def crashed(self) -> bool | None:
+        """Whether the machine had stopped with a bug check; ``None`` where that is not known."""
+        return True
+
+    def source_of(self, name: str) -> str | None:
+        """Where the value of a field is from, in words; ``None`` where there is none."""
+        return None if getattr(self, name) is None else "dump header"
+
+    @property
     def architecture(self) -> str:
         """``x64``, ``arm64``, ``x86``, or the machine number in hexadecimal.
 
@@ -339,19 +353,31 @@ def _recognise(source: Source, magic: bytes) -> int:
         )
     if magic == b"Raw_Dmp!":
         raise NotACrashDump("this is a raw offline dump container (Raw_Dmp!), not a crash dump: convert it first")
-    if magic.strip(b"\0") == b"" and _is_zero(source):
-        raise NotACrashDump(
-            f"the file holds only zeros ({source.size:,} bytes): the disk never received the dump, "
-            "nothing can be recovered"
-        )
+    if magic.strip(b"\0") == b"":
+        refuse_empty(source)
     for prefix, what in _OTHER_KINDS:
         if magic.startswith(prefix):
             raise NotACrashDump(f"this is {what}, not a Windows crash dump")
     shown = magic.hex(" ") or "nothing"
     raise NotACrashDump(
         f"no crash dump header at offset 0x0 (found {shown}, expected 'PAGEDU64' or 'PAGEDUMP'): "
-        "for a raw memory image use the windows.* plugins"
+        "and it is no raw memory image either: too small, or empty where every machine has code"
     )
+
+
+def refuse_empty(source: Source) -> None:
+    """Raise :class:`NotACrashDump` for a file of nothing but zeros, as far as its begin and end tell."""
+    if _is_zero(source):
+        raise NotACrashDump(
+            f"the file holds only zeros ({source.size:,} bytes): the disk never received the dump, "
+            "nothing can be recovered"
+        )
+
+
+def is_something_else(source: Source) -> bool:
+    """Whether a file begins as one of another kind does, so that it is no raw memory image either."""
+    magic = source.read(0, 8)
+    return magic[:4] in (_SIGNATURE, b"MDMP") or magic == b"Raw_Dmp!" or magic.startswith(_OTHER_MAGICS)
 
 
 _OTHER_KINDS = (
@@ -369,6 +395,7 @@ _OTHER_KINDS = (
     (b"EMiL", "a LiME memory image"),
     (b"MZ", "a PE image"),
 )
+_OTHER_MAGICS = tuple(magic for magic, _ in _OTHER_KINDS)
 
 
 def _is_zero(source: Source) -> bool:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from volatility3_kdump.archives.archive import shown
 from volatility3_kdump.dump import PHYSICAL_TYPES, CrashDump, DumpType, open_dump, parse_header
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.dump.facts import no_facts
+from volatility3_kdump.dump.header import is_something_else, refuse_empty
+from volatility3_kdump.errors import KdumpError, NotACrashDump
 from volatility3_kdump.files import is_directory, open_file, path_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from volatility3_kdump.dump import DumpHeader
     from volatility3_kdump.dump.source import Source
     from volatility3_kdump.progress import Progress
+
+
+_SIGNATURE = b"PAGE"
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,64 @@ def _build(
         file_layer = physical.FileLayer(context, file_path, context.layers.free_layer_name("FileLayer"))
         file_layer.held_open = held
     source = source_of(file_layer)
+    if source.read(0, 4) != _SIGNATURE:
+        opened = _build_image(context, config_path, name, file_layer, source, extracted, progress)
+        if opened is not None:
+            return opened
     header = parse_header(source)
     try:
         return _build_over(context, config_path, name, file_layer, source, header, extracted, progress)
     except KdumpError as error:
         raise type(error)(f"{error}; its header says: {header.brief()}") from error
+
+
+def _build_image(
+    context: interfaces.context.ContextInterface,
+    config_path: str,
+    name: str,
+    file_layer: interfaces.layers.DataLayerInterface,
+    source: Source,
+    extracted: Extracted | None,
+    progress: Progress | None,
+) -> Opened | None:
+    """The layers over a memory image; ``None`` for a file that is neither one nor large enough for a raw one."""
+    from volatility3.framework import interfaces
+
+    from volatility3_kdump.captures import RAW, open_capture, open_raw
+    from volatility3_kdump.layers.image import KdumpImageLayer, KdumpUnpackedLayer
+    from volatility3_kdump.layers.machine import find_windows
+
+    capture = open_capture(source, None if extracted is not None else path_of(getattr(file_layer, "location", "")))
+    if capture is None and is_something_else(source):
+        return None
+    capture = capture or open_raw(source)
+    if capture is None:
+        return None
+    join = interfaces.configuration.path_join
+    context.add_layer(file_layer)
+    base = file_layer
+    if capture.source is not source:
+        base = KdumpUnpackedLayer(
+            context, join(config_path, "unpacked"), context.layers.free_layer_name("KdumpUnpackedLayer"), capture.source
+        )
+        context.add_layer(base)
+    layer_path = join(config_path, "image_layer")
+    context.config[join(layer_path, "base_layer")] = base.name
+    facts = no_facts(capture.container)
+    dump = CrashDump(capture.source, facts, capture.pages, None, capture.processors, capture.why_no_registers)
+    physical = KdumpImageLayer(context, layer_path, context.layers.free_layer_name("KdumpImageLayer"), dump)
+    context.add_layer(physical)
+    try:
+        windows = find_windows(physical, capture, join(config_path, "virtual_layer"), progress)
+    except NotACrashDump:
+        if capture.container == RAW:
+            # What the file seems to be says more than that a search of it failed.
+            refuse_empty(source)
+        raise
+    context.add_layer(windows.layer)
+    problems = [] if extracted is None else list(extracted.warnings)
+    problems += [*capture.warnings, *windows.problems]
+    return Opened(name, windows.dump, context, windows.layer.name, physical.name, extracted, problems)
 
 
 def _build_over(

@@ -156,8 +156,13 @@ def _page_locator(
     if pages is None:
         return None
     offsets: dict[int, int] = {}
+    space = getattr(tables, "address_space", None)
 
     def locate(page: int) -> tuple[Source, int] | None:
+        nonlocal space
+        if getattr(tables, "address_space", None) is not space:
+            space = tables.address_space
+            offsets.clear()
         offset = offsets.get(page)
         if offset is None:
             try:

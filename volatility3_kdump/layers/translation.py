@@ -62,7 +62,16 @@ class KdumpTranslation(intel.Intel):
 
     def refresh(self) -> None:
         """Read the paging files out of the configuration again."""
-        self.address_space = self.space_of(self._page_map_offset)
+        self.address_space = self.space_of(self.config["page_map_offset"])
+
+    def change_root(self, root: int) -> bool:
+        """Walk the page tables of another process from now on, where they lead to the same kernel."""
+        space = self.space_of(root)
+        if isinstance(space.place(KUSER_SHARED_DATA_64 & self.address_mask), Fault):
+            return False
+        self.address_space = space
+        self.config["page_map_offset"] = root
+        return True
 
     def space_of(self, root: int) -> AddressSpace:
         """The address space of another top table (its physical address, flags allowed) of the same machine."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from volatility3_kdump import tables
-from volatility3_kdump.dump import CrashDump
+from volatility3_kdump.dump import CrashDump, MachineFacts
 from volatility3_kdump.images.pe import CodeView, PeImage, code_view, parse_headers
 from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.symbols.kdbg import DebuggerData
@@ -90,6 +90,9 @@ def find_kernel(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None
 
 def _bases(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> Iterator[tuple[int, str]]:
     """Where the kernel may lie and how that is known, what is sure first; looked for as far as they are asked for."""
+    if isinstance(dump.header, MachineFacts) and dump.header.kernel_base is not None:
+        yield dump.header.kernel_base, dump.header.source_of("kernel_base") or ""
+        return
     if debugger and debugger.kernel_base:
         yield debugger.kernel_base, "KDDEBUGGER_DATA64.KernBase"
     width = dump.header.pointer_size
@@ -189,11 +192,23 @@ def _index() -> dict[tuple[int | None, int | None], list[Mapping[str, Any]]]:
     return index
 
 
+def indexed_variables(identity: PdbIdentity) -> Mapping[str, int]:
+    """The distances from the base of the variables that the shipped index has of a kernel; empty where it lacks it."""
+    for records in _index().values():
+        for record in records:
+            if record["guid"] == identity.guid and record["age"] == identity.age:
+                rvas: Mapping[str, int] = record["rva"]
+                return rvas
+    return {}
+
+
 def _bug_check_routine(dump: CrashDump) -> int | None:
     """Address of KeBugCheckEx from the header's exception record, which the kernel makes up as a breakpoint there."""
     layouts = tables.structures()
     type_name = f"_EXCEPTION_RECORD{dump.header.bits}"
     reader = layouts.reader(type_name, code="ExceptionCode", address="ExceptionAddress")
+    if not dump.header.exception_record:
+        return None
     row = reader.unpack(dump.header.exception_record)
     return row.address if row.code == _BREAKPOINT else None
 

@@ -67,6 +67,7 @@ _ONE_SPACE = frozenset(
         "BUGCHECK_P4",
     }
 )
+_RUNNING = "What is shown is what its first processor was doing; !running -it shows all of them, !locks who waits."
 _ATTRIBUTE_WORDS = {
     "HiberCrash": "Hiber Crash Dump",
     "DumpDevicePowerOff": "Dump Device Power Off",
@@ -85,7 +86,7 @@ def analyze(crash: Crash, size: int, site: Name | None) -> Iterator[str]:
     """Every line. ``size`` is that of a pointer in bytes, ``site`` the name of where the exception was."""
     yield from box()
     if crash.bug_check is None:
-        yield "The bug check code in the dump header was never set."
+        yield f"{crash.no_bug_check}."
     else:
         yield from explanation(crash.bug_check, size)
     yield ""
@@ -124,7 +125,7 @@ def brief(crash: Crash) -> Iterator[str]:
     yield "Use !analyze -v to get detailed debugging information."
     yield ""
     if crash.bug_check is None:
-        yield "The bug check code in the dump header was never set."
+        yield f"{crash.no_bug_check}."
     else:
         values = (argument.value for argument in crash.bug_check.arguments)
         listed = ", ".join("?" if value is None else f"{value:x}" for value in values)
@@ -135,6 +136,9 @@ def brief(crash: Crash) -> Iterator[str]:
         site = f" ( {verdict.symbol_name} )" if verdict.symbol_name else ""
         yield f"Probably caused by : {verdict.image_name}{site}"
         yield ""
+    if crash.crashed is False:
+        yield _RUNNING
+        return
     yield f"Followup:     {verdict.followup}"
     yield "---------"
 
@@ -201,7 +205,7 @@ def _first_fields(crash: Crash) -> Iterator[str]:
         # KD has no line for the bits without words, which are among the keys where they have a name.
         yield from (f"  {_ATTRIBUTE_WORDS[name]}" for name in facts.attribute_names if name in _ATTRIBUTE_WORDS)
         yield ""
-    if facts.faulting_thread is not None:
+    if facts.faulting_thread is not None and crash.crashed is not False:
         yield from field("FAULTING_THREAD", f"{facts.faulting_thread:016x}")
     if crash.recorded.driver:
         yield from field("BUGCHECKING_DRIVER", crash.recorded.driver)
@@ -301,6 +305,9 @@ def _last_fields(crash: Crash) -> Iterator[str]:
     ):
         if value is not None:
             yield from field(tag, value)
+    if crash.crashed is False:
+        yield _RUNNING
+        return
     yield f"Followup:     {verdict.followup}"
     yield "---------"
 

@@ -29,6 +29,13 @@ KINDS = {
 }
 
 
+def kind_line(header: DumpHeader) -> str:
+    """What kind of dump or memory image it is, and which address spaces it holds."""
+    if header.container is not None:
+        return f"Memory Image ({header.container}): {_FULL}"
+    return KINDS[header.dump_type or 0]
+
+
 def version_line(header: DumpHeader) -> str:
     """``Windows 10 Kernel Version 19041 MP (3 procs) Free x64``; what the header lacks is said to be unknown."""
     name = windows_name(header.build_number) or "Windows"
@@ -61,7 +68,7 @@ def base_line(system: System) -> str | None:
 def loading(header: DumpHeader, path: str) -> Iterator[str]:
     """What is loaded: the file and the kind of dump."""
     yield f"Loading Dump File [{path}]"
-    yield KINDS[header.dump_type or 0]
+    yield kind_line(header)
 
 
 def headline(header: DumpHeader, search_paths: tuple[str, str] | None = None) -> Iterator[str]:
@@ -105,6 +112,8 @@ def times(system: System) -> Iterator[str]:
 
 def kind(header: DumpHeader) -> str:
     """``64-bit Kernel bitmap dump``, as ``||`` lists dumps."""
+    if header.container is not None:
+        return f"{header.bits}-bit {header.container}"
     name = KINDS[header.dump_type or 0].partition(" File:")[0]
     return f"{header.bits}-bit {name[0]}{name[1:].lower()}"
 

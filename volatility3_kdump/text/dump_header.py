@@ -19,6 +19,9 @@ def header_lines(header: DumpHeader) -> Iterator[str]:
     more of them than fit.
     """
     size = header.pointer_size
+    if header.container is not None:
+        yield from _facts(header)
+        return
     numbers: tuple[tuple[str, int | None], ...] = (
         ("MajorVersion", header.major_version),
         ("MinorVersion", header.build_number),
@@ -59,6 +62,46 @@ def header_lines(header: DumpHeader) -> Iterator[str]:
         for run in runs:
             yield f"    {pointer(run.base_page << _PAGE_SHIFT, 8)}  {pointer(run.page_count << _PAGE_SHIFT, 8)}"
         yield f"Number of pages: {header.number_of_pages or 0:08x}"
+
+
+#: The facts of a memory image by the names of a dump header's fields.
+_FACTS = (
+    ("DirectoryTableBase", "directory_table_base"),
+    ("MachineImageType", "machine_type"),
+    ("NumberProcessors", "number_processors"),
+    ("MajorVersion", "major_version"),
+    ("MinorVersion", "build_number"),
+    ("KernelBase", "kernel_base"),
+    ("PsLoadedModuleList", "ps_loaded_module_list"),
+    ("PsActiveProcessHead", "ps_active_process_head"),
+    ("PfnDataBase", "pfn_database"),
+    ("KdDebuggerDataBlock", "kd_debugger_data_block"),
+    ("BugCheckCode", "bug_check_code"),
+    ("SystemTime", "system_time"),
+    ("SystemUpTime", "system_up_time"),
+    ("ProductType", "product_type"),
+    ("SuiteMask", "suite_mask"),
+)
+
+
+def facts(header: DumpHeader) -> Iterator[tuple[str, int | None, str]]:
+    """The facts of a memory image: name, value, where it is from or why there is none."""
+    for name, field in _FACTS:
+        value = getattr(header, field)
+        yield name, value, header.source_of(field) or "not known"
+    if header.crashed:
+        for number, parameter in enumerate(header.bug_check_parameters, 1):
+            yield f"BugCheckParameter{number}", parameter, header.source_of("bug_check_parameters") or "not known"
+    source = header.source_of("context_record")
+    yield "ContextRecord", None, source or "saved by the processor that stopped" if header.crashed else source or "none"
+
+
+def _facts(header: DumpHeader) -> Iterator[str]:
+    """Where there is no header: what is known in its place."""
+    yield f"No dump header: a memory image ({header.container}). What is known of the machine:"
+    for name, value, source in facts(header):
+        shown = "" if value is None else pointer(value & 0xFFFFFFFFFFFFFFFF, 8) if value >> 32 else f"{value:08x}"
+        yield f"{_line(name, shown):<{_WIDTH + 20}}{source}"
 
 
 def _line(name: str, text: str) -> str:

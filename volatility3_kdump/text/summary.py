@@ -50,7 +50,7 @@ def summary(crash: Crash, named: bool) -> list[str]:
 def _what(crash: Crash) -> str:
     bug_check = crash.bug_check
     if bug_check is None:
-        return "The dump header does not say what happened: its bug check code was never set."
+        return f"{crash.no_bug_check}."
     name = bug_check.name or "a code that is not publicly known"
     code = f"bug check {bug_check.raw_code:X} ({name})"
     if crash.facts.live:
@@ -90,6 +90,8 @@ def _where(crash: Crash) -> str | None:
         return f"{noticed}{joint} thread {crash.reasoning.thread:x}{f' of process {process}' if process else ''}."
     if not parts:
         return None
+    if crash.crashed is False:
+        return f"What is shown is what ran {' '.join(parts)}."
     interrupted = ""
     if crash.interrupted is not None:
         interrupted = f", {crash.interrupted}"
@@ -121,6 +123,8 @@ def _adds(crash: Crash, sentence: str) -> bool:
 
 def _who(crash: Crash) -> str:
     verdict = crash.verdict
+    if crash.crashed is False:
+        return "No component is to blame: nothing has failed."
     suspect = verdict.suspect or verdict.image_name or verdict.module_name
     if verdict.symbol_name == INCONCLUSIVE or suspect is None or suspect == UNKNOWN_IMAGE:
         return f"No component can be named: {_short(verdict.rule).removeprefix('nobody can be blamed: ')}."
@@ -162,6 +166,8 @@ def _next(crash: Crash, named: bool) -> list[str]:
     if crash.failure is not None and crash.failure.at_fault:
         commands.append("kdump.trap for the registers")
     commands.append("kdump.stack for the whole stack")
+    if crash.crashed is False:
+        commands[-1:] = ["kdump.ready and kdump.stack --all-cpus for what runs", "kdump.locks for who waits for whom"]
     if any(frame.trust == SCAN for frame in crash.stack.frames):
         commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
     if not named:

@@ -22,6 +22,7 @@ from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.report import write_report
 from volatility3_kdump.views.table import BLANK, table
 from volatility3_kdump.windows.machine.version import build_lab, windows_name
+from volatility3_kdump.windows.stacks.starts import why_no_registers
 
 ANALYSIS = table(
     "kdump.analyze",
@@ -92,13 +93,15 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
         yield _row("Machine", name, text)
     yield from _crash_rows(target, crash)
     if crash.failure is None:
-        yield _row("Failure", "Registers", None, note="the dump header holds no registers")
+        yield _row("Failure", "Registers", None, note=why_no_registers(target))
     elif crash.failure.at_fault:
         yield from failure_rows(target, crash.failure)
         yield from register_rows(crash.failure)
     else:
         # The first instruction of KeBugCheckEx is no finding.
         note = "those of the call that reported the bug check: it names no faulting instruction"
+        if crash.crashed is False:
+            note = "what the processor was doing"
         yield _row("Failure", "Registers from", crash.failure.origin, note=note)
         yield from register_rows(crash.failure)
     yield from _stack_rows(target, crash)
@@ -145,7 +148,7 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
         ("Hash", f"{{{verdict.bucket_hash}}}" if verdict.bucket_hash else None, ""),
         ("Followup", verdict.followup, ""),
     ):
-        if value is not None:
+        if value is not None and crash.crashed is not False:
             yield _row("Verdict", field, value, note=note)
 
 
@@ -169,7 +172,7 @@ def _stack_rows(target: Target, crash: Crash) -> Iterator[Row]:
 def _bug_check_rows(crash: Crash) -> Iterator[Row]:
     bug_check = crash.bug_check
     if bug_check is None:
-        yield _row("Bug check", "Code", None, note="never set in the dump header")
+        yield _row("Bug check", "Code", None, note=crash.no_bug_check or "")
         return
     yield _row("Bug check", "Code", f"{bug_check.name or 'unknown code'} ({bug_check.raw_code:x})", bug_check.raw_code)
     for field, sentence in (("Meaning", bug_check.text), ("This case", bug_check.variant)):

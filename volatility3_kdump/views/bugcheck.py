@@ -11,6 +11,7 @@ from volatility3_kdump.analysis.bugcheck import (
     header_bug_check,
     mismatch,
     recorded_bug_check,
+    why_no_bug_check,
 )
 from volatility3_kdump.errors import CorruptDump, KdumpError
 from volatility3_kdump.target import Target
@@ -33,12 +34,15 @@ def bug_check_grid(target: Target) -> KdumpGrid:
     bug_check = header_bug_check(target)
     recorded = recorded_bug_check(target)
     if bug_check is None:
+        if target.header.container is not None:
+            why = why_no_bug_check(target)
+            return BUGCHECK.grid([_row("Code", None, why, _source(target))], lambda: [f"{why}."])
         offset = 0x38 if target.header.bits == 64 else 0x28
         raise CorruptDump(f"{target.name}: the bug check code at offset {offset:#x} of the dump header was never set")
     differing = mismatch(target, bug_check, recorded)
 
     def rows() -> Iterator[Row]:
-        yield from _bug_check_rows(bug_check, "dump header")
+        yield from _bug_check_rows(bug_check, _source(target))
         yield from _recorded_rows(target, recorded, differing)
 
     def kd_lines() -> Iterator[str]:
@@ -47,6 +51,10 @@ def bug_check_grid(target: Target) -> KdumpGrid:
             yield f"WARNING: {differing}"
 
     return BUGCHECK.grid(rows(), kd_lines)
+
+
+def _source(target: Target) -> str:
+    return target.header.source_of("bug_check_code") or "nt!KiBugCheckData"
 
 
 def shown_bug_check(words: Sequence[str]) -> KdumpGrid:
@@ -93,7 +101,8 @@ def _recorded_rows(target: Target, recorded: RecordedBugCheck, differing: str | 
         why = "not in the dump, or the kernel's symbols are not at hand"
         yield _row("Recorded by the kernel", None, why, source)
     else:
-        meaning = differing or "agrees with the dump header"
+        own = target.header.container is not None
+        meaning = differing or ("where the code is from" if own else "agrees with the dump header")
         yield _row("Recorded by the kernel", recorded.code, meaning, source)
     if recorded.driver is not None:
         yield _row("Driver blamed by the kernel", BLANK, recorded.driver, "nt!KiBugCheckDriver")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from volatility3_kdump.analysis.bugcheck import why_no_bug_check
 from volatility3_kdump.archives import archive
 from volatility3_kdump.dump import DumpHeader
 from volatility3_kdump.dump.smbios import machine_information
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.banner import KINDS, headline, loading, version
+from volatility3_kdump.text.banner import headline, kind_line, loading, version
+from volatility3_kdump.text.dump_header import facts
 from volatility3_kdump.text.times import session_time, uptime
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
@@ -37,6 +39,7 @@ INFO = table(
 )
 
 _UNSET = "not set"
+_NEVER = "never written by the dump's writer"
 _SECONDARY_STATES = {0: "none", 1: "partial or complete"}
 _TRIAGE_FIELDS = (
     "CONTEXT",
@@ -73,7 +76,10 @@ def _rows(target: Target) -> Iterator[Row]:
     yield from _windows_rows(target)
     yield from _time_rows(target)
     yield from _kernel_rows(target)
-    yield from _header_rows(target.header)
+    if target.header.container is None:
+        yield from _header_rows(target.header)
+    else:
+        yield from _fact_rows(target)
     yield from _page_rows(target)
     yield from _tagged_rows(target)
     yield from _machine_rows(target)
@@ -85,10 +91,15 @@ def _row(topic: str, field: str, shown: str | None, value: int | None = None, no
     return INFO.row(0, Topic=topic, Field=field, Text=shown, Value=BLANK if value is None else value, Notes=[note])
 
 
+def _not_known(header: DumpHeader) -> str:
+    """The note of a row whose value is not there, for memory images; those have a row of their own for its source."""
+    return "" if header.container is None else "see the facts"
+
+
 def _set(topic: str, field: str, value: int | None, shown: str | None = None, note: str = "") -> Row:
     """A row of a header field, which may never have been written."""
     if value is None:
-        never = note or "never written by the dump's writer"
+        never = note or _NEVER
         return INFO.row(0, Topic=topic, Field=field, Text=_UNSET, Value=None, Notes=[never])
     return _row(topic, field, shown if shown is not None else f"{value:,}", value, note)
 
@@ -101,9 +112,11 @@ def _dump_rows(target: Target) -> Iterator[Row]:
         yield _row("Dump", "Container", f"{target.container.kind} with {count:,} file{'s' if count > 1 else ''}")
         yield _row("Dump", "Member", archive.shown(target.container.member.name), target.container.member.number)
     yield _row("Dump", "Size", f"{target.dump.source.size:,} bytes", target.dump.source.size)
-    yield _row("Dump", "Type", KINDS[header.dump_type or 0], header.dump_type)
+    yield _row("Dump", "Type", kind_line(header), header.dump_type)
     if header.comment:
         yield _row("Dump", "Comment", header.comment)
+    if header.container is not None:
+        return
     names = header.attribute_names
     shown = None if names is None else " ".join(names) or "none"
     yield _set("Dump", "Attributes", header.attributes, shown)
@@ -124,9 +137,9 @@ def _windows_rows(target: Target) -> Iterator[Row]:
     )
     yield _row("Windows", "Release", release(target))
     kind = {0xF: "free", 0xC: "checked"}.get(header.major_version or 0)
-    yield _set("Windows", "Kind", header.major_version, kind)
+    yield _set("Windows", "Kind", header.major_version, kind, _not_known(header))
     yield _row("Windows", "Architecture", architecture_name(header.architecture), header.machine_type)
-    yield _set("Windows", "Processors", header.number_processors)
+    yield _set("Windows", "Processors", header.number_processors, note=_not_known(header))
     shared = shared_data(target)
     product, suite = header.product_type, header.suite_mask
     source = ""
@@ -142,13 +155,13 @@ def _windows_rows(target: Target) -> Iterator[Row]:
 
 def _time_rows(target: Target) -> Iterator[Row]:
     header = target.header
-    yield _set("Time", "Session time (UTC)", header.system_time, session_time(header.system_time))
+    yield _set("Time", "Session time (UTC)", header.system_time, session_time(header.system_time), _not_known(header))
     page = shared_data(target)
     bias = page.time_zone_bias if page else None
     local = session_time(header.system_time, bias) if bias is not None else None
     note = "zone of the target" if local else "the target's time zone is not in the dump"
     yield _row("Time", "Session time (target)", local, note=note)
-    yield _set("Time", "Uptime", header.system_up_time, uptime(header.system_up_time))
+    yield _set("Time", "Uptime", header.system_up_time, uptime(header.system_up_time), _not_known(header))
 
 
 def _symbols(target: Target) -> str:
@@ -185,7 +198,7 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
         ("KdDebuggerDataBlock", header.kd_debugger_data_block),
         ("DirectoryTableBase", header.directory_table_base),
     ):
-        yield _set("Kernel", field, value, None if value is None else f"{value:#x}")
+        yield _set("Kernel", field, value, None if value is None else f"{value:#x}", _not_known(header))
     debugger = target.debugger
     if debugger is None:
         yield _row("Kernel", "KDDEBUGGER_DATA64", None, note="not in the dump, or encoded")
@@ -193,6 +206,23 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
         yield _row("Kernel", "KDDEBUGGER_DATA64", f"{debugger.size:#x} bytes", debugger.size)
     processor = crash_processor(target)
     yield _row("Kernel", "Crashing processor", None if processor is None else str(processor.number))
+
+
+def _fact_rows(target: Target) -> Iterator[Row]:
+    """What is known of the machine in a memory image in place of a dump header, and where each fact is from."""
+    for name, value, source in facts(target.header):
+        yield _row("Fact", name, None if value is None else f"{value:#x}", value, source)
+    crashed = target.header.crashed
+    shown = None if crashed is None else "yes" if crashed else "no"
+    yield _row("Fact", "Crashed", shown, note="nt!KiBugCheckData" if crashed else why_no_bug_check(target))
+    states = target.dump.processors
+    yield _row(
+        "Fact",
+        "Processors with registers",
+        str(len(states)),
+        len(states),
+        target.dump.why_no_registers if not states else "",
+    )
 
 
 def _header_rows(header: DumpHeader) -> Iterator[Row]:

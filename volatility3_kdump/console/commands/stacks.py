@@ -316,6 +316,8 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
     if arguments.word("ADDRESS") == "-1":
         record = parse_exception_record(target.header.exception_record, width)
         if record is None:
+            if target.header.container is not None:
+                raise KdumpError(f"{target.name}: a memory image has no exception record of its own")
             raise KdumpError(f"{target.name}: the exception record of the dump header was never set")
         return exception_lines(record, width, target.names.lookup(record.address))
     address = arguments.number("ADDRESS") or 0

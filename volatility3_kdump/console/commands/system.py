@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from volatility3_kdump.analysis.bugcheck import why_no_bug_check
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
@@ -45,7 +46,10 @@ def times(session: Session, arguments: Arguments) -> Iterable[str]:
 def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
     code = session.target.header.bug_check_code
     shown = "?" * 8 if code is None else f"{code:X}"
-    yield f"Last event: Bugcheck {shown}"
+    if session.target.header.crashed is False:
+        yield f"Last event: none. {why_no_bug_check(session.target)}."
+    else:
+        yield f"Last event: Bugcheck {shown}"
     yield from banner.times(read_system(session.target))
 
 

@@ -10,9 +10,12 @@ from volatility3_kdump.layout import FieldPath
 from volatility3_kdump.windows.structures import read_row
 
 if TYPE_CHECKING:
+    from volatility3_kdump.cpu.state import ProcessorState
     from volatility3_kdump.target import Target
 
 _MOST_PROCESSORS = 2048
+#: Fields of KPCR that say where a processor's tables are, by what a hypervisor calls them.
+_TABLE_BASES = {"idt_base": "IdtBase", "task_base": "TssBase", "gdt_base": "GdtBase"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Processor:
     """One processor. Addresses are virtual; ``None`` is not in the dump.
 
     ``prcb`` is the address of its KPRCB, ``context`` the registers that it saved when it was stopped (from
-    KPRCB.Context, else KPRCB.ProcessorState).
+    KPRCB.Context, else KPRCB.ProcessorState), or those that a memory image holds.
     """
 
     number: int
@@ -92,8 +95,43 @@ def _read_processor(target: Target, prcb: int) -> Processor | None:
         prcb,
         memory.pointer(prcb + current) or None if current is not None else None,
         memory.pointer(prcb + idle) or None if idle is not None else None,
-        _context(target, prcb, number),
+        _registers(target, prcb, number),
     )
+
+
+def _registers(target: Target, prcb: int, number: int) -> Context | None:
+    """What a processor saved when the machine stopped; in an image of a machine that runs, what its container holds.
+
+    A running machine has records of registers as well, of a time long past.
+    """
+    if target.header.container is None:
+        return _context(target, prcb, number)
+    saved = _context(target, prcb, number) if target.header.crashed else None
+    if saved is not None and saved.ip and target.is_kernel_address(saved.ip):
+        return saved
+    state = _state_of(target, prcb)
+    return None if state is None else state.context
+
+
+def _state_of(target: Target, prcb: int) -> ProcessorState | None:
+    """What the container of an image holds of the processor with a control block.
+
+    GS leads to the control region in the kernel, KERNEL_GS_BASE in user mode; the tables' addresses stand in it.
+    """
+    inside = target.offset("_KPCR", "Prcb", "OffsetPcrContainedPrcb")
+    if inside is None:
+        return None
+    region = prcb - inside
+    for state in target.dump.processors:
+        if region in (state.gs_base, state.kernel_gs_base):
+            return state
+    tables = {name: target.offset("_KPCR", path, None) for name, path in _TABLE_BASES.items()}
+    for name, place in tables.items():
+        base = target.memory.pointer(region + place) if place is not None else None
+        for state in target.dump.processors:
+            if base and base == getattr(state, name):
+                return state
+    return None
 
 
 def _context(target: Target, prcb: int, number: int) -> Context | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.machine.processors import Processor, processors
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread, stack_limits
@@ -65,6 +67,9 @@ def _crash_processor(target: Target) -> Processor | None:
             limits = stack_limits(target, processor.current_thread) if processor.current_thread else None
             if limits and limits[0] <= sp < limits[1]:
                 return processor
+    if target.header.crashed is False:
+        # A debugger that stops a machine shows its first processor.
+        return min(listed, key=lambda processor: processor.number, default=None)
     copied = target.triage_copies.get("prcb")
     if copied:
         return next((processor for processor in listed if processor.prcb == copied.address), None)
@@ -94,4 +99,18 @@ def _crash_process(target: Target) -> Process | None:
     address = thread.process if thread else None
     if address is None and "process" in target.triage_copies:
         address = target.triage_copies["process"].address
-    return read_process(target, address) if address else None
+    process = read_process(target, address) if address else None
+    if process is not None and target.header.container is not None and process.directory_table_base:
+        target.show_user_half(process.directory_table_base, "KPROCESS of the current process")
+    return process
+
+
+def settle(target: Target) -> Target:
+    """A target whose user half is that of the current process, as in a crash dump; to be called once it is opened.
+
+    The page tables that were found for a memory image may be those of any process.
+    """
+    if target.header.container is not None:
+        with contextlib.suppress(KdumpError):
+            crash_process(target)
+    return target

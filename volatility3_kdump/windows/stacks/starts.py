@@ -42,10 +42,19 @@ def crash_start(target: Target) -> Start:
     """The failure as the dump header has it. Raises :class:`NoStack` when the header holds no registers."""
     context = crash_context(target)
     if context is None or context.ip is None or context.sp is None:
-        raise NoStack("the dump header holds no registers")
+        raise NoStack(why_no_registers(target))
     # The registers are those of the exception where the code has the bit that small memory dumps add.
     fault = (target.header.bug_check_code or 0) >> 28 == _OF_EXCEPTION
     return Start(context, CONTEXT, crash_segments(target), crash=not fault, fault=fault)
+
+
+def why_no_registers(target: Target) -> str:
+    """Why there are no registers to begin with."""
+    if target.header.container is None:
+        return "the dump header holds no registers"
+    if target.header.crashed is True:
+        return "nt!KiProcessorBlock leads to no processor that stopped in KeBugCheckEx"
+    return target.dump.why_no_registers or f"the {target.header.container} holds none of this processor"
 
 
 def registers_start(target: Target, context: Context) -> Start:
@@ -98,6 +107,8 @@ def processor_start(target: Target, number: int) -> Start:
         crashing = crash_processor(target)
         if crashing is not None and crashing.number == number:
             return crash_start(target)
+        if target.header.container is not None:
+            raise NoStack(f"no registers of processor {number}: {why_no_registers(target)}")
         raise NoStack(f"the dump holds no registers of processor {number}")
     segments = []
     saved = saved_stack(target, processor.current_thread) if processor.current_thread else None

@@ -1,0 +1,204 @@
+"""Writes a made machine as what responders' tools and hypervisors make: memory images that are no crash dumps.
+
+The machine is that of a scene with what such images show besides: interrupt tables that lead into the kernel, the block
+by which Windows starts processors, and the System process's page tables where Windows has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdump_sample import context
+from kdump_sample.code import REGISTERS
+from kdump_sample.containers import write
+from kdump_sample.contents import make_contents
+from kdump_sample.machine import Machine
+from kdump_sample.physical import PAGE, PhysicalMemory
+from kdump_sample.scene import Record, Scene, Variable
+from kdump_sample.scenes import DEFAULT, make_scene
+from volatility3_kdump.layout import Layouts
+
+#: Where Windows 10 has the page tables of the System process.
+_SYSTEM_TABLES = 0x1AD000
+_IDT, _GDT, _TSS = 0x10000, 0x10FB0, 0x11000
+_HANDLERS = {0: "KiDivideErrorFault", 3: "KiBreakpointTrap", 14: "KiPageFault"}
+_KERNEL_CODE = 0x10
+_INTERRUPT_GATE = 0x8E
+_START_PAGE = 0x13000
+_SELECTORS = ("cs", "ds", "es", "fs", "gs", "ss")
+_CONTROL = (0x80050033, 0, 0, 0, 0x3506F8)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a hypervisor saves of a processor: its CONTEXT, CR3, and the address of its KPCR."""
+
+    context: bytes
+    directory: int
+    region: int
+
+    def register(self, name: str) -> int:
+        """A general register, rip or rflags."""
+        if name == "eflags":
+            return int(struct.unpack_from("<I", self.context, 0x44)[0])
+        return int(struct.unpack_from("<Q", self.context, 0x78 + 8 * (*REGISTERS, "rip").index(name))[0])
+
+    def selector(self, name: str) -> int:
+        """A segment register."""
+        return int(
+            struct.unpack_from("<H", self.context, 0x38 + 2 * ("cs", "ds", "es", "fs", "gs", "ss").index(name))[0]
+        )
+
+
+@dataclass(frozen=True)
+class Image:
+    """Pages and processors of a machine."""
+
+    physical: PhysicalMemory
+    processors: tuple[Processor, ...]
+
+    def ranges(self) -> list[tuple[int, bytes]]:
+        """Stretches of pages: physical address and bytes."""
+        pages = self.physical.pages
+        return [
+            (first * PAGE, b"".join(pages[pfn] for pfn in range(first, first + count)))
+            for first, count in self.physical.runs()
+        ]
+
+
+def image_scene(name: str, layouts: Layouts, running: bool = False) -> Scene:
+    """A scene with what images show besides. ``running`` has the kernel not record any bug check."""
+    scene = make_scene(name, layouts)
+    table = bytearray(PAGE)
+    for vector, handler in _HANDLERS.items():
+        rva = layouts.symbol(handler) or layouts.symbol("KeBugCheckEx") or 0
+        address = scene.kernel_base + rva
+        struct.pack_into(
+            "<HHBBHII",
+            table,
+            16 * vector,
+            address & 0xFFFF,
+            _KERNEL_CODE,
+            0,
+            _INTERRUPT_GATE,
+            address >> 16 & 0xFFFF,
+            address >> 32,
+            0,
+        )
+    system, *others = scene.processes
+    return dataclasses.replace(
+        scene,
+        processes=(dataclasses.replace(system, directory_table_base=_SYSTEM_TABLES), *others),
+        records=(*scene.records, *(Record(entry.pcr + _IDT, bytes(table)) for entry in scene.processors)),
+        variables=(*scene.variables, *((Variable("KiBugCheckData", 0, 40),) if running else ())),
+    )
+
+
+def image_machine(name: str, layouts: Layouts, running: bool = False) -> Machine:
+    """A machine as images show it."""
+    machine = Machine(image_scene(name, layouts, running), layouts)
+    page = machine.work.physical.claim(_START_PAGE // PAGE)
+    struct.pack_into("<Q", page, 0, 0x00000001000600E9)
+    struct.pack_into("<Q", page, 0x70, machine.work.required("KeBugCheckEx") & ~3)
+    struct.pack_into("<Q", page, 0xA0, _SYSTEM_TABLES)
+    return machine
+
+
+def image_of(machine: Machine) -> Image:
+    """Pages and processors of a machine."""
+    made = machine.processors
+    tables = machine.work.structures
+    processors = []
+    for number, entry in enumerate(machine.scene.processors):
+        record = machine.work.memory.read(made.contexts[number], context.SIZE)
+        field = tables.at("_KPRCB", made.blocks[number]).place("ProcessorState.SpecialRegisters.Cr3")
+        directory = machine.work.memory.read(field or 0, 8)
+        assert record is not None and directory is not None
+        processors.append(Processor(record, int.from_bytes(directory, "little"), entry.pcr))
+    return Image(machine.work.physical, tuple(processors))
+
+
+def write_image(
+    path: Path, kind: str, layouts: Layouts, name: str = DEFAULT, running: bool = False, dump_type: int = 1
+) -> None:
+    """Write the machine of a scene as an image of one of :data:`KINDS`, or as the crash dump to compare with."""
+    machine = image_machine(name, layouts, running)
+    if kind == "dump":
+        write(path, dump_type, make_contents(machine))
+    else:
+        KINDS[kind](path, image_of(machine))
+
+
+def _raw(path: Path, image: Image) -> None:
+    """A sparse file: what lies between the stretches reads as zeros."""
+    with path.open("wb") as stream:
+        for address, data in image.ranges():
+            stream.seek(address)
+            stream.write(data)
+        stream.truncate((image.physical.highest_pfn + 1) * PAGE)
+
+
+def _lime(path: Path, image: Image) -> None:
+    with path.open("wb") as stream:
+        for address, data in image.ranges():
+            stream.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, address + len(data) - 1, 0))
+            stream.write(data)
+
+
+def _elf(path: Path, image: Image) -> None:
+    """As QEMU writes it: a segment of notes, then one for each stretch of memory."""
+    ranges = image.ranges()
+    notes = b"".join(map(_prstatus, range(len(image.processors)), image.processors))
+    notes += b"".join(map(_qemu_note, image.processors))
+    begin = 0x40 + 0x38 * (len(ranges) + 1)
+    offset = begin + len(notes)
+    header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0x40, 0, 0, 0x40, 0x38, len(ranges) + 1, 0, 0, 0)
+    programs = [struct.pack("<IIQQQQQQ", 4, 0, begin, 0, 0, len(notes), len(notes), 0)]
+    for address, data in ranges:
+        programs.append(struct.pack("<IIQQQQQQ", 1, 0, offset, 0, address, len(data), len(data), 0))
+        offset += len(data)
+    path.write_bytes(b"".join((header, *programs, notes, *(data for _, data in ranges))))
+
+
+def _note(name: bytes, kind: int, data: bytes) -> bytes:
+    named = name + b"\0"
+    padded = named + bytes(-len(named) % 4)
+    return struct.pack("<III", len(named), len(data), kind) + padded + data + bytes(-len(data) % 4)
+
+
+def _prstatus(number: int, processor: Processor) -> bytes:
+    """NT_PRSTATUS of x86-64 Linux: the registers in the order of ``struct user_regs_struct``."""
+    take = processor.register
+    order = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi".split()
+    values = [*map(take, order), 0, take("rip"), processor.selector("cs"), take("eflags"), take("rsp")]
+    values += [processor.selector("ss"), 0, processor.region, *map(processor.selector, ("ds", "es", "fs", "gs"))]
+    body = bytes(32) + struct.pack("<I", number + 1) + bytes(76) + struct.pack("<27Q", *values) + bytes(8)
+    return _note(b"CORE", 1, body)
+
+
+def _qemu_note(processor: Processor) -> bytes:
+    """QEMUCPUState, version 1, with KERNEL_GS_BASE."""
+    order = "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip eflags".split()
+    region = processor.region
+    segments = [
+        (processor.selector(name), region if name == "gs" else 0) for name in ("cs", "ds", "es", "fs", "gs", "ss")
+    ]
+    segments += [(0, 0), (0x40, region + _TSS), (0, region + _GDT), (0, region + _IDT)]
+    control = (*_CONTROL[:3], processor.directory, _CONTROL[4])
+    body = struct.pack("<18Q", *map(processor.register, order))
+    body += b"".join(struct.pack("<IIIIQ", selector, 0xFFFF, 0, 0, base) for selector, base in segments)
+    body += struct.pack("<5QQ", *control, 0)
+    return _note(b"QEMU", 0, struct.pack("<II", 1, len(body) + 8) + body)
+
+
+KINDS: dict[str, Callable[[Path, Image], None]] = {"raw": _raw, "lime": _lime, "elf": _elf}
+
+
+def kinds() -> Sequence[str]:
+    """The kinds of images."""
+    return tuple(KINDS)

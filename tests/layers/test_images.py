@@ -1,0 +1,261 @@
+"""Memory images: every view shows of a machine what it shows of its crash dump, whatever container it is in."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import volatility3_kdump
+from kdump_sample.memory_images import KINDS
+from tests.prompt import answer
+from volatility3_kdump.analysis.crash import analyze_crash
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError, NotACrashDump
+from volatility3_kdump.views.report import report
+from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.processes.crashed import crash_process
+
+Image = Callable[..., Path]
+
+#: What a prompt shows of a machine: analysis, stacks, processes, memory, drivers, locks, pool.
+COMMANDS = (
+    "!analyze -v",
+    "k",
+    "r",
+    "~",
+    "!running -it",
+    "!ready",
+    "!process 0 7",
+    "lmv",
+    "!irpfind",
+    "!locks",
+    "!vm",
+    "!memusage 8",
+    "!poolused",
+    "!pte nt!KiBugCheckData",
+    "!pcr 0",
+    "!errlog",
+    "!session",
+    ".lastevent",
+)
+WITH_REGISTERS = ("elf",)
+
+
+def shown(path: Path, commands: tuple[str, ...] = COMMANDS) -> dict[str, list[str]]:
+    session = Session()
+    session.open(str(path))
+    told = {}
+    for line in commands:
+        try:
+            told[line] = [text.replace(path.name, "FILE") for text in answer(session, line)]
+        except KdumpError as error:
+            told[line] = [str(error).replace(path.name, "FILE")]
+    return told
+
+
+@pytest.fixture(scope="module")
+def of_dump(image: Image) -> dict[str, list[str]]:
+    return shown(image("dump"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_view_of_an_image_is_that_of_the_crash_dump(
+    kind: str, image: Image, of_dump: dict[str, list[str]]
+) -> None:
+    of_image = shown(image(kind))
+    assert any("FAILURE_BUCKET_ID:  AV_myfault!unknown_function" in line for line in of_image["!analyze -v"])
+    for command, lines in of_dump.items():
+        assert of_image[command] == lines, command
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_report_differs_in_the_file_only(kind: str, image: Image) -> None:
+    documents = []
+    for path in (image("dump"), image(kind)):
+        target = volatility3_kdump.open(path)
+        document = report(target, analyze_crash(target))
+        for name in ("dump", "symbols", "warnings"):
+            document.pop(name, None)
+        documents.append(document)
+    ours, theirs = documents[1], documents[0]
+    # The dump has tagged data besides: its SMBIOS tables, and the description of its processors.
+    for key in theirs:
+        if key not in ("machine", "system"):
+            assert ours[key] == theirs[key], key
+    del theirs["system"]["virtual_machine"], ours["system"]["virtual_machine"]
+    assert ours["system"] == theirs["system"]
+
+
+@pytest.mark.parametrize("kind", WITH_REGISTERS)
+def test_a_running_machine_shows_the_registers_that_the_container_holds(kind: str, image: Image) -> None:
+    target = volatility3_kdump.open(image(kind, running=True))
+    assert target.header.crashed is False and target.header.bug_check_code is None
+    contexts = {processor.number: processor.context for processor in processors(target)}
+    names = {number: target.name_of(context.ip or 0) for number, context in contexts.items() if context is not None}
+    assert names[0] == names[1] == "nt!HalProcessorIdle+0xf" and names[2] == "nt!KeBugCheckEx"
+    told = shown(image(kind, running=True), ("k", "~2s", "k", "!analyze", ".bugcheck"))
+    assert "nt!KeBugCheckEx" in told["k"][1] and "nt!KiIdleLoop+0x54" not in "".join(told["k"])
+    assert any("This machine has not crashed" in line for line in told["!analyze"])
+    assert not any("Probably caused" in line or "Followup" in line for line in told["!analyze"])
+    assert told[".bugcheck"] == ["This machine has not crashed: nt!KiBugCheckData is zero in the memory image."]
+
+
+def test_records_that_a_running_machine_saved_long_ago_are_no_registers(image: Image) -> None:
+    target = volatility3_kdump.open(image("raw", running=True))
+    assert all(processor.context is None for processor in processors(target))
+    told = shown(image("raw", running=True), ("k", "!running -it"))
+    assert told["k"] == ["No stack: a raw image holds memory only"]
+    assert not any("KeBugCheckEx" in line for line in told["!running -it"])
+
+
+def test_every_fact_says_where_it_is_from(image: Image) -> None:
+    target = volatility3_kdump.open(image("elf"))
+    header = target.header
+    assert header.container == "QEMU ELF core file"
+    assert header.source_of("bug_check_code") == "nt!KiBugCheckData" and header.bug_check_code == 0xD1
+    assert header.source_of("system_time") == "KUSER_SHARED_DATA"
+    assert header.source_of("ps_loaded_module_list") == "kernel symbols"
+    assert "handler of interrupt 0" in (header.source_of("kernel_base") or "")
+    process = crash_process(target)
+    assert process is not None and process.name == "notmyfault64.exe"
+    assert header.directory_table_base == process.directory_table_base
+    reference = volatility3_kdump.open(image("dump")).header
+    assert reference.source_of("bug_check_code") == "dump header" and reference.container is None
+    for name in ("build_number", "system_time", "system_up_time", "product_type", "suite_mask", "number_processors"):
+        assert getattr(header, name) == getattr(reference, name), name
+    for name in ("ps_loaded_module_list", "ps_active_process_head", "kd_debugger_data_block", "bug_check_parameters"):
+        assert getattr(header, name) == getattr(reference, name), name
+
+
+def test_without_symbols_the_index_of_kernels_and_the_shared_page_remain(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from volatility3_kdump import target as targets
+
+    monkeypatch.setattr(targets, "load_kernel_table", lambda *_: None)
+    target = volatility3_kdump.open(image("elf"), symbol_path="")
+    assert not target.has_names and target.header.build_number == 19041
+    assert [module.name for module in target.modules][:1] == ["nt"] or not target.modules
+    session = Session()
+    session.open(str(image("elf")))
+    assert answer(session, "!analyze")
+
+
+# bad input ------------------------------------------------------------------------------------------------------------
+
+
+def edited(source: Path, path: Path, change: Callable[[bytearray], None]) -> Path:
+    data = bytearray(source.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(KdumpError) as caught:
+        volatility3_kdump.open(path)
+    text = str(caught.value)
+    assert "\n" not in text and text.startswith(path.name)
+    return text
+
+
+def test_an_image_of_nothing_is_refused_in_one_line(tmp_path: Path) -> None:
+    zeros = tmp_path / "zeros.raw"
+    with zeros.open("wb") as stream:
+        stream.truncate(64 << 20)
+    assert "holds only zeros" in refusal(zeros)
+    small = tmp_path / "small.raw"
+    small.write_bytes(b"\xf3" * 5000)
+    with pytest.raises(NotACrashDump, match="no raw memory image either"):
+        volatility3_kdump.open(small)
+
+
+def noise(path: Path) -> Path:
+    path.write_bytes(b"\xf3" * (17 << 20))
+    return path
+
+
+@pytest.mark.thorough
+def test_an_image_of_noise_is_refused_after_the_hosts_scan(tmp_path: Path) -> None:
+    assert "no Windows kernel in it: no page tables of a 64-bit Windows" in refusal(noise(tmp_path / "noise.raw"))
+
+
+def test_an_image_without_page_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The host's scan takes a quarter of a minute.
+    monkeypatch.setattr("volatility3_kdump.layers.machine._scanned_roots", lambda *_: iter(()))
+    assert "no Windows kernel in it: no page tables of a 64-bit Windows" in refusal(noise(tmp_path / "noise.raw"))
+
+
+def test_a_truncated_image_is_opened_as_far_as_it_goes(image: Image, tmp_path: Path) -> None:
+    whole = image("lime")
+    path = tmp_path / "cut.lime"
+    path.write_bytes(whole.read_bytes()[:-0x3800])
+    target = volatility3_kdump.open(path)
+    assert any(re.match(r"the file is truncated: \d+ of [\d,]+ pages", line) for line in target.warnings)
+    assert target.header.bug_check_code == 0xD1
+
+
+def _states(data: bytearray) -> list[int]:
+    """Where the QEMU notes' contents begin."""
+    return [match.end() + 3 for match in re.finditer(rb"QEMU\0", bytes(data))]
+
+
+CR3_AT = 8 + 18 * 8 + 10 * 24 + 3 * 8
+IDT_AT = 8 + 18 * 8 + 9 * 24 + 16
+
+
+def test_notes_of_fewer_processors_than_windows_has_are_told(image: Image, tmp_path: Path) -> None:
+    def spoil(data: bytearray) -> None:
+        # The last note is no longer QEMU's.
+        place = data.rindex(b"QEMU\0")
+        data[place : place + 4] = b"NONE"
+
+    target = volatility3_kdump.open(edited(image("elf", running=True), tmp_path / "two.elf", spoil))
+    assert any("the registers of 2 processors, and Windows has 3" in line for line in target.warnings)
+    assert any("contradict each other: 3 of the kind CORE, 2" in line for line in target.warnings)
+    assert [processor.context is None for processor in processors(target)] == [False, False, True]
+
+
+def test_registers_of_another_machine_are_told_and_left_out(image: Image, tmp_path: Path) -> None:
+    def spoil(data: bytearray) -> None:
+        for place in _states(data):
+            struct.pack_into("<Q", data, place + CR3_AT, 0x7FFFF000)
+            struct.pack_into("<Q", data, place + IDT_AT, 0xFFFFF90012340000)
+            struct.pack_into("<Q", data, place + 8 + 16 * 8, 0xFFFFF90012345678)
+
+    target = volatility3_kdump.open(edited(image("elf", running=True), tmp_path / "other.elf", spoil))
+    assert any("of another machine or moment than its memory" in line for line in target.warnings)
+    assert all(processor.context is None for processor in processors(target))
+    assert target.kernel is not None and target.kernel.base == 0xFFFFF80062600000
+
+
+def test_a_guest_that_was_stopped_before_windows_ran(image: Image, tmp_path: Path) -> None:
+    def spoil(data: bytearray) -> None:
+        for place in _states(data):
+            struct.pack_into("<Q", data, place + CR3_AT - 24, 0x10)
+        # Nothing of Windows is in memory yet.
+        begin = data.index(b"MZ")
+        data[begin:] = bytes(len(data) - begin)
+
+    assert "no processor had paging on" in refusal(edited(image("elf"), tmp_path / "boot.elf", spoil))
+
+
+def test_elf_files_that_are_no_cores_are_refused(image: Image, tmp_path: Path) -> None:
+    def executable(data: bytearray) -> None:
+        data[16] = 2
+
+    def arm(data: bytearray) -> None:
+        struct.pack_into("<H", data, 18, 183)
+
+    def many(data: bytearray) -> None:
+        struct.pack_into("<H", data, 0x38, 0xFFFE)
+
+    assert "no core file" in refusal(edited(image("elf"), tmp_path / "executable", executable))
+    assert "e_machine 0xb7" in refusal(edited(image("elf"), tmp_path / "arm.elf", arm))
+    edited(image("elf"), tmp_path / "many.elf", many)
+    (tmp_path / "cut.elf").write_bytes(image("elf").read_bytes()[:0x50])
+    assert "program headers" in refusal(tmp_path / "cut.elf")

@@ -1,0 +1,36 @@
+"""Which container a memory image is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from volatility3_kdump.captures import elf, lime, raw
+from volatility3_kdump.captures.capture import Capture
+from volatility3_kdump.dump import Source
+
+_READERS: dict[bytes, Callable[[Source], Capture]] = {
+    elf.MAGIC: elf.read_elf,
+    lime.MAGIC: lime.read_lime,
+}
+_LONGEST_MAGIC = 16
+
+
+def open_capture(source: Source, path: Path | None = None) -> Capture | None:
+    """The memory image in a file, ``None`` for a file of no container that is known here; raw images have none.
+
+    ``path`` is the file's own, beside which others may belong to it. Raises a
+    :class:`~volatility3_kdump.errors.KdumpError` for an image that cannot be read.
+    """
+    start = source.read(0, _LONGEST_MAGIC)
+    for magic, read in _READERS.items():
+        if start.startswith(magic):
+            return read(source)
+    return None
+
+
+def open_raw(source: Source) -> Capture | None:
+    """A file as a raw image, ``None`` for one that is too small to be one, or empty where every machine has code."""
+    if source.size < raw.SMALLEST or not source.read(0, raw.SMALLEST).strip(b"\0"):
+        return None
+    return raw.read_raw(source)

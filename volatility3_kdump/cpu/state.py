@@ -1,0 +1,75 @@
+"""The state of a processor from outside, as a hypervisor saves it: registers, and where its tables are.
+
+What a guest's kernel cannot hide from its host: control registers, the bases of GS and the descriptor tables. A
+hypervisor keeps them for every virtual processor.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from volatility3_kdump.cpu.context import Context
+
+#: The bits of CR3 that name the top table; those below are flags and the process-context identifier.
+CR3_TABLE = 0x000FFFFFFFFFF000
+
+_GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)), "rip")
+#: CONTEXT_AMD64 with control, integer and segment registers; with the vector unit's control word besides.
+_FLAGS, _FLOATING_POINT = 0x100007, 0x8
+_CONTEXT_SIZE = 0x4D0
+
+
+@dataclass(frozen=True)
+class ProcessorState:
+    """One x64 processor. ``number`` counts in the order of the container.
+
+    ``registers`` has the names of :class:`~volatility3_kdump.cpu.context.Context`. ``control`` are CR0 to CR4 by
+    number. The bases are of GS, of KERNEL_GS_BASE (what SWAPGS exchanges for GS), of the interrupt and global
+    descriptor tables, and of the task state segment. What the container does not hold is absent or ``None``.
+    ``source`` says in words which record it is.
+    """
+
+    number: int
+    source: str
+    registers: Mapping[str, int] = field(hash=False)
+    control: Mapping[int, int] = field(default_factory=dict, hash=False)
+    gs_base: int | None = None
+    kernel_gs_base: int | None = None
+    idt_base: int | None = None
+    gdt_base: int | None = None
+    task_base: int | None = None
+
+    @property
+    def page_tables(self) -> int | None:
+        """The physical address of the top page table, ``None`` where CR3 is not known or paging is off."""
+        if not self.control.get(0, 1 << 31) >> 31 & 1:
+            return None
+        directory = self.control.get(3, 0) & CR3_TABLE
+        return directory or None
+
+    @property
+    def context(self) -> Context:
+        """The registers as a context."""
+        return Context("x64", self.registers, self.source)
+
+
+def context_record(context: Context) -> bytes:
+    """A CONTEXT record of x64 with the registers of a context; groups that are not known whole are not flagged."""
+    values = context.registers
+    flags = _FLAGS if context.has_segments else 0x100003
+    record = bytearray(_CONTEXT_SIZE)
+    if "mxcsr" in values:
+        flags |= _FLOATING_POINT
+        struct.pack_into("<I", record, 0x34, values["mxcsr"])
+        struct.pack_into("<I", record, 0x118, values["mxcsr"])
+    struct.pack_into("<I", record, 0x30, flags)
+    for place, name in enumerate(("cs", "ds", "es", "fs", "gs", "ss")):
+        struct.pack_into("<H", record, 0x38 + 2 * place, values.get(name, 0) & 0xFFFF)
+    struct.pack_into("<I", record, 0x44, values.get("eflags", 0) & 0xFFFFFFFF)
+    for place, name in enumerate(_GENERAL):
+        struct.pack_into("<Q", record, 0x78 + 8 * place, values.get(name, 0))
+    for number, value in enumerate(context.xmm or ()):
+        record[0x1A0 + 16 * number : 0x1B0 + 16 * number] = (value or 0).to_bytes(16, "little")
+    return bytes(record)

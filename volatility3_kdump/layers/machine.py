@@ -1,0 +1,302 @@
+"""Finds Windows in a memory image: page tables, the kernel's image, and what the shared data page says.
+
+The registers of the container come first: CR3 is where the page tables are, and the handlers of the interrupt
+descriptor table lie in the kernel, so that nothing is searched for. Without registers the block by which Windows starts
+further processors has both, in the lowest megabyte. The host's scan for page tables comes last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from volatility3_kdump.captures import Capture
+from volatility3_kdump.cpu.state import CR3_TABLE, ProcessorState
+from volatility3_kdump.dump import BytesSource, CrashDump, Fact, MachineFacts, no_facts, parse_header
+from volatility3_kdump.errors import NotACrashDump
+from volatility3_kdump.images.pe import code_view, parse_headers
+from volatility3_kdump.layers.image import KdumpImageLayer
+from volatility3_kdump.layers.reading import memory_of
+from volatility3_kdump.layers.translation import KdumpIntel32eLayer, KdumpIntel57Layer, KdumpTranslation
+from volatility3_kdump.symbols.shared_data import SharedData, read_shared_data
+
+if TYPE_CHECKING:
+    from volatility3_kdump.memory import Memory
+    from volatility3_kdump.progress import Progress
+
+_PAGE = 0x1000
+#: The kernel's PDB in all its builds; what another image is called is no kernel.
+_KERNEL_NAMES = frozenset({"ntkrnlmp.pdb", "ntoskrnl.pdb"})
+#: Kernel images have some 16 MB; an address within one is so far from its base at most.
+_LARGEST_KERNEL = 32 << 20
+#: Windows loads its kernel into the 512 GB of this entry of the top table.
+_KERNEL_REGION = 0xFFFFF80000000000, 1 << 39
+_KERNEL_HALF = 0xFFFF800000000000
+#: Interrupt gates that are looked at: divide error, breakpoint, page fault, of which one is the kernel's own anywhere.
+_VECTORS = (0, 3, 14)
+_GATE = 16
+_LA57 = 1 << 12
+#: PROCESSOR_START_BLOCK of x64: a near jump and a completion flag begin it; the address in the kernel where long mode
+#: goes on, and CR3.
+_START_BLOCK, _START_MASK = 0x00000001000600E9, 0xFFFFFFFFFFFF00FF
+_LONG_MODE_TARGET, _START_CR3 = 0x70, 0xA0
+_LOW_MEMORY = 0x100000
+
+
+class _Root(NamedTuple):
+    """A top page table that may be Windows': its address, how it is known, and an address in the kernel's image."""
+
+    address: int
+    source: str
+    hint: int | None = None
+    five_levels: bool = False
+    state: ProcessorState | None = None
+
+
+class Found(NamedTuple):
+    """What was found: the image with the facts of its machine, the virtual layer, problems one line each."""
+
+    dump: CrashDump
+    layer: KdumpTranslation
+    problems: list[str]
+
+
+class _Windows(NamedTuple):
+    """A Windows that page tables lead to."""
+
+    root: _Root
+    layer: KdumpTranslation
+    memory: Memory
+    shared: SharedData
+    base: int
+    base_source: str
+
+
+def find_windows(physical: KdumpImageLayer, capture: Capture, config_path: str, progress: Progress | None) -> Found:
+    """The Windows that runs in a machine whose memory is in an image.
+
+    The layer is not added to the context. Raises :class:`NotACrashDump` where there is none.
+    """
+    given = list(_given_roots(physical, capture))
+    tried: set[int] = set()
+    windows = _first(physical, config_path, given, tried)
+    if windows is None:
+        windows = _first(physical, config_path, _scanned_roots(physical, progress), tried)
+    if windows is None:
+        raise NotACrashDump(_why_none(capture, given))
+    states, why, problems = _fitting_states(physical, config_path, capture, windows)
+    dump = dataclasses.replace(
+        physical.dump, header=_facts(capture, windows, states), processors=states, why_no_registers=why
+    )
+    physical.know(dump)
+    windows.layer.refresh()
+    count = windows.shared.active_processors
+    if states and count and count != len(states):
+        problems.append(
+            f"the {capture.container} holds the registers of {len(states)} processors, and Windows has {count} "
+            "(KUSER_SHARED_DATA)"
+        )
+    return Found(dump, windows.layer, problems)
+
+
+def _why_none(capture: Capture, given: list[_Root]) -> str:
+    tables = ", ".join(f"{root.address:#x}" for root in given if root.state is not None)
+    begin = f"{capture.container}: no Windows kernel in it"
+    if tables:
+        return (
+            f"{begin}: neither the page tables of its processors (CR3 {tables[:80]}) nor a scan for others led to one: "
+            "another operating system, or Windows early in its start"
+        )
+    if capture.processors:
+        return f"{begin}: no processor had paging on: the machine was stopped before an operating system ran"
+    return (
+        f"{begin}: no page tables of a 64-bit Windows were found: another operating system, a 32-bit Windows (use the "
+        "windows.* plugins), or no memory image at all"
+    )
+
+
+# page tables ----------------------------------------------------------------------------------------------------------
+
+
+def _given_roots(physical: KdumpImageLayer, capture: Capture) -> Iterator[_Root]:
+    """The page tables that are named somewhere."""
+    for state in capture.processors:
+        if state.page_tables is not None:
+            levels = bool(state.control.get(4, 0) & _LA57)
+            yield _Root(state.page_tables, f"CR3 of the {state.source}", None, levels, state)
+    if capture.header is not None:
+        directory = parse_header(BytesSource(capture.header)).directory_table_base or 0
+        if directory & CR3_TABLE:
+            yield _Root(directory & CR3_TABLE, "crash-dump header that the guest left with its hypervisor")
+    for page in range(_PAGE, _LOW_MEMORY, _PAGE):
+        block = physical.page_tables.read(page, _START_CR3 + 8)
+        if block is None or int.from_bytes(block[:8], "little") & _START_MASK != _START_BLOCK:
+            continue
+        target, directory = (int.from_bytes(block[at : at + 8], "little") for at in (_LONG_MODE_TARGET, _START_CR3))
+        if directory & CR3_TABLE and target >= _KERNEL_HALF:
+            yield _Root(directory & CR3_TABLE, f"block at {page:#x} that starts processors", target)
+
+
+def _scanned_roots(physical: KdumpImageLayer, progress: Progress | None) -> Iterator[_Root]:
+    """The page tables that the host's scan finds."""
+    from volatility3.framework.automagic.windows import WindowsIntelStacker
+
+    layer = WindowsIntelStacker.stack(physical.context, physical.name, progress)
+    if layer is not None and layer.config["page_map_offset"]:
+        yield _Root(layer.config["page_map_offset"] & CR3_TABLE, "host's scan for page tables")
+
+
+def _first(physical: KdumpImageLayer, config_path: str, roots: Iterable[_Root], tried: set[int]) -> _Windows | None:
+    for root in roots:
+        if root.address in tried:
+            continue
+        tried.add(root.address)
+        windows = _windows_of(physical, config_path, root)
+        if windows is not None:
+            return windows
+    return None
+
+
+def _windows_of(physical: KdumpImageLayer, config_path: str, root: _Root) -> _Windows | None:
+    """The Windows that page tables lead to."""
+    from volatility3.framework import interfaces
+
+    join = interfaces.configuration.path_join
+    modes: list[type[KdumpTranslation]] = [KdumpIntel32eLayer, KdumpIntel57Layer]
+    for layer_class in modes[::-1] if root.five_levels else modes:
+        name = physical.context.layers.free_layer_name("IntelLayer")
+        path = join(config_path, name)
+        physical.context.config[join(path, "memory_layer")] = physical.name
+        physical.context.config[join(path, "page_map_offset")] = root.address
+        layer = layer_class(physical.context, config_path=path, name=name, metadata={"os": "Windows"})
+        memory = memory_of(layer, 8)
+        shared = read_shared_data(memory)
+        if shared is None:
+            continue
+        placed = next(_kernels(layer, memory, root), None)
+        if placed is not None:
+            return _Windows(root, layer, memory, shared, *placed)
+    return None
+
+
+# the kernel -----------------------------------------------------------------------------------------------------------
+
+
+def _kernels(layer: KdumpTranslation, memory: Memory, root: _Root) -> Iterator[tuple[int, str]]:
+    """Where the kernel's image lies and how that is known."""
+    if root.state is not None:
+        yield from _by_registers(memory, root.state)
+    if root.hint is not None:
+        base = _image_around(memory, root.hint)
+        if base is not None:
+            yield base, f"image around the address in the {root.source}"
+    start, size = _KERNEL_REGION
+    mask = layer.address_mask
+    for address, length, *_ in layer.mapping(start & mask, size, ignore_errors=True):
+        for page in range(address, address + length, _PAGE):
+            extended = page | (_KERNEL_HALF & ~mask) | start
+            if memory.read(extended, 2) == b"MZ" and _is_kernel(memory, extended):
+                yield extended, "image of the kernel's name among the mapped pages"
+
+
+def _by_registers(memory: Memory, state: ProcessorState) -> Iterator[tuple[int, str]]:
+    for vector in _VECTORS:
+        handler = _handler(memory, state, vector)
+        base = _image_around(memory, handler) if handler is not None else None
+        if base is not None:
+            yield base, f"image around the handler of interrupt {vector} in the {state.source}"
+    ip = state.registers.get("rip", 0)
+    base = _image_around(memory, ip)
+    if base is not None:
+        yield base, f"image around RIP in the {state.source}"
+
+
+def _handler(memory: Memory, state: ProcessorState, vector: int) -> int | None:
+    """The address that an interrupt gate leads to (Intel SDM volume 3, 64-bit IDT gate descriptors)."""
+    gate = memory.read(state.idt_base + _GATE * vector, _GATE) if state.idt_base else None
+    if gate is None or not gate[5] & 0x80:
+        return None
+    parts: tuple[int, ...] = struct.unpack_from("<HHHHI", gate)
+    return parts[0] | parts[3] << 16 | parts[4] << 32
+
+
+def _image_around(memory: Memory, address: int) -> int | None:
+    """The base of the kernel whose image holds an address."""
+    if address < _KERNEL_HALF:
+        return None
+    top = address & ~(_PAGE - 1)
+    for base in range(top, top - _LARGEST_KERNEL, -_PAGE):
+        if memory.read(base, 2) == b"MZ":
+            image = parse_headers(lambda rva, size, base=base: memory.read(base + rva, size))  # type: ignore[misc]
+            if image is None:
+                continue
+            holds: bool = address < base + image.size_of_image
+            return base if holds and _is_kernel(memory, base) else None
+    return None
+
+
+def _is_kernel(memory: Memory, base: int) -> bool:
+    def read(rva: int, size: int) -> bytes | None:
+        return memory.read(base + rva, size)
+
+    image = parse_headers(read)
+    record = code_view(read, image) if image is not None else None
+    return record is not None and record.pdb_name.lower() in _KERNEL_NAMES
+
+
+# facts ----------------------------------------------------------------------------------------------------------------
+
+
+def _fitting_states(
+    physical: KdumpImageLayer, config_path: str, capture: Capture, windows: _Windows
+) -> tuple[tuple[ProcessorState, ...], str, list[str]]:
+    """The processors that run the Windows that was found, why none does, and what was left out."""
+    if not capture.processors:
+        return (), capture.why_no_registers, []
+    fitting, problems = [], []
+    for state in capture.processors:
+        handlers = [_handler(windows.memory, state, vector) for vector in _VECTORS]
+        bases = {_image_around(windows.memory, handler) for handler in handlers if handler is not None}
+        ip = state.registers.get("rip", 0)
+        if windows.base in bases or (state.idt_base is None and state.gs_base is not None):
+            fitting.append(state)
+            continue
+        other = None
+        if state.page_tables is not None and state.page_tables != windows.root.address:
+            other = _windows_of(physical, config_path, _Root(state.page_tables, "", None, False, state))
+        if other is not None and other.base == windows.base:
+            fitting.append(state)
+        elif other is not None:
+            problems.append(
+                f"processor {state.number} ran another Windows kernel, at {other.base:#x} with the page tables at "
+                f"{state.page_tables:#x}: a guest of this machine; it is not shown"
+            )
+        elif _image_around(windows.memory, ip) == windows.base:
+            fitting.append(state)
+        else:
+            problems.append(
+                f"the registers of processor {state.number} do not fit this memory: its interrupt table leads into no "
+                "kernel; they are not used"
+            )
+    if fitting:
+        return tuple(fitting), "", problems
+    why = f"the registers in the {capture.container} are of another machine or moment than its memory"
+    return (), why, [f"{why}: no interrupt table of its {len(capture.processors)} processors leads to the kernel"]
+
+
+def _facts(capture: Capture, windows: _Windows, states: tuple[ProcessorState, ...]) -> MachineFacts:
+    shared, page = windows.shared, "KUSER_SHARED_DATA"
+    facts = {
+        "machine_type": Fact(0x8664, "page tables"),
+        "directory_table_base": Fact(windows.root.address, windows.root.source),
+        "kernel_base": Fact(windows.base, windows.base_source),
+        "build_number": Fact(shared.build_number, page),
+        "system_time": Fact(shared.system_time, page),
+        "system_up_time": Fact(shared.interrupt_time, page),
+        "product_type": Fact(shared.product_type, page),
+        "suite_mask": Fact(shared.suite_mask, page),
+        "number_processors": Fact(shared.active_processors or len(states) or None, page),
+    }
+    return no_facts(capture.container).completed(facts)

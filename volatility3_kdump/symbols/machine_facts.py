@@ -1,0 +1,73 @@
+"""The facts of a machine in a memory image that the kernel's variables give, beside those that its opening found.
+
+The variables are located by the kernel's symbols, else by the shipped index of kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from volatility3_kdump.cpu.state import context_record
+from volatility3_kdump.dump import CrashDump, Fact, MachineFacts
+from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.kernel import Kernel, indexed_variables
+
+_LISTS = {
+    "ps_loaded_module_list": "PsLoadedModuleList",
+    "ps_active_process_head": "PsActiveProcessHead",
+    "pfn_database": "MmPfnDatabase",
+    "kd_debugger_data_block": "KdDebuggerDataBlock",
+}
+#: What stands in the top half-byte of NtBuildNumber, and in a dump header's MajorVersion.
+_KINDS = (0xC, 0xF)
+_SYMBOLS, _INDEX = "kernel symbols", "shipped index of kernels"
+
+
+def machine_facts(
+    dump: CrashDump,
+    facts: MachineFacts,
+    kernel: Kernel | None,
+    memory: Memory,
+    symbol: Callable[[str], int | None],
+    recorded: Callable[[str], int | None],
+) -> MachineFacts:
+    """The facts of an image, completed.
+
+    ``symbol`` gives the address of a kernel variable by its symbols; ``recorded`` one that KDDEBUGGER_DATA64 names.
+    """
+    found: dict[str, Fact] = {}
+    index = indexed_variables(kernel.identity) if kernel is not None and kernel.identity is not None else {}
+    for name, variable in _LISTS.items():
+        address = symbol(variable)
+        if address is None and kernel is not None and variable in index:
+            found[name] = Fact(kernel.base + index[variable], _INDEX)
+        else:
+            found[name] = Fact(address, _SYMBOLS)
+    number = symbol("NtBuildNumber")
+    build = memory.unsigned(number, 4) if number is not None else None
+    if build is not None and build >> 28 in _KINDS:
+        found["major_version"] = Fact(build >> 28, "nt!NtBuildNumber")
+        found["build_number"] = Fact(build & 0xFFFF, "nt!NtBuildNumber")
+    facts = facts.completed(found)
+    facts = facts.completed(_bug_check(memory, symbol("KiBugCheckData") or recorded("KiBugCheckData")))
+    if facts.has_crashed is not True and dump.processors:
+        # What a debugger shows that stops a machine: the first processor.
+        state = dump.processors[0]
+        facts = facts.completed({"context_record": Fact(context_record(state.context), state.source)})
+    return facts
+
+
+def _bug_check(memory: Memory, address: int | None) -> dict[str, Fact]:
+    """nt!KiBugCheckData: the code and four arguments; a code of zero as long as nothing has happened."""
+    width, source = memory.pointer_size, "nt!KiBugCheckData"
+    data = memory.read(address, 5 * width) if address else None
+    if data is None:
+        return {}
+    code, *parameters = (int.from_bytes(data[place : place + width], "little") for place in range(0, 5 * width, width))
+    if code == 0:
+        return {"has_crashed": Fact(False, source)}
+    return {
+        "has_crashed": Fact(True, source),
+        "bug_check_code": Fact(code & 0xFFFFFFFF, source),
+        "bug_check_parameters": Fact(tuple(parameters), source),
+    }
