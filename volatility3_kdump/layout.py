@@ -331,6 +331,11 @@ class Layouts:
         entry = self._symbols.get(name)
         return None if entry is None else int(entry["address"])
 
+    def symbol_type(self, name: str) -> Mapping[str, Any] | None:
+        """The type of a variable, as the document has it; ``None`` where it says none."""
+        type_ = self._symbols.get(name, {}).get("type")
+        return type_ if isinstance(type_, Mapping) else None
+
     def extent(self, name: str) -> int | None:
         """Bytes from a symbol to the next one, which is the most that a variable can take; ``None`` without one."""
         start = self.symbol(name)

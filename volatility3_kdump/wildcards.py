@@ -1,7 +1,8 @@
 """String wildcards of the debugger ("String Wildcard Syntax" of its documentation).
 
 ``*`` is any number of any characters, ``?`` one character, ``[abc]`` and ``[a-f]`` one of those, ``#`` any number of
-the character or bracket before it; a backslash makes the next character an ordinary one. Case does not matter.
+the character or bracket before it, ``+`` at least one of it; a backslash makes the next character an ordinary one. Case
+does not matter.
 
 Matching takes time in proportion to the lengths of pattern and text, whatever they are.
 """
@@ -50,6 +51,10 @@ def _items(pattern: str) -> list[tuple[str, bool]]:
             items.append((".", False))
         elif character == "#" and items and not items[-1][1]:
             items[-1] = (items[-1][0], True)
+        elif character == "+" and items:
+            # One more of what stands before it, and then any number.
+            if not items[-1][1]:
+                items.append((items[-1][0], True))
         elif character == "[" and "]" in pattern[position + 1 :]:
             end = pattern.index("]", position + 1)
             items.append((_bracket(pattern[position:end]), False))

@@ -48,6 +48,7 @@ def test_names(target: Target) -> None:
     assert parse_address("NT!kebugcheckex+0x10", target) == bug_check + 0x10
     assert parse_address("nt", target) == NT
     assert parse_address("nt+1000", target) == NT + 0x1000
+    assert parse_address("!KeBugCheckEx", target) == parse_address("nt!KeBugCheckEx", target)
     assert parse_address("myfault+1981", target) == 0xFFFFF80060DA1981
     assert parse_address("win32k!NtUserMsgWaitForMultipleObjectsEx", target) == 0xFFFFECCBD15D6FB0
 
@@ -57,7 +58,7 @@ def test_names(target: Target) -> None:
     [
         ("", "Numeric expression missing from '<EOL>'"),
         ("nt!", "Syntax error at '!': no symbol after the module's name"),
-        ("!KeBugCheckEx", "Syntax error at '!KeBugCheckEx'"),
+        ("!NoSuchThing", "Couldn't resolve error at '!NoSuchThing'"),
         ("nt!Ke BugCheckEx", "Couldn't resolve error at 'nt!Ke BugCheckEx': nt has no symbol Ke (isf)"),
         ("nt+xyz", "Couldn't resolve error at 'xyz'"),
         ("nt!KeBugCheckEx+", "Numeric expression missing from '<EOL>'"),

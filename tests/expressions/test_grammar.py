@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volatility3_kdump.expressions import ExpressionError, evaluate, parse_bounds, parse_first, parse_range
+from volatility3_kdump.expressions import ExpressionError, as_address, evaluate, parse_bounds, parse_first, parse_range
 from volatility3_kdump.expressions.grammar import DEEPEST, LONGEST, Unresolved
 
 MASK = (1 << 64) - 1
@@ -45,6 +45,13 @@ class Fake:
 
     def is_valid(self, address: int, length: int) -> bool:
         return address + length <= len(MEMORY)
+
+    def cpp(self, text: str, position: int) -> tuple[int, int]:
+        """Every C++ expression is worth its length in characters, and eleven more."""
+        end = text.index(")", position) + 1
+        if text[position:end] == "(bad)":
+            raise Unresolved("no such thing", "Syntax error at")
+        return len(text[position:end]) + 0xB, end
 
 
 FAKE = Fake()
@@ -194,6 +201,20 @@ def test_any_tree_is_computed_as_python_does(tree) -> None:
         ("add", 0xADD),
         ("dead`beef", 0xDEADBEEF),
         ("0ah", 0xA),
+        # A prefix alone is 0, and an exclamation point makes a symbol of what could be a number.
+        ("0x", 0),
+        ("0n", 0),
+        ("0t+5", 5),
+        ("0y", 0),
+        ("!X+1", 0x1101),
+        # The documentation's examples of strings with escapes, and of their literal form.
+        (r'$spat( "c:\dir\name.txt", "*name*" )', 0),
+        (r'$spat( @"c:\dir\name.txt", "*name*" )', 1),
+        (r'$spat( @"c:\dir\", "*filename*" )', 0),
+        (r'$scmp("a\"b", "a\x")', MASK),
+        ('$spat("Loop", "Lo+p")', 1),
+        ('$spat("Lp", "Lo+p")', 0),
+        ("@@(5) + @@c++(7)", 0x1C),
     ],
 )
 def test_by_hand(text: str, value: int) -> None:
@@ -223,12 +244,14 @@ def test_by_hand(text: str, value: int) -> None:
         ("$foo(1)", 0, "Syntax error at '$foo(1)': there is no function $foo here"),
         ("poi(ffff)", 0, "Memory access error at 'poi(ffff)': not in the dump"),
         ("poi poi(0)", 0, "Memory access error at 'poi poi(0)': not in the dump"),
-        ("0n", 0, "Couldn't resolve error at '0n'"),
         ("1/0", 1, "Operand error at '/0': division by zero"),
         ("1 mod 0", 2, "Operand error at 'mod 0': division by zero"),
         ("10000000000000000", 0, "Overflow error at '10000000000000000': the number is beyond 64 bits"),
-        ("@@(1)", 0, "Syntax error at '@@(1)': C++ expressions are not supported"),
-        ("@@c++(1)", 0, "Syntax error at '@@c++(1)': C++ expressions are not supported"),
+        ("@@(bad)", 0, "Syntax error at '@@(bad)': no such thing"),
+        ("@@ (1)", 0, "Syntax error at '@@ (1)': @@ is followed by ( or c++( or masm("),
+        (r'$spat( "c:\dir\", "*filename*" )', 19, "Syntax error at '*filename*\" )': , is missing"),
+        ("$iment(0)", 0, "Operand error at '$iment(0)': there is no image at 0x0"),
+        ("$fnsucc(nt, 0, 1)", 0, "Type information missing error at '$fnsucc(nt, 0, 1)': its return type is unknown"),
         ('$scmp("a)', 6, "Syntax error at '\"a)': a string in double quotes is expected"),
         ('@!"nt', 0, "Syntax error at '@!\"nt': the closing quote is missing"),
     ],
@@ -283,13 +306,18 @@ def test_radix() -> None:
 
 
 def test_narrow_targets() -> None:
-    """Numbers and results of 32-bit targets are sign-extended."""
+    """Numbers of 32-bit targets are sign-extended, with a backtick they are not, no result is ("Sign Extension")."""
     narrow = Fake(4)
     assert evaluate("80000000", narrow) == 0xFFFFFFFF80000000
-    assert evaluate("7fffffff+1", narrow) == 0xFFFFFFFF80000000
+    assert evaluate("EEAA1122", narrow) == evaluate("00000000EEAA1122", narrow) == 0xFFFFFFFFEEAA1122
+    assert evaluate("0`EEAA1122", narrow) == evaluate("00000000`EEAA1122", narrow) == 0xEEAA1122
+    assert evaluate("( 0x0`FFFFFFFF & EEAA1122 )", narrow) == 0xEEAA1122
+    assert evaluate("7fffffff+1", narrow) == 0x80000000
     assert evaluate("ffffffff+1", narrow) == 0
+    assert as_address(evaluate("7fffffff+1", narrow), 4) == 0xFFFFFFFF80000000
+    assert parse_first("7fffffff+1 L4", narrow) == (0xFFFFFFFF80000000, "L4")
     assert evaluate("poi(0)", narrow) & 0xFFFFFFFF == int.from_bytes(MEMORY[:4], "little")
-    assert evaluate("1`00000000", narrow) == 0
+    assert evaluate("1`00000000", narrow) == 0x100000000
 
 
 def test_where_an_expression_ends() -> None:

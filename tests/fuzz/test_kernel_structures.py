@@ -39,6 +39,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "object": [{}, {"handles": True}],
     "pool": [{"verbose": True}, {"big": True, "free": True}, {"address": "ffff91894ed94d70"}],
     "process": [{"detail": 7}, {"detail": 1}],
+    "dx": [
+        {"expression": "@$cursession.Processes.Select(p => p.Threads.Select(t => t.Stack.Frames))", "depth": 4},
+        {"expression": "@$curprocess.Io.Handles", "depth": 2},
+        {"expression": "*(nt!_EPROCESS **)&nt!PsInitialSystemProcess", "depth": 3},
+    ],
     "pte": [{"address": "ffff9189527e9080"}],
     "stack": [{"all": True}, {"all-cpus": True}],
     "symbols": [{"match": "*!Ke*"}, {"near": "nt!KeBugCheckEx+5"}],

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
@@ -46,7 +47,8 @@ class State:
     number that ``.frame`` chose. ``radix`` is the base of numbers (``n``), ``frames`` the most that ``k`` shows.
     ``code`` and ``data`` are the addresses where ``u`` and ``d`` go on, ``data_format`` the letters of the last ``d``,
     ``symbol`` the name that was looked up last. ``variables`` are the pseudo-registers that commands set: ``t0`` to
-    ``t19``, ``exp`` (the last value of ``?``), ``p`` (of ``d``).
+    ``t19``, ``exp`` (the last value of ``?``), ``p`` (of ``d``); ``objects`` are the variables of ``dx``. ``cpp`` says
+    that expressions are C++'s unless they say otherwise (``.expr``).
     """
 
     processor: int | None = None
@@ -59,12 +61,14 @@ class State:
     no_context: str | None = None
     frame: int = 0
     radix: int = 16
+    cpp: bool = False
     frames: int = DEFAULT_FRAMES
     code: int | None = None
     data: int | None = None
     data_format: str = "b"
     symbol: str | None = None
     variables: dict[str, int] = field(default_factory=lambda: {f"t{number}": 0 for number in range(20)})
+    objects: dict[str, Any] = field(default_factory=dict)
 
     def reset_context(self) -> None:
         """Back to the registers of the crash: ``.cxr``, ``.trap`` and ``.thread`` without an address."""
@@ -187,6 +191,8 @@ class Session:
         self.pending: list[OpenDump] = []
         #: How deep commands are inside commands.
         self.depth = 0
+        #: Pseudo-registers that commands of the prompt find: ``ea``.
+        self.computed: dict[str, Callable[[], int | None]] = {}
 
     # dumps ------------------------------------------------------------------------------------------------------
 
@@ -238,12 +244,23 @@ class Session:
         """What names mean in expressions: those of the current dump, registers those of the current context."""
         from volatility3_kdump.expressions import TargetNames
 
-        return TargetNames(self.target, self.current, self.state.variables)
+        state = self.state
+        return TargetNames(
+            self.target, self.current, {**state.variables, "frame": state.frame}, self.computed, state.radix
+        )
 
     def evaluate(self, text: str) -> int:
-        """The value of an expression in the current dump. Raises :class:`KdumpError` in one line."""
+        """The value of an expression in the current dump, as an address. Raises :class:`KdumpError` in one line."""
+        from volatility3_kdump.expressions import as_address
+
+        return as_address(self.calculate(text), self.target.memory.pointer_size)
+
+    def calculate(self, text: str) -> int:
+        """The value of an expression, as a number: of a 32-bit target it is not extended."""
         from volatility3_kdump.expressions import evaluate
 
+        if self.state.cpp:
+            text = f"@@c++({text})"
         return evaluate(text, self.names, self.state.radix)
 
     # log --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions.grammar import MASK, ExpressionError, Names, Parser
 from volatility3_kdump.expressions.names import NoNames, Scope, TargetNames
+from volatility3_kdump.memory import sign_extended
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -26,6 +27,7 @@ __all__ = [
     "Range",
     "Scope",
     "TargetNames",
+    "as_address",
     "evaluate",
     "parse_address",
     "parse_bounds",
@@ -40,7 +42,7 @@ _LONGEST_RANGE = 1 << 28
 
 
 def evaluate(text: str, names: Names | None = None, radix: int = 16) -> int:
-    """The value of an expression, unsigned, of 64 bits; that of a 32-bit target is sign-extended.
+    """The value of an expression, unsigned, of 64 bits; as an address of a 32-bit target it is yet to be extended.
 
     ``names`` are what names mean; without them there are numbers only. Raises :class:`ExpressionError`.
     """
@@ -48,11 +50,16 @@ def evaluate(text: str, names: Names | None = None, radix: int = 16) -> int:
 
 
 def parse_first(text: str, names: Names, radix: int = 16) -> tuple[int, str]:
-    """The value of the expression at the start of a text, and the rest of the text behind it."""
+    """The value of the expression at the start of a text, as an address, and the rest of the text behind it."""
     parser = Parser(text, names, radix)
-    value = parser.expression()
+    value = as_address(parser.expression(), names.pointer_size)
     parser.skip_space()
     return value, text[parser.position :]
+
+
+def as_address(value: int, pointer_size: int) -> int:
+    """A value as an address: that of a 32-bit target is sign-extended."""
+    return sign_extended(value & 0xFFFFFFFF, 4) if pointer_size == 4 else value
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def parse_range(text: str, names: Names, radix: int = 16) -> tuple[Range | None,
     parser.skip_space()
     if parser.position == len(text):
         return None, ""
-    start = parser.expression()
+    start = as_address(parser.expression(), names.pointer_size)
     parser.skip_space()
     match = _LENGTH.match(text, parser.position)
     if match is not None:
@@ -137,7 +144,7 @@ def parse_address(
     """
     names: Names = NoNames() if target is None else TargetNames(target, scope, variables)
     try:
-        return evaluate(text, names)
+        return as_address(evaluate(text, names), names.pointer_size)
     except ExpressionError as error:
         raise KdumpError(f"{text!r} is not an address: {error}") from None
 

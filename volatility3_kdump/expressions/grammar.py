@@ -1,6 +1,8 @@
 """The grammar of KD's MASM expressions, evaluated while it is read.
 
 Values are 64 bits, unsigned, and wrap around; comparison, division and remainder are unsigned (``>>>`` keeps the sign).
+Of 32-bit targets numbers and registers are sign-extended, but a number with a backtick is not, and no result is ("Sign
+Extension" in the debugger's public documentation).
 From the highest precedence to the lowest, each line evaluated from the left (operators of "MASM Numbers and Operators"
 in the debugger's public documentation):
 
@@ -16,7 +18,8 @@ in the debugger's public documentation):
 ====================================  ================================================================================
 
 Parentheses and brackets group. Numbers are in the current radix unless they begin with ``0x``, ``0n``, ``0t`` or
-``0y`` (16, 10, 8, 2) or begin with a digit and end in ``h``; backticks in them are ignored. What a number, a common
+``0y`` (16, 10, 8, 2; alone they are 0) or begin with a digit and end in ``h``. An exclamation point before a name makes
+it a symbol, ``@@(...)`` is an expression of the other evaluator. What a number, a common
 register, a module, a symbol and a register could all be is taken as the first of these; ``@`` before a name makes it a
 register.
 """
@@ -90,17 +93,27 @@ class Names(Protocol):
     def is_valid(self, address: int, length: int) -> bool:
         """Whether the dump holds a range. Raises :class:`Unresolved` when it is too long to tell."""
 
+    def cpp(self, text: str, position: int) -> tuple[int, int]:
+        """The value of the C++ expression in the parentheses at a position, and where it ends.
+
+        Raises :class:`KdumpError`.
+        """
+
 
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[\w$?.~`][\w$?@.~`]*(?:::[\w$?@.~`]+)*")
 _QUALIFIED = re.compile(r"!(?!=)([\w$?@.~`]+(?:::[\w$?@.~`]+)*)?")
-_STRING = re.compile(r'"([^"]*)"')
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_LITERAL = re.compile(r'@"([^"]*)"')
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "a": "\a", "f": "\f", "v": "\v", "0": "\0"}
+_EVALUATOR = re.compile(r"@@(masm|c\+\+)?\(", re.IGNORECASE)
 _BINARY = re.compile(r"<<|>>>|>>|<=|>=|==|!=|[-+*/%<>=&^|]|(?:mod|shl|shr|and|xor|or)\b", re.IGNORECASE)
 _NUMBERS = (
-    (re.compile(r"0x([0-9a-f`]+)", re.IGNORECASE), 16),
-    (re.compile(r"0n([0-9`]+)", re.IGNORECASE), 10),
-    (re.compile(r"0t([0-7`]+)", re.IGNORECASE), 8),
-    (re.compile(r"0y([01`]+)", re.IGNORECASE), 2),
+    (re.compile(r"0x([0-9a-f`]*)", re.IGNORECASE), 16),
+    (re.compile(r"0n([0-9`]*)", re.IGNORECASE), 10),
+    (re.compile(r"0t([0-7`]*)", re.IGNORECASE), 8),
+    (re.compile(r"0y([01`]*)", re.IGNORECASE), 2),
     (re.compile(r"([0-9][0-9a-f`]*)h", re.IGNORECASE), 16),
 )
 _DIGITS = {
@@ -120,6 +133,8 @@ _LEVELS = (
     ("*", "/", "mod", "%"),
 )
 _PRECEDENCE = {operator: level for level, operators in enumerate(_LEVELS) for operator in operators}
+#: The marks of an image: MZ, and PE with two zeros.
+_MZ, _PE = 0x5A4D, 0x4550
 _READS = {"by": 1, "wo": 2, "dwo": 4, "qwo": 8, "poi": 0}
 _PHYSICAL_READS = {f"$p{name}": size for name, size in _READS.items()}
 _UNARY = frozenset({"not", "hi", "low", *_READS, *_PHYSICAL_READS})
@@ -183,10 +198,11 @@ class Parser:
 
     def expression(self) -> int:
         """The value of the longest expression that begins here; ``position`` is then behind it."""
-        value = self._binary(0)
-        if self._names.pointer_size == 4:
-            value = sign_extended(value & 0xFFFFFFFF, 4)
-        return value
+        return self._binary(0)
+
+    def group(self) -> int:
+        """The value of the expression in the parentheses that begin here."""
+        return self._group()
 
     def skip_space(self) -> None:
         """Go to the next character that is not white space."""
@@ -230,6 +246,8 @@ class Parser:
             return self._group()
         if character == "@":
             return self._at()
+        if character == "!":
+            return self._plain_symbol()
         match = _WORD.match(self.text, self.position)
         if match is None:
             raise self._error("Numeric expression missing from" if character in ("", ")", "]") else "Syntax error at")
@@ -253,12 +271,15 @@ class Parser:
     def _at(self) -> int:
         """What begins with a commercial at: a register, a quoted symbol, or another evaluator's expression."""
         start = self.position
-        if self.text.startswith("@@", start):
-            lowered = self.text[start + 2 : start + 8].lower()
-            if lowered.startswith("masm("):
-                self.position += 6
+        other = _EVALUATOR.match(self.text, start)
+        if other is not None:
+            self.position = other.end() - 1
+            if (other[1] or "").lower() == "masm":
                 return self._group()
-            raise self._error("Syntax error at", "C++ expressions are not supported")
+            value, self.position = self._resolved(lambda: self._names.cpp(self.text, other.end() - 1), start)
+            return value & MASK
+        if self.text.startswith("@@", start):
+            raise self._error("Syntax error at", "@@ is followed by ( or c++( or masm(")
         if self.text.startswith('@!"', start):
             match = _STRING.match(self.text, start + 2)
             if match is None:
@@ -270,6 +291,14 @@ class Parser:
             raise self._error(NO_REGISTER)
         self.position = match.end()
         return self._resolved(lambda: self._names.register(match[0]), start)
+
+    def _plain_symbol(self) -> int:
+        """A symbol of any module, whatever else its name could be."""
+        match = _WORD.match(self.text, self.position + 1)
+        if match is None:
+            raise self._error("Syntax error at")
+        start, self.position = self.position, match.end()
+        return self._symbol(match[0], start)
 
     def _word(self, match: re.Match[str]) -> int:
         start, word = self.position, match[0]
@@ -308,18 +337,18 @@ class Parser:
     def _number(self, word: str, start: int) -> int | None:
         for pattern, radix in _NUMBERS:
             match = pattern.fullmatch(word)
-            if match is not None and match[1].strip("`"):
+            if match is not None:
                 return self._valued(match[1], radix, start)
         if _DIGITS[self._radix].fullmatch(word):
             return self._valued(word, self._radix, start)
         return None
 
     def _valued(self, digits: str, radix: int, start: int) -> int:
-        value = int(digits.replace("`", ""), radix)
+        value = int(digits.replace("`", "") or "0", radix)
         if value > MASK:
             raise ExpressionError("Overflow error at", self.text, start, "the number is beyond 64 bits")
         # So KD takes the numbers of 32-bit targets.
-        return sign_extended(value, self._names.pointer_size)
+        return value if "`" in digits or value >> 32 else sign_extended(value, self._names.pointer_size)
 
     def _symbol(self, name: str, start: int) -> int:
         value = self._resolved(lambda: self._names.symbol(name), start)
@@ -346,6 +375,14 @@ class Parser:
             length = self._nested(self._binary, 0)
             self._expect(")")
             return int(self._resolved(lambda: self._names.is_valid(address, length), start))
+        if name == "$iment":
+            base = self._nested(self._binary, 0)
+            self._expect(")")
+            return self._resolved(lambda: self._entry_point(base), start)
+        if name == "$fnsucc":
+            # Only private symbols give it.
+            reason = "its return type is unknown"
+            raise ExpressionError("Type information missing error at", self.text, start, reason)
         if name in ("$scmp", "$sicmp", "$spat"):
             left = self._string()
             self._expect(",")
@@ -358,13 +395,28 @@ class Parser:
             return ((left > right) - (left < right)) & MASK
         raise ExpressionError("Syntax error at", self.text, start, f"there is no function {name} here")
 
+    def _entry_point(self, base: int) -> int:
+        """Where an image begins to run, from its headers in memory."""
+        if self._names.read(base, 2, False) != _MZ:
+            raise Unresolved(f"there is no image at {base:#x}", "Operand error at")
+        headers = base + self._names.read(base + 0x3C, 4, False)
+        if self._names.read(headers, 4, False) != _PE:
+            raise Unresolved(f"there is no image at {base:#x}", "Operand error at")
+        return base + self._names.read(headers + 0x28, 4, False) & MASK
+
     def _string(self) -> str:
+        """A string; escapes in it are read, but not behind a commercial at."""
         self.skip_space()
-        match = _STRING.match(self.text, self.position)
+        literal = _LITERAL.match(self.text, self.position)
+        match = literal or _STRING.match(self.text, self.position)
         if match is None:
             raise self._error("Syntax error at", "a string in double quotes is expected")
         self.position = match.end()
-        return match[1]
+        return (
+            match[1]
+            if literal is not None
+            else _ESCAPE.sub(lambda escape: _ESCAPES.get(escape[1], escape[1]), match[1])
+        )
 
     # errors -----------------------------------------------------------------------------------------------------
 

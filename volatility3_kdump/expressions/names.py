@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from volatility3_kdump.cpu.exception import MAXIMUM_PARAMETERS, ExceptionRecord, parse_exception_record
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
+from volatility3_kdump.expressions.cpp import CppParser
+from volatility3_kdump.expressions.cpp_names import CppNames
+from volatility3_kdump.expressions.cpp_values import address_in
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
-from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_thread
+from volatility3_kdump.windows.machine.processors import control_region, processors
+from volatility3_kdump.windows.processes.crashed import (
+    crash_context,
+    crash_process,
+    crash_processor,
+    crash_thread,
+)
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
@@ -18,6 +29,7 @@ if TYPE_CHECKING:
 
 #: The most bytes that ``$vvalid`` looks at.
 _LONGEST_RANGE = 1 << 28
+_FILETIME_OF_1970 = 116_444_736_000_000_000
 _MEMORY_ERROR = "Memory access error at"
 
 
@@ -25,7 +37,7 @@ class Scope(Protocol):
     """The place that an expression is about: ``None`` for what is not known there.
 
     ``memory`` is the address space, ``registers`` the current context, ``process`` and ``thread`` the addresses of the
-    current EPROCESS and ETHREAD.
+    current EPROCESS and ETHREAD, ``processor`` the number of the current processor.
     """
 
     @property
@@ -39,6 +51,9 @@ class Scope(Protocol):
 
     @property
     def thread(self) -> int | None: ...
+
+    @property
+    def processor(self) -> int | None: ...
 
 
 class CrashScope:
@@ -65,6 +80,11 @@ class CrashScope:
         thread = crash_thread(self._target)
         return None if thread is None else thread.address
 
+    @property
+    def processor(self) -> int | None:
+        processor = crash_processor(self._target)
+        return None if processor is None else processor.number
+
 
 class NoNames:
     """The names of an expression without a dump: there are none."""
@@ -87,20 +107,30 @@ class NoNames:
     def is_valid(self, address: int, length: int) -> bool:
         return False
 
+    def cpp(self, text: str, position: int) -> tuple[int, int]:
+        raise Unresolved("C++ expressions need a dump", "Syntax error at")
+
 
 class TargetNames:
     """The names of an expression in a dump.
 
     ``scope`` is the place that registers are of, by default the crash. ``variables`` are further pseudo-registers
-    (``t0``, ``exp``), named without their ``$``.
+    (``t0``, ``exp``), named without their ``$``, and ``computed`` those that take time to find.
     """
 
     def __init__(
-        self, target: Target, scope: Scope | None = None, variables: Mapping[str, int | None] | None = None
+        self,
+        target: Target,
+        scope: Scope | None = None,
+        variables: Mapping[str, int | None] | None = None,
+        computed: Mapping[str, Callable[[], int | None]] | None = None,
+        radix: int = 16,
     ) -> None:
         self._target = target
         self._scope: Scope = scope or CrashScope(target)
         self._variables = variables or {}
+        self._computed = computed or {}
+        self._radix = radix
 
     @property
     def pointer_size(self) -> int:
@@ -145,9 +175,13 @@ class TargetNames:
         if value is not None:
             return value
         find = _PSEUDO.get(name)
-        if find is None:
+        compute = self._computed.get(name)
+        if find is None and compute is None and not name.startswith("exr_param"):
             raise Unresolved("", NO_REGISTER)
-        value = find(self)
+        if compute is not None:
+            value = compute()
+        else:
+            value = find(self) if find is not None else self._exception_parameter(name)
         if value is None:
             raise Unresolved(f"${name} is not in the dump", NO_REGISTER)
         return value & MASK
@@ -174,6 +208,36 @@ class TargetNames:
         header = self._target.header
         return header.bug_check_code if index is None else header.bug_check_parameters[index]
 
+    def _exception(self) -> ExceptionRecord | None:
+        return parse_exception_record(self._target.header.exception_record, self.pointer_size)
+
+    def _exception_parameter(self, name: str) -> int | None:
+        number = name.removeprefix("exr_param")
+        if not number.isdecimal() or int(number) >= MAXIMUM_PARAMETERS:
+            raise Unresolved("", NO_REGISTER)
+        record = self._exception()
+        if record is None or int(number) >= len(record.parameters):
+            return None
+        return record.parameters[int(number)]
+
+    def _exception_count(self) -> int | None:
+        record = self._exception()
+        return None if record is None else len(record.parameters)
+
+    def _of_exception(self, attribute: str) -> int | None:
+        record = self._exception()
+        return None if record is None else getattr(record, attribute)
+
+    def _control(self, attribute: str) -> int | None:
+        number = self._scope.processor
+        for processor in processors(self._target):
+            if processor.number == number:
+                if attribute == "prcb":
+                    return processor.prcb
+                region = control_region(self._target, processor)
+                return None if region is None else region.address
+        return None
+
     def _of_process(self, attribute: str) -> int | None:
         from volatility3_kdump.windows.processes.processes import read_process
 
@@ -195,7 +259,7 @@ class TargetNames:
             return module.base if module is not None else self._anywhere(name)
         if module is None:
             raise Unresolved(f"no loaded module is named {module_name}")
-        address = self._target.names.address_of(module, symbol)
+        address = self._in_module(module, symbol)
         if address is None:
             raise Unresolved(f"{module.name} has no symbol {symbol} ({self._target.names.status_of(module)})")
         return address
@@ -206,10 +270,18 @@ class TargetNames:
     def _anywhere(self, name: str) -> int | None:
         """A symbol of the kernel, else of another module whose symbols have been looked for already."""
         for module in self._searched():
-            address = self._target.names.address_of(module, name)
+            address = self._in_module(module, name)
             if address is not None:
                 return address
         return None
+
+    def _in_module(self, module: Module, name: str) -> int | None:
+        """A symbol by its name; members of a class also with two underscores for the colons."""
+        address = self._target.names.address_of(module, name)
+        if address is None and "__" in name.strip("_"):
+            stem = len(name) - len(name.lstrip("_"))
+            address = self._target.names.address_of(module, name[:stem] + name[stem:].replace("__", "::"))
+        return address
 
     def _searched(self) -> Iterator[Module]:
         for index, module in enumerate(self._target.modules):
@@ -236,6 +308,18 @@ class TargetNames:
                 return False
             position += size
         return True
+
+    # the other evaluator ----------------------------------------------------------------------------------------
+
+    def cpp(self, text: str, position: int) -> tuple[int, int]:
+        parser = CppParser(text, CppNames(self._target, self, self._scope.memory, self._radix), position)
+        value = parser.group()({})
+        return address_in(value) & MASK, parser.position
+
+
+def _now() -> int:
+    """The time of this machine as a FILETIME."""
+    return int(time.time() * 10_000_000) + _FILETIME_OF_1970
 
 
 def _entry_point(names: TargetNames) -> int | None:
@@ -272,6 +356,12 @@ _PSEUDO: dict[str, Callable[[TargetNames], int | None]] = {
     "bug_param2": lambda names: names._bug_check(1),
     "bug_param3": lambda names: names._bug_check(2),
     "bug_param4": lambda names: names._bug_check(3),
+    "pcr": lambda names: names._control("pcr"),
+    "pcrb": lambda names: names._control("prcb"),
+    "prcb": lambda names: names._control("prcb"),
+    "exr_code": lambda names: names._of_exception("code"),
+    "exr_numparams": lambda names: names._exception_count(),
+    "dbgtime": lambda names: _now(),
     "ptrsize": lambda names: names.pointer_size,
     "pagesize": lambda names: PAGE_SIZE,
 }

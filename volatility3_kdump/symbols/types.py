@@ -84,6 +84,7 @@ class TypeTable:
         self.layouts = layouts
         self._document = layouts.types
         self._folded: dict[str, str] | None = None
+        self._constants: dict[str, tuple[str, int, int]] | None = None
 
     @property
     def origin(self) -> str:
@@ -136,6 +137,32 @@ class TypeTable:
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
         return None
+
+    def type_of_symbol(self, name: str) -> TypeReference | None:
+        """The type of a variable; ``None`` where the table has none, or one that makes no sense."""
+        raw = self.layouts.symbol_type(name)
+        try:
+            type_ = None if raw is None else self._reference(raw)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return None if type_ is not None and type_.kind == "base" and type_.name == "void" else type_
+
+    def constant(self, label: str, enumeration: str = "") -> tuple[str, int, int] | None:
+        """(enumeration, value, size) of a constant by its exact name, of any enumeration or of one; ``None`` for none.
+
+        Where several enumerations have it, the first in the order of their names counts.
+        """
+        if enumeration:
+            description = self.describe(self.find(enumeration) or "")
+            value = dict(description.constants).get(label) if description is not None else None
+            return None if description is None or value is None else (description.name, value, description.size)
+        if self._constants is None:
+            self._constants = {}
+            for name in sorted(self._document.enums):
+                raw = self._document.enums[name]
+                for constant, value in raw.get("constants", {}).items():
+                    self._constants.setdefault(constant, (name, int(value), int(raw["size"])))
+        return self._constants.get(label)
 
     def _reference(self, raw: Mapping[str, Any], depth: int = 0) -> TypeReference:
         if depth > _DEEPEST:

@@ -21,8 +21,13 @@ def signed(value: int, size: int = 8) -> int:
 
 
 def evaluated(value: int, size: int = 8) -> str:
-    """The line of ``?``: decimal, signed, and hexadecimal of the target's width (``size`` bytes)."""
-    return f"Evaluate expression: {signed(value, size)} = {pointer(value, size)}"
+    """The line of ``?``: decimal, signed, and hexadecimal of the target's width (``size`` bytes).
+
+    A number that is no sign-extended one of 32 bits is shown with all its digits on 32-bit targets, too.
+    """
+    if size == 4 and (value + (1 << 31)) % (1 << 64) >> 32 and value >> 32:
+        size = 8
+    return f"Evaluate expression: {signed(value)} = {pointer(value, size)}"
 
 
 def formats(value: int, size: int = 8) -> Iterator[str]:

@@ -92,6 +92,7 @@ class TypedReader:
         self.table = table
         self.memory = memory or target.memory
         self._described: dict[str, TypeDescription | None] = {}
+        self._by_name: dict[str, dict[str, Member]] = {}
 
     def describe(self, name: str) -> TypeDescription | None:
         """A type by its exact name, its members by offset, what is no bit field first where several share one."""
@@ -104,6 +105,13 @@ class TypedReader:
                 )
             self._described[name] = description
         return self._described[name]
+
+    def members(self, name: str) -> dict[str, Member]:
+        """The members of a structure by their names; none for what is no known structure."""
+        if name not in self._by_name:
+            description = self.describe(name)
+            self._by_name[name] = {} if description is None else {each.name: each for each in description.members}
+        return self._by_name[name]
 
     def first_absent(self, address: int, size: int) -> int | None:
         """The first address of a structure that the dump lacks, to the page; ``None`` where it has all of it."""
@@ -234,24 +242,31 @@ class TypedReader:
             return self._record(name, offset, type_, address)
         return self._scalar(name, offset, type_, address)
 
-    def _scalar(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+    def number(self, type_: TypeReference, address: int) -> int | float | None:
+        """The number at an address: a scalar, a pointer (sign-extended), bits of a bit field; ``None`` if absent."""
         storage = type_.target if type_.kind == "bitfield" and type_.target is not None else type_
         size = storage.size or 0
         raw = self.memory.read(address, size) if 0 < size <= 16 else None
         if raw is None:
-            return FieldValue(name, offset, type_, address)
-        number: int | float = int.from_bytes(raw, "little")
-        constant, signed = None, False
+            return None
+        number = int.from_bytes(raw, "little")
         if type_.kind == "bitfield":
-            number = int(number) >> (type_.bit or 0) & ((1 << (type_.bits or 0)) - 1)
-        elif self.is_float(storage):
-            number = struct.unpack("<f" if size == 4 else "<d", raw)[0]
-        else:
-            signed = self.is_signed(storage)
-            if signed:
-                number = int.from_bytes(raw, "little", signed=True)
+            return number >> (type_.bit or 0) & ((1 << (type_.bits or 0)) - 1)
+        if type_.kind == "pointer":
+            return sign_extended(number, self.memory.pointer_size) if size == 4 else number
+        if self.is_float(storage):
+            value: float = struct.unpack("<f" if size == 4 else "<d", raw)[0]
+            return value
+        return int.from_bytes(raw, "little", signed=True) if self.is_signed(storage) else number
+
+    def _scalar(self, name: str, offset: int, type_: TypeReference, address: int) -> FieldValue:
+        storage = type_.target if type_.kind == "bitfield" and type_.target is not None else type_
+        number = self.number(type_, address)
+        if number is None:
+            return FieldValue(name, offset, type_, address)
+        constant, signed = None, type_.kind != "bitfield" and self.is_signed(storage)
         if storage.kind == "enum" and storage.name is not None:
-            constant = self.constant(storage.name, int(number), size if type_.kind == "enum" else None)
+            constant = self.constant(storage.name, int(number), storage.size if type_.kind == "enum" else None)
         return FieldValue(name, offset, type_, address, number, True, constant=constant, signed=signed)
 
     def constant(self, enumeration: str, value: int, size: int | None = None) -> str | None:

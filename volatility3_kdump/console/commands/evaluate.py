@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.console.syntax import Bit, Example, flags, number, word
+from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import numbers
+
+if TYPE_CHECKING:
+    from volatility3_kdump.expressions.cpp_names import CppNames
 
 _RADICES = {"8": 8, "10": 10, "16": 16, "0n8": 8, "0n10": 10, "0n16": 16, "0x8": 8, "0xa": 10, "0x10": 16}
 
@@ -29,20 +33,59 @@ def evaluate(session: Session, arguments: Arguments) -> Iterator[str]:
             raise KdumpError("? needs an expression")
         yield from help_command.function(session, arguments)
         return
-    value = session.evaluate(arguments.text)
+    value = session.calculate(arguments.text)
     session.state.variables["exp"] = value
     yield numbers.evaluated(value, session.target.memory.pointer_size)
 
 
 @command(
     "??",
-    help="C++ expressions are not evaluated",
+    help="evaluates a C++ expression, and shows it with its type",
     usage="EXPRESSION",
     own=True,
-    examples=(Example("? @rsp+8", "an expression of MASM"),),
+    examples=(
+        Example("?? @$proc->UniqueProcessId"),
+        Example("?? ((nt!_KTHREAD *)@$thread)->State", "a field of a structure at an address"),
+        Example("?? sizeof(nt!_EPROCESS)"),
+    ),
+    plugin="dx",
 )
 def evaluate_cpp(session: Session, arguments: Arguments) -> Iterable[str]:
-    raise KdumpError("C++ expressions are not supported: ? evaluates MASM expressions, dt shows typed values")
+    """The expression sees types and variables of all modules, and registers and pseudo-registers behind ``@``."""
+    from volatility3_kdump.views.cpp import cpp_lines
+
+    if not arguments.text:
+        raise KdumpError("?? needs a C++ expression: ?? ((nt!_EPROCESS *)@$proc)->UniqueProcessId")
+    return cpp_lines(arguments.text, cpp_names(session))
+
+
+def cpp_names(session: Session) -> CppNames:
+    """What names mean in C++ expressions at the prompt."""
+    from volatility3_kdump.expressions.cpp_names import CppNames
+
+    return CppNames(session.target, session.names, session.current.memory, session.state.radix)
+
+
+_EVALUATORS = {"masm": "MASM - Microsoft Assembler expressions", "c++": "C++ - C++ source expressions"}
+
+
+@command(
+    ".expr",
+    help="shows or sets the kind of expressions that commands take",
+    options=(Option("/s", "sets it", value="masm|c++"), Option("/q", "shows which there are")),
+    examples=(Example(".expr /s c++", "? and arguments of commands are C++ from now on"),),
+)
+def evaluator(session: Session, arguments: Arguments) -> Iterator[str]:
+    if arguments.has("/q"):
+        yield "Available expression evaluators:"
+        yield from _EVALUATORS.values()
+        return
+    if arguments.has("/s"):
+        chosen = (arguments.option("/s") or "").lower()
+        if chosen not in _EVALUATORS:
+            raise arguments.unknown(chosen)
+        session.state.cpp = chosen == "c++"
+    yield f"Current expression evaluator: {_EVALUATORS['c++' if session.state.cpp else 'masm']}"
 
 
 @command(
@@ -55,7 +98,7 @@ def evaluate_cpp(session: Session, arguments: Arguments) -> Iterable[str]:
 def show_formats(session: Session, arguments: Arguments) -> Iterator[str]:
     if not arguments.text:
         raise KdumpError(".formats needs an expression")
-    value = session.evaluate(arguments.text)
+    value = session.calculate(arguments.text)
     yield from numbers.formats(value, session.target.memory.pointer_size)
 
 

@@ -1,0 +1,97 @@
+"""``dx``: the debugger's data model."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.commands.stacks import current_start
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option
+from volatility3_kdump.errors import KdumpError
+
+_OPTION = re.compile(r"-(gc\s*(?P<cells>\d+)|c\s*(?P<skip>\d+)|r(?P<depth>\d*)|nv|vn|[gnvhid?]+)(?=\s|$)")
+
+
+@command(
+    "dx",
+    help="an expression of the data model: C++, objects, queries",
+    usage="[-g | -gc WIDTH] [-c COUNT] [-n] [-v] [-rDEPTH] EXPRESSION[,FORMAT]",
+    own=True,
+    options=(
+        Option("-g", "a grid: a row for each element, a column for each of its properties"),
+        Option("-gc", "a grid with cells of that width", value="WIDTH"),
+        Option("-c", "leaves out the first elements", value="COUNT"),
+        Option("-n", "members alone, not what is made of the few structures that are known"),
+        Option("-v", "methods, too"),
+        Option("-r", "levels that are shown, by default one", value="DEPTH", glued=True),
+        Option(",FORMAT", "x d o b for numbers; s sb s8 su sub c for text; en, !; NUMBER or [EXPRESSION] of elements"),
+    ),
+    examples=(
+        Example("dx -r2 @$curprocess"),
+        Example("dx ((nt!_EPROCESS *)@$proc)->ImageFileName"),
+        Example('dx @$cursession.Processes.Where(p => p.Name == "lsass.exe")'),
+        Example("dx -g @$cursession.Modules"),
+        Example('dx Debugger.Utility.Collections.FromListEntry(HEAD, "nt!_X", "Links")'),
+    ),
+    plugin="dx",
+)
+def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
+    """Queries are evaluated element by element: Ctrl-C ends them."""
+    from volatility3_kdump.views.dx import DEEPEST, DxOptions, DxView
+
+    text, grid, cells, depth, skip, native, verbose = arguments.text, False, None, 1, 0, False, False
+    while match := _OPTION.match(text):
+        text = text[match.end() :].lstrip()
+        letters = match[1]
+        if match["cells"]:
+            grid, cells = True, int(match["cells"][:6])
+        elif match["skip"]:
+            skip = int(match["skip"][:9])
+        elif match["depth"] is not None:
+            depth = int(match["depth"][:6] or 1)
+        elif letters in ("?", "h"):
+            from volatility3_kdump.console.commands import registry
+            from volatility3_kdump.console.usage import described
+
+            return described(registry()["dx"])
+        elif "i" in letters or "d" in letters or "h" in letters or "?" in letters:
+            raise arguments.unknown(match[0].strip())
+        else:
+            grid, native, verbose = grid or "g" in letters, native or "n" in letters, verbose or "v" in letters
+    if text.startswith("-") and re.match(r"-[A-Za-z?]+(\s|$)", text):
+        raise arguments.unknown(text.split()[0])
+    if not text:
+        raise KdumpError("dx needs an expression: dx @$curprocess; dx -h shows more")
+    depth = min(depth, DEEPEST)
+    dump = session.current
+    try:
+        view = DxView(
+            dump.target,
+            text,
+            DxOptions(depth, skip, native, verbose),
+            dump,
+            functools.partial(current_start, session),
+            dump.state.objects,
+            session.names,
+            _title(session),
+        )
+        assigned = re.match(r"@\$\w+\s*=(?!=)", text)
+        return () if assigned else _told(view.grid(cells) if grid else view.lines())
+    except KdumpError as error:
+        raise KdumpError(f"Error: {error}") from error
+
+
+def _told(lines: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except KdumpError as error:
+        raise KdumpError(f"Error: {error}") from error
+
+
+def _title(session: Session) -> str:
+    from volatility3_kdump.text.banner import kind
+
+    return f"{kind(session.target.header)}: {session.current.path}"
