@@ -10,7 +10,10 @@ import gzip
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 from volatility3_kdump.archives.cache import default_directory
 from volatility3_kdump.layout import LayoutError, Layouts
@@ -63,7 +66,17 @@ def _converted(path: Path, identity: PdbIdentity, problems: list[str]) -> Layout
     return Layouts(document, str(path))
 
 
-def _keep(document: object, identity: PdbIdentity) -> None:
+def _pieces(document: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A document as JSON, an entry at a time: in one piece, shared fields would fill memory."""
+    for before, (section, entries) in zip(chain("{", repeat(",")), document.items(), strict=False):
+        yield f"{before}{json.dumps(section)}:"
+        for mark, (name, entry) in zip(chain("{", repeat(",")), entries.items(), strict=False):
+            yield f"{mark}{json.dumps(name)}:{json.dumps(entry, separators=(',', ':'))}"
+        yield "}" if entries else "{}"
+    yield "}"
+
+
+def _keep(document: dict[str, dict[str, Any]], identity: PdbIdentity) -> None:
     """Write a table into the cache, whole or not at all."""
     names = relative_names(identity)
     if not names:
@@ -73,7 +86,8 @@ def _keep(document: object, identity: PdbIdentity) -> None:
     handle, name = tempfile.mkstemp(prefix="new-", dir=place.parent)
     try:
         with os.fdopen(handle, "wb") as file, gzip.GzipFile("", "wb", 5, file, 0) as packed:
-            packed.write(json.dumps(document, separators=(",", ":")).encode())
+            for piece in _pieces(document):
+                packed.write(piece.encode())
         os.replace(name, place)
     except BaseException:
         Path(name).unlink(missing_ok=True)

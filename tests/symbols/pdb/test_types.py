@@ -435,11 +435,22 @@ def test_types_that_consist_of_themselves_are_an_error(circle: bytes) -> None:
         definitions(circle, fields(field("x", 0x1000, 0)), structure("S", 0x1001, 8))
 
 
-def test_one_list_for_very_many_types_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volatility3_kdump.symbols.pdb.types._MOST_FIELDS", 1000)
+def test_types_that_share_a_list_share_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = fields(*(field(f"f{n}", INT, 4 * n) for n in range(50)))
-    with pytest.raises(CorruptPdb, match="more than 1,000 fields"):
+    types, _ = definitions(shared, *(structure(f"S{n}", 0x1000, 200) for n in range(50)))
+    assert len(types) == 50 and len({id(entry["fields"]) for entry in types.values()}) == 1
+    assert types["S7"]["fields"]["f3"]["offset"] == 12
+    monkeypatch.setattr("volatility3_kdump.symbols.pdb.types._MOST_SHARED", 1000)
+    with pytest.raises(CorruptPdb, match="share lists of more than 1,000 fields"):
         definitions(shared, *(structure(f"S{n}", 0x1000, 200) for n in range(50)))
+
+
+def test_very_many_fields_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volatility3_kdump.symbols.pdb.types._MOST_FIELDS", 1000)
+    each = fields(*(field(f"f{n}", INT, 4 * n) for n in range(50)))
+    records = [record for n in range(50) for record in (each, structure(f"S{n}", 0x1000 + 2 * n, 200))]
+    with pytest.raises(CorruptPdb, match="more than 1,000 fields"):
+        definitions(*records)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 6000))

@@ -32,6 +32,8 @@ _LARGEST_STREAM = 256 << 20
 _MOST_TYPES = 4_000_000
 #: Fields and constants of all types together; a record may be used by many types.
 _MOST_FIELDS = 4_000_000
+#: Of the fields that types of different names have from one list: a table in a file repeats them.
+_MOST_SHARED = 500_000
 #: Nesting of pointers and arrays, beyond which a type is damaged.
 _DEEPEST = 32
 
@@ -179,6 +181,8 @@ class TypeStream:
         self._offsets: list[int] = []
         self._references: dict[int, dict[str, Any]] = {}
         self._left = _MOST_FIELDS
+        self._shared_left = _MOST_SHARED
+        self._lists: dict[int, dict[str, Any]] = {}
         if data:
             self._find_records()
         self._definitions: dict[int, _Definition] = {}
@@ -310,14 +314,24 @@ class TypeStream:
                     "size": stored["size"],
                 }
                 continue
-            fields: dict[str, Any] = {}
-            for key, offset, reference in self._members(definition.fields, False):
-                # Two fields of one name: a base class may be there twice, by different ways.
-                label = key if key not in fields or reference is None else f"{key}__{offset:x}"
-                fields[label] = {"offset": offset, "type": reference}
             kind = "union" if definition.leaf == _UNION else "struct"
-            user_types[name] = {"fields": fields, "kind": kind, "size": definition.size}
+            user_types[name] = {"fields": self._fields(definition.fields), "kind": kind, "size": definition.size}
         return user_types, enums
+
+    def _fields(self, index: int) -> dict[str, Any]:
+        """The fields of a list; types that share the list share them."""
+        fields = self._lists.get(index)
+        if fields is not None:
+            self._shared_left -= len(fields)
+            if self._shared_left < 0:
+                raise CorruptPdb(f"its types share lists of more than {_MOST_SHARED:,} fields")
+            return fields
+        self._lists[index] = fields = {}
+        for key, offset, reference in self._members(index, False):
+            # Two fields of one name: a base class may be there twice, by different ways.
+            label = key if key not in fields or reference is None else f"{key}__{offset:x}"
+            fields[label] = {"offset": offset, "type": reference}
+        return fields
 
     def _members(
         self, index: int, constants: bool, types: bool = True
