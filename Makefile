@@ -3,7 +3,7 @@
 # make test-all      run every test on every kernel
 # make test-oldest   run the tests of `make test` on the oldest host that is supported (.venv-oldest)
 # make fuzz          feed damaged input to every parser for MINUTES=60; FIRST=n begins with other cases than the last time
-# make lint          ruff, mypy and import-linter
+# make lint          ruff, mypy, import-linter, and pip-audit where it has data
 # make bench         compare with other readers
 # make clean         remove everything that the above made
 # PYTHON=python3.13 chooses the interpreter of a new .venv; PYTEST_ARGS adds options of pytest.
@@ -52,6 +52,7 @@ lint: $(VENV)/ready-lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python .ci/audit
 
 bench: $(VENV)/ready-bench $(VENV)/installed
 	$(VENV)/bin/python benchmarks/run.py
