@@ -13,7 +13,7 @@ from volatility3_kdump.analysis.arguments import KINDS
 from volatility3_kdump.analysis.owners import OwnerRules
 
 RECORD = {
-    *("code", "name", "aliases", "text", "live", "startup", "same_as", "kd", "failure", "bucket"),
+    *("code", "name", "aliases", "text", "live", "startup", "same_as", "kd", "failure", "bucket", "asked"),
     *("args", "kinds", "values", "key", "variants"),
 }
 VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol", "rule"}
@@ -23,7 +23,7 @@ FAILURE = {"address", "irql", "access", "accesses", "older_accesses", "access_is
 BUCKET = {
     *("violation", "access_word", "code_words", "exception", "no_exception_word", "accesses", "prefix", "words"),
     *("uncertain", "blameless", "telling", "named", "unnamed", "driver", "routine", "small_dump_word"),
-    *("verifier", "guard", "hardware", "user_frames", "coded_before_modern", "reporters"),
+    *("verifier", "guard", "hardware", "user_frames", "remains", "coded_before_modern", "reporters"),
 }
 WORD = {"argument", "status", "values", "fast_fail", "base", "text", "process", "cookie", "page_state", "rule"}
 ACCESSES = {"read", "write", "execute"}
@@ -76,9 +76,10 @@ def check_bucket(bucket: Mapping[str, Any]) -> None:
         assert all(value in ("negative", "other") or hexadecimal(value) for value in entry.get("values", {}))
     for entry in bucket.get("telling", ()):
         assert entry.keys() == {"argument", "value", "below", "frames", "word"}
-    for name, others in (("named", set()), ("accesses", set()), ("guard", {"word"}), ("hardware", {"module", "image"})):
+    further = {"guard": {"word"}, "hardware": {"module", "image"}}
+    for name in ("named", "unnamed", "accesses", "guard", "hardware"):
         condition = bucket.get(name)
-        assert not condition or condition.keys() == {"argument", "values"} | others
+        assert not condition or condition.keys() == {"argument", "values"} | further.get(name, set())
         assert not condition or numbers(condition, ("argument",))
 
 

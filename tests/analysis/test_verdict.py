@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.analysis.pasted_text import vectors
 from tests.analysis.score_vectors import differences, entry_of, verdict_of
 from volatility3_kdump import open as open_dump
-from volatility3_kdump.analysis.buckets import FailureFacts, failure_facts, failure_hash, grouping
+from volatility3_kdump.analysis.buckets import FailureFacts, failure_facts, failure_hash, grouping, tail
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check, known_codes
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.owners import OwnerRules
@@ -229,8 +229,8 @@ def test_the_file_system_gives_way_to_a_filter_but_not_to_the_kernel_below():
 
 
 def test_the_runner_up_is_somebody_elses_driver_where_there_is_one():
-    verdict = decided(0xA, (8, 2, 0, 1), *FAULT, "ndis!NdisFoo+0x1", "tcpip!TcpFoo+0x2", "mydriver+0x33")
-    assert verdict.module_name == "tcpip"
+    verdict = decided(0xA, (8, 2, 0, 1), *FAULT, "ndis!NdisFoo+0x1", "afd!AfdFoo+0x2", "mydriver+0x33")
+    assert verdict.module_name == "afd"
     assert verdict.runner_up == "mydriver+33"
     assert verdict.confidence == "low"
     assert not verdict.all_microsoft
@@ -677,3 +677,22 @@ def test_the_usb_stack_only_reports_what_a_driver_on_it_did():
     frames = ("nt!KeBugCheckEx", "USBPORT!USBPORT_ProcessURB+0x1", "usbccgp!USBC_Dispatch+0x2", "sound+0x3")
     assert decided(0xFE, (4, 1, 2, 3), *frames).module_name == "sound"
     assert decided(0xFE, (1, 1, 2, 3), *frames).module_name == "USBPORT"
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("ST_STORE<SM_TRAITS>::StDmPageError", "ST_STORE_SM_TRAITS_::StDmPageError"),
+        ("FxCmResList::`scalar deleting destructor'", "FxCmResList::_scalar_deleting_destructor_"),
+        (" ?? ::FNODOBFM::`string'", "_??_::FNODOBFM::_string_"),
+    ],
+)
+def test_names_of_functions_in_a_bucket_are_one_word(function: str, told: str) -> None:
+    """The last two are published: names of fixed crashes in release notes, and a bucket of 2012."""
+    assert tail("nt", function, 0x10, FailureFacts()) == f"nt!{told}"
+
+
+def test_changed_memory_is_not_the_doing_of_who_meets_it() -> None:
+    verdict = decided(0x12B, (0xFFFFFFFFC00002C4, 0x4F0, 0x21E5, 0xFFFFA980), "nt!KeBugCheckEx", "mydriver+0x33")
+    assert (verdict.suspect, verdict.confidence, verdict.runner_up) == ("memory", "medium", "mydriver+33")
+    assert verdict.bucket == "0x12B_c00002c4_StCtDecompressFailed_mydriver!unknown_function"

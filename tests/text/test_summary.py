@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kdump_sample.scenes import scene_names
+from volatility3_kdump.analysis.buckets import asked_for
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.summary import MOST_LINES, summary
@@ -19,6 +20,10 @@ FEW = (
     "critical-process",
     "dpc-timeout",
     "live-dump",
+    "hung-processor",
+    "instruction-fetch",
+    "raised-irql-at-exit",
+    "store-exception",
     "machine-check",
 )
 
@@ -37,7 +42,40 @@ def test_six_lines_of_one_statement(scene: Callable[..., Target], name: str) -> 
     judged, verdict = crash.plausibility, crash.verdict
     if judged is not None and judged.acquits:
         assert not any(line.startswith(f"{verdict.runner_up}") or "is most probably to blame" in line for line in lines)
+    # Nobody is blamed for what somebody asked for.
+    if crash.bug_check is not None and asked_for(crash.bug_check.code):
+        assert lines[-2].startswith("No component is to blame: ")
+        assert not any(" itself stopped the system" in line for line in lines)
     if crash.facts.live:
         assert not any("The system stopped" in line for line in lines)
     if crash.interrupted is not None and crash.process is not None and crash.process.name:
         assert not any(f"in process {crash.process.name}" in line for line in lines)
+
+
+def told(target: Target) -> list[str]:
+    return summary(analyze_crash(target), target.has_names)
+
+
+def test_a_processor_that_answered_nobody_is_not_the_doing_of_a_driver(scene: Callable[..., Target]) -> None:
+    crash = analyze_crash(scene("hung-processor", 4))
+    assert crash.verdict.confidence == "low" and "answered nobody" in crash.verdict.confidence_reason
+
+
+def test_a_page_that_could_not_be_read_blames_nobody_on_the_stack(scene: Callable[..., Target]) -> None:
+    assert analyze_crash(scene("store-exception", 4)).verdict.confidence == "low"
+
+
+def test_a_jump_to_nowhere_is_told_once(scene: Callable[..., Target]) -> None:
+    lines = told(scene("instruction-fetch", 4))
+    assert sum("in no " in line or "tried to execute" in line for line in lines) == 1
+
+
+def test_a_process_that_was_to_go_on_did_not_jump_to_nowhere(scene: Callable[..., Target]) -> None:
+    """0x4A stands at an address of the process, which is no wrong pointer: the level that stayed raised is told."""
+    target = scene("raised-irql-at-exit", 4)
+    assert analyze_crash(target).plausibility is None
+    assert "return to its process at IRQL 2" in " ".join(told(target))
+
+
+def test_a_violation_says_which_one_it_was(scene: Callable[..., Target]) -> None:
+    assert any("leaks pool allocations" in line for line in told(scene("verifier-leak", 4)))

@@ -49,6 +49,9 @@ _LATE = ("CODE_AV", "BAD_IP", "NULL_IP")
 _ILLEGAL_INSTRUCTION = 0xC000001D
 #: A driver left pool behind; Driver Verifier finds nothing else out here, and its mark is left away.
 LEAKED_POOL = "LEAKED_POOL"
+#: What a function's name has that a bucket has not: ``ST_STORE<SM_TRAITS>::StDmPageError`` is there as
+#: ``ST_STORE_SM_TRAITS_::StDmPageError``.
+_NO_WORD = re.compile(r"[`'<> ]")
 #: What differs from crash to crash of one kind: an address; the low half of one, where a code is meant to be.
 _ADDRESS = re.compile(r"_[0-9a-f]{9,16}(?=_)", re.IGNORECASE)
 _THREAD = re.compile(r"(?<=_BUGCHECK_CRITICAL_PROCESS)(_TERMINATED_BY_.+?)??_[0-9a-f]{1,8}(?=_)", re.IGNORECASE)
@@ -156,6 +159,12 @@ def record_of(code: int) -> Mapping[str, Any]:
     return record
 
 
+def asked_for(code: int) -> str | None:
+    """Why nobody is to blame for a code: somebody asked for the dump."""
+    reason: str | None = (tables.bug_check_record(code) or {}).get("asked")
+    return reason
+
+
 def _failure_rule(code: int) -> Mapping[str, Any]:
     rule: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("failure", {})
     return rule
@@ -248,6 +257,7 @@ def tail(module: str | None, symbol: str | None, offset: int, facts: FailureFact
     ``gone`` is the file of a module that had been unloaded."""
     if gone is not None and facts.generation == MODERN:
         return f"{gone}!Unloaded"
+    symbol = None if symbol is None else _NO_WORD.sub("_", symbol)
     if facts.generation == CLASSIC:
         return f"{module}+{offset:x}" if symbol is None else f"{module}!{symbol}+{offset:x}"
     return f"{module}!{symbol or UNKNOWN_FUNCTION}"

@@ -94,12 +94,13 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
     notes += rules.problems
     thread = read_thread(target, reasoning.thread) if reasoning.thread else crash_thread(target)
     stack = _stack(target, failure, reasoning.thread)
-    reasoning += own_bug_check(target, bug_check, stack, rules)
+    facts = failure_facts(target, failure)
+    reasoning += own_bug_check(target, bug_check, stack, rules, facts.live or bool(bug_check and bug_check.live))
     judged = plausibility(target, bug_check, failure)
     identity = processor_identity(target.dump.source, target.dump.tagged)
     decided = decide(
         bug_check,
-        failure_facts(target, failure),
+        facts,
         stack_entries(target, stack),
         reasoning,
         rules,

@@ -92,13 +92,20 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
     place = f"by {region.source}" if region.debugger_words else f"{region.text} (by {region.source})"
     note = place + (f"; {state}" if state else "")
     findings.insert(0, Finding(_TAGS[access.kind], value, access.address, note))
-    elsewhere = case.failure is not None and case.failure.operand_agrees is False
-    if region.kind == NULL_PAGE and not elsewhere:
+    if region.kind == NULL_PAGE and not _went_elsewhere(case):
         findings.append(Finding("AV.Dereference", "NullPtr", access.address))
     sentences = [_sentence(case, access.kind, access.address, region, irql)]
     if irql is not None and irql >= _DISPATCH_LEVEL and region.kind in (KERNEL, PAGED_POOL) and not mapped:
         sentences.append(f"At IRQL {irql} no page can be brought in, so an access to paged-out memory is fatal.")
     return Reasoning(tuple(findings), tuple(sentences)) + _unloaded(access.kind, access.address, region)
+
+
+def _went_elsewhere(case: Case) -> bool:
+    """Whether the instruction's operand is another address, and memory that can be read: the null is not its own."""
+    failure = case.failure
+    if failure is None or failure.operand is None or failure.operand_agrees is not False:
+        return False
+    return case.target.memory.read(failure.operand, 1) is not None
 
 
 def _unreported(case: Case, kind: str) -> Reasoning:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
+from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.reasoning import Finding, Reasoning
@@ -18,9 +19,11 @@ _KERNEL = ("nt", "hal")
 _MOST_CALLS = 4
 
 
-def own_bug_check(target: Target, bug_check: BugCheck | None, stack: Stack, rules: OwnerRules) -> Reasoning:
+def own_bug_check(
+    target: Target, bug_check: BugCheck | None, stack: Stack, rules: OwnerRules, live: bool = False
+) -> Reasoning:
     """What it means that a third party's driver called KeBugCheckEx: it found something, or it borrowed a code."""
-    if bug_check is None or not stack.frames:
+    if bug_check is None or not stack.frames or live or buckets.asked_for(bug_check.code):
         return Reasoning()
     caller = None
     for frame in stack.frames[:_MOST_CALLS]:

@@ -64,6 +64,8 @@ __all__ = [
 
 _ILLEGAL_INSTRUCTION = 0xC000001D
 _BREAKPOINT = 0x80000003
+#: The privilege level in a selector of user mode.
+_USER_MODE = 3
 _DIVIDE_BY_ZERO, _INTEGER_OVERFLOW = 0xC0000094, 0xC0000095
 
 
@@ -90,7 +92,8 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
     # A breakpoint's trap frame points behind it; the argument names the breakpoint itself.
     if named is not None and (ip is None or ip == named + 1):
         ip = named
-    if ip is None:
+    # Where the processor was in user mode, what the process ran explains nothing that the kernel reports.
+    if ip is None or (failure is not None and at_fault and (failure.context.registers.get("cs") or 0) & _USER_MODE):
         return None
     record = failure.exception if failure is not None else None
     code = None

@@ -61,7 +61,7 @@ class Reasoning:
     ``sentences`` are for the analyst, each a full sentence; ``notes`` are contradictions and failures of consistency.
     ``specifiers`` are the words between prefix and module in the bucket, ``prefix`` its prefix when it is not the
     default. ``thread`` is the ETHREAD whose stack is to be shown in place of the crashing one, ``process`` the EPROCESS
-    that the crash is about.
+    that the crash is about. ``uncertain`` says why the stack may show nothing of the reason.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -72,6 +72,7 @@ class Reasoning:
     culprit: Culprit | None = None
     thread: int | None = None
     process: int | None = None
+    uncertain: str | None = None
 
     def __add__(self, other: Reasoning) -> Reasoning:
         """Both: tuples joined without repetition, single values from the left where it has them."""
@@ -84,6 +85,7 @@ class Reasoning:
             self.culprit if self.culprit is not None else other.culprit,
             self.thread if self.thread is not None else other.thread,
             self.process if self.process is not None else other.process,
+            self.uncertain if self.uncertain is not None else other.uncertain,
         )
 
     def finding(self, tag: str) -> Finding | None:

@@ -122,6 +122,21 @@ def decide(
     return _Decision(bug_check, facts, entries, reasoning, rules, resolve).verdict()
 
 
+def turned_to(verdict: Verdict, suspect: str, rule: str, confidence: str, reason: str) -> Verdict:
+    """What is left to suspect; the component on the stack becomes the place where it showed."""
+    showed = verdict.symbol_name or verdict.image_name
+    return replace(
+        verdict,
+        suspect=suspect,
+        rule=rule,
+        confidence=confidence,
+        confidence_reason=reason,
+        runner_up=showed or verdict.runner_up,
+        runner_up_rule="where it showed" if showed else verdict.runner_up_rule,
+        all_microsoft=False,
+    )
+
+
 class _Decision:
     def __init__(
         self,
@@ -228,6 +243,9 @@ class _Decision:
             if named is not None:
                 return named
         chosen = self._routine() or self._unloaded() or self._walked()
+        remains = self.record.get("remains")
+        if remains is not None and culprit is None:
+            return turned_to(chosen, remains, self.record["uncertain"], MEDIUM, "nothing else explains this code")
         return self._suspecting(chosen, culprit)
 
     def _goes_by_name(self) -> bool:
@@ -249,7 +267,8 @@ class _Decision:
         module = culprit.module_name or debugger_name(name)
         if chosen.module_name is not None and module.lower() == chosen.module_name.lower():
             rule = culprit.why if chosen.frame is None else f"{culprit.why}; on the stack, {chosen.rule}"
-            return replace(chosen, rule=rule, confidence=HIGH)
+            agreed = chosen.confidence_reason if chosen.confidence == HIGH else "it is on the stack, too"
+            return replace(chosen, rule=rule, confidence=HIGH, confidence_reason=agreed)
         return replace(
             chosen,
             rule=culprit.why,
@@ -326,7 +345,9 @@ class _Decision:
         shown = buckets.image_of(self.reasoning.specifiers)
         runner_up, runner_up_rule = self._second(module)
         owner = self.rules.owner(module or buckets.UNKNOWN_MODULE, None)
-        symbol = entry.name if entry is not None and entry.module is not None and not shown else None
+        # The start of a module is where it lies, and no place in its code.
+        named = entry is not None and entry.module is not None and (entry.symbol is not None or entry.offset != 0)
+        symbol = entry.name if entry is not None and named and not shown else None
         return Verdict(
             symbol_name=symbol,
             module_name=debugger_name(shown) if shown else module or buckets.UNKNOWN_MODULE,
@@ -523,6 +544,9 @@ class _Decision:
         failed = failed or chosen.number < 0 or (not above and self._reports_exception())
         failed = failed or chosen.entry.part == FAULT
         between = [candidate for candidate in above if candidate.ownership.strength not in (IGNORE, LAST_IGNORE)]
+        if self.reasoning.uncertain:
+            level -= 2
+            reasons.append(self.reasoning.uncertain)
         # The reason not to be sure is about the thread that stopped the system, not one that the arguments name.
         if self.record.get("uncertain") and self.reasoning.thread is None:
             level -= 2 if self.record.get("blameless") else 1

@@ -19,7 +19,7 @@ from volatility3_kdump.analysis.plausibility import (
     NOWHERE,
     Plausibility,
 )
-from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, Verdict
+from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, Verdict, turned_to
 
 _LEVELS = (LOW, MEDIUM, HIGH)
 
@@ -38,13 +38,13 @@ def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | N
         return _capped(verdict, LOW, "the bytes at RIP are no code")
     strong = next((flip for flip in judged.flips if flip.strong), None)
     if strong is not None:
-        return _remains(verdict, MEMORY, strong.says, MEDIUM, "one changed bit explains the failure")
+        return turned_to(verdict, MEMORY, strong.says, MEDIUM, "one changed bit explains the failure")
     if judged.outcome == NOWHERE:
         verdict = _capped(verdict, MEDIUM, "RIP lies in no module")
     if judged.flips:
         flip = judged.flips[0]
         if verdict.all_microsoft or verdict.suspect is None:
-            return _remains(verdict, MEMORY, flip.says, LOW, "one bit can differ for other reasons, too")
+            return turned_to(verdict, MEMORY, flip.says, LOW, "one bit can differ for other reasons, too")
         return _capped(verdict, LOW, f"one bit of {flip.subject} may have flipped")
     return verdict
 
@@ -54,7 +54,7 @@ def _hardware(verdict: Verdict, judged: Plausibility, bug_check: BugCheck | None
     remains = judged.remains or HARDWARE
     certain = judged.debugger_word is not None or bool(judged.flips) or judged.outcome != "padding"
     reason = "the bytes in the dump rule the code out" if certain else "a stray jump can be a driver's doing, too"
-    turned = _remains(verdict, remains, judged.says, MEDIUM if certain else LOW, reason)
+    turned = turned_to(verdict, remains, judged.says, MEDIUM if certain else LOW, reason)
     turned = replace(turned, module_name=HARDWARE, image_name=HARDWARE, symbol_name=None, function_offset=None)
     if judged.debugger_word is None:
         return turned
@@ -66,21 +66,6 @@ def _hardware(verdict: Verdict, judged: Plausibility, bug_check: BugCheck | None
         symbol_name=judged.debugger_word,
         bucket=bucket,
         bucket_hash=buckets.failure_hash(bucket),
-    )
-
-
-def _remains(verdict: Verdict, suspect: str, rule: str, confidence: str, reason: str) -> Verdict:
-    """What is left to suspect; the component on the stack becomes the place where it showed."""
-    showed = verdict.symbol_name or verdict.image_name
-    return replace(
-        verdict,
-        suspect=suspect,
-        rule=rule,
-        confidence=confidence,
-        confidence_reason=reason,
-        runner_up=showed or verdict.runner_up,
-        runner_up_rule="where it showed" if showed else verdict.runner_up_rule,
-        all_microsoft=False,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis import plausibility
-from volatility3_kdump.analysis.buckets import INCONCLUSIVE, UNKNOWN_IMAGE
+from volatility3_kdump.analysis.buckets import INCONCLUSIVE, UNKNOWN_IMAGE, asked_for
 from volatility3_kdump.windows.stacks.frames import SCAN
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def summary(crash: Crash, named: bool) -> list[str]:
     last = [_who(crash), f"Next: {'; '.join(_next(crash, named))}."]
     room = MOST_LINES - len(first) - len(last)
     between = [*crash.reasoning.sentences, *(f"Mind: {note}." for note in crash.notes)]
-    return [*first, *[sentence for sentence in between if _adds(crash, sentence)][:room], *last]
+    said = [sentence for sentence in between if _adds(crash, sentence)]
+    return [*first, *(said or _meaning(crash))[:room], *last]
 
 
 def _what(crash: Crash) -> str:
@@ -56,6 +57,20 @@ def _what(crash: Crash) -> str:
     if crash.facts.live:
         return f"The system was not stopped: a live dump was taken, with {code}."
     return f"The system stopped with {code}."
+
+
+def _meaning(crash: Crash) -> list[str]:
+    """What the code and its arguments mean, for crashes of which nothing else can be told."""
+    bug_check = crash.bug_check
+    if bug_check is None or crash.plausibility is not None:
+        return []
+    text = bug_check.variant or bug_check.text
+    # A summary's line is one statement.
+    lines = [f"{text.split('. ', maxsplit=1)[0].rstrip('.')}."] if text else []
+    kind = bug_check.arguments[0]
+    if bug_check.variant is None and kind.value is not None and (kind.text or "").startswith("kind of "):
+        lines.append(f"Its kind (argument 1) is {kind.value:x}, whose meaning is not published.")
+    return lines
 
 
 def _judged(crash: Crash) -> str | None:
@@ -115,6 +130,10 @@ def _adds(crash: Crash, sentence: str) -> bool:
     """Whether a sentence of the rules still holds and says more than the lines around it."""
     judged = crash.plausibility
     failure = crash.failure
+    if judged is not None and judged.outcome == plausibility.NOWHERE:
+        return not sentence.startswith(("The instruction pointer ", "The processor tried "))
+    if failure is not None and failure.unloaded is not None and failure.module is None:
+        return not sentence.startswith(("The processor tried ", f"{failure.unloaded.name} was unloaded "))
     # Who made the access is not to be said where the instruction did not make it.
     if judged is not None and judged.acquits and failure is not None and failure.name:
         return not sentence.startswith(failure.name)
@@ -129,7 +148,11 @@ def _who(crash: Crash) -> str:
     if verdict.symbol_name == INCONCLUSIVE or suspect is None or suspect == UNKNOWN_IMAGE:
         return f"No component can be named: {_short(verdict.rule).removeprefix('nobody can be blamed: ')}."
     judged = crash.plausibility
-    if judged is not None and suspect in _STANDS_FOR and (judged.acquits or judged.flips):
+    asked = asked_for(crash.bug_check.code) if crash.bug_check is not None else None
+    if asked is not None:
+        return f"No component is to blame: {asked}."
+    turned = judged is not None and (judged.acquits or judged.flips)
+    if suspect in _STANDS_FOR and (turned or suspect in (plausibility.MEMORY, plausibility.PROCESSOR)):
         showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
         return f"Suspect {_STANDS_FOR[suspect]}{showed} (confidence {verdict.confidence}: {verdict.confidence_reason})."
     if judged is not None and judged.outcome == plausibility.LACKS_FEATURE:

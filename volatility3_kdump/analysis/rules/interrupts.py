@@ -1,4 +1,4 @@
-"""Exceptions while an interrupt is handled: 0x3D."""
+"""Interrupts and levels: 0x3D (an exception while an interrupt is handled), 0x4A (a level that stayed raised)."""
 
 from __future__ import annotations
 
@@ -29,3 +29,15 @@ def interrupt_exception_not_handled(case: Case) -> Reasoning:
     if is_access_violation(record.code):
         reasoning = code_reasoning(case) + reasoning + access_reasoning(case, fault_access(case, record))
     return reasoning
+
+
+@rule(0x4A)
+def raised_irql_at_system_service(case: Case) -> Reasoning:
+    """P2 is the IRQL at which a system call was about to return."""
+    irql = case.argument(2)
+    level = "a raised IRQL" if not irql else f"IRQL {irql}"
+    sentence = (
+        f"A system call was about to return to its process at {level}: the kernel or a driver raised it in that call "
+        "and did not lower it again."
+    )
+    return Reasoning(sentences=(sentence,))

@@ -245,7 +245,7 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
     findings = [Finding("HUNG_PROCESSOR", said, prcb, f"of {count}" if count else "")]
     notes = []
     specifiers: tuple[str, ...] = ()
-    thread = None
+    thread = uncertain = None
     if number is not None and count and number >= count:
         notes.append(f"argument 4 names processor {number:#x}, but there are {count}")
     if processor is None:
@@ -257,7 +257,7 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
         described, thread = _hung_state(target, processor)
         findings += described.findings
         sentences += described.sentences
-        specifiers = described.specifiers
+        specifiers, uncertain = described.specifiers, described.uncertain
     if not specifiers and count:
         specifiers = (f"{count:x}_PROC",)
     return Reasoning(
@@ -267,6 +267,7 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
         specifiers=specifiers,
         prefix="CLOCK_WATCHDOG_TIMEOUT",
         thread=thread,
+        uncertain=uncertain,
     )
 
 
@@ -288,6 +289,7 @@ def _why_no_processor(case: Case, prcb: int | None) -> str:
 def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | None]:
     """What the processor ran, and the thread whose stack shows it."""
     findings, sentences = [], []
+    uncertain = None
     idle = processor.current_thread is not None and processor.current_thread == processor.idle_thread
     if processor.current_thread is not None:
         note = "its idle thread" if idle else ""
@@ -300,6 +302,7 @@ def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | 
                 "It did not answer when the system was stopped either, so its saved registers may be from another "
                 "time: suspect the processor, its voltage or its firmware."
             )
+            uncertain = "the processor that hangs answered nobody, so what it ran at the end is not known"
         if _dpc_active(target, processor.prcb):
             findings.append(Finding("HUNG_PROCESSOR_DPC", "a DPC was active", processor.prcb))
             for dpc in _active_dpcs(target, processor.prcb):
@@ -310,7 +313,8 @@ def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | 
     if not ip or not target.is_kernel_address(ip):
         why = "no usable registers of it were saved"
         findings.append(Finding("HUNG_PROCESSOR_IP", "not in the dump", ip, why))
-        return Reasoning(tuple(findings), tuple(sentences), specifiers=("INVALID_CONTEXT",)), processor.current_thread
+        described = Reasoning(tuple(findings), tuple(sentences), specifiers=("INVALID_CONTEXT",), uncertain=uncertain)
+        return described, processor.current_thread
     again = _nested_faults(target, processor)
     if again is not None:
         findings.append(again[0])
@@ -318,7 +322,7 @@ def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | 
     name = target.name_of(ip)
     findings.append(Finding("HUNG_PROCESSOR_IP", name or f"{ip:016x}", ip))
     sentences.append(f"Its last known instruction is {name or f'{ip:#x}, which is in no driver'}.")
-    return Reasoning(tuple(findings), tuple(sentences)), processor.current_thread
+    return Reasoning(tuple(findings), tuple(sentences), uncertain=uncertain), processor.current_thread
 
 
 def _nested_faults(target: Target, processor: Processor) -> tuple[Finding, str] | None:
