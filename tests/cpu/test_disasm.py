@@ -483,6 +483,10 @@ def test_arm64_zero_register_and_unknown_base() -> None:
     "word, text",
     [
         (0xA9BF7BFD, "stp fp,lr,[sp,#-0x10]!"),
+        # nt!PsGetCurrentProcess, from a published listing: the platform register holds the KPCR.
+        (0xF944C648, "ldr x8,[xpr,#0x988]"),
+        (0xD63F0200, "blr xip0"),
+        (0xD61F0220, "br xip1"),
         (0xD43E0000, "brk #0xF000"),
         (0xF9401FE8, "ldr x8,[sp,#0x38]"),
         (0x94000002, "bl nt!Foo (00000000`00100008)"),
@@ -539,6 +543,20 @@ HERE = 0xFFFFF80060DA1981
         ("e802000000", "call nt!Foo+0x10 (fffff800`60da1988)"),
         ("c4e269900440", "vpgatherdd xmm0,xmmword ptr [rax+xmm0*2],xmm2"),
         ("62f17c491001", "vmovups zmm0 {k1},zmmword ptr [rcx]"),
+        # From published listings of the debugger.
+        ("49f7f8", "idiv rax,r8"),
+        ("48f7e1", "mul rax,rcx"),
+        ("f77c2428", "idiv eax,dword ptr [rsp+28h]"),
+        ("48f7e9", "imul rcx"),
+        ("488701", "xchg rax,qword ptr [rcx]"),
+        ("f00fb111", "lock cmpxchg dword ptr [rcx],edx"),
+        ("f20f5802", "addsd xmm0,mmword ptr [rdx]"),
+        ("f20f1002", "movsd xmm0,mmword ptr [rdx]"),
+        ("660f2f02", "comisd xmm0,mmword ptr [rdx]"),
+        ("f20f2a02", "cvtsi2sd xmm0,dword ptr [rdx]"),
+        ("dcff", "fdiv st(7),st"),
+        ("dac1", "fcmovb st,st(1)"),
+        ("d9c0", "fld st(0)"),
     ],
 )
 def test_text_as_kd_writes_it(code: str, text: str) -> None:

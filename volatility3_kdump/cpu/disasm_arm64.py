@@ -17,6 +17,9 @@ from volatility3_kdump.cpu.notation import named
 _MASK = 0xFFFFFFFFFFFFFFFF
 #: A memory operand begins with its base register; ``{v0.b}[1]`` is a lane.
 _MEMORY = re.compile(r"\[([a-z][^\]]*)\]")
+#: Registers that the debugger calls by what they are for; x18 is the platform's, which holds the KPCR.
+_NAMES = {"x16": "xip0", "x17": "xip1", "x18": "xpr", "x29": "fp", "x30": "lr"}
+_NAMED = re.compile(r"\bx(1[678]|29|30)\b")
 _VECTOR_LIST = re.compile(r"\{([^}]*)\}")
 _EXTENSIONS = {"uxtw": (32, False), "sxtw": (32, True), "uxtx": (64, False), "sxtx": (64, False), "lsl": (64, False)}
 _BRANCHES = re.compile(r"(b|bl|b\.\w+|cbn?z|tbn?z)$")
@@ -112,9 +115,9 @@ def _kind(operand: str, number: int | None) -> str:
 
 
 def _text(operand: str) -> str:
-    """KD's spelling: no space after commas, ``fp`` and ``lr``, upper-case hexadecimal digits."""
+    """KD's spelling: no space after commas, registers by their parts, upper-case hexadecimal digits."""
     spelled = re.sub(r",\s+", ",", operand)
-    spelled = re.sub(r"\bx29\b", "fp", re.sub(r"\bx30\b", "lr", spelled))
+    spelled = _NAMED.sub(lambda match: _NAMES[match[0]], spelled)
     return re.sub(r"0x([0-9a-f]+)", lambda match: f"0x{match.group(1).upper()}", spelled)
 
 

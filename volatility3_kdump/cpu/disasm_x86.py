@@ -45,6 +45,10 @@ _STRING_OPCODES = {
     0xAF: "scas",
 }
 
+#: What KD writes before the operand of a multiplication or division of one operand, by its size.
+_ACCUMULATORS = {2: "ax", 4: "eax", 8: "rax"}
+#: Instructions with one floating-point number of 8 bytes, whose size KD calls mmword.
+_DOUBLES = re.compile(r"movsd$|movq$|(add|sub|mul|div|sqrt|min|max|cmp\w*)sd$|u?comisd$|cvtt?sd2")
 #: Instructions whose memory operand KD writes without a size.
 _SIZELESS = re.compile(r"lea|invlpg|prefetch|fxsave|fxrstor|xsave|xrstor|clflush|clwb|cldemote")
 
@@ -197,10 +201,18 @@ class _Decoder:
         shown = self.operands
         if self.string in ("stos", "lods", "scas"):
             shown = [operand for operand in shown if operand.type == _MEMORY]
+        if self.name == "xchg" and shown[0].type == _MEMORY:
+            shown = shown[::-1]
         parts = []
-        for operand in shown:
+        if self.name in ("mul", "div", "idiv") and len(shown) == 1 and shown[0].size in _ACCUMULATORS:
+            parts.append(Operand("register", _ACCUMULATORS[shown[0].size]))
+        for place, operand in enumerate(shown):
             if operand.type == _REGISTER:
-                parts.append(Operand("register", self.insn.reg_name(operand.reg)))
+                name = self.insn.reg_name(operand.reg)
+                # Of two registers of the x87 stack the top is implied: the second one in these opcodes, else the first.
+                if name == "st(0)" and len(shown) == 2 and place == (self.insn.opcode[0] in (0xDC, 0xDE)):
+                    name = "st"
+                parts.append(Operand("register", name))
             elif operand.type == _MEMORY:
                 parts.append(Operand("memory", self._memory_text(operand)))
             elif target is not None:
@@ -218,7 +230,7 @@ class _Decoder:
         word = _SIZE_WORDS.get(self._size(operand))
         if self.name == "cmpxchg16b":
             word = "oword"
-        elif self.name in ("movsd", "movq") and not self.string and operand.size == 8:
+        elif _DOUBLES.match(self.name) and not self.string and self._size(operand) == 8:
             word = "mmword"
         return f"{word} ptr {self._place(operand)}" if word else self._place(operand)
 
