@@ -46,7 +46,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
-    from volatility3_kdump.cli import report, symbols, verdict
+    from volatility3_kdump.cli import dump, report, symbols, verdict
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
     report.add_arguments(commands.add_parser("report", help="write the analysis of a crash as one HTML page"))
+    dump.add_arguments(commands.add_parser("dump", help="write a crash dump of a memory image or of another dump"))
     symbols.add_arguments(
         commands.add_parser("symbols", help="list the PDB and image files that a dump needs, or fetch them")
     )
@@ -107,6 +108,10 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.cli import report
 
         return report.run(arguments)
+    if arguments.command == "dump":
+        from volatility3_kdump.cli import dump
+
+        return dump.run(arguments)
     if arguments.command == "symbols":
         from volatility3_kdump.cli import symbols
 

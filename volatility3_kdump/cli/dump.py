@@ -1,0 +1,71 @@
+"""``kdump dump``: write a crash dump of any opened dump or memory image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from volatility3_kdump.escape import printable
+from volatility3_kdump.options import Options
+from volatility3_kdump.progress import ProgressLine
+
+TYPES = (1, 5, 6)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``kdump dump``."""
+    parser.description = (
+        "Write a Windows crash dump of a memory image or of another dump, for WinDbg and whatever else reads dumps."
+    )
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="the memory image or dump, or an archive with one")
+    parser.add_argument("out", metavar="OUT.dmp", type=Path, help="the file to write")
+    parser.add_argument(
+        "--type",
+        dest="dump_type",
+        type=int,
+        choices=TYPES,
+        default=5,
+        help="1 all memory in runs, 5 all memory with a bitmap (default), 6 the kernel's pages only",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument("--isf-dir", metavar="DIR", type=Path, action="append", default=[], help="symbol tables")
+    parser.add_argument("--isf-file", metavar="FILE", type=Path, help="the kernel's symbol table itself")
+    parser.add_argument("-y", "--symbol-path", metavar="PATH", help="where PDB files are, as KD's -y")
+    parser.add_argument("--offline", action="store_true", default=None, help="ask no symbol server")
+    parser.add_argument("--member", metavar="NAME", help="the dump inside an archive")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``kdump dump``: 0 where the dump is written."""
+    from volatility3_kdump.target import Target
+    from volatility3_kdump.windows.processes.crashed import settle
+    from volatility3_kdump.writing import plan, write
+
+    progress = ProgressLine(sys.stderr)
+    target = settle(
+        Target.open(
+            arguments.image,
+            Options(
+                arguments.isf_dir,
+                arguments.isf_file,
+                arguments.symbol_path,
+                None,
+                arguments.member,
+                arguments.offline,
+                progress,
+            ),
+        )
+    )
+    try:
+        planned = plan(target, arguments.dump_type, progress)
+        write(planned, arguments.out, arguments.force, progress)
+    finally:
+        progress.clear()
+    for line in [*planned.notes, *target.warnings]:
+        print(f"NOTE: {printable(line)}")
+    print(
+        f"{printable(str(arguments.out))}: {planned.size:,} bytes, dump type {planned.dump_type}, "
+        f"{planned.pages:,} pages, bug check {planned.bug_check:X}"
+    )
+    return 0
