@@ -117,7 +117,7 @@ def test_plugins_end_with_one_line(sample: Callable[..., Path]) -> None:
     assert "kdump: stopped: this has read 20,480 bytes" in done.stderr
 
 
-def test_errors_while_rows_are_made_end_with_one_line(sample: Callable[..., Path], run_vol: Vol) -> None:
-    done = run_vol("-f", str(sample()), "kdump.type", "--type", "nt!_KTHREAD", "--address", "$thread", "--link", "q")
+def test_errors_while_rows_are_made_end_with_one_line(sample: Callable[..., Path], run_plugin: Vol) -> None:
+    done = run_plugin("-f", str(sample()), "kdump.type", "--type", "nt!_KTHREAD", "--address", "$thread", "--link", "q")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "kdump: " in done.stderr and "field" in done.stderr

@@ -46,13 +46,13 @@ def test_samples_of_the_dpc_watchdog(scene: Scene, dump_type: int) -> None:
     assert "            12    myfault+0x1a60" in shown and "             6    myfault+0x1a64" in shown
 
 
-def test_rows_of_the_samples(sample: Callable[..., Path], run_vol) -> None:  # type: ignore[no-untyped-def]
-    shown = run_vol("-q", "-f", sample(4, None, "dpc-samples"), "-r", "json", "kdump.dpcwatchdog")
+def test_rows_of_the_samples(sample: Callable[..., Path], run_plugin) -> None:  # type: ignore[no-untyped-def]
+    shown = run_plugin("-q", "-f", sample(4, None, "dpc-samples"), "-r", "json", "kdump.dpcwatchdog")
     rows = json.loads(shown.stdout)
     assert [(row["Module"], row["Count"], row["Percent"]) for row in rows] == [("nt", 38, 68), ("myfault", 18, 32)]
     places = [(place["Symbol"], place["Count"]) for place in rows[1]["__children"]]
     assert places == [("myfault+0x1a60", 12), ("myfault+0x1a64", 6)]
-    refused = run_vol("-q", "-f", sample(4), "kdump.dpcwatchdog")
+    refused = run_plugin("-q", "-f", sample(4), "kdump.dpcwatchdog")
     assert refused.returncode != 0 and "only bug check 133" in refused.stdout + refused.stderr
 
 

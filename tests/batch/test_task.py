@@ -39,12 +39,12 @@ def test_every_dump_has_one_line_in_the_order_of_names(dumps: Path, lines: list[
 
 
 def test_a_line_is_the_document_of_the_plugin(
-    dumps: Path, lines: list[Line], run_vol: Callable[..., Any], tmp_path: Path
+    dumps: Path, lines: list[Line], run_plugin: Callable[..., Any], tmp_path: Path
 ) -> None:
     for number, options in ((2, ()), (6, ("--member", "two.dmp"))):
         line = lines[number]
         report = tmp_path / f"{number}.json"
-        finished = run_vol("-q", "-f", line["file"]["path"], "kdump.analyze", "--report", report, *options)
+        finished = run_plugin("-q", "-f", line["file"]["path"], "kdump.analyze", "--report", report, *options)
         assert finished.returncode == 0, finished.stderr
         ours = ("batch", "file", "elapsed_seconds", "kdump_version", "error")
         assert {key: value for key, value in line.items() if key not in ours} == json.loads(report.read_text())

@@ -116,15 +116,15 @@ def test_lists(session: Session) -> None:
     assert sum(line.startswith("ActiveProcessLinks.Flink at ") for line in lines) == 11
 
 
-def test_the_prompt_and_the_plugin_tell_the_same(session: Session, sample, run_vol) -> None:
+def test_the_prompt_and_the_plugin_tell_the_same(session: Session, sample, run_plugin) -> None:
     arguments = ("-q", "-f", sample(), "-r", "windbg", "kdump.type", "--type", "_EPROCESS", "--address", "@$proc")
-    finished = run_vol(*arguments)
+    finished = run_plugin(*arguments)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines() == [line.rstrip("\n") for line in answer(session, "dt nt!_EPROCESS @$proc")]
 
 
-def test_rows(sample, run_vol) -> None:
-    finished = run_vol(
+def test_rows(sample, run_plugin) -> None:
+    finished = run_plugin(
         *("-q", "-f", sample(), "-r", "json", "kdump.type", "--type", "nt!_ETHREAD", "--address", "$thread"),
         *("--field", "Cid."),
     )

@@ -16,8 +16,8 @@ def values(table: list[dict], section: str) -> dict[str, str]:
     return {row["Field"]: row["Text"] for row in table if row["Topic"] == section}
 
 
-def test_windbg_text_equals_the_session(sample, run_vol):
-    finished = run_vol("-f", sample(), "-r", "windbg", "kdump.analyze")
+def test_windbg_text_equals_the_session(sample, run_plugin):
+    finished = run_plugin("-f", sample(), "-r", "windbg", "kdump.analyze")
     assert finished.returncode == 0, finished.stderr
     for part in (transcript.EXPLANATION, transcript.PROCESS, transcript.TRAP_FRAME):
         assert part in finished.stdout
@@ -25,8 +25,8 @@ def test_windbg_text_equals_the_session(sample, run_vol):
 
 
 @pytest.mark.parametrize("dump_type", (*PHYSICAL, 4))
-def test_every_type_gives_the_session_s_values(sample, run_vol, dump_type):
-    table = rows(run_vol("-f", sample(dump_type), "-r", "json", "kdump.analyze"))
+def test_every_type_gives_the_session_s_values(sample, run_plugin, dump_type):
+    table = rows(run_plugin("-f", sample(dump_type), "-r", "json", "kdump.analyze"))
     bug_check, crash, failure = (values(table, name) for name in ("Bug check", "Crash", "Failure"))
     assert bug_check["Code"] == "DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)"
     assert [bug_check[f"Arg{number}"] for number in range(1, 5)] == [
@@ -98,9 +98,9 @@ def test_every_type_gives_the_session_s_values(sample, run_vol, dump_type):
         ),
     ],
 )
-def test_real_small_dumps(shared_data: Path, run_vol, name, code, arguments, process, at, module):
+def test_real_small_dumps(shared_data: Path, run_plugin, name, code, arguments, process, at, module):
     dump = shared_data / "dumps" / f"{name}.dmp"
-    table = rows(run_vol("-f", dump, "-r", "json", "kdump.analyze", "--isf-dir", shared_data / "isf"))
+    table = rows(run_plugin("-f", dump, "-r", "json", "kdump.analyze", "--isf-dir", shared_data / "isf"))
     bug_check = values(table, "Bug check")
     assert bug_check["Code"] == code
     assert [bug_check[f"Arg{number}"] for number in range(1, 5)] == arguments
@@ -110,10 +110,10 @@ def test_real_small_dumps(shared_data: Path, run_vol, name, code, arguments, pro
     assert (failure.get("At"), failure.get("Module")) == (at, module)
 
 
-def test_header_registers_of_the_real_dump(shared_data: Path, run_vol):
+def test_header_registers_of_the_real_dump(shared_data: Path, run_plugin):
     """RSP and RIP as an independent reader prints them for the same file; the instruction is a write through r9+r8."""
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
-    table = rows(run_vol("-f", dump, "-r", "json", "kdump.analyze", "--isf-dir", shared_data / "isf"))
+    table = rows(run_plugin("-f", dump, "-r", "json", "kdump.analyze", "--isf-dir", shared_data / "isf"))
     registers = values(table, "Register")
     assert registers["rsp"] == "ffff850429892120"
     assert registers["rip"] == "fffff8048b58334c"
@@ -122,8 +122,8 @@ def test_header_registers_of_the_real_dump(shared_data: Path, run_vol):
     assert failure["Access"] == "write"
 
 
-def test_without_symbols_the_table_that_is_needed_is_named(shared_data: Path, run_vol):
-    table = rows(run_vol("-f", shared_data / "dumps" / "triage_x64_19041.dmp", "-r", "json", "kdump.analyze"))
+def test_without_symbols_the_table_that_is_needed_is_named(shared_data: Path, run_plugin):
+    table = rows(run_plugin("-f", shared_data / "dumps" / "triage_x64_19041.dmp", "-r", "json", "kdump.analyze"))
     warning = next(row for row in table if row["Topic"] == "Warning" and row["Field"] == "Symbols")
     assert "ntkrnlmp.pdb/5278AFF86C341677D7D7835C85B7B844-1" in warning["Notes"]
     assert "kdump symbols --manifest" in warning["Notes"]
@@ -131,11 +131,11 @@ def test_without_symbols_the_table_that_is_needed_is_named(shared_data: Path, ru
     assert values(table, "Failure")["At"] == "amdppm+0x334c"
 
 
-def test_columns_serve_the_other_renderers(sample, run_vol):
-    csv = run_vol("-f", sample(), "-r", "csv", "kdump.analyze")
+def test_columns_serve_the_other_renderers(sample, run_plugin):
+    csv = run_plugin("-f", sample(), "-r", "csv", "kdump.analyze")
     assert csv.returncode == 0
     line = next(line for line in csv.stdout.splitlines() if "Arg1" in line)
     assert line.replace('"', "").startswith("0,Bug check,Arg1,ffffd8024aaa8010,0xffffd8024aaa8010,")
-    filtered = run_vol("-f", sample(), "--filters", "Field,rbx", "kdump.analyze")
+    filtered = run_plugin("-f", sample(), "--filters", "Field,rbx", "kdump.analyze")
     assert "ffffd8024aaa8010" in filtered.stdout
     assert "rcx" not in filtered.stdout

@@ -15,12 +15,12 @@ def test_saved_configuration_runs_again(sample, run_vol, tmp_path: Path):
     assert json.loads(again.stdout) == json.loads(first.stdout)
 
 
-def test_dump_option(sample, run_vol):
-    finished = run_vol("-r", "windbg", "kdump.bugcheck", "--dump", sample().as_uri())
+def test_dump_option(sample, run_plugin):
+    finished = run_plugin("-r", "windbg", "kdump.bugcheck", "--dump", sample().as_uri())
     assert finished.stdout.startswith("Bugcheck code 000000D1\n")
 
 
-def test_no_dump(run_vol):
-    finished = run_vol("kdump.bugcheck")
+def test_no_dump(run_plugin):
+    finished = run_plugin("kdump.bugcheck")
     assert finished.returncode == 1
     assert "kdump: no dump given: use -f FILE" in finished.stderr

@@ -57,17 +57,17 @@ def rows(finished: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def plain(sample: Sample, run_vol: RunVol) -> list[dict[str, Any]]:
-    return rows(run_vol("-q", "-r", "json", "-f", sample(), "kdump.info"))
+def plain(sample: Sample, run_plugin: RunVol) -> list[dict[str, Any]]:
+    return rows(run_plugin("-q", "-r", "json", "-f", sample(), "kdump.info"))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_our_plugins_say_the_same_as_on_the_plain_dump(
-    name: str, plain: list[dict[str, Any]], sample: Sample, run_vol: RunVol, tmp_path: Path
+    name: str, plain: list[dict[str, Any]], sample: Sample, run_plugin: RunVol, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     path.write_bytes(MAKERS[name](sample().read_bytes()))
-    inside = rows(run_vol("-q", "-r", "json", "-f", path, "kdump.info"))
+    inside = rows(run_plugin("-q", "-r", "json", "-f", path, "kdump.info"))
     own = {("Dump", "File"): name, ("Dump", "Member"): "MEMORY.DMP"}
     for row in inside:
         place = row["Topic"], row["Field"]
@@ -89,10 +89,10 @@ def test_the_analysis_names_the_file_inside(sample: Sample, tmp_path: Path) -> N
     assert "FILE_IN_CAB:  MEMORY.DMP" in lines
 
 
-def test_one_of_several_dumps_is_named(sample: Sample, run_vol: RunVol, tmp_path: Path) -> None:
+def test_one_of_several_dumps_is_named(sample: Sample, run_plugin: RunVol, tmp_path: Path) -> None:
     path = tmp_path / "two.cab"
     path.write_bytes(cab(("small.dmp", sample(4).read_bytes()), ("MEMORY.DMP", sample(6).read_bytes())))
-    finished = run_vol("-q", "-f", path, "kdump.info")
+    finished = run_plugin("-q", "-f", path, "kdump.info")
     assert finished.returncode == 1
     (line,) = [line for line in finished.stderr.splitlines() if line]
     assert re.fullmatch(
@@ -105,7 +105,7 @@ def test_one_of_several_dumps_is_named(sample: Sample, run_vol: RunVol, tmp_path
         (path, ("--member", "1"), 4),
         (f"{path.as_uri()}#memory.dmp", (), 6),
     ):
-        found = rows(run_vol("-q", "-r", "json", "-f", location, "kdump.info", *options))
+        found = rows(run_plugin("-q", "-r", "json", "-f", location, "kdump.info", *options))
         assert [row["Value"] for row in found if (row["Topic"], row["Field"]) == ("Dump", "Type")] == [kind]
 
 
@@ -121,11 +121,11 @@ def test_one_of_several_dumps_is_named(sample: Sample, run_vol: RunVol, tmp_path
     ids=["cut", "empty", "no dump", "cut dump", "7z"],
 )
 def test_what_cannot_be_opened_is_one_line(
-    data: Callable[[bytes], bytes], words: str, sample: Sample, run_vol: RunVol, tmp_path: Path
+    data: Callable[[bytes], bytes], words: str, sample: Sample, run_plugin: RunVol, tmp_path: Path
 ) -> None:
     path = tmp_path / "crash.cab"
     path.write_bytes(data(sample().read_bytes()))
-    finished = run_vol("-q", "-f", path, "kdump.analyze")
+    finished = run_plugin("-q", "-f", path, "kdump.analyze")
     assert finished.returncode == 1
     (line,) = [line for line in finished.stderr.splitlines() if line]
     assert re.match("kdump: " + words, line), line

@@ -45,8 +45,8 @@ def flat(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def drivers(sample, run_vol) -> list[dict[str, Any]]:
-    return rows(run_vol("-q", "-r", "json", "-f", sample(), "kdump.drivers"))
+def drivers(sample, run_plugin) -> list[dict[str, Any]]:
+    return rows(run_plugin("-q", "-r", "json", "-f", sample(), "kdump.drivers"))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_driver_objects_are_those_of_the_hosts_scan(drivers, host) -> None:
     assert {(name, address & ADDRESS, start & ADDRESS) for name, address, start in ours} == expected
 
 
-def test_devices_are_those_of_the_hosts_tree(sample, run_vol, host) -> None:
-    shown = flat(rows(run_vol("-q", "-r", "json", "-f", sample(), "kdump.drivers", "--verbose")))
+def test_devices_are_those_of_the_hosts_tree(sample, run_plugin, host) -> None:
+    shown = flat(rows(run_plugin("-q", "-r", "json", "-f", sample(), "kdump.drivers", "--verbose")))
     ours: dict[str, list[str]] = {}
     for row in shown:
         if row["Kind"] == "driver object":
@@ -132,8 +132,8 @@ def test_versions_and_sections_are_pefiles(drivers) -> None:
 # KD's text ------------------------------------------------------------------------------------------------------------
 
 
-def test_list_text(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), "kdump.drivers"))
+def test_list_text(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-r", "windbg", "-f", sample(), "kdump.drivers"))
     assert shown[0] == "start             end                 module name"
     assert "fffff800`60da0000 fffff800`60da9000   myfault  myfault.sys  Wed Jul 17 18:39:54 2019 (5D2F6B7A)" in shown
     assert shown.index("Unloaded modules:") == 20
@@ -144,15 +144,15 @@ def test_list_text(sample, run_vol) -> None:
     assert shown[-1].strip() == "1 of them not from Microsoft"
 
 
-def test_sizes_text(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), "kdump.drivers", "--sizes"))
+def test_sizes_text(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-r", "windbg", "-f", sample(), "kdump.drivers", "--sizes"))
     assert shown[0] == "Loaded System Driver Summary"
     assert shown[2] == "Base              Code Size          Data Size          Driver Name      Creation Time"
     row = "fffff800`60da0000    3000 (   12 kb)    5000 (   20 kb) myfault.sys      Wed Jul 17 18:39:54 2019 (5D2F6B7A)"
     assert row in shown
     assert row.index("myfault") == shown[2].index("Driver Name") and row.index("Wed") == shown[2].index("Creation")
     assert shown[-2].startswith("TOTAL: 18 modules, ")
-    finished = run_vol("-q", "-f", sample(), "kdump.drivers", "--sizes", "--verbose")
+    finished = run_plugin("-q", "-f", sample(), "kdump.drivers", "--sizes", "--verbose")
     assert finished.returncode == 1 and "choose one of --verbose and --sizes" in finished.stderr
 
 
@@ -162,8 +162,8 @@ def test_sizes_of_modules_without_headers(shared_data: Path) -> None:
     assert shown[3].split()[1:3] == ["?", "?"]
 
 
-def test_verbose_text(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), "kdump.drivers", "--verbose", "--module", "MyFault"))
+def test_verbose_text(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-r", "windbg", "-f", sample(), "kdump.drivers", "--verbose", "--module", "MyFault"))
     assert shown[1:12] == [
         "fffff800`60da0000 fffff800`60da9000   myfault     (deferred)             ",
         "    Image path: \\??\\C:\\Windows\\system32\\drivers\\myfault.sys",
@@ -182,9 +182,9 @@ def test_verbose_text(sample, run_vol) -> None:
     assert "    Driver object:    ffff91894ed30c80 \\Driver\\MYFAULT, 1 device" in shown
 
 
-def test_address(sample, run_vol) -> None:
+def test_address(sample, run_plugin) -> None:
     arguments = ("kdump.drivers", "--address", "fffff800`60da1981", "fffff80060184a10", "nt!KeBugCheckEx+5", "1234")
-    table = rows(run_vol("-q", "-r", "json", "-f", sample(), *arguments))
+    table = rows(run_plugin("-q", "-r", "json", "-f", sample(), *arguments))
     assert [row["State"] for row in table] == ["loaded", "unloaded", "loaded", "no module"]
     assert [(row["Module"], row["Offset"]) for row in table[:3]] == [
         ("myfault", 0x1981),
@@ -193,12 +193,12 @@ def test_address(sample, run_vol) -> None:
     ]
     assert (table[0]["Section"], table[0]["SectionOffset"], table[0]["Symbol"]) == (".text", 0x981, "myfault+0x1981")
     assert table[2]["Symbol"] == "nt!KeBugCheckEx+0x5"
-    shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), *arguments))
+    shown = lines(run_plugin("-q", "-r", "windbg", "-f", sample(), *arguments))
     assert "    fffff800`60184a10 = <Unloaded_hwpolicy.sys>+0x4a10" in shown
     assert shown[-1] == "00000000`00001234 lies in no loaded or unloaded module"
 
 
-def test_check(sample, run_vol, tmp_path: Path) -> None:
+def test_check(sample, run_plugin, tmp_path: Path) -> None:
     machine = Machine(high_irql_fault(), Layouts.load(kernel_table_path()))
     image = machine.images.module("myfault").image
     file = bytearray(image.size)
@@ -207,7 +207,7 @@ def test_check(sample, run_vol, tmp_path: Path) -> None:
     file[0x1981] ^= 0x10
     (tmp_path / "myfault.sys").write_bytes(file)
     arguments = ("kdump.drivers", "--check", "--image-path", tmp_path, "--module", "myfault", "pci")
-    shown = lines(run_vol("-q", "-r", "windbg", "-f", sample(), *arguments))
+    shown = lines(run_plugin("-q", "-r", "windbg", "-f", sample(), *arguments))
     assert shown == [
         "pci: not compared: no file for pci.sys on the image path",
         "    fffff80060da1981 - myfault+0x1981  single bit: bit 4 is clear in memory",
@@ -215,7 +215,7 @@ def test_check(sample, run_vol, tmp_path: Path) -> None:
         "1 error : myfault (fffff80060da1981)",
         f"    4096 of 8192 bytes of code compared with {tmp_path}/myfault.sys",
     ]
-    table = flat(rows(run_vol("-q", "-r", "json", "-f", sample(), *arguments)))
+    table = flat(rows(run_plugin("-q", "-r", "json", "-f", sample(), *arguments)))
     (found,) = (row for row in table if row["Kind"] == "single bit")
     assert (found["Address"], found["Bit"], found["MemoryBytes"]) == (MYFAULT + 0x1981, 4, "8b")
 
@@ -268,9 +268,9 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_small_memory_dumps(shared_data: Path, run_vol, name: str) -> None:
+def test_real_small_memory_dumps(shared_data: Path, run_plugin, name: str) -> None:
     count, unloaded, kernel, others = REAL[name]
-    table = rows(run_vol("-q", "-r", "json", "-f", shared_data / "dumps" / name, "kdump.drivers"))
+    table = rows(run_plugin("-q", "-r", "json", "-f", shared_data / "dumps" / name, "kdump.drivers"))
     modules = {row["Image"]: row for row in of_kind(table, "module")}
     assert len(of_kind(table, "module")) == count
     nt = modules["ntoskrnl.exe"]
@@ -287,20 +287,20 @@ def test_real_small_memory_dumps(shared_data: Path, run_vol, name: str) -> None:
     assert "\\Driver: the object directory is not reachable" in warnings
 
 
-def test_third_parties_of_a_real_dump(shared_data: Path, run_vol) -> None:
+def test_third_parties_of_a_real_dump(shared_data: Path, run_plugin) -> None:
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
-    table = rows(run_vol("-q", "-r", "json", "-f", dump, "kdump.drivers"))
+    table = rows(run_plugin("-q", "-r", "json", "-f", dump, "kdump.drivers"))
     foreign = {row["Image"] for row in of_kind(table, "module") if row["Vendor"] != "Microsoft"}
     assert {"nvlddmkm.sys", "VBoxDrv.sys", "npcap.sys", "AsIO2.sys", "vmci.sys", "rt640x64.sys"} <= foreign
     assert not foreign & {"ntoskrnl.exe", "hal.dll", "amdppm.sys", "tcpip.sys", "Ntfs.sys", "ks.sys"}
     # The amdppm of this dump is Microsoft's: only its name says so, for its resources are not in the file.
-    shown = run_vol("-q", "-r", "windbg", "-f", dump, "kdump.drivers", "--module", "amdppm", "--verbose").stdout
+    shown = run_plugin("-q", "-r", "windbg", "-f", dump, "kdump.drivers", "--module", "amdppm", "--verbose").stdout
     assert "Vendor:           Microsoft (list of Windows's components)" in shown
 
 
 @pytest.mark.parametrize("dump_type", (1, 2, 4, 5, 8, 9, 10))
-def test_every_type_lists_the_same_modules(sample, run_vol, drivers, dump_type: int) -> None:
-    table = rows(run_vol("-q", "-r", "json", "-f", sample(dump_type), "kdump.drivers"))
+def test_every_type_lists_the_same_modules(sample, run_plugin, drivers, dump_type: int) -> None:
+    table = rows(run_plugin("-q", "-r", "json", "-f", sample(dump_type), "kdump.drivers"))
     names = ("Name", "Start", "End", "Image", "Path", "TimeDateStamp", "CheckSum", "Built")
     for row, expected in zip(of_kind(table, "module"), of_kind(drivers, "module"), strict=True):
         if dump_type == 4:
@@ -310,7 +310,7 @@ def test_every_type_lists_the_same_modules(sample, run_vol, drivers, dump_type: 
         assert {row["DriverObjects"] for row in of_kind(table, "module")} == {""}
 
 
-def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
+def test_32_bit_small_memory_dump(run_plugin, tmp_path: Path) -> None:
     """Made by hand: no image of it is in the dump, so there are no sums, rather than zeros."""
     drivers = [
         ("\\WINDOWS\\system32\\ntkrnlpa.exe", 0x804D7000, 0x1F8000, 0x1234, 0x48025222),
@@ -318,7 +318,7 @@ def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
     ]
     dump = packing.triage(32, drivers, [("old.sys", 0xF8000000, 0xF8008000)], [(0xF7001000, b"\x90" * 64)])
     (tmp_path / "small.dmp").write_bytes(dump)
-    shown = lines(run_vol("-q", "-r", "windbg", "-f", tmp_path / "small.dmp", "kdump.drivers"))
+    shown = lines(run_plugin("-q", "-r", "windbg", "-f", tmp_path / "small.dmp", "kdump.drivers"))
     kernel, driver = shown[1].split()[:4], shown[2].split()[:4]
     assert shown[0] == "start    end        module name"
     assert kernel == ["804d7000", "806cf000", "nt", "ntkrnlpa.exe"]
@@ -331,7 +331,7 @@ def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
     ]
     assert shown[10] == "TOTAL: 2 modules, 200000 (2048 kb)  In dump: 4 kb"
     assert shown[11].strip() == "code and data of 2 modules are not known: their headers cannot be read"
-    finished = run_vol("-q", "-f", tmp_path / "small.dmp", "kdump.irp", "--device", "80000000")
+    finished = run_plugin("-q", "-f", tmp_path / "small.dmp", "kdump.irp", "--device", "80000000")
     assert finished.returncode == 1
     assert "small.dmp: IRPs and devices of 32-bit kernels need symbols" in finished.stderr
 
@@ -347,8 +347,8 @@ def test_32_bit_small_memory_dump(run_vol, tmp_path: Path) -> None:
         (("--address", "zz!"), "is not an address"),
     ],
 )
-def test_bad_arguments(sample, run_vol, arguments: tuple[str, ...], message: str) -> None:
-    finished = run_vol("-q", "-f", sample(), "kdump.drivers", *arguments)
+def test_bad_arguments(sample, run_plugin, arguments: tuple[str, ...], message: str) -> None:
+    finished = run_plugin("-q", "-f", sample(), "kdump.drivers", *arguments)
     assert finished.returncode == 1
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -420,12 +420,12 @@ def test_headers_that_are_none(sample, tmp_path: Path) -> None:
     assert any(line.endswith("code and data of 1 module are not known: its headers cannot be read") for line in said)
 
 
-def test_a_truncated_dump_without_modules(sample, run_vol, tmp_path: Path) -> None:
+def test_a_truncated_dump_without_modules(sample, run_plugin, tmp_path: Path) -> None:
     path = tmp_path / "short.dmp"
     data = sample().read_bytes()
     path.write_bytes(data[: len(data) * 9 // 10])
     for plugin in ("kdump.drivers", "kdump.locks"):
-        finished = run_vol("-q", "-f", path, plugin)
+        finished = run_plugin("-q", "-f", path, plugin)
         assert finished.returncode == 1
         assert "in the dump: the file is truncated" in finished.stderr
 

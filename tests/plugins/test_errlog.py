@@ -78,14 +78,14 @@ Entry ffff9189`61b00610  Size 0x58
 """.splitlines()
 
 
-def test_the_text(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(6, None, "error-log"), "-r", "windbg", "kdump.errlog")
+def test_the_text(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(6, None, "error-log"), "-r", "windbg", "kdump.errlog")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines() == TEXT
 
 
-def test_rows(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(6, None, "error-log"), "-r", "json", "kdump.errlog")
+def test_rows(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(6, None, "error-log"), "-r", "json", "kdump.errlog")
     assert finished.returncode == 0, finished.stderr
     first, second, third, fourth = parsed(finished.stdout)
     assert first["Time"] == "2021-10-07T11:33:03.695381+00:00"
@@ -140,8 +140,8 @@ def test_a_device_that_is_not_in_the_dump(sample: Sample, tmp_path: Path) -> Non
     assert any("the name of its device: _DEVICE_OBJECT at 0xffff800000000000: not mapped" in line for line in said)
 
 
-def test_nothing_is_pending(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.errlog")
+def test_nothing_is_pending(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.errlog")
     assert finished.stdout.splitlines() == [
         "I/O error log (nt!IopErrorLogListHead, fffff800`63245af0): no pending entries"
     ]
@@ -149,7 +149,7 @@ def test_nothing_is_pending(sample: Sample, run_vol: RunVol) -> None:
     assert [values[-1] for _, values in rows] == ["no pending entries"]
 
 
-def test_small_memory_dumps(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(4), "-r", "windbg", "kdump.errlog")
+def test_small_memory_dumps(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(4), "-r", "windbg", "kdump.errlog")
     assert (finished.returncode, finished.stdout.strip()) == (1, "")
     assert "a small memory dump does not hold the pool that the I/O error log lies in" in finished.stderr

@@ -10,8 +10,8 @@ from tests import transcript
 from tests.output import parsed
 
 
-def test_banner_equals_the_session(sample, run_vol):
-    finished = run_vol("-f", sample(), "-r", "windbg", "kdump.info")
+def test_banner_equals_the_session(sample, run_plugin):
+    finished = run_plugin("-f", sample(), "-r", "windbg", "kdump.info")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.endswith(transcript.BANNER)
     assert finished.stdout.startswith("Loading Dump File [")
@@ -29,8 +29,8 @@ def test_banner_equals_the_session(sample, run_vol):
         (10, "Kernel Range Dump File: Full address space is available"),
     ],
 )
-def test_type_phrase(sample, run_vol, dump_type, phrase):
-    finished = run_vol("-f", sample(dump_type), "-r", "windbg", "kdump.info")
+def test_type_phrase(sample, run_plugin, dump_type, phrase):
+    finished = run_plugin("-f", sample(dump_type), "-r", "windbg", "kdump.info")
     assert finished.stdout.splitlines()[1] == phrase
 
 
@@ -39,8 +39,8 @@ def table(finished) -> dict[tuple[str, str], dict]:
     return {(row["Topic"], row["Field"]): row for row in parsed(finished.stdout)}
 
 
-def test_unset_fields_are_said_to_be_unset(sample, run_vol):
-    cells = table(run_vol("-f", sample(), "-r", "json", "kdump.info"))
+def test_unset_fields_are_said_to_be_unset(sample, run_plugin):
+    cells = table(run_plugin("-f", sample(), "-r", "json", "kdump.info"))
     attributes = cells["Dump", "Attributes"]
     assert attributes["Text"] == "not set"
     assert attributes["Value"] is None
@@ -48,8 +48,8 @@ def test_unset_fields_are_said_to_be_unset(sample, run_vol):
     assert not any(row["Value"] in (0x45474150, 0x4547415045474150) for row in cells.values())
 
 
-def test_values_of_a_real_dump(shared_data: Path, run_vol):
-    cells = table(run_vol("-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "-r", "json", "kdump.info"))
+def test_values_of_a_real_dump(shared_data: Path, run_plugin):
+    cells = table(run_plugin("-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "-r", "json", "kdump.info"))
     assert cells["Windows", "Architecture"]["Text"] == "ARM 64-bit (AArch64)"
     assert cells["Windows", "Processors"]["Value"] == 8
     assert cells["Time", "Session time (UTC)"]["Text"].startswith("Tue Sep 14 02:51:58.146")
@@ -62,12 +62,12 @@ def test_values_of_a_real_dump(shared_data: Path, run_vol):
     assert cells["Kernel", "Base"]["Value"] == 0xFFFFF803F2E00000
 
 
-def test_truncated_dump_says_how_many_pages_are_missing(sample, run_vol, tmp_path: Path):
+def test_truncated_dump_says_how_many_pages_are_missing(sample, run_plugin, tmp_path: Path):
     data = sample().read_bytes()
     short = tmp_path / "short.dmp"
     short.write_bytes(data[: len(data) - 0x1000 * 5 - 0x123])
-    whole = table(run_vol("-f", sample(), "-r", "json", "kdump.info"))
-    finished = run_vol("-f", short, "-r", "json", "kdump.info")
+    whole = table(run_plugin("-f", sample(), "-r", "json", "kdump.info"))
+    finished = run_plugin("-f", short, "-r", "json", "kdump.info")
     cells = table(finished)
     # The tagged data behind the pages is cut first, so the expected number follows from the size alone.
     header_size = int.from_bytes(data[0x2020:0x2028], "little")

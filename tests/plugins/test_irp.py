@@ -47,12 +47,12 @@ def text(finished) -> str:
 
 
 @pytest.fixture
-def irp(sample, run_vol) -> Callable[..., Any]:
+def irp(sample, run_plugin) -> Callable[..., Any]:
     """``irp("--pending")``: KD's text; ``irp("--pending", table=True)``: the rows."""
 
     def run(*arguments: str, table: bool = False, dump: Path | None = None) -> Any:
         renderer = "json" if table else "windbg"
-        done = run_vol("-q", "-r", renderer, "-f", dump or sample(), "kdump.irp", *arguments)
+        done = run_plugin("-q", "-r", renderer, "-f", dump or sample(), "kdump.irp", *arguments)
         return rows(done) if table else text(done)
 
     return run
@@ -372,8 +372,8 @@ def test_names_with_control_characters(damaged, sample) -> None:
         (("--address", "nonsense!"), "is not an address"),
     ],
 )
-def test_bad_arguments(sample, run_vol, arguments: tuple[str, ...], message: str) -> None:
-    finished = run_vol("-q", "-f", sample(), "kdump.irp", *arguments)
+def test_bad_arguments(sample, run_plugin, arguments: tuple[str, ...], message: str) -> None:
+    finished = run_plugin("-q", "-f", sample(), "kdump.irp", *arguments)
     assert finished.returncode == 1
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -382,15 +382,15 @@ def test_bad_arguments(sample, run_vol, arguments: tuple[str, ...], message: str
 # small memory dumps -------------------------------------------------------------------------------------------------
 
 
-def test_what_a_small_memory_dump_cannot_have_is_said(shared_data: Path, irp, run_vol) -> None:
+def test_what_a_small_memory_dump_cannot_have_is_said(shared_data: Path, irp, run_plugin) -> None:
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     assert "a small memory dump holds few threads" in irp("--pending", dump=dump)
     assert "No pending IRP was found, which does not say that there was none" in irp("--pending", dump=dump)
-    finished = run_vol("-q", "-f", dump, "kdump.irp", "--driver", "disk")
+    finished = run_plugin("-q", "-f", dump, "kdump.irp", "--driver", "disk")
     assert finished.returncode == 1
     known = "of the driver objects that could be found none is named disk"
     assert f"{known} (\\Driver: the object directory is not reachable" in finished.stderr
-    finished = run_vol("-q", "-f", dump, "kdump.irp", "--address", f"{NOTIFY:x}")
+    finished = run_plugin("-q", "-f", dump, "kdump.irp", "--address", f"{NOTIFY:x}")
     assert "not captured in this small memory dump" in finished.stderr
 
 

@@ -75,8 +75,8 @@ NOTE:   System 4.70 (ffff918961200080) waits for the resource ffff918961a00000 o
 """.replace("~", " ").splitlines()
 
 
-def test_the_text(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(6, None, "locks"), "-r", "windbg", "kdump.locks")
+def test_the_text(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(6, None, "locks"), "-r", "windbg", "kdump.locks")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines() == KD
 
@@ -144,9 +144,9 @@ def test_every_resource(sample: Sample) -> None:
     assert lines[start - 1 : start + 3] == ["", lines[start], "    Contention Count = 4", ""]
 
 
-def test_one_resource(sample: Sample, run_vol: RunVol) -> None:
+def test_one_resource(sample: Sample, run_plugin: RunVol) -> None:
     path = sample(6, None, "locks")
-    finished = run_vol("-q", "-f", path, "-r", "windbg", "kdump.locks", "--address", "nt!PiEngineLock")
+    finished = run_plugin("-q", "-f", path, "-r", "windbg", "kdump.locks", "--address", "nt!PiEngineLock")
     shown = finished.stdout.splitlines()
     assert shown[0] == "Resource @ nt!PiEngineLock (0xfffff80063244a60)    Exclusively owned"
     assert shown[11] == "1 total locks, 1 locks currently held"
@@ -203,17 +203,17 @@ def test_threads_and_their_stacks(sample: Sample) -> None:
     assert "nt!ExpWaitForResource+0x90" in frames
 
 
-def test_deadlocks(sample: Sample, run_vol: RunVol) -> None:
+def test_deadlocks(sample: Sample, run_plugin: RunVol) -> None:
     """Each of two threads waits for the resource of the other; a deadlock of mutants is not about resources."""
     path = sample(6, None, "waits")
-    lines = run_vol("-q", "-f", path, "-r", "windbg", "kdump.locks").stdout.splitlines()
+    lines = run_plugin("-q", "-f", path, "-r", "windbg", "kdump.locks").stdout.splitlines()
     start = lines.index("NOTE: DEADLOCK 1:")
     assert len(lines[start:]) == 3
     assert [line.split(" waits ")[0] for line in lines[start + 1 :]] == [
         "NOTE:   System 4.64 (ffff9189610e5080)",
         "NOTE:   System 4.60 (ffff9189610e4080)",
     ]
-    table = parsed(run_vol("-q", "-f", path, "-r", "json", "kdump.locks").stdout)
+    table = parsed(run_plugin("-q", "-f", path, "-r", "json", "kdump.locks").stdout)
     waiters = [row for item in table for row in item["__children"] if row["Role"] == "exclusive waiter"]
     assert [(row["Thread"], row["Deadlock"]) for row in waiters] == [
         (waits.thread_address(7, 1), 1),
@@ -224,8 +224,8 @@ def test_deadlocks(sample: Sample, run_vol: RunVol) -> None:
     )
 
 
-def test_rows(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(6, None, "locks"), "-r", "json", "kdump.locks")
+def test_rows(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(6, None, "locks"), "-r", "json", "kdump.locks")
     assert finished.returncode == 0, finished.stderr
     *resources, last = parsed(finished.stdout)
     assert last["Notes"] == "5 resources, 4 of them held"
@@ -264,17 +264,17 @@ def test_nothing_is_held(sample: Sample) -> None:
     assert lines == [text.HEADING, text.SCANNING, "0 total locks"]
 
 
-def test_small_memory_dumps(sample: Sample, run_vol: RunVol) -> None:
-    finished = run_vol("-q", "-f", sample(4), "-r", "windbg", "kdump.locks")
+def test_small_memory_dumps(sample: Sample, run_plugin: RunVol) -> None:
+    finished = run_plugin("-q", "-f", sample(4), "-r", "windbg", "kdump.locks")
     assert (finished.returncode, finished.stdout.strip()) == (1, "")
     assert "a small memory dump does not hold the pool that resources (ERESOURCE) lie in" in finished.stderr
 
 
-def test_one_resource_of_a_small_memory_dump(shared_data: Path, run_vol: RunVol) -> None:
+def test_one_resource_of_a_small_memory_dump(shared_data: Path, run_plugin: RunVol) -> None:
     """The dump of a real machine holds the PnP lock, its owner, which crashed, and who waits for it."""
     path = shared_data / "dumps" / "triage_x64_19041.dmp"
     options = ("--isf-dir", shared_data / "isf", "--address", "nt!PiEngineLock")
-    finished = run_vol("-q", "-f", path, "-r", "windbg", "kdump.locks", *options)
+    finished = run_plugin("-q", "-f", path, "-r", "windbg", "kdump.locks", *options)
     assert finished.returncode == 0, finished.stderr
     *lines, chain = finished.stdout.splitlines()
     assert lines == [

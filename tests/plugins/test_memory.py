@@ -11,8 +11,10 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.views.memory import FORMATS, memory_grid
 
 
-def test_pointers_on_the_stack(sample, run_vol) -> None:
-    found = rows(run_vol("-q", "-f", sample(), "-r", "json", "kdump.memory", "--address", "@rsp L3", "--layout", "ps"))
+def test_pointers_on_the_stack(sample, run_plugin) -> None:
+    found = rows(
+        run_plugin("-q", "-f", sample(), "-r", "json", "kdump.memory", "--address", "@rsp L3", "--layout", "ps")
+    )
     assert [(row["Address"], row["Value"], row["Symbol"]) for row in found] == [
         (0xFFFFD48F77AF9698, 0xFFFFF80062A09169, "nt!KiBugCheckDispatch+0x69"),
         (0xFFFFD48F77AF96A0, 0xA, None),
@@ -20,22 +22,24 @@ def test_pointers_on_the_stack(sample, run_vol) -> None:
     ]
 
 
-def test_what_is_absent_is_said(sample, run_vol) -> None:
+def test_what_is_absent_is_said(sample, run_plugin) -> None:
     found = rows(
-        run_vol("-q", "-f", sample(), "-r", "json", "kdump.memory", "--address", "0", "--length", "1", "--layout", "q")
+        run_plugin(
+            "-q", "-f", sample(), "-r", "json", "kdump.memory", "--address", "0", "--length", "1", "--layout", "q"
+        )
     )
     assert [(row["Value"], row["Bytes"], row["Absent"]) for row in found] == [
         (None, "?? ?? ?? ?? ?? ?? ?? ??", "not mapped, or its page table is not in the dump")
     ]
 
 
-def test_text_and_searches(sample, run_vol) -> None:
-    finished = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.memory", "--address", "nt L10")
+def test_text_and_searches(sample, run_plugin) -> None:
+    finished = run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.memory", "--address", "nt L10")
     assert finished.stdout.splitlines() == [
         "fffff800`62600000  4d 5a 90 00 03 00 00 00-04 00 00 00 ff ff 00 00  MZ.............."
     ]
     found = rows(
-        run_vol("-q", "-f", sample(), "-r", "json", "kdump.memory", "--address", "nt L?1000", "--find", "program")
+        run_plugin("-q", "-f", sample(), "-r", "json", "kdump.memory", "--address", "nt L?1000", "--find", "program")
     )
     assert [(row["Address"], row["Text"]) for row in found] == [(0xFFFFF80062600053, "program cannot b")]
 
@@ -48,8 +52,8 @@ def test_text_and_searches(sample, run_vol) -> None:
         (("--address", "nt L9", "--find-bytes", "xy"), "'xy' is nothing that --find-bytes can search for"),
     ],
 )
-def test_errors_in_one_line(sample, run_vol, arguments: tuple[str, ...], message: str) -> None:
-    finished = run_vol("-q", "-f", sample(), "kdump.memory", *arguments)
+def test_errors_in_one_line(sample, run_plugin, arguments: tuple[str, ...], message: str) -> None:
+    finished = run_plugin("-q", "-f", sample(), "kdump.memory", *arguments)
     assert finished.returncode == 1
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr

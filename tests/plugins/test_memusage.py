@@ -162,9 +162,9 @@ def check_kernel(uses: list[Use], frames: list[Frame], machine: Machine, layouts
 # what is shown --------------------------------------------------------------------------------------------------------
 
 
-def test_the_debuggers_text(session: tuple[Path, Machine], run_vol) -> None:
+def test_the_debuggers_text(session: tuple[Path, Machine], run_plugin) -> None:
     path, machine = session
-    shown = lines(run_vol("-q", "-f", path, "-r", "windbg", "kdump.memusage"))
+    shown = lines(run_plugin("-q", "-f", path, "-r", "windbg", "kdump.memusage"))
     total = len(machine.page_frames)
     assert shown[0] == "             Zeroed:       60 (     240 kb)"
     assert shown[2] == "            Standby:       70 (     280 kb)"
@@ -187,15 +187,15 @@ def test_the_debuggers_text(session: tuple[Path, Machine], run_vol) -> None:
         in shown
     )
     assert any(line.endswith("  driver( ntoskrnl.exe )") for line in shown)
-    quick = lines(run_vol("-q", "-f", path, "-r", "windbg", "kdump.memusage", "--summary"))
+    quick = lines(run_plugin("-q", "-f", path, "-r", "windbg", "kdump.memusage", "--summary"))
     assert quick[:5] == shown[:5]
     assert quick[5] == "       Active/Valid:        ?"
     assert len(quick) == 11
 
 
-def test_rows(session: tuple[Path, Machine], run_vol) -> None:
+def test_rows(session: tuple[Path, Machine], run_plugin) -> None:
     path, _ = session
-    finished = run_vol("-q", "-f", path, "-r", "json", "kdump.memusage")
+    finished = run_plugin("-q", "-f", path, "-r", "json", "kdump.memusage")
     assert finished.returncode == 0, finished.stderr
     table = parsed(finished.stdout)
     assert [row["Kind"] for row in table[:13]] == ["list"] * 13
@@ -396,8 +396,8 @@ def test_without_symbols_only_what_the_debugger_block_names(isf_paths: list[Path
     assert "Bad: needs the kernel's symbols" in usage.problems
 
 
-def test_small_memory_dumps(shared_data: Path, run_vol) -> None:
-    finished = run_vol("-q", "-f", shared_data / "dumps" / "triage_x64_17763.dmp", "kdump.memusage")
+def test_small_memory_dumps(shared_data: Path, run_plugin) -> None:
+    finished = run_plugin("-q", "-f", shared_data / "dumps" / "triage_x64_17763.dmp", "kdump.memusage")
     assert finished.returncode == 1
     assert "a small memory dump holds neither the page-frame database nor" in finished.stderr
 

@@ -50,10 +50,10 @@ def rows(grid: Any) -> list[dict[str, Any]]:
 # !poolused ------------------------------------------------------------------------------------------------------------
 
 
-def test_use_in_the_words_of_the_debugger(sample: Sample, run_vol, tmp_path: Path) -> None:
+def test_use_in_the_words_of_the_debugger(sample: Sample, run_plugin, tmp_path: Path) -> None:
     tags = tmp_path / "pooltag.txt"
     tags.write_text(TAGS)
-    done = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.pool", "--pooltag-file", tags)
+    done = run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.pool", "--pooltag-file", tags)
     assert done.returncode == 0, done.stderr
     shown = done.stdout.splitlines()
     assert shown[:6] == [
@@ -111,11 +111,11 @@ def test_rows_of_tags_and_counters(machine: Target) -> None:
     assert others[1]["PagedBytes"] >= total["PagedBytes"]
 
 
-def test_json_and_verbose_text(sample: Sample, run_vol) -> None:
-    done = run_vol("-q", "-f", sample(), "-r", "json", "kdump.pool", "--tag", "Leak")
+def test_json_and_verbose_text(sample: Sample, run_plugin) -> None:
+    done = run_plugin("-q", "-f", sample(), "-r", "json", "kdump.pool", "--tag", "Leak")
     assert done.returncode == 0, done.stderr
     assert parsed(done.stdout)[0]["Candidates"] == "myfault (1)"
-    done = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.pool", "--verbose", "--sort", "tag", "--tag", "EtwB")
+    done = run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.pool", "--verbose", "--sort", "tag", "--tag", "EtwB")
     shown = done.stdout.splitlines()
     assert shown[0] == " Sorting by Tag"
     assert shown[3].split() == ["Tag", *["Allocs", "Frees", "Diff", "Used"] * 2]
@@ -200,10 +200,10 @@ def test_no_table_is_an_error(machine: Target) -> None:
 # !pool ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_block_of_an_address(sample: Sample, run_vol, tmp_path: Path) -> None:
+def test_the_block_of_an_address(sample: Sample, run_plugin, tmp_path: Path) -> None:
     tags = tmp_path / "pooltag.txt"
     tags.write_text(TAGS)
-    done = run_vol(
+    done = run_plugin(
         *("-q", "-f", sample(), "-r", "windbg", "kdump.pool", "--address", "ffff9189`4d613abc"), "--pooltag-file", tags
     )
     assert done.returncode == 0, done.stderr
@@ -287,8 +287,8 @@ def test_addresses_outside(machine: Target, address: int, words: str) -> None:
         (("--pooltag-file", "/nowhere/pooltag.txt"), "the pool tag file cannot be opened"),
     ],
 )
-def test_bad_options(sample: Sample, run_vol, arguments: tuple[str, ...], words: str) -> None:
-    done = run_vol("-q", "-f", sample(), "kdump.pool", *arguments)
+def test_bad_options(sample: Sample, run_plugin, arguments: tuple[str, ...], words: str) -> None:
+    done = run_plugin("-q", "-f", sample(), "kdump.pool", *arguments)
     assert done.returncode == 1
     assert words in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -12,13 +12,13 @@ from tests.output import lines, rows
 
 
 @pytest.fixture(scope="module")
-def listing(sample, run_vol) -> list[str]:
-    return lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.process"))
+def listing(sample, run_plugin) -> list[str]:
+    return lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.process"))
 
 
 @pytest.fixture(scope="module")
-def table(sample, run_vol) -> list[dict]:
-    return rows(run_vol("-q", "-f", sample(), "-r", "json", "kdump.process"))
+def table(sample, run_plugin) -> list[dict]:
+    return rows(run_plugin("-q", "-f", sample(), "-r", "json", "kdump.process"))
 
 
 def entry_of(shown: list[str], address: str) -> list[str]:
@@ -54,8 +54,8 @@ def test_system_has_no_session(listing: list[str]) -> None:
         ("--name", "NotePad", "--detail", "7"),
     ],
 )
-def test_process_block_equals_the_session(sample, run_vol, options) -> None:
-    shown = run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.process", *options).stdout
+def test_process_block_equals_the_session(sample, run_plugin, options) -> None:
+    shown = run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.process", *options).stdout
     expected = transcript.NOTEPAD_PROCESS + transcript.NOTEPAD_STACK
     # The row of win32k has in this dump the column that the published text lost.
     lost = "        fffff800`62a08bb5     win32k!"
@@ -63,10 +63,10 @@ def test_process_block_equals_the_session(sample, run_vol, options) -> None:
     assert shown == expected.replace(lost, "        ffffd48f`777bfd90 fffff800`62a08bb5     win32k!") + "\n"
 
 
-def test_details(sample, run_vol) -> None:
+def test_details(sample, run_plugin) -> None:
     def shown(detail: str) -> list[str]:
         return lines(
-            run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--pid", "7824", "--detail", detail)
+            run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--pid", "7824", "--detail", detail)
         )
 
     block = transcript.NOTEPAD_PROCESS.splitlines()
@@ -86,11 +86,11 @@ def test_rows_are_typed(table: list[dict]) -> None:
     assert all(row["MissingFrom"] is None and row["Notes"] is None for row in table)
 
 
-def test_threads_and_frames_are_below_their_process(sample, run_vol) -> None:
-    table = rows(run_vol("-q", "-f", sample(), "-r", "json", "kdump.process", "--pid", "7824", "7256"))
+def test_threads_and_frames_are_below_their_process(sample, run_plugin) -> None:
+    table = rows(run_plugin("-q", "-f", sample(), "-r", "json", "kdump.process", "--pid", "7824", "7256"))
     assert [row["Pid"] for row in table] == [7824, 7256]
     assert "Thread" not in table[0]
-    [process] = rows(run_vol("-q", "-f", sample(), "-r", "json", "kdump.process", "--pid", "7824"))
+    [process] = rows(run_plugin("-q", "-f", sample(), "-r", "json", "kdump.process", "--pid", "7824"))
     assert (process["WorkingSetPages"], process["VirtualSize"] >> 20) == (11788, 2101500)
     [thread] = process["__children"]
     assert (thread["Tid"], thread["ThreadState"], thread["WaitReason"]) == (7828, "Waiting", "UserRequest")
@@ -105,12 +105,12 @@ def test_threads_and_frames_are_below_their_process(sample, run_vol) -> None:
 
 
 @pytest.mark.parametrize("dump_type", (1, 2, 5, 8, 9, 10))
-def test_every_type_lists_the_same(sample, run_vol, table: list[dict], dump_type: int) -> None:
-    assert rows(run_vol("-q", "-f", sample(dump_type), "-r", "json", "kdump.process")) == table
+def test_every_type_lists_the_same(sample, run_plugin, table: list[dict], dump_type: int) -> None:
+    assert rows(run_plugin("-q", "-f", sample(dump_type), "-r", "json", "kdump.process")) == table
 
 
-def test_the_idle_process_by_its_id(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--pid", "0"))
+def test_the_idle_process_by_its_id(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--pid", "0"))
     assert shown[0].startswith("PROCESS fffff800")
     assert shown[3] == "    Image: Idle"
     threads = [line for line in shown if line.startswith("        THREAD ")]
@@ -119,10 +119,10 @@ def test_the_idle_process_by_its_id(sample, run_vol) -> None:
     assert not any("NOTE" in line for line in shown)
 
 
-def test_user_mode_only_where_the_dump_has_it(sample, run_vol) -> None:
+def test_user_mode_only_where_the_dump_has_it(sample, run_plugin) -> None:
     def of(dump_type: int) -> dict:
         [row] = rows(
-            run_vol("-q", "-f", sample(dump_type), "-r", "json", "kdump.process", "--pid", "7824", "--detail", "1")
+            run_plugin("-q", "-f", sample(dump_type), "-r", "json", "kdump.process", "--pid", "7824", "--detail", "1")
         )
         return row
 
@@ -132,29 +132,29 @@ def test_user_mode_only_where_the_dump_has_it(sample, run_vol) -> None:
     assert of(1)["CommandLine"] == '"C:\\Windows\\system32\\notepad.exe" C:\\Users\\user\\Desktop\\note.txt'
 
 
-def test_a_hidden_process_is_marked(sample, run_vol) -> None:
+def test_a_hidden_process_is_marked(sample, run_plugin) -> None:
     path = sample(6, None, "waits")
-    table = rows(run_vol("-q", "-f", path, "-r", "json", "kdump.process"))
+    table = rows(run_plugin("-q", "-f", path, "-r", "json", "kdump.process"))
     [hidden] = [row for row in table if row["MissingFrom"]]
     assert hidden["Image"] == "hidden.exe"
     assert hidden["MissingFrom"].startswith("PsActiveProcessHead, PsActiveProcessHead backwards; seen in PspCidTable")
-    shown = lines(run_vol("-q", "-f", path, "-r", "windbg", "kdump.process"))
+    shown = lines(run_plugin("-q", "-f", path, "-r", "windbg", "kdump.process"))
     assert any(line.startswith("    NOTE: missing from PsActiveProcessHead") for line in shown)
     # Control characters of names do not reach the terminal.
     assert "    Image: old\\x1b[31m.exe" in shown
     assert "    DeepFreeze" in shown
 
 
-def test_a_small_memory_dump_says_what_it_lacks(sample, run_vol, shared_data: Path) -> None:
+def test_a_small_memory_dump_says_what_it_lacks(sample, run_plugin, shared_data: Path) -> None:
     sentence = "a small memory dump holds the process that crashed: the others are not in the dump"
-    table = rows(run_vol("-q", "-f", sample(4), "-r", "json", "kdump.process"))
+    table = rows(run_plugin("-q", "-f", sample(4), "-r", "json", "kdump.process"))
     assert [row["Pid"] for row in table] == [7256, None]
     assert table[1]["Notes"] == sentence
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
-    shown = lines(run_vol("-q", "-f", dump, "-r", "windbg", "kdump.process", "--isf-dir", shared_data / "isf"))
+    shown = lines(run_plugin("-q", "-f", dump, "-r", "windbg", "kdump.process", "--isf-dir", shared_data / "isf"))
     assert shown[1] == "PROCESS ffffc08bdce94180"
     assert shown[-1] == f"NOTE: {sentence}"
-    other = run_vol("-q", "-f", dump, "kdump.process", "--pid", "8", "--isf-dir", shared_data / "isf")
+    other = run_plugin("-q", "-f", dump, "kdump.process", "--pid", "8", "--isf-dir", shared_data / "isf")
     assert other.returncode == 1
     assert "and no others" in other.stderr
 
@@ -170,15 +170,15 @@ def test_a_small_memory_dump_says_what_it_lacks(sample, run_vol, shared_data: Pa
         (("--address", "0x!"), "'0x!' is not an address"),
     ],
 )
-def test_errors_are_one_line(sample, run_vol, options, words: str) -> None:
-    finished = run_vol("-q", "-f", sample(), "kdump.process", *options)
+def test_errors_are_one_line(sample, run_plugin, options, words: str) -> None:
+    finished = run_plugin("-q", "-f", sample(), "kdump.process", *options)
     assert finished.returncode == 1
     assert words in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
 
 
-def test_an_address_that_is_no_process(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--address", "ffffbeef00000000"))
+def test_an_address_that_is_no_process(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.process", "--address", "ffffbeef00000000"))
     assert shown[0] == "PROCESS ffffbeef00000000"
     assert shown[1].startswith("    NOTE: EPROCESS is not in the dump: ")
 

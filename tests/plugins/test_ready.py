@@ -14,8 +14,8 @@ from tests.output import lines, parsed
 from volatility3_kdump.windows.processes.ready import processor_states, shared_queues
 
 
-def test_processors_of_the_session(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.ready"))
+def test_processors_of_the_session(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.ready"))
     assert shown[:4] == [
         "System Processors:  (0000000000000007)",
         "  Idle Processors:  (0000000000000003)",
@@ -29,9 +29,9 @@ def test_processors_of_the_session(sample, run_vol) -> None:
     assert "Processor 0: No threads in READY state" in shown
 
 
-def test_next_and_ready_by_falling_priority(sample, run_vol) -> None:
+def test_next_and_ready_by_falling_priority(sample, run_plugin) -> None:
     path = sample(6, None, "waits")
-    shown = lines(run_vol("-q", "-f", path, "-r", "windbg", "kdump.ready"))
+    shown = lines(run_plugin("-q", "-f", path, "-r", "windbg", "kdump.ready"))
     assert (
         "  1    ffffc3014f3c0180  ffffc3014f3cc140 ( 0) ffff91896100a080 (13) ffffc3014f3cc140  ................"
         in shown
@@ -43,7 +43,7 @@ def test_next_and_ready_by_falling_priority(sample, run_vol) -> None:
         "Processor 1: Ready Threads at priority 9",
         "    THREAD ffff918961009080",
     ]
-    finished = run_vol("-q", "-f", path, "-r", "json", "kdump.ready")
+    finished = run_plugin("-q", "-f", path, "-r", "json", "kdump.ready")
     assert finished.returncode == 0, finished.stderr
     table = parsed(finished.stdout)
     assert [(row["Processor"], row["Role"]) for row in table] == [(0, "idle"), (1, "idle"), (2, "running")]
@@ -116,13 +116,13 @@ def test_a_torn_ready_list(sample, tmp_path: Path, value: int) -> None:
     assert len(state.queue.problems) >= 1
 
 
-def test_small_memory_dumps(shared_data: Path, run_vol) -> None:
+def test_small_memory_dumps(shared_data: Path, run_plugin) -> None:
     isf = ("--isf-dir", shared_data / "isf")
     shown = lines(
-        run_vol("-q", "-f", shared_data / "dumps" / "triage_x64_19041.dmp", "-r", "windbg", "kdump.ready", *isf)
+        run_plugin("-q", "-f", shared_data / "dumps" / "triage_x64_19041.dmp", "-r", "windbg", "kdump.ready", *isf)
     )
     assert shown[0] == "System Processors:  (000000000000ffff)"
     assert shown[4].startswith("  0    fffff804782d4180  ffffc08bde9e1640 (13) ")
-    finished = run_vol("-q", "-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "kdump.ready", *isf)
+    finished = run_plugin("-q", "-f", shared_data / "dumps" / "triage_arm64_22000.dmp", "kdump.ready", *isf)
     # With the types of a sibling the processor that was copied is read.
     assert finished.returncode == 0 and "System" in finished.stdout

@@ -12,8 +12,8 @@ from tests import transcript
 from tests.conftest import CHECKOUT
 
 
-def test_every_line_of_the_session_s_verdict(sample, run_vol):
-    shown = run_vol("-f", sample(), "-r", "windbg", "kdump.analyze").stdout.splitlines()
+def test_every_line_of_the_session_s_verdict(sample, run_plugin):
+    shown = run_plugin("-f", sample(), "-r", "windbg", "kdump.analyze").stdout.splitlines()
     positions = [shown.index(line) for line in transcript.VERDICT.splitlines()]
     assert positions == sorted(positions)
     text = "\n".join(shown)
@@ -23,9 +23,9 @@ def test_every_line_of_the_session_s_verdict(sample, run_vol):
 
 
 @pytest.fixture(scope="module")
-def document(sample, run_vol, tmp_path_factory) -> dict:
+def document(sample, run_plugin, tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("report") / "analysis.json"
-    finished = run_vol("-f", sample(), "kdump.analyze", "--report", path)
+    finished = run_plugin("-f", sample(), "kdump.analyze", "--report", path)
     assert finished.returncode == 0, finished.stderr
     return json.loads(path.read_text(encoding="ascii"))
 
@@ -58,30 +58,30 @@ def test_schema_names_every_key(document):
         assert key in document["stack"]["frames"][0]
 
 
-def test_plain_words_come_first(sample, run_vol):
-    shown = run_vol("-q", "-f", sample(), "kdump.analyze").stdout
+def test_plain_words_come_first(sample, run_plugin):
+    shown = run_plugin("-q", "-f", sample(), "kdump.analyze").stdout
     rows = [line for line in shown.splitlines() if "\t" in line]
     assert rows[1].startswith("Summary\t1\tThe system stopped with bug check D1 (DRIVER_IRQL_NOT_LESS_OR_EQUAL).")
     who = next(line for line in rows if "to blame" in line)
     assert "myfault.sys" in who
 
 
-def test_own_rules_change_the_culprit(sample, run_vol, tmp_path: Path):
+def test_own_rules_change_the_culprit(sample, run_plugin, tmp_path: Path):
     rules = tmp_path / "mine.ini"
     rules.write_text("myfault=ignore\nnt!IofCallDriver=Neighbours\n", encoding="ascii")
-    shown = run_vol("-f", sample(), "-r", "windbg", "kdump.analyze", "--triage-ini", rules).stdout
+    shown = run_plugin("-f", sample(), "-r", "windbg", "kdump.analyze", "--triage-ini", rules).stdout
     assert "IMAGE_NAME:  ntkrnlmp.exe" in shown
     assert "Followup:     Neighbours" in shown
 
 
-def test_report_that_cannot_be_written(sample, run_vol, tmp_path: Path):
-    finished = run_vol("-f", sample(), "kdump.analyze", "--report", tmp_path / "missing" / "r.json")
+def test_report_that_cannot_be_written(sample, run_plugin, tmp_path: Path):
+    finished = run_plugin("-f", sample(), "kdump.analyze", "--report", tmp_path / "missing" / "r.json")
     assert finished.returncode == 1
     assert "cannot be written" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 
-def test_hostile_names_are_escaped(sample, run_vol, tmp_path: Path):
+def test_hostile_names_are_escaped(sample, run_plugin, tmp_path: Path):
     """The driver's name in memory becomes an escape sequence and a right-to-left override."""
     data = sample().read_bytes()
     hostile = "\x1b[2J\u202esys.".encode("utf-16-le")
@@ -96,7 +96,7 @@ def test_hostile_names_are_escaped(sample, run_vol, tmp_path: Path):
         ("-r", "json", "kdump.analyze"),
     ):
         position = 1 if arguments[0] == "-r" else 0
-        finished = run_vol(*arguments[: 2 * position], "-f", changed, *arguments[2 * position :])
+        finished = run_plugin(*arguments[: 2 * position], "-f", changed, *arguments[2 * position :])
         assert finished.returncode == 0, finished.stderr
         assert "\x1b" not in finished.stdout
         assert "\u202e" not in finished.stdout

@@ -81,8 +81,8 @@ VALUES = {
 }
 
 
-def test_the_debuggers_text(sample, run_vol) -> None:
-    shown = lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.vm"))
+def test_the_debuggers_text(sample, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.vm"))
     assert shown[:9] == [
         "Page File: \\??\\C:\\pagefile.sys",
         "  Current:   2097152 Kb  Free Space:   2000576 Kb",
@@ -103,11 +103,11 @@ def test_the_debuggers_text(sample, run_vol) -> None:
     assert shown[start - 1] == ""
     assert shown[start + 1] == "1c58 notmyfault64.exe         822 (       3288 Kb)"
     assert len(shown) == start + 10
-    assert lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.vm", "--no-processes")) == shown[: start - 1]
+    assert lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.vm", "--no-processes")) == shown[: start - 1]
 
 
-def test_rows(sample, run_vol) -> None:
-    finished = run_vol("-q", "-f", sample(), "-r", "json", "kdump.vm")
+def test_rows(sample, run_plugin) -> None:
+    finished = run_plugin("-q", "-f", sample(), "-r", "json", "kdump.vm")
     assert finished.returncode == 0, finished.stderr
     table = parsed(finished.stdout)
     first = table[0]
@@ -197,9 +197,9 @@ def test_without_symbols(isf_paths: list[Path], sample, tmp_path: Path) -> None:
     assert use.problems[0] == "page files: needs the kernel's symbols"
 
 
-def test_no_counter_at_all(sample, run_vol, isf_paths: list[Path]) -> None:
+def test_no_counter_at_all(sample, run_plugin, isf_paths: list[Path]) -> None:
     newest = next(path for path in isf_paths if Layouts.load(path).size_of("_EPROCESS") == 0xBC0)
-    finished = run_vol("-q", "-f", sample(6, newest), "kdump.vm")
+    finished = run_plugin("-q", "-f", sample(6, newest), "kdump.vm")
     if "Physical Memory" not in finished.stdout:
         assert finished.returncode == 1
         assert "the memory manager's counters need symbols" in finished.stderr
@@ -303,8 +303,8 @@ def test_small_memory_dumps_against_their_bytes(shared_data: Path) -> None:
     assert seen >= 2
 
 
-def test_a_small_memory_dump_says_what_cannot_be_there(shared_data: Path, run_vol) -> None:
-    shown = lines(run_vol("-q", "-f", shared_data / "dumps" / "triage_x64_17763.dmp", "-r", "windbg", "kdump.vm"))
+def test_a_small_memory_dump_says_what_cannot_be_there(shared_data: Path, run_plugin) -> None:
+    shown = lines(run_plugin("-q", "-f", shared_data / "dumps" / "triage_x64_17763.dmp", "-r", "windbg", "kdump.vm"))
     assert shown[1] == "NonPagedPool Usage:         13016 (      52064 Kb)"
     assert shown[-1] == text.SMALL_DUMP
     assert len(shown) == 10

@@ -275,12 +275,12 @@ def test_the_debuggers_words(marked: tuple[Target, dict[str, int]]) -> None:
 # the command --------------------------------------------------------------------------------------------------------
 
 
-def test_options(sample: Callable[..., Path], run_vol: Run, tmp_path: Path) -> None:
+def test_options(sample: Callable[..., Path], run_plugin: Run, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yar"
     rules.write_text('rule dos { meta: author = "me" strings: $a = "This program" condition: $a }')
 
     def owners(*options: str) -> list[str]:
-        finished = run_vol("-q", "-f", sample(), "-r", "json", "kdump.yara", "--rules-file", rules, *options)
+        finished = run_plugin("-q", "-f", sample(), "-r", "json", "kdump.yara", "--rules-file", rules, *options)
         assert finished.returncode == 0, finished.stderr
         table = parsed(finished.stdout)
         assert {row["Meta"] for row in table} <= {"author=me"}
@@ -301,8 +301,10 @@ def test_options(sample: Callable[..., Path], run_vol: Run, tmp_path: Path) -> N
         (("--rules", '"a"', "--range", "10"), "--range takes two addresses"),
     ],
 )
-def test_errors_are_one_line(sample: Callable[..., Path], run_vol: Run, options: tuple[str, ...], words: str) -> None:
-    finished = run_vol("-q", "-f", sample(), "kdump.yara", *options)
+def test_errors_are_one_line(
+    sample: Callable[..., Path], run_plugin: Run, options: tuple[str, ...], words: str
+) -> None:
+    finished = run_plugin("-q", "-f", sample(), "kdump.yara", *options)
     assert finished.returncode == 1
     assert words in finished.stderr
     assert finished.stderr.count("\n") == 1

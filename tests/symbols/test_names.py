@@ -363,14 +363,14 @@ def test_an_image_file_identifies_the_kernel_that_the_dump_does_not(shared_data:
 
 
 def test_options_of_the_plugins(
-    shared_data: Path, run_vol: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    shared_data: Path, run_plugin: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     dump = shared_data / "dumps" / "triage_x64_19041.dmp"
     if not dump.is_file():
         pytest.skip(f"no {dump}")
     absent = [tmp_path / "images", tmp_path / "symbols"]
     options = itertools.chain(*zip(["--image-path", "--symbol-path"], map(str, absent), strict=True))
-    finished = run_vol("-q", "-f", dump, "kdump.info", *options)
+    finished = run_plugin("-q", "-f", dump, "kdump.info", *options)
     shown = finished.stdout
     assert f"image path: {absent[0]} is not a directory, ignored" in shown
     assert f"symbol path: {absent[1]} is not a directory, ignored" in shown
