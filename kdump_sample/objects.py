@@ -5,8 +5,9 @@ from __future__ import annotations
 from kdump_sample.images import Images
 from kdump_sample.pool_blocks import IN_USE, Block, block_units, write_header
 from kdump_sample.scene import Device, DriverObject, PendingRequest, Request, Thread
-from kdump_sample.structures import Structure
+from kdump_sample.structures import Structure, Value
 from kdump_sample.workspace import Workspace
+from volatility3_kdump.layout import FieldPath
 
 #: ObHeaderCookie, which hides type indexes since Windows 10.
 _COOKIE = 0x3C
@@ -48,6 +49,20 @@ _NAME_INFORMATION = 2
 _HASH_BUCKETS = 37
 _POOL_HEADER = 0x10
 _ATTACHED_FLAGS = 0x2040
+
+
+#: A device node that is started: states are those of the kernels of Windows 7 to 11 21H2.
+_STARTED_NODE: dict[FieldPath, Value] = {
+    "State": 0x308,
+    "PreviousState": 0x30D,
+    "StateHistory[0]": 0x301,
+    "StateHistory[1]": 0x308,
+    "StateHistory[2]": 0x30C,
+    "StateHistory[3]": 0x30D,
+    "StateHistoryEntry": 4,
+    "Flags": 0x6C0000F0,
+    "CapabilityFlags": 0x2000,
+}
 
 
 class Objects:
@@ -294,6 +309,7 @@ class Objects:
                 "PhysicalDeviceObject": device.address,
                 "Parent": root.address,
                 "Child": 0,
+                **_STARTED_NODE,
                 "Sibling": int.from_bytes(first, "little"),
             },
         )
@@ -306,7 +322,9 @@ class Objects:
         if self._root_device_node is None:
             address = work.pool("nonpaged", work.structures.size("_DEVICE_NODE", 0x310), "PpDn")
             self._root_device_node = work.structure("_DEVICE_NODE", address)
-            self._root_device_node.fill({"Child": 0, "Sibling": 0, "Parent": 0, "PhysicalDeviceObject": 0})
+            self._root_device_node.fill(
+                {"Child": 0, "Sibling": 0, "Parent": 0, "PhysicalDeviceObject": 0, **_STARTED_NODE}
+            )
             path = "HTREE\\ROOT\\0"
             self._root_device_node.unicode("InstancePath", path, work.pool("paged", 2 * len(path) + 2))
             work.variable("IopRootDeviceNode", address)

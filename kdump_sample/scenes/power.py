@@ -24,6 +24,7 @@ _PDO, _FILTER, _FDO = 0xFFFF91894EF40060, 0xFFFF91894EF41A40, 0xFFFF91894EF42B10
 _PCI, _ACPI, _RTSPER = 0xFFFF91894EF43E30, 0xFFFF91894EF44E30, 0xFFFF91894EF45E30
 _NODE, _NAMES = 0xFFFF91894EF46010, 0xFFFFD80248B01000
 _TRIAGE, _ENTRY, _QUEUE = 0xFFFF91894EF49800, 0xFFFF91894EF4A010, 0xFFFF91894EF4B100
+_WORKER_1, _WORKER_2 = 0xFFFF91894EF4D010, 0xFFFF91894EF4D050
 _HOLDER, _HOLDER_STACK, _EVENT = 0xFFFF91894C2E1040, 0xFFFFD48F77C1C000, 0xFFFF91894EF4C2A0
 _INSTANCE = "PCI\\VEN_10EC&DEV_525A&SUBSYS_382517AA&REV_01\\00000001004CE00000"
 
@@ -117,9 +118,52 @@ def blocked_power_irp(layouts: Layouts) -> Scene:
         ),
         blocks=((head, 0x10), (_ENTRY, 0x20)),
     )
+    made = _with_workers(made, layouts)
     if layouts.has_type("_TRIAGE_9F_POWER"):
         made = add(made, blocks=((_TRIAGE, layouts.size_of("_TRIAGE_9F_POWER")),))
     return crashed(made, 0x9F, (3, _PDO, _TRIAGE, _IRP))
+
+
+def _with_workers(made: Scene, layouts: Layouts) -> Scene:
+    """The power manager's own record of the request, and its threads, of which the second serves it."""
+    static, busy = made.processes[0].threads[0].address, _HOLDER
+    head = made.kernel_base + (layouts.symbol("PopIrpThreadList") or 0)
+    action = made.kernel_base + (layouts.symbol("PopAction") or 0)
+    structures = (
+        KernelStructure(
+            "_POP_IRP_DATA",
+            _ENTRY,
+            {
+                "CurrentDevice": _FDO,
+                "TargetDevice": _FDO,
+                "MinorFunction": 2,
+                "PowerStateType": 1,
+                "PowerState.DeviceState": _D3,
+            },
+        ),
+        KernelStructure("_POP_IRP_WORKER_ENTRY", _WORKER_1, {"Thread": static, "Irp": 0, "Device": 0, "Static": 1}),
+        KernelStructure("_POP_IRP_WORKER_ENTRY", _WORKER_2, {"Thread": busy, "Irp": _IRP, "Device": _FDO, "Static": 0}),
+        KernelStructure(
+            "_POP_POWER_ACTION",
+            action,
+            {
+                "State": 0,
+                "Updates": 0,
+                "Action": 0,
+                "LightestState": 0,
+                "Flags": 0x10000003,
+                "IrpMinor": 0,
+                "SystemState": 0,
+                "HiberContext": 0,
+            },
+        ),
+    )
+    records = (
+        Record(head, _links(_WORKER_1, _WORKER_2)),
+        Record(_WORKER_1, _links(_WORKER_2, head)),
+        Record(_WORKER_2, _links(head, _WORKER_1)),
+    )
+    return add(made, structures=structures, records=records)
 
 
 @scene("pnp-timeout")

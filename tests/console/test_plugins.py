@@ -51,6 +51,8 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
         {"find": True, "pool": "paged", "with": ["thread", "ffff918952f55080"]},
     ),
     ("!poolfind Leak 0", "pool", {"find": True, "tag": "Leak", "pool": "nonpaged"}),
+    ("!devnode 0 1", "devnode", {}),
+    ("!devnode 0 1 pci", "devnode", {"service": "pci"}),
     ("!drvobj MYFAULT", "irp", {"driver": "MYFAULT"}),
     ("!devstack ffff91894ed31e00", "irp", {"device": "ffff91894ed31e00"}),
     ("vertarget", "info", {}),
@@ -92,6 +94,7 @@ WITHOUT_PAIR = {
     *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
     # The sample has no work queues.
     "!exqueue",
+    *("!poaction", "!verifier", "!deadlock"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 
