@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from kdump_sample.code import Allocate, Call, Function, pushes
 from kdump_sample.context import Registers
 from kdump_sample.dispatch import (
@@ -169,6 +171,8 @@ def heap_corruption(layouts: Layouts) -> Scene:
         ),
         _HEAP_ERRORS,
     )
+    header = struct.pack("<BBBB4s8x", 0, 0, 6, 2, b"Leak")
+    made = add(made, records=(Record(_POOL, header),), blocks=((_POOL, len(header)),))
     return crashed(made, 0x13A, (0x11, 0xFFFF91894C202100, _POOL, 0))
 
 

@@ -98,7 +98,8 @@ def test_a_corrupt_heap(case: MakeCase, dump_type: int) -> None:
     # heap_failure_segment_lfh_double_free is 0x11 in _HEAP_FAILURE_TYPE of the kernel's public symbols
     assert value(found, "HEAP_FAILURE_TYPE") == "heap_failure_segment_lfh_double_free"
     assert value(found, "CORRUPTING_POOL_ADDRESS") == "ffff91894ee41230"
-    assert found.specifiers == ("11",)
+    assert value(found, "FREED_POOL_TAG") == "Leak"
+    assert found.specifiers == ("11", "Leak")
 
 
 @pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])

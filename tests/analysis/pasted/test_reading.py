@@ -409,3 +409,25 @@ def test_what_windows_and_tools_report(text: str, code: int, arguments: list[int
 def test_a_machine_that_lost_its_power_had_no_bug_check() -> None:
     with pytest.raises(KdumpError, match="no bug check"):
         reading("Kernel-Power 41\n  BugcheckCode 0\n  BugcheckParameter1 0x0\n")
+
+
+def test_the_tag_of_a_block_that_is_freed_twice_is_in_the_bucket() -> None:
+    """The bucket is published (github.com/safing/portmaster/issues/1881), the stack at issue 1593 of that project."""
+    text = """
+KERNEL_MODE_HEAP_CORRUPTION (13a)
+Arg1: 0000000000000011, Type of corruption detected
+Arg2: ffffbe0a3be00100, Address of the heap that reported the corruption
+Arg3: ffffbe0a562ab370, Address at which the corruption was detected
+Arg4: 0000000000000000
+
+FREED_POOL_TAG:  PMas
+
+STACK_TEXT:
+ffff890d`fbab6d68 fffff807`1e9949ac     : 00000000`0000013a 00000000`00000011 ffffbe0a`3be00100 ffffbe0a`562ab370 : nt!KeBugCheckEx
+ffff890d`fbab6d70 fffff807`1e994a0c     : 00000000`00000011 00000000`00000000 ffffbe0a`3be00100 ffffbe0a`5a27ecd0 : nt!RtlpHeapHandleError+0x40
+ffff890d`fbab6db0 fffff807`1e994639     : 00000000`00000060 ffffbe0a`56299000 00000000`00000000 ffffbe0a`43709000 : nt!RtlpHpHeapHandleError+0x58
+ffff890d`fbab6fa0 fffff807`5ddc8ec4     : fffff807`247f7a90 ffffbe0a`5a27eb50 ffffbe0a`562ab380 00000000`00000000 : nt!ExFreePool+0x9
+ffff890d`fbab6fd0 fffff807`5ddc6b78     : badbadfa`badbadfa 00000000`00000000 ffffbe0a`5a27eb50 00000000`00000000 : portmaster_kext_v1_1_2+0x8ec4
+"""
+    verdict = judge(read_report(lines_of(text), "pasted")).verdict
+    assert verdict.bucket == "0x13a_11_PMas_portmaster_kext_v1_1_2!unknown_function"

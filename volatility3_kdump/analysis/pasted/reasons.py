@@ -22,6 +22,8 @@ _DISPLAY_DRIVERS = frozenset(
         *("igdkmdnp64", "qcdxkm8380", "qcdxkm8280", "qcdxkm8180", "vm3dmp", "vboxwddm", "prl_kmdd"),
     }
 )
+#: Kinds (argument 1) of the codes that report a block that is freed twice.
+_FREED_AGAIN = {0x13A: (0x11,), 0xC2: (0x6, 0x7)}
 _CHKIMG = re.compile(r"(?P<count>\d{1,9}) errors? : !?(?P<module>\S{1,64})")
 _CHKIMG_BYTES = re.compile(r"\[ (?P<held>[0-9a-f]{2}(?: [0-9a-f]{2})*):(?P<stored>[0-9a-f]{2}(?: [0-9a-f]{2})*) \]")
 _IRP_CURRENT = re.compile(r"\s*>\s*\[")
@@ -57,7 +59,15 @@ class Reasons:
             return steps[code]()
         if code in (0x116, 0x117, 0x141):
             return self._display()
-        return Reasoning()
+        return self._freed_pool() if self._argument(1) in _FREED_AGAIN.get(code, ()) else Reasoning()
+
+    def _freed_pool(self) -> Reasoning:
+        """A block that is freed twice: its tag is a word of the bucket."""
+        tag = re.match(r"[!-~]{1,4}(?=\s|$)", self.report.fields.get("FREED_POOL_TAG", "").strip())
+        if tag is None:
+            return Reasoning()
+        self.report.use("FREED_POOL_TAG")
+        return Reasoning(specifiers=(f"{self._argument(1):x}", tag[0]))
 
     def _argument(self, index: int) -> int | None:
         return buckets.argument(self.bug_check, index)

@@ -17,6 +17,7 @@ from volatility3_kdump.analysis.faults import (
     trap_frame_reasoning,
 )
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.analysis.rules.pool import freed_block
 from volatility3_kdump.findings.regions import DRIVER, UNLOADED, region_of
 from volatility3_kdump.windows.memory.kernel_regions import STACK
 
@@ -24,6 +25,7 @@ _DISPATCH_LEVEL = 2
 _HIGHEST_IRQL = 15
 _VALID, _NO_EXECUTE = 1, 1 << 63
 
+_FREED_AGAIN = 0x11
 _HEAP_PREFIX = "heap_failure_"
 #: _HEAP_FAILURE_TYPE, whose values have not moved since Windows 10 1803.
 _HEAP_FAILURES_SINCE = 17134
@@ -164,7 +166,9 @@ def kernel_heap_corruption(case: Case) -> Reasoning:
             f"The heap found the damage at {address:#x} ({region.text})"
             + (f": {name.removeprefix(_HEAP_PREFIX).replace('_', ' ')}." if name else ".")
         )
-    return Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{kind:x}",))
+    reasoning = Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{kind:x}",))
+    # Of a block that is freed twice the argument is the header (published: ExFreePool of what lies 10h behind it).
+    return freed_block(case, reasoning, address) if kind == _FREED_AGAIN else reasoning
 
 
 def _heap_failure(case: Case, kind: int) -> str | None:

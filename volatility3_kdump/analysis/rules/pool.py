@@ -136,10 +136,7 @@ def bad_pool_caller(case: Case) -> Reasoning:
         number = 3 if kind == _FREED_TWICE[0] else 4
         address = case.pointer(number)
         start = address - header_size(target) if address is not None and number == 4 else address
-        header = read_header(target, start) if start is not None else None
-        reasoning = _freed(reasoning, header)
-        if header is not None and header.tag is not None:
-            reasoning += attempt(lambda: _candidates(case, header), "the drivers' code")
+        reasoning = freed_block(case, reasoning, start)
     if kind == _WRONG_TAG:
         tags = [finding.value for finding in reasoning.findings if finding.tag == "POOL_TAG"]
         if len(tags) == 2:
@@ -155,13 +152,16 @@ def _in_user_space(target: Target, address: int) -> bool:
     return not target.is_kernel_address(address) and region_of(target, address).kind in (USER, SHARED_DATA)
 
 
-def _freed(found: Reasoning, header: PoolHeader | None) -> Reasoning:
-    """What a block that is freed twice adds: its tag, which is a word of the bucket as well."""
+def freed_block(case: Case, found: Reasoning, address: int | None) -> Reasoning:
+    """What a block that is freed twice adds: its tag, which is a word of the bucket as well. ``address`` is that of
+    its header."""
+    header = read_header(case.target, address) if address is not None else None
     if header is None or header.tag is None:
         return found
     finding = Finding("FREED_POOL_TAG", header.tag, None, "tag of the block that is freed again")
     sentence = f"The block has the tag {header.tag}: look for the driver that allocates with it."
-    return replace(found, specifiers=(*found.specifiers, header.tag.strip())) + Reasoning((finding,), (sentence,))
+    tagged = replace(found, specifiers=(*found.specifiers, header.tag.strip())) + Reasoning((finding,), (sentence,))
+    return tagged + attempt(lambda: _candidates(case, header), "the drivers' code")
 
 
 @rule(0xC1)
