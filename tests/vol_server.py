@@ -99,6 +99,8 @@ def prepare() -> None:
     import gc
     import gettext
 
+    from volatility3 import schemas
+
     from volatility3_kdump import views
     from volatility3_kdump.symbols.isf import load_table_file
     from volatility3_kdump.tables import kernel_table_path
@@ -106,6 +108,8 @@ def prepare() -> None:
     load_table_file(kernel_table_path())
     for module in pkgutil.iter_modules(views.__path__):
         importlib.import_module(f"{views.__name__}.{module.name}")
+    # Where jsonschema is installed, the host holds each symbol table that it reads against a schema, for ten seconds.
+    schemas.valid = lambda *_, **__: True
     # argparse looks for a translation of each of its words in six hundred places.
     gettext.find = functools.lru_cache(gettext.find)
     gc.collect()
