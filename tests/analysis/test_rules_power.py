@@ -265,6 +265,9 @@ def test_a_device_that_the_power_framework_waits_for(isf_paths: list[Path], tmp_
             assert value(found, "DEVICE_NODE") == INSTANCE
             assert value(found, "IRP_ADDRESS") == f"{IRP:016x}"
             assert found.culprit is not None and found.culprit.image_name == "RtsPer.sys"
+        # As published: DEVICE_USB_VID_0C27_PID_CCDA_MI_00_IMAGE_hidusb.sys.
+        hardware = "PCI_VEN_10EC_DEV_525A_SUBSYS_382517AA_REV_01"
+        assert found.specifiers == ("DEVICE", hardware, "IMAGE", "RtsPer.sys")
 
 
 def test_without_symbols_that_know_it(other_arguments: MakeCase) -> None:

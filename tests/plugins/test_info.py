@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import volatility3_kdump
 from tests import transcript
 from tests.output import parsed
+from volatility3_kdump.views.info import _kernel_rows
 
 
 def test_banner_equals_the_session(sample, run_plugin):
@@ -75,3 +77,17 @@ def test_truncated_dump_says_how_many_pages_are_missing(sample, run_plugin, tmp_
     declared = whole["Pages", "Declared"]["Value"]
     assert cells["Pages", "Missing"]["Value"] == declared - left > 0
     assert f"{declared - left:,} of {declared:,} pages" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "path"),
+    [
+        ("triage_x64_26100_0xbe", "Discord.exe", r"AppData\Local\Discord\app-1.0.9171\Discord.exe"),
+        ("triage_x64_19041_0x9f", "EpicGamesLauncher.exe", r"Portal\Binaries\Win64\EpicGamesLauncher.exe"),
+    ],
+)
+def test_the_process_and_its_full_path(shared_data: Path, name: str, image: str, path: str) -> None:
+    target = volatility3_kdump.open(shared_data / "dumps" / f"{name}.dmp")
+    cells = {(row[1][0], row[1][1]): row[1] for row in _kernel_rows(target)}
+    assert cells["Kernel", "Crashing process"][2] == image
+    assert cells["Kernel", "Image path"][2].endswith(path)

@@ -10,6 +10,7 @@ from kdump_sample.scenes import scene_names
 from volatility3_kdump.analysis.buckets import asked_for
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.target import Target
+from volatility3_kdump.text.analyze import _exception_keys
 from volatility3_kdump.text.summary import MOST_LINES, summary
 
 #: Scenes of kinds that differ; the rest with the thorough tests.
@@ -79,3 +80,16 @@ def test_a_process_that_was_to_go_on_did_not_jump_to_nowhere(scene: Callable[...
 
 def test_a_violation_says_which_one_it_was(scene: Callable[..., Target]) -> None:
     assert any("leaks pool allocations" in line for line in told(scene("verifier-leak", 4)))
+
+
+def test_the_keys_of_an_exception(scene: Callable[..., Target]) -> None:
+    """As a debugger of 2025 prints them for an instruction that an argument names, and for an exception record."""
+    fault = dict(_exception_keys(analyze_crash(scene("myfault", 4))))
+    assert fault == {
+        "Failure.Exception.IP.Address": "0xfffff80060da1981",
+        "Failure.Exception.IP.Module": "myfault",
+        "Failure.Exception.IP.Offset": "0x1981",
+    }
+    fast_fail = dict(_exception_keys(analyze_crash(scene("list-corruption", 4))))
+    assert fast_fail["Failure.Exception.Code"] == "0xffffffffc0000409"
+    assert "Failure.Exception.IP.Address" not in fast_fail

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis.failure import failure_rule
 from volatility3_kdump.analysis.plausibility import MISALIGNED
 from volatility3_kdump.cpu.exception import (
     STACK_BUFFER_OVERRUN,
@@ -158,6 +159,7 @@ def _key_values(crash: Crash) -> Iterator[str]:
     if crash.bug_check is not None:
         if crash.recorded.code is not None:
             values["Bugcheck.Code.KiBugCheckData"] = f"0x{crash.recorded.code:x}"
+        values["Bugcheck.Code.LegacyAPI"] = f"0x{crash.bug_check.raw_code:x}"
         values["Bugcheck.Code.TargetModel"] = f"0x{crash.bug_check.raw_code:x}"
     facts, verdict = crash.facts, crash.verdict
     if facts.attributes is not None:
@@ -169,6 +171,7 @@ def _key_values(crash: Crash) -> Iterator[str]:
         values["Dump.Attributes.LastLine"] = facts.last_line
     if verdict.bucket:
         values["Failure.Bucket"] = verdict.bucket
+    values.update(_exception_keys(crash))
     if verdict.bucket_hash:
         values["Failure.Hash"] = f"{{{verdict.bucket_hash}}}"
     if crash.bug_check is not None and crash.bug_check.code == _FAST_FAIL:
@@ -188,6 +191,26 @@ def _key_values(crash: Crash) -> Iterator[str]:
         yield f"    Key  : {name}"
         yield f"    Value: {values[name]}"
         yield ""
+
+
+def _exception_keys(crash: Crash) -> Iterator[tuple[str, str]]:
+    """The keys of the exception record, and those of the instruction where an argument of the bug check names it."""
+    failure, bug_check = crash.failure, crash.bug_check
+    if failure is None or bug_check is None:
+        return
+    if failure.exception is not None and failure.exception_record is not None:
+        # A status is widened with its sign.
+        code = failure.exception.code | (0xFFFFFFFF << 32 if failure.exception.code >> 31 else 0)
+        yield "Failure.Exception.Code", f"0x{code:x}"
+        yield "Failure.Exception.Record", f"0x{failure.exception_record:x}"
+    number = failure_rule(bug_check.code).get("ip")
+    ip = bug_check.arguments[number - 1].value if number else None
+    if ip is None or not failure.at_fault or failure.context.ip != ip:
+        return
+    yield "Failure.Exception.IP.Address", f"0x{ip:x}"
+    if failure.module is not None:
+        yield "Failure.Exception.IP.Module", failure.module.name
+        yield "Failure.Exception.IP.Offset", f"0x{ip - failure.module.base:x}"
 
 
 def _first_fields(crash: Crash) -> Iterator[str]:

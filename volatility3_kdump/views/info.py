@@ -27,7 +27,7 @@ from volatility3_kdump.windows.machine.version import (
     windows_name,
 )
 from volatility3_kdump.windows.memory.physical_memory import installed_pages
-from volatility3_kdump.windows.processes.crashed import crash_processor
+from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor
 
 INFO = table(
     "kdump.info",
@@ -206,6 +206,11 @@ def _kernel_rows(target: Target) -> Iterator[Row]:
         yield _row("Kernel", "KDDEBUGGER_DATA64", f"{debugger.size:#x} bytes", debugger.size)
     processor = crash_processor(target)
     yield _row("Kernel", "Crashing processor", None if processor is None else str(processor.number))
+    process = crash_process(target)
+    if process is not None:
+        yield _row("Kernel", "Crashing process", process.name, process.address)
+        if process.image_path:
+            yield _row("Kernel", "Image path", process.image_path, note="of the crashing process")
 
 
 def _fact_rows(target: Target) -> Iterator[Row]:

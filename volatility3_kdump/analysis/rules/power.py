@@ -7,6 +7,7 @@ public kernel symbols; the meaning of the arguments is that of Microsoft's bug c
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ _MOST_IRPS = 256
 #: IRP_MN_WAIT_WAKE.
 _WAIT_WAKE = 0
 _MOST_NAMED = 16
+#: What the parts of a hardware id are joined with.
+_SEPARATORS = re.compile(r"[^0-9A-Za-z_]")
 
 #: SYSTEM_POWER_STATE arguments of 0xA0, and the argument that is the thread to look at.
 _TIMEOUTS = (0xD, 0xF, 0xF0, 0xF1)
@@ -396,6 +399,12 @@ def connected_standby_watchdog(case: Case) -> Reasoning:
     node = reasoning.finding("DEVICE_NODE")
     if case.argument(1) == 2 and node is not None and node.address is not None and node.note:
         reasoning += Reasoning(sentences=(f"The device {node.value} keeps the machine out of its deepest idle state.",))
+        image = reasoning.culprit.image_name if reasoning.culprit is not None else None
+        kind, *rest = node.value.split("\\")
+        if image is not None and rest:
+            # Published: DEVICE_USB_VID_0C27_PID_CCDA_MI_00_IMAGE_hidusb.sys.
+            hardware = _SEPARATORS.sub("_", f"{kind}_{rest[0]}")
+            reasoning = replace(reasoning, specifiers=("DEVICE", hardware, "IMAGE", image))
     return reasoning
 
 
