@@ -21,7 +21,7 @@ from volatility3_kdump.windows.io.device_tree import (
 
 NODES = table(
     "kdump.devnode",
-    Column("Node", POINTER, "the DEVICE_NODE", lambda node: node.address),
+    Column("Devnode", POINTER, "the DEVICE_NODE", lambda node: node.address),
     keys.DEVICE_OBJECT(lambda node: node.device, "the physical device object"),
     Column("Instance", TEXT, "instance path of the device node", lambda node: node.instance_path),
     Column("Service", TEXT, "service of the device node", lambda node: node.service),

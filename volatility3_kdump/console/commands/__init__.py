@@ -182,12 +182,15 @@ def _end_of_command(line: str, start: int) -> int:
 def find(text: str) -> tuple[Command, Arguments]:
     """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
     commands = registry()
-    text = _EXTENSION.sub("!", text)
-    for fold in (False, True):
-        name = _longest(text, commands, fold)
-        if name is not None:
-            entry = commands[name]
-            return entry, Arguments(name, text[len(name) :].strip(), syntax=entry.syntax)
+    plain = _EXTENSION.sub("!", text)
+    # A command may be registered with its library, where another has the name without it.
+    for typed in dict.fromkeys((text, plain)):
+        for fold in (False, True):
+            name = _longest(typed, commands, fold)
+            if name is not None:
+                entry = commands[name]
+                return entry, Arguments(name, typed[len(name) :].strip(), syntax=entry.syntax)
+    text = plain
     raise KdumpError(_unknown(text, commands))
 
 
