@@ -35,6 +35,7 @@ from volatility3_kdump.windows.stacks.switched import DPC, INTERRUPT, interrupti
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
+    from volatility3_kdump.images.modules import Module
     from volatility3_kdump.target import Target
 
 
@@ -151,3 +152,18 @@ def _stack(target: Target, failure: Failure | None, thread: int | None) -> Stack
     if failure is not None and failure.context_record is not None:
         return walker(target).walk_from(context_start, failure.context_record)
     return walker(target).walk_from(crash_start)
+
+
+def crash_modules(target: Target) -> list[Module]:
+    """The kernel, and the modules on the stack of the crash and of its fault, in load order."""
+    crash = analyze_crash(target)
+    places = [frame.ip for frame in crash.stack.frames]
+    if crash.failure is not None and crash.failure.context.ip is not None:
+        places.append(crash.failure.context.ip)
+    kernel = target.kernel
+    return [
+        module
+        for module in target.modules
+        if (kernel is not None and module.base == kernel.base)
+        or any(module.base <= place < module.end for place in places)
+    ]

@@ -46,7 +46,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
-    from volatility3_kdump.cli import dump, report, symbols, verdict
+    from volatility3_kdump.cli import dump, mcp, report, symbols, verdict
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     verdict.add_arguments(
         commands.add_parser("verdict", help="give culprit, bucket and hash for a pasted `!analyze -v` or stack")
     )
+    mcp.add_arguments(commands.add_parser("mcp", help="serve dumps to programs over the Model Context Protocol"))
     commands.add_parser("doctor", help="tell whether plain `vol` finds the plugins; exit status 0 if it does")
     commands.add_parser("link", help="make plain `vol` find the plugins of an editable install")
     commands.add_parser("unlink", help="undo `link`")
@@ -112,6 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.cli import dump
 
         return dump.run(arguments)
+    if arguments.command == "mcp":
+        from volatility3_kdump.cli import mcp
+
+        return mcp.run(arguments)
     if arguments.command == "symbols":
         from volatility3_kdump.cli import symbols
 

@@ -21,8 +21,7 @@ from volatility3_kdump.stores.transfers import Limits
 from volatility3_kdump.symbols.manifest import LARGEST, LONGEST_LINE, ManifestError, entries_of, fetch, lines_of, read
 
 if TYPE_CHECKING:
-    from volatility3_kdump.images.modules import Module
-    from volatility3_kdump.target import Target
+    pass
 
 
 #: More patient than a view is: whoever fetches waits for the files.
@@ -70,13 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
+    from volatility3_kdump.analysis.crash import crash_modules
     from volatility3_kdump.target import Target
 
     target = Target.open(
         arguments.manifest,
         Options(arguments.isf_dir, None, "", arguments.image_path, arguments.member, offline=True),
     )
-    modules = target.modules if arguments.purpose == "all" else _of_crash(target)
+    modules = target.modules if arguments.purpose == "all" else crash_modules(target)
     entries = list(entries_of(modules, target.images, target.symbol_sources.identity_of))
     if not entries:
         raise KdumpError(f"{target.name}: no module list is in the dump")
@@ -90,23 +90,6 @@ def _write(arguments: argparse.Namespace) -> int:
         raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
     print(f"{arguments.output}: {len(entries)} modules", file=sys.stderr)
     return 0
-
-
-def _of_crash(target: Target) -> list[Module]:
-    """The kernel, and the modules on the stack of the crash and of its fault, in load order."""
-    from volatility3_kdump.analysis.crash import analyze_crash
-
-    crash = analyze_crash(target)
-    places = [frame.ip for frame in crash.stack.frames]
-    if crash.failure is not None and crash.failure.context.ip is not None:
-        places.append(crash.failure.context.ip)
-    kernel = target.kernel
-    return [
-        module
-        for module in target.modules
-        if (kernel is not None and module.base == kernel.base)
-        or any(module.base <= place < module.end for place in places)
-    ]
 
 
 def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from volatility3.framework import renderers
+from volatility3.framework import interfaces, renderers
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable, terminal_line
@@ -27,10 +28,33 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
         rows: Iterable[Row],
         kd_lines: Callable[[], Iterable[str]],
     ) -> None:
-        super().__init__(columns, self._guarded(lambda: _escaped(rows)))
+        self._escaped = self._guarded(lambda: _escaped(rows))
+        super().__init__(columns, self._escaped)
         self._kd_lines = kd_lines
         #: What to raise for an error of ours while rows and lines are made, which is when somebody asks for them.
         self.failure: Callable[[Exception], BaseException] | None = None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The rows as plain values, made as they are asked for; they are asked for once, here or by the host.
+
+        Blank cells are left out, unknown ones are ``None``; ``Missing`` says why where that is known, and ``Level`` how
+        deep the row stands below others, where it does.
+        """
+        names = [column.name for column in self.columns]
+        for level, cells in self._escaped:
+            record: dict[str, Any] = {"Level": level} if level else {}
+            missing: dict[str, str] = {}
+            for name, cell in zip(names, cells, strict=True):
+                if isinstance(cell, renderers.NotApplicableValue):
+                    continue
+                absent = isinstance(cell, interfaces.renderers.BaseAbsentValue)
+                reason = str(getattr(cell, "reason", "")) if absent else ""
+                if reason:
+                    missing[name] = printable(reason)
+                record[name] = None if absent else _plain(cell)
+            if missing:
+                record["Missing"] = missing
+            yield record
 
     def kd_lines(self) -> Iterator[str]:
         """KD's text, every line escaped for a terminal."""
@@ -43,6 +67,12 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
             if self.failure is None:
                 raise
             raise self.failure(error) from error
+
+
+def _plain(cell: Any) -> Any:
+    if isinstance(cell, datetime.datetime):
+        return cell.isoformat()
+    return str(cell) if isinstance(cell, str) else cell
 
 
 def _escaped(rows: Iterable[Row]) -> Iterator[Row]:

@@ -60,8 +60,8 @@ def report(target: Target, crash: Crash) -> dict[str, Any]:
             "remedy": target.symbol_remedy or None,
         },
     }
-    escaped: dict[str, Any] = _escaped(document)
-    return escaped
+    made: dict[str, Any] = escaped(document)
+    return made
 
 
 def _dump(target: Target, crash: Crash) -> dict[str, Any]:
@@ -287,12 +287,12 @@ def _hex(value: int | None) -> str | None:
     return None if value is None else f"{value:#x}"
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """The value with every text in it made fit for a terminal: names come from the dump."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {key: _escaped(entry) for key, entry in value.items()}
+        return {key: escaped(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_escaped(entry) for entry in value]
+        return [escaped(entry) for entry in value]
     return value
