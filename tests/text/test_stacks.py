@@ -74,7 +74,9 @@ def test_kv(target: Target, crash: Stack) -> None:
 
 def test_kc(target: Target, crash: Stack) -> None:
     assert text.header("kc") == " # Call Site"
-    assert shown(target, crash, "kc") == [f"{number:02x} {site}" for number, (*_, site) in enumerate(PUBLISHED)]
+    """Names alone, as documented; an offset only where the module is all that is known."""
+    sites = [site.split("+")[0] if "!" in site else site for *_, site in PUBLISHED]
+    assert shown(target, crash, "kc") == [f"{number:02x} {site}" for number, site in enumerate(sites)]
 
 
 def test_stack_text(target: Target, crash: Stack) -> None:
@@ -164,8 +166,8 @@ def test_the_reason_why_a_stack_ends_early_follows_it(target: Target, sample, tm
     assert list(grid.kd_lines()) == [
         " # Call Site",
         "00 nt!KeBugCheckEx",
-        "01 nt!KiBugCheckDispatch+0x69",
-        "02 nt!KiPageFault+0x469",
+        "01 nt!KiBugCheckDispatch",
+        "02 nt!KiPageFault",
         "Stack ends here: the trap frame at 0xffffd48f77af97e0 is damaged: kernel code segment with Rsp 0x0",
         "",
         "THREAD 10",

@@ -14,6 +14,8 @@ from volatility3_kdump.expressions.cpp_values import address_in
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
 from volatility3_kdump.windows.machine.processors import control_region, processors
+from volatility3_kdump.windows.machine.special_registers import NAMES as SPECIAL_REGISTERS
+from volatility3_kdump.windows.machine.special_registers import special_registers
 from volatility3_kdump.windows.processes.crashed import (
     crash_context,
     crash_process,
@@ -151,7 +153,7 @@ class TargetNames:
             value = self._variables.get(name.lower())
             if value is not None:
                 return value
-            raise Unresolved("", NO_REGISTER)
+            return self._special(name.lower())
         return self._part(part)
 
     def _part(self, part: Part) -> int:
@@ -163,6 +165,15 @@ class TargetNames:
         if part.bits == 32 and part.register != "eflags":
             return sign_extended(value, self.pointer_size)
         return value
+
+    def _special(self, name: str) -> int:
+        """A control, debug or descriptor register of the current processor."""
+        if name not in SPECIAL_REGISTERS:
+            raise Unresolved("", NO_REGISTER)
+        register = special_registers(self._target, self._scope.processor).get(name)
+        if register is None or register.value is None:
+            raise Unresolved(f"the processor's control block, which has {name}, is not at hand", NO_REGISTER)
+        return register.value
 
     def _context(self) -> Context:
         context = self._scope.registers

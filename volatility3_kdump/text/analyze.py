@@ -284,7 +284,8 @@ def exception_lines(record: ExceptionRecord, size: int, name: Name | None) -> It
     site = ""
     if name is not None:
         stem = name.module if name.symbol is None else f"{name.module}!{name.symbol}"
-        site = f" ({stem}+0x{name.offset:016x})"
+        # KD writes no offset of zero.
+        site = f" ({stem}+0x{name.offset:016x})" if name.offset else f" ({stem})"
     code_words = code_text(record.code)
     yield f"ExceptionAddress: {pointer(record.address, size, tick=False)}{site}"
     yield f"   ExceptionCode: {record.code:08x}" + (f" ({code_words})" if code_words else "")

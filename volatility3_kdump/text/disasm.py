@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from volatility3_kdump.cpu.instruction import Instruction
 from volatility3_kdump.text.addresses import pointer
@@ -28,3 +28,30 @@ def listing(
     if len(instructions) < wanted:
         following = instructions[-1].address + instructions[-1].size if instructions else address
         yield absent_code_line(following, architecture)
+
+
+def is_call(instruction: Instruction) -> bool:
+    """Whether an instruction calls."""
+    return instruction.mnemonic.split()[-1] in ("call", "bl", "blr", "blraa", "blraaz", "blrab", "blrabz")
+
+
+def goal_of(instruction: Instruction) -> int | None:
+    """Where a call leads; ``None`` where a register or memory decides that."""
+    return instruction.target if instruction.target is not None else instruction.indirect
+
+
+def calls(
+    start: int, instructions: Sequence[Instruction], names: Mapping[int, str | None], size: int = 8
+) -> Iterator[str]:
+    """The calls of a function, as ``uf /c`` lists them; ``names`` are those of all places."""
+    yield f"{names.get(start) or pointer(start, size)} ({pointer(start, size)})"
+    for instruction in instructions:
+        if not is_call(instruction):
+            continue
+        place = names.get(instruction.address) or pointer(instruction.address, size)
+        yield f"  {place} ({pointer(instruction.address, size)}):"
+        goal = goal_of(instruction)
+        if goal is None:
+            yield f"    unresolvable call: {instruction.mnemonic:<7} {instruction.operands}"
+        else:
+            yield f"    call to {names.get(goal) or pointer(goal, size)} ({pointer(goal, size)})"

@@ -97,7 +97,9 @@ def row(frame: Frame, layout: str, size: int = 8) -> str:
     """One row of a layout."""
     site = call_site(frame, size)
     if layout == "kc":
-        return f"{frame.number:02x} {site}"
+        # Only the names, as documented: no offset, but where the module is all that is known.
+        name = frame.name
+        return f"{frame.number:02x} {site if name is None or name.symbol is None else f'{name.module}!{name.symbol}'}"
     back = pointer(_cut(frame.return_address or 0, size), size)
     if size == 4:
         return _narrow_row(frame, layout, back, site)

@@ -49,6 +49,8 @@ _PATH_ELEMENT = re.compile(r"\s*((sym)?srv\*|cache\*|https?://|[A-Za-z]:[\\/]|[\
 _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
 #: The name of the extension library in front of its command: ``!kdexts.locks``, ``!kdext*.locks``.
 _EXTENSION = re.compile(r"^![\w*]+\.(?=\w)")
+#: A command on another processor: ``1k``, ``2r`` ("Multiprocessor Syntax").
+_ON_PROCESSOR = re.compile(r"^(\d{1,4})\s*((?:k[bcdfnpPvL]*|r[MXF.]?|dt)(?:\s.*)?)$", re.DOTALL)
 _NAME = re.compile(r"[.!]?[A-Za-z_][\w.]*|[^\w\s]+")
 
 
@@ -182,6 +184,7 @@ def _end_of_command(line: str, start: int) -> int:
 def find(text: str) -> tuple[Command, Arguments]:
     """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
     commands = registry()
+    text = _ON_PROCESSOR.sub(r"~\1 \2", text)
     plain = _EXTENSION.sub("!", text)
     # A command may be registered with its library, where another has the name without it.
     for typed in dict.fromkeys((text, plain)):

@@ -7,23 +7,22 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from volatility3_kdump.analysis.bugcheck import header_bug_check
-from volatility3_kdump.analysis.code import function_around, instructions_between, instructions_from
 from volatility3_kdump.analysis.failure import Failure, failure_at_context, failure_at_trap, failure_in, find_failure
-from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.commands import Arguments, command, execute
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, number
-from volatility3_kdump.cpu.context import register_names
 from volatility3_kdump.cpu.exception import parse_exception_record
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.expressions import as_address
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.analyze import exception_lines, shown_code
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
-from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.views.stack import stack_grid
 from volatility3_kdump.views.trap import exception_grid, failure_grid
 from volatility3_kdump.windows.listing.stacks import Request
 from volatility3_kdump.windows.machine.exceptions import read_exception_record
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_processor
 from volatility3_kdump.windows.processes.dispatcher import require_dispatcher
 from volatility3_kdump.windows.processes.threads import read_thread
@@ -40,9 +39,9 @@ from volatility3_kdump.windows.stacks.walker import walker
 
 #: KOBJECTS: ProcessObject and ThreadObject.
 _RESET = "Resetting default scope"
+#: Words that kd shows where no number is given.
+_RAW_WORDS = 0x20
 _K_OPTIONS = re.compile(r"[bcpPvnLMDf]*")
-_COUNT = re.compile(r"(?P<start>.*?)(?:^|\s+)L\s*(?P<count>[^\s]+)$", re.IGNORECASE)
-_MOST_INSTRUCTIONS = 100_000
 
 
 # where a session stands ---------------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ def _set_failure(dump: OpenDump, failure: Failure, start: Start) -> None:
 @command(
     *("k", "kb", "kc", "kf", "kn", "kp", "kP", "kv", "kL"),
     help="the stack: b arguments, v trap frames too, c names only, f sizes of frames",
-    usage="[bcfnpPvL] [COUNT] [= [BASE] STACK IP]",
+    usage="[bcfnpPvL] [COUNT] [= [BASE] STACK IP]; Nk on processor N, ~*k on each",
     own=True,
     options=(
         Option("b", "with the first words of arguments"),
@@ -120,6 +119,42 @@ def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
     set_before = state.start is not None or start is not None
     request = Request(LAST_SET_CONTEXT if set_before else None, session.current.thread, start or current_start(session))
     return stack_grid(target, [request], layout, count or state.frames).kd_lines()
+
+
+@command(
+    "~*",
+    help="a command on each processor",
+    usage="COMMAND",
+    own=True,
+    examples=(Example("~*k"), Example("~*r")),
+)
+def each_processor(session: Session, arguments: Arguments) -> Iterator[str]:
+    if not arguments.text:
+        raise KdumpError("~* needs a command: ~*k")
+    for processor in processors(session.target):
+        yield f"Processor {processor.number}:"
+        yield from execute(session, f"~{processor.number} {arguments.text}")
+
+
+@command(
+    "kd",
+    help="the words of the stack, with symbols",
+    usage="[COUNT]",
+    own=True,
+    examples=(Example("kd 20", "32 words from the stack pointer on"),),
+    plugin="memory",
+)
+def raw_stack(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.expressions import Range
+    from volatility3_kdump.views.memory import MemoryView
+
+    context = session.current.registers
+    if context is None or context.sp is None:
+        raise KdumpError("the dump holds no stack pointer: name an address to dps")
+    count = _frame_count(session, arguments.text, "kd") if arguments.text else _RAW_WORDS
+    layout = "ps" if session.target.memory.pointer_size == 8 else "ds"
+    start = as_address(context.sp, session.target.memory.pointer_size)
+    return MemoryView(session.target, Range(start, count), layout, session.current.memory).lines()
 
 
 def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]:
@@ -155,22 +190,26 @@ def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]
         raise KdumpError(f"No stack: {error}") from error
 
 
-def _frame_count(session: Session, text: str) -> int:
+def _frame_count(session: Session, text: str, name: str = "k") -> int:
+    what = "frames" if name == "k" else "words"
     operands = text.split()
     if len(operands) != 1:
-        raise KdumpError(f"k takes a number of frames, not {text.strip()!r}")
+        raise KdumpError(f"{name} takes a number of {what}, not {text.strip()!r}")
     count = session.evaluate(operands[0])
     if not 1 <= count <= MOST_FRAMES:
-        raise KdumpError(f"k shows 1 to {MOST_FRAMES:x} frames (hexadecimal), not {count:x}")
+        raise KdumpError(f"{name} shows 1 to {MOST_FRAMES:x} {what} (hexadecimal), not {count:x}")
     return count
 
 
 @command(
     ".frame",
     help="shows one frame of the stack",
-    options=(Option("/r", "with its registers"),),
+    options=(
+        Option("/r", "with its registers and code"),
+        Option("/c", "its registers are the current ones from now on, until .cxr"),
+    ),
     arguments=(number("N", "the frame's number, by default that chosen last"),),
-    examples=(Example(".frame /r 3"),),
+    examples=(Example(".frame /r 3"), Example(".frame /c /r 3", "r, k and u go on from there")),
     plugin="stack",
 )
 def frame(session: Session, arguments: Arguments) -> Iterable[str]:
@@ -183,68 +222,21 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError(f"there is no frame {number:x}: the stack has {len(frames):x} (hexadecimal)")
     session.state.frame = number
     yield row(frames[number], "k", target.memory.pointer_size)
+    if not arguments.has("/r") and not arguments.has("/c"):
+        return
+    context = walker(target).registers_of_frame(start, number)
+    if context is None:
+        architecture = target.header.architecture
+        raise KdumpError(f"the registers of frame {number:x} are not known: unwinding on {architecture} keeps none")
+    failure = failure_in(target, context)
+    if arguments.has("/c"):
+        _set_failure(session.current, failure, registers_start(target, context))
     if arguments.has("/r"):
-        context = walker(target).registers_of_frame(start, number)
-        if context is None:
-            architecture = target.header.architecture
-            raise KdumpError(f"the registers of frame {number:x} are not known: unwinding on {architecture} keeps none")
         yield from register_block(context)
+        yield from shown_code(failure, target.memory.pointer_size, kd=False)
 
 
-# registers ------------------------------------------------------------------------------------------------------------
-
-
-#: Of all registers the user-defined pseudo-registers alone can be set.
-_ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
-
-
-@command(
-    "r",
-    help="registers, and the code there",
-    usage="[REGISTER[,REGISTER] | $tN=VALUE]",
-    own=True,
-    examples=(Example("r rip,rsp"), Example("r $t0=5", "sets a pseudo-register")),
-    plugin="trap",
-)
-def registers(session: Session, arguments: Arguments) -> Iterable[str]:
-    assigned = _ASSIGNMENT.fullmatch(arguments.text)
-    if assigned is not None:
-        session.state.variables[assigned[1].lower()] = session.evaluate(assigned[2])
-        return
-    if arguments.text:
-        for name in re.split(r"[\s,]+", arguments.text.strip(", ")):
-            yield _one_register(session, name)
-        return
-    failure = current_failure(session)
-    if session.state.failure is not None or session.state.context is not None:
-        yield "Last set context:"
-    yield from register_block(failure.context)
-    if failure.recovered:
-        yield f"Recovered by unwinding: {' '.join(failure.recovered)}"
-    yield from _current_code(session, failure)
-
-
-def _current_code(session: Session, failure: Failure) -> Iterator[str]:
-    """The code line with the operand as the known registers give it."""
-    return shown_code(failure, session.target.memory.pointer_size, kd=False)
-
-
-def _one_register(session: Session, name: str) -> str:
-    if "=" in name:
-        raise KdumpError(f"{name}: the registers of a dump cannot be changed")
-    plain = name.removeprefix("@").lower()
-    context = session.current.registers
-    architecture = session.target.header.architecture
-    if plain in ("efl", "eflags"):
-        plain = "eflags"
-    if context is not None and plain in register_names(context.architecture):
-        value = context.get(plain)
-        if value is None:
-            raise KdumpError(f"{plain} is not known: {context.source} does not hold it, and it was not recovered")
-        digits = {"eflags": 8, "mxcsr": 8}.get(plain, 4 if len(plain) == 2 and plain.endswith("s") else 0)
-        shown = "efl" if plain == "eflags" else plain
-        return f"{shown}={value:0{digits or (8 if architecture == 'x86' else 16)}x}"
-    return f"{plain}={session.evaluate(f'@{plain}'):x}"
+# contexts -------------------------------------------------------------------------------------------------------------
 
 
 @command(
@@ -273,11 +265,15 @@ def _set_trap(session: Session, address: int) -> Iterable[str]:
 @command(
     ".cxr",
     help="registers of a context record, and makes them current",
-    arguments=(number("ADDRESS", "of a CONTEXT; without it the registers of the crash are current again"),),
+    arguments=(
+        number("ADDRESS", "of a CONTEXT; -1 for that of the exception; without it the crash's are current again"),
+    ),
     examples=(Example(".cxr ffff8781`a4f6a010"),),
     plugin="trap",
 )
 def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
+    if arguments.word("ADDRESS") == "-1":
+        return exception_context(session, arguments)
     address = arguments.number("ADDRESS") or 0
     if not address:
         session.state.reset_context()
@@ -394,96 +390,3 @@ def _implicit(what: str, address: int | None, dump: OpenDump) -> str:
         why = dump.why_no_process if what == "process" else "the dump does not say which one crashed"
         return f"Implicit {what} is not known: {why}"
     return f"Implicit {what} is now {pointer(address, dump.target.memory.pointer_size)}"
-
-
-# code -----------------------------------------------------------------------------------------------------------------
-
-
-@command(
-    "u",
-    "up",
-    help="disassembles; goes on where the last u ended",
-    usage="[ADDRESS] [L COUNT | END]",
-    own=True,
-    examples=(Example("u @rip L5", "five instructions"),),
-    plugin="disasm",
-)
-def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
-    target, state = session.target, session.state
-    start, count, end = _code_range(session, arguments)
-    if start is None:
-        start = state.code if state.code is not None else _current_ip(session)
-    if end is not None:
-        instructions = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
-        ends = instructions[-1].address + instructions[-1].size if instructions else start
-        count = len(instructions) + (ends < end)
-    else:
-        instructions = instructions_from(target, start, count)
-        ends = instructions[-1].address + instructions[-1].size if instructions else start
-    state.code = ends
-    return instructions_grid(target, start, instructions, count).kd_lines()
-
-
-@command(
-    "ub",
-    help="disassembles the instructions before an address",
-    usage="[ADDRESS] [L COUNT]",
-    own=True,
-    examples=(Example("ub @rip"),),
-    plugin="disasm",
-)
-def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
-    start, count, end = _code_range(session, arguments)
-    if end is not None:
-        raise KdumpError("ub takes an address and L COUNT")
-    if start is None:
-        start = session.state.code if session.state.code is not None else _current_ip(session)
-    return disasm_grid(session.target, start, count, True).kd_lines()
-
-
-@command(
-    "uf",
-    help="disassembles a whole function",
-    usage="[ADDRESS]",
-    own=True,
-    examples=(Example("uf nt!KeBugCheckEx"),),
-    plugin="disasm",
-)
-def unassemble_function(session: Session, arguments: Arguments) -> Iterable[str]:
-    target = session.target
-    address = session.evaluate(arguments.text) if arguments.text else _current_ip(session)
-    extent = function_around(target, address)
-    if extent is None:
-        raise KdumpError(
-            f"{target.name}: where the function at {address:#x} begins and ends is not known: "
-            "it has no unwind data, or the dump does not hold it; u shows the code"
-        )
-    start, end = extent
-    instructions = instructions_between(target, start, end, _MOST_INSTRUCTIONS)
-    complete = bool(instructions) and instructions[-1].address + instructions[-1].size >= end
-    return instructions_grid(target, start, instructions, len(instructions) + (not complete)).kd_lines()
-
-
-def _current_ip(session: Session) -> int:
-    context = session.current.registers
-    if context is None or context.ip is None:
-        raise KdumpError("the dump holds no registers: name an address")
-    return context.ip
-
-
-def _code_range(session: Session, arguments: Arguments) -> tuple[int | None, int, int | None]:
-    """(start, number of instructions, end) of ``ADDRESS L5``, ``ADDRESS END`` or less."""
-    text = arguments.text
-    match = _COUNT.fullmatch(text)
-    if match is not None:
-        count = session.evaluate(match["count"])
-        if not 1 <= count <= _MOST_INSTRUCTIONS:
-            raise KdumpError(f"u shows 1 to {_MOST_INSTRUCTIONS:x} instructions (hexadecimal), not {count:x}")
-        return (session.evaluate(match["start"]) if match["start"] else None), count, None
-    operands = text.split()
-    if len(operands) == 2 and operands[1][0] not in "+-*/&|^<>=":
-        start, end = map(session.evaluate, operands)
-        if end < start:
-            raise KdumpError(f"the range ends before it begins: {text}")
-        return start, 0, end + 1
-    return (session.evaluate(text) if text else None), 8, None

@@ -1,0 +1,199 @@
+"""``r`` and ``rm``: registers of the current context, and of the current processor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.commands.stacks import current_failure
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option, word
+from volatility3_kdump.cpu.context import Context, register_names
+from volatility3_kdump.cpu.registers import register_part
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.text import vectors
+from volatility3_kdump.text.analyze import shown_code
+from volatility3_kdump.text.registers import register_block
+from volatility3_kdump.windows.machine.special_registers import NAMES as SPECIAL
+from volatility3_kdump.windows.machine.special_registers import special_registers
+
+#: Of all registers the user-defined pseudo-registers alone can be set.
+_ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
+_MASK = re.compile(r"M\s*(\S+)$|([FX]|YI?|ZI?|K)$")
+_VECTOR = re.compile(r"xmm([0-9]{1,2})$")
+_TYPED = re.compile(r"([@$\w]+):([0-9]{0,3})([a-z]{1,2})$")
+_NO_FLOATS = "the x87, MMX, YMM, ZMM and opmask registers of a dump are not read; r xmm0 and rX show SSE"
+_INTEGER, _SEGMENTS, _XMM, _XMM_INTEGERS = 0x3, 0x8, 0x40, 0x800
+
+
+@command(
+    "r",
+    *("rM", "rX", "rF"),
+    help="registers, and the code there",
+    usage="[M MASK | X | .] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
+    own=True,
+    options=(
+        Option("M", "those of a mask (rm): rM 80 shows control registers", value="MASK"),
+        Option("X", "the XMM registers"),
+        Option("F", "x87 registers", refused="they are not read"),
+        Option(".", "those that the current instruction uses"),
+    ),
+    examples=(
+        Example("r rip,rsp"),
+        Example("r cr3"),
+        Example("r xmm0:16ub, xmm1:d", "by element: ib ub iw uw id ud iq uq f d"),
+        Example("r $t0=5", "sets a pseudo-register"),
+    ),
+    plugin="trap",
+)
+def registers(session: Session, arguments: Arguments) -> Iterable[str]:
+    text = (arguments.name[1:] + " " + arguments.text).strip() if arguments.name != "r" else arguments.text
+    assigned = _ASSIGNMENT.fullmatch(text)
+    if assigned is not None:
+        session.state.variables[assigned[1].lower()] = session.calculate(assigned[2])
+        return
+    if text == ".":
+        yield from _used(session)
+        return
+    mask = _MASK.match(text)
+    if mask is not None:
+        yield from _masked(session, _mask_of(session, mask))
+        return
+    if text:
+        yield " ".join(_one_register(session, name) for name in re.split(r"[\s,]+", text.strip(", ")))
+        return
+    if session.state.register_mask is not None:
+        yield from _masked(session, session.state.register_mask)
+        return
+    failure = current_failure(session)
+    if session.state.failure is not None or session.state.context is not None:
+        yield "Last set context:"
+    yield from register_block(failure.context)
+    if failure.recovered:
+        yield f"Recovered by unwinding: {' '.join(failure.recovered)}"
+    yield from shown_code(failure, session.target.memory.pointer_size, kd=False)
+
+
+def _mask_of(session: Session, match: re.Match[str]) -> int:
+    if match[2] == "X":
+        return _XMM
+    if match[2]:
+        raise KdumpError(f"r{match[2]}: {_NO_FLOATS}")
+    return _known_mask(session.calculate(match[1]))
+
+
+def _known_mask(mask: int) -> int:
+    unknown = mask & ~sum(vectors.MASKS)
+    if unknown:
+        bits = ", ".join(f"{bit:x} {words}" for bit, words in vectors.MASKS.items())
+        raise KdumpError(f"no registers for mask bits {unknown:x}: {_NO_FLOATS}; there are {bits}")
+    return mask
+
+
+def _masked(session: Session, mask: int) -> Iterator[str]:
+    failure = current_failure(session)
+    context, size = failure.context, session.target.memory.pointer_size
+    lines = register_block(context)
+    segments = context.has_segments and context.architecture != "arm64"
+    if mask & _INTEGER:
+        yield from lines[:-1] if segments else lines
+    if mask & _SEGMENTS and segments:
+        yield lines[-1]
+    if mask & (_XMM | _XMM_INTEGERS):
+        for number, value in enumerate(context.xmm or ()):
+            kind = "f" if mask & _XMM else "id"
+            yield f"xmm{number}={'?' if value is None else vectors.elements(value, 16, kind)}"
+        if context.xmm is None:
+            yield f"NOTE: {context.source} does not hold the XMM registers"
+    yield from vectors.special_rows(special_registers(session.target, session.current.processor), mask, size)
+    yield from shown_code(failure, size, kd=False)
+
+
+def _used(session: Session) -> Iterator[str]:
+    """The registers that the current instruction names, each once."""
+    failure = current_failure(session)
+    instruction = failure.instruction
+    if instruction is None:
+        raise KdumpError("the current instruction is not in the dump")
+    names = [part.text for part in instruction.parts if part.kind == "register"]
+    names += [name for memory in instruction.memories for name, _ in memory.registers]
+    known = [name for name in dict.fromkeys(names) if register_part(failure.context.architecture, name) is not None]
+    if known:
+        yield "  ".join(_one_register(session, name) for name in known)
+
+
+def _one_register(session: Session, name: str) -> str:
+    if "=" in name:
+        raise KdumpError(f"{name}: the registers of a dump cannot be changed")
+    typed = _TYPED.fullmatch(name)
+    if typed is not None:
+        return _by_element(session, typed[1], typed[2], typed[3])
+    plain = name.removeprefix("@").lower()
+    context = session.current.registers
+    if _VECTOR.match(plain) and context is not None:
+        return f"{plain}={vectors.elements(_vector(context, plain), 16)}"
+    if plain in SPECIAL and not (context is not None and plain in context.registers):
+        return _special(session, plain)
+    architecture = session.target.header.architecture
+    if plain in ("efl", "eflags"):
+        plain = "eflags"
+    if context is not None and plain in register_names(context.architecture):
+        value = context.get(plain)
+        if value is None:
+            raise KdumpError(f"{plain} is not known: {context.source} does not hold it, and it was not recovered")
+        digits = {"eflags": 8, "mxcsr": 8}.get(plain, 4 if len(plain) == 2 and plain.endswith("s") else 0)
+        shown = "efl" if plain == "eflags" else plain
+        return f"{shown}={value:0{digits or (8 if architecture == 'x86' else 16)}x}"
+    return f"{plain}={session.evaluate(f'@@masm(@{plain})' if session.state.cpp else f'@{plain}'):x}"
+
+
+def _special(session: Session, name: str) -> str:
+    found = special_registers(session.target, session.current.processor).get(name)
+    if found is None:
+        raise KdumpError(f"{name} is not known: the processor's control block, or its layout, is not at hand")
+    return vectors.special(found, session.target.memory.pointer_size)
+
+
+def _vector(context: Context, name: str) -> int:
+    match = _VECTOR.match(name)
+    number = int(match[1]) if match else 0
+    if context.xmm is None or number >= len(context.xmm):
+        raise KdumpError(f"{name} is not known: {context.source} does not hold it")
+    value = context.xmm[number]
+    if value is None:
+        raise KdumpError(f"{name} is not known: {context.source} does not hold it")
+    return value
+
+
+def _by_element(session: Session, name: str, count: str, kind: str) -> str:
+    plain = name.removeprefix("@").lower()
+    if kind not in vectors.ELEMENTS:
+        raise KdumpError(f"{name}:{kind}: elements are {' '.join(vectors.ELEMENTS)}")
+    context = session.current.registers
+    if _VECTOR.match(plain) and context is not None:
+        value, size = _vector(context, plain), 16
+    else:
+        size = session.target.memory.pointer_size
+        value = session.evaluate(f"@@masm(@{plain})") & ((1 << 8 * size) - 1)
+        if vectors.ELEMENTS[kind][0] > size:
+            raise KdumpError(f"{plain} has {size} bytes: no element is {kind}")
+    return f"{plain}={vectors.elements(value, size, kind, int(count) if count else None)}"
+
+
+@command(
+    "rm",
+    help="shows or sets which registers r shows",
+    arguments=(word("MASK", "the sum of bits, or ? for what there is"),),
+    examples=(Example("rm a", "integer and segment registers"), Example("rm ?")),
+)
+def register_mask(session: Session, arguments: Arguments) -> Iterator[str]:
+    typed = arguments.word("MASK")
+    state = session.state
+    if typed == "?":
+        yield from (f"{bit:8x} - {words}" for bit, words in vectors.MASKS.items())
+    elif typed is not None:
+        state.register_mask = _known_mask(session.calculate(typed))
+    else:
+        default = _SEGMENTS | (2 if session.target.memory.pointer_size == 8 else 1)
+        yield from vectors.mask_lines(default if state.register_mask is None else state.register_mask)
