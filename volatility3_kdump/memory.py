@@ -100,6 +100,10 @@ class Memory:
         self._why = why
         self._ranges = ranges
 
+    def ranges(self, address: int, length: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range, as (address, bytes) in order, outside of which nothing can be read."""
+        return iter([(address, length)]) if self._ranges is None else self._ranges(address, length)
+
     def why_unreadable(self, address: int) -> str:
         """The reason why an address cannot be read, for a message."""
         return self._why(address)
@@ -169,7 +173,7 @@ class Memory:
 
     def present(self, address: int, length: int) -> Iterator[tuple[int, bytes]]:
         """The readable pages or part pages of a range, as (address, bytes), in order."""
-        for start, extent in [(address, length)] if self._ranges is None else self._ranges(address, length):
+        for start, extent in self.ranges(address, length):
             position, end = start, start + extent
             while position < end:
                 size = min(PAGE_SIZE - position % PAGE_SIZE, end - position)

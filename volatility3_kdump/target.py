@@ -215,7 +215,7 @@ class Target:
         """The kernel's base and identity, ``None`` when nothing in the dump gives them."""
         if self.layer_name is None:
             return None
-        kernel = find_kernel(self.dump, self.memory.read, self._plain_debugger)
+        kernel = find_kernel(self.dump, self.memory.read, self._plain_debugger, self.memory.ranges)
         if kernel is None:
             self.problems.append("no kernel found: neither KDDEBUGGER_DATA64 nor the loaded module list is in the dump")
         elif kernel.identity is None and self.dump.triage is not None and self.modules:

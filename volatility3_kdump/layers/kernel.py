@@ -11,7 +11,7 @@ from volatility3.framework.automagic import pdbscan
 from volatility3_kdump.cpu.paging import EntryForms, default_forms
 from volatility3_kdump.layers.paged_memory import PagedMemory
 from volatility3_kdump.layers.paging import paged
-from volatility3_kdump.layers.reading import reader_of
+from volatility3_kdump.layers.reading import ranges_of, reader_of
 from volatility3_kdump.memory import ReadMemory
 from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.isf import load_kernel_table, relative_names
@@ -52,7 +52,7 @@ class KdumpKernelFinder(pdbscan.KernelPDBScanner):
                 continue
             read = reader_of(layer)
             debugger = read_debugger_data(read, physical.dump.header.kd_debugger_data_block)
-            kernel = find_kernel(physical.dump, read, debugger)
+            kernel = find_kernel(physical.dump, read, debugger, ranges_of(layer))
             if kernel is None or kernel.identity is None:
                 continue
             if not relative_names(kernel.identity):

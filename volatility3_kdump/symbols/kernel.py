@@ -21,6 +21,7 @@ from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.symbols.kdbg import DebuggerData
 
 ReadMemory = Callable[[int, int], "bytes | None"]
+PresentRanges = Callable[[int, int], Iterator[tuple[int, int]]]
 
 #: Index keys that KDDEBUGGER_DATA64 carries under the same name.
 _INDEXED = ("PsLoadedModuleList", "PsActiveProcessHead", "MmPfnDatabase", "KiProcessorBlock", "MmUnloadedDrivers")
@@ -32,6 +33,8 @@ _BY_IMAGE = "the image that holds the variables that the header names, looked fo
 _PAGE_SIZE, _PAGE_MASK = 0x1000, 0xFFF
 #: Kernel images have some 16 MB; as many bytes below the variables an image is looked for.
 _LARGEST_KERNEL = 32 << 20
+#: So many bytes are asked for at once: what a layer looks up without numpy.
+_PIECE = 16 * _PAGE_SIZE
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,14 @@ class Kernel:
     candidates: tuple[str, ...] = ()
 
 
-def find_kernel(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> Kernel | None:
-    """Find and identify the kernel, ``None`` when the dump gives no base for it."""
-    for base, known_by in _bases(dump, read, debugger):
+def find_kernel(
+    dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None, ranges: PresentRanges | None = None
+) -> Kernel | None:
+    """Find and identify the kernel, ``None`` when the dump gives no base for it.
+
+    ``ranges`` gives the parts of a range, as (address, bytes), outside of which nothing can be read.
+    """
+    for base, known_by in _bases(dump, read, debugger, ranges):
         image = parse_headers(lambda rva, size, base=base: read(base + rva, size))  # type: ignore[misc]
         if image is None and known_by == "first loaded module":
             continue
@@ -88,7 +96,9 @@ def find_kernel(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None
     return None
 
 
-def _bases(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> Iterator[tuple[int, str]]:
+def _bases(
+    dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None, ranges: PresentRanges | None
+) -> Iterator[tuple[int, str]]:
     """Where the kernel may lie and how that is known, what is sure first; looked for as far as they are asked for."""
     if isinstance(dump.header, MachineFacts) and dump.header.kernel_base is not None:
         yield dump.header.kernel_base, dump.header.source_of("kernel_base") or ""
@@ -105,10 +115,12 @@ def _bases(dump: CrashDump, read: ReadMemory, debugger: DebuggerData | None) -> 
         if dump.triage.drivers:
             yield dump.triage.drivers[0].base, "first entry of the driver list"
         return
-    for look, known_by in ((_base_by_distances, _BY_DISTANCES), (_image_below, _BY_IMAGE)):
-        base = look(dump, read)
-        if base is not None:
-            yield base, known_by
+    base = _base_by_distances(dump, read)
+    if base is not None:
+        yield base, _BY_DISTANCES
+    base = _image_below(dump, read, ranges)
+    if base is not None:
+        yield base, _BY_IMAGE
 
 
 def _header_pointers(dump: CrashDump) -> dict[str, int]:
@@ -152,19 +164,31 @@ def _base_by_distances(dump: CrashDump, read: ReadMemory) -> int | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _image_below(dump: CrashDump, read: ReadMemory) -> int | None:
-    """The base of the image that holds the variables that the header names: the nearest one below that reaches them."""
+def _image_below(dump: CrashDump, read: ReadMemory, ranges: PresentRanges | None) -> int | None:
+    """The base of the image that holds the variables that the header names: the nearest one below that reaches them.
+
+    Absent pages are left out by the piece: a walk of the page tables for each of them takes a second.
+    """
     pointers = sorted(_header_pointers(dump).values())
     if not pointers:
         return None
     lowest = pointers[0] & ~_PAGE_MASK
-    for base in range(lowest, max(0, lowest - _LARGEST_KERNEL), -_PAGE_SIZE):
+    for base in _pages_down(lowest, max(0, lowest - _LARGEST_KERNEL), ranges):
         if read(base, 2) != b"MZ":
             continue
         image = parse_headers(lambda rva, size, base=base: read(base + rva, size))  # type: ignore[misc]
         if image is not None and pointers[-1] < base + image.size_of_image:
             return base
     return None
+
+
+def _pages_down(highest: int, end: int, ranges: PresentRanges | None) -> Iterator[int]:
+    """The pages from one down to another, which is left out, without those that are not there."""
+    for last in range(highest, end, -_PIECE):
+        first = max(end + _PAGE_SIZE, last + _PAGE_SIZE - _PIECE)
+        length = last + _PAGE_SIZE - first
+        for start, size in reversed([(first, length)] if ranges is None else list(ranges(first, length))):
+            yield from range((start + size - 1) & ~_PAGE_MASK, (start & ~_PAGE_MASK) - 1, -_PAGE_SIZE)
 
 
 def _pointer(read: ReadMemory, address: int, width: int) -> int | None:
