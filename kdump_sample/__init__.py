@@ -12,9 +12,11 @@ The way from a scene to a file:
 * *the machine*: ``machine`` lays a scene out in memory. ``workspace`` is what all parts work with: ``physical`` pages,
   page tables (``paging``), ``structures`` by the fields of a symbol table, ``pools`` (``pool_blocks``, ``pool_tables``,
   ``segment_heaps``). The parts are ``images`` (``pe``),
-  ``processes`` (``vads``), ``objects``, ``processors`` (``context``, ``processor_models``), ``lists``, ``resources``,
-  ``queues``, ``page_frames``, ``memory_counters``, ``error_log``, ``kernel_data`` (``kdbg``).
-* *the file*: ``contents`` chooses the pages and blocks that a dump holds, ``containers`` writes each dump type.
+  ``processes`` (``vads``, ``user_modules``), ``objects``, ``processors`` (``context``, ``processor_models``),
+  ``lists``, ``resources``, ``queues``, ``page_frames``, ``memory_counters``, ``error_log``, ``kernel_data``
+  (``kdbg``).
+* *the file*: ``contents`` chooses the pages and blocks that a dump holds, ``containers`` writes each dump type,
+  ``memory_images`` images of memory.
 """
 
 from __future__ import annotations

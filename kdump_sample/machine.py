@@ -58,6 +58,9 @@ class Machine:
         self.debugger_data = write_debugger_data(self.work)
         for address in scene.paged_out:
             self.work.memory.set_entry(address, _PAGED_OUT)
+        for process in scene.processes:
+            for address in process.paged_out:
+                self.work.memory.set_entry(address, _PAGED_OUT, process.directory_table_base)
         # the sections of the kernel follow from what lies in it, and every mapping must be there before the roots
         self.images.finish()
         #: What the page-frame database says, where the scene has one.

@@ -16,6 +16,7 @@ from kdump_sample.scene import SECOND, Process, Thread
 from kdump_sample.stacks import Frame, Placed, Stack, lay_out
 from kdump_sample.structures import Structure
 from kdump_sample.tokens import write_token
+from kdump_sample.user_modules import UserMode
 from kdump_sample.vads import VadTrees
 from kdump_sample.workspace import Workspace
 from volatility3_kdump.layout import FieldPath
@@ -144,11 +145,12 @@ class Processes:
         if process.identity is not None:
             write_token(work.structures, work.layouts, process.token, process.identity)
             self._objects.header(process.token, "Token", 0, 0x10)
+        user = UserMode(work, process)
         for thread in process.threads:
-            self._thread(process, thread)
+            self._thread(process, _entering(thread, user))
         self._link_threads(process)
         if process.command_line:
-            self._user_memory(process)
+            self._user_memory(process, user)
 
     def _handle_table(self, process: Process) -> None:
         made = self._work.structure(
@@ -293,7 +295,7 @@ class Processes:
 
     # user mode ------------------------------------------------------------------------------------------------------
 
-    def _user_memory(self, process: Process) -> None:
+    def _user_memory(self, process: Process, user: UserMode) -> None:
         """PEB, TEBs and process parameters, and the shared page that every process sees."""
         work, root = self._work, process.directory_table_base
         parameters = process.parameters
@@ -316,6 +318,11 @@ class Processes:
         made.unicode("ImagePathName", image, parameters + 0x800)
         made.unicode("CommandLine", process.command_line, parameters + 0xA00)
         made.unicode("WindowTitle", image, parameters + 0xC00)
+        if process.dlls:
+            peb.set("Ldr", user.loader())
+        if process.environment:
+            address, size = user.environment()
+            made.fill({"Environment": address, "EnvironmentSize": size})
         for thread in process.threads:
             teb = work.structures.at("_TEB", thread.teb, root)
             teb.fill(
@@ -324,8 +331,25 @@ class Processes:
                     "ClientId.UniqueProcess": process.pid,
                     "ClientId.UniqueThread": thread.tid,
                     "ProcessEnvironmentBlock": process.peb,
+                    "NtTib.StackBase": thread.user_stack_base,
+                    "NtTib.StackLimit": thread.user_stack_base and thread.user_stack_base - 0x4000,
+                    "LastErrorValue": thread.last_error,
+                    "LastStatusValue": thread.last_status,
                 }
             )
         shared = work.memory.translate(SHARED_DATA)
         if shared is not None:
             work.memory.map(_USER_SHARED_DATA, shared, paging.USER_READ_ONLY, root)
+
+
+def _entering(thread: Thread, user: UserMode) -> Thread:
+    """The thread with the entry into the kernel where its frames in user mode end."""
+    if not thread.user_frames:
+        return thread
+    made = user.stack(thread)
+    entry, *rest = thread.frames
+    assert entry.trap is not None
+    trap = dataclasses.replace(entry.trap, rip=made.registers["rip"], rsp=made.sp)
+    registers = {name: value for name, value in made.registers.items() if name not in ("rip", "rsp")}
+    frames = (dataclasses.replace(entry, trap=trap), *rest)
+    return dataclasses.replace(thread, frames=frames, registers=registers)

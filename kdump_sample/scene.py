@@ -75,8 +75,36 @@ class WaitObject:
 
 
 @dataclass(frozen=True)
+class UserDll:
+    """A module of a process, the program itself first. ``functions`` are by RVA, and exported; or ``image`` has the
+    pages of a real one by RVA."""
+
+    name: str
+    base: int
+    size: int
+    directory: str = "C:\\Windows\\System32\\"
+    timestamp: int = 0x4E5D1C2B
+    functions: Mapping[int, Function] = field(default_factory=dict)
+    image: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return self.directory + self.name
+
+    @property
+    def stem(self) -> str:
+        """The module's name without extension."""
+        return self.name.rsplit(".", 1)[0]
+
+
+@dataclass(frozen=True)
 class Thread:
-    """A thread: its stack as frames, outermost first, and the fields of ETHREAD and KTHREAD that a scene sets."""
+    """A thread: its stack as frames, outermost first, and the fields of ETHREAD and KTHREAD that a scene sets.
+
+    ``user_frames`` are those in user mode, on the stack below ``user_stack_base``: where they end, the entry into the
+    kernel of ``frames`` begins. ``registers`` are then those of its start. ``last_error`` and ``last_status`` are the
+    TEB's.
+    """
 
     address: int
     tid: int
@@ -103,6 +131,10 @@ class Thread:
     created: float = 0.0
     registers: Mapping[str, int] = field(default_factory=dict)
     stack_size: int = 0x6000
+    user_frames: tuple[Frame, ...] = ()
+    user_stack_base: int = 0
+    last_error: int = 0
+    last_status: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +143,9 @@ class Process:
 
     ``hidden_from`` are places that it was unlinked from: ``list`` (PsActiveProcessHead), ``ids`` (PspCidTable),
     ``session``, ``handles``. ``regions`` make a tree of VADs; without them there is only the node at ``vad_root``.
-    ``identity`` is what the token at ``token`` says; without it nothing is there.
+    ``identity`` is what the token at ``token`` says; without it nothing is there. With a ``command_line`` the process
+    has user memory: ``dlls``, the program first, the ``environment`` as ``NAME=VALUE``, and ``user_memory``, (address,
+    bytes); ``paged_out`` are addresses of its pages that are in the page file.
     """
 
     address: int
@@ -136,6 +170,10 @@ class Process:
     parameters: int = 0
     image_base: int = 0
     hidden_from: tuple[str, ...] = ()
+    dlls: tuple[UserDll, ...] = ()
+    environment: tuple[str, ...] = ()
+    user_memory: tuple[tuple[int, bytes], ...] = ()
+    paged_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -533,6 +533,26 @@ _KDDEBUGGER_DATA64 3a8
     390 PointerAuthMask u64
     398 OffsetPrcbExceptionStack u16
     3a0 PointerIgnoreBits u64
+# The loader's structures of 32-bit processes: PEB_LDR_DATA and LDR_DATA_TABLE_ENTRY of the public x86 kernel symbols.
+_PEB_LDR_DATA32 30
+    00 Length u32
+    04 Initialized u8
+    0c InLoadOrderModuleList u32[2]
+    14 InMemoryOrderModuleList u32[2]
+    1c InInitializationOrderModuleList u32[2]
+_LDR_DATA_TABLE_ENTRY32 50
+    00 InLoadOrderLinks u32[2]
+    08 InMemoryOrderLinks u32[2]
+    10 InInitializationOrderLinks u32[2]
+    18 DllBase u32
+    1c EntryPoint u32
+    20 SizeOfImage u32
+    24 FullDllName u32[2]
+    2c BaseDllName u32[2]
+    34 Flags u32
+    38 LoadCount u16
+    3a TlsIndex u16
+    44 TimeDateStamp u32
 """
 
 BASE_TYPES: dict[str, Any] = {

@@ -95,6 +95,7 @@ WITHOUT_PAIR = {
     # The sample has no work queues.
     "!exqueue",
     *("!poaction", "!verifier", "!deadlock"),
+    *("!peb", "!teb", "!dlls", "!gle"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 

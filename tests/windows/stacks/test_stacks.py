@@ -119,10 +119,11 @@ def test_every_scene_is_walked_call_by_call(name: str, layouts: Layouts, tmp_pat
     scene = make_scene(name, layouts)
     target, machine = opened(scene, layouts, tmp_path / "scene.dmp")
     stack = crash_stack(target)
-    assert stack.complete, stack.end
+    # Where modules are known that the dump does not hold, it says so.
+    assert stack.complete or stack.end.startswith("user mode: "), stack.end
     thread = crashing(scene)[1].address
     got = places(stack)[1:]
-    if stack.end == "user mode":
+    if stack.end.startswith("user mode"):
         got.pop()
     strays = {frame.ip for frame in stack.frames if target.names.module_of(frame.ip) is None and frame.sp >> 63}
     assert [place for place in got if place[1] not in strays] == calls_on_stack(machine, thread)

@@ -15,6 +15,7 @@ from volatility3_kdump.windows.processes.threads import Thread, read_thread, thr
 from volatility3_kdump.windows.stacks.frames import Stack
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.user.code import user_code
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -72,7 +73,12 @@ class ListedThread:
     @functools.cached_property
     def win32_start_symbol(self) -> str | None:
         """The name of the start address of its user-mode code, where that lies in a module."""
-        return self._name_of(self.thread.win32_start_address)
+        address = self.thread.win32_start_address
+        if address and self.process and not self._target.is_kernel_address(address):
+            code = user_code(self._target, self.process)
+            name = code.name_at(address, False) if not isinstance(code, str) else None
+            return None if name is None else str(name)
+        return self._name_of(address)
 
     @functools.cached_property
     def attached_name(self) -> str | None:

@@ -77,12 +77,20 @@ def read_user_mode(target: Target, process: Process) -> UserMode:
 
 def process_memory(target: Target, process: Process) -> Memory | None:
     """The address space of a process; ``None`` where its page table is not in the dump, or translation is not known."""
-    from volatility3_kdump.layers.reading import ranges_of, reader_of
+    from volatility3_kdump.layers.reading import ranges_of, reader_of, why_unreadable
 
     layer = process_layer(target, process)
     if layer is None:
         return None
-    return Memory(reader_of(layer), target.memory.pointer_size, lambda address: NOT_IN_THE_DUMP, ranges_of(layer))
+
+    def why(address: int) -> str:
+        if address >= _USER_END[target.memory.pointer_size]:
+            return why_unreadable(layer, address)
+        reason = why_unreadable(layer, address)
+        absent = "not in the dump" if "not in the dump file" in reason else reason
+        return f"user page {address & ~0xFFF:x} is {absent}"
+
+    return Memory(reader_of(layer), target.memory.pointer_size, why, ranges_of(layer))
 
 
 def process_layer(target: Target, process: Process) -> interfaces.layers.TranslationLayerInterface | None:
@@ -106,6 +114,11 @@ def process_layer(target: Target, process: Process) -> interfaces.layers.Transla
     path = join(target.context.layers[target.layer_name].config_path, name)
     target.context.config[join(path, "memory_layer")] = target.physical_layer_name
     target.context.config[join(path, "page_map_offset")] = root
+    swap = target.context.config.branch(join(target.context.layers[target.layer_name].config_path, "swap_layers"))
+    target.context.config.splice(join(path, "swap_layers"), swap)
+    if target.context.config.get(join(target.context.layers[target.layer_name].config_path, "swap_layers"), None):
+        # Pages that were swapped out are in the paging files at hand for every process.
+        target.context.config[join(path, "swap_layers")] = True
     return type(kernel)(target.context, config_path=path, name=name, metadata={"os": "Windows"})
 
 

@@ -24,6 +24,7 @@ from volatility3_kdump.windows.stacks.frames import (
 )
 from volatility3_kdump.windows.stacks.switched import DPC, live_stacks, switch_at
 from volatility3_kdump.windows.stacks.traps import failure_trap
+from volatility3_kdump.windows.stacks.user_walk import walk_user
 
 _RIP_IN_TRAP_FRAME = 0x168
 #: The machine frame of a routine that switched stacks lies this far below their top.
@@ -51,7 +52,7 @@ class Amd64Walk(Shapes):
                 return self.finish(*self.zero(sp))
             if ip < _KERNEL and not (sp and sp >= _KERNEL):
                 self.add(ip, sp, trust, call_site)
-                return self.finish("user mode", True)
+                return self.user_mode(registers, call_site)
             problem = self.against(sp, trust)
             if problem is not None and trust == TRAP_FRAME and not call_site and rows and rows[-1][4] is not None:
                 problem, rows[-1][4] = f"the trap frame at {rows[-1][4]:#x} is damaged: {problem}", None
@@ -68,6 +69,21 @@ class Amd64Walk(Shapes):
             if self.wanted_trap is not None and rows[-1][4] == self.wanted_trap:
                 self.found = registers.to_context("unwind")
                 return self.finish("the wanted trap frame", True)
+
+    def user_mode(self, registers: Any, call_site: bool) -> Stack:
+        """Go on in user mode, where the dump holds that of the process."""
+        code = self.user_code()
+        if code is None:
+            return self.finish("user mode", True)
+        wanted = None if self.wanted_frame is None else self.wanted_frame - len(self.rows)
+        walked = walk_user(code, registers, call_site, self.most - len(self.rows), wanted)
+        if walked.registers is not None:
+            self.found = walked.registers.to_context("unwind")
+        for row in walked.rows:
+            self.add(row.ip, row.sp, row.trust, row.call_site)
+        if len(self.rows) >= self.most:
+            return self.finish(f"{self.most} frames, the limit", False)
+        return self.finish(walked.end, walked.complete)
 
     def against(self, sp: int | None, trust: str) -> str | None:
         """What is wrong with a frame's stack pointer; ``None`` when the walk can go on there."""

@@ -80,7 +80,8 @@ class Start:
     ``user_memory`` says whether the target's user-mode memory is that of the thread: it is that of one process alone.
     ``held`` is a part of the stack that was read already, as (address, bytes). ``crash`` says that the walk begins at
     the call of the bug check, so that it comes by the trap frame of what failed; ``fault`` that the registers are those
-    of a fault.
+    of a fault. ``process`` is the EPROCESS whose user mode the stack leads to, ``None`` where that is not known, and
+    ``thread`` the ETHREAD.
     """
 
     context: Context
@@ -90,6 +91,8 @@ class Start:
     held: tuple[int, bytes] = field(default=(0, b""), repr=False, compare=False)
     crash: bool = False
     fault: bool = False
+    process: int | None = None
+    thread: int | None = None
 
 
 class NoStack(KdumpError):

@@ -25,6 +25,8 @@ class CodePlaces:
         self._tables: dict[int, Any] = {}
         self._places: dict[int, tuple[Module, Any] | None] = {}
         self._return_names: dict[int, Name | None] = {}
+        #: Whether stacks go on in user mode.
+        self.into_user_mode = True
         #: KDDEBUGGER_DATA64.PointerAuthMask, ``None`` where the kernel does not report it.
         self.authentication = target.debugger["PointerAuthMask"] if target.debugger else None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.stacks.extents import (
     LARGEST_STACK,
     Covered,
@@ -45,7 +45,16 @@ def crash_start(target: Target) -> Start:
         raise NoStack(why_no_registers(target))
     # The registers are those of the exception where the code has the bit that small memory dumps add.
     fault = (target.header.bug_check_code or 0) >> 28 == _OF_EXCEPTION
-    return Start(context, CONTEXT, crash_segments(target), crash=not fault, fault=fault)
+    thread = crash_thread(target)
+    return Start(
+        context,
+        CONTEXT,
+        crash_segments(target),
+        crash=not fault,
+        fault=fault,
+        process=thread.owner if thread is not None else None,
+        thread=thread.address if thread is not None else None,
+    )
 
 
 def why_no_registers(target: Target) -> str:
@@ -116,7 +125,14 @@ def processor_start(target: Target, number: int) -> Start:
         segments.append((saved.limit, saved.base))
     segments += processor_stacks(target, processor.prcb)
     stacks = with_window(target, tuple(segments), processor.context.sp)
-    return Start(processor.context, CONTEXT, stacks, saved is not None and _maps_user_memory(target, saved))
+    return Start(
+        processor.context,
+        CONTEXT,
+        stacks,
+        saved is not None and _maps_user_memory(target, saved),
+        process=saved.owner if saved is not None else None,
+        thread=processor.current_thread,
+    )
 
 
 def thread_start(target: Target, thread: int) -> Start:
@@ -152,7 +168,8 @@ def thread_start(target: Target, thread: int) -> Start:
     else:
         context = x86_switch_frame(target, stack)
     segments = (limits, *expansions(target, saved.initial, read))
-    return Start(context, CONTEXT, segments, _maps_user_memory(target, saved), held)
+    user_memory = _maps_user_memory(target, saved)
+    return Start(context, CONTEXT, segments, user_memory, held, process=saved.owner, thread=thread)
 
 
 def _maps_user_memory(target: Target, saved: SavedStack) -> bool:

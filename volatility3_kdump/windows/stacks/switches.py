@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class SavedStack(NamedTuple):
     """Where a thread's kernel stack lies (KTHREAD): bounds, saved and initial stack pointer, state, residency; and the
-    process whose address space it runs in."""
+    process whose address space it runs in. ``owner`` is the process that it belongs to."""
 
     limit: int
     base: int
@@ -29,6 +29,7 @@ class SavedStack(NamedTuple):
     state: int | None
     resident: int | None
     process: int | None
+    owner: int | None = None
 
 
 def saved_stack(target: Target, thread: int) -> SavedStack | None:
@@ -44,12 +45,13 @@ def saved_stack(target: Target, thread: int) -> SavedStack | None:
             state="State",
             resident="KernelStackResident",
             process=("ApcState.Process", "Process"),
+            owner="Process",
         )
         data = target.memory.read(thread, reader.size)
         if data is None:
             return None
         row = extended_pointers(reader, reader.unpack(data), target.memory.pointer_size)
-        return SavedStack(row.limit, row.base, row.kernel, row.initial, row.state, row.resident, row.process)
+        return SavedStack(row.limit, row.base, row.kernel, row.initial, row.state, row.resident, row.process, row.owner)
     limits = stack_limits(target, thread)
     kernel = thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
     if limits is None or kernel is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.stacks.extents import stack_bytes
 from volatility3_kdump.windows.stacks.frames import Frame, Stack, Start
 from volatility3_kdump.windows.stacks.places import CodePlaces
+from volatility3_kdump.windows.user.code import UserCode, user_code
 
 _NO_ARGUMENTS: tuple[int | None, ...] = (None,) * 4
 _PAGE_SHIFT = 12
@@ -32,6 +34,8 @@ class Walk:
         self.reported: int | None = None
         #: The rows behind which frames were left out: what follows them is not their caller.
         self.gaps: set[int] = set()
+        self._user: UserCode | None = None
+        self._user_asked = False
 
     def add(self, ip: int, sp: int | None, trust: str, call_site: bool, fp: int | None = None) -> None:
         self.rows.append([sp, ip, trust, call_site, None, fp])
@@ -56,7 +60,7 @@ class Walk:
 
     def finish(self, end: str, complete: bool) -> Stack:
         rows = self.rows
-        name_at = self.walker.name_at
+        name_at = self.name_at
         frames = []
         for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
             following = rows[number + 1]
@@ -70,16 +74,35 @@ class Walk:
             frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp, name))
         return Stack(tuple(frames), end, complete)
 
+    def user_code(self) -> UserCode | None:
+        """The user mode that the stack leads to; ``None`` where it is not wanted, or the dump does not hold it."""
+        if not self._user_asked:
+            self._user_asked = True
+            if self.start.process is not None and self.walker.into_user_mode:
+                code = user_code(self.target, self.start.process)
+                self._user = None if isinstance(code, str) else code
+        return self._user
+
+    def name_at(self, ip: int, call_site: bool) -> Name | None:
+        """The name of where a frame executes."""
+        if self._user is not None and not self.target.is_kernel_address(ip):
+            return self._user.name_at(ip, call_site)
+        return self.walker.name_at(ip, call_site)
+
     def arguments(self, sp: int | None) -> tuple[int | None, ...]:
-        if sp is None or not (self.start.user_memory or self.target.is_kernel_address(sp)):
+        if sp is None:
+            return _NO_ARGUMENTS
+        user = not self.target.is_kernel_address(sp)
+        if user and self._user is None and not self.start.user_memory:
             return _NO_ARGUMENTS
         width = self.width
-        data = self.bytes.read(sp, 4 * width)
+        read = self._user.space.memory.read if user and self._user is not None else self.bytes.read
+        data = read(sp, 4 * width)
         if data is not None:
             return struct.unpack("<4Q" if width == 8 else "<4I", data)
         if sp >> _PAGE_SHIFT == sp + 4 * width - 1 >> _PAGE_SHIFT:
             return _NO_ARGUMENTS
-        parts = [self.bytes.read(sp + index * width, width) for index in range(4)]
+        parts = [read(sp + index * width, width) for index in range(4)]
         return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
 
     def pointer(self, address: int) -> int | None:

@@ -1,0 +1,1 @@
+"""User mode: address spaces of processes, PEB and TEB, loaded modules, and the code in them."""
