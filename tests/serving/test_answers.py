@@ -37,6 +37,7 @@ def test_the_verdict_in_one_answer(answers: Answers) -> None:
         ("waits", {}, {"Waiter": "deadlock.exe 2040.2044", "Deadlock": 1}),
         ("stack", {"processor": 2}, {"Frame": 0, "CallSite": "nt!KeBugCheckEx"}),
         ("drivers", {"third_party": True}, {"Image": "myfault.sys"}),
+        ("hang", {}, {"Topic": "verdict", "Kind": "confidence"}),
         ("memory", {"what": "counters"}, {"Name": "Commit limit", "Pages": 2621087}),
     ],
 )

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.thorough
 
 TOOLS = {
     *("open_dump", "close_dump", "list_dumps", "continue_result", "analyze", "run_command", "stack", "processes"),
-    *("threads", "locks", "waits", "drivers", "memory", "symbols_needed"),
+    *("threads", "locks", "waits", "hang", "drivers", "memory", "symbols_needed"),
 }
 
 
@@ -63,6 +63,8 @@ async def hang(client: Any) -> None:
     frames = (await call(client, "stack", dump=dump, thread=holder))["rows"]
     assert {row["Thread"] for row in frames} == {holder}
     assert (await call(client, "locks", dump=dump))["rows"]
+    verdict = (await call(client, "hang", dump=dump))["rows"]
+    assert verdict[0]["Topic"] == "verdict" and any("deadlock" in str(row.get("Text")).lower() for row in verdict)
     threads = (await call(client, "threads", dump=dump, state="Waiting"))["rows"]
     assert {row["ThreadState"] for row in threads} == {"Waiting"}
 

@@ -46,7 +46,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
-    from volatility3_kdump.cli import dump, mcp, report, symbols, verdict
+    from volatility3_kdump.cli import analyze, dump, mcp, report, symbols, verdict
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -78,6 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"what the dump shows (default {DEFAULT_SCENE}; a wrong name lists them all)",
     )
 
+    analyze.add_arguments(
+        commands.add_parser("analyze", help="say of each dump in one line what crashed: for build pipelines")
+    )
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
     report.add_arguments(commands.add_parser("report", help="write the analysis of a crash as one HTML page"))
     dump.add_arguments(commands.add_parser("dump", help="write a crash dump of a memory image or of another dump"))
@@ -105,6 +108,10 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.batch import command as batch
 
         return batch.run(arguments)
+    if arguments.command == "analyze":
+        from volatility3_kdump.cli import analyze
+
+        return analyze.run(arguments)
     if arguments.command == "report":
         from volatility3_kdump.cli import report
 

@@ -19,7 +19,7 @@ from volatility3_kdump.serving.confinement import refuse
 from volatility3_kdump.serving.paging import USUAL_PAGE, Result, Results
 from volatility3_kdump.symbols.manifest import entries_of, lines_of
 from volatility3_kdump.target import Target
-from volatility3_kdump.views import drivers, locks, memusage, pool, process, report, stack, thread, vm, waits
+from volatility3_kdump.views import drivers, hang, locks, memusage, pool, process, report, stack, thread, vm, waits
 from volatility3_kdump.views.grid import KdumpGrid
 from volatility3_kdump.windows.listing.processes import ProcessChoice
 from volatility3_kdump.windows.listing.stacks import Request, all_threads, request_thread
@@ -193,6 +193,10 @@ class Answers:
         """Executive resources that are held or waited for."""
         return self._rows(locks.locks_grid(self.target, bool(parameters.get("every"))), parameters)
 
+    def hang(self, parameters: Parameters) -> dict[str, Any]:
+        """Who most probably holds the machine up."""
+        return self._rows(hang.hang_grid(self.target, bool(parameters.get("details"))), parameters)
+
     def drivers(self, parameters: Parameters) -> dict[str, Any]:
         """Loaded and unloaded modules."""
         names = [parameters["name"]] if parameters.get("name") else []
@@ -236,6 +240,7 @@ _METHODS: dict[str, Callable[[Answers, Parameters], dict[str, Any]]] = {
     "threads": Answers.threads,
     "waits": Answers.waits,
     "locks": Answers.locks,
+    "hang": Answers.hang,
     "drivers": Answers.drivers,
     "memory": Answers.memory,
     "symbols": Answers.symbols,

@@ -260,6 +260,15 @@ def _add_questions(server: MCPServer[Any], dumps: Dumps) -> None:
         return await ask(dump, "locks", every=every, size=page_size)
 
     @server.tool(annotations=_READS)
+    async def hang(
+        dump: DumpName,
+        details: Annotated[bool, Field(description="the stacks of those who are suspected as well")] = False,
+        page_size: PageSize = USUAL_PAGE,
+    ) -> CallToolResult:
+        """Who most probably holds a machine up that hangs: the verdict, then the evidence by subject."""
+        return await ask(dump, "hang", details=details, size=page_size)
+
+    @server.tool(annotations=_READS)
     async def drivers(
         dump: DumpName,
         name: Annotated[
