@@ -18,6 +18,11 @@ from volatility3_kdump.options import Options
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.names import store_key
 
+_CID_LINES = (
+    "   UniqueProcess    : 0x00000000`00001c58 Void",
+    "   UniqueThread     : 0x00000000`00001c5c Void",
+)
+
 
 @pytest.mark.parametrize(
     ("line", "lines"),
@@ -66,15 +71,74 @@ from volatility3_kdump.symbols.pdb.names import store_key
         ("dt nt!_NOSUCH*", []),
         ("dt", ["dt needs a type: dt nt!_EPROCESS"]),
         ("dt nosuch!_A", ["no loaded module is named nosuch"]),
-        ("dt nt!_EPROCESS nosuch", ["Couldn't resolve error at 'nosuch'"]),
+        ("dt nt!_EPROCESS nosuch", ["Cannot find specified field members: nt!_EPROCESS has no field nosuch"]),
         (
             "dt -q nt!_EPROCESS",
-            [
-                "dt knows no option -q: it takes [-r[N]] [-b] [-a[N]] [-y] [-o] [-v] [-l FIELD] "
-                "[MODULE!]TYPE [FIELDS] [ADDRESS] (.help dt)"
-            ],
+            ["dt knows no option -q: it takes [-OPTIONS] [MODULE!]NAME [FIELDS] [ADDRESS] [-l FIELD] (.help dt)"],
         ),
         ("dt -l", ["dt -l needs a field"]),
+        ("dt nt!_KTHREAD @$thread WaitBlock[0]", ["   +0x140 WaitBlock[0]     : _KWAIT_BLOCK"]),
+        (
+            "dt nt!_KTHREAD @$thread WaitBlock[1].Object",
+            ["   +0x170 WaitBlock[1]     : ", "      +0x020 Object           : (null) "],
+        ),
+        ("dt nt!_KTHREAD @$thread WaitBlock[9]", ["WaitBlock has 4 elements: there is no [9]"]),
+        (
+            "dt nt!_KPRCB @$prcb CurrentThread TargetSet",
+            [
+                "   +0x008 CurrentThread    : 0xffff9189`52f55080 _KTHREAD",
+                "Cannot find specified field members: nt!_KPRCB has no field TargetSet",
+            ],
+        ),
+        (
+            "dt nt!_EPROCESS MitigationFlagsValues",
+            ["   +0x9d0 MitigationFlagsValues : <unnamed-tag>"],
+        ),
+        # A pointer to a list entry is looked through, as in the documentation.
+        (
+            "dt nt!_LIST_ENTRY @@(&nt!PsActiveProcessHead)",
+            [
+                " [ 0xffff9189`4c27a488 - 0xffff9189`5301a4c8 ]",
+                "   +0x000 Flink            : 0xffff9189`4c27a488 _LIST_ENTRY "
+                "[ 0xffff9189`4f2004c8 - 0xfffff800`6321dfc0 ]",
+                "   +0x008 Blink            : 0xffff9189`5301a4c8 _LIST_ENTRY "
+                "[ 0xfffff800`6321dfc0 - 0xffff9189`527e94c8 ]",
+            ],
+        ),
+        # Variables, by name and by address.
+        ("dt nt!KiBugCheckDriver Length", ["   +0x000 Length           : 0x16"]),
+        ("dt nt!PsIdleProcess", ["no type is known for it: dt TYPE ADDRESS shows it as one"]),
+        ("dt 0", ["0 is no variable with a name: dt TYPE ADDRESS shows memory as a type"]),
+        # The documentation's examples of options.
+        ("dt -ca4 ULONG @rsp", ["[0] 0x62a09169", "[1] 0xfffff800", "[2] 0xa", "[3] 0"]),
+        ("dt -ca1 ULONG @rsp; dt -ca1 . @rsp+8", ["[0] 0x62a09169", "Using sym ULONG", "[0] 0xa"]),
+        (
+            "dt -s 10 -v nt!_CLI*",
+            [
+                "Enumerating symbols matching nt!_CLI*, Size = 0x10",
+                "Address   Size Symbol",
+                "           010 nt!_CLIENT_ID",
+            ],
+        ),
+        (
+            "dt -d nt!_CLIENT_ID3*",
+            [
+                "struct _CLIENT_ID32, 2 elements, 0x8 bytes",
+                "   +0x000 UniqueProcess    : Uint4B",
+                "   +0x004 UniqueThread     : Uint4B",
+            ],
+        ),
+        ("dt -oi nt!_ETHREAD Cid. @$thread", ["   Cid              : ", *_CID_LINES]),
+        ("dt -c nt!_CLIENT_ID", ["+0x000 UniqueProcess    : Ptr64 Void +0x008 UniqueThread     : Ptr64 Void"]),
+        (
+            "dt @$thread+478 nt!_CLIENT_ID",
+            [
+                "   +0x000 UniqueProcess    : 0x00000000`00001c58 Void",
+                "   +0x008 UniqueThread     : 0x00000000`00001c5c Void",
+            ],
+        ),
+        ("dt -n nt!abc", ["Symbol nt!abc not found: the module's symbols have no such type"]),
+        ("dt .", ["dt . repeats the last type: there is none yet"]),
         ("dt nt!_EPROCESS -l ActiveProcessLinks", ["a list is walked from an address: name one"]),
     ],
 )
@@ -91,6 +155,24 @@ def test_what_is_not_there(session: Session) -> None:
         "   +0x008 UniqueThread     : ??",
         "Memory read error 1000: not mapped, or its page table is not in the dump",
     ]
+
+
+def test_variables_by_name_and_address(session: Session) -> None:
+    shown = answer(session, "dt nt!KiBugCheckDriver")
+    assert shown[0] == '0xffff9189`4d602e68 _UNICODE_STRING "myfault.sys"'
+    assert shown[1:3] == ["   +0x000 Length           : 0x16", "   +0x002 MaximumLength    : 0x18"]
+    head = answer(session, "dt nt!PsActiveProcessHead")
+    assert head == answer(session, "dt nt!_LIST_ENTRY nt!PsActiveProcessHead")
+    assert answer(session, f"dt {session.evaluate('nt!PsActiveProcessHead'):x}") == head
+
+
+def test_physical_addresses(session: Session) -> None:
+    """``-p``: the same structure by the address that ``!vtop`` gives."""
+    physical = next(line for line in answer(session, "!pte @$proc") if "pfn" in line)
+    frame = int(physical.split("pfn ")[-1].split()[0], 16)
+    offset = (session.evaluate("@$proc") & 0xFFF) + (frame << 12)
+    wanted = answer(session, "dt nt!_EPROCESS @$proc Pcb.Header.Lock")
+    assert answer(session, f"dt -p nt!_EPROCESS {offset:x} Pcb.Header.Lock") == wanted
 
 
 def test_enumerations(session: Session) -> None:

@@ -46,9 +46,10 @@ class State:
     the address of the trap frame it came from; ``no_context`` is why the chosen thread has neither. ``frame`` is the
     number that ``.frame`` chose. ``radix`` is the base of numbers (``n``), ``frames`` the most that ``k`` shows.
     ``code`` and ``data`` are the addresses where ``u`` and ``d`` go on, ``data_format`` the letters of the last ``d``,
-    ``symbol`` the name that was looked up last, ``search`` what ``#`` looks for and from where. ``variables`` are the
-    pseudo-registers that commands set: ``t0`` to ``t19``, ``exp`` (the last value of ``?``), ``p`` (of ``d``);
-    ``objects`` are the variables of ``dx``. ``cpp`` says that expressions are C++'s unless they say otherwise
+    ``symbol`` the name that was looked up last, ``type_name`` the type that ``dt`` showed last, ``search`` what ``#``
+    looks for and from where. ``variables`` are the pseudo-registers that commands set: ``t0`` to ``t19``, ``exp`` (the
+    last value of ``?``), ``p`` (of ``d``); ``objects`` are the variables of ``dx``. ``cpp`` says that expressions are
+    C++'s unless they say otherwise
     (``.expr``); ``register_mask`` is that of ``rm``.
     """
 
@@ -69,6 +70,7 @@ class State:
     data: int | None = None
     data_format: str = "b"
     symbol: str | None = None
+    type_name: str | None = None
     search: tuple[str, int] | None = None
     variables: dict[str, int] = field(default_factory=lambda: {f"t{number}": 0 for number in range(20)})
     objects: dict[str, Any] = field(default_factory=dict)

@@ -66,6 +66,20 @@ _POINTERS = {
 }
 
 
+def _header_type(name: str, pointer_size: int) -> TypeReference | None:
+    if name in _OF_POINTERS:
+        if _OF_POINTERS[name]:
+            return cpp.UNSIGNED_LONG_LONG if pointer_size == 8 else cpp.UNSIGNED_LONG
+        return cpp.LONG_LONG if pointer_size == 8 else cpp.LONG
+    return _HEADERS.get(name)
+
+
+def header_base(name: str, pointer_size: int) -> str | None:
+    """The type of the language that a name of Windows's headers stands for: ``unsigned long`` for ``ULONG``."""
+    type_ = _header_type(name, pointer_size)
+    return None if type_ is None else type_.name
+
+
 class CppNames:
     """The types and variables of a dump.
 
@@ -132,16 +146,9 @@ class CppNames:
         return None
 
     def _of_headers(self, name: str) -> TypeReference | None:
-        if name in _HEADERS:
-            return _HEADERS[name]
-        if name in _OF_POINTERS:
-            long = self.pointer_size == 8
-            if _OF_POINTERS[name]:
-                return cpp.UNSIGNED_LONG_LONG if long else cpp.UNSIGNED_LONG
-            return cpp.LONG_LONG if long else cpp.LONG
         if name in ("PVOID", "HANDLE"):
             return TypeReference("pointer", None, self.pointer_size, cpp.VOID)
-        return None
+        return _header_type(name, self.pointer_size)
 
     def words_type(self, words: list[str]) -> TypeReference | None:
         """The type of the language that some words name: ``unsigned long``."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from volatility3_kdump.symbols.types import TypeReference
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.types import tag
 
 #: Names of base types where they differ from those of PDB files: in ``dx``, and in ``??``.
 _DX_NAMES = {
@@ -42,14 +43,10 @@ def _type(type_: TypeReference, names: dict[str, str], prefix: str) -> str:
         type_ = type_.target
     if type_.kind in ("struct", "union"):
         word = prefix if type_.kind == "struct" else prefix and "union "
-        return f"{word}{_tag(type_.name)}{suffix}"
+        return f"{word}{tag(type_.name)}{suffix}"
     if type_.kind == "function":
         return f"<function>{suffix}"
     return f"{names.get(type_.name or '', type_.name or '?')}{suffix}"
-
-
-def _tag(name: str | None) -> str:
-    return name if name and not name.startswith("__anonymous") else "<unnamed-tag>"
 
 
 def ordinal(number: int, base: int, bits: int = 64) -> str:

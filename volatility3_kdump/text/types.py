@@ -32,6 +32,8 @@ _NAMED = {
     "long long": "Int8B",
     "unsigned long long": "Uint8B",
 }
+#: Types without a name; tables number them.
+UNNAMED = "<unnamed-tag>"
 #: A bit field of more bits than this is given in hexadecimal as well.
 _PLAIN_BITS = 3
 
@@ -49,7 +51,12 @@ def type_text(type_: TypeReference) -> str:
         return "Function"
     if type_.kind == "base":
         return _NAMED.get(type_.name or "", type_.name or "?")
-    return type_.name or "<unnamed-tag>"
+    return tag(type_.name)
+
+
+def tag(name: str | None) -> str:
+    """The name of a structure, union or enumeration; KD's word for those that have none."""
+    return UNNAMED if name is None or name.startswith(("__anonymous_", "__unnamed_")) else name
 
 
 def value_text(value: FieldValue, size: int = 8) -> str:
@@ -103,6 +110,8 @@ def _pointer_text(value: FieldValue, number: int, size: int) -> str:
         return f"{stem} {_quoted(value, size)}"
     if goal.kind == "function":
         return f"{at}     {value.symbol or '(no symbol)'}"
+    if value.first is not None:
+        return f"{at} {type_text(goal)}{record_text(value.first, size)}"
     named = f" {value.symbol}" if value.symbol else ""
     return f"{at} {type_text(goal)}{named}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
+from volatility3_kdump.expressions.cpp_names import header_base
+from volatility3_kdump.expressions.cpp_values import CppValue
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.listing import modules_like
@@ -84,11 +86,11 @@ class TypeView:
         self.options = options or Options()
         self.module, wanted = split_name(target, name)
         self.table = types_of(target, self.module)
-        type_name = self.table.find(wanted)
+        type_name = self.table.find(wanted) or self.table.find(header_base(wanted, target.memory.pointer_size) or "")
         self.reader = TypedReader(target, self.table, memory)
         description = self.reader.describe(type_name) if type_name is not None else None
         if type_name is None or description is None:
-            raise KdumpError(f"Symbol {self.module.name}!{wanted} not found: {self.table.origin} has no such type")
+            raise KdumpError(f"Symbol {self.module.name}!{wanted} not found: the module's symbols have no such type")
         self.description: TypeDescription = description
         self.at, self.link = at, link
         self.offsets, self.verbose = offsets, verbose
@@ -206,6 +208,37 @@ def type_grid(
         return _names_grid(target, name)
     view = TypeView(target, name, at, options, memory, link)
     return TYPES.grid(view.rows(), view.lines)
+
+
+def variable_lines(value: CppValue, size: int) -> Iterator[str]:
+    """The lines of ``dt`` for a variable whose type is known."""
+    reader, type_ = value.reader, value.type
+    if reader is None or value.address is None or type_.kind in ("untyped", "function"):
+        raise KdumpError("no type is known for it: dt TYPE ADDRESS shows it as one")
+    field = reader.value("", 0, type_, value.address)
+    at: int | None = value.address
+    if type_.kind == "pointer" and type_.target is not None:
+        yield text.value_text(field, size)
+        at, type_ = (field.value if isinstance(field.value, int) else None), type_.target
+    elif type_.kind in ("struct", "union"):
+        summary = text.record_text(field, size)
+        if summary:
+            yield summary
+    else:
+        yield text.value_text(field, size)
+    if at and type_.kind in ("struct", "union") and type_.name is not None and reader.describe(type_.name):
+        for level, member in reader.walk(type_.name, at, Options()):
+            yield text.field_line(level, member, size)
+
+
+def sized_names(target: Target, pattern: str, size: int | None) -> Iterator[tuple[str, int]]:
+    """The types that fit a pattern, with their sizes; those of one ``size`` alone where it is given."""
+    module, _ = split_name(target, pattern)
+    table = types_of(target, module)
+    for name in type_names(target, pattern):
+        description = table.describe(name.rpartition("!")[2])
+        if description is not None and size in (None, description.size):
+            yield name, description.size
 
 
 def type_names(target: Target, pattern: str) -> Iterator[str]:

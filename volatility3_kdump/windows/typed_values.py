@@ -7,6 +7,7 @@ address, count and pointer comes from the dump and is only followed within bound
 from __future__ import annotations
 
 import dataclasses
+import re
 import struct
 import uuid
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,10 @@ _TOP = 1 << 64
 
 _STRINGS = {"_UNICODE_STRING": 2, "_STRING": 1, "_ANSI_STRING": 1, "_OEM_STRING": 1}
 _LARGE = ("_LARGE_INTEGER", "_ULARGE_INTEGER")
+#: Structures of which more is shown than the name, where a pointer leads to them, too.
+_LOOKED_THROUGH = ("_LIST_ENTRY", "_GUID", *_LARGE)
+#: An element of an array, as a field is named: ``WaitBlock[0]``; the number is decimal.
+_ELEMENT = re.compile(r"(\w+)\[(\d{1,6})\]$")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class FieldValue:
     ``held`` says whether the dump has all of it. What is read beyond it: ``text``, the string that the field is or
     points to; ``unread``, the address where that should be and is not in the dump; ``symbol``, the name of where a
     pointer points; ``constant``, the name of an enumeration's value; ``links``, the two pointers of a list entry;
-    ``pointed``, the pointer that a pointer points to; ``first``, an array's first element. ``expanded`` says that
+    ``pointed``, the pointer that a pointer points to; ``first``, an array's first element, or the structure that a
+    pointer leads to and that is known. ``expanded`` says that
     members that were asked for follow.
     """
 
@@ -133,7 +139,8 @@ class TypedReader:
         walk = _Walk(options, path=[(description.name, address)])
         wanted = [tuple(path.split(".")) for path in options.fields]
         for path in wanted:
-            if not any(character in path[0] for character in "*?[#") and not self._chosen(description, [path], options):
+            exact = _ELEMENT.match(path[0]) or not any(character in path[0] for character in "*?[#")
+            if exact and not self._chosen(description, [path], options):
                 raise KdumpError(f"Cannot find specified field members: {name} has no field {path[0]}")
         yield from self._members(walk, description, address, 0, wanted or [("",)])
 
@@ -148,12 +155,28 @@ class TypedReader:
     ) -> list[tuple[Member, list[tuple[str, ...]]]]:
         """The members that are asked for, each with what of its own members is."""
         chosen: list[tuple[Member, list[tuple[str, ...]]]] = []
-        patterns = [(_pattern(path[0], options.prefix), path[1:]) for path in wanted]
+        patterns = [(_pattern(path[0], options.prefix), path[1:]) for path in wanted if not _ELEMENT.match(path[0])]
+        for path in wanted:
+            element = _ELEMENT.match(path[0])
+            found = self.members(description.name).get(element[1]) if element is not None else None
+            if element is not None and found is not None:
+                chosen += self._element(found, int(element[2]), path[1:])
         for member in description.members:
             below = [rest for pattern, rest in patterns if pattern is None or pattern.matches(member.name)]
             if below:
                 chosen.append((member, [rest for rest in below if rest]))
         return chosen
+
+    def _element(
+        self, member: Member, index: int, below: tuple[str, ...]
+    ) -> Iterator[tuple[Member, list[tuple[str, ...]]]]:
+        """An element of an array as a member; what has none has its own index alone. ``[3]`` is the fourth."""
+        element = member.type.target
+        if member.type.kind == "array" and element is not None and element.size is not None:
+            if index >= max(member.type.count or 0, 1):
+                raise KdumpError(f"{member.name} has {member.type.count} elements: there is no [{index}]")
+            offset = member.offset + index * element.size
+            yield Member(f"{member.name}[{index}]", offset, element), [below] if below else []
 
     def _members(
         self,
@@ -315,6 +338,8 @@ class TypedReader:
         if goal.kind == "struct" and goal.name in _STRINGS:
             inner = self._record("", 0, goal, value)
             return _with(field, text=inner.text, unread=inner.unread)
+        if goal.name in _LOOKED_THROUGH:
+            return _with(field, first=self._record("", 0, goal, value))
         return field
 
     def string(self, address: int, width: int, most: int = _TEXT) -> tuple[str | None, int | None]:
