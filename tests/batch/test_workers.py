@@ -47,7 +47,7 @@ def test_a_worker_that_dies_costs_its_own_file_a_line(grim: Callable[..., Path])
 
 
 @posix
-@pytest.mark.parametrize("how", ["loops", "hangs"])
+@pytest.mark.parametrize("how", ["loops", pytest.param("hangs", marks=pytest.mark.thorough)])
 def test_the_time_limit_ends_what_does_not_end(
     how: str, grim: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +138,7 @@ def gone(pid: int) -> bool:
 
 
 @posix
-@pytest.mark.parametrize("how", ["loops", "hangs"])
+@pytest.mark.parametrize("how", [pytest.param("loops", marks=pytest.mark.thorough), "hangs"])
 def test_an_interrupt_leaves_a_file_to_go_on_with(how: str, grim: Callable[..., Path]) -> None:
     root = grim("a.dmp", f"b-{how}.dmp", "c.dmp")
     out = root / "out.jsonl"

@@ -16,7 +16,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [([], []), ([], ["--offline"]), (["--offline"], [])], ids=["online", "option", "of the host"]
+    ("before", "after"),
+    [
+        pytest.param([], [], id="online"),
+        pytest.param([], ["--offline"], id="option"),
+        pytest.param(["--offline"], [], id="of the host", marks=pytest.mark.thorough),
+    ],
 )
 def test_offline(before: list[str], after: list[str], sample: Callable[..., Path], tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
