@@ -46,7 +46,7 @@ def _dump_type(text: str) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The grammar of the command line; ``command`` of the result names the chosen command."""
     from volatility3_kdump.batch import command as batch
-    from volatility3_kdump.cli import analyze, dump, mcp, report, symbols, verdict
+    from volatility3_kdump.cli import analyze, dump, mcp, report, slice, symbols, verdict
 
     parser = argparse.ArgumentParser(
         prog="kdump",
@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
     report.add_arguments(commands.add_parser("report", help="write the analysis of a crash as one HTML page"))
     dump.add_arguments(commands.add_parser("dump", help="write a crash dump of a memory image or of another dump"))
+    slice.add_arguments(commands.add_parser("slice", help="write a dump of only what some commands read"))
     symbols.add_arguments(
         commands.add_parser("symbols", help="list the PDB and image files that a dump needs, or fetch them")
     )
@@ -124,6 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
         from volatility3_kdump.cli import mcp
 
         return mcp.run(arguments)
+    if arguments.command == "slice":
+        from volatility3_kdump.cli import slice
+
+        return slice.run(arguments)
     if arguments.command == "symbols":
         from volatility3_kdump.cli import symbols
 

@@ -13,6 +13,9 @@ from volatility3_kdump.dump.io_triage import io_triage_blocks
 from volatility3_kdump.dump.pagemap import Extent, PageMap, extents
 from volatility3_kdump.dump.read_pagemap import build_page_map
 from volatility3_kdump.dump.segments import Segment, SegmentMap
+from volatility3_kdump.dump.slices import LARGEST as LARGEST_NOTE
+from volatility3_kdump.dump.slices import TAG as SLICE_TAG
+from volatility3_kdump.dump.slices import SliceNote, parse_note
 from volatility3_kdump.dump.source import BytesSource, FileSource, Source
 from volatility3_kdump.dump.tagged import TaggedBlob, tagged_blobs
 from volatility3_kdump.dump.triage import TriageDriver, TriageDump, UnloadedDriver, parse_triage
@@ -83,6 +86,12 @@ class CrashDump:
     def tagged(self) -> list[TaggedBlob]:
         """Tagged secondary data; empty when the dump has none."""
         return self._tagged[0]
+
+    @functools.cached_property
+    def slice(self) -> SliceNote | None:
+        """Of which dump this is a slice; ``None`` for a dump that Windows or somebody else wrote."""
+        blob = next((blob for blob in self.tagged if blob.tag == SLICE_TAG and blob.size <= LARGEST_NOTE), None)
+        return None if blob is None else parse_note(self.source.read(blob.offset, blob.size))
 
     @functools.cached_property
     def io_triage(self) -> dict[int, bytes]:

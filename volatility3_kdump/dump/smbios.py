@@ -101,12 +101,23 @@ class MachineInformation:
         return next((name for word, name in _VIRTUAL_MACHINES if word in makers), None)
 
 
+def smbios_structures(source: Source, blobs: list[TaggedBlob]) -> Iterator[tuple[int, bytes, list[str]]]:
+    """(type, formatted area, strings) of each structure of the dump's SMBIOS blob, as far as it is sound."""
+    data = _table(source, blobs)
+    if data is not None:
+        yield from _structures(data[_HEADER_SIZE : _HEADER_SIZE + int.from_bytes(data[4:8], "little")])
+
+
+def _table(source: Source, blobs: list[TaggedBlob]) -> bytes | None:
+    blob = next((blob for blob in blobs if blob.tag == TAG and _HEADER_SIZE < blob.size <= _LARGEST), None)
+    return None if blob is None else source.read(blob.offset, blob.size)
+
+
 def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInformation | None:
     """The machine by the dump's SMBIOS blob, ``None`` when it has none or it is damaged from the start."""
-    blob = next((blob for blob in blobs if blob.tag == TAG and _HEADER_SIZE < blob.size <= _LARGEST), None)
-    if blob is None:
+    data = _table(source, blobs)
+    if data is None:
         return None
-    data = source.read(blob.offset, blob.size)
     length = int.from_bytes(data[4:8], "little")
     first: dict[int, tuple[bytes, list[str]]] = {}
     modules: list[MemoryModule] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from volatility3.framework import exceptions
 
 from volatility3_kdump.dump import PAGE_SIZE, CrashDump
+from volatility3_kdump.dump.recording import RecordingSource, recorded
 from volatility3_kdump.layers.page_tables import PageTables
 
 _PAGE_MASK = PAGE_SIZE - 1
@@ -29,8 +31,9 @@ class PagedMemory:
     def over(self, dump: CrashDump) -> None:
         """Take the pages of a dump that has some. To be called before the host's constructor."""
         assert dump.pages is not None
+        pages, dump = dump.pages, dataclasses.replace(dump, source=recorded(dump.source, dump.pages))
         self.dump = dump
-        self._pages = dump.pages
+        self._pages = pages
         self._source = dump.source
         #: Bytes that were read ahead, and their address; where the last short read ended.
         self._ahead: tuple[int, bytes] = (0, b"")
@@ -122,6 +125,9 @@ class PagedMemory:
 
     def _read_ahead(self, offset: int) -> None:
         """Who reads on from where the last read ended will want what follows, as far as it is stored without a gap."""
+        if isinstance(self._source, RecordingSource):
+            # Only what is asked for counts as read.
+            return
         extent = self._pages.extent(offset >> _PAGE_SHIFT, _PAGES_AHEAD)
         if extent.offset is not None:
             within = offset & _PAGE_MASK

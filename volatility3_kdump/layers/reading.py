@@ -52,8 +52,16 @@ def why_unreadable(layer: interfaces.layers.TranslationLayerInterface, address: 
     except exceptions.SwappedInvalidAddressException:
         return "paged out"
     except exceptions.InvalidAddressException:
-        return "not mapped, or its page table is not in the dump"
-    return _why_absent(physical)
+        return "not mapped, or its page table is not in the dump" + _or_the_slice(layer)
+    return _why_absent(physical) + _or_the_slice(layer)
+
+
+def _or_the_slice(layer: interfaces.layers.TranslationLayerInterface) -> str:
+    """What absent memory of a slice may be: memory that the original has."""
+    physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
+    if not isinstance(physical, PagedMemory) or physical.dump.slice is None:
+        return ""
+    return ", which is a slice: nobody read it when the slice was made"
 
 
 def reader_of(

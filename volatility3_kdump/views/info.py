@@ -115,6 +115,11 @@ def _dump_rows(target: Target) -> Iterator[Row]:
     yield _row("Dump", "Type", kind_line(header), header.dump_type)
     if header.comment:
         yield _row("Dump", "Comment", header.comment)
+    note = target.dump.slice
+    if note is not None:
+        made = f"{note.pages:,} of {note.pages_of_original:,} pages, read by: {'; '.join(note.commands)}"
+        scrubbed = f"scrubbed of {', '.join(note.scrubbed)}" if note.scrubbed else "not scrubbed"
+        yield _row("Dump", "Slice of", note.of, note=f"{made}; {scrubbed}")
     if header.container is not None:
         return
     names = header.attribute_names

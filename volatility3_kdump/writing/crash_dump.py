@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,6 +21,9 @@ from volatility3_kdump.writing.header import LIVE, MOST_RUNS, bug_check_of, head
 from volatility3_kdump.writing.kernel_pages import kernel_pages
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from volatility3_kdump.progress import Progress
     from volatility3_kdump.target import Target
 
@@ -34,11 +37,26 @@ _MOST_BITS = 1 << 34
 
 
 @dataclass(frozen=True)
+class Selection:
+    """What is to be written in place of what a dump of the type would hold.
+
+    ``pages`` says of each page frame whether it is wanted. ``changes`` are bytes by physical address, ``behind`` all
+    tagged data, ``comment`` the header's comment.
+    """
+
+    pages: NDArray[np.bool_]
+    changes: dict[int, bytes]
+    behind: bytes
+    comment: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A dump to be written: ``preamble`` is all in front of the pages, ``stretches`` the pages in their order.
 
     ``changes`` are bytes by physical address that are written in place of the image's; ``tail`` is the part of the file
-    with tagged data, as offset and bytes. ``notes`` says what was changed or could not be, one line each.
+    with tagged data, as offset and bytes, and ``behind`` what follows it. ``notes`` says what was changed or could not
+    be, one line each.
     """
 
     target: Target
@@ -51,10 +69,11 @@ class Plan:
     size: int
     bug_check: int
     notes: list[str] = field(default_factory=list)
+    behind: bytes = b""
 
 
-def plan(target: Target, dump_type: int, progress: Progress | None = None) -> Plan:
-    """What a dump of a type would be. Raises :class:`KdumpError` where it cannot be written."""
+def plan(target: Target, dump_type: int, progress: Progress | None = None, selection: Selection | None = None) -> Plan:
+    """What a dump of a type would be, or one of a selection. Raises :class:`KdumpError` where it cannot be written."""
     pages = target.dump.pages
     if pages is None:
         raise KdumpError(f"{target.name}: a small memory dump holds no physical memory, of which a dump could be made")
@@ -64,7 +83,7 @@ def plan(target: Target, dump_type: int, progress: Progress | None = None) -> Pl
     frames = -(-((pages.highest or 0) + 1) // _BITS_OF_WORD) * _BITS_OF_WORD
     if frames > _MOST_BITS:
         raise KdumpError(f"{target.name}: the highest page frame is {frames:#x}: a bitmap of it would be too large")
-    stretches = list(_chosen(target, dump_type, frames, progress))
+    stretches = list(_chosen(target, dump_type, frames, progress, selection))
     count = sum(stretch.count for stretch in stretches)
     if not count:
         raise KdumpError(f"{target.name}: no page would be in a dump of type {dump_type}")
@@ -78,8 +97,9 @@ def plan(target: Target, dump_type: int, progress: Progress | None = None) -> Pl
         table = b""
     else:
         table = _bitmap(stretches, frames, count, b"FDMP" if dump_type == DumpType.BITMAP_FULL else b"SDMP")
-    tail = _tail(target)
-    size = _HEADER_SIZE + len(table) + (count << _PAGE_SHIFT) + tail[1]
+    tail = _tail(target) if selection is None else (0, 0)
+    behind = b"" if selection is None else selection.behind
+    size = _HEADER_SIZE + len(table) + (count << _PAGE_SHIFT) + tail[1] + len(behind)
     changed = changes(target)
     code, _ = bug_check_of(target.header)
     notes = list(changed.notes)
@@ -87,21 +107,24 @@ def plan(target: Target, dump_type: int, progress: Progress | None = None) -> Pl
         why = "the machine had not crashed" if target.header.crashed is False else "no bug check is known"
         notes.insert(0, f"bug check {LIVE:x} (LIVE_SYSTEM_DUMP) is written: {why}")
     listed = runs if dump_type == DumpType.FULL else []
-    preamble = header_of(target, dump_type, listed, size) + table
-    return Plan(target, dump_type, preamble, stretches, count, changed.pieces, tail, size, code, notes)
+    preamble = header_of(target, dump_type, listed, size, None if selection is None else selection.comment) + table
+    pieces = {**changed.pieces, **({} if selection is None else selection.changes)}
+    return Plan(target, dump_type, preamble, stretches, count, pieces, tail, size, code, notes, behind)
 
 
-def _chosen(target: Target, dump_type: int, frames: int, progress: Progress | None) -> Iterator[Extent]:
+def _chosen(
+    target: Target, dump_type: int, frames: int, progress: Progress | None, selection: Selection | None
+) -> Iterator[Extent]:
     """The pages of the dump, as stretches that are contiguous in the file they come from."""
     pages = target.dump.pages
     assert pages is not None
     stored = extents(pages, 0, frames)
-    if dump_type != DumpType.BITMAP_KERNEL:
+    if selection is None and dump_type != DumpType.BITMAP_KERNEL:
         yield from stored
         return
     import numpy as np
 
-    chosen = kernel_pages(target, frames, progress)
+    chosen = kernel_pages(target, frames, progress) if selection is None else selection.pages
     for stretch in stored:
         assert stretch.offset is not None
         part = chosen[stretch.pfn : stretch.pfn + stretch.count]
@@ -147,13 +170,26 @@ def write(planned: Plan, path: Path, replace: bool = False, progress: Progress |
 
     Raises :class:`KdumpError` for a disk that is full, a file that is there, and an image that cannot be read.
     """
-    _refuse(planned, path, replace)
+    _write(planned.target, path, replace, planned.size, lambda stream: _stream(planned, stream, progress))
+
+
+def write_bytes(target: Target, data: bytes, path: Path, replace: bool = False) -> None:
+    """Write a dump that is whole already, made of a target, as :func:`write` does."""
+
+    def fill(stream: BinaryIO) -> None:
+        stream.write(data)
+
+    _write(target, path, replace, len(data), fill)
+
+
+def _write(target: Target, path: Path, replace: bool, size: int, fill: Callable[[BinaryIO], None]) -> None:
+    _refuse(target, path, replace, size)
     written = path.with_name(f"{path.name}.{os.getpid()}.part") if replace else path
     begun = False
     try:
         with written.open("xb") as stream:
             begun = True
-            _stream(planned, stream, progress)
+            fill(stream)
         if replace:
             written.replace(path)
         begun = False
@@ -161,28 +197,28 @@ def write(planned: Plan, path: Path, replace: bool = False, progress: Progress |
         raise KdumpError(f"{written}: is there already: --force replaces it") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise KdumpError(f"{path}: the disk is full: the dump needs {planned.size:,} bytes") from error
+            raise KdumpError(f"{path}: the disk is full: the dump needs {size:,} bytes") from error
         raise KdumpError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if begun:
             written.unlink(missing_ok=True)
 
 
-def _refuse(planned: Plan, path: Path, replace: bool) -> None:
+def _refuse(target: Target, path: Path, replace: bool, size: int) -> None:
     if path.exists() or path.is_symlink():
         if not replace:
             raise KdumpError(f"{path}: is there already: --force replaces it")
         if not path.is_file():
             raise KdumpError(f"{path}: is no ordinary file")
-        source = planned.target.dump.source.name
+        source = target.dump.source.name
         if os.path.exists(source) and os.path.samefile(source, path):
             raise KdumpError(f"{path}: is what the dump is made of")
     try:
         free = shutil.disk_usage(path.absolute().parent).free
     except OSError as error:
         raise KdumpError(f"{path}: cannot be written: {error.strerror or error}") from error
-    if free < planned.size:
-        raise KdumpError(f"{path}: the disk has {free:,} bytes left, and the dump needs {planned.size:,}")
+    if free < size:
+        raise KdumpError(f"{path}: the disk has {free:,} bytes left, and the dump needs {size:,}")
 
 
 def _stream(planned: Plan, stream: BinaryIO, progress: Progress | None) -> None:
@@ -214,6 +250,7 @@ def _stream(planned: Plan, stream: BinaryIO, progress: Progress | None) -> None:
             break
         stream.write(data)
         offset, left = offset + len(data), left - len(data)
+    stream.write(planned.behind)
     stream.truncate(stream.tell())
 
 

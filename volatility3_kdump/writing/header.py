@@ -19,6 +19,7 @@ _TYPE = "_DUMP_HEADER64"
 LIVE = 0x161
 _MAJOR_VERSION = 0xF
 _BREAKPOINT, _NOT_CONTINUABLE = 0x80000003, 1
+_COMMENT = 128
 _CONTEXT_SIZE = 0x4D0
 _DESCRIPTOR = struct.Struct("<IIQ")
 #: Bytes of PhysicalMemoryBlockBuffer, and how many runs fit in behind its counts.
@@ -60,8 +61,13 @@ class Block:
         self.data[field.offset : field.offset + len(data)] = data
 
 
-def header_of(target: Target, dump_type: int, runs: list[tuple[int, int]], size: int) -> bytes:
-    """DUMP_HEADER64 for a dump of a type with these runs (first page frame, pages), and of so many bytes in all."""
+def header_of(
+    target: Target, dump_type: int, runs: list[tuple[int, int]], size: int, comment: str | None = None
+) -> bytes:
+    """DUMP_HEADER64 for a dump of a type with these runs (first page frame, pages), and of so many bytes in all.
+
+    A header with a ``comment`` of its own still describes the memory of the machine, whatever pages the dump has.
+    """
     header = target.header
     if header.container is None:
         block = Block(target.dump.source.read(0, header.header_size))
@@ -69,6 +75,9 @@ def header_of(target: Target, dump_type: int, runs: list[tuple[int, int]], size:
         block = _from_facts(target, header, dump_type)
     block.set("DumpType", dump_type)
     block.set("RequiredDumpSpace", size)
+    if comment is not None:
+        block.put("Comment", comment.encode("ascii", "replace")[: _COMMENT - 1].ljust(_COMMENT, b"\0"))
+        return bytes(block.data)
     room = b"PAGE" * (_DESCRIPTOR_ROOM // 4)
     if len(runs) <= MOST_RUNS:
         described = _DESCRIPTOR.pack(len(runs), 0, sum(count for _, count in runs))
@@ -108,7 +117,7 @@ def _from_facts(target: Target, header: DumpHeader, dump_type: int) -> Block:
         block.set(name, 0)
     block.put("VersionUser", bytes(32))
     comment = f"Written by kdump {__version__} from a {header.container}".encode("ascii", "replace")
-    block.put("Comment", comment[:127].ljust(128, b"\0"))
+    block.put("Comment", comment[: _COMMENT - 1].ljust(_COMMENT, b"\0"))
     record = context_bytes(target)
     if record is not None:
         block.put("ContextRecord", record.ljust(3000, b"\0"))
