@@ -5,15 +5,19 @@ Bytes are blanked in place, so that every structure keeps its size. Strings are 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.dump.smbios import smbios_structures
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.processes.process_lists import process_addresses
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.user_mode import read_user_mode
+from volatility3_kdump.windows.user.blocks import read_process_block
+from volatility3_kdump.windows.user.spaces import user_space
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -186,6 +190,9 @@ def secrets_of(target: Target, pages: Iterable[bytes] = ()) -> Secrets:
         for text in texts:
             if text:
                 names |= user_names_in(text.encode("utf-16-le", "replace") + b"\0\0")
+        with contextlib.suppress(KdumpError):
+            variables = read_process_block(user_space(target, address)).environment or ()
+            names |= names_in_environments("".join(f"\0{line}\0" for line in variables).encode("utf-16-le", "replace"))
     serials: set[str] = set()
     identities: set[bytes] = set()
     for kind, body, strings in smbios_structures(target.dump.source, target.dump.tagged):
