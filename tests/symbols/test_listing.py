@@ -82,7 +82,7 @@ def test_what_is_not_there(session: Session) -> None:
     assert answer(session, "x nt!NoSuchThing") == ["Couldn't resolve 'x nt!NoSuchThing'"]
     assert answer(session, "x nt!NoSuchThing*") == []
     assert answer(session, "x") == ["x needs a pattern: x nt!Ke*"]
-    assert answer(session, "x /q nt!*") == ["x has no option /q here"]
+    assert answer(session, "x /y nt!*")[0].startswith("x knows no option /y: it takes ")
     with pytest.raises(KdumpError, match="longer than 512"):
         matching(session.target.names, "nt!" + "a" * 600)
 

@@ -6,11 +6,12 @@ Nothing is printed here: opening a dump and changes of state only.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
@@ -181,6 +182,9 @@ class Session:
     opened with. ``finished`` says that the user is done. ``log`` is the open log file.
     """
 
+    #: Pseudo-registers that take more than reading the dump, by name: modules of commands enter them.
+    computed: ClassVar[dict[str, Callable[[Session], int | None]]] = {}
+
     def __init__(self, options: Options | None = None, verbose: bool = False) -> None:
         self.options = options or Options()
         self.verbose = verbose
@@ -196,8 +200,6 @@ class Session:
         self.pending: list[OpenDump] = []
         #: How deep commands are inside commands.
         self.depth = 0
-        #: Pseudo-registers that commands of the prompt find: ``ea``.
-        self.computed: dict[str, Callable[[], int | None]] = {}
 
     # dumps ------------------------------------------------------------------------------------------------------
 
@@ -251,7 +253,11 @@ class Session:
 
         state = self.state
         return TargetNames(
-            self.target, self.current, {**state.variables, "frame": state.frame}, self.computed, state.radix
+            self.target,
+            self.current,
+            {**state.variables, "frame": state.frame},
+            {name: functools.partial(find, self) for name, find in self.computed.items()},
+            state.radix,
         )
 
     def evaluate(self, text: str) -> int:

@@ -34,6 +34,7 @@ _NAMED = {
 }
 #: Types without a name; tables number them.
 UNNAMED = "<unnamed-tag>"
+_NUMBERED = ("__anonymous_", "__unnamed_")
 #: A bit field of more bits than this is given in hexadecimal as well.
 _PLAIN_BITS = 3
 
@@ -56,7 +57,8 @@ def type_text(type_: TypeReference) -> str:
 
 def tag(name: str | None) -> str:
     """The name of a structure, union or enumeration; KD's word for those that have none."""
-    return UNNAMED if name is None or name.startswith(("__anonymous_", "__unnamed_")) else name
+    scope, separator, last = (name or "").rpartition("::")
+    return f"{scope}{separator}{UNNAMED}" if not last or last.startswith(_NUMBERED) else name or UNNAMED
 
 
 def value_text(value: FieldValue, size: int = 8) -> str:

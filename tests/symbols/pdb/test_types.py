@@ -147,6 +147,25 @@ def llvm_types(path: Path) -> dict[str, tuple[str, int, list[tuple[str, int]]]]:
     return {name: value for name, value in found.items() if not name.endswith("<unnamed-tag>")}
 
 
+@pytest.mark.parametrize("name", ["kernel_like.pdb", "kernel_like32.pdb", "driver_like.pdb"])
+def test_variables_have_the_types_that_llvm_reads(name: str, tmp_path: Path) -> None:
+    path = stored(name, tmp_path)
+    tool = shutil.which("llvm-pdbutil")
+    if tool is None:
+        pytest.skip("llvm-pdbutil is not installed")
+    shown = subprocess.run([tool, "dump", "-globals", path], capture_output=True, text=True, check=True).stdout
+    pattern = r"S_[GL]DATA32 \[size = \d+\] `(.*)`\n +type = 0x([0-9A-F]+) \((.*)\), addr"
+    expected = {(found[0], int(found[1], 16)) for found in re.findall(pattern, shown)}
+    with PdbFile(path) as opened:
+        variables = list(opened.variables())
+    assert expected and {(name, index) for _, name, index in variables} == expected
+    symbols = document(path)["symbols"]
+    assert all("type" in symbols[name] for name, _ in expected)
+    if name != "driver_like.pdb":
+        assert symbols["GlobalThread"]["type"] == {"kind": "struct", "name": "_KTHREAD_LIKE"}
+        assert symbols["GlobalKind"]["type"] == {"kind": "enum", "name": "_KIND"}
+
+
 def agrees_with_llvm(path: Path) -> int:
     ours = document(path)["user_types"]
     theirs = llvm_types(path)

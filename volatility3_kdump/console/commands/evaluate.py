@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
     from volatility3_kdump.expressions.cpp_names import CppNames
 
 _RADICES = {"8": 8, "10": 10, "16": 16, "0n8": 8, "0n10": 10, "0n16": 16, "0x8": 8, "0xa": 10, "0x10": 16}
+
+
+def _effective_address(number: int, session: Session) -> int | None:
+    """An address that the current instruction accesses, the first or the second."""
+    from volatility3_kdump.console.commands.stacks import current_failure
+
+    try:
+        instruction = current_failure(session).instruction
+    except KdumpError:
+        return None
+    accessed = [memory.address for memory in instruction.memories if memory.access] if instruction is not None else []
+    return accessed[number] if number < len(accessed) else None
+
+
+Session.computed["ea"] = functools.partial(_effective_address, 0)
+Session.computed["ea2"] = functools.partial(_effective_address, 1)
 
 
 @command(

@@ -37,6 +37,8 @@ I386 = 0x14C
 #: Symbol records whose names are kept, by kind: the rank, and where segment, offset and name stand in the record.
 _PROCEDURE, _PUBLIC, _THUNK = 0, 1, 2
 _PUB32 = 0x110E
+#: S_GDATA32, S_LDATA32: variables with their types, in PDB files that were not stripped of them.
+_VARIABLES = frozenset({0x110D, 0x110C})
 _IN_MODULES = {
     0x110F: (_PROCEDURE, 32, 39),  # S_LPROC32
     0x1110: (_PROCEDURE, 32, 39),  # S_GPROC32
@@ -231,6 +233,22 @@ class PdbFile:
                     raise CorruptPdb(f"it holds more than {_MOST_SYMBOLS:,} public symbols")
                 offset, segment = _PLACE.unpack_from(record, 8)
                 yield offset, segment, _text(record, 14)
+
+    def variables(self) -> Iterator[tuple[int, str, int]]:
+        """(RVA, name, number of the type) of the variables that the file types; public PDB files have hardly any."""
+        data = self._msf.read(self._symbol_stream) or b""
+        address = self.addresses()
+        count = 0
+        for _, record in _records(data, 0, _VARIABLES):
+            if len(record) > 14:
+                count += 1
+                if count > _MOST_SYMBOLS:
+                    raise CorruptPdb(f"it holds more than {_MOST_SYMBOLS:,} variables")
+                (index,) = struct.unpack_from("<I", record, 4)
+                offset, segment = _PLACE.unpack_from(record, 8)
+                rva = address(segment, offset)
+                if rva:
+                    yield rva, _text(record, 14), index
 
 
 def _records(data: bytes, position: int, kinds: frozenset[int]) -> Iterator[tuple[int, bytes]]:

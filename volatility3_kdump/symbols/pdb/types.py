@@ -132,6 +132,10 @@ def document_of(pdb: PdbFile, database: str) -> dict[str, Any]:
     for rva, name in pdb.publics():
         plain = _plain_name(name)
         symbols[plain] = {"address": rva} if plain == name else {"address": rva, "linkage_name": name}
+    for rva, name, index in pdb.variables():
+        known = symbols.setdefault(name, {"address": rva})
+        if known["address"] == rva:
+            known["type"] = types.reference(index)
     return {
         "base_types": types.base_types,
         "enums": enums,
@@ -420,6 +424,10 @@ class TypeStream:
     def _bytes(self, count: int) -> dict[str, Any]:
         """What stands for a type of known size and unknown content."""
         return {"count": count, "kind": "array", "subtype": self._simple(0x20)}
+
+    def reference(self, index: int) -> dict[str, Any]:
+        """A type by its number, as a field or a variable of it says it."""
+        return self._reference(index)
 
     def _reference(self, index: int, depth: int = 0) -> dict[str, Any]:
         """A type as fields name it."""
