@@ -64,6 +64,8 @@ class Image:
     functions: list[Assembled] = field(default_factory=list)
     exports: dict[str, int] = field(default_factory=dict)
     chunks: dict[int, bytes] = field(default_factory=dict)
+    #: Whether it is a PE32 image of x86.
+    narrow: bool = False
 
     def section(self, name: str) -> Section:
         return next(section for section in self.sections if section.name == name)
@@ -111,17 +113,27 @@ def build(image: Image) -> dict[int, bytes]:
 def _headers(image: Image, directories: Sequence[tuple[int, int]]) -> bytes:
     dos = struct.pack("<2s29HI", b"MZ", 0x90, 3, 0, 4, 0, 0xFFFF, 0, 0xB8, 0, 0, 0, 0x40, *([0] * 17), _PE_OFFSET)
     stub = bytes.fromhex("0e1fba0e00b409cd21b8014ccd21") + b"This program cannot be run in DOS mode.\r\r\n$"
-    optional_size = 112 + 16 * 8
-    characteristics = 0x22 | (0x2000 if image.name.lower().endswith(".dll") else 0)
+    optional_size = (96 if image.narrow else 112) + 16 * 8
+    characteristics = (0x102 if image.narrow else 0x22) | (0x2000 if image.name.lower().endswith(".dll") else 0)
     coff = struct.pack(
-        "<4sHHIIIHH", b"PE\0\0", 0x8664, len(image.sections), image.timestamp, 0, 0, optional_size, characteristics
+        "<4sHHIIIHH",
+        b"PE\0\0",
+        0x14C if image.narrow else 0x8664,
+        len(image.sections),
+        image.timestamp,
+        0,
+        0,
+        optional_size,
+        characteristics,
     )
     code = sum(section.size for section in image.sections if section.characteristics & _EXECUTE)
     data = sum(section.size for section in image.sections if not section.characteristics & _EXECUTE)
     first_code = next((section.rva for section in image.sections if section.characteristics & _EXECUTE), 0)
+    # A PE32 header has BaseOfData as well, and words of 32 bits in place of those of 64.
+    base = (0, image.base) if image.narrow else (image.base,)
     optional = struct.pack(
-        "<HBBIIIIIQIIHHHHHHIIIIHHQQQQII",
-        *(0x20B, 14, 20, code, data, 0, image.entry_point, first_code, image.base, PAGE, PAGE),
+        "<HBBIIIIIIIIIHHHHHHIIIIHHIIIIII" if image.narrow else "<HBBIIIIIQIIHHHHHHIIIIHHQQQQII",
+        *(0x10B if image.narrow else 0x20B, 14, 20, code, data, 0, image.entry_point, first_code, *base, PAGE, PAGE),
         *(10, 0, 10, 0, 10, 0, 0, image.size, _HEADER_SIZE, image.checksum, _NATIVE, 0x4160),
         *(0x40000, 0x2000, 0x100000, 0x1000, 0, 16),
     )

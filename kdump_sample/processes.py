@@ -337,6 +337,8 @@ class Processes:
                     "LastStatusValue": thread.last_status,
                 }
             )
+        if process.wow64:
+            user.narrow()
         shared = work.memory.translate(SHARED_DATA)
         if shared is not None:
             work.memory.map(_USER_SHARED_DATA, shared, paging.USER_READ_ONLY, root)

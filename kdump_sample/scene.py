@@ -77,7 +77,7 @@ class WaitObject:
 @dataclass(frozen=True)
 class UserDll:
     """A module of a process, the program itself first. ``functions`` are by RVA, and exported; or ``image`` has the
-    pages of a real one by RVA."""
+    pages of a real one by RVA. ``narrow`` marks x86 code, whose ``functions`` have nothing but a name and bytes."""
 
     name: str
     base: int
@@ -86,6 +86,7 @@ class UserDll:
     timestamp: int = 0x4E5D1C2B
     functions: Mapping[int, Function] = field(default_factory=dict)
     image: Mapping[int, bytes] = field(default_factory=dict)
+    narrow: bool = False
 
     @property
     def path(self) -> str:
@@ -103,7 +104,8 @@ class Thread:
 
     ``user_frames`` are those in user mode, on the stack below ``user_stack_base``: where they end, the entry into the
     kernel of ``frames`` begins. ``registers`` are then those of its start. ``last_error`` and ``last_status`` are the
-    TEB's.
+    TEB's. ``narrow_registers`` are those of its 32-bit code, which WOW64 saved, and ``narrow_stack`` what lies at the
+    end of its 32-bit stack, as (address, bytes).
     """
 
     address: int
@@ -135,6 +137,8 @@ class Thread:
     user_stack_base: int = 0
     last_error: int = 0
     last_status: int = 0
+    narrow_registers: Mapping[str, int] = field(default_factory=dict)
+    narrow_stack: tuple[int, bytes] = (0, b"")
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,8 @@ class Process:
     ``session``, ``handles``. ``regions`` make a tree of VADs; without them there is only the node at ``vad_root``.
     ``identity`` is what the token at ``token`` says; without it nothing is there. With a ``command_line`` the process
     has user memory: ``dlls``, the program first, the ``environment`` as ``NAME=VALUE``, and ``user_memory``, (address,
-    bytes); ``paged_out`` are addresses of its pages that are in the page file.
+    bytes); ``paged_out`` are addresses of its pages that are in the page file. ``wow64`` makes it a 32-bit process: the
+    address of its EWOW64PROCESS, and its 32-bit PEB behind the other one.
     """
 
     address: int
@@ -174,6 +179,7 @@ class Process:
     environment: tuple[str, ...] = ()
     user_memory: tuple[tuple[int, bytes], ...] = ()
     paged_out: tuple[int, ...] = ()
+    wow64: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ another runs its own code, and the stack of a third is paged out.
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 from kdump_sample.code import Allocate, Call, FramePointer, Function, Push, pushes
 from kdump_sample.myfault import high_irql_fault
@@ -152,3 +153,110 @@ def user_stacks(layouts: Layouts) -> Scene:
     """A program whose stacks lead through its DLLs into the kernel, with environment and last errors."""
     base = high_irql_fault()
     return dataclasses.replace(base, processes=(*base.processes, service()))
+
+
+# a 32-bit program -----------------------------------------------------------------------------------------------------
+
+NARROW_PROCESS, NARROW_THREADS = 0xFFFF918962100080, (0xFFFF918962104080, 0xFFFF918962105080)
+NARROW_PID = 0x2204
+_WOW64 = 0xFFFF918962108000
+#: Where the 32-bit modules, and the ends of the 32-bit stacks, lie.
+OLD, NTDLL32, KERNEL32_32 = 0x400000, 0x77A00000, 0x76F00000
+_NARROW_STACKS = (0x19F000, 0x29F000)
+_WOW, _WOWCPU = 0x7FF8F1400000, 0x7FF8F1500000
+#: mov eax,4; mov edx,imm32; call edx; ret 0Ch
+_STUB_32 = bytes.fromhex("b804000000 ba703fa177 ffd2 c20c00")
+#: Behind its call: at the ret.
+NARROW_IP = NTDLL32 + 0x71000 + 0x0C
+#: push ebp; mov ebp,esp; ...; call rel32
+_CALLS_32 = bytes.fromhex("558bec 83ec20 e800000000 c9 c3")
+_NARROW_RETURN = 0x0B
+
+
+def _narrow(name: str, base: int, size: int, functions: dict[int, Function], directory: str) -> UserDll:
+    return UserDll(name, base, size, directory, functions=functions, narrow=True)
+
+
+_SYSWOW = "C:\\Windows\\SysWOW64\\"
+NARROW_DLLS = (
+    UserDll(
+        "wow64.dll",
+        _WOW,
+        0x60000,
+        functions={
+            0x9000: Function("Wow64SystemServiceEx", (*pushes("rbx", "rsi"), Allocate(0x98)), (Call(0x155, "Next"),)),
+            0xA000: Function("RunCpuSimulation", (Allocate(0x28),), (Call(0xD, "Next"),)),
+        },
+    ),
+    UserDll(
+        "wow64cpu.dll",
+        _WOWCPU,
+        0xA000,
+        functions={
+            0x1B00: Function("ServiceNoTurbo", (Allocate(0x28),), (Call(0xB, "Next"),)),
+            0x1C00: Function("BTCpuSimulate", (*pushes("rbx", "rbp"), Allocate(0x68)), (Call(0x19, "ServiceNoTurbo"),)),
+        },
+    ),
+    DLLS[1],
+    _narrow("old.exe", OLD, 0x12000, {0x1500: Function("Main32", body={0: _CALLS_32})}, "C:\\Old\\"),
+    _narrow("ntdll.dll", NTDLL32, 0x1A4000, {0x71000: Function("NtWaitForSingleObject", body={0: _STUB_32})}, _SYSWOW),
+    _narrow("kernel32.dll", KERNEL32_32, 0xF0000, {0x20000: Function("WaitFor32", body={0: _CALLS_32})}, _SYSWOW),
+)
+_SIMULATED = (
+    Frame("wow64!RunCpuSimulation"),
+    Frame("wow64cpu!BTCpuSimulate", sets={"rbx": 0x7}),
+    Frame("wow64cpu!ServiceNoTurbo"),
+    Frame("wow64!Wow64SystemServiceEx"),
+    Frame("ntdll!NtWaitForSingleObject", stopped_at=_AFTER_SYSCALL),
+)
+
+
+def _narrow_thread(index: int) -> Thread:
+    base, top = service().threads[0], _NARROW_STACKS[index]
+    words = bytearray(0x200)
+    frame, outer = top + 0x40, top + 0x90
+    # At the ret of the system call: the return into WaitFor32, its frame, then that of Main32, the outermost one.
+    struct.pack_into("<I", words, 0, KERNEL32_32 + 0x20000 + _NARROW_RETURN)
+    struct.pack_into("<II", words, frame - top, outer, OLD + 0x1500 + _NARROW_RETURN)
+    struct.pack_into("<II", words, outer - top, 0, 0)
+    return dataclasses.replace(
+        base,
+        address=NARROW_THREADS[index],
+        tid=NARROW_PID + 4 + 4 * index,
+        stack_base=_STACKS + 0x40000 + 0x8000 * index,
+        teb=0x2F1000 + 0x4000 * index,
+        start_address=OLD + 0x1500,
+        win32_start_address=OLD + 0x1500,
+        user_frames=_SIMULATED,
+        user_stack_base=0x8F0000 + 0x10000 * index,
+        narrow_registers={"eip": NARROW_IP, "esp": top, "ebp": frame, "ebx": 0x1234},
+        narrow_stack=(top, bytes(words)),
+    )
+
+
+@scene("wow64-stacks")
+def wow64_stacks(layouts: Layouts) -> Scene:
+    """A 32-bit program: 64-bit stacks through WOW64, and the 32-bit code above them; the second runs it."""
+    base = high_irql_fault()
+    first, second = _narrow_thread(0), _narrow_thread(1)
+    running = waiting(OLD + 0x1506, _NARROW_STACKS[1] + 0x20)
+    second = dataclasses.replace(
+        second, user_frames=(), frames=running, registers={"rbp": _NARROW_STACKS[1] + 0x40}, narrow_registers={}
+    )
+    process = dataclasses.replace(
+        service(),
+        address=NARROW_PROCESS,
+        pid=NARROW_PID,
+        image="old.exe",
+        directory_table_base=0x12B000000,
+        path="\\Device\\HarddiskVolume3\\Old\\old.exe",
+        peb=0x2F0000 - 0x10000,
+        parameters=0x5D0000,
+        image_base=OLD,
+        command_line="C:\\Old\\old.exe",
+        threads=(first, second),
+        dlls=NARROW_DLLS,
+        paged_out=(),
+        wow64=_WOW64,
+    )
+    return dataclasses.replace(base, processes=(*base.processes, process))

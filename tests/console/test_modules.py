@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.prompt import answer
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
-from volatility3_kdump.windows.processes.user_mode import UserMode, UserModule
 
 HEADER = "start             end                 module name"
 MYFAULT = "fffff800`60da0000 fffff800`60da9000   myfault     "
@@ -81,28 +80,24 @@ def test_symbols_that_were_looked_up(session: Session) -> None:
 
 
 def test_user_modules_are_not_in_a_kernel_dump(session: Session) -> None:
-    assert answer(session, "lmu") == [f"{session.target.name}: no user modules: user pages not in the dump"]
+    why = "no user modules: the loader's lists: user page 7ae6a10000 is not in the dump"
+    assert answer(session, "lmu") == [f"{session.target.name}: {why}"]
 
 
-def test_user_modules(sample, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_modules(sample) -> None:
     whole = Session(Options(offline=True))
     whole.open(str(sample(1)))
     # The made process has no loader data.
-    assert answer(whole, ".process ffff9189527e9080; lmu")[1].endswith("the loader's list is empty, or not in the dump")
-    loaded = UserMode(
-        None,
-        modules=(
-            UserModule(0x7FF8F1600000, 0x1F5000, "ntdll.dll", "C:\\Windows\\SYSTEM32\\ntdll.dll"),
-            UserModule(0x7FF7E2E70000, None, None, None),
-        ),
-    )
-    monkeypatch.setattr("volatility3_kdump.console.commands.modules.read_user_mode", lambda *arguments: loaded)
-    assert answer(session, "lmu") == [
+    assert answer(whole, ".process ffff9189527e9080; lmu")[1].endswith("the loader's lists: PEB.Ldr leads nowhere")
+    whole.open(str(sample(1, None, "user-stacks")))
+    assert answer(whole, ".process ffff918962000080; lmu")[1:] == [
         HEADER,
-        "00007ff7`e2e70000 ????????`????????   ?",
-        "00007ff8`f1600000 00007ff8`f17f5000   ntdll.dll   C:\\Windows\\SYSTEM32\\ntdll.dll",
+        "00007ff7`c1a00000 00007ff7`c1a12000   service.exe C:\\Program Files\\Contoso\\service.exe",
+        "00007ff8`ee980000 00007ff8`eec48000   KERNELBASE.dll C:\\Windows\\System32\\KERNELBASE.dll",
+        "00007ff8`f0b40000 00007ff8`f0bfe000   kernel32.dll C:\\Windows\\System32\\kernel32.dll",
+        "00007ff8`f1600000 00007ff8`f17f5000   ntdll.dll   C:\\Windows\\System32\\ntdll.dll",
     ]
-    assert len(answer(session, "lmum NT*")) == 2
+    assert len(answer(whole, "lmum NT*")) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from volatility3_kdump.images.version_resource import ImageVersion
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import session_time
 from volatility3_kdump.windows.io.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
-from volatility3_kdump.windows.processes.user_mode import UserModule
+from volatility3_kdump.windows.user.loader import UserModule
 
 _PAGE_KB = 4
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

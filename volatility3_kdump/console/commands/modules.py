@@ -20,8 +20,8 @@ from volatility3_kdump.views.drivers import (
 from volatility3_kdump.views.irp import device_lines, driver_grid, irp_grid, stack_grid
 from volatility3_kdump.windows.io.drivers import read_details
 from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded
-from volatility3_kdump.windows.processes.processes import read_process
-from volatility3_kdump.windows.processes.user_mode import read_user_mode
+from volatility3_kdump.windows.user.loader import user_modules
+from volatility3_kdump.windows.user.spaces import user_space
 
 _LM_WORD = re.compile(r"\s*(1m|sm|[A-Za-z])")
 #: Options that choose which modules are listed, how, and those that change nothing here.
@@ -141,15 +141,16 @@ def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
     process = session.current.process
     if process is None:
         raise KdumpError(f"{target.name}: the dump does not say which process crashed: .process names one")
-    user_mode = read_user_mode(target, read_process(target, process))
-    if user_mode.absent is not None:
-        raise KdumpError(f"{target.name}: no user modules: {user_mode.absent}")
-    if not user_mode.modules:
-        raise KdumpError(f"{target.name}: no user modules: the loader's list is empty, or not in the dump")
+    listing = user_modules(user_space(target, process))
+    if not listing.modules:
+        why = listing.problems[0] if listing.problems else "the loader's list is empty"
+        raise KdumpError(f"{target.name}: no user modules: {why}")
     yield text.header(target.memory.pointer_size)
-    for module in sorted(user_mode.modules, key=lambda module: module.base):
+    for module in sorted(listing.modules, key=lambda module: module.base):
         if pattern is None or fnmatch.fnmatchcase((module.name or "").lower(), pattern.lower()):
             yield text.user_line(module, target.memory.pointer_size)
+    for problem in listing.problems:
+        yield f"NOTE: {problem}"
 
 
 @command(

@@ -12,6 +12,7 @@ from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.windows.stacks.amd64_shapes import TOP_OF_STACK, Shapes
 from volatility3_kdump.windows.stacks.frames import (
     BUG_CHECK,
+    CONTEXT,
     FAULT,
     FAULT_PATH,
     INTERRUPTED,
@@ -25,8 +26,11 @@ from volatility3_kdump.windows.stacks.frames import (
 from volatility3_kdump.windows.stacks.switched import DPC, live_stacks, switch_at
 from volatility3_kdump.windows.stacks.traps import failure_trap
 from volatility3_kdump.windows.stacks.user_walk import walk_user
+from volatility3_kdump.windows.stacks.wow64_walk import is_narrow, limits_of, saved_registers, walk_narrow
+from volatility3_kdump.windows.user.code import UserCode
 
 _RIP_IN_TRAP_FRAME = 0x168
+_RBP = 5
 #: The machine frame of a routine that switched stacks lies this far below their top.
 _MACHINE_FRAME_BELOW_TOP = 0x28
 #: The lowest address of the kernel's half (x64).
@@ -75,12 +79,36 @@ class Amd64Walk(Shapes):
         code = self.user_code()
         if code is None:
             return self.finish("user mode", True)
+        if is_narrow(code, registers.rip):
+            # 32-bit code itself was interrupted.
+            trust = self.rows.pop()[2]
+            values = {"eip": registers.rip, "esp": registers.rsp, "ebp": registers.gpr[_RBP]}
+            known = {name: value & 0xFFFFFFFF for name, value in values.items() if value is not None}
+            return self.narrow(code, Context("x86", known, "trap frame"), trust)
         wanted = None if self.wanted_frame is None else self.wanted_frame - len(self.rows)
         walked = walk_user(code, registers, call_site, self.most - len(self.rows), wanted)
         if walked.registers is not None:
             self.found = walked.registers.to_context("unwind")
         for row in walked.rows:
             self.add(row.ip, row.sp, row.trust, row.call_site)
+        if len(self.rows) >= self.most:
+            return self.finish(f"{self.most} frames, the limit", False)
+        if code.wow64 and self.start.thread is not None:
+            saved = saved_registers(code, self.start.thread)
+            if not isinstance(saved, str):
+                self.gaps.add(len(self.rows) - 1)
+                return self.narrow(code, saved, CONTEXT)
+            return self.finish(f"{walked.end}; the 32-bit half: {saved}", False)
+        return self.finish(walked.end, walked.complete)
+
+    def narrow(self, code: UserCode, context: Context, trust: str) -> Stack:
+        """Go on in the 32-bit half of a process."""
+        self.narrow_from = len(self.rows)
+        self.narrow_source = f"{context.source} at {context.address:#x}" if context.address else context.source
+        limits = limits_of(code, self.start.thread) if self.start.thread is not None else None
+        walked = walk_narrow(code, context, limits, self.most - len(self.rows), trust)
+        for row in walked.rows:
+            self.add(row.ip, row.sp, row.trust, row.call_site, row.fp)
         if len(self.rows) >= self.most:
             return self.finish(f"{self.most} frames, the limit", False)
         return self.finish(walked.end, walked.complete)
@@ -188,7 +216,12 @@ class Amd64Walk(Shapes):
         return interrupted[0].number if interrupted else None
 
     def remarks(self, frames: tuple[Frame, ...]) -> Iterator[str]:
-        trap = failure_trap(self.target) if self.gaps else None
+        if self.narrow_from is not None and 0 < self.narrow_from < len(frames):
+            yield (
+                f"from frame {self.narrow_from:02x} on the code has 32 bits; its registers are those of the "
+                f"{self.narrow_source}"
+            )
+        trap = failure_trap(self.target) if self.gaps - {(self.narrow_from or 0) - 1} else None
         if trap is not None:
             yield (
                 f"between the call of the bug check and the trap frame at {trap.address:#x} ({trap.how}) only frames "

@@ -14,12 +14,13 @@ _LONGEST = 0x10000
 
 
 class UserRow(NamedTuple):
-    """A frame: stack pointer, instruction pointer, trust, and whether that is a return address."""
+    """A frame: stack and instruction pointer, trust, whether that is a return address; for x86 the frame pointer."""
 
     sp: int | None
     ip: int
     trust: str
     call_site: bool
+    fp: int | None = None
 
 
 class UserStack(NamedTuple):

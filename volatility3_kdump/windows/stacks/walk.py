@@ -34,6 +34,9 @@ class Walk:
         self.reported: int | None = None
         #: The rows behind which frames were left out: what follows them is not their caller.
         self.gaps: set[int] = set()
+        #: The first row of 32-bit code, and those behind it.
+        self.narrow_from: int | None = None
+        self.narrow_source = ""
         self._user: UserCode | None = None
         self._user_asked = False
 
@@ -67,6 +70,8 @@ class Walk:
             back, arguments = following[1], self.arguments(following[0])
             if number in self.gaps:
                 back, arguments = None, _NO_ARGUMENTS
+            elif self.narrow_from is not None and number >= self.narrow_from:
+                arguments = self.narrow_arguments(following[0])
             name = name_at(ip, call_site)
             frames.append(Frame(number, sp, ip, trust, call_site, back, arguments, trap, fp, name))
         for sp, ip, trust, call_site, trap, fp in rows[-1:]:
@@ -104,6 +109,13 @@ class Walk:
             return _NO_ARGUMENTS
         parts = [read(sp + index * width, width) for index in range(4)]
         return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
+
+    def narrow_arguments(self, sp: int | None) -> tuple[int | None, ...]:
+        """What 32-bit code has at its stack pointer."""
+        if sp is None or self._user is None:
+            return _NO_ARGUMENTS
+        data = self._user.space.memory.read(sp, 16)
+        return _NO_ARGUMENTS if data is None else struct.unpack("<4I", data)
 
     def pointer(self, address: int) -> int | None:
         data = self.bytes.read(address, self.width)

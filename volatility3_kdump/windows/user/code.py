@@ -83,9 +83,11 @@ class _Images:
         key = (module.base, module.size, module.timestamp, (module.path or name).lower())
         image = self._images.get(key)
         if image is None:
-            loaded = Module(
-                debugger_name(name), name, module.path, module.base, module.size or 0, module.timestamp, None
-            )
+            short = debugger_name(name)
+            if module.narrow and short.lower() == "ntdll":
+                # There are two of them in a process.
+                short = f"{short}_{module.base:x}"
+            loaded = Module(short, name, module.path, module.base, module.size or 0, module.timestamp, None)
             image = self._images[key] = UserImage(self._target, loaded)
         image.add(memory)
         return image
@@ -109,6 +111,7 @@ class UserCode:
 
     def _set(self, modules: list[UserModule]) -> None:
         images = self.space.target.once(_Images)
+        # The program of a 32-bit process is in both lists; the one that the 32-bit loader has comes last.
         known = {module.base: module for module in modules if module.size and module.size <= _LARGEST}
         self._modules = [known[base] for base in sorted(known)]
         self._images = [images.of(module, self.space.memory) for module in self._modules]
@@ -136,6 +139,11 @@ class UserCode:
                 self._places.clear()
             self._places[address] = image
             return image
+
+    def is_narrow(self, address: int) -> bool:
+        """Whether an address lies in a module of the 32-bit loader."""
+        index = bisect.bisect_right(self._bases, address) - 1
+        return index >= 0 and address < self._modules[index].end and self._modules[index].narrow
 
     def _find(self, address: int) -> UserImage | None:
         index = bisect.bisect_right(self._bases, address) - 1

@@ -33,6 +33,7 @@ _FIELDS: dict[str, FieldPath] = {
     "timestamp": "TimeDateStamp",
     "node": "DdagNode",
 }
+_NARROW_SIZE, _NARROW_END = 4, 1 << 32
 _LOADER, _TREE = "loader", "VAD"
 
 
@@ -111,16 +112,18 @@ def _narrow(space: UserSpace, order: str, problems: list[str]) -> Iterator[UserM
 def narrow_peb(space: UserSpace) -> int | None:
     """The PEB of a 32-bit process on 64-bit Windows; ``None`` for other processes, or where it is not in the dump.
 
-    EPROCESS.WoW64Process leads to an EWOW64PROCESS that holds it; up to Windows 8.1 to a WOW64_PROCESS.
+    EPROCESS.WoW64Process leads to an EWOW64PROCESS that holds it; up to Windows 8.1 it is the address itself.
     """
     nt, wow64 = space.target.nt, space.process.wow64
-    if nt is None or not wow64 or space.memory.pointer_size == 4 or not space.target.is_kernel_address(wow64):
+    if nt is None or not wow64 or space.memory.pointer_size == _NARROW_SIZE:
         return None
+    value: int | None = wow64
     for type_name, path in (("_EWOW64PROCESS", "Peb"), ("_WOW64_PROCESS", "Wow64")):
         if nt.has(type_name, path):
-            value = space.target.memory.pointer(wow64 + nt.offset(type_name, path))
-            return value if value and value < 1 << 32 else None
-    return None
+            at = wow64 + nt.offset(type_name, path)
+            value = space.target.memory.pointer(at) if space.target.is_kernel_address(wow64) else None
+            break
+    return value if value and value < _NARROW_END else None
 
 
 def _listed(
