@@ -175,7 +175,9 @@ def _end_of_command(line: str, start: int) -> int:
     quoted = False
     for index in range(start, len(line)):
         if line[index] == '"':
-            quoted = not quoted
+            # \" inside of quotes, as in arguments of !list, is a part of them, if others follow that close them.
+            escaped = quoted and line[index - 1] == "\\" and '"' in line[index + 1 :]
+            quoted = quoted if escaped else not quoted
         elif line[index] == ";" and not quoted:
             return index
     return len(line)

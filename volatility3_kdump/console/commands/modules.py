@@ -10,7 +10,7 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.images.modules import Module, UnloadedModule, find_module
 from volatility3_kdump.text import drivers as text
 from volatility3_kdump.views.drivers import (
     address_grid,
@@ -255,3 +255,63 @@ def device_stack(session: Session, arguments: Arguments) -> Iterable[str]:
 )
 def device_object(session: Session, arguments: Arguments) -> Iterable[str]:
     return device_lines(session.target, arguments.number("ADDRESS") or 0)
+
+
+# headers --------------------------------------------------------------------------------------------------------------
+
+
+def _module(session: Session, named: str) -> Module:
+    """A module by its name or an address in it. Raises :class:`KdumpError`."""
+    target = session.target
+    by_name = chosen_modules(target, [named])
+    if by_name:
+        return by_name[0]
+    address = session.evaluate(named)
+    module = find_module(target.modules, address)
+    if module is None:
+        raise KdumpError(f"{target.name}: no module is at {address:x}")
+    return module
+
+
+@command(
+    "!lmi",
+    help="a module: headers, debug record, where its symbols come from",
+    arguments=(word("MODULE", "its name, or an address in it", required=True),),
+    examples=(Example("!lmi myfault"),),
+)
+def module_information(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.image_headers import module_lines
+
+    return module_lines(session.target, _module(session, arguments.word("MODULE") or ""))
+
+
+@command(
+    "!chksym",
+    help="whether the symbols in use belong to a module",
+    arguments=(word("MODULE", "its name, or an address in it", required=True), word("PDB", "accepted, as in KD")),
+    examples=(Example("!chksym nt"),),
+)
+def check_symbols(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.image_headers import check_lines
+
+    return check_lines(session.target, _module(session, arguments.word("MODULE") or ""))
+
+
+@command(
+    "!dh",
+    help="the headers of an image",
+    options=(Option("-f", "file headers"), Option("-s", "section headers"), Option("-a", "everything")),
+    arguments=(number("ADDRESS", "of the image, or its module's name", required=True),),
+    examples=(Example("!dh -f nt"), Example("!dh -s myfault")),
+)
+def image_headers(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.image_headers import header_lines
+
+    everything = arguments.has("-a") or not (arguments.has("-f") or arguments.has("-s"))
+    return header_lines(
+        session.target,
+        arguments.number("ADDRESS") or 0,
+        session.current.memory,
+        everything or arguments.has("-f"),
+        everything or arguments.has("-s"),
+    )
