@@ -105,6 +105,18 @@ def test_minus_one(session: Session) -> None:
     assert answer(session, ".cxr -1") == answer(session, ".ecxr")
 
 
+def test_vectors_of_arm64_have_their_names(shared_data) -> None:
+    path = shared_data / "dumps" / "triage_arm64_22000.dmp"
+    fresh = Session(Options(offline=True))
+    fresh.dumps.append(OpenDump(str(path), Target.open(path, Options(offline=True))))
+    context = fresh.target.header_context
+    assert context is not None and context.xmm is not None and context.xmm[4] is not None
+    assert answer(fresh, "r v4:uq") == [f"v4={context.xmm[4] >> 64:016x} {context.xmm[4] & (1 << 64) - 1:016x}"]
+    assert len([line for line in answer(fresh, "rX") if re.match(r"v\d+=", line)]) == 32
+    assert answer(fresh, "r xmm0")[0].startswith("Bad register error")
+    assert answer(fresh, "r cr3")[0].startswith("cr3 is not known")
+
+
 @pytest.mark.parametrize("dump_type", [4, 5])
 def test_other_types_of_dump(sample, dump_type: int) -> None:
     """A small memory dump copies the control block of the processor that crashed."""

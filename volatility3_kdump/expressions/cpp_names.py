@@ -180,7 +180,7 @@ class CppNames:
         if module_name and module is None:
             return f"no loaded module is named {printable(module_name)}"
         if module is None or module is self.target.modules[0]:
-            return "" if self.target.nt is not None else self.target.symbol_status
+            return "" if self.target.has_names and self.target.nt is not None else self.target.symbol_status
         if self.reader(module) is None:
             return f"no types of {module.name}: {self.target.names.reason_of(module) or 'no symbol table has them'}"
         return ""

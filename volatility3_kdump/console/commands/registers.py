@@ -21,7 +21,7 @@ from volatility3_kdump.windows.machine.special_registers import special_register
 #: Of all registers the user-defined pseudo-registers alone can be set.
 _ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
 _MASK = re.compile(r"M\s*(\S+)$|([FX]|YI?|ZI?|K)$")
-_VECTOR = re.compile(r"xmm([0-9]{1,2})$")
+_VECTOR = re.compile(r"(?:xmm|v)([0-9]{1,2})$")
 _TYPED = re.compile(r"([@$\w]+):([0-9]{0,3})([a-z]{1,2})$")
 _NO_FLOATS = "the x87, MMX, YMM, ZMM and opmask registers of a dump are not read; r xmm0 and rX show SSE"
 _INTEGER, _SEGMENTS, _XMM, _XMM_INTEGERS = 0x3, 0x8, 0x40, 0x800
@@ -101,11 +101,12 @@ def _masked(session: Session, mask: int) -> Iterator[str]:
     if mask & _SEGMENTS and segments:
         yield lines[-1]
     if mask & (_XMM | _XMM_INTEGERS):
+        stem = "v" if context.architecture == "arm64" else "xmm"
         for number, value in enumerate(context.xmm or ()):
             kind = "f" if mask & _XMM else "id"
-            yield f"xmm{number}={'?' if value is None else vectors.elements(value, 16, kind)}"
+            yield f"{stem}{number}={'?' if value is None else vectors.elements(value, 16, kind)}"
         if context.xmm is None:
-            yield f"NOTE: {context.source} does not hold the XMM registers"
+            yield f"NOTE: {context.source} does not hold the vector registers"
     yield from vectors.special_rows(special_registers(session.target, session.current.processor), mask, size)
     yield from shown_code(failure, size, kd=False)
 
@@ -131,7 +132,7 @@ def _one_register(session: Session, name: str) -> str:
         return _by_element(session, typed[1], typed[2], typed[3])
     plain = name.removeprefix("@").lower()
     context = session.current.registers
-    if _VECTOR.match(plain) and context is not None:
+    if _is_vector(plain, context) and context is not None:
         return f"{plain}={vectors.elements(_vector(context, plain), 16)}"
     if plain in SPECIAL and not (context is not None and plain in context.registers):
         return _special(session, plain)
@@ -155,6 +156,13 @@ def _special(session: Session, name: str) -> str:
     return vectors.special(found, session.target.memory.pointer_size)
 
 
+def _is_vector(name: str, context: Context | None) -> bool:
+    """``xmm0`` on x86 and x64, ``v0`` on ARM64."""
+    if context is None or not _VECTOR.match(name):
+        return False
+    return name.startswith("v") == (context.architecture == "arm64")
+
+
 def _vector(context: Context, name: str) -> int:
     match = _VECTOR.match(name)
     number = int(match[1]) if match else 0
@@ -171,7 +179,7 @@ def _by_element(session: Session, name: str, count: str, kind: str) -> str:
     if kind not in vectors.ELEMENTS:
         raise KdumpError(f"{name}:{kind}: elements are {' '.join(vectors.ELEMENTS)}")
     context = session.current.registers
-    if _VECTOR.match(plain) and context is not None:
+    if _is_vector(plain, context) and context is not None:
         value, size = _vector(context, plain), 16
     else:
         size = session.target.memory.pointer_size
