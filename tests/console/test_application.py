@@ -20,7 +20,7 @@ import pytest
 from tests import children, transcript
 from volatility3_kdump import cli
 from volatility3_kdump.console import application
-from volatility3_kdump.console.application import Console, prompt
+from volatility3_kdump.console.application import Console
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 
@@ -203,7 +203,7 @@ def test_the_prompt() -> None:
         )
 
     session = Session()
-    assert prompt(session) == "NoTarget> "
+    assert session.prompt == "NoTarget> "
     for found, text in (
         (dump(0, 1), "kd> "),
         (dump(12, 16), "12: kd> "),
@@ -211,10 +211,10 @@ def test_the_prompt() -> None:
         (dump(0, None), "0: kd> "),
     ):
         session.dumps[:] = [found]
-        assert prompt(session) == text
+        assert session.prompt == text
     session.dumps.append(dump(3, 4))
     session.index = 1
-    assert prompt(session) == "||1:3: kd> "
+    assert session.prompt == "||1:3: kd> "
 
 
 def test_a_mistake_ends_the_command_only(sample, kdump: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility3_kdump.console import commands
-from volatility3_kdump.console.commands import Arguments, Command, execute, find, split
+from volatility3_kdump.console.commands import Arguments, Command, execute, find
+from volatility3_kdump.console.script import split
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Syntax
 from volatility3_kdump.errors import KdumpError

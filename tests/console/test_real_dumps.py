@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from volatility3_kdump.console.commands import execute, registry, split
+from volatility3_kdump.console.commands import execute, registry
+from volatility3_kdump.console.script import split
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 

@@ -12,6 +12,7 @@ from typing import TextIO
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.commands.control import opening
 from volatility3_kdump.console.session import Session, refuse_same_file
+from volatility3_kdump.console.switches import without_meaning
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable, terminal_line
 from volatility3_kdump.files import FileFailure, read_lines
@@ -23,6 +24,8 @@ _INTERRUPTED = 130
 #: Bytes of a line and of a file of commands.
 _LONGEST_LINE = 1 << 16
 _LONGEST_SCRIPT = 16 << 20
+#: Commands of one line where nobody can end an endless loop.
+_MOST_STEPS = 100_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-i", "--image-path", dest="image_path", metavar="PATH", help="image path (default _NT_EXECUTABLE_IMAGE_PATH)"
     )
     parser.add_argument("-v", dest="verbose", action="store_true", help="say more: warnings, tracebacks of mistakes")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="answers only; status 1 if a command failed")
+    parser.add_argument("-n", dest="noisy", action="store_true", help="tell where symbols are looked for: !sym noisy")
+    parser.add_argument("-version", action="version", version=banner.title(), help="show the version and leave")
     parser.add_argument("-c", dest="commands", metavar="COMMANDS", help='commands to begin with: "!analyze -v;q"')
     parser.add_argument("-cf", dest="script", metavar="FILE", help="a file of commands to begin with")
     log = parser.add_mutually_exclusive_group()
@@ -53,13 +59,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--isf-file", metavar="FILE", help="the kernel's symbol table itself")
     parser.add_argument("--offline", action="store_true", help="ask no symbol server (also KDUMP_OFFLINE)")
+    parser.add_argument(
+        "--steps",
+        type=_count,
+        metavar="N",
+        help=f"how many commands a line may run, loops included, where nobody types (default {_MOST_STEPS})",
+    )
     parser.add_argument("--no-paging", dest="paging", action="store_false", help="show long output without stopping")
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of commands")
+    return int(text)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a session. Returns the exit status; raises :class:`KdumpError` when a dump cannot be opened."""
-    options = build_parser().parse_args(arguments)
+    meant, warnings = without_meaning(arguments)
+    options = build_parser().parse_args(meant)
     opening_options = Options(
         options.isf_dir,
         options.isf_file,
@@ -68,6 +87,8 @@ def main(arguments: Sequence[str]) -> int:
         offline=options.offline or None,
     )
     session = Session(opening_options, options.verbose)
+    session.noisy, session.quiet = options.noisy, options.quiet
+    session.most_steps = options.steps or (None if sys.stdin.isatty() else _MOST_STEPS)
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
@@ -75,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(session.close_log)
-            return console.run(options)
+            return console.run(options, warnings)
     except KeyboardInterrupt:
         return _INTERRUPTED
 
@@ -90,18 +111,23 @@ class Console:
         self._progress = ProgressLine(sys.stderr)
         session.progress = self._progress
 
-    def run(self, options: argparse.Namespace) -> int:
+    def run(self, options: argparse.Namespace, warnings: Sequence[str] = ()) -> int:
         """The whole session, from the options to its end."""
         log = options.log or options.log_append
         if log:
             for path in options.dumps:
                 refuse_same_file(log, path)
             self.session.open_log(log, append=bool(options.log_append))
-        self.show(banner.title())
+        self._tell(banner.title(), *warnings)
         for path in options.dumps:
-            self.show("")
-            dump = self.session.open(path, options.member)
-            self._all(opening(self.session, dump))
+            self._tell("")
+            opened = opening(self.session, self.session.open(path, options.member))
+            if self.session.quiet:
+                # The banner's work is done all the same: it finds out what later notes need not repeat.
+                for _ in opened:
+                    pass
+            else:
+                self._all(opened)
         self.session.index = 0
         if options.script:
             for line in _script(options.script):
@@ -115,7 +141,13 @@ class Console:
                     break
         if not self.session.finished:
             self._read()
-        return 0
+        return int(self.session.quiet and self.session.failed)
+
+    def _tell(self, *lines: str) -> None:
+        """What is no answer."""
+        if not self.session.quiet:
+            for line in lines:
+                self.show(line)
 
     def _read(self) -> None:
         """Read commands until the user is done."""
@@ -132,7 +164,7 @@ class Console:
         previous = ""
         while not self.session.finished:
             try:
-                line = reader.read(prompt(self.session))
+                line = reader.read(self.session.prompt)
             except EOFError:
                 self.show("")
                 return
@@ -140,7 +172,7 @@ class Console:
                 continue
             line = line.strip() or previous
             previous = line
-            self._to_log(f"{prompt(self.session)}{printable(line)}\n")
+            self._to_log(f"{self.session.prompt}{printable(line)}\n")
             try:
                 self.answer(line, reader.pager() if self.paging else None)
             except KeyboardInterrupt:
@@ -167,7 +199,7 @@ class Console:
 
     def echo(self, line: str) -> None:
         """The prompt and a command that nobody types."""
-        self.show(f"{prompt(self.session)}{line}")
+        self._tell(f"{self.session.prompt}{line}")
 
     def _to_log(self, text: str) -> None:
         if self.session.log is not None:
@@ -176,17 +208,6 @@ class Console:
             except OSError as error:
                 path = self.session.abandon_log()
                 self._output.write(f"{path}: the log is closed: {error.strerror or error}\n")
-
-
-def prompt(session: Session) -> str:
-    """``2: kd> ``: the current processor, and the dump where several are open; ``kd> `` on one processor."""
-    if not session.dumps:
-        return "NoTarget> "
-    dump = session.current
-    number = dump.processor
-    alone = dump.target.header.number_processors == 1
-    marker = "kd> " if number is None or alone else f"{number}: kd> "
-    return f"||{session.index}:{marker}" if len(session.dumps) > 1 else marker
 
 
 def _script(path: str) -> Iterator[str]:

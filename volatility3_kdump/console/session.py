@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
+from volatility3_kdump.console.script import Aliases, StepsSpent
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import Memory
@@ -198,8 +199,35 @@ class Session:
         self.log_path: str | None = None
         #: Dumps that ``.opendump`` opened and ``g`` has not yet announced.
         self.pending: list[OpenDump] = []
-        #: How deep commands are inside commands.
-        self.depth = 0
+        #: How deep commands are inside commands, and inside of ``.catch``.
+        self.depth = self.catching = 0
+        #: How many ``!for_each_module`` are inside of each other.
+        self.module_loops = 0
+        self.aliases = Aliases()
+        #: How many commands the line has run, and how many it may run (``None``: until it is interrupted).
+        self.steps = 0
+        self.most_steps: int | None = None
+        #: ``-q``: answers only.
+        self.quiet = False
+        #: Whether a command has failed.
+        self.failed = False
+
+    @property
+    def prompt(self) -> str:
+        """``2: kd> ``: the current processor, and the dump where several are open; ``kd> `` on one processor."""
+        if not self.dumps:
+            return "NoTarget> "
+        dump = self.current
+        number = dump.processor
+        alone = dump.target.header.number_processors == 1
+        marker = "kd> " if number is None or alone else f"{number}: kd> "
+        return f"||{self.index}:{marker}" if len(self.dumps) > 1 else marker
+
+    def step(self) -> None:
+        """One command more. Raises :class:`StepsSpent` where the line has run as many as it may."""
+        self.steps += 1
+        if self.most_steps is not None and self.steps > self.most_steps:
+            raise StepsSpent(f"stopped after {self.most_steps} commands: --steps allows more")
 
     # dumps ------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ declared ``own``, reads ``arguments.text``, and raises ``arguments.unknown(word)
 raises :class:`~volatility3_kdump.errors.KdumpError` with one line where it cannot answer. Whoever shows the lines
 escapes them for the terminal. Modules of this package are imported by :func:`registry`; nothing else lists them.
 
-Grammar: commands are separated by ``;`` outside of double quotes; behind ``.sympath`` and ``.exepath`` it separates
-elements of a path where one follows. ``*`` comments out the rest of the line, ``$$`` up
+Grammar: commands are separated as :mod:`~volatility3_kdump.console.script` says; behind ``.sympath`` and ``.exepath``
+``;`` separates elements of a path where one follows. ``*`` comments out the rest of the line, ``$$`` up
 to the next ``;``. A command whose name is made of letters may have its options glued to it (``kvn``, ``lmvm``), if it
 is registered with ``glued``; names that begin with ``.`` or ``!`` end where a word ends, and the name of an extension
 library may stand in front (``!kdext*.locks``); names made of other
@@ -35,17 +35,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from volatility3_kdump.console.script import Again, Leave, Leaving, StepsSpent, split, whole_lines
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Argument, Example, Given, Kind, Option, Syntax
 from volatility3_kdump.console.usage import described
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import ReadLimit
 
-#: Commands whose text is all of the rest of the line, ``;`` included.
-_WHOLE_LINE = re.compile(r"\*|\.shell\b|\.hh\b", re.IGNORECASE)
-#: Commands whose text is a path, and what begins an element of one behind a ``;``.
-_TAKES_PATH = re.compile(r"\.(sym|exe)path\+?\s", re.IGNORECASE)
-_PATH_ELEMENT = re.compile(r"\s*((sym)?srv\*|cache\*|https?://|[A-Za-z]:[\\/]|[\\/~]|\.\.?[\\/])", re.IGNORECASE)
 _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
 #: The name of the extension library in front of its command: ``!kdexts.locks``, ``!kdext*.locks``.
 _EXTENSION = re.compile(r"^![\w*]+\.(?=\w)")
@@ -55,6 +51,8 @@ _NAME = re.compile(r"[.!]?[A-Za-z_][\w.]*|[^\w\s]+")
 
 
 _NOTE = "NOTE: "
+#: How deep blocks of commands and scripts may stand inside each other.
+MOST_NESTED = 40
 #: No more of a text that is no command is repeated.
 _LONGEST_NAME = 40
 
@@ -153,36 +151,6 @@ def registry() -> dict[str, Command]:
     return _COMMANDS
 
 
-def split(line: str) -> Iterator[str]:
-    """The commands of a line, stripped; comments and empty commands are left out."""
-    position = 0
-    while position < len(line):
-        rest = line[position:].lstrip()
-        if _WHOLE_LINE.match(rest):
-            if not rest.startswith("*"):
-                yield rest.rstrip()
-            return
-        end = _end_of_command(line, position)
-        while _TAKES_PATH.match(rest) and end < len(line) and _PATH_ELEMENT.match(line, end + 1):
-            end = _end_of_command(line, end + 1)
-        command = line[position:end].strip()
-        if command and not command.startswith("$$"):
-            yield command
-        position = end + 1
-
-
-def _end_of_command(line: str, start: int) -> int:
-    quoted = False
-    for index in range(start, len(line)):
-        if line[index] == '"':
-            # \" inside of quotes, as in arguments of !list, is a part of them, if others follow that close them.
-            escaped = quoted and line[index - 1] == "\\" and '"' in line[index + 1 :]
-            quoted = quoted if escaped else not quoted
-        elif line[index] == ";" and not quoted:
-            return index
-    return len(line)
-
-
 def find(text: str) -> tuple[Command, Arguments]:
     """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
     commands = registry()
@@ -262,19 +230,63 @@ def _answer(session: Session, entry: Command, arguments: Arguments) -> Iterator[
 
 def execute(session: Session, line: str) -> Iterator[str]:
     """The text of every command of a line, line by line. A command that fails gives one line, and the next follow."""
-    for command in split(line):
-        for dump in session.dumps:
-            dump.target.memory.budget.begin()
-        try:
-            for shown in _answer(session, *find(command)):
-                if not _told(session, shown):
-                    yield shown
-        except (KdumpError, ReadLimit) as error:
-            yield str(error)
-        except Exception as error:  # a mistake of ours ends the command, not the session
-            if session.verbose:
-                yield from traceback.format_exc().splitlines()
-            yield f"This command failed by a mistake of kdump: {type(error).__name__}: {error}"
-        yield from _asked(session)
-        if session.finished:
-            return
+    if not session.depth:
+        session.steps = 0
+    try:
+        yield from whole_lines(run(session, line))
+    except Leaving as leaving:
+        yield f"{leaving.token}: there is nothing here that it could leave"
+    except KdumpError as error:
+        session.failed = True
+        yield str(error)
+
+
+def run(session: Session, text: str) -> Iterator[str]:
+    """The text of a block of commands, in lines and pieces of lines; its aliases are replaced first.
+
+    Raises :class:`Leaving` where a command of it leaves the block.
+    """
+    if session.depth >= MOST_NESTED:
+        raise StepsSpent(f"programs and scripts nest deeper than {MOST_NESTED}")
+    session.depth += 1
+    try:
+        text = session.aliases.expand(text)
+        repeat = True
+        while repeat:
+            repeat = False
+            try:
+                for command in split(text):
+                    yield from _run_one(session, command)
+                    if session.finished:
+                        return
+            except Again:
+                repeat = True
+    finally:
+        session.depth -= 1
+
+
+def _run_one(session: Session, command: str) -> Iterator[str]:
+    session.step()
+    for dump in session.dumps:
+        dump.target.memory.budget.begin()
+    failed = False
+    try:
+        for shown in _answer(session, *find(command)):
+            if not _told(session, shown):
+                yield shown
+    except StepsSpent:
+        raise
+    except (KdumpError, ReadLimit) as error:
+        failed = True
+        yield str(error)
+    except (Leaving, RecursionError):
+        raise
+    except Exception as error:  # a mistake of ours ends the command, not the session
+        failed = True
+        if session.verbose:
+            yield from traceback.format_exc().splitlines()
+        yield f"This command failed by a mistake of kdump: {type(error).__name__}: {error}"
+    session.failed = session.failed or failed
+    yield from _asked(session)
+    if failed and session.catching:
+        raise Leave(".catch")

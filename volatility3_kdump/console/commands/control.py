@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.console.commands import Arguments, command, execute, find, registry
+from volatility3_kdump.console.commands import Arguments, command, find, registry, run
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, file, number, rest, word
 from volatility3_kdump.console.usage import described, listed
@@ -190,7 +190,7 @@ def _on_processor(session: Session, number: int, text: str) -> Iterator[str]:
     kept, memory = dump.state, dump.process_memory
     dump.state = type(kept)(processor=number, radix=kept.radix, frames=kept.frames)
     try:
-        yield from execute(session, text)
+        yield from run(session, text)
     finally:
         dump.state, dump.process_memory = kept, memory
 
@@ -358,7 +358,8 @@ def log_file(session: Session, arguments: Arguments) -> Iterable[str]:
 @command("q", "qq", "qd", help="ends the session")
 def leave(session: Session, arguments: Arguments) -> Iterable[str]:
     session.finished = True
-    yield "quit:"
+    if not session.quiet:
+        yield "quit:"
 
 
 @command(
@@ -461,9 +462,9 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
     body = " ".join(arguments.words)
     if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:
         raise KdumpError("!for_each_module inside of itself would never end")
-    session.depth += 1
+    session.module_loops += 1
     try:
-        if session.depth > _MOST_NESTED:
+        if session.module_loops > _MOST_NESTED:
             raise KdumpError("!for_each_module inside of itself is too deep")
         for index, module in enumerate(sorted(session.target.modules, key=lambda module: module.base)):
             values = {
@@ -480,9 +481,9 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
             if not body:
                 yield f"{index:02x}: {values['base']} {values['end']} {module.name} {module.image_name}"
                 continue
-            yield from execute(session, _replaced(body, values))
+            yield from run(session, _replaced(body, values))
     finally:
-        session.depth -= 1
+        session.module_loops -= 1
 
 
 _NEVER_IN_NAMES = re.compile(r'[;"/\\\x00-\x1f]')

@@ -1,0 +1,194 @@
+"""Command programs: tokens, loops, aliases, script files, as Microsoft's pages of each describe them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.prompt import answer
+from volatility3_kdump.console.script import split, whole_lines
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.errors import KdumpError
+
+_NO_COMMAND = ": no such command here; .help lists the commands"
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    (
+        (".if (1) { .echo yes } .else { .echo no }", ["yes"]),
+        (".if (0) {.echo a} .elsif (2 > 1) {.echo b} .else {.echo c}", ["b"]),
+        (".if (0) {.echo a}\n.elsif (0) {.echo b}\n.else\n{\n.echo c; .echo d\n}\n.echo e", ["c", "d", "e"]),
+        (".if (1) { .if (0) { .echo a } .else { .echo b; .echo c } } ; .echo d", ["b", "c", "d"]),
+        ('.if ($scmp("a", "a") == 0) { .echo "};" }', ["};"]),
+        (".for (r $t0=0; @$t0 < 3; r $t0=@$t0+1) { .printf \"%d \", @$t0 }", ["0 1 2 "]),
+        (".for (r $t0=0; @$t0 < 9; r $t0=@$t0+1) { .if (@$t0 == 1) {.continue}; .if (@$t0 == 3) {.break}; ? @$t0 }",
+         ["Evaluate expression: 0 = 00000000`00000000", "Evaluate expression: 2 = 00000000`00000002"]),
+        ("r $t1=2; .while (@$t1) { r $t1=@$t1-1; .echo w }", ["w", "w"]),
+        ("r $t1=5; .do { .echo once } (@$t1 == 0)", ["once"]),
+        ("r $t0=0; .block { r $t0=@$t0+1; .echo z; z (@$t0 < 3) }", ["z", "z", "z"]),
+        ("j (1 < 2) '.echo a; .echo b' ; '.echo c'", ["a", "b"]),
+        ("j 0 '.echo a; .echo b' ; '.echo c' ; .echo d", ["c", "d"]),
+        ("j 1 .echo a ; .echo b", ["a"]),
+        (".echo it's; .echo that's", ["it's", "that's"]),
+        (".catch { .echo a; !nosuch; .echo b }; .echo c", ["a", f"!nosuch{_NO_COMMAND}", "c"]),
+        (".catch { .echo a; .leave; .echo b }", ["a"]),
+        (".break", [".break: there is nothing here that it could leave"]),
+        (".else { k }", [".else stands behind the block of an .if"]),
+        (".if (1) .echo x", ["the { is missing: .if (CONDITION) { COMMANDS }"]),
+        (".if 1 { .echo x }", ["the ( is missing: .if (CONDITION) { COMMANDS }"]),
+        ('.foreach /s (x "a b  c") { .echo <x> x }', ["<x> a", "<x> b", "<x> c"]),
+        ('.foreach /s (x "a b") { .echo <${x}> }', ["<a>", "<b>"]),
+        ('.foreach /pS 2 /ps 4 /s (x "1 2 3 4 5 6 7 8 9") { .echo x }', ["3", "8"]),
+        (".foreach (x { .echo a b; .printf \"c%cd\", 20 }) { .echo x }", ["a", "b", "c", "d"]),
+        # The documented example of as, aS.
+        ("aS /x myAlias 5 + 1; .block{.echo myAlias}", ["0x6"]),
+        ("aS /x other 5 + 1; .echo other", ["other"]),
+        ("aS here a,b; .block{.echo ${here}x ${/d:here} ${/d:none} ${/f:none}| ${/n:here} ${none} ${/v:here}}",
+         ["a,bx 1 0 | here ${none} ${/v:here}"]),
+        ('aS two ".echo 1; .echo 2"; .block{two}', ["1", "2"]),
+        ("ad none", ["no alias is named none: al lists them"]),
+        ("ad /q none", []),
+        ("as al x", ["al: the name of an alias does not begin with al, as, aS or ad"]),
+    ),
+)  # fmt: skip
+def test_programs(session: Session, line: str, lines: list[str]) -> None:
+    assert answer(session, line) == lines
+
+
+def test_aliases_of_later_lines(session: Session) -> None:
+    assert answer(session, "as say .echo a; .echo b") == []
+    assert answer(session, "say") == ["a", "b"]
+    assert answer(session, "al") == ["  Alias   Value", "  -----   -----", "  say     .echo a; .echo b"]
+    assert answer(session, "ad say") == []
+    assert answer(session, "al") == ["No aliases"]
+
+
+def test_strings_of_the_dump_as_aliases_begin_no_commands(session: Session) -> None:
+    answer(session, "aS /msu name poi(nt!PsLoadedModuleList)+58")
+    assert session.aliases.named["name"] == "ntoskrnl.exe"
+
+
+def test_hostile_words_begin_no_commands(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answer(session, '.foreach (x { .printf "a;.echo%cb }{ c\\"d" , 1f }) { .echo x }') == [
+        "a_.echo_b",
+        "__",
+        "c_d",
+    ]
+    assert answer(session, ".foreach (x { .echo ../../a }) { .if (0) { .logopen x } ; .echo x }") == ["_.._.._a"[1:]]
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    (
+        (r'.printf "%d %i %u %x %X|%08x|%-6d|%6d|\n", -1, -2, 0n10, ff, ff, 1f, 5, 5',
+         ["-1 -2 10 ff FF|0000001f|5     |     5|"]),
+        (r'.printf "%I64x %I64d %p\n", -1, -1, 1234', ["ffffffffffffffff -1 00000000`00001234"]),
+        (r'.printf "%c%c %% %s\ta\n", 41, 42, nosuch', ["Couldn't resolve error at 'nosuch'"]),
+        (r'.printf "%c%c %%\ta\n", 41, 42', ["AB %\ta"]),
+        (r'.printf "%msu|\n", poi(nt!PsLoadedModuleList)+58', ["ntoskrnl.exe|"]),
+        (r'.printf "%mu|\n", poi(poi(nt!PsLoadedModuleList)+60)', ["ntoskrnl.exe|"]),
+        (r'.printf "%y\n", nt!KeBugCheckEx', ["nt!KeBugCheckEx"]),
+        (r'.printf "%ma\n", 0', ["(not in the dump: 00000000`00000000)"]),
+        (r'.printf "%f %.2lf\n", 3f800000, 4004000000000000', ["1.000000 2.50"]),
+        ('.printf "one"; .printf " two"; .echo " three"', ["one two three"]),
+        ('.printf "%d"', [".printf has too few arguments: nothing is left for %d"]),
+        ('.printf "%d", 1, 2', [".printf has 2 arguments, more than its format takes"]),
+        ('.printf "%q", 1', [".printf has no conversion '%q'"]),
+        (".printf %d, 1", ['.printf takes a format in double quotes: .printf "%p\\n", VALUE']),
+        ('.printf /D /od "x"', ["x"]),
+    ),
+)  # fmt: skip
+def test_formats(session: Session, line: str, lines: list[str]) -> None:
+    assert answer(session, line) == lines
+
+
+def _script(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_documented_scripts(session: Session, tmp_path: Path) -> None:
+    plain = _script(
+        tmp_path / "myfile.txt", ".echo The first argument is ${$arg1}.\n.echo The second argument is ${$arg2}.\n"
+    )
+    assert answer(session, f"$$>a<{plain} myFirstArg mySecondArg") == [
+        "The first argument is myFirstArg.",
+        "The second argument is mySecondArg.",
+    ]
+    spaced = _script(
+        tmp_path / "my script.txt",
+        ".echo The first argument is ${$arg1}.\n.echo The fifth argument is ${$arg5}.\n"
+        ".echo The fourth argument is ${$arg4}.\n",
+    )
+    assert answer(session, f'$$>a< "{spaced}" "First one" Two "Three More" Four; .echo behind') == [
+        "The first argument is First one.",
+        "The fifth argument is ${$arg5}.",
+        "The fourth argument is Four.",
+        "behind",
+    ]
+
+
+def test_scripts_as_a_block_and_by_line(session: Session, tmp_path: Path) -> None:
+    path = _script(
+        tmp_path / "a.txt", "$$ a comment\n* another; .echo not\n.if (1)\n{\n  .echo a\n}\n.else\n{\n  .echo b\n}\n"
+    )
+    for token in ("$$><", "$><", "$$>a<"):
+        assert answer(session, f"{token}{path}") == ["a"]
+    lines = _script(tmp_path / "b.txt", ".echo a\n\n.echo b; .echo c\n")
+    prompt = session.prompt
+    assert answer(session, f"$$<{lines}; .echo d") == [
+        f"{prompt}.echo a", "a", prompt, f"{prompt}.echo b; .echo c", "b", "c", "d"
+    ]  # fmt: skip
+    assert answer(session, f"$<{tmp_path}/none.txt") == [
+        f"{tmp_path}/none.txt: the file cannot be opened: No such file or directory"
+    ]
+
+
+def test_scripts_that_call_themselves_end(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "self.txt"
+    path.write_text(f".echo x\n$$><{path}\n", encoding="utf-8")
+    lines = answer(session, f"$$><{path}")
+    assert lines[-1] == "programs and scripts nest deeper than 40"
+    assert set(lines[:-1]) == {"x"}
+
+
+@pytest.mark.parametrize("line", (".while (1) { }", ".for (;;) { .echo x }", ".do { .catch { !nosuch } } (1)", "z (1)",
+                                  '.while (1) { .foreach /s (x "a b c") { .echo x } }'))  # fmt: skip
+def test_endless_loops_end_in_batch(session: Session, line: str) -> None:
+    session.most_steps = 2000
+    assert answer(session, line)[-1] == "stopped after 2000 commands: --steps allows more"
+    assert answer(session, ".echo on") == ["on"]
+
+
+def test_foreach_is_streamed(session: Session) -> None:
+    """The first word is handled before the commands have said all: nothing is gathered."""
+    begin = time.perf_counter()
+    assert answer(session, ".foreach (x { .while (1) { .echo a } }) { .echo x ; .break }") == ["a"]
+    assert time.perf_counter() - begin < 1
+
+
+def test_brackets_without_end() -> None:
+    with pytest.raises(KdumpError):
+        list(split(".if (1 { .echo a }"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=".if(){};\"$<> \nelswhforacj'z*", max_size=60))
+def test_any_program_is_split(text: str) -> None:
+    try:
+        for command in split(text):
+            assert command == command.strip()
+            assert command in text
+    except KdumpError as error:
+        assert "has no" in str(error)
+
+
+def test_pieces_become_lines() -> None:
+    from volatility3_kdump.console.script import Partial
+
+    assert list(whole_lines(["a", Partial("b"), Partial("c\nd\ne"), "f", Partial("g")])) == ["a", "bc", "d", "ef", "g"]
