@@ -192,3 +192,18 @@ def test_pieces_become_lines() -> None:
     from volatility3_kdump.console.script import Partial
 
     assert list(whole_lines(["a", Partial("b"), Partial("c\nd\ne"), "f", Partial("g")])) == ["a", "bc", "d", "ef", "g"]
+
+
+def test_commands_in_blocks_are_asked_for_as_well(session: Session) -> None:
+    """What a client of a server may not do, it may not do in a block, an alias or for another processor."""
+    from volatility3_kdump.serving.confinement import refuse
+
+    session.guard = lambda text: refuse(text, ())
+    refusal = ".logopen is not available here: it writes files"
+    assert answer(session, ".if (1) { .logopen /tmp/x }") == [refusal]
+    assert answer(session, '.foreach /s (x "a b") { .logopen x }') == [refusal, refusal]
+    assert answer(session, "aS log .logopen; .block { log /tmp/x }") == [refusal]
+    assert answer(session, "~0 .logopen /tmp/x") == [refusal]
+    assert answer(session, ".block { $$><x }") == ["files of commands are not run here: give the commands themselves"]
+    reading = ["files and the environment are not read by commands here"]
+    assert answer(session, "as /e home HOME") == answer(session, '.foreach /f (x "/etc/passwd") { .echo x }') == reading

@@ -184,10 +184,12 @@ def _end_of_command(line: str, start: int) -> int:
     # Single quotes hold commands together behind j alone; elsewhere they are apostrophes.
     grouped = bool(_TWO_COMMANDS.match(line, start)) or line[start - 1 : start] == ";"
     single = False
-    escapes = line.startswith(".printf", start)
     for index in range(start, len(line)):
         character = line[index]
-        if character == '"' and not single and not (escapes and quoted and line[index - 1] == "\\"):
+        # \" inside of quotes, as in arguments of !list, is a part of them, if others follow that close them.
+        if character == '"' and quoted and line[index - 1] == "\\" and '"' in line[index + 1 :]:
+            continue
+        if character == '"' and not single:
             quoted = not quoted
         elif character == "'" and grouped and not quoted and (single or line.count("'", index + 1)):
             single = not single

@@ -204,6 +204,8 @@ class Session:
         #: How many ``!for_each_module`` are inside of each other.
         self.module_loops = 0
         self.aliases = Aliases()
+        #: Asked before each command, also those of blocks: raises :class:`KdumpError` for one that may not run.
+        self.guard: Callable[[str], None] | None = None
         #: How many commands the line has run, and how many it may run (``None``: until it is interrupted).
         self.steps = 0
         self.most_steps: int | None = None

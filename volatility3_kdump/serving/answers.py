@@ -49,6 +49,9 @@ _VERDICT_KEYS = (
 _SYSTEM_KEYS = ("release", "kernel_version", "platform", "time_utc", "uptime_seconds")
 _FAILURE_KEYS = ("at_fault", "name", "instruction", "access", "access_address")
 
+#: Commands that one line may run, those of its loops included.
+_MOST_STEPS = 100_000
+
 
 class Answers:
     """The answers about one dump. Each is a method that takes the parameters of a request."""
@@ -127,6 +130,8 @@ class Answers:
         line = parameters["line"]
         refuse(line, self._allowed)
         self._results.settle()
+        self._session.guard = lambda text: refuse(text, self._allowed)
+        self._session.most_steps = _MOST_STEPS
         lines = map(terminal_line, execute(self._session, line))
         return self._first(Result(lines, lines=True, stateful=True), parameters)
 

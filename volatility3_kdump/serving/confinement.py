@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from volatility3_kdump.console.commands import find, split
+from volatility3_kdump.console.commands import find
+from volatility3_kdump.console.script import split
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.servers import MICROSOFT
 
@@ -33,6 +34,8 @@ _REFUSED = {
 }
 #: ``$<FILE`` and its kin run files of commands.
 _SCRIPT = re.compile(r"\s*\$\$?>?(a)?<")
+#: Options of programs that read files or the environment.
+_READING = re.compile(r"\s*(as\s+/[ef]\b|\.foreach\b[^({]*/f\b)", re.IGNORECASE)
 _PATHS = (".sympath", ".exepath", ".symfix", ".srcpath", ".imgpath")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 #: Parts of the system that libraries read: time zones, certificates, names of hosts, what the process itself is.
@@ -62,11 +65,14 @@ class Refused(KdumpError):
 def refuse(line: str, allowed: Sequence[str]) -> None:
     """Raise :class:`Refused` for a line with a command that a client may not give.
 
-    ``allowed`` are the folders and servers that a path of symbols or images may name.
+    ``allowed`` are the folders and servers that a path of symbols or images may name. What stands in blocks and aliases
+    is asked again when it runs (``Session.guard``).
     """
     if any(_SCRIPT.match(part) for part in line.split(";")):
         raise Refused("files of commands are not run here: give the commands themselves")
     for text in split(line):
+        if _READING.match(text):
+            raise Refused("files and the environment are not read by commands here")
         names = {text.split(maxsplit=1)[0].lower()}
         try:
             entry, arguments = find(text)

@@ -271,6 +271,8 @@ def _run_one(session: Session, command: str) -> Iterator[str]:
         dump.target.memory.budget.begin()
     failed = False
     try:
+        if session.guard is not None:
+            session.guard(command)
         for shown in _answer(session, *find(command)):
             if not _told(session, shown):
                 yield shown

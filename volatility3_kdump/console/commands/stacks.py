@@ -8,7 +8,7 @@ from typing import Any
 
 from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import Failure, failure_at_context, failure_at_trap, failure_in, find_failure
-from volatility3_kdump.console.commands import Arguments, command, execute
+from volatility3_kdump.console.commands import Arguments, command, run
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.cpu.exception import parse_exception_record
@@ -133,7 +133,7 @@ def each_processor(session: Session, arguments: Arguments) -> Iterator[str]:
         raise KdumpError("~* needs a command: ~*k")
     for processor in processors(session.target):
         yield f"Processor {processor.number}:"
-        yield from execute(session, f"~{processor.number} {arguments.text}")
+        yield from run(session, f"~{processor.number} {arguments.text}")
 
 
 @command(
