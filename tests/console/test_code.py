@@ -41,6 +41,20 @@ def test_search(session: Session) -> None:
     assert answer(session, "# mov 0")[0].startswith("No match for 'mov' up to 0: ")
 
 
+def test_function_entries(session: Session) -> None:
+    """``.fnent``: the nearest symbols, then the entry; the extent is what ``uf`` shows."""
+    shown = answer(session, ".fnent nt!KeBugCheckEx+5")
+    assert shown[0].startswith("(fffff800`629f71c0)   nt!KeBugCheckEx")
+    base = session.evaluate("nt")
+    code = answer(session, "uf nt!KeBugCheckEx")
+    assert f"BeginAddress      = 00000000`{session.evaluate('nt!KeBugCheckEx') - base:08x}" in shown
+    end = int(code[-1].split()[0].replace("`", ""), 16) + 1
+    assert f"EndAddress        = 00000000`{end - base:08x}" in shown
+    assert shown[-1] == "  00: offs 18, unwind op 2, op info 6\tUWOP_ALLOC_SMALL."
+    assert answer(session, ".fnent 0") == ["No function entry for 0: there is no x64 image with a function table"]
+    assert answer(session, ".fnent")[0].startswith(".fnent needs ADDRESS")
+
+
 def test_the_first_search_needs_an_address(session: Session) -> None:
     assert answer(session, "# mov") == ["# needs an address the first time: # PATTERN ADDRESS"]
     assert len(answer(session, "#")) == 2

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from volatility3_kdump.analysis.code import function_around, instructions_between, instructions_from
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.console.syntax import Example, Option
+from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.cpu.instruction import Instruction
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text.disasm import calls, goal_of, is_call
@@ -167,6 +167,29 @@ def _found(session: Session, pattern: str, start: int, count: int | None) -> Ite
 
 def _place(session: Session, instruction: Instruction) -> str:
     return session.target.name_of(instruction.address) or f"{instruction.address:x}"
+
+
+@command(
+    ".fnent",
+    help="the function table's entry for an address, and its unwind information",
+    arguments=(number("ADDRESS", "in the function", required=True),),
+    examples=(Example(".fnent nt!KeBugCheckEx"),),
+)
+def function_entry(session: Session, arguments: Arguments) -> Iterator[str]:
+    from volatility3_kdump.analysis.function_entry import function_entries
+    from volatility3_kdump.text.function_entry import entry_lines
+    from volatility3_kdump.views.symbols import nearest_grid
+
+    target, address = session.target, arguments.number("ADDRESS") or 0
+    entries = function_entries(target, address)
+    yield from nearest_grid(target, address).kd_lines()
+    for number_, entry in enumerate(entries):
+        yield "Chained info:" if number_ else ""
+        handler = None if entry.info is None else entry.info.handler
+        place = 0 if handler is None else entry.base + handler
+        yield from entry_lines(entry, {place: target.name_of(place)} if place else {})
+        if number_ + 1 < len(entries):
+            yield ""
 
 
 def _current_ip(session: Session) -> int:

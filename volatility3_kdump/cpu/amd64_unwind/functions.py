@@ -201,6 +201,16 @@ class FunctionTable:
         self._remembered[rva] = function
         return function
 
+    def entry(self, rva: int) -> tuple[int, int, int] | None:
+        """(begin, end, unwind information) of the entry that an RVA lies in, as it stands in the table.
+
+        Raises :class:`TableAbsent` as :meth:`find` does.
+        """
+        function = self.find(rva)
+        if function is None:
+            return None
+        return next((begin, end, info) for begin, end, info, _ in self._entries if begin == function.begin)
+
     def functions(self) -> Iterator[Function]:
         """Every function of the table that is in the dump, by ascending begin RVA."""
         if not self._loaded:
