@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,132 @@ def _qemu_note(processor: Processor) -> bytes:
     return _note(b"QEMU", 0, struct.pack("<II", 1, len(body) + 8) + body)
 
 
-KINDS: dict[str, Callable[[Path, Image], None]] = {"raw": _raw, "lime": _lime, "elf": _elf}
+def _avml(path: Path, image: Image) -> None:
+    """Ranges as in LiME, each a snappy stream: a chunk for each 64 KB, plain where it is not all zeros."""
+    with path.open("wb") as stream:
+        for address, data in image.ranges():
+            packed = b"\xff\x06\0\0sNaPpY"
+            for first in range(0, len(data), _SNAPPY_CHUNK):
+                piece = data[first : first + _SNAPPY_CHUNK]
+                block = _snappy_block(piece)
+                packed += struct.pack("<I", 4 + len(block) << 8) + struct.pack("<I", _masked_checksum(piece)) + block
+            stream.write(struct.pack("<4sIQQQ", b"AVML", 2, address, address + len(data), 0))
+            stream.write(packed + struct.pack("<Q", len(packed)))
+
+
+def _snappy_block(data: bytes) -> bytes:
+    """A block of snappy: its length as a varint, literals, and copies of one byte where all are equal."""
+    size, head = len(data), b""
+    while size >= 0x80:
+        head, size = head + bytes((size & 0x7F | 0x80,)), size >> 7
+    head += bytes((size,))
+    if data == data[:1] * len(data):
+        copies = [min(64, len(data) - first) for first in range(1, len(data), 64)]
+        return head + b"\0" + data[:1] + b"".join(struct.pack("<BH", length - 1 << 2 | 2, 1) for length in copies)
+    return head + struct.pack("<BH", 61 << 2, len(data) - 1) + data
+
+
+def _masked_checksum(data: bytes) -> int:
+    """CRC-32C, rotated and moved as snappy's framing format has it."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = _CRC32C[(value ^ byte) & 0xFF] ^ value >> 8
+    value ^= 0xFFFFFFFF
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_CRC32C = _crc_table()
+_SNAPPY_CHUNK = 0x10000
+
+
+def _kdump(path: Path, image: Image) -> None:
+    """As QEMU writes kdump-zlib: flattened, with the same notes as its ELF files."""
+    pages = image.physical.pages
+    frames = image.physical.highest_pfn + 1
+    notes = b"".join(map(_prstatus, range(len(image.processors)), image.processors))
+    notes += b"".join(map(_qemu_note, image.processors))
+    half = -(-frames // 8 // PAGE)
+    blocks = 2 * half
+    bitmap = bytearray(half * PAGE)
+    for pfn in pages:
+        bitmap[pfn >> 3] |= 1 << (pfn & 7)
+    head = bytearray(PAGE)
+    struct.pack_into("<8si", head, 0, b"KDUMP   ", 6)
+    struct.pack_into("<IiIII", head, 428, PAGE, 1, blocks, min(frames, 0xFFFFFFFF), 0)
+    sub = bytearray(PAGE)
+    struct.pack_into("<Qii", sub, 0, 0, 1, 0)
+    struct.pack_into("<QQ", sub, 48, 2 * PAGE - len(notes) - len(notes) % 4, len(notes))
+    begin = PAGE - len(notes) - len(notes) % 4
+    sub[begin : begin + len(notes)] = notes
+    struct.pack_into("<Q", sub, 96, frames)
+    descriptors, body = [], []
+    table = (2 + blocks) * PAGE
+    offset = table + 24 * len(pages)
+    for pfn in sorted(pages):
+        packed = zlib.compress(bytes(pages[pfn]), 1)
+        flags = 1 if len(packed) < PAGE else 0
+        packed = packed if flags else bytes(pages[pfn])
+        descriptors.append(struct.pack("<qIIQ", offset, len(packed), flags, 0))
+        body.append(packed)
+        offset += len(packed)
+    plain = [(0, bytes(head)), (PAGE, bytes(sub)), (2 * PAGE, bytes(bitmap) * 2)]
+    plain += [(table, b"".join(descriptors)), (table + 24 * len(pages), b"".join(body))]
+    with path.open("wb") as stream:
+        stream.write(struct.pack(">16sqq", b"makedumpfile", 1, 1).ljust(PAGE, b"\0"))
+        for place, data in plain:
+            stream.write(struct.pack(">qq", place, len(data)) + data)
+        stream.write(struct.pack(">qq", -1, -1))
+
+
+def _vmware(path: Path, image: Image) -> None:
+    """A .vmem file, and beside it the .vmss file with regions and registers."""
+    ranges = image.ranges()
+    path.write_bytes(b"".join(data for _, data in ranges))
+    memory = [_tag("regionsCount", (), len(ranges), 4)]
+    page = 0
+    for index, (address, data) in enumerate(ranges):
+        values = {"regionPageNum": page, "regionPPN": address // PAGE, "regionSize": len(data) // PAGE}
+        memory += [_tag(name, (index,), value, 4) for name, value in values.items()]
+        page += len(data) // PAGE
+    processors = [_tag("cpu:numVCPUs", (), len(image.processors), 4)]
+    for number, entry in enumerate(image.processors):
+        processors += [_tag(name, (number,), entry.register(name), 8) for name in (*REGISTERS, "rip")]
+        processors.append(_tag("eflags", (number,), entry.register("eflags"), 4))
+        control = (*_CONTROL[:3], entry.directory, _CONTROL[4])
+        processors += [_tag("CR64", (number, index), value, 8) for index, value in enumerate(control)]
+        table = entry.region + _IDT
+        processors += [_tag("IDTR", (number, 1), table & 0xFFFFFFFF, 4), _tag("IDTR", (number, 2), table >> 32, 4)]
+    groups = {b"memory": b"".join(memory) + b"\0\0", b"cpu": b"".join(processors) + b"\0\0"}
+    position = 12 + 80 * len(groups)
+    state = struct.pack("<4sII", b"\xd2\xbe\xd2\xbe", 8, len(groups))
+    for name, data in groups.items():
+        state += struct.pack("<64sQQ", name, position, len(data))
+        position += len(data)
+    path.with_suffix(".vmss").write_bytes(state + b"".join(groups.values()))
+
+
+def _tag(name: str, indices: tuple[int, ...], value: int, size: int) -> bytes:
+    head = bytes((size | len(indices) << 6, len(name))) + name.encode()
+    return head + struct.pack(f"<{len(indices)}I", *indices) + value.to_bytes(size, "little")
+
+
+KINDS: dict[str, Callable[[Path, Image], None]] = {
+    "raw": _raw,
+    "lime": _lime,
+    "avml": _avml,
+    "elf": _elf,
+    "kdump": _kdump,
+    "vmem": _vmware,
+}
 
 
 def kinds() -> Sequence[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 import volatility3_kdump
 from kdump_sample.memory_images import KINDS
+from tests import output
 from tests.prompt import answer
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.console.session import Session
@@ -20,6 +23,7 @@ from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_process
 
 Image = Callable[..., Path]
+RunVol = Callable[..., subprocess.CompletedProcess[str]]
 
 #: What a prompt shows of a machine: analysis, stacks, processes, memory, drivers, locks, pool.
 COMMANDS = (
@@ -42,7 +46,9 @@ COMMANDS = (
     "!session",
     ".lastevent",
 )
-WITH_REGISTERS = ("elf",)
+_HAS_SNAPPY = importlib.util.find_spec("cramjam") is not None
+_NO_SNAPPY = pytest.mark.skip(reason="cramjam is not installed")
+WITH_REGISTERS = ("elf", "kdump", "vmem")
 
 
 def shown(path: Path, commands: tuple[str, ...] = COMMANDS) -> dict[str, list[str]]:
@@ -62,7 +68,11 @@ def of_dump(image: Image) -> dict[str, list[str]]:
     return shown(image("dump"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+#: AVML needs a library for snappy.
+ALL = [pytest.param(kind, marks=() if kind != "avml" or _HAS_SNAPPY else _NO_SNAPPY) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_every_view_of_an_image_is_that_of_the_crash_dump(
     kind: str, image: Image, of_dump: dict[str, list[str]]
 ) -> None:
@@ -72,7 +82,7 @@ def test_every_view_of_an_image_is_that_of_the_crash_dump(
         assert of_image[command] == lines, command
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_the_report_differs_in_the_file_only(kind: str, image: Image) -> None:
     documents = []
     for path in (image("dump"), image(kind)):
@@ -143,6 +153,56 @@ def test_without_symbols_the_index_of_kernels_and_the_shared_page_remain(
     session = Session()
     session.open(str(image("elf")))
     assert answer(session, "!analyze")
+
+
+@pytest.fixture(scope="module")
+def one_table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A symbol directory with the whole table of the made machine's kernel and no other: the host indexes them all."""
+    directory = tmp_path_factory.mktemp("symbols")
+    name = Path("windows", "ntkrnlmp.pdb", "1B4A6F5E0766C552C90710C8ACC0295C-1.json.xz")
+    (directory / name).parent.mkdir(parents=True)
+    (directory / name).write_bytes((shared_data / "isf" / name).read_bytes())
+    return directory
+
+
+@pytest.mark.thorough
+@pytest.mark.newest_host
+@pytest.mark.parametrize("kind", ["lime", "elf", "vmem"])
+def test_the_hosts_plugins_say_the_same_of_images_and_of_the_dump(
+    kind: str, image: Image, run_vol: RunVol, one_table: Path
+) -> None:
+    """Images are the host's own to stack: `vol -f IMAGE windows.*` goes by its layers and its scans."""
+    for plugin in ("windows.pslist", "windows.modules", "windows.threads"):
+        told = []
+        for path in (image(kind), image("dump")):
+            finished = run_vol("-q", "-s", one_table, "-r", "json", "-f", path, plugin)
+            assert finished.returncode == 0, finished.stderr
+            told.append(output.rows(finished))
+        assert told[0] == told[1] and told[0], plugin
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["elf", "vmem"])
+def test_plugins_run_on_images_from_the_command_line(kind: str, image: Image, run_vol: RunVol) -> None:
+    finished = run_vol("-q", "-r", "json", "-f", image(kind), "kdump.info")
+    rows = {(row["Topic"], row["Field"]): row for row in output.rows(finished)}
+    assert rows["Fact", "BugCheckCode"]["Notes"] == ["nt!KiBugCheckData"]
+    assert rows["Fact", "Crashed"]["Text"] == "yes"
+
+
+def test_a_batch_takes_images_that_are_named(image: Image, tmp_path: Path) -> None:
+    from volatility3_kdump.batch.files import collect, look_at
+    from volatility3_kdump.batch.task import Options, analyze_file
+
+    file = look_at(str(image("elf", running=True)), explicit=True)
+    assert file is not None
+    line = analyze_file(file, None, Options(offline=True))
+    assert line["error"] is None and line["bug_check"] is None and line["dump"]["crashed"] is False
+    assert line["dump"]["container"] == "QEMU ELF core file"
+    for name in ("one.vmem", "two.lime", "three.txt"):
+        (tmp_path / name).write_bytes(b"EMiL" + bytes(100) if name == "two.lime" else bytes(100))
+    found, left_out = collect([tmp_path])
+    assert [Path(entry.path).name for entry in found] == ["one.vmem", "two.lime"] and left_out == 1
 
 
 # bad input ------------------------------------------------------------------------------------------------------------

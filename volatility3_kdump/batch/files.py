@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from volatility3_kdump.files import reason
 
 #: Names by which a file in a directory is taken for a dump whatever it holds.
-DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp", ".kdmp")
-_HEAD_SIZE = 8
-_DUMP_MAGICS = (b"PAGEDU64", b"PAGEDUMP")
+DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp", ".kdmp", ".vmem", ".lime", ".avml")
+_HEAD_SIZE = 18
+#: How crash dumps begin, and memory images of kinds that nothing else begins like.
+_DUMP_MAGICS = (b"PAGEDU64", b"PAGEDUMP", b"EMiL", b"AVML", b"KDUMP   ", b"makedumpfile\0")
+#: ELF files are mostly programs: e_type is 4 for core files.
+_ELF, _CORE = b"\x7fELF", b"\x04\x00"
 
 #: Path, size and time stamp: what tells that a file is the one that a line is about.
 Key = tuple[str, int | None, str | None]
@@ -50,9 +53,10 @@ def collect(paths: Iterable[str | os.PathLike[str]], patterns: Sequence[str] = (
     """The files that a batch is about, in its order, and how many others were left out.
 
     A path of a file is taken as it is. A directory is searched to any depth, without following links to directories,
-    for files that begin as a crash dump or an archive does or have the name of a dump; ``patterns`` (``*.dmp``, letter
-    case does not matter) narrow that to the names that match one of them. The order is that of the arguments; of a
-    directory, its files come in the order of their names, then its directories. A file that is met twice counts once.
+    for files that begin as a crash dump, a memory image or an archive does or have the name of one; ``patterns``
+    (``*.dmp``, letter case does not matter) narrow that to the names that match one of them. The order is that of the
+    arguments; of a directory, its files come in the order of their names, then its directories. A file that is met
+    twice counts once.
     """
     files: dict[str, File] = {}
     left_out = 0
@@ -112,7 +116,8 @@ def look_at(path: str, explicit: bool) -> File | None:
             return None
         return File(path, explicit=explicit, problem=f"cannot be opened: {reason(error)}")
     archive = recognise(head) is not None
-    if not explicit and not archive and head not in _DUMP_MAGICS and not path.lower().endswith(DUMP_SUFFIXES):
+    dump = head.startswith(_DUMP_MAGICS) or (head.startswith(_ELF) and head[16:18] == _CORE)
+    if not explicit and not archive and not dump and not path.lower().endswith(DUMP_SUFFIXES):
         return None
     return File(path, status.st_size, _moment(status.st_mtime_ns), explicit, archive=archive)
 

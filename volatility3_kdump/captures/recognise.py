@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from volatility3_kdump.captures import elf, lime, raw
+from volatility3_kdump.captures import avml, elf, kdump_compressed, lime, raw, vmware
 from volatility3_kdump.captures.capture import Capture
 from volatility3_kdump.dump import Source
 
 _READERS: dict[bytes, Callable[[Source], Capture]] = {
     elf.MAGIC: elf.read_elf,
     lime.MAGIC: lime.read_lime,
+    avml.MAGIC: avml.read_avml,
+    kdump_compressed.MAGIC: kdump_compressed.read_kdump,
+    kdump_compressed.FLAT_MAGIC: kdump_compressed.read_kdump,
 }
 _LONGEST_MAGIC = 16
 
@@ -26,6 +29,10 @@ def open_capture(source: Source, path: Path | None = None) -> Capture | None:
     for magic, read in _READERS.items():
         if start.startswith(magic):
             return read(source)
+    if start.startswith((*vmware.MAGICS, vmware.OLD_MAGIC)):
+        return vmware.read_state(source, path)
+    if path is not None and path.suffix.lower() == vmware.SUFFIX:
+        return vmware.read_vmem(source, path)
     return None
 
 

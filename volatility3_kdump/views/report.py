@@ -71,6 +71,8 @@ def _dump(target: Target, crash: Crash) -> dict[str, Any]:
         "file": target.name,
         "size": target.dump.source.size,
         "type": target.header.dump_type,
+        "container": target.header.container,
+        "crashed": target.header.crashed,
         "attributes": _hex(facts.attributes),
         "attribute_names": list(facts.attribute_names),
         "pages": {"declared": pages.declared, "present": pages.present} if pages is not None else None,

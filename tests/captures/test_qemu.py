@@ -1,0 +1,151 @@
+"""What QEMU itself writes: a guest of a few bytes in long mode, dumped through QMP in every format that QEMU has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import volatility3_kdump
+from volatility3_kdump.captures import Capture, open_capture
+from volatility3_kdump.dump import FileSource, extents
+from volatility3_kdump.errors import NotACrashDump
+
+QEMU = shutil.which("qemu-system-x86_64")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed"),
+]
+
+#: A boot sector: page tables at 1000h that map 2 MB onto themselves; CR4.PAE, CR3, EFER.LME, CR0.PG; in long mode GS
+#: base and KERNEL_GS_BASE by WRMSR, values in rax, rbx, r8, r15 and rsp, then HLT for ever. GDT at 7CC0h, IDT at 6000h.
+BOOT = bytes.fromhex(
+    "fa31c08ed88ec0bf001031c0b90018fcf3ab66c70600100320000066c70600200330000066c7060030830000000f0116d87c0f01"
+    "1ede7c66b8200000000f22e066b8001000000f22d866b9800000c00f32660d000100000f3066b8110000800f22c0ea677c0800b8"
+    "100000008ed88ed0b9010100c0b866554433ba00f8ffff0f30b9020100c0b8aa9988770f3048b8444433332222111148bbefcdab"
+    "896745230149bf1032547698badcfebc0070000049b88888777766665555f4ebfd0f1f00000000000000000000000000009a2000"
+    "00000000009200001700c07c0000ff070060"
+)
+
+
+class Guest:
+    """A running machine, and its monitor."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        disk, monitor = directory / "boot.img", directory / "qmp"
+        disk.write_bytes(BOOT.ljust(510, b"\0") + b"\x55\xaa")
+        assert QEMU is not None
+        self.process = subprocess.Popen(
+            [
+                *(QEMU, "-accel", "tcg", "-smp", "2", "-m", "32", "-display", "none", "-nodefaults"),
+                *("-drive", f"file={disk},format=raw,if=ide", "-qmp", f"unix:{monitor},server=on,wait=off"),
+            ]
+        )
+        connection = socket.socket(socket.AF_UNIX)
+        for _ in range(200):
+            try:
+                connection.connect(str(monitor))
+                break
+            except OSError:
+                time.sleep(0.05)
+        self._stream = connection.makefile("rw")
+        self._stream.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._stream.flush()
+        while True:
+            answer = json.loads(self._stream.readline())
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise RuntimeError(answer["error"]["desc"])
+
+    def registers(self, processor: int) -> str:
+        return str(self.ask("human-monitor-command", **{"command-line": "info registers", "cpu-index": processor}))
+
+    def dump(self, name: str, **options: Any) -> Path:
+        path = self.directory / name
+        self.ask("dump-guest-memory", protocol=f"file:{path}", **{"paging": False, **options})
+        return path
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    machine = Guest(tmp_path_factory.mktemp("qemu"))
+    try:
+        for _ in range(200):
+            if "RIP=0000000000007cb" in machine.registers(0):
+                break
+            time.sleep(0.1)
+        machine.ask("stop")
+        yield machine
+    finally:
+        machine.process.kill()
+        machine.process.wait()
+
+
+def opened(path: Path) -> Capture:
+    capture = open_capture(FileSource(path), path)
+    assert capture is not None
+    return capture
+
+
+def value(told: str, pattern: str) -> int:
+    found = re.search(pattern, told)
+    assert found is not None, pattern
+    return int(found[1], 16)
+
+
+@pytest.mark.parametrize("name, options", [("a.elf", {}), ("p.elf", {"paging": True}), ("z", {"format": "kdump-zlib"})])
+def test_registers_of_every_processor(name: str, options: dict[str, Any], guest: Guest) -> None:
+    if name == "z" and "kdump-zlib" not in guest.ask("query-dump-guest-memory-capability")["formats"]:
+        pytest.skip("this QEMU writes no kdump-zlib")
+    states = opened(guest.dump(name, **options)).processors
+    assert len(states) == 2
+    for state in states[:1]:
+        told = guest.registers(state.number)
+        for register in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "r10", "r15"):
+            assert state.registers[register] == value(told, rf"{register.upper()} *=([0-9a-f]+)"), register
+        assert state.registers["r8"] == value(told, r"R8 =([0-9a-f]+)") == 0x5555666677778888
+        assert state.gs_base == value(told, r"GS =\w+ ([0-9a-f]+)") == 0xFFFFF80033445566
+        # The monitor does not show KERNEL_GS_BASE; the guest has set it.
+        assert state.kernel_gs_base in (0xFFFFF800778899AA, None)
+        assert state.idt_base == value(told, r"IDT= +([0-9a-f]+)") == 0x6000
+        assert state.gdt_base == value(told, r"GDT= +([0-9a-f]+)")
+        assert state.registers["cs"] == value(told, r"CS =([0-9a-f]+)") == 8
+        assert state.page_tables == value(told, r"CR3=([0-9a-f]+)") == 0x1000
+        assert state.control[0] == value(told, r"CR0=([0-9a-f]+)")
+    # The other processor waits in the firmware, without paging.
+    assert states[1].page_tables is None
+
+
+def test_every_page(guest: Guest) -> None:
+    raw = guest.directory / "memory.raw"
+    guest.ask("pmemsave", val=0, size=32 << 20, filename=str(raw))
+    memory = raw.read_bytes()
+    for name, options in (("b.elf", {}), ("y", {"format": "kdump-zlib"})):
+        capture = opened(guest.dump(name, **options))
+        compared = 0
+        for stretch in extents(capture.pages, 0, 32 << 8):
+            assert stretch.offset is not None
+            size = stretch.count << 12
+            assert capture.source.read(stretch.offset, size) == memory[stretch.pfn << 12 : (stretch.pfn << 12) + size]
+            compared += stretch.count
+        # The video memory below 1 MB is no memory to one of the commands.
+        assert compared >= (32 << 8) - 0x60
+
+
+def test_it_is_no_windows(guest: Guest) -> None:
+    with pytest.raises(NotACrashDump, match=r"neither the page tables of its processors \(CR3 0x1000\) nor a scan"):
+        volatility3_kdump.open(guest.dump("c.elf"))
