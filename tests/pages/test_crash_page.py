@@ -148,6 +148,14 @@ def test_hostile_names_stay_text(sample: Callable[..., Path], monkeypatch: pytes
     assert page.count("<script") == 0
 
 
+@pytest.mark.parametrize("uptime", [1 << 62, -5, 0, None])
+def test_an_uptime_that_cannot_be_is_no_boot(sample: Callable[..., Path], uptime: int | None) -> None:
+    target = volatility3_kdump.open(sample())
+    target.dump = dataclasses.replace(target.dump, header=dataclasses.replace(target.header, system_up_time=uptime))
+    events = facts.events(target, facts.Absent(""))
+    assert isinstance(events, list) and facts.BOOT not in {event.kind for event in events}
+
+
 def test_too_many_threads_are_said_not_looked_at(plain: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "MOST_THREADS", 1)
     absent = facts.known(plain, lambda: facts.waits(plain, facts.listed_processes(plain)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -185,6 +187,35 @@ def test_a_client_that_leaves_in_the_middle_leaves_no_process(folder: Path) -> N
     process.stdout.close()
     process.wait(30)
     assert gone(children)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
+def test_a_dump_whose_process_dies_is_opened_anew(folder: Path) -> None:
+    process = start(folder)
+    assert process.stdin is not None and process.stdout is not None
+    handshake(process)
+
+    def asked(number: int, name: str, **arguments: Any) -> dict[str, Any]:
+        assert process.stdout is not None
+        say(process, id=number, method="tools/call", params={"name": name, "arguments": arguments})
+        answer: dict[str, Any] = json.loads(process.stdout.readline())
+        assert answer["id"] == number
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    asked(2, "open_dump", path="waits.dmp")
+    asked(3, "run_command", dump="d1", command="n 10")
+    for child in children_of(process.pid):
+        os.kill(child, signal.SIGKILL)
+    # The first call may still reach the process, or find that it has gone.
+    again = asked(4, "run_command", dump="d1", command="n")
+    if again.get("isError"):
+        assert "the process of the dump has ended" in again["content"][0]["text"]
+        again = asked(5, "run_command", dump="d1", command="n")
+    assert "opened anew" in again["structuredContent"]["note"] and "16" in again["structuredContent"]["text"]
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(30) == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")

@@ -39,6 +39,8 @@ BOOT, UNLOADED, STARTED, ENDED, COMPLAINT, CRASH = "boot", "unloaded", "started"
 MOST_THREADS = 4000
 _MOST_MODULES = 600
 _LINES_BEFORE, _LINES_BEHIND = 8, 5
+#: The clock is set while the system starts.
+_CLOCK_SET = datetime.timedelta(minutes=1)
 _UNCHECKED = ("unchecked", "unsigned")
 
 
@@ -155,8 +157,9 @@ def events(target: Target, processes: list[ListedProcess] | Absent) -> list[Even
     if crashed is None:
         return Absent("the dump header has no time of the crash")
     found = [Event(crashed, CRASH, "the system stopped"), *_unloaded(target)]
-    uptime = target.header.system_up_time
-    booted = crashed - datetime.timedelta(microseconds=uptime // 10) if uptime and uptime > 0 else None
+    now, uptime = target.header.system_time, target.header.system_up_time
+    # As FILETIMEs: what a damaged header claims may lie before any calendar.
+    booted = filetime(now - uptime) if now and uptime and uptime > 0 else None
     if booted is not None:
         found.append(Event(booted, BOOT, "the system started"))
     if not isinstance(processes, Absent):
@@ -165,8 +168,9 @@ def events(target: Target, processes: list[ListedProcess] | Absent) -> list[Even
     if not isinstance(log, Absent):
         found += log
     # What is dated before the boot, or after the crash, is a damaged time: it has no place on this line.
-    earliest = booted - datetime.timedelta(minutes=1) if booted is not None else None
-    within = [event for event in found if event.when <= crashed and (earliest is None or event.when >= earliest)]
+    within = [
+        event for event in found if event.when <= crashed and (booted is None or booted - event.when <= _CLOCK_SET)
+    ]
     return sorted(within, key=lambda event: (event.when, event.kind == CRASH))
 
 

@@ -143,10 +143,23 @@ class Dumps:
             for worker in workers:
                 await worker.close()
 
-    async def _worker(self) -> Worker:
-        """A process that waits for a dump, or a new one."""
+    async def _opened(self, path: str, member: str | None) -> tuple[Worker, dict[str, Any]]:
+        """A process with a dump open in it: the one that waits for a dump, or a new one. Raises :class:`KdumpError`."""
         spare, self._spare = self._spare, None
-        return spare if spare is not None and not spare.dead else await Worker.start(self._settings)
+        if spare is not None and not spare.ended:
+            try:
+                return spare, await self._open_in(spare, path, member)
+            except WorkerDied:
+                pass  # it may have been dead before: a new one tells
+            except BaseException:
+                spare.kill()
+                raise
+        worker = await Worker.start(self._settings)
+        try:
+            return worker, await self._open_in(worker, path, member)
+        except BaseException:
+            worker.kill()
+            raise
 
     async def _start_spare(self) -> None:
         """Have a process for the next dump: once the last one has answered, which it would slow down."""
@@ -196,12 +209,7 @@ class Dumps:
             raise KdumpError(f"{self.limits.dumps} dumps are open already: close one with close_dump")
         self._opening += 1
         try:
-            worker = await self._worker()
-            try:
-                facts = await self._open_in(worker, found, member)
-            except BaseException:
-                worker.kill()
-                raise
+            worker, facts = await self._opened(found, member)
         finally:
             self._opening -= 1
         dump = Dump(f"d{next(self._numbers)}", found, member, facts, worker)
@@ -243,10 +251,9 @@ class Dumps:
         dump = self.get(name)
         note = None
         async with dump.lock:
-            if dump.worker.dead:
+            if dump.worker.ended:
                 await dump.worker.close()
-                dump.worker = await self._worker()
-                dump.facts = await self._open_in(dump.worker, dump.path, dump.member)
+                dump.worker, dump.facts = await self._opened(dump.path, dump.member)
                 note = "the dump was opened anew: its process had been ended, and what earlier commands had set is gone"
         try:
             answer = await dump.worker.ask(method, parameters, self.limits.seconds)

@@ -57,6 +57,11 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone, as far as that is known."""
+        return self.dead or self._process.returncode is not None
+
     async def ask(self, method: str, parameters: dict[str, Any], seconds: float) -> dict[str, Any]:
         """The answer to a request. Raises :class:`KdumpError` for what it says, or :class:`WorkerDied`."""
         async with self._lock:
