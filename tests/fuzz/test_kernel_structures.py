@@ -54,6 +54,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 #: Scenes that have what a plugin shows, where the demonstration does not.
 SCENES = {
     "cpu": "hang-dpc",
+    "peb": "wow64-stacks",
+    "stack": "wow64-stacks",
+    "teb": "wow64-stacks",
     "exqueue": "hang-workers",
     "hang": "hang-workers",
     "dpcwatchdog": "dpc-samples",

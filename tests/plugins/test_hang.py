@@ -50,6 +50,17 @@ def test_at_the_prompt(sample) -> None:
     assert "-hung" in next(iter(execute(session, "!analyze -hung")))
 
 
+@pytest.mark.parametrize("kind", ["lime", "elf"])
+def test_images_without_bug_check(image, kind: str) -> None:
+    """A LiME image keeps no registers: what runs is known from the DPC that is active."""
+    hung = list(hang_grid(volatility3_kdump.open(image(kind, True, "hang-dpc"))).kd_lines())
+    assert "    the machine has not crashed" in hung
+    assert "VERDICT: The driver RtsPer.sys most probably holds the machine up." in hung
+    assert not any("Runner-up: the thread" in line for line in hung)
+    well = list(hang_grid(volatility3_kdump.open(image(kind, True, "hang-none"))).kd_lines())
+    assert "VERDICT: Nothing points at a hang." in well
+
+
 @pytest.mark.thorough
 def test_through_the_host(sample, run_vol) -> None:
     path = sample(6, None, "hang-pool")

@@ -81,7 +81,7 @@ def _bug_check(observed: Observed) -> Section:
     """What the bug check says, where it is about something that does not go on."""
     check = header_bug_check(observed.target)
     if check is None or not check.code:
-        return Section(subjects.BUG_CHECK, notes=("the machine has not crashed",))
+        return Section(subjects.BUG_CHECK, (Evidence("the machine has not crashed"),))
     name = f"{check.code:X} ({check.name})" if check.name else f"{check.code:X}"
     if check.code in _ASKED_FOR or check.code & _CODE in _ASKED_FOR:
         return Section(subjects.BUG_CHECK, (Evidence(f"bug check {name}: somebody asked for the dump"),))

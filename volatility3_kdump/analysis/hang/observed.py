@@ -5,6 +5,7 @@ Everything is read when it is first asked for, and once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from volatility3_kdump.images.version_resource import image_version
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ThreadNamer, every_thread
 from volatility3_kdump.windows.machine.clock import clock_increment
+from volatility3_kdump.windows.machine.dpcs import read_dpc_queues
 from volatility3_kdump.windows.machine.work_queues import WorkQueue, read_work_queues
 from volatility3_kdump.windows.processes.ready import ProcessorState, processor_states
 from volatility3_kdump.windows.processes.threads import WAITING, Thread, read_thread
@@ -85,13 +87,28 @@ class Observed:
         increment = clock_increment(self.target)
         return None if ticks is None or increment is None else ticks * increment
 
+    @functools.cached_property
+    def interrupting(self) -> dict[int, Module]:
+        """The third party's driver whose DPC runs on a thread's processor, by the thread: stacks need not show it."""
+        found = {}
+        current = {state.number: state.current for state in self.states if state.dpc_active and state.current}
+        for queue in read_dpc_queues(self.target) if current else ():
+            thread = current.get(queue.processor)
+            routine = queue.active.routine if queue.active is not None else None
+            module = self.target.names.module_of(routine) if routine else None
+            if thread is not None and module is not None and self.is_third_party(module):
+                found[thread] = module
+        return found
+
     # stacks -----------------------------------------------------------------------------------------------------------
 
     def stack(self, address: int) -> Stack:
         """The stack of a thread, walked once; an empty one says why there is none."""
         if address not in self._stacks:
             try:
-                self._stacks[address] = walker(self.target).walk(thread_start(self.target, address), _MOST_FRAMES)
+                # What holds a thread up lies in the kernel.
+                start = dataclasses.replace(thread_start(self.target, address), process=None)
+                self._stacks[address] = walker(self.target).walk(start, _MOST_FRAMES)
             except NoStack as error:
                 self._stacks[address] = Stack((), str(error), False)
         return self._stacks[address]
@@ -142,6 +159,9 @@ class Observed:
         driver = self.driver_on(self.stack(thread).frames)
         if driver is not None:
             return self.suspect_driver(driver, f"{why}; the driver is on the thread's stack", weight, thread)
+        driver = self.interrupting.get(thread)
+        if driver is not None:
+            return self.suspect_driver(driver, f"{why}; a DPC of the driver runs on that processor", weight, thread)
         return Suspicion(f"the thread {self.title(thread)}", thread, why, weight, None, thread)
 
     # what is shared ---------------------------------------------------------------------------------------------------
