@@ -13,8 +13,8 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.views.dx import DxOptions, DxView, dx_grid
 
 
-def test_rows(sample, run_vol) -> None:
-    finished = run_vol("-q", "-f", sample(), "-r", "json", "kdump.dx", "--expression", "nt!PsActiveProcessHead")
+def test_rows(sample, run_plugin) -> None:
+    finished = run_plugin("-q", "-f", sample(), "-r", "json", "kdump.dx", "--expression", "nt!PsActiveProcessHead")
     assert finished.returncode == 0, finished.stderr
     (row,) = parsed(finished.stdout)
     assert (row["Type"], row["Text"], row["Address"]) == ("_LIST_ENTRY", None, 0xFFFFF8006321DFC0)
@@ -23,9 +23,9 @@ def test_rows(sample, run_vol) -> None:
     assert (blink["Name"], blink["Type"], blink["Offset"]) == ("Blink", "_LIST_ENTRY *", 8)
 
 
-def test_lines_and_errors(sample, run_vol) -> None:
+def test_lines_and_errors(sample, run_plugin) -> None:
     query = "@$cursession.Processes.Select(p => p.Name),1"
-    shown = lines(run_vol("-q", "-f", sample(), "-r", "windbg", "kdump.dx", "--expression", query))
+    shown = lines(run_plugin("-q", "-f", sample(), "-r", "windbg", "kdump.dx", "--expression", query))
     assert [line.rstrip() for line in shown] == [query, "    [0x4]            : System", "    [...]"]
     with pytest.raises(KdumpError, match="Error: Unable to bind name 'Nothing'"):
         dx_grid(Target.open(sample()), "@$curprocess.Nothing")
