@@ -51,6 +51,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
         {"find": True, "pool": "paged", "with": ["thread", "ffff918952f55080"]},
     ),
     ("!poolfind Leak 0", "pool", {"find": True, "tag": "Leak", "pool": "nonpaged"}),
+    ("!fileobj ffff91894e251a20", "file", {"address": "ffff91894e251a20"}),
     ("!devnode 0 1", "devnode", {}),
     ("!devnode 0 1 pci", "devnode", {"service": "pci"}),
     ("!drvobj MYFAULT", "irp", {"driver": "MYFAULT"}),
@@ -94,7 +95,7 @@ WITHOUT_PAIR = {
     *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
     # The sample has no work queues.
     "!exqueue",
-    *("!poaction", "!verifier", "!deadlock"),
+    *("!poaction", "!verifier", "!deadlock", "!vpb", "!ca", "!pfn"),
     *("!peb", "!teb", "!dlls", "!gle"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
