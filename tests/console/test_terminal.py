@@ -59,7 +59,14 @@ def shown(keys: list[str], lines: int) -> int:
 
 @pytest.mark.parametrize(
     ("keys", "lines"),
-    ((["q"], 11), (["enter", "q"], 12), ([" ", "q"], 22), (["enter", "enter", " ", "Q"], 24), ([" "] * 9, 50)),
+    (
+        (["q"], 11),
+        (["enter", "q"], 12),
+        ([" ", "q"], 22),
+        (["enter", "enter", " ", "Q"], 24),
+        ([" "] * 9, 50),
+        (["G"], 50),
+    ),
 )
 def test_keys_of_the_pager(small_terminal: None, keys: list[str], lines: int) -> None:
     assert shown(keys, 50) == lines
@@ -74,3 +81,42 @@ def test_ending_the_input_ends_the_output(small_terminal: None, error: type[Base
         return next(number for number in range(1, 50) if pager())
 
     assert count(_Pager(leave)) == 11
+
+
+def test_the_pager_counts_rows(small_terminal: None) -> None:
+    """At 80 columns a line of 200 characters takes three rows: the fourth does not fit behind three of them."""
+    asked: list[None] = []
+
+    def ask() -> str:
+        asked.append(None)
+        return "q"
+
+    pager = _Pager(ask)
+    assert [pager("x" * 200) for _ in range(4)] == [False, False, False, True]
+    assert len(asked) == 1
+
+
+def test_the_pager_searches(small_terminal: None) -> None:
+    pager = _Pager(lambda: "/", lambda: "Needle")
+    stopped = [pager(f"line {number}") for number in range(100)]
+    assert not any(stopped)
+    assert not pager("the needle")
+
+
+def test_pasted_lines_are_given_one_by_one(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    """prompt_toolkit gives a bracketed paste as one text with ends of lines."""
+    pytest.importorskip("prompt_toolkit")
+    from volatility3_kdump.console.terminal import _Toolkit
+
+    class Pasted:
+        def prompt(self, prompt: str) -> str:
+            return "!process 0 7\nr rip\n.bugcheck"
+
+    reader = _Toolkit.__new__(_Toolkit)
+    reader._lines, reader._prompt = [], Pasted()
+    assert [reader.read("kd> ") for _ in range(3)] == ["!process 0 7", "r rip", ".bugcheck"]
+    assert capsys.readouterr().out == "kd> r rip\nkd> .bugcheck\n"
+    assert reader.read("kd> ") == "!process 0 7"
+    assert reader.pager() is None
+    reader.forget()
+    assert reader.read("kd> ") == "!process 0 7"

@@ -65,7 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"how many commands a line may run, loops included, where nobody types (default {_MOST_STEPS})",
     )
-    parser.add_argument("--no-paging", dest="paging", action="store_false", help="show long output without stopping")
+    parser.add_argument("--paging", action="store_true", help="stop at the end of each screen")
+    parser.add_argument("--no-paging", dest="paging", action="store_false", help="do not, as without --paging")
+    parser.add_argument("--history", metavar="FILE", help="keep the commands that are typed in this file")
     return parser
 
 
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
-    console = Console(session, sys.stdout, options.paging)
+    console = Console(session, sys.stdout, options.paging, options.history)
     try:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(session.close_log)
@@ -104,8 +106,9 @@ def main(arguments: Sequence[str]) -> int:
 class Console:
     """Shows what a session answers, on a stream and in its log."""
 
-    def __init__(self, session: Session, output: TextIO, paging: bool = True) -> None:
+    def __init__(self, session: Session, output: TextIO, paging: bool = False, history: str | None = None) -> None:
         self.session = session
+        self._history = history
         self.paging = paging
         self._output = output
         self._progress = ProgressLine(sys.stderr)
@@ -160,7 +163,7 @@ class Console:
             return
         from volatility3_kdump.console.terminal import make_reader
 
-        reader = make_reader(self.session)
+        reader = make_reader(self.session, self._history)
         previous = ""
         while not self.session.finished:
             try:
@@ -176,16 +179,17 @@ class Console:
             try:
                 self.answer(line, reader.pager() if self.paging else None)
             except KeyboardInterrupt:
+                reader.forget()
                 self.show("Interrupted.")
 
-    def answer(self, line: str, stop: Callable[[], bool] | None = None) -> None:
+    def answer(self, line: str, stop: Callable[[str], bool] | None = None) -> None:
         """Carry out a line of commands. ``stop`` is asked before each line of text whether the user has seen enough."""
         self._all(execute(self.session, line), stop)
 
-    def _all(self, lines: Iterable[str], stop: Callable[[], bool] | None = None) -> None:
+    def _all(self, lines: Iterable[str], stop: Callable[[str], bool] | None = None) -> None:
         for line in lines:
             self.show(line)
-            if stop is not None and stop():
+            if stop is not None and stop(line):
                 return
         self._progress.clear()
         self._output.flush()

@@ -35,6 +35,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from volatility3_kdump.console.kd_names import pointer
 from volatility3_kdump.console.script import Again, Leave, Leaving, StepsSpent, split, whole_lines
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Argument, Example, Given, Kind, Option, Syntax
@@ -163,8 +164,10 @@ def find(text: str) -> tuple[Command, Arguments]:
             if name is not None:
                 entry = commands[name]
                 return entry, Arguments(name, typed[len(name) :].strip(), syntax=entry.syntax)
-    text = plain
-    raise KdumpError(_unknown(text, commands))
+    known = pointer(text)
+    if known is not None:
+        raise KdumpError(f"{known[0]} is not there: {known[1]}")
+    raise KdumpError(_unknown(plain, commands))
 
 
 def _longest(text: str, commands: dict[str, Command], fold: bool) -> str | None:

@@ -1,0 +1,214 @@
+"""KD's commands that are not there: what to type instead, or why there is nothing.
+
+Names are those of Microsoft's documentation of the debugger (MicrosoftDocs/windows-driver-docs, debuggercmds), and of
+the extensions that people type most. A command of the table that is built later takes its name from it by itself: the
+registry is asked first.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_BUILT_IN = "extensions are built in here: nothing is loaded, and .help lists all commands"
+_LIVE = "needs a machine that runs: a dump cannot run or change"
+_HARDWARE = "shows hardware, whose state is not in a dump"
+_PRIVATE = "needs types that public symbols do not have"
+_USER = "is for programs in user mode; !peb, !teb and !dlls show what a kernel dump holds of them"
+_WINDOWS = "belongs to the debugger's window"
+_SOURCE = "source lines are not read: lm, ln and u show modules, symbols and code"
+_DEBUGGER = "steers the debugger itself, and has nothing to do here"
+_REMOTE = "no other debugger connects to this prompt"
+_MANAGED = "managed code is not read: SOS needs the runtime's own library"
+
+#: What to say of names that are in one line here.
+_WORDS: dict[str, str] = {
+    ".load .loadby .unload .unloadall .chain .extpath .setdll !extension": _BUILT_IN,
+    ".extmatch .cmdtree": ".help lists the commands, Tab completes them",
+    ".scriptload .scriptunload .scriptrun .scriptlist .scriptproviders .scriptdebug": "JavaScript is not run: vol's "
+    "plugins and Python take its place, $$>a< runs command files",
+    ".nvload .nvlist .nvunload .nvunloadall": "visualizers are not read: dt and dx show types",
+    # what has another name
+    "!ver !lmver !modinfo": "lmvm MODULE shows versions",
+    "!modules !ml !imggp !imgreloc !showmodules": "lm lists modules, !dh shows an image's headers",
+    "!bugcheck !analyzebugcheck !bc": ".bugcheck shows the code, !analyze -v the analysis",
+    "!crashinfo !dumpinfo !dump": ".dumpdebug shows the dump's header, vertarget the system",
+    "!ps !tasklist !processes !plist !p": "!process 0 0 lists processes",
+    "!thread_list !threads !threadlist": "!process 0 2 or !stacks lists threads, !running what processors run",
+    "!eresource !resource !erw": "!locks ADDRESS shows a resource",
+    "!kuser !sharedinfo": "dt nt!_KUSER_SHARED_DATA fffff78000000000 shows it",
+    "!uptime !systime !time": ".time shows when it crashed, and how long it had been up",
+    "!memlist !memstat !pfnlist !mem": "!vm and !memusage show memory",
+    "!pagefile !pf !sysptes": "!vm shows page files and limits, !process 0 0 processes",
+    "!zombies !defwrites !wsle !wdmaud": "!vm shows page files and limits, !process 0 0 processes",
+    "!poolleak !pooltag !gpool !poolinfo !ptag": "!poolused 2 shows pool by tag, !pool ADDRESS a block",
+    "!frag !lookaside !lookasidelist !rtllookaside !searchpool": "!poolused and !poolfind show pool",
+    "!ptov !pte2va !pfntova": "!vtop translates in the other direction; vol -f DUMP kdump.pte",
+    "!dcp !dqp !ddp !search !sp !s": "!db, !dd, !dq show physical memory, s searches virtual memory",
+    "!eb !ed !ew !eq !fill !ecb !ecd !ecw !ed2": _LIVE,
+    "!regs !registers !context !r": "r shows registers, .trap, .cxr and .thread choose whose",
+    "!stack !kstack !dumpstack !k !callstack !dps_stack !rawstack": "k shows the stack, dps @rsp its words",
+    "!ntstatus !gle_text !status !err !decode !lerror !win32err": "!error VALUE names codes",
+    "!driver !drv !drvlist !driverlist": "lm lists drivers, !drvobj NAME shows one",
+    "!device !dev !devext !devinst !devobj_list": "!devobj, !devstack and !devnode show devices",
+    "!pnpevent !pnptriage !pnptree !devtree !dn": "!devnode 0 1 shows the tree of devices",
+    "!popolicy !pocaps !poreqlist !po !powerirps !pirp !whattime2": "!poaction and !powertriage show power",
+    "!fltmc !filters !ioctl !irps !iolist !iostack !irpwalk": "!irp ADDRESS shows a request, !irpfind lists them",
+    "!handles !htrace !openfiles !fileobjs !files": "!handle 0 3 lists handles, !object ADDRESS shows one",
+    "!obj !objdir !objtrace !winobj !objs": "!object \\PATH shows objects and directories",
+    "!priv !privileges !sd !acl !sid !tokens !groups": "!token shows user, groups and privileges",
+    "!waits !wait !waitchain !lockcheck !blocked !hang !deadlocks !blockers": "!locks shows who waits for whom; "
+    "!analyze -hang all waits",
+    "!runaway !cpuusage !threadtimes !ttime": "!process 0 2 has the threads' times, !running what runs",
+    "!cpuid !processor !processors !smt !numa !numa_hal !cpu": "!cpuinfo shows processors, !prcb N a control block",
+    "!irq !interrupts !ioapic !apic !pic !ipi !isr !idt !gdt !ldt !apicerr !pciir !lapic !msr !rdmsr !wrmsr": _HARDWARE,
+    "dg .tss !tss !dg": "descriptor tables: r gdtr idtr tr shows where they are, dq their words",
+    "rdmsr wrmsr ib id iw ob od ow !ib !id !iw !ob !od !ow !iobench": _HARDWARE,
+    "!mca !cmci !mce !cper !cmc !whea !errpkt !mcelog": "!errrec ADDRESS shows a hardware error record",
+    "!pci !pcitree !pcm !pcr_pci !pciresources !pcilist !pcicfg": _HARDWARE + "; !devnode 0 1 shows devices",
+    "!acpiinf !acpicache !acpiirqarb !amli !nsobj !acpiresconflict !rsdt !fadt !mapic !facs !dsdt !nhlt": _HARDWARE,
+    "!blackboxusb !blackboxhal": ".enumtag lists the data that components added",
+    "!arbiter !arbinst !ioresdes !ioreslist !ecs !rlist !range !cmreslist !dpa": "devices' resources: " + _PRIVATE,
+    "!reg !regkey !hivelist": "vol -f DUMP windows.registry.hivelist and printkey read it",
+    "!openkeys !hiveaddr !registry": "vol -f DUMP windows.registry.hivelist and printkey read it",
+    "!lpc !alpc !port !lpcport": "dt nt!_ALPC_PORT ADDRESS shows a port; !locks follows waits for messages",
+    "!session !sprocess !sessionlist": "!process /s SESSION 0 0 lists a session's processes",
+    "!job !silo !container !server_silo": "dt nt!_EJOB ADDRESS shows a job",
+    "!apc !ktimer !timers !callback !callouts !dpcqueue": "!dpcs shows DPCs, !timer timers",
+    "!atom !dd_atoms !desktop !winsta !winstation !hwnd !gdi !win32k": "of win32k: " + _PRIVATE,
+    "!wmitrace !stracedump !etw !logdump !strdump !logger !wmi !searchpath !tracelog": "trace buffers are not decoded: "
+    ".enumtag lists what the dump has",
+    "!rcdrkd !wpp !tmf !rcdrlogdump": "recorded traces are not decoded: .enumtag lists what the dump has",
+    "!bushnd !bugdump !blockeddrv !ahcache !bcb !openmaps !filecachemaps": _PRIVATE,
+    "!callback_list !psnotify !notify !pscallbacks !cmcallbacks": "vol -f DUMP windows.callbacks lists callbacks",
+    "!ssdt !syscalls !dumpssdt": "vol -f DUMP windows.ssdt lists system services",
+    "!logonsession !lsa !kerberos !mimikatz !credentials": "secrets are not looked for here",
+    "!heap !htrace_user !avrf !gflag !gflags !uext !slwait !cs !critsec": _USER,
+    "!locks_user !ntsdexts !exts !vprot !vprotect !findxmldata !igrep !mui !rebase": _USER,
+    "!exploitable !msec": "!analyze -v has the finding; nothing here rates whether it can be exploited",
+    "!clrstack !dumpheap !dumpobj !sos !eestack !eeheap !pe !gcroot !clrthreads !dumpmt": _MANAGED,
+    "!ntprocessor !kdext !kdexts !help !ext": ".help lists the commands, .help COMMAND says more of one",
+    # sources, windows, remote
+    ".lines lsa ls lsf lsc lsp l+ l-": _SOURCE,
+    ".srcpath .lsrcpath .srcfix .srcnoisy .open .lsrcfix !lines .jdinfo !srcpath": _SOURCE,
+    ".settings .prefer_dml .wtitle .cls .beep .sleep .ofilter .browse .ocommand .write_cmd_hist .outmask": _WINDOWS,
+    ".tabs .lines_of .fontsize .quit_lock .first": _WINDOWS,
+    ".prompt_allow .holdmem .load_ui !dml_proc .dml_start .dml_flow": _WINDOWS,
+    ".server .servers .remote .remote_exit .clients .endsrv .endpsrv .send_file .wake_debugger .noversion": _REMOTE,
+    ".echotime .echotimestamps .echocpunum": _DEBUGGER,
+    ".enable_unicode .enable_long_status .force_tb .force_radix_output": _DEBUGGER,
+    ".allow_exec_cmds .allow_image_mapping .bpsync .cache .childdbg .cordll .copysym .dvalloc .dvfree": _DEBUGGER,
+    ".event_code .event_format .eventlog .eventstr .exptr .fixup .ignore_missing_pages .imgscan .inline": _DEBUGGER,
+    ".kdtrans .kdfiles .lsrcfix .netuse .noshell .nvpath .pcmd .process_prompt .pop .push .record_branches": _DEBUGGER,
+    ".secure .sound_notify .step_filter .suspend_ui .typeopt .symopt .tlist_all .ttime .ttp .wow64exts": _DEBUGGER,
+    ".asm .fnent .fnret .apply_dbp .bpcmds .call .abandon .breakin2 .closehandle .ocom": "is not there: u shows code, "
+    "k stacks and .frame /r registers",
+    "sx sxd sxe sxi sxn sxr sx- sq ss so .prompt_on_event": _LIVE,
+    "ld": "symbols load by themselves when they are needed; .reload /f MODULE loads one now",
+    "c": "memory is not compared: s searches it, d shows it",
+    "dv dt_local x_local dtx !locals !for_each_local !for_each_frame !for_each_register": "local variables need "
+    "private "
+    "symbols; kv and .frame /r show what is there",
+    "#": "u and uf show code; s -b searches memory for its bytes",
+    "ds_dlist dbr": "dl shows lists",
+    ".dumpcab .dump_cab": "no cabinet is written: kdump slice writes smaller dumps",
+    ".jit .attach_kernel .restart_target .tlist_remote .createdir": _LIVE,
+    ".excr .exception .exceptions": ".ecxr and .exr -1 show the exception",
+    ".enumtags .tags": ".enumtag lists the data that components added",
+    ".dumplist .dumps": "|| lists the dumps",
+    ".lastcmd .history": "Up and Ctrl-R find earlier commands",
+    ".info .dumpdebug_full": ".dumpdebug shows the dump's header",
+    ".exit .quit quit exit bye": "q ends the session",
+    "help ? man h": ".help lists the commands",
+    "bt backtrace where": "k shows the stack",
+    "ps tasks": "!process 0 0 lists processes",
+    "vad maps": "!vad shows an address space",
+    "info": "vertarget shows the system, lm the modules",
+    "l": _SOURCE,
+    "|": "!process 0 0 lists processes, || the dumps",
+    # what has no data
+    "!stl !std !str !ustr !dstr": "dt nt!_UNICODE_STRING ADDRESS, dS, dl and !list show them",
+    "!ustring !dls !dlists !dflink !dblink": "dt nt!_UNICODE_STRING ADDRESS, dS, dl and !list show them",
+    "!kdmp !triager !triage !autoexec !bucket": "!analyze -v is the analysis",
+    "!dskheap !spoolsum !spoolused !spoolfind !xpool !sesspool": "session pool: " + _PRIVATE,
+    "!kb !kv !kd !kp": "k, kb and kv show the stack",
+    "!vpdd !ptree !pagetables !pxe !ppe !pde !dtb": "!pte ADDRESS shows every level of a translation",
+    "!trueref !obtrace !tp !trap !fpo !fnseh !frameworks": _PRIVATE,
+    "!perfctr !pmc !pmssa !pmpicr !psp !pars !pnpenum !cbreg !cxr !exca !msft": _HARDWARE,
+    "!ataport !sataport !scsiport !srb !portcls !mcerr !isainfo !flushlog": _PRIVATE,
+    "!umproc !umdf !urb": "named by an extension: " + _PRIVATE,
+    "!writemem !readmem": ".writemem writes memory to a file",
+}
+
+#: What to say of every command of an extension; the name ends before the point.
+_EXTENSIONS: dict[str, str] = {
+    "ndiskd": "adapters and packets of NDIS: types of ndis.pdb are needed, and not read yet; !irp and dt show "
+    "structures",
+    "wdfkd": "drivers of KMDF: their log is in Wdf01000's memory, and not decoded; !drvobj, !devstack and !irp "
+    "show them",
+    "umdf": "hosts of user-mode drivers: user memory is rarely in a dump; !process 0 7 WUDFHost.exe shows them",
+    "fltkd": "filters: types of fltmgr.pdb are needed, and not read yet; !drvobj shows drivers",
+    "storagekd": "storage classes and ports: " + _PRIVATE + "; !devnode, !devstack and !irp show the devices",
+    "scsikd": "SCSI requests: " + _PRIVATE + "; !devstack and !irp show the devices",
+    "usb3kd": "USB 3: " + _PRIVATE + "; !devnode 0 1 shows the devices",
+    "usbkd": "USB: " + _PRIVATE + "; !devnode 0 1 shows the devices",
+    "hidkd": "input devices: " + _PRIVATE,
+    "bthkd": "Bluetooth: " + _PRIVATE,
+    "ks": "kernel streaming: " + _PRIVATE,
+    "acpikd": _HARDWARE,
+    "amli": "AML of the firmware is not in a dump",
+    "gpiokd": _HARDWARE,
+    "spbkd": _HARDWARE,
+    "sercxkd": _HARDWARE,
+    "rcdrkd": "recorded traces are not decoded: .enumtag lists what the dump has",
+    "wmitrace": "trace buffers are not decoded: .enumtag lists what the dump has",
+    "sos": _MANAGED,
+    "clr": _MANAGED,
+    "psscor4": _MANAGED,
+    "netext": _MANAGED,
+    "mex": "of MEX there are those on threads, stacks and processes: !us, !tl, !t, !di, !lt, !ddt, !running",
+    "exts": _USER,
+    "uext": _USER,
+    "ntsdexts": _USER,
+    "logexts": _USER,
+    "dx": "dx evaluates expressions",
+    "pde": "is an extension of its own; !analyze -v and !thread show most of it",
+    "swishdbgext": "is an extension of its own; vol's plugins look for what was tampered with",
+    "pykd": "Python is beside the prompt: import volatility3_kdump",
+    "py": "Python is beside the prompt: import volatility3_kdump",
+    "pci": _HARDWARE,
+    "minipkd": _PRIVATE,
+    "dbgkit": "is an extension of its own; dx and dt show structures",
+}
+_NAME = re.compile(r"[.!]?[A-Za-z_$][\w+-]*|[^\w\s]+")
+_OF_EXTENSION = re.compile(r"!([A-Za-z]\w*)\.([\w?]+)")
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, str]:
+    return {name.lower(): words for names, words in _WORDS.items() for name in names.split()}
+
+
+def names() -> list[str]:
+    """Every name that something is said of."""
+    return sorted(_table())
+
+
+def extensions() -> list[str]:
+    """Every extension library that something is said of."""
+    return sorted(_EXTENSIONS)
+
+
+def pointer(typed: str) -> tuple[str, str] | None:
+    """(the command's name, what to type here instead or why there is nothing); ``None`` for what is no name of KD."""
+    of_extension = _OF_EXTENSION.match(typed)
+    if of_extension is not None:
+        library, name = of_extension[1].lower(), of_extension[2].lower()
+        shown = f"!{of_extension[1]}.{of_extension[2]}"
+        if name == "help":
+            return shown, _BUILT_IN
+        words = _table().get(f"!{name}") or _EXTENSIONS.get(library)
+        return None if words is None else (shown, words)
+    match = _NAME.match(typed)
+    words = _table().get(match[0].lower()) if match else None
+    return None if match is None or words is None else (match[0], words)
