@@ -46,7 +46,7 @@ def test_a_line_is_the_document_of_the_plugin(
         report = tmp_path / f"{number}.json"
         finished = run_plugin("-q", "-f", line["file"]["path"], "kdump.analyze", "--report", report, *options)
         assert finished.returncode == 0, finished.stderr
-        ours = ("batch", "file", "elapsed_seconds", "kdump_version", "error")
+        ours = ("batch", "file", "elapsed_seconds", "kdump_version", "error", "modules")
         assert {key: value for key, value in line.items() if key not in ours} == json.loads(report.read_text())
 
 

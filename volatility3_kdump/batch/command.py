@@ -7,24 +7,44 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from volatility3_kdump.batch.files import collect
+from volatility3_kdump.batch import parquet
 from volatility3_kdump.batch.lines import Done, LineFile
+from volatility3_kdump.batch.places import collect_everywhere
 from volatility3_kdump.batch.summary import Summary, counted
-from volatility3_kdump.batch.task import Options
+from volatility3_kdump.batch.task import Line, Options
+from volatility3_kdump.batch.watching import watched
 from volatility3_kdump.batch.workers import MOST_JOBS, Progress, lines_of
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
 from volatility3_kdump.stores.servers import offline_by_default
+
+if TYPE_CHECKING:
+    from volatility3_kdump.batch.fleet import FleetExecutor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``kdump batch``."""
-    parser.add_argument("paths", metavar="DIR", nargs="+", help="directories, dumps, and archives with dumps")
+    parser.add_argument("paths", metavar="DIR", nargs="+", help="directories, dumps, archives with dumps; URLs")
     parser.add_argument("--jsonl", metavar="OUT", type=Path, required=True, help="the file that gets the lines")
     parser.add_argument("--jobs", metavar="N", type=_count, help="dumps analysed at a time (default: processors)")
     parser.add_argument("--resume", action="store_true", help="go on with OUT: files that have a line are left out")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the summary as JSON as well")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the summary as one HTML page as well")
+    parser.add_argument(
+        "--parquet",
+        metavar="DIR",
+        type=Path,
+        help="write the lines as Parquet files as well: dumps, frames, modules, ...",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="have the workers of a Dask scheduler analyse: tcp://HOST:8786"
+    )
+    parser.add_argument("--send", action="store_true", help="with --scheduler: send the bytes of the dumps along")
+    parser.add_argument(
+        "--watch", action="store_true", help="go on with what appears in the directories, until it is interrupted"
+    )
     parser.add_argument(
         "--pattern", metavar="GLOB", action="append", default=[], help="only names in the directories that match"
     )
@@ -80,15 +100,28 @@ def run(arguments: argparse.Namespace) -> int:
         OwnerRules.load(options.triage_ini)  # raises now what would be wrong with every line
     if not arguments.symbol_path and not arguments.offline and not offline_by_default():
         print("kdump batch: no symbol server is asked; -y 'srv*' asks Microsoft's", file=sys.stderr)
-    out = LineFile(arguments.jsonl, arguments.resume)
+    if arguments.parquet is not None:
+        parquet.require()
+    if arguments.send and arguments.scheduler is None:
+        raise KdumpError("--send is for the workers of a --scheduler")
+    executor = None
+    if arguments.scheduler is not None:
+        from volatility3_kdump.batch.fleet import FleetExecutor
+
+        executor = FleetExecutor(arguments.scheduler, arguments.send)
     try:
-        return _run(arguments, options, out)
+        out = LineFile(arguments.jsonl, arguments.resume)
+        try:
+            return _run(arguments, options, out, executor)
+        finally:
+            out.close()
     finally:
-        out.close()
+        if executor is not None:
+            executor.shutdown()
 
 
-def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
-    files, left = collect(arguments.paths, arguments.pattern)
+def _run(arguments: argparse.Namespace, options: Options, out: LineFile, executor: FleetExecutor | None = None) -> int:
+    files, left = collect_everywhere(arguments.paths, arguments.pattern)
     left_out = [left]
     done, summary = Done(), Summary()
     wanted = {file.shown_path for file in files}
@@ -98,12 +131,18 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
         summary.add(line)
         earlier += 1
     show = _progress_line() if sys.stderr.isatty() else None
-    lines = lines_of(files, options, None, arguments.jobs, done, show, left_out)
+    jobs = arguments.jobs or (executor.jobs if executor is not None else None)
+    if arguments.watch:
+        lines = watched(arguments.paths, arguments.pattern, options, executor, jobs, done, show)
+    else:
+        lines = lines_of(files, options, executor, jobs, done, show, left_out)
     interrupted = False
     try:
         for line in lines:
             out.write(line)
             summary.add(line)
+            if arguments.watch:
+                print(_told(line), flush=True)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -117,6 +156,8 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
         from volatility3_kdump.pages.rendering import write_page
 
         write_page("--html", arguments.html, batch_page(summary.document()))
+    if arguments.parquet is not None:
+        parquet.write(arguments.parquet, out.read(lambda line: False))
     for line_of_summary in summary.text():
         print(line_of_summary)
     if earlier:
@@ -129,6 +170,15 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile) -> int:
     if not summary.analysed and not summary.failed:
         raise KdumpError("no crash dump found in " + ", ".join(map(str, arguments.paths)))
     return 1 if summary.failed else 0
+
+
+def _told(line: Line) -> str:
+    """What `--watch` says of a dump."""
+    error, verdict = line["error"], line.get("verdict") or {}
+    bug_check = line.get("bug_check") or {}
+    said = error["message"] if error is not None else f"{bug_check.get('name') or bug_check.get('code')}"
+    held = verdict.get("suspect")
+    return printable(f"{line['file']['path']}: {said}" + (f", {held}" if held else ""))
 
 
 def _progress_line() -> Progress:

@@ -7,13 +7,13 @@ import fnmatch
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from volatility3_kdump.files import reason
 
 #: Names by which a file in a directory is taken for a dump whatever it holds.
 DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp", ".kdmp", ".vmem", ".lime", ".avml")
-_HEAD_SIZE = 18
+HEAD_SIZE = 18
 #: How crash dumps begin, and memory images of kinds that nothing else begins like.
 _DUMP_MAGICS = (b"PAGEDU64", b"PAGEDUMP", b"EMiL", b"AVML", b"KDUMP   ", b"makedumpfile\0")
 #: ELF files are mostly programs: e_type is 4 for core files.
@@ -37,6 +37,8 @@ class File:
     explicit: bool = True
     problem: str | None = None
     archive: bool = False
+    #: The bytes, for whoever does not see the path.
+    content: bytes | None = field(default=None, repr=False)
 
     @property
     def shown_path(self) -> str:
@@ -100,6 +102,11 @@ def _walk(directory: str) -> Iterator[tuple[str, str | None]]:
     yield from problems
 
 
+def begins_as_dump(head: bytes) -> bool:
+    """Whether a file that begins like this is a crash dump, or a memory image of a kind that can be told."""
+    return head.startswith(_DUMP_MAGICS) or (head.startswith(_ELF) and head[16:18] == _CORE)
+
+
 def look_at(path: str, explicit: bool) -> File | None:
     """What a file is; ``None`` for one of a directory that is neither a dump nor an archive."""
     from volatility3_kdump.archives.containers import recognise
@@ -110,19 +117,18 @@ def look_at(path: str, explicit: bool) -> File | None:
             # Not opened: reading a pipe or a device may never end.
             return File(path, problem="is not an ordinary file") if explicit else None
         with open(path, "rb") as stream:
-            head = stream.read(_HEAD_SIZE)
+            head = stream.read(HEAD_SIZE)
     except (OSError, ValueError) as error:
         if not explicit and os.path.islink(path) and not os.path.exists(path):
             return None
         return File(path, explicit=explicit, problem=f"cannot be opened: {reason(error)}")
     archive = recognise(head) is not None
-    dump = head.startswith(_DUMP_MAGICS) or (head.startswith(_ELF) and head[16:18] == _CORE)
-    if not explicit and not archive and not dump and not path.lower().endswith(DUMP_SUFFIXES):
+    if not explicit and not archive and not begins_as_dump(head) and not path.lower().endswith(DUMP_SUFFIXES):
         return None
-    return File(path, status.st_size, _moment(status.st_mtime_ns), explicit, archive=archive)
+    return File(path, status.st_size, moment(status.st_mtime_ns), explicit, archive=archive)
 
 
-def _moment(nanoseconds: int) -> str:
+def moment(nanoseconds: int) -> str:
     """A time stamp in UTC; nanoseconds are kept, since the text serves to compare."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     try:

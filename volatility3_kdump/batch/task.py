@@ -18,6 +18,7 @@ from typing import Any
 
 from volatility3_kdump import options
 from volatility3_kdump.batch.files import File
+from volatility3_kdump.batch.places import at_hand
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
@@ -49,6 +50,10 @@ class TimeUp(BaseException):
     """The time limit; no exception of the ordinary kind, so that nothing on the way takes it for one of a reader."""
 
 
+class WorkerDied(Exception):
+    """The processes that were to analyse a dump died: killed, out of memory, or crashed."""
+
+
 def analyze_file(file: File, member: Inside | None, options: Options, known: Sequence[str] = ()) -> Line:
     """Analyse one dump and give its line. This is what executors are given to do.
 
@@ -62,19 +67,19 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
     document: dict[str, Any] = {}
     error: dict[str, Any] | None = None
     try:
-        with _limited(options.time_limit), releasing():
+        if file.problem is not None:
+            raise KdumpError(f"{os.path.basename(file.path)}: {file.problem}")
+        with _limited(options.time_limit), releasing(), at_hand(file) as here:
             if known:
-                facts["sha256"] = _digest(file)
+                facts["sha256"] = _digest(here)
                 if facts["sha256"] in known:
                     return {"same": facts["sha256"]}
             try:
-                if file.problem is not None:
-                    raise KdumpError(f"{os.path.basename(file.path)}: {file.problem}")
-                document = _document(file, member, options)
+                document = _document(here, member, options)
             finally:
                 # A file that is no dump has its hash as well.
-                if "sha256" not in facts and file.problem is None:
-                    facts["sha256"] = _digest(file)
+                if "sha256" not in facts:
+                    facts["sha256"] = _digest(here)
     except TimeUp:
         error = time_up_error(options.time_limit)
     except Exception as failure:
@@ -92,7 +97,17 @@ def _document(file: File, member: Inside | None, options: Options) -> dict[str, 
 
     target = settle(Target.open(file.path, replace(options, member=None if member is None else f"#{member[0]}")))
     target.memory.budget.begin()
-    return report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
+    document = report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
+    document["modules"] = [
+        {
+            "name": printable(module.image_name),
+            "base": f"{module.base:#x}",
+            "size": module.size,
+            "timestamp": None if module.timestamp is None else f"{module.timestamp:#x}",
+        }
+        for module in target.modules
+    ]
+    return document
 
 
 def member_facts(member: Inside | None) -> dict[str, Any] | None:
@@ -121,12 +136,12 @@ def dumps_inside(file: File, options: Options, known: Sequence[str] = ()) -> Lin
     started = time.perf_counter()
     facts: dict[str, Any] = {}
     try:
-        with _limited(options.time_limit):
+        with _limited(options.time_limit), at_hand(file) as here:
             try:
-                digest = _digest(file) if known else None
-                members = dump_members(Path(file.path)) or ()
+                digest = _digest(here) if known else None
+                members = dump_members(Path(here.path)) or ()
             except KdumpError as failure:
-                facts["sha256"] = _digest(file)
+                facts["sha256"] = _digest(here)
                 raise type(failure)(f"{os.path.basename(file.path)}: {failure}") from failure
             return {
                 "members": [(member.number, member.name, member.size) for member in members],
@@ -171,6 +186,8 @@ def described(failure: BaseException) -> dict[str, Any]:
     """An exception as the ``error`` of a line; of one that is none of ours, where it was raised."""
     if isinstance(failure, KdumpError):
         return error_of(type(failure).__name__, str(failure))
+    if isinstance(failure, WorkerDied):
+        return error_of("WorkerDied", "the processes that analysed it died: killed, out of memory, or crashed", True)
     if isinstance(failure, MemoryError):
         return error_of("MemoryError", "the analysis needs more memory than there is", again=True)
     if isinstance(failure, OSError):

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from volatility3_kdump.batch.files import File, collect
+from volatility3_kdump.batch.files import File
 from volatility3_kdump.batch.lines import Done
+from volatility3_kdump.batch.places import collect_everywhere
 from volatility3_kdump.batch.task import (
     GRACE,
     Inside,
@@ -278,7 +279,7 @@ def batch(
     replaced, and the files that were under way are tried again one by one. In processes of :mod:`multiprocessing`, the
     time limit interrupts an analysis; elsewhere the batch goes on without it.
     """
-    files, left_out = collect(paths, patterns)
+    files, left_out = collect_everywhere(paths, patterns)
     yield from lines_of(files, options, executor, jobs, done, progress, [left_out])
 
 

@@ -1,0 +1,121 @@
+"""A batch on the workers of a Dask scheduler: processes of this machine, as Dask starts them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from volatility3_kdump import batch
+from volatility3_kdump.batch.fleet import FleetExecutor
+from volatility3_kdump.batch.task import WorkerDied
+from volatility3_kdump.cli import main
+from volatility3_kdump.errors import KdumpError
+
+distributed = pytest.importorskip("distributed")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.xdist_group("dask"),
+    # The tests write to the host's cache; so do workers that inherit the environment.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def executor(cluster: Any) -> Iterator[FleetExecutor]:
+    made = FleetExecutor(cluster.scheduler_address)
+    yield made
+    made.shutdown()
+
+
+def comparable(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "elapsed_seconds"}
+
+
+def by_path(lines: Any) -> dict[tuple[str, Any], dict[str, Any]]:
+    return {
+        (line["file"]["path"], json.dumps(line["file"]["member"])): comparable(line)
+        for line in json.loads(json.dumps(list(lines)))
+    }
+
+
+def test_the_same_lines_as_here(dumps: Path, lines: list[Any], executor: FleetExecutor) -> None:
+    assert executor.jobs == 2
+    assert by_path(batch.batch([dumps], executor=executor, jobs=executor.jobs)) == by_path(lines)
+
+
+def test_dumps_are_sent(dumps: Path, lines: list[Any], cluster: Any) -> None:
+    executor = FleetExecutor(cluster.scheduler_address, send=True)
+    try:
+        assert by_path(batch.batch([dumps], executor=executor, jobs=2)) == by_path(lines)
+    finally:
+        executor.shutdown()
+
+
+def test_a_dump_that_kills_its_workers(executor: FleetExecutor, tmp_path: Path) -> None:
+    mark = tmp_path / "deaths"
+    future = executor.submit(_die, str(mark))
+    with pytest.raises(WorkerDied):
+        future.result(timeout=60)
+    # Tried once more, and no third time.
+    assert mark.read_text() == "xx"
+    assert executor.submit(pow, 2, 5).result(timeout=60) == 32
+
+
+def _die(mark: str) -> None:
+    with open(mark, "a", encoding="ascii") as stream:
+        stream.write("x")
+    os._exit(1)
+
+
+def test_a_dead_worker_is_a_line_with_an_error(executor: FleetExecutor, sample: Any, monkeypatch: Any) -> None:
+    class Deadly(concurrent.futures.Executor):
+        def submit(self, task: Any, /, *arguments: Any, **more: Any) -> concurrent.futures.Future[Any]:
+            return executor.submit(os._exit, 3) if "type4" in arguments[0].path else executor.submit(task, *arguments)
+
+    found = {line["file"]["name"]: line for line in batch.batch([sample(4), sample(6)], executor=Deadly(), jobs=2)}
+    assert found["myfault-type4.dmp"]["error"]["kind"] == "WorkerDied" and found["myfault-type4.dmp"]["error"]["again"]
+    assert found["myfault-type6.dmp"]["error"] is None
+
+
+def test_the_command(cluster: Any, sample: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["batch", str(sample(4)), str(sample(6)), "--jsonl", str(out), "--scheduler", cluster.scheduler_address]
+    assert main([*command, "--parquet", str(tmp_path / "tables")]) == 0
+    assert "2 analysed in" in capsys.readouterr().out
+    first = out.read_bytes()
+    assert main([*command, "--resume"]) == 0 and out.read_bytes() == first
+    assert (tmp_path / "tables" / "dumps.parquet").stat().st_size > 100
+
+
+def test_a_scheduler_that_goes_away(sample: Any) -> None:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
+        executor = FleetExecutor(cluster.scheduler_address)
+        lines = batch.batch([sample(4), sample(6), sample(1)], executor=executor, jobs=1)
+        first = next(lines)
+    rest = list(lines)
+    executor.shutdown()
+    assert first["error"] is None
+    assert [line["error"]["kind"] for line in rest] == ["WorkerDied"] * 2
+    assert all(line["error"]["again"] and "went away" in line["error"]["message"] for line in rest)
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    for address, words in (("tcp://127.0.0.1:9", "no Dask scheduler answers"), ("nonsense://x", "no Dask scheduler")):
+        with pytest.raises(KdumpError, match=words):
+            FleetExecutor(address)
