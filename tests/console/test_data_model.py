@@ -238,12 +238,31 @@ def test_what_does_not_end_is_ended(session: Session, monkeypatch: pytest.Monkey
 
 def test_options(session: Session) -> None:
     assert answer(session, "dx -q 5")[0].startswith("dx knows no option -q: it takes")
-    assert answer(session, "dx -id 0,0,1 5")[0].startswith("dx knows no option -id")
+    # A link that was copied from a session.
+    process = session.evaluate("@$proc")
+    link = f"-id 0,0,{process:x} -r1 (*((ntkrnlmp!_LIST_ENTRY *)0x{session.evaluate('nt!PsActiveProcessHead'):x}))"
+    assert (
+        answer(session, f"dx {link}")[1] == "    [+0x000] Flink            : 0xffff91894c27a488 [Type: _LIST_ENTRY *]"
+    )
+    assert answer(session, "dx -id 0,0,1 5")[0].startswith("dx -id: the link is of process 1; ")
     assert "dx" in answer(session, "dx -?")[0]
     assert answer(session, "dx -r1 -c 8 @$cursession.Processes")[1:] == [
         "    [0x1e90]         : notepad.exe",
         "    [0x1c58]         : notmyfault64.exe",
     ]
+
+
+def test_extended_types(session: Session) -> None:
+    """``dtx nt!_EPROCESS ffffe000082ea080`` of a published session."""
+    at = session.evaluate("@$thread") + 0x478
+    assert answer(session, f"dtx nt!_CLIENT_ID {at:x}") == [
+        f"(*((nt!_CLIENT_ID *)0x{at:x}))                [Type: _CLIENT_ID]",
+        "    [+0x000] UniqueProcess    : 0x1c58 [Type: void *]",
+        "    [+0x008] UniqueThread     : 0x1c5c [Type: void *]",
+    ]
+    assert len(answer(session, f"dtx -r0 nt!_CLIENT_ID {at:x}")) == 1
+    assert answer(session, "dtx nt!_CLIENT_ID")[0].startswith("dtx needs a type and an address")
+    assert answer(session, "dtx -q nt!_CLIENT_ID 5")[0].startswith("dtx knows no option -q")
 
 
 def test_evaluators(session: Session) -> None:

@@ -91,7 +91,8 @@ PARTS = ("!running -i", "!ready", "vertarget")
 ELSEWHERE = ("memory", "types", "symbols")
 #: Commands that show what the plugin computes in another form, or on a dump that is not the sample.
 WITHOUT_PAIR = {
-    *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "#", "kd", "??", "dx", "!stacks", "!irql", "!devobj", "!chkimg"),
+    *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "#", "kd", "??", "dx", "dtx"),
+    *("!stacks", "!irql", "!devobj", "!chkimg"),
     *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
     # The sample has no work queues.
     "!exqueue",

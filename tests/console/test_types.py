@@ -137,6 +137,7 @@ _CID_LINES = (
                 "   +0x008 UniqueThread     : 0x00000000`00001c5c Void",
             ],
         ),
+        ("dt ntkrnlmp!_CLIENT_ID UniqueThread", ["   +0x008 UniqueThread     : Ptr64 Void"]),
         ("dt -n nt!abc", ["Symbol nt!abc not found: the module's symbols have no such type"]),
         ("dt .", ["dt . repeats the last type: there is none yet"]),
         ("dt nt!_EPROCESS -l ActiveProcessLinks", ["a list is walked from an address: name one"]),

@@ -57,6 +57,8 @@ _HEADERS = {
     **dict.fromkeys(("WCHAR",), cpp.WCHAR),
     **dict.fromkeys(("VOID",), cpp.VOID),
 }
+#: What the debugger's links call the kernel: by the file that it was built as.
+KERNEL_NAMES = frozenset({"nt", "ntkrnlmp", "ntoskrnl", "ntkrnlpa", "ntkrpamp"})
 _OF_POINTERS = {"ULONG_PTR": True, "SIZE_T": True, "UINT_PTR": True, "LONG_PTR": False, "INT_PTR": False}
 _DECLARED = re.compile(r"([\w!]+)\s*(\**)")
 #: Structures that automatic pseudo-registers point to.
@@ -156,7 +158,7 @@ class CppNames:
 
     def _searched(self, module_name: str) -> Iterator[TypedReader]:
         """The modules whose types are looked through: the named one, else the kernel and those with symbols so far."""
-        if module_name and module_name.lower() != "nt":
+        if module_name and module_name.lower() not in KERNEL_NAMES:
             for module in self.target.modules:
                 if module.name.lower() == module_name.lower():
                     reader = self.reader(module)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from volatility3_kdump.cpu.exception import MAXIMUM_PARAMETERS, ExceptionRecord, parse_exception_record
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
 from volatility3_kdump.expressions.cpp import CppParser
-from volatility3_kdump.expressions.cpp_names import CppNames
+from volatility3_kdump.expressions.cpp_names import KERNEL_NAMES, CppNames
 from volatility3_kdump.expressions.cpp_values import address_in
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
@@ -276,7 +276,10 @@ class TargetNames:
         return address
 
     def _module(self, name: str) -> Module | None:
-        return next((module for module in self._target.modules if module.name.lower() == name.lower()), None)
+        modules = self._target.modules
+        if name.lower() in KERNEL_NAMES and modules and modules[0].name == "nt":
+            return modules[0]
+        return next((module for module in modules if module.name.lower() == name.lower()), None)
 
     def _anywhere(self, name: str) -> int | None:
         """A symbol of the kernel, else of another module whose symbols have been looked for already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
-from volatility3_kdump.expressions.cpp_names import header_base
+from volatility3_kdump.expressions.cpp_names import KERNEL_NAMES, header_base
 from volatility3_kdump.expressions.cpp_values import CppValue
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
@@ -44,7 +44,7 @@ def split_name(target: Target, name: str) -> tuple[Module, str]:
     Raises :class:`KdumpError`.
     """
     module_name, qualified, type_name = name.rpartition("!")
-    if not qualified:
+    if not qualified or module_name.lower() in KERNEL_NAMES:
         module_name = "nt"
     modules = modules_like(target.names, module_name)
     if not modules:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.commands.stacks import current_start
@@ -12,7 +13,13 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
 
-_OPTION = re.compile(r"-(gc\s*(?P<cells>\d+)|c\s*(?P<skip>\d+)|r(?P<depth>\d*)|nv|vn|[gnvhid?]+)(?=\s|$)")
+_TYPED = re.compile(
+    r"(-r(?P<depth>\d{1,3})\s+)?(?P<unknown>[-/]\S+)?\s*(?P<type>[\w!:<>,]+)\s+(?P<address>\S.*)$", re.DOTALL
+)
+_OPTION = re.compile(
+    r"-(id\s*(?P<id>\d+,\d+(,[0-9a-fA-F]+)?)|gc\s*(?P<cells>\d+)|c\s*(?P<skip>\d+)|r(?P<depth>\d*)"
+    r"|nv|vn|[gnvhid?]+)(?=\s|$)"
+)
 
 
 @command(
@@ -26,6 +33,7 @@ _OPTION = re.compile(r"-(gc\s*(?P<cells>\d+)|c\s*(?P<skip>\d+)|r(?P<depth>\d*)|n
         Option("-c", "leaves out the first elements", value="COUNT"),
         Option("-n", "members alone, not what is made of the few structures that are known"),
         Option("-v", "methods, too"),
+        Option("-id", "the place of a link that is pasted: the process must be the current one", value="N,N,PROCESS"),
         Option("-r", "levels that are shown, by default one", value="DEPTH", glued=True),
         Option(",FORMAT", "x d o b for numbers; s sb s8 su sub c for text; en, !; NUMBER or [EXPRESSION] of elements"),
     ),
@@ -46,7 +54,9 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
     while match := _OPTION.match(text):
         text = text[match.end() :].lstrip()
         letters = match[1]
-        if match["cells"]:
+        if match["id"]:
+            _same_process(session, match["id"])
+        elif match["cells"]:
             grid, cells = True, int(match["cells"][:6])
         elif match["skip"]:
             skip = int(match["skip"][:9])
@@ -82,6 +92,34 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
         return () if assigned else _told(view.grid(cells) if grid else view.lines())
     except KdumpError as error:
         raise KdumpError(f"Error: {error}") from error
+
+
+def _same_process(session: Session, link: str) -> None:
+    """Links of the debugger's window name the process that they were shown in."""
+    process = session.current.process
+    typed = link.split(",")[2:]
+    if typed and process is not None and int(typed[0], 16) != process:
+        raise KdumpError(f"dx -id: the link is of process {typed[0]}; the current one is {process:x}: .process first")
+
+
+@command(
+    "dtx",
+    help="memory as a type, in the form of dx",
+    usage="[-rDEPTH] [MODULE!]TYPE ADDRESS",
+    own=True,
+    options=(Option("-r", "levels that are shown, by default one", value="DEPTH", glued=True),),
+    examples=(Example("dtx nt!_EPROCESS @$proc"),),
+    plugin="dx",
+)
+def display_type(session: Session, arguments: Arguments) -> Iterable[str]:
+    match = _TYPED.match(arguments.text)
+    if match is None:
+        raise KdumpError("dtx needs a type and an address: dtx nt!_EPROCESS @$proc")
+    if match["unknown"]:
+        raise arguments.unknown(match["unknown"])
+    expression = f"(*(({match['type']} *)0x{session.evaluate(match['address']):x}))"
+    typed = f"-r{match['depth']} {expression}" if match["depth"] else expression
+    return display_expression(session, replace(arguments, text=typed))
 
 
 def _told(lines: Iterator[str]) -> Iterator[str]:
