@@ -36,7 +36,7 @@ T = TypeVar("T")
 BOOT, UNLOADED, STARTED, ENDED, COMPLAINT, CRASH = "boot", "unloaded", "started", "ended", "complaint", "crash"
 
 #: Threads whose waits are looked at: more take longer than a page may.
-MOST_THREADS = 4000
+MOST_THREADS = 2000
 _MOST_MODULES = 600
 _LINES_BEFORE, _LINES_BEHIND = 8, 5
 #: The clock is set while the system starts.
