@@ -236,6 +236,20 @@ def test_what_does_not_end_is_ended(session: Session, monkeypatch: pytest.Monkey
     assert shown == ["Error: text of more than 1,048,576 characters"]
 
 
+def test_what_nests_too_deeply_is_one_line(session: Session) -> None:
+    """Deep bodies of functions that call each other, chains of queries, evaluators inside each other."""
+    answer(session, f"dx @$f = 0; dx @$f = (x => {'- ' * 90}@$f(x))")
+    deep = "Error: the expression is nested too deeply, or functions of it call each other"
+    assert answer(session, "dx @$f(1)") == [deep]
+    assert answer(session, "dx -r5 @$cursession.Processes.Select(p => @$f(p.Id))")[-1] == deep
+    assert answer(session, "dx -g @$cursession.Processes.Select(p => new { A = @$f(p.Id) })")[-1] == deep
+    # How many queries fit into each other depends on the interpreter.
+    chain = answer(session, f"dx @$cursession.Processes{'.Where(p=>true)' * 250}.Count()")
+    assert len(chain) == 1 and (chain == [deep] or chain[0].endswith(": 0xa"))
+    shown = answer(session, f"? {'@@(' * 1000}1{')' * 1000}")
+    assert len(shown) == 1 and ("nested too deeply" in shown[0] or "Overflow error" in shown[0])
+
+
 def test_options(session: Session) -> None:
     assert answer(session, "dx -q 5")[0].startswith("dx knows no option -q: it takes")
     # A link that was copied from a session.

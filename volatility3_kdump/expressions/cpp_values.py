@@ -6,8 +6,9 @@ larger of their types, results wrap around. Truth values and text are Python's o
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,15 @@ LONGEST_TEXT = 1 << 20
 
 class EvaluationError(KdumpError):
     """An expression that is well-formed and has no value here."""
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """What is evaluated here ends with a line where it nests deeper than the interpreter can."""
+    try:
+        yield
+    except RecursionError:
+        raise EvaluationError("the expression is nested too deeply, or functions of it call each other") from None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from volatility3_kdump.cpu.exception import MAXIMUM_PARAMETERS, ExceptionRecord,
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
 from volatility3_kdump.expressions.cpp import CppParser
 from volatility3_kdump.expressions.cpp_names import KERNEL_NAMES, CppNames
-from volatility3_kdump.expressions.cpp_values import address_in
+from volatility3_kdump.expressions.cpp_values import address_in, bounded
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
 from volatility3_kdump.windows.machine.processors import control_region, processors
@@ -327,7 +327,8 @@ class TargetNames:
 
     def cpp(self, text: str, position: int) -> tuple[int, int]:
         parser = CppParser(text, CppNames(self._target, self, self._scope.memory, self._radix), position)
-        value = parser.group()({})
+        with bounded():
+            value = parser.group()({})
         return address_in(value) & MASK, parser.position
 
 

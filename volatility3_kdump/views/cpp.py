@@ -18,7 +18,8 @@ from volatility3_kdump.windows.typed_values import Options
 
 def evaluate_cpp(expression: str, names: CppNames) -> object:
     """The value of a C++ expression. Raises :class:`KdumpError`."""
-    return CppParser(expression, names).whole()({})
+    with cpp.bounded():
+        return CppParser(expression, names).whole()({})
 
 
 def cpp_lines(expression: str, names: CppNames) -> Iterator[str]:

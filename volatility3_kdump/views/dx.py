@@ -103,7 +103,8 @@ class DxView:
             target, self.names, scope, start, title or f"{kind(target.header)}: {target.name}", variables
         )
         world = World(self.names, self.objects.roots(), variables, self._display)
-        self.value, self.formatting = DxParser(self.expression, world).evaluate()
+        with cpp.bounded():
+            self.value, self.formatting = DxParser(self.expression, world).evaluate()
         if isinstance(self.value, Failure):
             raise self.value.error
 
@@ -111,7 +112,7 @@ class DxView:
 
     def lines(self) -> Iterator[str]:
         """The lines of ``dx``."""
-        for count, (level, shown) in enumerate(self._tree()):
+        for count, (level, shown) in enumerate(self._bounded()):
             if count >= _MOST_LINES:
                 raise KdumpError(f"more than {_MOST_LINES:,} lines: ask for fewer levels or elements")
             line = text.Line(shown.name, shown.text, shown.type, shown.place)
@@ -121,7 +122,7 @@ class DxView:
 
     def rows(self) -> Iterator[Row]:
         """A row for each line."""
-        for level, shown in itertools.islice(self._tree(), _MOST_LINES):
+        for level, shown in itertools.islice(self._bounded(), _MOST_LINES):
             value = shown.value
             number = None
             if isinstance(value, CppValue):
@@ -146,13 +147,15 @@ class DxView:
         headings: list[str] = []
         rows: list[tuple[str, dict[str, str]]] = []
         more = False
-        for child in self._elements(items):
+        with cpp.bounded():
+            children = [(child, list(self._children(child))) for child in self._elements(items)]
+        for child, parts in children:
             if child.name == "[...]":
                 more = True
                 continue
             label = f"{child.name} : {child.text}" if child.text is not None else f"{child.name}"
             cells: dict[str, str] = {}
-            for part in self._children(child):
+            for part in parts:
                 heading = f"{'(+) ' if self._expands(part.value) else ''}{part.name or ''}"
                 cells[part.name or ""] = "{...}" if part.text is None else part.text
                 if heading not in headings and part.name not in [known.removeprefix("(+) ") for known in headings]:
@@ -166,6 +169,10 @@ class DxView:
             yield "[...]"
         for note in self.objects.notes:
             yield f"NOTE: {note}"
+
+    def _bounded(self) -> Iterator[tuple[int, Shown]]:
+        with cpp.bounded():
+            yield from self._tree()
 
     def _tree(self) -> Iterator[tuple[int, Shown]]:
         root = self._shown(self.expression, self.value)
