@@ -96,7 +96,7 @@ WITHOUT_PAIR = {
     *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
     # The sample has no work queues.
     "!exqueue",
-    *("!poaction", "!verifier", "!deadlock", "!vpb", "!ca", "!pfn"),
+    *("!poaction", "!verifier", "!deadlock", "!vpb", "!ca", "!pfn", "!idt"),
     *("!peb", "!teb", "!dlls", "!gle"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }

@@ -1,0 +1,141 @@
+"""Descriptor tables, counted strings, control codes, global flags and processes that ended, at the prompt.
+
+Descriptors are those that x64 Windows loads; their layout is that of the Intel manual, volume 3, chapters 3 and 6.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.edited import edited
+from tests.prompt import answer
+from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.layout import Layouts
+from volatility3_kdump.options import Options
+from volatility3_kdump.target import Target
+
+PCR, TABLE, GDT = 0xFFFFC3014F460000, 0xFFFF91894D629000, 0xFFFF91894D62A000
+NT, MYFAULT = 0xFFFFF80062600000, 0xFFFFF80060DA0000
+FILE_NAME = 0xFFFF91894E251A78
+
+#: Selectors 0, 10 (kernel code), 18 (kernel data), 20, 28, 30, 33 (user code), 40 (TSS), 50.
+SEGMENTS = (
+    *(0, 0, 0x00209B0000000000, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x0020FB0000000000, 0),
+    *(0x4F008B4710000067, 0x00000000FFFFC301, 0x0040F3007C00),
+)
+
+
+def over(target: Target) -> Session:
+    session = Session(Options(offline=True))
+    session.dumps.append(OpenDump(target.name, target))
+    return session
+
+
+def gate(handler: int, level: int = 0, stack: int = 0) -> bytes:
+    attributes = 0x8E00 | level << 13 | stack
+    return struct.pack("<HHHHII", handler & 0xFFFF, 0x10, attributes, handler >> 16 & 0xFFFF, handler >> 32, 0)
+
+
+@pytest.fixture(scope="module")
+def with_tables(sample: Callable[..., Path], layouts: Layouts, tmp_path_factory: pytest.TempPathFactory) -> Target:
+    """The sample with tables of processor 2: three vectors, of which one leads into a driver."""
+    gates = bytearray(0x1000)
+    fault, debug = (NT + (layouts.symbol(name) or 0) for name in ("KiPageFault", "KiBugCheckDispatch"))
+    for vector, data in ((0xE, gate(fault)), (2, gate(debug, stack=3)), (0x51, gate(MYFAULT + 0x1000))):
+        gates[16 * vector : 16 * vector + 16] = data
+    interrupts = PCR + 0x180 + layouts.offset("_KPRCB", "InterruptObject")
+    changes = {
+        PCR + layouts.offset("_KPCR", "IdtBase"): TABLE.to_bytes(8, "little"),
+        PCR + layouts.offset("_KPCR", "GdtBase"): GDT.to_bytes(8, "little"),
+        TABLE: bytes(gates),
+        GDT: struct.pack(f"<{len(SEGMENTS)}Q", *SEGMENTS),
+        interrupts + 8 * 0x51: (0xFFFFC3014F480A00).to_bytes(8, "little"),
+    }
+    path = sample()
+    place = tmp_path_factory.mktemp("tables") / "tables.dmp"
+    return edited(Target.open(path), path, place, changes, offline=True)
+
+
+def test_interrupt_gates(with_tables: Target) -> None:
+    session = over(with_tables)
+    everything = answer(session, "!idt -a")
+    assert everything[:3] == ["", f"Dumping IDT: {TABLE:x}", ""]
+    assert [line.split()[0] for line in everything[3:]] == ["02:", "0e:", "51:"]
+    assert everything[3].endswith("nt!KiBugCheckDispatch\tStack = IST 3")
+    assert everything[4].endswith("nt!KiPageFault")
+    foreign = "51:\tfffff80060da1000 myfault+0x1000 (KINTERRUPT ffffc3014f480a00)\t<- not the kernel's"
+    assert everything[5] == foreign
+    assert answer(session, "!idt")[3:] == [foreign]
+    assert answer(session, "!idt e")[3:] == everything[4:5]
+    assert "the IDT has no vector 77" in answer(session, "!idt 77")[0]
+
+
+def test_segments(with_tables: Target) -> None:
+    """The listing of ``dg`` that the debugger gives for the descriptors of x64 Windows."""
+    session = over(with_tables)
+    assert answer(session, "dg 10 18")[2:] == [
+        "---- ----------------- ----------------- ---------- - -- -- -- -- --------",
+        "0010 00000000`00000000 00000000`00000000 Code RE Ac 0 Nb By P  Lo 0000029b",
+        "0018 00000000`00000000 00000000`ffffffff Data RW Ac 0 Bg Pg P  Nl 00000c93",
+    ]
+    assert answer(session, "dg 33")[3] == "0030 00000000`00000000 00000000`00000000 Code RE Ac 3 Nb By P  Lo 000002fb"
+    assert answer(session, "dg 40")[3] == "0040 ffffc301`4f471000 00000000`00000067 TSS32 Busy 0 Nb By P  Nl 0000008b"
+    assert len(answer(session, "!gdt")) == 3 + 11
+    assert "has no selector 60" in answer(session, "dg 60")[-1]
+
+
+def test_tables_that_are_not_in_the_dump(session: Session) -> None:
+    assert "the IDT of processor 2 at" in answer(session, "!idt -a")[0]
+
+
+def test_counted_strings(session: Session) -> None:
+    (line,) = answer(session, f"!ustr {FILE_NAME:x}")
+    assert line.startswith("Unicode String(38,40) at ffffd802")
+    assert line.endswith(": \\Users\\user\\Desktop")
+    assert answer(session, f"!str {FILE_NAME:x}")[0].startswith("String(38,40) at ")
+
+
+def test_a_control_code(session: Session) -> None:
+    """IOCTL_STORAGE_QUERY_PROPERTY of ntddstor.h, and NotMyFault's."""
+    assert answer(session, "!ioctldecode 2d1400") == [
+        "IOCTL           : 0x2d1400",
+        "Device Type     : 0x2d",
+        "Method          : 0x0 METHOD_BUFFERED",
+        "Access          : 0x0 FILE_ANY_ACCESS",
+        "Function        : 0x500",
+    ]
+    code = answer(session, "!ioctldecode ffff91894ed94d70")[0].rpartition("0x")[2]
+    assert f" {int(code, 16):08x} " in "\n".join(answer(session, "!irp ffff91894ed94d70"))
+
+
+def test_global_flags(session: Session, sample: Callable[..., Path], tmp_path: Path) -> None:
+    """The example of the documentation: 0x4400."""
+    address = session.target.variable("NtGlobalFlag", "NtGlobalFlag")
+    if address is None or session.target.memory.unsigned(address, 4) is None:
+        pytest.skip("nt!NtGlobalFlag is not in the sample")
+    changes = {address: (0x4400).to_bytes(4, "little")}
+    other = over(edited(session.target, sample(), tmp_path / "changed.dmp", changes, offline=True))
+    assert answer(other, "!gflag") == [
+        f"NtGlobalFlag at {address:x}",
+        "Current NtGlobalFlag contents: 0x00004400",
+        "    ptg - Enable pool tagging",
+        "    otl - Maintain a list of objects for each type",
+    ]
+
+
+def test_processes_that_ended(sample: Callable[..., Path], session: Session) -> None:
+    lines = answer(over(Target.open(sample(scene="waits"))), "!zombies")
+    assert [line.split()[-1] for line in lines if line.startswith("0x")] == ["exited.exe"]
+    assert answer(session, "!zombies") == ["No process in the list has ended"]
+
+
+@pytest.mark.parametrize(
+    "line", ["!idt -q", "!gdt -q", "dg -q", "!ustr -q", "!ioctldecode -q", "!gflag -q", "!zombies -q", "dg", "!ustr"]
+)
+def test_what_is_refused(session: Session, line: str) -> None:
+    (shown,) = answer(session, line)
+    assert "knows no option -q" in shown or "needs" in shown
