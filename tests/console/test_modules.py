@@ -131,7 +131,9 @@ def test_a_device(session: Session) -> None:
         r" \Driver\MYFAULT DriverObject ffff91894ed30c80",
     ]
     assert answer(session, "!devobj nt")[0].endswith("its type is 23117, not 3")
-    assert answer(session, "!devobj") == ["!devobj needs ADDRESS, of a device object: it takes ADDRESS (.help !devobj)"]
+    assert answer(session, "!devobj") == [
+        "!devobj needs ADDRESS|NAME, a device object, or its name in \\Device: it takes ADDRESS|NAME (.help !devobj)"
+    ]
 
 
 def test_image_check_needs_files(session: Session, sample: Callable[..., Path]) -> None:

@@ -54,7 +54,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("!fileobj ffff91894e251a20", "file", {"address": "ffff91894e251a20"}),
     ("!devnode 0 1", "devnode", {}),
     ("!devnode 0 1 pci", "devnode", {"service": "pci"}),
-    ("!drvobj MYFAULT", "irp", {"driver": "MYFAULT"}),
+    ("!drvobj MYFAULT 3", "irp", {"driver": "MYFAULT"}),
     ("!devstack ffff91894ed31e00", "irp", {"device": "ffff91894ed31e00"}),
     ("vertarget", "info", {}),
     ("!locks", "locks", {}),

@@ -182,10 +182,21 @@ def driver_lines(
     names: dict[str, str],
     notes: list[str],
     size: int = 8,
+    with_devices: bool = True,
+    with_dispatch: bool = True,
 ) -> Iterator[str]:
     """``!drvobj``; foreign pointers are marked. ``names`` are those of the routines that are no dispatch routines."""
     yield f"Driver object ({pointer(driver.address, size, tick=False)}) is for:"
     yield f" {driver.name or '?'}"
+    if with_devices:
+        yield from _extensions_and_devices(routines, devices, size)
+    if with_dispatch:
+        yield from _routines_lines(routines, dispatch, names, size)
+    for note in notes:
+        yield f"NOTE: {note}"
+
+
+def _extensions_and_devices(routines: Routines, devices: list[int], size: int) -> Iterator[str]:
     yield "Driver Extension List: (id , addr)"
     for identification, address in routines.extensions or ():
         yield f"({pointer(identification, size, tick=False)} {pointer(address, size, tick=False)})"
@@ -196,6 +207,9 @@ def driver_lines(
     for start in range(0, len(devices), 4):
         yield "  ".join(pointer(device, size, tick=False) for device in devices[start : start + 4])
     yield ""
+
+
+def _routines_lines(routines: Routines, dispatch: list[Dispatch], names: dict[str, str], size: int) -> Iterator[str]:
     for label, value in (
         ("DriverEntry", routines.entry),
         ("DriverStartIo", routines.start_io),
@@ -213,5 +227,3 @@ def driver_lines(
         nowhere = sum(routine.where == NOWHERE for routine in foreign)
         beyond = f", {nowhere} of them in no module at all" if nowhere else ""
         yield f"NOTE: {len(foreign)} dispatch routines lie outside of the driver's image and of the kernel{beyond}"
-    for note in notes:
-        yield f"NOTE: {note}"

@@ -245,6 +245,18 @@ def stack_grid(target: Target, at: int) -> KdumpGrid:
     return DEVICES.grid(rows, lambda: _stack_lines(stack, target.memory.pointer_size))
 
 
+def device_named(target: Target, name: str) -> int | None:
+    """The device object of a name or path; a name alone is one in ``\\Device``. ``None`` where there is none."""
+    from volatility3_kdump.windows.processes.objects import find_object, read_object
+
+    path = name if name.startswith("\\") else f"\\Device\\{name}"
+    try:
+        found = find_object(target, path)
+        return found if found is not None and read_object(target, found).type_name == "Device" else None
+    except KdumpError:
+        return None
+
+
 def device_lines(target: Target, at: int) -> Iterator[str]:
     """``!devobj``. Raises :class:`KdumpError` if there is no device."""
     try:
@@ -280,7 +292,7 @@ def _stack_lines(stack: DeviceStack, size: int) -> Iterator[str]:
 # driver objects -------------------------------------------------------------------------------------------------------
 
 
-def driver_grid(target: Target, wanted: str) -> KdumpGrid:
+def driver_grid(target: Target, wanted: str, with_devices: bool = True, with_dispatch: bool = True) -> KdumpGrid:
     """The driver object of a name (``\\Driver\\disk``, ``disk``) or at an address: routines, devices, dispatch table.
 
     Raises :class:`KdumpError` if there is none.
@@ -306,8 +318,16 @@ def driver_grid(target: Target, wanted: str) -> KdumpGrid:
     }
     return DRIVER.grid(
         _driver_rows(target, driver, routines, table, devices, notes),
-        lambda: words.driver_lines(driver, routines, table, devices, names, notes, size),
+        lambda: words.driver_lines(driver, routines, table, devices, names, notes, size, with_devices, with_dispatch),
     )
+
+
+def driver_stacks(target: Target, wanted: str) -> Iterator[str]:
+    """``!drvobj`` with flag 4: the stack of each device of a driver."""
+    devices, _ = driver_devices(target, find_driver(target, wanted))
+    for device in devices:
+        yield ""
+        yield from stack_grid(target, device).kd_lines()
 
 
 def _driver_rows(

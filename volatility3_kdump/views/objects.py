@@ -92,9 +92,11 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
     return OBJECTS.grid(rows(), lines)
 
 
-def handles_grid(target: Target, process: int, wanted: int = 0, objects: bool = True) -> KdumpGrid:
+def handles_grid(
+    target: Target, process: int, wanted: int = 0, objects: bool = True, kind: str | None = None
+) -> KdumpGrid:
     """The handles of the process at an EPROCESS, or the ``wanted`` one; without ``objects`` the handles alone."""
-    handles = process_handles(target, process, wanted, objects)
+    handles = process_handles(target, process, wanted, objects, kind)
     return HANDLES.grid(_handle_rows(handles), lambda: _handle_lines(handles, target.memory.pointer_size))
 
 

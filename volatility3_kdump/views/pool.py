@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.pool_owners import TagOwners
@@ -192,12 +193,22 @@ def _usage_lines(
         yield words.usage_line(
             use, words.owner(use.tag, name, owners.file, owners.candidates(use.tag_value)), verbose
         ).rstrip()
-    yield words.total_line(usage, verbose)
+    yield words.total_line(usage if len(shown) == len(usage.tags) else _sum_of(usage, shown), verbose)
     yield ""
     yield from words.counter_lines(usage)
     problem = owners.search.problem if shown else None
     for line in (*usage.problems, *([problem] if problem else []), *target.warnings):
         yield f"NOTE: {line}"
+
+
+def _sum_of(usage: PoolUsage, shown: Sequence[TagUse]) -> PoolUsage:
+    """The use of the tags that are shown, as KD's TOTAL has it."""
+
+    def total(uses: Sequence[Use]) -> Use:
+        return Use(*(sum(getattr(use, part.name) for use in uses) for part in fields(Use)))
+
+    nonpaged, paged = total([use.nonpaged for use in shown]), total([use.paged for use in shown])
+    return replace(usage, tags=tuple(shown), nonpaged=nonpaged, paged=paged)
 
 
 # big pages ------------------------------------------------------------------------------------------------------------
@@ -249,8 +260,18 @@ def _big_lines(target: Target, shown: Sequence[BigPage], owners: TagOwners, prob
 # the block of an address ----------------------------------------------------------------------------------------------
 
 
-def block_grid(target: Target, where: int, tag_file: str | None = None, progress: Progress | None = None) -> KdumpGrid:
-    """The pool block that an address lies in, and those on its page (``!pool``). Raises a :class:`KdumpError`."""
+def block_grid(
+    target: Target,
+    where: int,
+    tag_file: str | None = None,
+    progress: Progress | None = None,
+    alone: bool = False,
+    described: bool = True,
+) -> KdumpGrid:
+    """The pool block that an address lies in, and those on its page (``!pool``). Raises a :class:`KdumpError`.
+
+    KD's text has that block ``alone`` if it is asked for, and what its tag means unless it is not ``described``.
+    """
     owners = TagOwners(target, tag_file, progress)
     page = pool(target).page(where)
     here = page.found if isinstance(page.found, PoolBlock) else None
@@ -272,8 +293,10 @@ def block_grid(target: Target, where: int, tag_file: str | None = None, progress
         size = target.memory.pointer_size
         yield words.page_header(page, size)
         for block in page.blocks:
+            if alone and here is not None and block != here:
+                continue
             yield words.block_line(block, block == here, size)
-            if block == here:
+            if block == here and described:
                 yield from words.owner_lines(block, owners.name(block.tag), owners.candidates(block.tag_value))
         if isinstance(page.found, Unplaced):
             yield words.unplaced_line(page, page.found, size)

@@ -15,6 +15,7 @@ from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, file, number, rest, word
 from volatility3_kdump.console.usage import described, listed
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.stores.paths import safe_file_name
 from volatility3_kdump.stores.servers import MICROSOFT, offline_by_default
 from volatility3_kdump.symbols.places import DEFAULT_PATH
 from volatility3_kdump.text import banner
@@ -209,7 +210,7 @@ def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
     session.options = replace(session.options, symbol_path=_changed(session, arguments, "symbol"))
     if arguments.text:
         yield from _reload(session)
-    yield f"Symbol search path is: {search_path(session, 'symbol')}"
+    yield from _shown_path("Symbol search path is", search_path(session, "symbol"))
 
 
 @command(
@@ -223,7 +224,7 @@ def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
     session.options = replace(session.options, image_path=_changed(session, arguments, "image"))
     if arguments.text:
         yield from _reload(session)
-    yield f"Executable image search path is: {search_path(session, 'image')}"
+    yield from _shown_path("Executable image search path is", search_path(session, "image"))
 
 
 @command(
@@ -243,6 +244,15 @@ def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
     session.options = replace(session.options, symbol_path=path)
     yield from _reload(session)
     yield f"Symbol search path is: {path}"
+
+
+def _shown_path(title: str, path: str) -> Iterator[str]:
+    """As KD shows it: what was typed, and in small letters what each element stands for."""
+    yield f"{title}: {path}"
+    if not path:
+        return
+    expanded = ";".join(f"SRV*{MICROSOFT}" if part.strip().lower() == "srv*" else part for part in path.split(";"))
+    yield f"Expanded {title}: {expanded.lower()}"
 
 
 def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
@@ -317,13 +327,18 @@ def _reload(session: Session) -> Iterator[str]:
     help="copies the session to a file",
     options=(
         Option("/t", "with process id and time in its name"),
+        Option("/d", "named after the dump, with .log behind it"),
         Option("/u", "in Unicode", note="the log is always UTF-8"),
     ),
-    arguments=(file("FILE", "written anew; .logappend adds to it", required=True),),
+    arguments=(file("FILE", "written anew; .logappend adds to it; by default dbgeng.log"),),
     examples=(Example(".logopen /t session.log"),),
 )
 def open_log(session: Session, arguments: Arguments) -> Iterable[str]:
-    path = arguments.word("FILE") or ""
+    path = arguments.word("FILE") or "dbgeng.log"
+    if arguments.has("/d"):
+        if arguments.word("FILE"):
+            raise KdumpError(f"{arguments.name} /d names the file after the dump: it takes no FILE")
+        path = f"{safe_file_name(os.path.basename(session.current.path)) or 'dump'}.log"
     if arguments.has("/t"):
         path = _stamped(path, os.getpid(), datetime.now())
     if session.log_path is not None:

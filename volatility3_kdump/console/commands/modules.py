@@ -17,7 +17,7 @@ from volatility3_kdump.views.drivers import (
     check_grid,
     drivers_grid,
 )
-from volatility3_kdump.views.irp import device_lines, driver_grid, irp_grid, stack_grid
+from volatility3_kdump.views.irp import device_lines, device_named, driver_grid, driver_stacks, irp_grid, stack_grid
 from volatility3_kdump.windows.io.drivers import read_details
 from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded
 from volatility3_kdump.windows.user.loader import user_modules
@@ -224,37 +224,41 @@ def request(session: Session, arguments: Arguments) -> Iterable[str]:
         flags(
             Bit(1, "its devices"),
             Bit(2, "its dispatch table"),
-            Bit(4, "its devices in detail", "not shown here: !devobj"),
-            Bit(8, "verifier"),
+            Bit(4, "each device with those attached to it"),
         ),
     ),
     examples=(Example("!drvobj Ntfs"), Example("!drvobj \\Driver\\disk 2", "with its dispatch table")),
     plugin="irp",
 )
 def driver_object(session: Session, arguments: Arguments) -> Iterable[str]:
-    return driver_grid(session.target, arguments.word("NAME|ADDRESS") or "").kd_lines()
+    chosen = arguments.number("FLAGS")
+    chosen = 1 if chosen is None else chosen
+    grid = driver_grid(session.target, arguments.word("NAME|ADDRESS") or "", bool(chosen & 1), bool(chosen & 2))
+    yield from grid.kd_lines()
+    if chosen & 4:
+        yield from driver_stacks(session.target, arguments.word("NAME|ADDRESS") or "")
 
 
 @command(
     "!devstack",
     help="a device and those attached to it",
-    arguments=(number("ADDRESS", "of a device object", required=True),),
+    arguments=(word("ADDRESS|NAME", "a device object, or its name in \\Device", required=True),),
     examples=(Example("!devstack ffff9189`4ef3a010"),),
     plugin="irp",
 )
 def device_stack(session: Session, arguments: Arguments) -> Iterable[str]:
-    return stack_grid(session.target, arguments.number("ADDRESS") or 0).kd_lines()
+    return stack_grid(session.target, _device(session, arguments)).kd_lines()
 
 
 @command(
     "!devobj",
     help="a device object",
-    arguments=(number("ADDRESS", "of a device object", required=True),),
+    arguments=(word("ADDRESS|NAME", "a device object, or its name in \\Device", required=True),),
     examples=(Example("!devobj ffff9189`4ef3a010"),),
     plugin="irp",
 )
 def device_object(session: Session, arguments: Arguments) -> Iterable[str]:
-    return device_lines(session.target, arguments.number("ADDRESS") or 0)
+    return device_lines(session.target, _device(session, arguments))
 
 
 # headers --------------------------------------------------------------------------------------------------------------
@@ -315,3 +319,12 @@ def image_headers(session: Session, arguments: Arguments) -> Iterable[str]:
         everything or arguments.has("-f"),
         everything or arguments.has("-s"),
     )
+
+
+def _device(session: Session, arguments: Arguments) -> int:
+    """A device by its name, which is tried first, or by its address."""
+    typed = arguments.word("ADDRESS|NAME") or ""
+    named = device_named(session.target, typed)
+    if named is None and typed.startswith("\\"):
+        raise KdumpError(f"{session.target.name}: no device is named {typed}")
+    return session.evaluate(typed) if named is None else named

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
@@ -38,7 +38,8 @@ def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
             Bit(4, "free entries", "free entries are not listed"),
             Bit(0x10, "the kernel's handle table", "the table of PROCESS is shown: name process 4 instead"),
         ),
-        number("PROCESS", "an EPROCESS or a process id, by default the current process"),
+        number("PROCESS", "an EPROCESS or a process id; by default the current process, 0 with a TYPE for all"),
+        word("TYPE", "only handles of this type of objects, such as File"),
     ),
     examples=(Example("!handle 0 3 4", "those of process 4"),),
     plugin="object",
@@ -50,8 +51,25 @@ def show_handles(session: Session, arguments: Arguments) -> Iterable[str]:
     wanted = arguments.number("HANDLE") or 0
     chosen = arguments.number("FLAGS")
     process = arguments.number("PROCESS") or 0
+    kind = arguments.word("TYPE")
+    if kind is not None and not process:
+        yield from _of_all(session, wanted, kind)
+        return
     address = process_named(session.target, process) if process else session.current.process
     if address is None:
         raise KdumpError("no process is current: name one, !handle 0 3 PROCESS")
     with_objects = bool((_DEFAULT_FLAGS if chosen is None else chosen) & _OBJECTS)
-    return handles_grid(session.target, address, wanted, with_objects).kd_lines()
+    yield from handles_grid(session.target, address, wanted, with_objects, kind).kd_lines()
+
+
+def _of_all(session: Session, wanted: int, kind: str) -> Iterator[str]:
+    """The handles of one type in every process. What is wrong with one process is a line."""
+    from volatility3_kdump.views.objects import handles_grid
+    from volatility3_kdump.windows.processes.process_lists import process_addresses
+
+    for address in process_addresses(session.target):
+        try:
+            yield from handles_grid(session.target, address, wanted, True, kind).kd_lines()
+        except KdumpError as error:
+            yield f"NOTE: {error}"
+        yield ""

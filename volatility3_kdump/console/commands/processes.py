@@ -20,6 +20,7 @@ from volatility3_kdump.windows.listing.threads import ThreadChoice
 from volatility3_kdump.windows.listing.tokens import token_of
 from volatility3_kdump.windows.memory.vads import process_vads, read_vads, vads_with
 from volatility3_kdump.windows.processes.ready import processor_states
+from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.processes.tokens import read_token
 
 #: KD's flags: statistics and threads for the current process, all for one that is named.
@@ -83,7 +84,7 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     help="a thread; by default the current one",
     options=(
         Option("-t", "by its thread id", value="TID"),
-        Option("-p", "with its process", note="not shown: !process PROCESS 0"),
+        Option("-p", "with its process"),
     ),
     arguments=(
         number("ADDRESS", "an ETHREAD"),
@@ -113,8 +114,12 @@ def threads(session: Session, arguments: Arguments) -> Iterable[str]:
                 raise KdumpError(f"{target.name}: the dump does not say which thread crashed: name one")
         chosen = ThreadChoice([which])
     flags = _FLAGS_OF_THREAD if flags is None else flags
+    if arguments.has("-p") and tid is None and which:
+        owner = read_thread(target, which).process
+        if owner:
+            yield from process_grid(target, ProcessChoice([owner]), 0, session.progress).kd_lines()
     with_arguments = not flags & _WITHOUT_ARGUMENTS
-    return thread_grid(target, chosen, bool(flags & STACKS), session.progress, with_arguments).kd_lines()
+    yield from thread_grid(target, chosen, bool(flags & STACKS), session.progress, with_arguments).kd_lines()
 
 
 @command(
@@ -205,14 +210,15 @@ def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
 @command(
     "!token",
     help="an access token: user, groups and privileges",
-    arguments=(number("ADDRESS", "of a token, by default that of the current thread or process"),),
+    options=(Option("-n", "names of SIDs", note="the names of accounts are not in a dump of the kernel"),),
+    arguments=(number("ADDRESS", "of a token; 0 and by default that of the current thread or process"),),
     examples=(Example("!token ffffa00d`12345060"),),
     plugin="token",
 )
 def access_token(session: Session, arguments: Arguments) -> Iterator[str]:
     target = session.target
     address = arguments.number("ADDRESS")
-    if address is not None:
+    if address:
         yield from token_grid(target, read_token(target, address)).kd_lines()
         return
     chosen = token_of(target, _current_process(session), session.current.thread)

@@ -276,12 +276,15 @@ def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
         number("ADDRESS", "an address in a pool block", required=True),
         flags(
             Bit(1, "the contents of the blocks", "not shown here: dd shows them"),
-            Bit(2, "only the block that holds ADDRESS", "the whole page is shown"),
-            Bit(0x8000_0000, "without the tag's description", "nothing else is left out"),
+            Bit(2, "only the block that holds ADDRESS"),
+            Bit(0x8000_0000, "without the tag's description and who uses it"),
         ),
     ),
-    examples=(Example("!pool ffffd48f`77af9698"),),
+    examples=(Example("!pool ffffd48f`77af9698 2", "one block"),),
     plugin="pool",
 )
 def pool_block(session: Session, arguments: Arguments) -> Iterable[str]:
-    return block_grid(session.target, arguments.number("ADDRESS") or 0, None, session.progress).kd_lines()
+    wanted = arguments.number("FLAGS") or 0
+    at = arguments.number("ADDRESS") or 0
+    alone, bare = bool(wanted & 2), bool(wanted & 0x8000_0000)
+    return block_grid(session.target, at, None, session.progress, alone, not bare).kd_lines()

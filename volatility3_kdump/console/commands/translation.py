@@ -32,7 +32,11 @@ def page_table_entries(session: Session, arguments: Arguments) -> Iterable[str]:
     "!vtop",
     help="the physical address of a virtual one",
     arguments=(
-        number("DIRECTORY", "a page directory's physical address; 0 for that of the current process", required=True),
+        number(
+            "DIRECTORY",
+            "a page directory: its address or page frame number, 0 for the current process's",
+            required=True,
+        ),
         number("ADDRESS", "a virtual address; where it stands alone, the current process's"),
     ),
     examples=(Example("!vtop 0 @rip"),),
@@ -45,8 +49,15 @@ def virtual_to_physical(session: Session, arguments: Arguments) -> Iterable[str]
     directory, address = arguments.number("DIRECTORY") or 0, arguments.number("ADDRESS")
     if address is None:
         directory, address = 0, directory
-    directory = directory or directory_of(session.target, session.current.process)
+    directory = _base(session, directory) or directory_of(session.target, session.current.process)
     return vtop_grid(session.target, address, directory).kd_lines()
+
+
+def _base(session: Session, directory: int) -> int:
+    """A page directory's address of what was typed: that, or its page frame number, as in ``!vtop 98fd 12f980``."""
+    memory = session.target.physical_memory
+    numbered = bool(directory & 0xFFF) and directory < 1 << 40 and memory.why_absent(directory << 12) is None
+    return directory << 12 if numbered else directory
 
 
 @command(

@@ -35,8 +35,11 @@ class ProcessHandles:
     problems: tuple[str, ...]
 
 
-def process_handles(target: Target, process: int, wanted: int = 0, objects: bool = True) -> ProcessHandles:
-    """The handles of the process at an EPROCESS, or the ``wanted`` one alone; with their ``objects``.
+def process_handles(
+    target: Target, process: int, wanted: int = 0, objects: bool = True, kind: str | None = None
+) -> ProcessHandles:
+    """The handles of the process at an EPROCESS, or the ``wanted`` one alone; with their ``objects``; of a ``kind``
+    (an object type) alone, if one is named.
 
     Raises :class:`KdumpError` where its table is not in the dump, or it has none any more.
     """
@@ -49,6 +52,8 @@ def process_handles(target: Target, process: int, wanted: int = 0, objects: bool
     handles = list(read_handles(target, read.object_table, problems))
     shown = [handle for handle in handles if not wanted or handle.value == wanted & ~3]
     listed = tuple(_listed(target, handle) if objects else ListedHandle(handle, None) for handle in shown)
+    if kind is not None:
+        listed = tuple(entry for entry in listed if entry.object is not None and entry.object.type_name == kind)
     return ProcessHandles(read, read.object_table, len(handles), listed, tuple(problems))
 
 

@@ -1,0 +1,97 @@
+"""Options and arguments of Microsoft's pages that used to be dropped without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.prompt import answer
+from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.options import Options
+from volatility3_kdump.target import Target
+
+Opened = Callable[[str], Session]
+
+
+@pytest.fixture
+def opened_scene(scene: Callable[..., Target]) -> Opened:
+    def opened(name: str) -> Session:
+        session = Session(Options(offline=True))
+        session.dumps.append(OpenDump(name, scene(name)))
+        return session
+
+    return opened
+
+
+def test_flags_of_drvobj(session: Session) -> None:
+    """1 (the default) devices, 2 dispatch routines, 4 the devices' stacks."""
+    brief, routines, whole = (answer(session, f"!drvobj myfault {flag}".rstrip()) for flag in ("", "2", "7"))
+    assert "Device Object list:" in brief and "Dispatch routines:" not in brief
+    assert "Device Object list:" not in routines and "Dispatch routines:" in routines
+    assert {"Device Object list:", "Dispatch routines:"} <= set(whole)
+    assert any("!DevObj" in line for line in whole)
+    assert answer(session, "!drvobj myfault 8") == [
+        "!drvobj knows no flag 8: FLAGS is the sum of 1 its devices, 2 its dispatch table, "
+        "4 each device with those attached to it"
+    ]
+
+
+def test_one_block_of_a_pool_page(opened_scene: Opened) -> None:
+    session = opened_scene("memory")
+    listed = answer(session, "!poolfind Leak")
+    address = next(line.split()[0] for line in listed if line.startswith("ffff") and "Leak" in line)
+    page = answer(session, f"!pool {address}")
+    blocks = [line for line in page if "size:" in line]
+    alone = answer(session, f"!pool {address} 2")
+    assert [line for line in alone if "size:" in line] == [line for line in blocks if line.startswith("*")]
+    bare = answer(session, f"!pool {address} 80000002")
+    assert len(bare) <= len(alone)
+    assert [line for line in bare if "size:" in line] == [line for line in alone if "size:" in line]
+
+
+def test_the_total_is_that_of_what_is_shown(opened_scene: Opened) -> None:
+    """As published: Even 19248 2470752 ... TOTAL 19248 2470752."""
+    session = opened_scene("memory")
+    lines = answer(session, "!poolused 2 Leak")
+    row = next(line.split() for line in lines if line.startswith(" Leak"))
+    total = next(line.split() for line in lines if line.startswith("TOTAL"))
+    assert total[1:5] == row[1:5]
+    everything = answer(session, "!poolused 2")
+    assert next(line.split() for line in everything if line.startswith("TOTAL"))[1:5] != row[1:5]
+
+
+def test_a_page_directory_by_its_frame_number(session: Session) -> None:
+    """``!vtop 98fd 12f980`` and ``!vtop 98fd000 12f980`` are the same."""
+    directory = session.target.header.directory_table_base & ~0xFFF
+    assert answer(session, f"!vtop {directory >> 12:x} @rip") == answer(session, f"!vtop {directory:x} @rip")
+    assert answer(session, f"!vtop {directory:x} @rip")[-1].startswith("Virtual address ")
+
+
+def test_a_thread_with_its_process(session: Session) -> None:
+    lines = answer(session, "!thread -p")
+    assert lines[0].startswith("PROCESS ")
+    assert any(line.startswith("THREAD ") for line in lines)
+
+
+def test_paths_are_shown_expanded(session: Session) -> None:
+    session.options = Options(offline=True, symbol_path="/Symbols;srv*")
+    assert answer(session, ".sympath") == [
+        "Symbol search path is: /Symbols;srv*",
+        "Expanded Symbol search path is: /symbols;srv*https://msdl.microsoft.com/download/symbols",
+    ]
+
+
+def test_names_of_devices(session: Session) -> None:
+    assert answer(session, "!devobj \\Device\\None") == [f"{session.target.name}: no device is named \\Device\\None"]
+
+
+def test_logs_without_a_name(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert answer(session, ".logopen") == ["Opened log file 'dbgeng.log'"]
+    session.close_log()
+    name = f"{Path(session.current.path).name}.log"
+    assert answer(session, ".logopen /d") == [f"Opened log file '{name}'"]
+    session.close_log()
+    assert (tmp_path / name).exists()
