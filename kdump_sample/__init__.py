@@ -30,7 +30,7 @@ from kdump_sample.scenes import DEFAULT, make_scene, scene_names
 from volatility3_kdump.errors import UnsupportedDump
 from volatility3_kdump.symbols.isf import load_table_file
 
-__all__ = ["DUMP_TYPES", "scene_names", "write_sample"]
+__all__ = ["DUMP_TYPES", "scene_names", "write_image_sample", "write_sample"]
 
 
 def write_sample(path: str | Path, dump_type: int = 6, isf: str | Path | None = None, scene: str = DEFAULT) -> None:
@@ -53,3 +53,16 @@ def write_sample(path: str | Path, dump_type: int = 6, isf: str | Path | None = 
     layouts = load_table_file(Path(isf))
     machine = Machine(make_scene(scene, layouts), layouts)
     write(Path(path), dump_type, make_contents(machine))
+
+
+def write_image_sample(
+    path: str | Path, kind: str, isf: str | Path | None = None, scene: str = DEFAULT, running: bool = False
+) -> None:
+    """Write the machine of a scene as a memory image: ``avml``, ``elf``, ``kdump``, ``lime``, ``raw`` or ``vmem``.
+
+    ``running`` has the kernel not record any bug check. All else is as for :func:`write_sample`.
+    """
+    from kdump_sample.memory_images import write_image
+    from volatility3_kdump.tables import kernel_table_path
+
+    write_image(Path(path), kind, load_table_file(Path(isf or kernel_table_path())), scene, running)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.prompt import answer
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError, NotACrashDump
+from volatility3_kdump.layers import machine
 from volatility3_kdump.views.report import report
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_process
@@ -291,6 +293,46 @@ def test_registers_of_another_machine_are_told_and_left_out(image: Image, tmp_pa
     assert any("of another machine or moment than its memory" in line for line in target.warnings)
     assert all(processor.context is None for processor in processors(target))
     assert target.kernel is not None and target.kernel.base == 0xFFFFF80062600000
+
+
+def test_a_processor_in_the_kernel_of_a_guest_is_told(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page tables of processor 1 lead to a kernel elsewhere, as those of a nested guest do."""
+    tables = 0x1D822D000
+
+    def spoil(data: bytearray) -> None:
+        place = _states(data)[1]
+        struct.pack_into("<Q", data, place + CR3_AT, tables)
+        struct.pack_into("<Q", data, place + IDT_AT, 0xFFFFF90012340000)
+
+    real = machine._windows_of
+
+    def elsewhere(physical: Any, path: str, root: Any) -> Any:
+        windows = real(physical, path, root)
+        return windows._replace(base=0xFFFFF80400000000) if windows and root.address == tables else windows
+
+    monkeypatch.setattr(machine, "_windows_of", elsewhere)
+    target = volatility3_kdump.open(edited(image("elf", running=True), tmp_path / "nested.elf", spoil))
+    assert any("processor 1 ran another Windows kernel, at 0xfffff80400000000" in line for line in target.warnings)
+    assert [processor.context is None for processor in processors(target)] == [False, True, False]
+
+
+def test_the_state_file_of_another_machine(image: Image, tmp_path: Path) -> None:
+    data = bytearray(image("vmem", running=True).with_suffix(".vmss").read_bytes())
+    for match in list(re.finditer(rb"\x04CR64", bytes(data))):
+        index = int.from_bytes(data[match.end() + 4 : match.end() + 8], "little")
+        if index == 3:
+            struct.pack_into("<Q", data, match.end() + 8, 0x3FFFF000)
+    for match in re.finditer(rb"\x04IDTR|\x03rip", bytes(data)):
+        skip = 4 if match[0].endswith(b"rip") else 8
+        struct.pack_into("<I", data, match.end() + skip, 0x12345000)
+    path = tmp_path / "other.vmem"
+    path.write_bytes(image("vmem", running=True).read_bytes())
+    path.with_suffix(".vmss").write_bytes(data)
+    target = volatility3_kdump.open(path)
+    assert any("of another machine or moment than its memory" in line for line in target.warnings)
+    assert all(processor.context is None for processor in processors(target)) and target.modules
 
 
 def test_a_guest_that_was_stopped_before_windows_ran(image: Image, tmp_path: Path) -> None:

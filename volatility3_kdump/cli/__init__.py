@@ -15,6 +15,8 @@ from volatility3_kdump.version import __version__
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
 SAMPLE_TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
 DEFAULT_SCENE = "myfault"
+#: Containers that the sample is written in besides.
+IMAGE_KINDS = ("avml", "elf", "kdump", "lime", "raw", "vmem")
 #: Options of ``kdump`` without a command; all others are those of KD, and open its prompt.
 _OWN_OPTIONS = ("-h", "--help", "--version")
 
@@ -81,6 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     analyze.add_arguments(
         commands.add_parser("analyze", help="say of each dump in one line what crashed: for build pipelines")
     )
+    sample.add_argument("--image", choices=IMAGE_KINDS, help="write a memory image instead of a crash dump")
+    sample.add_argument("--running", action="store_true", help="with --image: of a machine that has not crashed")
+
     batch.add_arguments(commands.add_parser("batch", help="analyse many dumps: one JSON line each, and a summary"))
     report.add_arguments(commands.add_parser("report", help="write the analysis of a crash as one HTML page"))
     dump.add_arguments(commands.add_parser("dump", help="write a crash dump of a memory image or of another dump"))
@@ -104,6 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command line."""
     if arguments.command == "sample":
+        if arguments.image is not None:
+            return write_image(arguments)
         return write_sample(arguments.out, arguments.dump_type, arguments.isf, arguments.scene)
     if arguments.command == "batch":
         from volatility3_kdump.batch import command as batch
@@ -152,6 +159,20 @@ def write_sample(out: Path, dump_type: int, isf: Path | None, scene: str) -> int
     except OSError as error:
         raise KdumpError(f"{error.filename or out}: {error.strerror or error}") from error
     print(f"{out}: {size:,} bytes, dump type {dump_type}")
+    return 0
+
+
+def write_image(arguments: argparse.Namespace) -> int:
+    """``kdump sample --image``."""
+    import kdump_sample as sample
+
+    out = arguments.out
+    try:
+        sample.write_image_sample(out, arguments.image, arguments.isf, arguments.scene, arguments.running)
+        size = out.stat().st_size
+    except OSError as error:
+        raise KdumpError(f"{error.filename or out}: {error.strerror or error}") from error
+    print(f"{out}: {size:,} bytes, memory image ({arguments.image})")
     return 0
 
 

@@ -167,7 +167,8 @@ def _windows_of(physical: KdumpImageLayer, config_path: str, root: _Root) -> _Wi
     modes: list[type[KdumpTranslation]] = [KdumpIntel32eLayer, KdumpIntel57Layer]
     for layer_class in modes[::-1] if root.five_levels else modes:
         name = physical.context.layers.free_layer_name("IntelLayer")
-        path = join(config_path, name)
+        # Layers are tried before any is added to the context: a path of its own keeps their configurations apart.
+        path = join(config_path, f"{name}_{layer_class.__name__}_{root.address:x}")
         physical.context.config[join(path, "memory_layer")] = physical.name
         physical.context.config[join(path, "page_map_offset")] = root.address
         layer = layer_class(physical.context, config_path=path, name=name, metadata={"os": "Windows"})

@@ -68,7 +68,10 @@ _ONE_SPACE = frozenset(
         "BUGCHECK_P4",
     }
 )
-_RUNNING = "What is shown is what its first processor was doing; !running -it shows all of them, !locks who waits."
+_RUNNING = (
+    "What is shown is what its first processor was doing; !running -it shows all of them, !analyze -hang looks for "
+    "what holds it up."
+)
 _ATTRIBUTE_WORDS = {
     "HiberCrash": "Hiber Crash Dump",
     "DumpDevicePowerOff": "Dump Device Power Off",

@@ -190,7 +190,7 @@ def _next(crash: Crash, named: bool) -> list[str]:
         commands.append("kdump.trap for the registers")
     commands.append("kdump.stack for the whole stack")
     if crash.crashed is False:
-        commands[-1:] = ["kdump.ready and kdump.stack --all-cpus for what runs", "kdump.locks for who waits for whom"]
+        commands[-1:] = ["kdump.ready and kdump.stack --all-cpus for what runs", "kdump.hang for what holds it up"]
     if any(frame.trust == SCAN for frame in crash.stack.frames):
         commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
     if not named:
