@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.numbers import characters
 from volatility3_kdump.windows.memory.contents import Stretch
+from volatility3_kdump.windows.memory.ranges import Pointed
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,12 @@ def pointed_line(address: int, value: int | None, behind: str | None, width: int
     """A row of ``dps`` and its relatives: a pointer of ``width`` bytes and what is said about it."""
     line = f"{pointer(address, size)}  {hexadecimal(value, width)}"
     return f"{line} {behind}" if behind else line
+
+
+def pointed_text(pointed: Pointed, what: str, size: int) -> str | None:
+    """What stands behind a pointer of ``size`` bytes in ``dps`` (``what`` is ``s``), ``dpp``, ``dpa`` and ``dpu``."""
+    if pointed.value is None or what == "s":
+        return pointed.symbol
+    if what == "p":
+        return hexadecimal(pointed.pointed, size) + (f" {pointed.pointed_symbol}" if pointed.pointed_symbol else "")
+    return "????????" if pointed.text is None else f'"{readable(pointed.text)}"'
