@@ -12,6 +12,7 @@ import pytest
 
 from tests import transcript
 from tests.prompt import answer
+from volatility3_kdump.console.commands import registry
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 
@@ -338,7 +339,11 @@ def test_paths_with_several_elements(session: Session, tmp_path: Path) -> None:
 
 
 def test_hidden_commands_are_not_suggested(session: Session) -> None:
-    assert answer(session, "!peb") == ["!peb: no such command here; did you mean !pte or !prcb?"]
+    hidden = [name for name, entry in registry().items() if entry.hidden]
+    assert hidden
+    for name in hidden:
+        suggested = answer(session, f"{name}x")[0].partition("did you mean ")[2].rstrip("?").split(" or ")
+        assert name not in suggested
 
 
 def test_arguments_in_the_stack_of_a_thread(session: Session) -> None:
