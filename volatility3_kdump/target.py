@@ -23,6 +23,7 @@ from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.layers.opening import Opened, open_layers
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory, no_memory
+from volatility3_kdump.notebook import html_table
 from volatility3_kdump.options import Options
 from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
@@ -33,6 +34,7 @@ from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, rea
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.machine_facts import machine_facts
 from volatility3_kdump.symbols.names import AddressNames
+from volatility3_kdump.symbols.objects import TypedObject, Types
 from volatility3_kdump.symbols.places import Places, places_of
 from volatility3_kdump.symbols.prefetch import modules_of, prefetch
 from volatility3_kdump.symbols.sources import SymbolSources, identity_in
@@ -281,6 +283,22 @@ class Target:
         if self.kernel is not None and self.kernel.base == module.base:
             return None if self.nt is None else TypeTable(self.nt)
         return self.symbol_sources.types(module)
+
+    @functools.cached_property
+    def types(self) -> Types:
+        """Types and variables of all modules by name, for :meth:`object` and :meth:`symbol_object`."""
+        return Types(self.memory, lambda: self.modules, self.types_of, self.names.address_of)
+
+    def object(self, type_name: str, address: int) -> TypedObject:
+        """Memory as a type, ``nt!_EPROCESS``. Raises :class:`KdumpError` for a type that is not known."""
+        return self.types.object(type_name, address)
+
+    def symbol_object(self, name: str, type_name: str | None = None) -> TypedObject:
+        """A variable, ``nt!PsActiveProcessHead``; ``type_name`` is needed where its symbols have none."""
+        return self.types.symbol_object(name, type_name)
+
+    def _repr_html_(self) -> str:
+        return html_table(("Dump", self.name), [("Crash", self.header.brief()), ("Symbols", self.symbol_status)])
 
     def symbol(self, name: str) -> int | None:
         """Virtual address of a kernel symbol, ``None`` without symbols."""

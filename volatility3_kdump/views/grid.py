@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from volatility3.framework import interfaces, renderers
+from volatility3.framework.renderers import format_hints
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable, terminal_line
 from volatility3_kdump.memory import ReadLimit
+from volatility3_kdump.notebook import html_table
 
 Row = tuple[int, tuple[Any, ...]]
 _Value = TypeVar("_Value")
@@ -59,6 +61,22 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
     def kd_lines(self) -> Iterator[str]:
         """KD's text, every line escaped for a terminal."""
         return self._guarded(lambda: map(terminal_line, self._kd_lines()))
+
+    def _repr_html_(self) -> str:
+        """The rows, for notebooks; those below others are indented."""
+        headers = [column.name for column in self.columns]
+        rows: list[list[object]] = []
+
+        def visit(node: Any, _: None) -> None:
+            cells = ["" if isinstance(value, interfaces.renderers.BaseAbsentValue) else value for value in node.values]
+            shown = [f"{cell:#x}" if isinstance(cell, format_hints.Hex) else cell for cell in cells]
+            rows.append(["\u2003" * node.path_depth + str(shown[0]), *shown[1:]])
+
+        if not self.populated:
+            self.populate(visit, None)
+        else:
+            self.visit(None, visit, None)
+        return html_table(headers, rows)
 
     def _guarded(self, make: Callable[[], Iterable[_Value]]) -> Iterator[_Value]:
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.layout import FieldPath, Layouts
+from volatility3_kdump.notebook import Shown
 from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.structures import read_row
 
@@ -31,7 +32,7 @@ _MOST_FREE_LISTS = 2048
 
 
 @dataclass(frozen=True)
-class Process:
+class Process(Shown):
     """A process. ``address`` is that of its EPROCESS; every other value is ``None`` where the dump does not hold it.
 
     Sources are fields of EPROCESS unless another structure is named. Times of day are FILETIMEs (100 ns since 1601,

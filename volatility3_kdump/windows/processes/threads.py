@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3_kdump.layout import FieldPath, Layouts
 from volatility3_kdump.lists import walk_list
+from volatility3_kdump.notebook import Shown
 from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.processes.processes import process_reader
@@ -84,7 +85,7 @@ class PendingIrp(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Thread:
+class Thread(Shown):
     """A thread. ``address`` is that of its ETHREAD; every other value is ``None`` where the dump does not hold it.
 
     Sources are fields of KTHREAD (ETHREAD.Tcb) unless another structure is named. Times of day are FILETIMEs (100 ns

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.notebook import html_table
 from volatility3_kdump.symbols.names import Name
 
 #: A frame's trust, best first. ``switch``: from what a switch of stacks left at the top of a stack.
@@ -61,6 +62,18 @@ class Stack:
     end: str
     complete: bool
     remarks: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{frame.number:02x}",
+                "" if frame.sp is None else f"{frame.sp:x}",
+                frame.name or f"{frame.ip:#x}",
+                frame.trust,
+            )
+            for frame in self.frames
+        ]
+        return html_table(("#", "Child-SP", "Call site", "Trust"), rows, f"Ends: {self.end}")
 
     @property
     def fault(self) -> Frame | None:
