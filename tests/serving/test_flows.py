@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,34 @@ def test_later_commands_cost_little(ask: Callable[..., Any]) -> None:
         return min(taken)
 
     assert ask(measure) < 0.020
+
+
+def test_dumps_in_archives_with_a_new_cache(
+    tmp_path: Path, sample: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a dump may write into the cache, which is not there yet, and run the decoders of archives."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "yet"))
+    place = tmp_path / "dumps"
+    place.mkdir()
+    with zipfile.ZipFile(place / "two.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(sample(4), "first.dmp")
+        archive.write(sample(), "second.dmp")
+    archives = ["two.zip"]
+    py7zr = pytest.importorskip("py7zr")
+    with py7zr.SevenZipFile(place / "one.7z", "w") as seven:
+        seven.write(sample(4), "inside.dmp")
+    archives.append("one.7z")
+
+    async def script(client: Any) -> None:
+        ambiguous = await client.call_tool("open_dump", {"path": "two.zip"})
+        assert ambiguous.is_error and "second.dmp" in ambiguous.content[0].text
+        for path, member in (("two.zip", "second.dmp"), ("one.7z", None)):
+            dump = (await call(client, "open_dump", path=path, member=member))["dump"]
+            assert (await call(client, "analyze", dump=dump))["verdict"]["suspect"] == "myfault.sys"
+
+    anyio.run(connected, place, script)
+    assert (tmp_path / "not" / "yet" / "volatility3-kdump").is_dir()
+    assert {path.name for path in place.iterdir()} == set(archives)
 
 
 def test_a_dump_that_was_opened_ahead(ask: Callable[..., Any], folder: Path) -> None:

@@ -110,6 +110,10 @@ class Dumps:
             from volatility3.framework import constants
 
             caches.append(Path(constants.CACHE_PATH))
+        for place in caches:
+            # The processes may write in a cache, not make the folders above it.
+            with contextlib.suppress(OSError):
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._caches = [os.path.realpath(place) for place in caches]
         return {
             "readable": [*self.roots, *program_folders(), *map(str, local)],
