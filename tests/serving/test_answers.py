@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,28 @@ def test_the_verdict_in_one_answer(answers: Answers) -> None:
 def test_rows(answers: Answers, method: str, parameters: dict[str, Any], expected: dict[str, Any]) -> None:
     rows = answers.ask(method, parameters)["items"]
     assert any(expected.items() <= row.items() for row in rows), rows
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("!for_each_module .logopen {0}", ".block {{ .logopen {0} }}", ".if (1) {{ .writemem {0} nt L1000 }}"),
+        *(
+            "as mine .logopen\nmine {0}",
+            "aS /x mine .logopen {0}; ${{mine}}",
+            ".foreach (x {{ .echo a }}) {{ .logopen {0} }}",
+        ),
+        *(".if (1) {{ $<{0} }}", ".catch {{ .logappend {0} }}", ".for (r $t0=0; @$t0<1; r $t0=1) {{ .opendump {0} }}"),
+    ],
+)
+def test_commands_inside_of_others_are_refused_too(sample: Callable[..., Path], tmp_path: Path, line: str) -> None:
+    answers = Answers(str(sample()), Options(offline=True), None, ())
+    said = ""
+    with contextlib.suppress(KdumpError):
+        for single in line.format(tmp_path / "log").splitlines():
+            said = "\n".join(answers.ask("command", {"line": single})["items"])
+        assert "not available here" in said or "not run here" in said or "no such command" in said, said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_has_its_reason(answers: Answers) -> None:

@@ -59,6 +59,8 @@ class Answers:
     def __init__(self, path: str, options: Options, triage_ini: str | None, allowed: tuple[str, ...]) -> None:
         """Open the dump. Raises :class:`KdumpError`."""
         self._session = Session(options)
+        # Commands inside of others, and what aliases stand for, are asked about as well.
+        self._session.guard = lambda command: refuse(command, allowed)
         self._session.open(path, options.member)
         self._options = options
         self._path = path

@@ -20,6 +20,7 @@ from typing import Any
 
 from volatility3_kdump.console.commands import find
 from volatility3_kdump.console.script import split
+from volatility3_kdump.console.syntax import Kind
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.servers import MICROSOFT
 
@@ -30,6 +31,7 @@ _REFUSED = {
     **dict.fromkeys((".opendump", "||"), "the tool open_dump opens dumps"),
     **dict.fromkeys((".shell", ".create", ".attach"), "it runs programs"),
     **dict.fromkeys((".scriptload", ".scriptrun", ".load", ".readmem"), "it takes files"),
+    **dict.fromkeys(("$<", "$><", "$$<", "$$><", "$$>a<"), "it takes a file of commands"),
     **dict.fromkeys(("q", "qq", "qd"), "the tool close_dump ends the session"),
 }
 #: ``$<FILE`` and its kin run files of commands.
@@ -80,6 +82,8 @@ def refuse(line: str, allowed: Sequence[str]) -> None:
             pass  # no command: the prompt says so
         else:
             names |= {name.lower() for name in entry.names} | {arguments.name.lower()}
+            if any(argument.kind is Kind.FILE for argument in entry.syntax.arguments) and not names & set(_REFUSED):
+                raise Refused(f"{arguments.name} is not available here: it takes a file")
             if any(name.rstrip("+") in _PATHS for name in names):
                 _refuse_path(arguments.name, arguments.text, allowed)
         for name in names & set(_REFUSED):
