@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_a_running_machine_is_written_with_its_registers_as_a_live_dump(image: I
         assert ours.context is not None and theirs.context is not None
         for name, value in theirs.context.registers.items():
             assert ours.context.get(name) == value, name
+
+
+def test_a_processor_in_user_mode_is_written(image: Image, tmp_path: Path) -> None:
+    """GS leads to the TEB there, and KERNEL_GS_BASE to the KPCR."""
+    data = bytearray(image("elf", running=True).read_bytes())
+    note = [match.end() + 3 for match in re.finditer(rb"QEMU\0", bytes(data))][2]
+    registers, segments = note + 8, note + 8 + 18 * 8
+    gs_base = segments + 4 * 24 + 16
+    data[segments + 10 * 24 + 40 : segments + 10 * 24 + 48] = data[gs_base : gs_base + 8]
+    struct.pack_into("<Q", data, gs_base, 0x7AE6A11000)
+    struct.pack_into("<Q", data, registers + 16 * 8, 0x7FF8F16ECE54)
+    struct.pack_into("<Q", data, registers + 6 * 8, 0x7AE6BDE8D8)
+    struct.pack_into("<I", data, segments, 0x33)
+    source, path = tmp_path / "user.elf", tmp_path / "user.dmp"
+    source.write_bytes(data)
+    written(source, path, 1)
+    for place in (source, path):
+        context = processors(volatility3_kdump.open(place))[2].context
+        assert context is not None and (context.ip, context.sp) == (0x7FF8F16ECE54, 0x7AE6BDE8D8)
 
 
 def encoded(plain: bytes, never: int, always: int, flag: int) -> bytes:

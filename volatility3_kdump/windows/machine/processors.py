@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _MOST_PROCESSORS = 2048
+#: LIVE_SYSTEM_DUMP, and the code selector of 64-bit user mode.
+_LIVE, _USER_CODE = 0x161, 0x33
 #: Fields of KPCR that say where a processor's tables are, by what a hypervisor calls them.
 _TABLE_BASES = {"idt_base": "IdtBase", "task_base": "TssBase", "gdt_base": "GdtBase"}
 
@@ -143,7 +145,7 @@ def _context(target: Target, prcb: int, number: int) -> Context | None:
         address = memory.pointer(prcb + pointer_offset)
         data = memory.read(address, size) if address else None
         context = parse_context(data, architecture, f"KPRCB.Context of processor {number}", address) if data else None
-        if context is not None and context.ip and target.is_kernel_address(context.ip):
+        if context is not None and context.ip and _plausible(target, context):
             return context
     state_offset = target.offset("_KPRCB", "ProcessorState.ContextFrame", "OffsetPrcbProcStateContext")
     if size and state_offset is not None:
@@ -152,6 +154,15 @@ def _context(target: Target, prcb: int, number: int) -> Context | None:
             source = f"KPRCB.ProcessorState of processor {number}"
             return parse_context(data, architecture, source, prcb + state_offset)
     return None
+
+
+def _plausible(target: Target, context: Context) -> bool:
+    """Whether registers are those of a stopped processor: in the kernel, or in user mode by their code segment.
+
+    A processor that stops for a bug check is in the kernel; one of a dump that was made from outside may be anywhere.
+    """
+    ip = context.ip or 0
+    return target.is_kernel_address(ip) or (target.header.bug_check_code == _LIVE and context.get("cs") == _USER_CODE)
 
 
 #: Fields of KPCR, newest layout first: x64 has the tables' bases, x86 their addresses and NT_TIB.
