@@ -95,3 +95,12 @@ def test_logs_without_a_name(session: Session, tmp_path: Path, monkeypatch: pyte
     assert answer(session, ".logopen /d") == [f"Opened log file '{name}'"]
     session.close_log()
     assert (tmp_path / name).exists()
+
+
+def test_flags_of_object(session: Session) -> None:
+    """As documented: 0 shows the type alone, 1 names and counts as well."""
+    address = f"{session.current.process:x}"
+    whole = answer(session, f"!object {address}")
+    assert answer(session, f"!object {address} 0") == whole[:2]
+    assert answer(session, f"!object {address} 0x1") == whole
+    assert "HandleCount" in "".join(whole[2:])

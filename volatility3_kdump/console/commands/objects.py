@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.console.syntax import Bit, Example, flags, number, word
+from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 
 #: Bit of the flags of ``!handle`` that asks for the objects.
@@ -16,7 +17,16 @@ _OBJECTS, _DEFAULT_FLAGS = 2, 3
 @command(
     "!object",
     help="an object's header, or a directory's objects",
-    arguments=(word("ADDRESS|PATH", "an object, or a path such as \\Driver", required=True),),
+    options=(Option("-p", "private name spaces", refused="they are not walked: !object PATH shows the directories"),),
+    arguments=(
+        word("ADDRESS|PATH", "an object, or a path such as \\Driver; 0 and a NAME is not there", required=True),
+        flags(
+            Bit(1, "names and counts too: 0 is the type alone"),
+            Bit(8, "the contents of a directory"),
+            Bit(0x10, "optional headers", "optional headers are not shown"),
+            Bit(0x20, "the full path", "the name is always shown with its path"),
+        ),
+    ),
     examples=(Example("!object \\Driver", "a directory"), Example("!object ffffd48f`77af9698")),
     plugin="object",
 )
@@ -24,7 +34,12 @@ def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.objects import object_grid
 
     operand = arguments.word("ADDRESS|PATH") or ""
-    return object_grid(session.target, operand if operand.startswith("\\") else session.evaluate(operand)).kd_lines()
+    wanted = arguments.number("FLAGS")
+    lines = object_grid(session.target, operand if operand.startswith("\\") else session.evaluate(operand)).kd_lines()
+    if wanted is not None and not wanted & 1:
+        # The object with its type, and its header.
+        return itertools.islice(lines, 2)
+    return lines
 
 
 @command(
