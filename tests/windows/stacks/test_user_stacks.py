@@ -15,6 +15,7 @@ from kdump_sample.machine import Machine
 from kdump_sample.myfault.frames import waiting
 from kdump_sample.scene import Process, UserDll
 from kdump_sample.scenes import user_stacks as scene
+from tests.archives import cabinets
 from tests.cpu.shadow_stack import NONVOLATILE, PAGE, SENTINEL, STACK, STACK_SIZE, Image, ShadowStack, State
 from tests.cpu.shadow_stack import Frame as ShadowFrame
 from volatility3_kdump.layout import Layouts
@@ -22,6 +23,7 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.windows.stacks.frames import Stack
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.user.spaces import user_space
 
 Sample = Callable[..., Path]
 
@@ -68,6 +70,33 @@ def test_an_absent_page_ends_it_with_the_reason(sample: Sample) -> None:
     stack = _stack(volatility3_kdump.open(sample(1, None, "user-stacks")), scene.THREADS[2])
     assert _in_user_mode(stack) == WAITING[:1]
     assert (stack.end, stack.complete) == ("user mode: user page c74f3ff000 is paged out", False)
+
+
+def test_what_a_page_file_holds(
+    sample: Sample, layouts: Layouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third thread's stack, in page 3 of the first paging file of the archive."""
+    page = scene.USER_STACKS[2] - PAGE
+    base = scene.user_stacks(layouts)
+    *others, service = base.processes
+    whole = dataclasses.replace(base, processes=(*others, dataclasses.replace(service, paged_out=())))
+    write(tmp_path / "whole.dmp", 1, make_contents(Machine(whole, layouts)))
+    target = volatility3_kdump.open(tmp_path / "whole.dmp")
+    data = user_space(target, scene.PROCESS).memory.read(page, PAGE)
+    assert data is not None
+    assert _in_user_mode(_stack(target, scene.THREADS[2])) == WAITING
+    # MMPTE_SOFTWARE: PageFileHigh, Protection, SwizzleBit.
+    monkeypatch.setattr("kdump_sample.machine._PAGED_OUT", 3 << 32 | 4 << 5 | 1 << 4)
+    write(tmp_path / "part.dmp", 1, make_contents(Machine(base, layouts)))
+    named = b'<Pagefiles><Pagefile Name="pagefile.sys"/></Pagefiles>'
+    members = (
+        ("m.dmp", (tmp_path / "part.dmp").read_bytes()),
+        ("pagefile.sys", bytes(3 * PAGE) + data),
+        ("CabManifest.xml", b"<WatsonPageFileManifest>" + named + b"</WatsonPageFileManifest>"),
+    )
+    (tmp_path / "crash.cab").write_bytes(cabinets.cabinet(members).pack())
+    stack = _stack(volatility3_kdump.open(tmp_path / "crash.cab"), scene.THREADS[2])
+    assert (_in_user_mode(stack), stack.complete) == (WAITING, True)
 
 
 def test_a_dump_of_the_kernel_ends_at_user_mode(sample: Sample) -> None:

@@ -331,7 +331,7 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
         Option("/p", "its process's memory too"),
         Option("/P", "as /p", note="page tables are always read by what the dump holds"),
         Option("/r", "symbols anew", note="they are read anew by themselves"),
-        Option("/w", "its 32-bit context", note="the registers of WOW64 are in user memory, and not looked for"),
+        Option("/w", "its 32-bit context", note="the 32-bit half of a stack follows the 64-bit half by itself"),
     ),
     arguments=(number("ADDRESS", "an ETHREAD"),),
     examples=(Example(".thread /p ffff9189`527e9080"),),
