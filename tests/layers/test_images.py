@@ -143,6 +143,20 @@ def test_every_fact_says_where_it_is_from(image: Image) -> None:
         assert getattr(header, name) == getattr(reference, name), name
 
 
+def test_without_registers_and_start_block_the_hosts_scan_finds_the_page_tables(image: Image, tmp_path: Path) -> None:
+    def spoil(data: bytearray) -> None:
+        place = data.index((0x00000001000600E9).to_bytes(8, "little"))
+        data[place : place + 0x1000] = bytes(0x1000)
+
+    target = volatility3_kdump.open(edited(image("lime"), tmp_path / "scanned.lime", spoil))
+    facts = target.dump.header
+    assert facts.source_of("directory_table_base") == "host's scan for page tables"
+    assert facts.directory_table_base == 0x1AD000
+    assert facts.source_of("kernel_base") == "image of the kernel's name among the mapped pages"
+    assert target.header.bug_check_code == 0xD1 and target.kernel is not None
+    assert target.kernel.base == 0xFFFFF80062600000
+
+
 def test_without_symbols_the_index_of_kernels_and_the_shared_page_remain(
     image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
