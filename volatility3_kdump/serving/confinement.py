@@ -27,7 +27,7 @@ from volatility3_kdump.stores.servers import MICROSOFT
 #: Commands that have to do with files, other dumps, or the end of the session.
 _REFUSED = {
     **dict.fromkeys((".logopen", ".logappend", ".logclose"), "it writes files"),
-    **dict.fromkeys((".writemem", ".dump", ".dumpcab"), "it writes files"),
+    **dict.fromkeys((".writemem", ".dump", ".dumpcab", "!kdump.report"), "it writes files"),
     **dict.fromkeys((".opendump", "||"), "the tool open_dump opens dumps"),
     **dict.fromkeys((".shell", ".create", ".attach"), "it runs programs"),
     **dict.fromkeys((".scriptload", ".scriptrun", ".load", ".readmem"), "it takes files"),

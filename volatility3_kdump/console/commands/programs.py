@@ -20,7 +20,9 @@ from volatility3_kdump.files import FileFailure, read_bytes, read_lines
 _LONGEST_LINE, _LONGEST_SCRIPT = 1 << 16, 16 << 20
 _SKIPS = re.compile(r"\s*/(pS|ps|s|f)\b\s*", re.ASCII)
 _VARIABLE = re.compile(r"\s*([^\s{\"]+)\s*")
-_FILE_COMMAND = re.compile(r"\.log(open|append)|\.opendump|\.writemem|\.dump|\$\$?(<|>a?<)", re.IGNORECASE)
+_FILE_COMMAND = re.compile(
+    r"\.log(open|append)|\.opendump|\.writemem|!kdump\.report|\.dump|\$\$?(<|>a?<)", re.IGNORECASE
+)
 #: What separates words: other characters that are blank to Python may be part of a name.
 _BLANK = re.compile(r"[ \t\r\n]+")
 _PATH_CHARACTERS = re.compile(r"[/\\]")
