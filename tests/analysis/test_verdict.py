@@ -618,6 +618,18 @@ def test_the_sample_has_the_verdict_of_the_session(sample, dump_type):
     assert verdict.confidence == "high"
 
 
+@pytest.mark.parametrize(("cs", "sp", "bad"), [(0x10, 0x14EFC8, True), (0x33, 0x14EFC8, False), (0x10, None, False)])
+def test_the_kernel_on_a_stack_of_the_process_has_a_bad_stack_pointer(scene, cs, sp, bad):
+    target = scene("double-fault")
+    failure = find_failure(target, header_bug_check(target))
+    registers = {**failure.context.registers, "cs": cs, **({} if sp is None else {"rsp": sp})}
+    failure = replace(failure, context=replace(failure.context, registers=registers))
+    facts = failure_facts(target, failure)
+    assert facts.bad_stack_pointer is bad
+    bucket = decided(0x7F, (8, 0, 0, 0), "nt!KeBugCheckEx", "mydriver!F+0x1", facts=facts).bucket
+    assert ("_STACKPTR_ERROR_" in bucket) is bad
+
+
 @pytest.mark.parametrize(
     "name", ["triage_x64_17763", "triage_x64_19041", "triage_x64_19041_0x1a", "triage_x64_9600", "triage_arm64_22000"]
 )

@@ -25,6 +25,7 @@ from volatility3_kdump.windows.processes.crashed import crash_process
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.analysis.reasoning import Reasoning
+    from volatility3_kdump.cpu.context import Context
     from volatility3_kdump.target import Target
 
 UNKNOWN_FUNCTION = "unknown_function"
@@ -111,7 +112,16 @@ def failure_facts(target: Target, failure: Failure | None) -> FailureFacts:
         architecture=architecture,
         process=process,
         region=None if failure.address is None else region_of(target, failure.address).debugger_words,
+        bad_stack_pointer=failure.at_fault and _off_every_stack(target, failure.context),
     )
+
+
+def _off_every_stack(target: Target, context: Context) -> bool:
+    """Whether code of the kernel ran with a stack pointer that is none of the kernel's (x64)."""
+    code, sp = context.registers.get("cs"), context.sp
+    if context.architecture != "x64" or code is None or code & 3 or sp is None:
+        return False
+    return not target.is_kernel_address(sp)
 
 
 #: Attribute bit of DUMP_HEADER64 in dumps of a system that went on.
