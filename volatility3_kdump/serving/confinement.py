@@ -86,7 +86,9 @@ def refuse(line: str, allowed: Sequence[str]) -> None:
                 raise Refused(f"{arguments.name} is not available here: it takes a file")
             if any(name.rstrip("+") in _PATHS for name in names):
                 _refuse_path(arguments.name, arguments.text, allowed)
-        for name in names & set(_REFUSED):
+        typed = text.split(maxsplit=1)[0].lower()
+        # The name that was typed stands first: a command has several.
+        for name in sorted(names & set(_REFUSED), key=lambda name: (name != typed, name)):
             raise Refused(f"{name} is not available here: {_REFUSED[name]}")
 
 

@@ -12,7 +12,7 @@ from volatility3_kdump.console.syntax import Example, file, word
 from volatility3_kdump.errors import KdumpError
 
 
-@command("!kdump.verdict", help="what happened and who is to blame, in plain words", plugin="analyze")
+@command("!kdump.verdict", help="what happened and who is to blame, in plain words")
 def verdict(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.analysis.crash import analyze_crash
     from volatility3_kdump.text.summary import summary
@@ -20,7 +20,7 @@ def verdict(session: Session, arguments: Arguments) -> Iterator[str]:
     yield from summary(analyze_crash(session.target), session.target.has_names)
 
 
-@command("!kdump.waits", help="which thread waits for which, and deadlocks", plugin="waits")
+@command("!kdump.waits", help="which thread waits for which, and deadlocks")
 def waits(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.waits import waits_grid
     from volatility3_kdump.windows.listing.threads import ThreadChoice
@@ -33,7 +33,6 @@ def waits(session: Session, arguments: Arguments) -> Iterable[str]:
     help="blocks of pool that are larger than a page",
     arguments=(word("TAG", "only tags that this pattern fits"),),
     examples=(Example("!kdump.bigpool Leak"),),
-    plugin="pool",
 )
 def big_pool(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.pool import big_grid
@@ -46,7 +45,6 @@ def big_pool(session: Session, arguments: Arguments) -> Iterable[str]:
     help="writes the analysis as JSON to a new file",
     arguments=(file("FILE", "a file that does not exist yet", required=True),),
     examples=(Example("!kdump.report /tmp/crash.json"),),
-    plugin="analyze",
 )
 def write_report_file(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.analysis.crash import analyze_crash
