@@ -15,6 +15,7 @@ from typing import Any
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.memory import sign_extended
+from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.symbols.types import Member, TypeDescription, TypeReference
 from volatility3_kdump.windows.typed_values import TypedReader, character_width
 
@@ -144,6 +145,11 @@ def truth(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     return bool(load(value))
+
+
+def function_of(value: CppValue) -> Name | None:
+    """The name of the function that a pointer points to; ``None`` where nothing names it."""
+    return None if value.reader is None else value.reader.target.names.lookup(whole(value))
 
 
 def text_of(value: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.machine.dpcs import Dpc, DpcQueue
@@ -52,8 +52,8 @@ def block_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
     yield f"         Kernel {_hex(block['kernel_time'], 8)} User      {_hex(block['user_time'], 8)} "
 
 
-def dpc_lines(queues: Iterable[DpcQueue], names: Mapping[int, str | None], size: int = 8) -> Iterator[str]:
-    """``!dpcs``, and notes on those that run and on queues that are torn. ``names`` are the symbols of routines."""
+def dpc_lines(queues: Iterable[DpcQueue], size: int = 8) -> Iterator[str]:
+    """``!dpcs``, and notes on those that run and on queues that are torn."""
     yield "CPU Type      KDPC       Function"
     notes = []
     none = True
@@ -62,8 +62,8 @@ def dpc_lines(queues: Iterable[DpcQueue], names: Mapping[int, str | None], size:
         shown = "0x" + pointer(dpc.address, size, tick=False)
         if dpc.routine is None:
             return f"{shown} ?"
-        name = names.get(dpc.routine)
-        return f"{shown} 0x{pointer(dpc.routine, size, tick=False)}" + (f" {name}" if name is not None else "")
+        name = "" if dpc.symbol is None else f" {dpc.symbol}"
+        return f"{shown} 0x{pointer(dpc.routine, size, tick=False)}{name}"
 
     for queue in queues:
         for dpc in queue.queued:

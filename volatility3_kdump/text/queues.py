@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.times import filetime, session_time
@@ -22,15 +22,15 @@ def queue_heading(queue: WorkQueue) -> str:
     return f"**** {node}{queue.name} WorkQueue ( Threads: {threads}{most}, Concurrency: {concurrency} )"
 
 
-def item_line(item: WorkItem, name: str | None, size: int) -> str:
+def item_line(item: WorkItem, size: int) -> str:
     """An item that waits, as KD marks it."""
-    routine = "?" if item.routine is None else name or pointer(item.routine, size, tick=False)
+    routine = "?" if item.routine is None else item.symbol or pointer(item.routine, size, tick=False)
     priority = "" if item.priority is None else f" (priority {item.priority})"
     parameter = pointer(item.parameter, size, tick=False)
     return f"PENDING: WorkerRoutine: {routine} Parameter: {parameter}{priority}"
 
 
-def timer_lines(listed: TimerList, names: Mapping[int, str | None], bias: int | None, size: int) -> Iterator[str]:
+def timer_lines(listed: TimerList, bias: int | None, size: int) -> Iterator[str]:
     """The timers by processor and list, and how many there are."""
     yield "Dump system timers"
     yield ""
@@ -47,27 +47,28 @@ def timer_lines(listed: TimerList, names: Mapping[int, str | None], bias: int | 
         place = (timer.processor, timer.table, timer.hand)
         number = f"{timer.hand:3d}" if place != before else "   "
         before = place
-        yield f"{number}  {_timer(timer, listed, names, bias, size)}"
+        yield f"{number}  {_timer(timer, listed, bias, size)}"
     yield ""
     yield f"Total Timers: {len(listed.timers)}, Maximum List: {listed.longest()}"
     for problem in listed.problems:
         yield f"NOTE: {problem}"
 
 
-def _timer(timer: Timer, listed: TimerList, names: Mapping[int, str | None], bias: int | None, size: int) -> str:
+def _timer(timer: Timer, listed: TimerList, bias: int | None, size: int) -> str:
     due = "????????  ????????" if timer.due is None else f"{timer.due & 0xFFFFFFFF:08x} {timer.due >> 32:08x}"
     fires = listed.fires_at(timer)
     when = session_time(fires, bias) if filetime(fires) is not None else None
     if timer.due is not None and timer.due >= _NEVER:
         when = "         NEVER         "
     periodic = "P" if timer.period else " "
-    return f"{pointer(timer.address, size, tick=False)} {periodic} {due} [{when or '?'}]  {_does(timer, names, size)}"
+    return f"{pointer(timer.address, size, tick=False)} {periodic} {due} [{when or '?'}]  {_does(timer, size)}"
 
 
-def _does(timer: Timer, names: Mapping[int, str | None], size: int) -> str:
+def _does(timer: Timer, size: int) -> str:
     if timer.routine:
-        name = names.get(timer.routine)
-        return f"{name or pointer(timer.routine, size, tick=False)} (DPC @ {pointer(timer.dpc, size, tick=False)})"
+        return (
+            f"{timer.symbol or pointer(timer.routine, size, tick=False)} (DPC @ {pointer(timer.dpc, size, tick=False)})"
+        )
     if timer.thread:
         return f"thread {pointer(timer.thread, size, tick=False)}"
     return "" if timer.dpc == 0 else "(its DPC is not known)"

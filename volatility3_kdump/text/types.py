@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from volatility3_kdump.symbols.types import TypeDescription, TypeReference
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.memory import readable
-from volatility3_kdump.windows.typed_values import FieldValue, character_width
+from volatility3_kdump.windows.typed_values import FieldValue, Gap, character_width
 
 #: KD's names of base types.
 _NAMED = {
@@ -192,3 +192,8 @@ def constants(description: TypeDescription) -> Iterator[str]:
     """The lines of ``dt`` for an enumeration."""
     for name, value in description.constants:
         yield f"   {name} = 0n{value}"
+
+
+def gap_line(gap: Gap) -> str:
+    """What KD says where a structure is not whole."""
+    return f"Memory read error {gap.address:x}: {gap.why}"

@@ -67,7 +67,7 @@ def _pointer_lines(value: CppValue, shown: str, size: int) -> Iterator[str]:
     if string is not None:
         line += f' "{readable(string)}"'
     elif goal is not None and goal.kind == "function" and value.reader is not None:
-        name = value.reader.target.names.lookup(number)
+        name = cpp.function_of(value)
         line += "" if name is None else f" {name}"
     yield line
     if number and goal is not None and goal.kind in ("struct", "union"):
@@ -103,6 +103,6 @@ def _fields(value: CppValue, size: int) -> Iterator[str]:
         yield summary
     for level, field in reader.walk(name, value.address, Options()):
         yield dt.field_line(level, field, size)
-    gap = reader.first_absent(value.address, value.type.size or 0)
+    gap = reader.gap(value.address, value.type.size or 0)
     if gap is not None:
-        yield f"Memory read error {gap:x}: {reader.memory.why_unreadable(gap)}"
+        yield dt.gap_line(gap)

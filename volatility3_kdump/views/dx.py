@@ -346,7 +346,7 @@ class DxView:
         if not number or goal is None:
             return shown
         if goal.kind == "function":
-            name = self.target.names.lookup(number)
+            name = cpp.function_of(value)
             return shown if name is None else f"{shown} : {name}{'' if name.offset else '+0x0'}"
         string = cpp.text_of(value)
         return shown if string is None else f"{shown} : {text.quoted(readable(string))}"

@@ -111,15 +111,12 @@ def models_grid(target: Target, number: int | None = None) -> KdumpGrid:
 def dpcs_grid(target: Target, number: int | None = None) -> KdumpGrid:
     """The deferred calls that are queued, and those that run (``!dpcs``)."""
     queues = dpc_queues_of(target, number)
-    calls = [dpc for queue in queues for dpc in (*queue.queued, *([queue.active] if queue.active else []))]
-    names = {dpc.routine: target.name_of(dpc.routine) for dpc in calls if dpc.routine is not None}
-    return DPCS.grid(_dpc_rows(queues, names), lambda: dpc_lines(queues, names, target.memory.pointer_size))
+    return DPCS.grid(_dpc_rows(queues), lambda: dpc_lines(queues, target.memory.pointer_size))
 
 
-def _dpc_rows(queues: Sequence[DpcQueue], names: dict[int, str | None]) -> Iterator[Row]:
+def _dpc_rows(queues: Sequence[DpcQueue]) -> Iterator[Row]:
     def row(queue: DpcQueue, dpc: Dpc, state: str) -> Row:
-        symbol = names.get(dpc.routine) if dpc.routine is not None else None
-        return DPCS.row(0, dpc, Processor=queue.processor, DpcKind=queue.kind, DpcState=state, Symbol=symbol)
+        return DPCS.row(0, dpc, Processor=queue.processor, DpcKind=queue.kind, DpcState=state, Symbol=dpc.symbol)
 
     for queue in queues:
         for dpc in queue.queued:

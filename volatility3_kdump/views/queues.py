@@ -106,8 +106,7 @@ def _queue_rows(target: Target, queues: list[WorkQueue]) -> Iterator[Row]:
             idle = any(queue.serves(wait.address) for wait in listed.thread.waits)
             yield EXQUEUE.row(1, {_QUEUE: queue, _WORKER: listed}, Kind="worker", Role="idle" if idle else "busy")
         for item in queue.items:
-            name = target.name_of(item.routine) if item.routine else None
-            yield EXQUEUE.row(1, {_QUEUE: queue, _ITEM: item}, Kind="item", Symbol=name)
+            yield EXQUEUE.row(1, {_QUEUE: queue, _ITEM: item}, Kind="item", Symbol=item.symbol)
 
 
 def _queue_lines(target: Target, queues: list[WorkQueue], threads: str) -> Iterator[str]:
@@ -121,7 +120,7 @@ def _queue_lines(target: Target, queues: list[WorkQueue], threads: str) -> Itera
             else:
                 yield thread_line(listed.thread, size)
         for item in queue.items:
-            yield text.item_line(item, target.name_of(item.routine) if item.routine else None, size)
+            yield text.item_line(item, size)
         yield from text.notes(queue.problems)
         yield ""
 
@@ -150,20 +149,19 @@ TIMERS = table(
 
 def timers_grid(target: Target) -> KdumpGrid:
     """The timers that are set (``!timer``)."""
-    listed = read_timers(target)
-    names = {timer.routine: target.name_of(timer.routine) for timer in listed.timers if timer.routine}
+    listed = read_timers(target, named=True)
     shared = shared_data(target)
     bias = shared.time_zone_bias if shared is not None else None
 
     def rows() -> Iterator[Row]:
         for timer in listed.timers:
-            symbol = names.get(timer.routine) or BLANK if timer.routine else BLANK
+            symbol = timer.symbol or BLANK
             fires = listed.fires_at(timer)
             yield TIMERS.row(0, timer, FireTime=BLANK if fires is None else fires, Symbol=symbol)
         for problem in listed.problems:
             yield TIMERS.row(0, Notes=[problem])
 
-    return TIMERS.grid(rows(), lambda: text.timer_lines(listed, names, bias, target.memory.pointer_size))
+    return TIMERS.grid(rows(), lambda: text.timer_lines(listed, bias, target.memory.pointer_size))
 
 
 # queued spin locks ----------------------------------------------------------------------------------------------------

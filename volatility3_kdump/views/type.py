@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.errors import KdumpError, SymbolsNotFound
-from volatility3_kdump.expressions.cpp_names import KERNEL_NAMES, header_base
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions.cpp_values import CppValue
-from volatility3_kdump.images.modules import Module
+from volatility3_kdump.expressions.type_names import NamedType, type_names
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.symbols.listing import modules_like
-from volatility3_kdump.symbols.types import TypeDescription, TypeReference, TypeTable
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import types as text
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, TEXT, Column, table
-from volatility3_kdump.wildcards import Wildcard
-from volatility3_kdump.windows.typed_values import FieldValue, Options, TypedReader
+from volatility3_kdump.windows.typed_values import FieldValue, Options
 
 TYPES = table(
     "kdump.type",
@@ -36,32 +32,6 @@ TYPES = table(
     keys.VALUE(more="of integers, pointers, enumerations and bit fields; null for others, and where it is absent"),
     keys.TEXT(more="as KD writes it; unknown where the dump does not hold it"),
 )
-
-
-def split_name(target: Target, name: str) -> tuple[Module, str]:
-    """The module and the type that ``module!type`` names; a type without a module is the kernel's.
-
-    Raises :class:`KdumpError`.
-    """
-    module_name, qualified, type_name = name.rpartition("!")
-    if not qualified or module_name.lower() in KERNEL_NAMES:
-        module_name = "nt"
-    modules = modules_like(target.names, module_name)
-    if not modules:
-        raise KdumpError(f"no loaded module is named {module_name}")
-    return modules[0], type_name
-
-
-def types_of(target: Target, module: Module) -> TypeTable:
-    """A module's types. Raises :class:`SymbolsNotFound` with what is missing."""
-    table = target.types_of(module)
-    if table is None:
-        kernel = target.kernel is not None and target.kernel.base == module.base
-        why = (
-            target.symbol_status if kernel else target.names.reason_of(module) or "no symbol table with types was found"
-        )
-        raise SymbolsNotFound(f"no types of {module.name}: {why}")
-    return table
 
 
 class TypeView:
@@ -82,40 +52,20 @@ class TypeView:
         verbose: bool = False,
     ) -> None:
         """Raises :class:`KdumpError` for an unknown module, type or field, or a list without an address."""
-        self.target = target
         self.options = options or Options()
-        self.module, wanted = split_name(target, name)
-        self.table = types_of(target, self.module)
-        type_name = self.table.find(wanted) or self.table.find(header_base(wanted, target.memory.pointer_size) or "")
-        self.reader = TypedReader(target, self.table, memory)
-        description = self.reader.describe(type_name) if type_name is not None else None
-        if type_name is None or description is None:
-            raise KdumpError(f"Symbol {self.module.name}!{wanted} not found: the module's symbols have no such type")
-        self.description: TypeDescription = description
+        self.type = NamedType(target, name, self.options, memory)
+        self.description = self.type.description
         self.at, self.link = at, link
         self.offsets, self.verbose = offsets, verbose
-        self.size = self.reader.memory.pointer_size
+        self.size = self.type.size
         if link is not None and at is None:
             raise KdumpError("a list is walked from an address: name one")
-        if description.kind != "enum" and self.options.fields:
-            # Says now what is wrong with the fields that were named.
-            next(iter(self.reader.walk(description.name, None, self.options)), None)
-
-    @property
-    def name(self) -> str:
-        """``module!type``."""
-        return f"{self.module.name}!{self.description.name}"
 
     def _places(self) -> Iterator[int | None]:
         if self.link is None or self.at is None:
             yield self.at
         else:
-            yield from self.reader.entries(self.description.name, self.at, self.link)
-
-    def _itself(self, at: int) -> FieldValue:
-        """The structure, enumeration or number itself as a value."""
-        description = self.description
-        return self.reader.value("", 0, TypeReference(description.kind, description.name, description.size), at)
+            yield from self.type.entries(self.at, self.link)
 
     def lines(self) -> Iterator[str]:
         """The lines of ``dt``."""
@@ -137,19 +87,19 @@ class TypeView:
             return
         if description.kind in ("enum", "base"):
             if at is None:
-                yield f"   {text.type_text(TypeReference(description.kind, description.name, description.size))}"
+                yield f"   {text.type_text(self.type.reference)}"
             else:
-                yield text.value_text(self._itself(at), self.size)
+                yield text.value_text(self.type.at(at), self.size)
             return
         if at is not None and not self.options.fields:
-            summary = text.record_text(self._itself(at), self.size)
+            summary = text.record_text(self.type.at(at), self.size)
             if summary:
                 yield summary
-        for level, value in self.reader.walk(description.name, at, self.options):
+        for level, value in self.type.members(at):
             yield text.field_line(level, value, self.size, self.offsets)
-        gap = self.reader.first_absent(at, description.size) if at is not None else None
+        gap = self.type.gap(at) if at is not None else None
         if gap is not None:
-            yield f"Memory read error {gap:x}: {self.reader.memory.why_unreadable(gap)}"
+            yield text.gap_line(gap)
 
     def rows(self) -> Iterator[Row]:
         """A row for each field, those of expanded structures below their field; one for each constant."""
@@ -166,9 +116,9 @@ class TypeView:
                 if at is None:
                     yield self._row(0, FieldType=description.name, Size=description.size, Text=None)
                 else:
-                    yield self._value_row(0, self._itself(at), None)
+                    yield self._value_row(0, self.type.at(at), None)
                 continue
-            for level, value in self.reader.walk(description.name, at, self.options):
+            for level, value in self.type.members(at):
                 yield self._value_row(level, value, value.offset)
 
     def _value_row(self, level: int, value: FieldValue, offset: int | None) -> Row:
@@ -188,7 +138,7 @@ class TypeView:
         )
 
     def _row(self, level: int, **cells: object) -> Row:
-        return TYPES.row(level, Type=self.name, **cells)
+        return TYPES.row(level, Type=self.type.name, **cells)
 
 
 def _or_blank(value: object) -> object:
@@ -229,24 +179,6 @@ def variable_lines(value: CppValue, size: int) -> Iterator[str]:
     if at and type_.kind in ("struct", "union") and type_.name is not None and reader.describe(type_.name):
         for level, member in reader.walk(type_.name, at, Options()):
             yield text.field_line(level, member, size)
-
-
-def sized_names(target: Target, pattern: str, size: int | None) -> Iterator[tuple[str, int]]:
-    """The types that fit a pattern, with their sizes; those of one ``size`` alone where it is given."""
-    module, _ = split_name(target, pattern)
-    table = types_of(target, module)
-    for name in type_names(target, pattern):
-        description = table.describe(name.rpartition("!")[2])
-        if description is not None and size in (None, description.size):
-            yield name, description.size
-
-
-def type_names(target: Target, pattern: str) -> Iterator[str]:
-    """The types whose names fit ``module!pattern``, as ``module!type`` in alphabetical order."""
-    module, wanted = split_name(target, pattern)
-    table = types_of(target, module)
-    wildcard = Wildcard(wanted or "*")
-    return (f"{module.name}!{name}" for name in table.names() if wildcard.matches(name))
 
 
 def names_lines(target: Target, pattern: str) -> Iterator[str]:

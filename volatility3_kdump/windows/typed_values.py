@@ -12,7 +12,7 @@ import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
@@ -67,6 +67,13 @@ class FieldValue:
     signed: bool = False
 
 
+class Gap(NamedTuple):
+    """An address that the dump lacks, and why."""
+
+    address: int
+    why: str
+
+
 @dataclass(frozen=True)
 class Options:
     """What of a type is shown.
@@ -119,14 +126,14 @@ class TypedReader:
             self._by_name[name] = {} if description is None else {each.name: each for each in description.members}
         return self._by_name[name]
 
-    def first_absent(self, address: int, size: int) -> int | None:
+    def gap(self, address: int, size: int) -> Gap | None:
         """The first address of a structure that the dump lacks, to the page; ``None`` where it has all of it."""
         if self.memory.read(address, max(size, 1)) is not None:
             return None
         end = address + size
         while address < end and self.memory.read(address, 1) is not None:
             address += PAGE_SIZE - address % PAGE_SIZE
-        return address if address < end else None
+        return Gap(address, self.memory.why_unreadable(address)) if address < end else None
 
     # walking ----------------------------------------------------------------------------------------------------
 

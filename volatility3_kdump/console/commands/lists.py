@@ -119,7 +119,7 @@ def for_each_element(session: Session, arguments: Arguments) -> Iterator[str]:
 
 def _offset(session: Session, name: str) -> int:
     """Where a field lies: ``nt!_ETHREAD.ThreadListEntry.Flink``."""
-    from volatility3_kdump.views.type import split_name, types_of
+    from volatility3_kdump.expressions.type_names import split_name, types_of
 
     type_name, _, path = name.partition(".")
     if not path:

@@ -155,7 +155,8 @@ def _array(session: Session, wanted: _Wanted, memory: Memory, at: int) -> Iterat
 
 def _matching(session: Session, wanted: _Wanted) -> Iterator[str]:
     """The types that fit a pattern: names, sizes, or all of them with their fields."""
-    from volatility3_kdump.views.type import TypeView, names_lines, sized_names
+    from volatility3_kdump.expressions.type_names import sized_names
+    from volatility3_kdump.views.type import TypeView, names_lines
 
     name, target = wanted.type_name, session.target
     size = None if wanted.size is None else session.calculate(wanted.size)
@@ -246,7 +247,7 @@ def _as_structure(session: Session, wanted: _Wanted, variable: CppValue) -> None
 
 def _description(session: Session, name: str) -> TypeDescription | None:
     from volatility3_kdump.expressions.cpp_names import header_base
-    from volatility3_kdump.views.type import split_name, types_of
+    from volatility3_kdump.expressions.type_names import split_name, types_of
 
     if _EXPRESSION.search(name):
         return None

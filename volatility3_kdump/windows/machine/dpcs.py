@@ -21,10 +21,11 @@ _MOST_QUEUED = 4096
 
 @dataclass(frozen=True)
 class Dpc:
-    """A KDPC: its address, and its DeferredRoutine (``None``: not in the dump)."""
+    """A KDPC: its address, and its DeferredRoutine (``None``: not in the dump) with its name."""
 
     address: int
     routine: int | None
+    symbol: str | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def read_dpc_queues(target: Target) -> list[DpcQueue]:
 
 def _dpc(target: Target, address: int) -> Dpc:
     assert target.nt is not None
-    return Dpc(address, target.memory.pointer(address + target.nt.offset("_KDPC", "DeferredRoutine")))
+    routine = target.memory.pointer(address + target.nt.offset("_KDPC", "DeferredRoutine"))
+    return Dpc(address, routine, None if routine is None else target.name_of(routine))
 
 
 def _entries(target: Target, data: int, what: str) -> tuple[list[int], str | None]:

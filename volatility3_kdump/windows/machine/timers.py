@@ -31,7 +31,8 @@ _NEVER = 1 << 63
 class Timer:
     """A KTIMER that is set. ``due`` is in interrupt time, 100 ns since the start; ``overdue`` by how much that is past.
 
-    ``period`` is in milliseconds, 0 for once. ``dpc`` and ``routine`` are what it calls, 0 for a timer without a DPC;
+    ``period`` is in milliseconds, 0 for once. ``dpc`` and ``routine`` are what it calls, 0 for a timer without a DPC,
+    ``symbol`` the name of the routine, where it was asked for;
     ``thread`` the first thread that waits for it, 0 for none. ``hand`` is the number of its list, ``table`` that of the
     table. ``None`` is not in the dump.
     """
@@ -46,6 +47,7 @@ class Timer:
     routine: int | None
     thread: int | None
     overdue: int | None = None
+    symbol: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,26 @@ class TimerList:
         return max(counts.values(), default=0)
 
 
-def read_timers(target: Target) -> TimerList:
-    """The timers of every processor in the dump. Raises :class:`SymbolsNotFound` without the kernel's symbols."""
+def read_timers(target: Target, named: bool = False) -> TimerList:
+    """The timers of every processor in the dump; ``named`` looks their routines up.
+
+    Raises :class:`SymbolsNotFound` without the kernel's symbols.
+    """
     nt = require_symbols(target, "timers", "_KPRCB.TimerTable", "_KTIMER_TABLE.TimerEntries", "_KTIMER", names=True)
     shared = shared_data(target)
     now = shared.interrupt_time if shared is not None else None
     problems: list[str] = []
-    reader = _TimerReader(target, nt, now, problems)
+    reader = _TimerReader(target, nt, now, problems, named)
     timers = [timer for processor in processors(target) for timer in reader.of(processor.number, processor.prcb)]
     return TimerList(tuple(timers), now, shared.system_time if shared is not None else None, tuple(problems))
 
 
 class _TimerReader:
-    def __init__(self, target: Target, nt: Layouts, now: int | None, problems: list[str]) -> None:
+    def __init__(self, target: Target, nt: Layouts, now: int | None, problems: list[str], named: bool) -> None:
         self._target = target
         self._now = now
         self._problems = problems
+        self._named = named
         entries = nt.field("_KTIMER_TABLE", "TimerEntries")
         self._start = nt.offset("_KPRCB", "TimerTable") + entries.offset
         self._entry_size = nt.size_of("_KTIMER_TABLE_ENTRY")
@@ -128,9 +134,9 @@ class _TimerReader:
         overdue = None
         if due is not None and self._now is not None and due < _NEVER:
             overdue = max(0, self._now - due)
-        return Timer(
-            address, processor, table, hand, due, row.period, dpc, routine, self._waiter(address, row.waiters), overdue
-        )
+        waiter = self._waiter(address, row.waiters)
+        symbol = self._target.name_of(routine) if routine and self._named else None
+        return Timer(address, processor, table, hand, due, row.period, dpc, routine, waiter, overdue, symbol)
 
     def _waiter(self, timer: int, first: int | None) -> int | None:
         """The thread of the first wait block in the timer's list."""

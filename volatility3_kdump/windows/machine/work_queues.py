@@ -30,7 +30,8 @@ _COUNT_SIZE = 2
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A WORK_QUEUE_ITEM: its routine and parameter (``None``: not in the dump), and the priority at which it waits.
+    """A WORK_QUEUE_ITEM: its routine and parameter (``None``: not in the dump), the priority at which it waits, and the
+    name of its routine.
 
     ``priority`` is ``None`` in queues without priorities (Windows 7 and 8).
     """
@@ -39,6 +40,7 @@ class WorkItem:
     routine: int | None
     parameter: int | None
     priority: int | None
+    symbol: str | None
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,9 @@ class _QueueReader:
             left -= len(walk.entries)
             for entry in walk.entries:
                 row: Any = read_row(memory, self._item, entry - self._link)
-                yield WorkItem(
-                    entry - self._link, getattr(row, "routine", None), getattr(row, "parameter", None), priority
-                )
+                routine = getattr(row, "routine", None)
+                symbol = self._target.name_of(routine) if routine else None
+                yield WorkItem(entry - self._link, routine, getattr(row, "parameter", None), priority, symbol)
 
     def _sum(self, queue: int) -> int | None:
         """CurrentCount, which queues by priority have for each of them."""
