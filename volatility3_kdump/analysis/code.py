@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
@@ -37,6 +38,16 @@ def instructions_before(target: Target, address: int, count: int) -> list[Instru
         instructions = before + instructions
         address = before[0].address
     return instructions
+
+
+def names_of(target: Target, addresses: Iterable[int]) -> dict[int, str | None]:
+    """The symbols of addresses, ``None`` for one outside every module."""
+    return {address: target.name_of(address) for address in addresses}
+
+
+def why_no_code(target: Target, address: int) -> str:
+    """Why no instruction could be decoded at an address."""
+    return target.memory.why_absent(address) or "no instruction"
 
 
 def instructions_between(target: Target, start: int, end: int, most: int) -> list[Instruction]:

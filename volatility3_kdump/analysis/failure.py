@@ -26,6 +26,7 @@ from volatility3_kdump.cpu.exception import (
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
@@ -367,3 +368,8 @@ def passed_trap_frames(target: Target) -> Iterator[tuple[int, Context, str]]:
                 yield frame.trap_frame, context, "found by unwinding"
     for address, context, _ in trap_frames(target):
         yield address, context, "found by a scan of the stack"
+
+
+def exception_site(target: Target, record: ExceptionRecord) -> Name | None:
+    """The name of where an exception was raised."""
+    return target.names.lookup(record.address)

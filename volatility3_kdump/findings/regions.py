@@ -8,7 +8,7 @@ more than ``kernel``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.cpu.amd64 import is_canonical
 from volatility3_kdump.images.modules import Module, UnloadedModule, find_module
@@ -25,6 +25,7 @@ from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 
 if TYPE_CHECKING:
+    from volatility3_kdump.memory import Memory
     from volatility3_kdump.target import Target
 
 NULL_PAGE, USER, NON_CANONICAL = "null page", "user", "non-canonical"
@@ -63,6 +64,19 @@ class Region:
     def debugger_words(self) -> str:
         """What KD puts behind READ_ADDRESS and WRITE_ADDRESS; empty where it has no word for the region."""
         return _DEBUGGER_WORDS.get(self.kind, "")
+
+
+class Place(NamedTuple):
+    """An address with its region, its symbol, and why the dump lacks it (``None``: it does not)."""
+
+    region: Region
+    symbol: str | None
+    absent: str | None
+
+
+def place_of(target: Target, address: int, memory: Memory | None = None) -> Place:
+    """What an address is; ``memory`` is the address space, by default that of the process that crashed."""
+    return Place(region_of(target, address), target.name_of(address), (memory or target.memory).why_absent(address))
 
 
 def region_of(target: Target, address: int, stacks: bool = True) -> Region:

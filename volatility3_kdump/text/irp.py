@@ -5,7 +5,7 @@ What the dump does not hold is a question mark, and notes of our own start with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from volatility3_kdump.findings.requests import NOWHERE, Dispatch, IrpView, LocationView
 from volatility3_kdump.text.addresses import pointer
@@ -179,7 +179,7 @@ def driver_lines(
     routines: Routines,
     dispatch: list[Dispatch],
     devices: list[int],
-    names: dict[str, str],
+    names: Mapping[str, str | None],
     notes: list[str],
     size: int = 8,
     with_devices: bool = True,
@@ -209,14 +209,16 @@ def _extensions_and_devices(routines: Routines, devices: list[int], size: int) -
     yield ""
 
 
-def _routines_lines(routines: Routines, dispatch: list[Dispatch], names: dict[str, str], size: int) -> Iterator[str]:
+def _routines_lines(
+    routines: Routines, dispatch: list[Dispatch], names: Mapping[str, str | None], size: int
+) -> Iterator[str]:
     for label, value in (
         ("DriverEntry", routines.entry),
         ("DriverStartIo", routines.start_io),
         ("DriverUnload", routines.unload),
         ("AddDevice", routines.add_device),
     ):
-        yield f"{f'{label}:':<14} {short(value, size)}\t{names.get(label, '')}".rstrip()
+        yield f"{f'{label}:':<14} {short(value, size)}\t{names.get(label) or ''}".rstrip()
     yield ""
     yield "Dispatch routines:"
     for routine in dispatch:

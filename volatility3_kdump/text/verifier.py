@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.machine.verified import Deadlock, VerifiedDriver, VerifierData
@@ -110,9 +110,9 @@ def _count(value: int | None) -> str:
     return "?" if value is None else str(value)
 
 
-def deadlock_lines(deadlock: Deadlock, names: dict[int, str], stacks: bool, size: int = 8) -> Iterator[str]:
-    """``!deadlock``. ``names`` are those of locks and return addresses; with ``stacks`` where each lock was taken."""
-    taken = deadlock.participants
+def deadlock_lines(deadlock: Deadlock, stacks: bool, size: int = 8) -> Iterator[str]:
+    """``!deadlock``. With ``stacks`` where each lock was taken."""
+    taken, names = deadlock.participants, deadlock.names
     if not taken:
         yield "Driver Verifier has reported no deadlock"
         return
@@ -155,5 +155,5 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else f"L{index}"
 
 
-def _lock(lock: int | None, names: dict[int, str], size: int) -> str:
+def _lock(lock: int | None, names: Mapping[int, str], size: int) -> str:
     return names.get(lock or 0) or pointer(lock, size, tick=False)

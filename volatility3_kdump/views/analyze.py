@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
-from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.analysis.failure import Failure, exception_site
 from volatility3_kdump.analysis.owners import OwnerRules
 from volatility3_kdump.analysis.plausibility import MEMORY
 from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
@@ -79,7 +79,7 @@ def _row(topic: str, field: str, shown: str | None, number: int | None = None, n
 def _site(target: Target, crash: Crash) -> Name | None:
     """The name of where the exception was."""
     exception = crash.failure.exception if crash.failure is not None else None
-    return None if exception is None else target.names.lookup(exception.address)
+    return None if exception is None else exception_site(target, exception)
 
 
 def _rows(target: Target, crash: Crash) -> Iterator[Row]:
@@ -257,7 +257,7 @@ def failure_rows(target: Target, failure: Failure) -> Iterator[Row]:
 def exception_rows(target: Target, address: int, record: ExceptionRecord) -> Iterator[Row]:
     """Rows of an exception record at an address."""
     yield _row("Failure", "Exception", f"{record.code:08x}", address, code_name(record.code) or "")
-    yield _row("Failure", "Exception address", target.name_of(record.address), record.address)
+    yield _row("Failure", "Exception address", str(exception_site(target, record) or "") or None, record.address)
     for number, value in enumerate(record.parameters):
         yield _row("Failure", f"Exception parameter {number}", f"{value:x}", value)
 

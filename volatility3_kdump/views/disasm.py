@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from volatility3_kdump.analysis.code import instructions_before, instructions_from
+from volatility3_kdump.analysis.code import instructions_before, instructions_from, names_of, why_no_code
 from volatility3_kdump.cpu.instruction import Instruction
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.disasm import listing
@@ -51,18 +51,20 @@ def instructions_grid(target: Target, start: int, decoded: Sequence[Instruction]
     """Instructions that were decoded from ``start`` on; where they are fewer than ``wanted``, the text says so."""
 
     def rows() -> Iterator[Row]:
+        places = {instruction.address for instruction in decoded} | {start}
+        names = names_of(target, places | {goal for goal in map(_goal, decoded) if goal is not None})
         for instruction in decoded:
             goal = _goal(instruction)
             yield CODE.row(
                 0,
                 instruction,
-                Symbol=target.name_of(instruction.address),
-                TargetSymbol=BLANK if goal is None else target.name_of(goal),
+                Symbol=names[instruction.address],
+                TargetSymbol=BLANK if goal is None else names[goal],
             )
         if not decoded:
-            why = target.memory.why_absent(start) or "no instruction"
-            yield CODE.row(0, Address=start, Symbol=target.name_of(start), Operands=why)
+            yield CODE.row(0, Address=start, Symbol=names[start], Operands=why_no_code(target, start))
 
-    name = target.name_of(decoded[0].address if decoded else start)
+    first = decoded[0].address if decoded else start
+    name = names_of(target, [first])[first]
     architecture, size = target.header.architecture, target.memory.pointer_size
     return CODE.grid(rows(), lambda: listing(start, name, decoded, wanted, architecture, size))

@@ -8,7 +8,7 @@ from volatility3_kdump.analysis.driver_list import DriverList
 from volatility3_kdump.analysis.vendors import Vendor
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.findings.image_check import ImageCheck, check_image
-from volatility3_kdump.images.modules import Module, UnloadedModule, debugger_name
+from volatility3_kdump.images.modules import UnloadedModule, debugger_name
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as words
@@ -26,6 +26,7 @@ from volatility3_kdump.windows.io.drivers import (
     FoundDriver,
 )
 from volatility3_kdump.windows.listing.modules import chosen_modules
+from volatility3_kdump.windows.listing.places import AddressPlaces, places_of
 from volatility3_kdump.windows.processes.namespace import object_name
 
 #: Bytes of a difference in its row.
@@ -304,78 +305,64 @@ def _device_note(target: Target, device: int) -> str:
 
 def address_grid(target: Target, addresses: Sequence[int]) -> KdumpGrid:
     """Which module, section and symbol addresses lie in, unloaded modules included."""
+    size = target.memory.pointer_size
     return PLACES.grid(
-        (row for value in addresses for row in _address_rows(target, value)),
-        lambda: (line for value in addresses for line in _address_lines(target, value)),
+        (row for address in addresses for row in _address_rows(places_of(target, address))),
+        lambda: (line for address in addresses for line in _address_lines(places_of(target, address), size)),
     )
 
 
-def _places(target: Target, value: int) -> list[Module | UnloadedModule]:
-    loaded = target.names.module_of(value)
-    unloaded = [module for module in target.unloaded_modules if module.start <= value < module.end]
-    return [*([loaded] if loaded else []), *unloaded]
-
-
-def _address_rows(target: Target, value: int) -> Iterator[Row]:
-    held = target.memory.why_absent(value) or "yes"
-    places = _places(target, value)
-    if not places:
+def _address_rows(places: AddressPlaces) -> Iterator[Row]:
+    address, held = places.address, places.absent or "yes"
+    if places.loaded is None and not places.unloaded:
         note = "no loaded or unloaded module has this address"
-        yield PLACES.row(0, Address=value, State="no module", InDump=held, Notes=[note])
-    for place in places:
-        if isinstance(place, UnloadedModule):
-            when = session_time(place.time)
-            yield PLACES.row(
-                0,
-                Address=value,
-                State="unloaded",
-                Module=debugger_name(place.name),
-                Image=place.name,
-                Start=place.start,
-                End=place.end,
-                Offset=value - place.start,
-                InDump=held,
-                Notes=[f"unloaded {when}"] if when else [],
-            )
-            continue
-        headers = target.images.headers_of(place)
-        section = headers.section_of(value - place.base) if headers else None
-        offset = value - place.base
+        yield PLACES.row(0, Address=address, State="no module", InDump=held, Notes=[note])
+    place = places.loaded
+    if place is not None:
         yield PLACES.row(
             0,
-            Address=value,
+            Address=address,
             State="loaded",
-            Module=place.name,
-            Image=place.image_name,
-            Start=place.base,
-            End=place.end,
-            Offset=offset,
-            Section=section.name if section else None,
-            SectionOffset=offset - section.address if section else None,
-            Symbol=target.name_of(value),
+            Module=place.module.name,
+            Image=place.module.image_name,
+            Start=place.module.base,
+            End=place.module.end,
+            Offset=place.offset,
+            Section=place.section,
+            SectionOffset=place.section_offset,
+            Symbol=place.symbol,
             InDump=held,
-            Notes=[] if headers else ["its headers are not in the dump"],
+            Notes=[] if place.has_headers else ["its headers are not in the dump"],
+        )
+    for module in places.unloaded:
+        when = session_time(module.time)
+        yield PLACES.row(
+            0,
+            Address=address,
+            State="unloaded",
+            Module=debugger_name(module.name),
+            Image=module.name,
+            Start=module.start,
+            End=module.end,
+            Offset=address - module.start,
+            InDump=held,
+            Notes=[f"unloaded {when}"] if when else [],
         )
 
 
-def _address_lines(target: Target, value: int) -> Iterator[str]:
-    size = target.memory.pointer_size
-    places = _places(target, value)
-    if not places:
-        yield f"{pointer(value, size)} lies in no loaded or unloaded module"
+def _address_lines(places: AddressPlaces, size: int) -> Iterator[str]:
+    shown, place = pointer(places.address, size), places.loaded
+    if place is None and not places.unloaded:
+        yield f"{shown} lies in no loaded or unloaded module"
         return
     yield words.header(size)
-    for place in places:
-        if isinstance(place, UnloadedModule):
-            yield words.unloaded_line(place, size) + "   (unloaded)"
-            yield f"    {pointer(value, size)} = <Unloaded_{place.name}>+0x{value - place.start:x}"
-            continue
-        name = target.name_of(value)
-        yield words.symbols_line(place, target.names.status_of(place), size)
-        headers = target.images.headers_of(place)
-        section = headers.section_of(value - place.base) if headers else None
-        inside = f", section {section.name}+0x{value - place.base - section.address:x}" if section else ""
-        yield f"    {pointer(value, size)} = {name}{inside}"
+    if place is not None:
+        yield words.symbols_line(place.module, place.symbol_status, size)
+        inside = f", section {place.section}+0x{place.section_offset:x}" if place.section is not None else ""
+        yield f"    {shown} = {place.symbol}{inside}"
+    for module in places.unloaded:
+        yield words.unloaded_line(module, size) + "   (unloaded)"
+        yield f"    {shown} = <Unloaded_{module.name}>+0x{places.address - module.start:x}"
 
 
 # image check ----------------------------------------------------------------------------------------------------------

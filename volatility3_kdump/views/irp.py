@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
@@ -25,6 +25,7 @@ from volatility3_kdump.windows.io.devices import (
     driver_devices,
     read_device,
     read_routines,
+    routine_names,
 )
 from volatility3_kdump.windows.io.requests import Irp, major_name, minor_name, read_irp
 from volatility3_kdump.windows.processes.namespace import object_name
@@ -306,18 +307,9 @@ def driver_grid(target: Target, wanted: str, with_devices: bool = True, with_dis
     notes = driver_notes(driver) + ([problem] if problem else [])
     table = judge_dispatch(target, driver, routines)
     size = target.memory.pointer_size
-    names = {
-        label: target.name_of(value) or ""
-        for label, value in (
-            ("DriverEntry", routines.entry),
-            ("DriverStartIo", routines.start_io),
-            ("DriverUnload", routines.unload),
-            ("AddDevice", routines.add_device),
-        )
-        if value
-    }
+    names = routine_names(target, routines)
     return DRIVER.grid(
-        _driver_rows(target, driver, routines, table, devices, notes),
+        _driver_rows(target, driver, routines, names, table, devices, notes),
         lambda: words.driver_lines(driver, routines, table, devices, names, notes, size, with_devices, with_dispatch),
     )
 
@@ -334,6 +326,7 @@ def _driver_rows(
     target: Target,
     driver: DriverObject,
     routines: Routines,
+    names: Mapping[str, str | None],
     dispatch: list[Dispatch],
     devices: list[int],
     notes: list[str],
@@ -342,14 +335,8 @@ def _driver_rows(
         named = {"DriverObject": driver.address, "Driver": driver.name, "Image": driver.image_name}
         return DRIVER.row(0, **named, Kind=kind, Name=name, **cells)
 
-    for name, value in (
-        ("DriverEntry", routines.entry),
-        ("DriverStartIo", routines.start_io),
-        ("DriverUnload", routines.unload),
-        ("AddDevice", routines.add_device),
-        ("FastIoDispatch", routines.fast_io),
-    ):
-        symbol = target.name_of(value) if value else BLANK
+    for name, value in routines.named.items():
+        symbol = names[name] if value else BLANK
         yield row("routine" if name != "FastIoDispatch" else "table", name, Address=_routine(value), Symbol=symbol)
     for entry in dispatch:
         yield row(

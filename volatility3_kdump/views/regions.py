@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volatility3_kdump.findings.regions import Region, region_of
+from volatility3_kdump.findings.regions import Region, place_of
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.regions import region_lines
@@ -39,10 +39,8 @@ REGIONS = table(
 
 def region_grid(target: Target, address: int, memory: Memory | None = None) -> KdumpGrid:
     """What an address belongs to; ``memory`` is the address space, by default that of the process that crashed."""
-    region = region_of(target, address)
-    memory = memory or target.memory
-    why = memory.why_absent(address)
-    name = target.name_of(address)
-    row = REGIONS.row(0, region, Address=address, Symbol=BLANK if name is None else name, InDump=why or "yes")
-    contents = why or "in the dump"
+    place = place_of(target, address, memory)
+    region, symbol = place.region, BLANK if place.symbol is None else place.symbol
+    row = REGIONS.row(0, region, Address=address, Symbol=symbol, InDump=place.absent or "yes")
+    contents = place.absent or "in the dump"
     return REGIONS.grid([row], lambda: region_lines(region, contents, target.memory.pointer_size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volatility3_kdump.analysis.failure import Failure
+from volatility3_kdump.analysis.failure import Failure, exception_site
 from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import NOTE, exception_lines, shown_code
@@ -34,5 +34,5 @@ def exception_grid(target: Target, address: int, record: ExceptionRecord) -> Kdu
     size = target.memory.pointer_size
     return ANALYSIS.grid(
         exception_rows(target, address, record),
-        lambda: exception_lines(record, size, target.names.lookup(record.address)),
+        lambda: exception_lines(record, size, exception_site(target, record)),
     )

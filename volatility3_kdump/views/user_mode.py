@@ -18,13 +18,15 @@ from volatility3_kdump.views.table import BLANK, FLAG, HEX, NUMBER, POINTER, TEX
 from volatility3_kdump.windows.listing.processes import ListedProcess, ProcessChoice, ProcessList
 from volatility3_kdump.windows.listing.threads import ListedThread
 from volatility3_kdump.windows.machine.error_codes import ErrorCode, error_codes
-from volatility3_kdump.windows.user.blocks import ProcessBlock, ThreadBlock, read_process_block, read_thread_block
+from volatility3_kdump.windows.user.blocks import (
+    ProcessBlock,
+    ThreadBlock,
+    narrow_block,
+    read_process_block,
+    read_thread_block,
+)
 from volatility3_kdump.windows.user.loader import UserModule, user_modules
 from volatility3_kdump.windows.user.spaces import UserSpace, user_space
-
-#: From the TEB of a thread to that of its 32-bit code, where the TEB does not say (Windows 7).
-_NARROW_DISTANCE = 0x2000
-
 
 # processes ------------------------------------------------------------------------------------------------------------
 
@@ -249,19 +251,6 @@ def teb_lines(target: Target, listed: ListedThread, address: int | None = None) 
         yield from text.teb_lines(narrow, 4, True)
         yield ""
     yield from text.teb_lines(block, size)
-
-
-def narrow_block(space: UserSpace, teb: int) -> ThreadBlock | None:
-    """The TEB of a thread's 32-bit code; ``None`` for threads without, or where it is not in the dump."""
-    nt = space.target.nt
-    if nt is None or not space.process.wow64 or space.memory.pointer_size == 4 or not nt.has_type("_TEB32"):
-        return None
-    field = nt.find("_TEB", "WowTebOffset")
-    distance = space.memory.unsigned(teb + field.offset, 4) if field is not None else None
-    try:
-        return read_thread_block(space, teb + (distance or _NARROW_DISTANCE) & 0xFFFFFFFF, True)
-    except KdumpError:
-        return None
 
 
 def last_error_lines(target: Target, listed: ListedThread) -> Iterator[str]:

@@ -63,11 +63,7 @@ def verifier_grid(target: Target, listed: bool = True, driver: str | None = None
 def deadlock_grid(target: Target, stacks: bool = False) -> KdumpGrid:
     """The deadlock that Driver Verifier reported (``!deadlock``). Raises :class:`KdumpError`."""
     deadlock = reported_deadlock(target)
-    addresses = {entry.lock for entry in deadlock.participants if entry.lock}
-    addresses |= {entry.before for entry in deadlock.participants if entry.before}
-    addresses |= {word for entry in deadlock.participants for word in entry.stack}
-    found = {address: target.name_of(address) for address in addresses}
-    names = {address: name for address, name in found.items() if name}
+    names = deadlock.names
 
     def rows() -> Iterator[Row]:
         for entry in deadlock.participants:
@@ -84,4 +80,4 @@ def deadlock_grid(target: Target, stacks: bool = False) -> KdumpGrid:
         for problem in deadlock.problems:
             yield VERIFIER.row(0, Notes=[problem])
 
-    return VERIFIER.grid(rows(), lambda: words.deadlock_lines(deadlock, names, stacks, target.memory.pointer_size))
+    return VERIFIER.grid(rows(), lambda: words.deadlock_lines(deadlock, stacks, target.memory.pointer_size))

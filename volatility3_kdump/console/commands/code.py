@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.analysis.code import function_around, instructions_between, instructions_from
+from volatility3_kdump.analysis.code import function_around, instructions_between, instructions_from, names_of
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number
@@ -98,7 +98,7 @@ def unassemble_function(session: Session, arguments: Arguments) -> Iterator[str]
     if "c" in letters:
         made = [instruction for instruction in instructions if is_call(instruction)]
         places = {start, *(call.address for call in made), *(goal for goal in map(goal_of, made) if goal is not None)}
-        names = {place: target.name_of(place) for place in places}
+        names = names_of(target, places)
         yield from calls(start, made, names, target.memory.pointer_size)
         if not complete:
             yield "NOTE: the rest of its code is not in the dump"

@@ -206,6 +206,22 @@ class Routines:
     dispatch: tuple[int | None, ...]
     extensions: tuple[tuple[int, int], ...] | None
 
+    @property
+    def named(self) -> dict[str, int | None]:
+        """Those that are no dispatch routines, by what they are called."""
+        return {
+            "DriverEntry": self.entry,
+            "DriverStartIo": self.start_io,
+            "DriverUnload": self.unload,
+            "AddDevice": self.add_device,
+            "FastIoDispatch": self.fast_io,
+        }
+
+
+def routine_names(target: Target, routines: Routines) -> dict[str, str | None]:
+    """The symbols of those of :attr:`Routines.named` that there are, ``None`` where nothing names one."""
+    return {label: target.name_of(address) for label, address in routines.named.items() if address}
+
 
 def read_routines(target: Target, address: int) -> Routines:
     """The routines of the driver object at an address. Raises :class:`Unreadable` when there is none in the dump."""

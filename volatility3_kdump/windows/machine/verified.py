@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,9 +123,13 @@ class TakenLock:
 
 @dataclass(frozen=True)
 class Deadlock:
-    """What Driver Verifier has reported: the nodes that take part, none where it has reported nothing."""
+    """What Driver Verifier has reported: the nodes that take part, none where it has reported nothing.
+
+    ``names`` are those of locks and return addresses, as far as symbols name them.
+    """
 
     participants: tuple[TakenLock, ...]
+    names: Mapping[int, str]
     problems: tuple[str, ...]
 
 
@@ -155,7 +160,12 @@ def reported_deadlock(target: Target) -> Deadlock:
             taken.append(_taken(target, node or 0))
         except KdumpError as error:
             problems.append(f"participant {index}: {error}")
-    return Deadlock(tuple(taken), tuple(problems))
+    return Deadlock(tuple(taken), _names(target, taken), tuple(problems))
+
+
+def _names(target: Target, taken: Sequence[TakenLock]) -> dict[int, str]:
+    addresses = {address for entry in taken for address in (entry.lock, entry.before, *entry.stack) if address}
+    return {address: name for address in addresses if (name := target.name_of(address))}
 
 
 def _taken(target: Target, node: int) -> TakenLock:

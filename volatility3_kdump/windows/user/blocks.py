@@ -12,6 +12,8 @@ from volatility3_kdump.windows.structures import read_row, require_symbols
 from volatility3_kdump.windows.user.spaces import UserSpace
 
 #: Bytes of an environment that are read: Windows allows no more than 64 KB for a variable, and few MB in all.
+#: From the TEB of a thread to that of its 32-bit code, where the TEB does not say (Windows 7).
+_NARROW_DISTANCE = 0x2000
 _MOST_ENVIRONMENT = 1 << 20
 _MOST_VARIABLES = 4096
 
@@ -177,3 +179,16 @@ def read_thread_block(space: UserSpace, address: int, narrow: bool = False) -> T
     if row is None:
         raise KdumpError(f"{target.name}: the TEB at {address:x}: {space.memory.why_unreadable(address)}")
     return ThreadBlock(address, row._asdict())
+
+
+def narrow_block(space: UserSpace, teb: int) -> ThreadBlock | None:
+    """The TEB of a thread's 32-bit code; ``None`` for threads without, or where it is not in the dump."""
+    nt = space.target.nt
+    if nt is None or not space.process.wow64 or space.memory.pointer_size == 4 or not nt.has_type("_TEB32"):
+        return None
+    field = nt.find("_TEB", "WowTebOffset")
+    distance = space.memory.unsigned(teb + field.offset, 4) if field is not None else None
+    try:
+        return read_thread_block(space, teb + (distance or _NARROW_DISTANCE) & 0xFFFFFFFF, True)
+    except KdumpError:
+        return None

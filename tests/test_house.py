@@ -1,0 +1,69 @@
+"""Values are read before they are shown: views/ and text/ read no memory and look up no name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import volatility3_kdump
+from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.names import AddressNames
+
+PACKAGE = Path(volatility3_kdump.__file__).parent
+#: What Memory reads with.
+READS = {name for name in vars(Memory) if not name.startswith("_")} | {"read"}
+#: What gives names to addresses, by what it is asked of: a target, or its names.
+NAMES = {"name_of", "lookup", "module_of", "load"}
+#: A part of the file that is shown as it is.
+ALLOWED = {("views/tagged.py", "dump.source.read")}
+
+
+def _uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Where a module reads memory or looks a name up, as (line, words)."""
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = ast.unparse(node.value)
+        reads = node.attr == "read" or (node.attr in READS and node in called)
+        named = node.attr == "name_of" or (node.attr in NAMES and owner.split(".")[-1] == "names")
+        if reads or named:
+            yield node.lineno, f"{owner}.{node.attr}"
+
+
+def test_what_is_looked_for_is_there() -> None:
+    assert {"unsigned", "pointer", "why_absent", "why_unreadable", "present", "c_string"} <= READS
+    assert {"lookup", "module_of", "load"} <= set(dir(AddressNames))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "value = target.memory.unsigned(at, 4)",
+        "headers = read_headers(memory.read)",
+        "why = self.reader.memory.why_absent(at)",
+        "name = target.name_of(at)",
+        "place = value.reader.target.names.lookup(at)",
+    ],
+)
+def test_a_use_is_seen(code: str) -> None:
+    assert len(list(_uses(ast.parse(code)))) == 1
+
+
+@pytest.mark.parametrize("code", ["size = target.memory.pointer_size", "if thread.present: pass", "pointer(at, 8)"])
+def test_values_are_no_use(code: str) -> None:
+    assert not list(_uses(ast.parse(code)))
+
+
+@pytest.mark.parametrize("room", ["views", "text"])
+def test_reads_nothing(room: str) -> None:
+    uses = [
+        f"{path.relative_to(PACKAGE)}:{line}: {words}"
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for line, words in _uses(ast.parse(path.read_text(encoding="utf-8")))
+        if (path.relative_to(PACKAGE).as_posix(), words) not in ALLOWED
+    ]
+    assert not uses, "read it in windows/, and give the view a value"
