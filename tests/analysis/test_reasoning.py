@@ -104,9 +104,9 @@ def test_arguments_have_the_width_of_the_target(other_arguments: MakeCase) -> No
 
 
 def check(subject: Case) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     found = reason(subject)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert not [note for note in found.notes if " stopped: " in note]
     for finding in found.findings:
         assert finding.tag and finding.value and finding.tag == finding.tag.strip()

@@ -498,9 +498,9 @@ def test_tables_outside_of_the_image() -> None:
     assert _find(FunctionTable(absent, (SIZE, 0x300), SIZE), 0x1000) == "absent"
     assert _find(FunctionTable(absent, (0xFFFFFFF0, 0xFFFFFFFF), 0xFFFFFFFF), 0x1000) == "absent"
     assert _find(FunctionTable(absent, None, SIZE), 0x1000) is None
-    started = time.perf_counter()
+    started = time.process_time()
     assert _find(FunctionTable(absent, (0x1000, 0xFFFFF000), 0xFFFFFFFF), 0x1000) == "absent"
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 # frames that need care ------------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def test_a_host_that_does_not_connect_is_given_up(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{address[1]}"
         for name in ("x.pdb", "y.pdb"):
             assert servers.get(url, name, "AB1", lambda path: None, tmp_path / "store", told.append) is None
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4
         assert told[0] == told[1] and "cannot be connected to within 0.3 s" in told[0]
         for client in waiting:
             client.close()
