@@ -83,6 +83,29 @@ def test_paths_are_shown_expanded(session: Session) -> None:
     ]
 
 
+@pytest.mark.parametrize("short", ["srv*", "SRV**", '"srv*"', "symsrv*symsrv.dll", "symsrv*symsrv.dll*"])
+def test_all_names_of_the_public_server_are_expanded(session: Session, short: str) -> None:
+    session.options = Options(offline=True, symbol_path=f"cache*;{short}")
+    server = "symsrv*symsrv.dll" if "dll" in short else "srv"
+    wanted = f"Expanded Symbol search path is: cache*;{server}*https://msdl.microsoft.com/download/symbols"
+    assert answer(session, ".sympath")[1] == wanted
+
+
+def test_a_module_reloaded_with_its_place(session: Session) -> None:
+    """``.reload MODULE=BASE,SIZE``: what the list of modules has is taken, anything else is refused."""
+    module = next(module for module in session.target.modules if module.name == "myfault")
+    plain = answer(session, ".reload /f myfault.sys")
+    assert answer(session, f".reload /f myfault.sys={module.base:x},{module.size:x}") == plain
+    assert answer(session, f".reload myfault.sys={module.base:x}")[-1].startswith("myfault (")
+    refused = f"the base of myfault is {module.base:x} in the image list: {module.base + 4096:x} is not taken for it"
+    assert answer(session, f".reload /f myfault.sys={module.base + 4096:x},1000") == [refused]
+    refused = f"the size of myfault is {module.size:x} in the image list: 1 is not taken for it"
+    assert answer(session, f".reload /f myfault.sys={module.base:x},1") == [refused]
+    assert answer(session, ".reload /f new.dll=7ff00000,1000") == [
+        '"new.dll" was not found in the image list, and 7ff00000,1000 does not add it: modules are those that lm lists'
+    ]
+
+
 def test_names_of_devices(session: Session) -> None:
     assert answer(session, "!devobj \\Device\\None") == [f"{session.target.name}: no device is named \\Device\\None"]
 

@@ -63,6 +63,20 @@ def safe_file_name(text: str) -> str | None:
     return name
 
 
+def expanded(path: str) -> str:
+    """A path with Microsoft's server named in each element that stands for it: ``srv*``, ``srv**``, ``symsrv*DLL*``."""
+    return ";".join(_expanded(part.strip().strip('"').strip()) for part in path.split(";"))
+
+
+def _expanded(text: str) -> str:
+    kind, star, rest = text.partition("*")
+    fixed = _SERVERS.get(kind.lower()) if star else None
+    if fixed is None:
+        return text
+    parts = [part.strip() for part in rest.split("*")]
+    return text if any(parts[fixed:]) else "*".join([kind, *parts[:fixed], MICROSOFT])
+
+
 @dataclass(frozen=True)
 class Element:
     """One element of a path: its places from the first to be asked to the last, directories and URLs.

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from volatility3_kdump.console.syntax import Example, Option, file, number, rest
 from volatility3_kdump.console.usage import described, listed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import safe_file_name
-from volatility3_kdump.stores.servers import MICROSOFT, offline_by_default
+from volatility3_kdump.stores.servers import offline_by_default
 from volatility3_kdump.symbols.places import DEFAULT_PATH
 from volatility3_kdump.text import banner
 from volatility3_kdump.text.analyze import shown_code
@@ -24,7 +23,7 @@ from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.machine.system import read_system
 
 if TYPE_CHECKING:
-    from volatility3_kdump.target import Target
+    pass
 
 
 _DOTS = 64
@@ -38,7 +37,7 @@ _MOST_NESTED = 4
 # dumps ----------------------------------------------------------------------------------------------------------------
 
 
-def _own_path(session: Session, kind: str) -> str | None:
+def own_path(session: Session, kind: str) -> str | None:
     path = session.options.symbol_path if kind == "symbol" else session.options.image_path
     assert path is None or isinstance(path, str)
     return path
@@ -46,7 +45,7 @@ def _own_path(session: Session, kind: str) -> str | None:
 
 def search_path(session: Session, kind: str) -> str:
     """The ``symbol`` or ``image`` path as the user wrote it, or that of the environment."""
-    own = _own_path(session, kind)
+    own = own_path(session, kind)
     if own is not None:
         return own
     path = os.environ.get(_PATHS[kind], "")
@@ -63,8 +62,8 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     yield from banner.loading(target.header, dump.path)
     yield from banner.headline(target.header, paths)
     yield from banner.version(read_system(target))
-    yield from _loaded(target.modules, "Loading Kernel Symbols")
-    yield from _loaded(target.unloaded_modules, "Loading unloaded module list")
+    yield from dotted(target.modules, "Loading Kernel Symbols")
+    yield from dotted(target.unloaded_modules, "Loading unloaded module list")
     if not target.has_names:
         yield f"WARNING: no kernel symbols: {'; '.join(filter(None, (target.symbol_status, target.symbol_remedy)))}"
     elif session.verbose:
@@ -80,7 +79,7 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
         yield from shown_code(failure_in(target, registers), target.memory.pointer_size)
 
 
-def _loaded(modules: Iterable[object], title: str) -> Iterator[str]:
+def dotted(modules: Iterable[object], title: str) -> Iterator[str]:
     dots = "." * sum(1 for _ in modules)
     if dots:
         yield title
@@ -194,128 +193,6 @@ def _on_processor(session: Session, number: int, text: str) -> Iterator[str]:
         yield from run(session, text)
     finally:
         dump.state, dump.process_memory = kept, memory
-
-
-# paths ----------------------------------------------------------------------------------------------------------------
-
-
-@command(
-    ".sympath",
-    ".sympath+",
-    help="shows, sets or extends the symbol path",
-    arguments=(rest("PATH", "a path in the debugger's grammar: srv*CACHE*SERVER;DIRECTORY"),),
-    examples=(Example(".sympath srv*"), Example(".sympath+ /symbols", "one place more")),
-)
-def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
-    session.options = replace(session.options, symbol_path=_changed(session, arguments, "symbol"))
-    if arguments.text:
-        yield from _reload(session)
-    yield from _shown_path("Symbol search path is", search_path(session, "symbol"))
-
-
-@command(
-    ".exepath",
-    ".exepath+",
-    help="shows, sets or extends the image path",
-    arguments=(rest("PATH", "directories and servers, as for .sympath"),),
-    examples=(Example(".exepath /images"),),
-)
-def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
-    session.options = replace(session.options, image_path=_changed(session, arguments, "image"))
-    if arguments.text:
-        yield from _reload(session)
-    yield from _shown_path("Executable image search path is", search_path(session, "image"))
-
-
-@command(
-    ".symfix",
-    ".symfix+",
-    help="makes the symbol path that of Microsoft's public server, + adds it",
-    arguments=(rest("CACHE", "a directory that keeps what is fetched"),),
-    examples=(Example(".symfix+"),),
-)
-def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
-    cache = arguments.text.strip('"')
-    if ";" in cache or "*" in cache:
-        raise KdumpError(f"{arguments.name} takes a directory, not a path: .sympath takes paths")
-    path = f"srv*{cache}*{MICROSOFT}" if cache else "srv*"
-    before = search_path(session, "symbol")
-    path = f"{before};{path}" if arguments.name.endswith("+") and before else path
-    session.options = replace(session.options, symbol_path=path)
-    yield from _reload(session)
-    yield f"Symbol search path is: {path}"
-
-
-def _shown_path(title: str, path: str) -> Iterator[str]:
-    """As KD shows it: what was typed, and in small letters what each element stands for."""
-    yield f"{title}: {path}"
-    if not path:
-        return
-    expanded = ";".join(f"SRV*{MICROSOFT}" if part.strip().lower() == "srv*" else part for part in path.split(";"))
-    yield f"Expanded {title}: {expanded.lower()}"
-
-
-def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
-    own = _own_path(session, kind)
-    path_text = arguments.text.strip('"')
-    if not path_text:
-        return own
-    before = search_path(session, kind)
-    return f"{before};{path_text}" if arguments.name.endswith("+") and before else path_text
-
-
-@command(
-    ".reload",
-    help="looks for symbols and images anew",
-    options=(
-        Option("/f", "loads the symbols now"),
-        Option("/i", "accepts symbols that do not fit", note="symbols that do not fit are never used"),
-        Option("/u", "unloads symbols", note="everything is read anew"),
-        Option("/user", "user modules", note="lm u lists them; all symbols are looked for when they are needed"),
-        Option("/n /s /l /v /d /unl /o /w /P /a /ef", "other choices of KD", note="it changes nothing here"),
-    ),
-    arguments=(word("MODULE", "one module, by default all"),),
-    examples=(Example(".reload /f nt"),),
-)
-def reload(session: Session, arguments: Arguments) -> Iterable[str]:
-    forced = arguments.has("/f")
-    module = arguments.word("MODULE")
-    names = [module.partition("=")[0]] if module else []
-    yield from _reload(session)
-    if not session.dumps:
-        return
-    if names:
-        for name in names:
-            yield from _load(session.target, name, forced)
-    else:
-        yield from _loaded(session.target.modules, "Loading Kernel Symbols")
-        yield from _loaded(session.target.unloaded_modules, "Loading unloaded module list")
-
-
-def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
-    """``.reload /f MODULE``: its symbols now, and where they come from, or why there are none."""
-    wanted = name.lower()
-    module = next(
-        (module for module in target.modules if wanted in (module.name.lower(), module.image_name.lower())), None
-    )
-    if module is None:
-        raise KdumpError(f'"{name}" was not found in the image list: lm lists it')
-    if forced:
-        target.names.load(module)
-    state, reason = target.names.status_of(module), target.names.reason_of(module)
-    if state == "no symbols":
-        yield f"*** ERROR: Module load completed but symbols could not be loaded for {module.image_name}"
-    kernel = target.kernel is not None and target.kernel.base == module.base
-    because = target.symbol_remedy if kernel and not target.has_names else ""
-    yield "; ".join(filter(None, (f"{module.name} ({state})" + (f": {reason}" if reason else ""), because)))
-
-
-def _reload(session: Session) -> Iterator[str]:
-    session.reload()
-    for dump in session.dumps:
-        for problem in dump.target.problems:
-            dump.told.add(problem)
-            yield f"WARNING: {problem}"
 
 
 # log ------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""The symbol and image paths, and what is loaded along them: ``.sympath``, ``.exepath``, ``.symfix``, ``.reload``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.commands.control import dotted, own_path, search_path
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option, rest, word
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.stores.paths import expanded
+from volatility3_kdump.stores.servers import MICROSOFT
+
+if TYPE_CHECKING:
+    from volatility3_kdump.images.modules import Module
+    from volatility3_kdump.target import Target
+
+
+@command(
+    ".sympath",
+    ".sympath+",
+    help="shows, sets or extends the symbol path",
+    arguments=(rest("PATH", "a path in the debugger's grammar: srv*CACHE*SERVER;DIRECTORY"),),
+    examples=(Example(".sympath srv*"), Example(".sympath+ /symbols", "one place more")),
+)
+def symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
+    session.options = replace(session.options, symbol_path=_changed(session, arguments, "symbol"))
+    if arguments.text:
+        yield from _reload(session)
+    yield from _shown_path("Symbol search path is", search_path(session, "symbol"))
+
+
+@command(
+    ".exepath",
+    ".exepath+",
+    help="shows, sets or extends the image path",
+    arguments=(rest("PATH", "directories and servers, as for .sympath"),),
+    examples=(Example(".exepath /images"),),
+)
+def image_path(session: Session, arguments: Arguments) -> Iterable[str]:
+    session.options = replace(session.options, image_path=_changed(session, arguments, "image"))
+    if arguments.text:
+        yield from _reload(session)
+    yield from _shown_path("Executable image search path is", search_path(session, "image"))
+
+
+@command(
+    ".symfix",
+    ".symfix+",
+    help="makes the symbol path that of Microsoft's public server, + adds it",
+    arguments=(rest("CACHE", "a directory that keeps what is fetched"),),
+    examples=(Example(".symfix+"),),
+)
+def fix_symbol_path(session: Session, arguments: Arguments) -> Iterable[str]:
+    cache = arguments.text.strip('"')
+    if ";" in cache or "*" in cache:
+        raise KdumpError(f"{arguments.name} takes a directory, not a path: .sympath takes paths")
+    path = f"srv*{cache}*{MICROSOFT}" if cache else "srv*"
+    before = search_path(session, "symbol")
+    path = f"{before};{path}" if arguments.name.endswith("+") and before else path
+    session.options = replace(session.options, symbol_path=path)
+    yield from _reload(session)
+    yield f"Symbol search path is: {path}"
+
+
+def _shown_path(title: str, path: str) -> Iterator[str]:
+    """As KD shows it: what was typed, and in small letters what each element stands for."""
+    yield f"{title}: {path}"
+    if not path:
+        return
+    yield f"Expanded {title}: {expanded(path).lower()}"
+
+
+def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
+    own = own_path(session, kind)
+    path_text = arguments.text.strip('"')
+    if not path_text:
+        return own
+    before = search_path(session, kind)
+    return f"{before};{path_text}" if arguments.name.endswith("+") and before else path_text
+
+
+@command(
+    ".reload",
+    help="looks for symbols and images anew",
+    options=(
+        Option("/f", "loads the symbols now"),
+        Option("/i", "accepts symbols that do not fit", note="symbols that do not fit are never used"),
+        Option("/u", "unloads symbols", note="everything is read anew"),
+        Option("/user", "user modules", note="lm u lists them; all symbols are looked for when they are needed"),
+        Option("/n /s /l /v /d /unl /o /w /P /a /ef", "other choices of KD", note="it changes nothing here"),
+    ),
+    arguments=(word("MODULE", "one module, by default all; MODULE=BASE,SIZE,TIME where it is the one of the list"),),
+    examples=(Example(".reload /f nt"),),
+)
+def reload(session: Session, arguments: Arguments) -> Iterable[str]:
+    forced = arguments.has("/f")
+    module = arguments.word("MODULE")
+    name, _, place = (module or "").partition("=")
+    if name and place and session.dumps:
+        _check_place(session, name, place)
+    yield from _reload(session)
+    if not session.dumps:
+        return
+    if name:
+        yield from _load(session.target, name, forced)
+    else:
+        yield from dotted(session.target.modules, "Loading Kernel Symbols")
+        yield from dotted(session.target.unloaded_modules, "Loading unloaded module list")
+
+
+def _check_place(session: Session, name: str, place: str) -> None:
+    """``MODULE=BASE,SIZE,TIME``: refused where the list of modules has it otherwise, or not at all."""
+    module = _module_named(session.target, name)
+    if module is None:
+        raise KdumpError(
+            f'"{name}" was not found in the image list, and {place} does not add it: modules are those that lm lists'
+        )
+    parts = place.split(",")
+    if len(parts) > 3:
+        raise KdumpError(f".reload takes {name}=BASE,SIZE,TIME, not {place}")
+    known = (("base", module.base), ("size", module.size), ("timestamp", module.timestamp))
+    for part, (what, value) in zip(parts, known, strict=False):
+        if session.evaluate(part) != value:
+            told = "not in the dump" if value is None else f"{value:x}"
+            raise KdumpError(f"the {what} of {module.name} is {told} in the image list: {part} is not taken for it")
+
+
+def _module_named(target: Target, name: str) -> Module | None:
+    wanted = name.lower()
+    return next(
+        (module for module in target.modules if wanted in (module.name.lower(), module.image_name.lower())), None
+    )
+
+
+def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
+    """``.reload /f MODULE``: its symbols now, and where they come from, or why there are none."""
+    module = _module_named(target, name)
+    if module is None:
+        raise KdumpError(f'"{name}" was not found in the image list: lm lists it')
+    if forced:
+        target.names.load(module)
+    state, reason = target.names.status_of(module), target.names.reason_of(module)
+    if state == "no symbols":
+        yield f"*** ERROR: Module load completed but symbols could not be loaded for {module.image_name}"
+    kernel = target.kernel is not None and target.kernel.base == module.base
+    because = target.symbol_remedy if kernel and not target.has_names else ""
+    yield "; ".join(filter(None, (f"{module.name} ({state})" + (f": {reason}" if reason else ""), because)))
+
+
+def _reload(session: Session) -> Iterator[str]:
+    session.reload()
+    for dump in session.dumps:
+        for problem in dump.target.problems:
+            dump.told.add(problem)
+            yield f"WARNING: {problem}"
