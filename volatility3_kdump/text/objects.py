@@ -8,9 +8,12 @@ from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.processes.namespace import Directory
 from volatility3_kdump.windows.processes.objects import Handle, ObjectInfo
 
+#: Bits of the flags of ``!object``: names and counts, what a directory holds or a link leads to, the whole path.
+NAMES, CONTENTS, PATH = 1, 8, 0x20
 
-def object_lines(found: ObjectInfo, size: int = 8) -> Iterator[str]:
-    """The lines of ``!object`` for an object that is no directory."""
+
+def object_lines(found: ObjectInfo, size: int = 8, flags: int = NAMES) -> Iterator[str]:
+    """The lines of ``!object`` for an object, without what it holds."""
 
     def plain(value: int | None) -> str:
         return pointer(value, size, tick=False)
@@ -20,21 +23,37 @@ def object_lines(found: ObjectInfo, size: int = 8) -> Iterator[str]:
 
     yield f"Object: {plain(found.address)}  Type: ({plain(found.type_address)}) {found.type_name}"
     yield f"    ObjectHeader: {plain(found.header)} (new version)"
+    if not flags & NAMES:
+        return
     yield f"    HandleCount: {count(found.handle_count)}  PointerCount: {count(found.pointer_count)}"
     if found.name is None:
         yield "    Name: not in the dump"
     elif found.name:
-        yield f"    Name: {found.path or found.name}"
+        name = found.path or found.name if flags & PATH else found.name
+        yield f"    Directory Object: {plain(found.directory)}  Name: {name}"
 
 
 def directory_lines(directory: Directory, size: int = 8) -> Iterator[str]:
-    """The objects of a directory."""
-    yield f"    {'Address':<{2 * size}}  {'Type':<20}  Name"
-    yield f"    {'-' * 2 * size}  {'-' * 20}  ----"
+    """The objects of a directory, by the chains of its hash table."""
+    width = 2 * size
+    yield ""
+    yield f"    Hash {'Address':<{width}} {'Type':<13} Name"
+    yield f"    ---- {'-------':<{width}} {'----':<13} ----"
+    at = None
     for entry in directory.objects:
-        yield f"    {pointer(entry.address, size, tick=False)}  {entry.type_name or '?':<20}  {entry.name or '?'}"
+        number = "" if entry.bucket == at else f" {entry.bucket:02d}"
+        at = entry.bucket
+        address = pointer(entry.address, size, tick=False)
+        yield f"    {number:<4} {address} {entry.type_name or '?':<13} {entry.name or '?'}"
     for problem in directory.problems:
         yield f"    NOTE: {problem}"
+
+
+def link_line(leads_to: str | None) -> str:
+    """Where a symbolic link leads."""
+    if leads_to is None:
+        return "    Target String is not known: it is not in the dump, or a routine of the kernel gives it"
+    return f"    Target String is '{leads_to}'"
 
 
 def handle_line(handle: Handle, size: int = 8) -> str:

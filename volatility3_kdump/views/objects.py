@@ -8,13 +8,13 @@ from typing import Any
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.text.objects import directory_lines, handle_line, object_lines
+from volatility3_kdump.text.objects import CONTENTS, NAMES, directory_lines, handle_line, link_line, object_lines
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import ADDRESS, BLANK, HEX, NUMBER, POINTER, TEXT, Column, Part, Table
 from volatility3_kdump.windows.listing.handles import ListedHandle, ProcessHandles, process_handles
-from volatility3_kdump.windows.processes.namespace import Directory, NamedObject, read_directory
-from volatility3_kdump.windows.processes.objects import ObjectInfo, find_object, read_object
+from volatility3_kdump.windows.processes.namespace import Directory, NamedObject, directory_at, read_directory
+from volatility3_kdump.windows.processes.objects import ObjectInfo, find_object, link_target, read_object
 from volatility3_kdump.windows.processes.processes import Process
 
 _OBJECT = Part[Any](
@@ -55,8 +55,10 @@ OBJECTS = Table("kdump.object", _OBJECT)
 HANDLES = Table("kdump.object --handles", _OWNER, _HANDLE, _OBJECT)
 
 
-def object_grid(target: Target, what: int | str) -> KdumpGrid:
+def object_grid(target: Target, what: int | str, flags: int = NAMES | CONTENTS) -> KdumpGrid:
     """The object at an address or of a path; the objects of a directory are rows below it.
+
+    ``flags`` are those of ``!object``: what KD's text shows of it.
 
     Raises :class:`KdumpError` where there is none.
     """
@@ -65,8 +67,8 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
     address = what if isinstance(what, int) else find_object(target, what) if what.strip("\\") else None
     if address is not None:
         info = read_object(target, address)
-        if info.type_name == "Directory" and (isinstance(what, str) or info.path is not None):
-            directory = read_directory(target, what if isinstance(what, str) else info.path or "\\")
+        if info.type_name == "Directory":
+            directory = directory_at(target, address, info.path or "\\")
     elif isinstance(what, str):
         directory = read_directory(target, what)
         if what.strip("\\"):
@@ -85,7 +87,11 @@ def object_grid(target: Target, what: int | str) -> KdumpGrid:
     def lines() -> Iterator[str]:
         size = target.memory.pointer_size
         if info is not None:
-            yield from object_lines(info, size)
+            yield from object_lines(info, size, flags)
+        if flags & (NAMES | CONTENTS) != NAMES | CONTENTS:
+            return
+        if info is not None and info.type_name == "SymbolicLink":
+            yield link_line(link_target(target, info.address))
         if directory is not None:
             yield from directory_lines(directory, size)
 

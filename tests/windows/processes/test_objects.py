@@ -16,7 +16,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 from volatility3_kdump.windows.processes.handle_table import handle_pages
-from volatility3_kdump.windows.processes.objects import find_object, read_handles, read_object
+from volatility3_kdump.windows.processes.objects import find_object, link_target, read_handles, read_object
 
 LOCK = 1
 
@@ -93,15 +93,35 @@ def test_kd_text_of_objects(session: Session) -> None:
     assert lines[0].endswith(") Process")
     assert lines[1] == "    ObjectHeader: ffff91895301a050 (new version)"
     lines = answer(session, "!object \\Driver\\ACPI")
-    assert lines[-1] == "    Name: \\Driver\\ACPI"
+    directory = find_object(session.target, "\\Driver")
+    assert lines[-1] == f"    Directory Object: {directory:016x}  Name: ACPI"
+    assert answer(session, "!object \\Driver\\ACPI 21")[-1].endswith("  Name: \\Driver\\ACPI")
     assert answer(session, f"!object {find_object(session.target, chr(92) + 'Driver' + chr(92) + 'ACPI'):x}") == lines
     lines = answer(session, "!object \\Driver")
     assert lines[0].endswith(") Directory")
-    assert [line.split()[-1] for line in lines[6:]] == ["intelppm", "ACPI", "MYFAULT", "pci"]
-    assert "Directory" in answer(session, "!object \\")[2]
+    assert [line.split()[-1] for line in lines[7:]] == ["intelppm", "ACPI", "MYFAULT", "pci"]
+    assert lines[3].endswith("  Name: Driver")
+    assert lines[4:6] == ["", "    Hash Address          Type          Name"]
+    assert lines[7][4:9].strip().isdigit()
+    # What a directory holds is shown where 1 and 8 are set.
+    assert answer(session, f"!object {directory:x} 9") == lines
+    assert answer(session, f"!object {directory:x} 1") == lines[:4]
+    assert answer(session, f"!object {directory:x} 8") == lines[:2]
+    assert "Directory" in answer(session, "!object \\")[3]
     assert answer(session, "!object \\nosuch")[0].startswith("Object \\nosuch not found")
     assert answer(session, "!object 0")[0].startswith("0: the object's header is not in the dump: not mapped")
-    assert answer(session, "!object") == ["!object needs an address, or a path such as \\Driver"]
+    assert answer(session, "!object")[0].startswith("!object needs ADDRESS|PATH, an object, or a path such as \\Driver")
+
+
+def test_where_a_symbolic_link_leads(session: Session, sample, tmp_path: Path) -> None:
+    target = session.target
+    link = find_object(target, "\\Driver\\ACPI")
+    place = link + target.nt.offset("_OBJECT_SYMBOLIC_LINK", "LinkTarget")
+    words = "\\Device\\Tdx".encode("utf-16-le")
+    text = {place: struct.pack("<HHIQ", len(words), len(words), 0, link + 0x60), link + 0x60: words}
+    assert link_target(edited(target, sample(), tmp_path / "text.dmp", text), link) == "\\Device\\Tdx"
+    routine = {place: struct.pack("<QQ", target.symbol("KeBugCheckEx"), 0)}
+    assert link_target(edited(target, sample(), tmp_path / "routine.dmp", routine), link) is None
 
 
 def test_kd_text_of_handles(session: Session) -> None:

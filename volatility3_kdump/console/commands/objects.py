@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
@@ -12,6 +11,7 @@ from volatility3_kdump.errors import KdumpError
 
 #: Bit of the flags of ``!handle`` that asks for the objects.
 _OBJECTS, _DEFAULT_FLAGS = 2, 3
+_DEFAULT_OF_OBJECT = 9
 
 
 @command(
@@ -22,9 +22,9 @@ _OBJECTS, _DEFAULT_FLAGS = 2, 3
         word("ADDRESS|PATH", "an object, or a path such as \\Driver; 0 and a NAME is not there", required=True),
         flags(
             Bit(1, "names and counts too: 0 is the type alone"),
-            Bit(8, "the contents of a directory"),
+            Bit(8, "with 1: the contents of a directory, where a symbolic link leads"),
             Bit(0x10, "optional headers", "optional headers are not shown"),
-            Bit(0x20, "the full path", "the name is always shown with its path"),
+            Bit(0x20, "with 1: the name with its path"),
         ),
     ),
     examples=(Example("!object \\Driver", "a directory"), Example("!object ffffd48f`77af9698")),
@@ -35,11 +35,8 @@ def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
 
     operand = arguments.word("ADDRESS|PATH") or ""
     wanted = arguments.number("FLAGS")
-    lines = object_grid(session.target, operand if operand.startswith("\\") else session.evaluate(operand)).kd_lines()
-    if wanted is not None and not wanted & 1:
-        # The object with its type, and its header.
-        return itertools.islice(lines, 2)
-    return lines
+    what = operand if operand.startswith("\\") else session.evaluate(operand)
+    return object_grid(session.target, what, _DEFAULT_OF_OBJECT if wanted is None else wanted).kd_lines()
 
 
 @command(

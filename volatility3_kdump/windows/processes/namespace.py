@@ -25,11 +25,15 @@ _DEEPEST = 32
 
 @dataclass(frozen=True)
 class NamedObject:
-    """An entry of an object directory: address of the object's body, name and type; ``None`` is not in the dump."""
+    """An entry of an object directory: address of the object's body, name and type; ``None`` is not in the dump.
+
+    ``bucket`` is the chain of the directory's hash table that it is on.
+    """
 
     address: int
     name: str | None
     type_name: str | None
+    bucket: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def object_path(target: Target, address: int) -> str | None:
         return name
     parts = [name]
     seen: set[int] = set()
-    directory = _directory_of(target, address)
+    directory = directory_of(target, address)
     while directory and directory not in seen and len(parts) < _DEEPEST:
         seen.add(directory)
         name = object_name(target, directory)
@@ -82,11 +86,11 @@ def object_path(target: Target, address: int) -> str | None:
         if name in ("", "\\"):
             return "\\" + "\\".join(reversed(parts))
         parts.append(name)
-        directory = _directory_of(target, directory)
+        directory = directory_of(target, directory)
     return "\\".join(reversed(parts))
 
 
-def _directory_of(target: Target, address: int) -> int | None:
+def directory_of(target: Target, address: int) -> int | None:
     """The object directory that lists a named object; ``None`` where that is not known, or there is none."""
     layouts = layouts_of(target)
     header = address - layouts.offset("_OBJECT_HEADER", "Body")
@@ -135,6 +139,11 @@ def read_directory(target: Target, path: str) -> Directory:
         address, missing = (None if subdirectory is None else subdirectory.address), reason
     if address is None:
         return Directory(path, (), (f"{path}: {missing}",))
+    return directory_at(target, address, path)
+
+
+def directory_at(target: Target, address: int, path: str) -> Directory:
+    """The objects of the directory whose body is at an address; ``path`` is what it is called."""
     objects, problems = _entries(target, address)
     return Directory(path, tuple(objects), tuple(f"{path}: {problem}" for problem in problems))
 
@@ -180,6 +189,6 @@ def _entries(target: Target, directory: int) -> tuple[list[NamedObject], list[st
                 problems.append(f"the chain of hash bucket {bucket} is torn at {entry:#x}")
                 break
             if target.is_kernel_address(address):
-                named.append(NamedObject(address, object_name(target, address), object_type(target, address)))
+                named.append(NamedObject(address, object_name(target, address), object_type(target, address), bucket))
             entry = memory.pointer(entry + link)
     return named, problems

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.processes.handle_table import read_entries
-from volatility3_kdump.windows.processes.namespace import object_name, object_path, object_type, read_directory
+from volatility3_kdump.windows.processes.namespace import (
+    directory_of,
+    object_name,
+    object_path,
+    object_type,
+    read_directory,
+)
 from volatility3_kdump.windows.structures import layouts_of, require_symbols
 
 if TYPE_CHECKING:
@@ -26,7 +32,8 @@ class ObjectInfo:
     """An object: ``address`` is that of its body. ``None`` is not in the dump.
 
     ``type_name`` and ``type_address`` are its type; ``handle_count`` and ``pointer_count`` those of its header;
-    ``path`` its name with those of the directories above it, empty without a name.
+    ``path`` its name with those of the directories above it, empty without a name; ``directory`` lists it, 0 where
+    none does.
     """
 
     address: int
@@ -37,6 +44,7 @@ class ObjectInfo:
     pointer_count: int | None
     name: str | None
     path: str | None
+    directory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,21 @@ def read_object(target: Target, address: int) -> ObjectInfo:
         signed("PointerCount"),
         object_name(target, address),
         object_path(target, address),
+        directory_of(target, address),
     )
+
+
+def link_target(target: Target, address: int) -> str | None:
+    """Where a symbolic link leads; ``None`` where the dump does not hold it, or a routine of the kernel says it."""
+    nt = require_symbols(target, "symbolic links")
+    field = nt.find("_OBJECT_SYMBOLIC_LINK", "LinkTarget")
+    if field is None:
+        return None
+    start = target.memory.pointer(address + field.offset)
+    # Links with a routine have its address where the others have the lengths of the text.
+    if start is None or target.is_kernel_address(start):
+        return None
+    return target.memory.unicode_string(address + field.offset) or None
 
 
 def _type_address(target: Target, name: str) -> int | None:
