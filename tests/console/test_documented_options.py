@@ -127,3 +127,20 @@ def test_flags_of_object(session: Session) -> None:
     assert answer(session, f"!object {address} 0") == whole[:2]
     assert answer(session, f"!object {address} 0x1") == whole
     assert "HandleCount" in "".join(whole[2:])
+
+
+def test_flags_of_ready(opened_scene: Opened) -> None:
+    """2 shows each thread as ``!thread`` does, 4 with that its stack, 8 stacks without arguments."""
+    waits = opened_scene("waits")
+    plain = answer(waits, "!ready")
+    assert answer(waits, "!ready 0") == answer(waits, "!ready 4") == plain
+    threads = [line.split()[1] for line in plain if line.startswith("    THREAD ")]
+    assert len(threads) == 2
+    for flags, own in (("2", "2"), ("6", ""), ("e", "e"), ("f", "e")):
+        lines = answer(waits, f"!ready {flags}")
+        expected = [f"    {line}" if line else "" for line in answer(waits, f"!thread {threads[0]} {own}".rstrip())]
+        start = lines.index(expected[0])
+        assert lines[start : start + len(expected)] == expected
+        assert [line for line in lines if line.startswith(("Processor", "    THREAD"))] == [
+            line for line in plain if line.startswith(("Processor", "    THREAD"))
+        ]

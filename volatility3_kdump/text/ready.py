@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.text.processes import thread_line
 from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue
 from volatility3_kdump.windows.processes.threads import Thread
+
+#: The lines of the thread at an ETHREAD.
+Show = Callable[[int], Iterable[str]]
 
 #: Names of the interrupt request levels of x64; those between are device levels.
 _IRQLS = {
@@ -71,21 +73,21 @@ def _with_priority(thread: int | None, threads: Mapping[int, Thread], size: int)
     return f"{pointer(thread, size, tick=False)} ({priority})"
 
 
-def shared_queue(queue: ReadyQueue, number: int, processors: int, threads: Mapping[int, Thread]) -> Iterator[str]:
-    """A queue that processors share."""
+def shared_queue(queue: ReadyQueue, number: int, processors: int, show: Show) -> Iterator[str]:
+    """A queue that processors share; ``show`` gives the lines of a thread."""
     affinity = queue.affinity
     mask = "?" if affinity is None else "".join("*" if affinity >> bit & 1 else "-" for bit in range(processors))
     address = f"{queue.address or 0:x}"
     yield f"KSHARED_READY_QUEUE {address}: ({number:02d}) {mask} "
-    yield from _queue(queue, f"SharedReadyQueue {address}", threads)
+    yield from _queue(queue, f"SharedReadyQueue {address}", show)
 
 
-def processor_queue(state: ProcessorState, threads: Mapping[int, Thread]) -> Iterator[str]:
-    """The ready threads of one processor."""
-    yield from _queue(state.queue, f"Processor {state.number}", threads)
+def processor_queue(state: ProcessorState, show: Show) -> Iterator[str]:
+    """The ready threads of one processor; ``show`` gives the lines of a thread."""
+    yield from _queue(state.queue, f"Processor {state.number}", show)
 
 
-def _queue(queue: ReadyQueue, title: str, threads: Mapping[int, Thread]) -> Iterator[str]:
+def _queue(queue: ReadyQueue, title: str, show: Show) -> Iterator[str]:
     if not queue.threads and not queue.problems:
         yield f"{title}: No threads in READY state"
     at = None
@@ -93,6 +95,6 @@ def _queue(queue: ReadyQueue, title: str, threads: Mapping[int, Thread]) -> Iter
         if priority != at:
             yield f"{title}: Ready Threads at priority {priority}"
             at = priority
-        yield f"    {thread_line(threads[thread])}"
+        yield from show(thread)
     for problem in queue.problems:
         yield f"    NOTE: {problem}"

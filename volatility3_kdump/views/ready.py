@@ -8,9 +8,11 @@ from typing import Any
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import ready as text
 from volatility3_kdump.text import stacks as stack_text
+from volatility3_kdump.text.processes import thread_line
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import FLAG, NUMBER, POINTER, TEXT, Column, Part, Table
+from volatility3_kdump.views.thread import thread_lines
 from volatility3_kdump.windows.listing.dispatcher import Dispatcher
 from volatility3_kdump.windows.listing.threads import ListedThread
 from volatility3_kdump.windows.processes.ready import ProcessorState, ReadyQueue
@@ -56,6 +58,8 @@ _STATE = Part[ProcessorState](
 )
 READY = Table("kdump.ready", _PLACE, _THREAD, _STATE)
 _SHARED = "ready, shared"
+#: Flags of ``!ready``: what a thread waits for and its times, with that its stack, and no arguments in the stack.
+WAITS, STACKS, _WITHOUT_ARGUMENTS = 2, 4, 0x18
 
 
 def ready_grid(target: Target) -> KdumpGrid:
@@ -97,16 +101,26 @@ def _kd_lines(dispatcher: Dispatcher) -> Iterator[str]:
     yield from _queue_lines(dispatcher)
 
 
-def _queue_lines(dispatcher: Dispatcher) -> Iterator[str]:
+def _queue_lines(dispatcher: Dispatcher, flags: int = 0) -> Iterator[str]:
+    target, size = dispatcher.target, dispatcher.target.memory.pointer_size
+
+    def show(address: int) -> Iterator[str]:
+        listed = dispatcher.listed[address]
+        if not flags & WAITS:
+            yield f"    {thread_line(listed.thread, size)}"
+            return
+        stack = bool(flags & STACKS)
+        yield from thread_lines(target, listed, "    ", True, stack, not flags & _WITHOUT_ARGUMENTS)
+
     for index, queue in enumerate(dispatcher.shared):
-        yield from text.shared_queue(queue, index, len(dispatcher.states), dispatcher.threads)
+        yield from text.shared_queue(queue, index, len(dispatcher.states), show)
     for state in dispatcher.states:
-        yield from text.processor_queue(state, dispatcher.threads)
+        yield from text.processor_queue(state, show)
 
 
-def ready_lines(target: Target) -> Iterator[str]:
-    """``!ready``: the queues alone."""
-    return _queue_lines(Dispatcher(target))
+def ready_lines(target: Target, flags: int = 0) -> Iterator[str]:
+    """``!ready``: the queues alone; with its ``flags`` what ``!thread`` shows of each thread."""
+    return _queue_lines(Dispatcher(target), flags)
 
 
 def running_lines(target: Target, idle: bool, stacks: bool) -> Iterator[str]:

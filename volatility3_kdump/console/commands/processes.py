@@ -127,17 +127,18 @@ def threads(session: Session, arguments: Arguments) -> Iterable[str]:
     help="threads that are ready to run",
     arguments=(
         flags(
-            Bit(2, "waits", "not shown"),
-            Bit(4, "stacks", "not shown here: !thread"),
-            Bit(8, "stacks without arguments", "not shown"),
-            Bit(1, "statistics", "not shown"),
+            Bit(2, "the whole block of each thread, as !thread shows it"),
+            Bit(4, "with 2: its stack"),
+            Bit(8, "stacks without arguments"),
+            Bit(0x10, "stacks without arguments and stack pointers", "the stack pointers are shown"),
+            Bit(1, "nothing"),
         ),
     ),
-    examples=(Example("!ready"),),
+    examples=(Example("!ready"), Example("!ready f", "with stacks")),
     plugin="ready",
 )
 def ready(session: Session, arguments: Arguments) -> Iterable[str]:
-    return ready_lines(session.target)
+    return ready_lines(session.target, arguments.number("FLAGS") or 0)
 
 
 @command(
