@@ -231,7 +231,7 @@ def test_a_mistake_ends_the_command_only(sample, kdump: Run, monkeypatch: pytest
 def test_a_pager_that_stops_ends_the_command(session: Session) -> None:
     output = io.StringIO()
     seen = iter((False, False, True))
-    Console(session, output).answer("!process 0 0", lambda: next(seen))
+    Console(session, output).answer("!process 0 0", lambda line: next(seen))
     assert len(output.getvalue().splitlines()) == 3
 
 
@@ -272,14 +272,14 @@ class Terminal:
 
 
 @contextmanager
-def terminal(dump: Path, toolkit: bool = False) -> Iterator[Terminal]:
+def terminal(dump: Path, *options: str, toolkit: bool = False) -> Iterator[Terminal]:
     hidden = "" if toolkit else "sys.modules['prompt_toolkit'] = None; "
     # Ctrl-C reaches the program as the terminal's own signal.
     own = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     program = f"{own}{hidden}from volatility3_kdump.cli import main; sys.exit(main(sys.argv[1:]))"
     master, slave = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"}
-    command = [sys.executable, "-c", program, "-z", str(dump)]
+    command = [sys.executable, "-c", program, "-z", str(dump), *options]
     streams = {"stdin": slave, "stdout": slave, "stderr": slave}
     try:
         with children.running(command, **streams, env=environment, start_new_session=True) as process:
@@ -316,7 +316,7 @@ def test_in_a_terminal(sample) -> None:
 
 def test_in_a_terminal_with_prompt_toolkit(sample) -> None:
     pytest.importorskip("prompt_toolkit")
-    with terminal(sample(), toolkit=True) as shown:
+    with terminal(sample(), "--paging", toolkit=True) as shown:
         shown.wait_for("2: kd> ")
         shown.type(".bugcheck\r")
         shown.wait_for("Bugcheck code 000000D1\n")

@@ -126,7 +126,11 @@ _ARGUMENTS = st.lists(
 def test_any_line_is_answered(session: Session, data: st.DataObject) -> None:
     names = sorted(set(commands.registry()) - set(_NOT_AT_RANDOM))
     line = data.draw(st.sampled_from(names)) + data.draw(st.sampled_from(["", " "])) + data.draw(_ARGUMENTS)
-    texts = [text for text in split(line) if not text.lower().startswith((".logo", ".loga"))]
+    try:
+        texts = [text for text in split(line) if not text.lower().startswith((".logo", ".loga"))]
+    except KdumpError:
+        # A block without its end: the line is one command, which says so.
+        texts = [line]
     for shown in itertools.islice((shown for text in texts for shown in execute(session, text)), 200):
         assert isinstance(shown, str)
         assert not shown.startswith("This command failed by a mistake"), (line, shown)
@@ -135,7 +139,12 @@ def test_any_line_is_answered(session: Session, data: st.DataObject) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_split(line: str) -> None:
-    for text in split(line):
+    try:
+        texts = list(split(line))
+    except KdumpError as error:
+        assert line.lstrip().startswith(".") or "." in line, error
+        return
+    for text in texts:
         assert text in line
         assert text == text.strip()
 

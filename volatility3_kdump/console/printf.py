@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.memory.contents import counted_text, zero_ended
 
 _CONVERSION = re.compile(
     r"%(?P<flags>[-+ #0]*)(?P<width>\d{1,4}|\*)?(?:\.(?P<precision>\d{1,4}|\*))?"
@@ -118,21 +119,9 @@ def _string(what: str, address: int, memory: Memory) -> str:
 def read_string(what: str, address: int, memory: Memory) -> str | None:
     """``ma``, ``mu``: up to a zero, in one byte or two. ``msa``, ``msu``: as a counted string's structure says."""
     if what == "msu":
-        return memory.unicode_string(address)
+        string = counted_text(memory, address, True)
+        return None if string is None else string.text
     if what == "msa":
-        length, buffer = memory.unsigned(address, 2), memory.pointer(address + memory.pointer_size)
-        if length is None or buffer is None:
-            return None
-        data = memory.read(buffer, min(length, _LONGEST_STRING)) if length else b""
-        return None if data is None else data.decode("latin-1")
-    if what == "ma":
-        return memory.c_string(address, _LONGEST_STRING)
-    units = bytearray()
-    for start, data in memory.present(address, 2 * _LONGEST_STRING):
-        if start != address + len(units):
-            break
-        units += data
-    for index in range(0, len(units) - 1, 2):
-        if units[index : index + 2] == b"\0\0":
-            return units[:index].decode("utf-16-le", "replace")
-    return units[: len(units) & ~1].decode("utf-16-le", "replace") if units else None
+        string = counted_text(memory, address, False, _LONGEST_STRING)
+        return None if string is None else string.text
+    return zero_ended(memory, address, what != "ma", _LONGEST_STRING)

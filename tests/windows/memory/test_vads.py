@@ -118,7 +118,7 @@ def test_the_region_of_an_address_and_a_part_of_the_tree(session: Session, targe
     root = process_vads(target, NOTMYFAULT).root
     assert answer(session, f"!vad {root:x}") == answer(session, "!vad")
     assert answer(session, "!vad 1000") == [f"{target.name}: no VAD of the current process holds 1000"]
-    assert answer(session, "!vad 1 2") == ["!vad takes the root of a tree, or an address in user space"]
+    assert answer(session, "!vad 1 2")[0].startswith("!vad knows no argument 2")
 
 
 def test_processes_without_vads(target: Target) -> None:

@@ -12,6 +12,7 @@ from volatility3_kdump.console.syntax import Example, file, number, rest
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_bounds
 from volatility3_kdump.files import reason
+from volatility3_kdump.windows.memory.contents import held_bytes, pieces
 
 _CHUNK = 1 << 20
 _MOST_WRITTEN = 1 << 36
@@ -91,15 +92,14 @@ def write_memory(session: Session, arguments: Arguments) -> Iterator[str]:
     if length > _MOST_WRITTEN:
         raise KdumpError(f".writemem writes at most {_MOST_WRITTEN:#x} bytes, not {length:#x}")
     memory = session.current.memory
-    held = sum(len(data) for _, data in memory.present(wanted.start, length))
+    held = held_bytes(memory, wanted.start, length)
     if held != length:
         raise KdumpError(f"{name}: not written: {length - held:#x} of {length:#x} bytes are not in the dump")
     path = Path(os.path.expanduser(name))
     try:
         with path.open("xb") as output:
-            for position in range(0, length, _CHUNK):
-                size = min(_CHUNK, length - position)
-                output.write(memory.read(wanted.start + position, size) or b"")
+            for piece in pieces(memory, wanted.start, length, _CHUNK):
+                output.write(piece)
     except FileExistsError:
         raise KdumpError(f"{name}: not written: it exists, and is not overwritten") from None
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import Range
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.windows.links import MOST_ELEMENTS, Links, disagreements
+from volatility3_kdump.windows.memory.contents import pointer_at
 
 _MOST_NESTED = 3
 _DEFAULT_COUNT, _DEFAULT_SIZE, _MOST_SIZE = 0x20, 2, 0x100
@@ -60,7 +61,7 @@ def display_list(session: Session, arguments: Arguments) -> Iterator[str]:
     while address and address not in seen and len(seen) < most:
         seen.add(address)
         yield from MemoryView(session.target, Range(address, size), "p", memory).lines()
-        address = memory.pointer(address + (step if backwards else 0))
+        address = pointer_at(memory, address + (step if backwards else 0))
     if address is None:
         yield "NOTE: the next link cannot be read"
 
@@ -168,7 +169,7 @@ def links_of(session: Session, arguments: Arguments) -> Iterator[str]:
     seen: set[int] = set()
     while len(seen) < most:
         seen.add(at or 0)
-        link = memory.pointer((at or 0) + (size if arguments.name == "!dblink" else 0))
+        link = pointer_at(memory, (at or 0) + (size if arguments.name == "!dblink" else 0))
         if link is None:
             yield f"NOTE: the link at {at or 0:x} cannot be read"
             return

@@ -8,6 +8,7 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.windows.memory.contents import counted_text, stretch
 
 _LONGEST = 0x1000
 
@@ -73,16 +74,13 @@ def counted_string(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.text.strings import counted_string as shown
 
     memory, address = session.current.memory, arguments.number("ADDRESS") or 0
-    length, maximum = memory.unsigned(address, 2), memory.unsigned(address + 2, 2)
-    buffer = memory.pointer(address + memory.pointer_size)
-    if length is None or maximum is None or buffer is None:
-        raise KdumpError(f"{session.target.name}: no string at {address:x}: {memory.why_unreadable(address)}")
     wide = arguments.name == "!ustr"
-    if length > maximum:
-        yield f"NOTE: its length {length} is greater than its room {maximum}: this may be no string"
-    data = memory.read(buffer, min(length, _LONGEST)) if length else b""
-    text = None if data is None else data.decode("utf-16-le" if wide else "latin-1", "replace")
-    yield shown(length, maximum, buffer, text, wide, memory.pointer_size)
+    string = counted_text(memory, address, wide, _LONGEST)
+    if string is None:
+        raise KdumpError(f"{session.target.name}: no string at {address:x}: {memory.why_unreadable(address)}")
+    if string.length > string.maximum:
+        yield f"NOTE: its length {string.length} is greater than its room {string.maximum}: this may be no string"
+    yield shown(string.length, string.maximum, string.buffer, string.text, wide, memory.pointer_size)
 
 
 @command(
@@ -111,7 +109,7 @@ def global_flags(session: Session, arguments: Arguments) -> Iterator[str]:
 
     target = session.target
     address = target.variable("NtGlobalFlag", "NtGlobalFlag")
-    value = target.memory.unsigned(address, 4) if address else None
+    value = stretch(target.memory, address, 4).unit(0, 4) if address else None
     if address is None or value is None:
         raise KdumpError(f"{target.name}: nt!NtGlobalFlag is not in the dump")
     return global_flag_lines(address, value, target.memory.pointer_size)

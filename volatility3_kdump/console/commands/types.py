@@ -13,6 +13,7 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.console.usage import described
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.windows.memory.contents import pointer_at
 
 if TYPE_CHECKING:
     from volatility3_kdump.expressions.cpp_values import CppValue
@@ -237,7 +238,7 @@ def _as_structure(session: Session, wanted: _Wanted, variable: CppValue) -> None
     """``dt nt!Variable Field``: ask for the structure that a variable is or points to."""
     type_, at = variable.type, variable.address
     if type_.kind == "pointer" and type_.target is not None:
-        at, type_ = session.current.memory.pointer(at or 0), type_.target
+        at, type_ = pointer_at(session.current.memory, at or 0), type_.target
     if type_.kind not in ("struct", "union") or not at:
         raise KdumpError("no structure is known for it: dt TYPE ADDRESS shows it as one")
     module = wanted.type_name.rpartition("!")[0] or "nt"

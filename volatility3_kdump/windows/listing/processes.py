@@ -176,7 +176,7 @@ class ProcessList:
             idle = target.memory.pointer(variable) if variable is not None else None
             addresses = [*addresses, *([idle] if idle and target.is_kernel_address(idle) else [])]
         for index, address in enumerate(addresses):
-            if self.progress is not None and len(addresses) > 1:
+            if self.progress is not None and index and index % 64 == 0:
                 self.progress(100 * index / len(addresses), "Reading processes")
             process = read_process(target, address)
             if self.chosen.fits(process):

@@ -111,3 +111,54 @@ def counted_string(memory: Memory, address: int) -> CountedString | None:
     length, maximum = struct.unpack_from("<HH", head)
     buffer = int.from_bytes(head[memory.pointer_size :], "little")
     return CountedString(length, maximum, sign_extended(buffer, memory.pointer_size))
+
+
+class CountedText(NamedTuple):
+    """A UNICODE_STRING or STRING: its lengths in bytes, its buffer; ``text`` is ``None`` where the dump lacks it."""
+
+    length: int
+    maximum: int
+    buffer: int
+    text: str | None
+
+
+def counted_text(memory: Memory, address: int, wide: bool, most: int = LONGEST_TEXT) -> CountedText | None:
+    """The string of a structure, of at most so many bytes; ``None`` where the structure is not in the dump."""
+    length, maximum = memory.unsigned(address, 2), memory.unsigned(address + 2, 2)
+    buffer = memory.pointer(address + memory.pointer_size)
+    if length is None or maximum is None or buffer is None:
+        return None
+    data = memory.read(buffer, min(length, most)) if length else b""
+    text = None if data is None else data.decode("utf-16-le" if wide else "latin-1", "replace")
+    return CountedText(length, maximum, buffer, text)
+
+
+def zero_ended(memory: Memory, address: int, wide: bool, most: int) -> str | None:
+    """A string up to its zero, of at most so many characters, or what the dump has of it; ``None`` for nothing."""
+    if not wide:
+        return memory.c_string(address, most)
+    units = bytearray()
+    for start, data in memory.present(address, 2 * most):
+        if start != address + len(units):
+            break
+        units += data
+    for index in range(0, len(units) - 1, 2):
+        if units[index : index + 2] == b"\0\0":
+            return units[:index].decode("utf-16-le", "replace")
+    return units[: len(units) & ~1].decode("utf-16-le", "replace") if units else None
+
+
+def held_bytes(memory: Memory, address: int, length: int) -> int:
+    """How many bytes of a range the dump has."""
+    return sum(len(data) for _, data in memory.present(address, length))
+
+
+def pieces(memory: Memory, address: int, length: int, size: int) -> Iterator[bytes]:
+    """A range that the dump has, in pieces of at most ``size`` bytes."""
+    for position in range(0, length, size):
+        yield memory.read(address + position, min(size, length - position)) or b""
+
+
+def pointer_at(memory: Memory, address: int) -> int | None:
+    """The pointer that stands at an address; ``None`` where it is not in the dump."""
+    return memory.pointer(address)
