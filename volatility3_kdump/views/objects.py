@@ -9,6 +9,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.objects import CONTENTS, NAMES, directory_lines, handle_line, link_line, object_lines
+from volatility3_kdump.text.processes import header
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import ADDRESS, BLANK, HEX, NUMBER, POINTER, TEXT, Column, Part, Table
@@ -115,7 +116,8 @@ def _handle_rows(found: ProcessHandles) -> Iterator[Row]:
 
 
 def _handle_lines(found: ProcessHandles, size: int) -> Iterator[str]:
-    yield f"PROCESS {pointer(found.process.address, size, tick=False)}"
+    yield from header(found.process, size)
+    yield ""
     yield f"Handle table at {pointer(found.table, size, tick=False)} with {found.count} entries in use" + (
         " that can be read" if found.problems else ""
     )

@@ -126,17 +126,20 @@ def test_where_a_symbolic_link_leads(session: Session, sample, tmp_path: Path) -
 
 def test_kd_text_of_handles(session: Session) -> None:
     lines = answer(session, "!handle 0 1")
+    # The process as ``!process 0 0`` shows it.
+    assert lines[:5] == [*answer(session, "!process ffff91895301a080 0")[:4], ""]
     assert lines[0] == "PROCESS ffff91895301a080"
-    assert lines[1].endswith(" with 3 entries in use")
-    assert lines[3].startswith("0004: Object: ffff91895301a080  GrantedAccess: 001fffff Entry: ")
-    assert [line[:4] for line in lines[3::2]] == ["0004", "0008", "03fc"]
+    assert lines[3] == "    Image: notmyfault64.exe"
+    assert lines[5].endswith(" with 3 entries in use")
+    assert lines[7].startswith("0004: Object: ffff91895301a080  GrantedAccess: 001fffff Entry: ")
+    assert [line[:4] for line in lines[7::2]] == ["0004", "0008", "03fc"]
     lines = answer(session, "!handle 8")
-    assert lines[3].startswith("0008: Object: ffff918952f55080  GrantedAccess: 001f0003 Entry: ")
-    assert lines[4].endswith(") Thread")
+    assert lines[7].startswith("0008: Object: ffff918952f55080  GrantedAccess: 001f0003 Entry: ")
+    assert lines[8].endswith(") Thread")
     # What is not there is said; the kernel's own process has no table in this dump.
     lines = answer(session, "!handle 0 3 poi(nt!PsInitialSystemProcess)")
-    assert lines[1].endswith(" with 0 entries in use that can be read")
-    assert lines[2].startswith("NOTE: handle table ")
+    assert lines[5].endswith(" with 0 entries in use that can be read")
+    assert lines[6].startswith("NOTE: handle table ")
 
 
 def test_what_is_no_object(session: Session) -> None:
