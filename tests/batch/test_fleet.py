@@ -86,7 +86,7 @@ def test_a_dead_worker_is_a_line_with_an_error(executor: FleetExecutor, sample: 
         def submit(self, task: Any, /, *arguments: Any, **more: Any) -> concurrent.futures.Future[Any]:
             return executor.submit(os._exit, 3) if "type4" in arguments[0].path else executor.submit(task, *arguments)
 
-    found = {line["file"]["name"]: line for line in batch.batch([sample(4), sample(6)], executor=Deadly(), jobs=2)}
+    found = {line["file"]["name"]: line for line in batch.batch([sample(4), sample(6)], executor=Deadly(), jobs=1)}
     assert found["myfault-type4.dmp"]["error"]["kind"] == "WorkerDied" and found["myfault-type4.dmp"]["error"]["again"]
     assert found["myfault-type6.dmp"]["error"] is None
 

@@ -202,7 +202,7 @@ def test_the_hosts_plugins_say_the_same_of_images_and_of_the_dump(
 def test_plugins_run_on_images_from_the_command_line(kind: str, image: Image, run_vol: RunVol) -> None:
     finished = run_vol("-q", "-r", "json", "-f", image(kind), "kdump.info")
     rows = {(row["Topic"], row["Field"]): row for row in output.rows(finished)}
-    assert rows["Fact", "BugCheckCode"]["Notes"] == ["nt!KiBugCheckData"]
+    assert rows["Fact", "BugCheckCode"]["Notes"] == "nt!KiBugCheckData"
     assert rows["Fact", "Crashed"]["Text"] == "yes"
 
 
