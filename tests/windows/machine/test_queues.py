@@ -106,6 +106,7 @@ def test_timers_of_every_kernel(isf_path: Path, sample: Sample) -> None:
     assert listed.fires_at(listed.timers[0]) == listed.system_time + 2 * SECOND
 
 
+@pytest.mark.newest_host
 def test_the_host_decodes_the_same(isf_path: Path, sample: Sample) -> None:
     """``windows.timers`` of the host: KTIMER.get_dpc on its own layers and types."""
     importlib.import_module("volatility3.framework.symbols.windows.extensions")

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import volatility3_kdump
 from kdump_sample.scenes import user_stacks as scene
 from tests.host import ADDRESS, host_kernel
@@ -64,6 +66,7 @@ def test_32_bit_code_that_was_interrupted(sample: Sample) -> None:
     assert [frame.trust for frame in stack.frames[-2:]] == ["trap frame", "frame pointer"]
 
 
+@pytest.mark.newest_host
 def test_the_host_finds_the_same_32_bit_block(isf_path: Path, sample: Sample) -> None:
     path = sample(1, isf_path, "wow64-stacks")
     target = volatility3_kdump.open(path, isf_file=isf_path)
