@@ -50,6 +50,11 @@ class Links:
                 return
 
 
+def next_link(memory: Memory, entry: int, backwards: bool = False) -> int | None:
+    """Flink of a LIST_ENTRY, or its Blink; ``None`` where it is not in the dump."""
+    return memory.pointer(entry + (memory.pointer_size if backwards else 0))
+
+
 @dataclass(frozen=True)
 class Disagreement:
     """A link that its neighbour contradicts: the Blink of ``following`` is not ``entry``."""

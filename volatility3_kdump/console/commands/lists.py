@@ -12,8 +12,7 @@ from volatility3_kdump.console.syntax import Example, Option, number, rest
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import Range
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.windows.links import MOST_ELEMENTS, Links, disagreements
-from volatility3_kdump.windows.memory.contents import pointer_at
+from volatility3_kdump.windows.links import MOST_ELEMENTS, Links, disagreements, next_link
 
 _MOST_NESTED = 3
 _DEFAULT_COUNT, _DEFAULT_SIZE, _MOST_SIZE = 0x20, 2, 0x100
@@ -51,7 +50,6 @@ def display_list(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.views.memory import MemoryView
 
     memory = session.current.memory
-    step = memory.pointer_size
     size = min(arguments.number("SIZE") or _DEFAULT_SIZE, _MOST_SIZE)
     most = min(arguments.number("COUNT") or _DEFAULT_COUNT, MOST_ELEMENTS)
     # Blink of an element is the address of the one before it, not of that one's Blink.
@@ -61,7 +59,7 @@ def display_list(session: Session, arguments: Arguments) -> Iterator[str]:
     while address and address not in seen and len(seen) < most:
         seen.add(address)
         yield from MemoryView(session.target, Range(address, size), "p", memory).lines()
-        address = pointer_at(memory, address + (step if backwards else 0))
+        address = next_link(memory, address, backwards)
     if address is None:
         yield "NOTE: the next link cannot be read"
 
@@ -169,7 +167,7 @@ def links_of(session: Session, arguments: Arguments) -> Iterator[str]:
     seen: set[int] = set()
     while len(seen) < most:
         seen.add(at or 0)
-        link = pointer_at(memory, (at or 0) + (size if arguments.name == "!dblink" else 0))
+        link = next_link(memory, at or 0, arguments.name == "!dblink")
         if link is None:
             yield f"NOTE: the link at {at or 0:x} cannot be read"
             return
