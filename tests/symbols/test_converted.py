@@ -77,7 +77,7 @@ def test_the_kernel_from_its_pdb_alone(isf: Path, store: Path, sample: Callable[
     assert values(target) == expected
     assert target.symbol_status.endswith("ntkrnlmp.pdb") and target.symbol_status.startswith(str(store))
     kernel = target.modules[0]
-    assert target.names.status_of(kernel) == "isf"
+    assert target.names.status_of(kernel) == "pdb symbols"
 
     # Converted once: from now on the PDB is not needed.
     again = volatility3_kdump.open(dump, symbol_path="")

@@ -154,7 +154,7 @@ def test_symbols_are_looked_for_when_first_needed_and_once() -> None:
 
     modules = [module("x", BASE), module("y", BASE + 0x10000)]
     names = AddressNames(modules, {BASE: Layouts(isf({"Only": 0x1000}))}, find)
-    assert [names.status_of(each) for each in modules] == ["isf", "deferred"]
+    assert [names.status_of(each) for each in modules] == ["pdb symbols", "deferred"]
     assert names.reason_of(modules[1]) is None
     names.lookup(BASE)
     assert asked == []
@@ -207,7 +207,7 @@ def test_tables_of_any_module_come_before_its_pdb(sources: Sources, xcpt4: Path,
     path = write_isf(tmp_path, below=below)
     names = sources.names([tmp_path], [xcpt4.parent])
     assert names.lookup(BASE + 0x1010) == Name("xcpt4", "FromIsf", 0x10, "isf")
-    assert names.status_of(sources.module) == "isf"
+    assert names.status_of(sources.module) == "pdb symbols"
     assert names.reason_of(sources.module) == str(path)
     assert sources.problems == []
 

@@ -245,4 +245,4 @@ def test_real_small_dumps(shared_data: Path, dump: str, label: str, pid: int | N
     assert [processor.prcb for processor in processors(target)] != [None]
     # Names are off: nothing in the kernel gets one from the sibling.
     assert target.symbol("KeBugCheckEx") is None
-    assert target.names.status_of(target.modules[0]) != "isf"
+    assert target.names.status_of(target.modules[0]) != "pdb symbols"

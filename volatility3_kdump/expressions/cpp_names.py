@@ -170,7 +170,7 @@ class CppNames:
             yield nt
         if not module_name:
             for module in self.target.modules[1:]:
-                if self.target.names.status_of(module) in ("pdb symbols", "isf"):
+                if self.target.names.status_of(module) == "pdb symbols":
                     reader = self.reader(module)
                     if reader is not None:
                         yield reader

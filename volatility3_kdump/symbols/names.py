@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: Below this many addresses, one by one is quicker than arrays.
 _FEW = 256
-#: What the debugger's ``lm`` says about the symbols of a module, by their source.
-_STATES = {"isf": "isf", "pdb": "pdb symbols", "coff": "coff symbols", "exports": "export symbols", "": "no symbols"}
+#: What the debugger's ``lm`` says about the symbols of a module, by their source. A table is a PDB in another form.
+_STATES = {"isf": "pdb symbols", "pdb": "pdb symbols", "coff": "coff symbols", "exports": "export symbols", "": "no symbols"}
 
 
 class Name(
@@ -174,8 +174,8 @@ class AddressNames:
     def status_of(self, module: Module) -> str:
         """The state of a module's symbols, nothing being searched for it.
 
-        ``isf``, ``pdb symbols``, ``coff symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as no
-        address of the module was looked up.
+        ``pdb symbols`` (of a symbol table as well), ``coff symbols``, ``export symbols``, ``no symbols``, or
+        ``deferred`` as long as no address of the module was looked up.
         """
         if module.base in self._tables:
             return _STATES["isf"]

@@ -46,5 +46,5 @@ def headers_at(target: Target, base: int, memory: Memory) -> Headers:
 def symbol_match(target: Target, module: Module) -> SymbolMatch:
     """Look for a module's symbols, and say whether they are there."""
     target.names.load(module)
-    matches = target.names.status_of(module) in ("isf", "pdb symbols")
+    matches = target.names.status_of(module) == "pdb symbols"
     return SymbolMatch(matches, target.names.reason_of(module) or "no symbols")
