@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 #: Below this many addresses, one by one is quicker than arrays.
 _FEW = 256
 #: What the debugger's ``lm`` says about the symbols of a module, by their source. A table is a PDB in another form.
-_STATES = {"isf": "pdb symbols", "pdb": "pdb symbols", "coff": "coff symbols", "exports": "export symbols", "": "no symbols"}
+_STATES = {
+    "isf": "pdb symbols",
+    "pdb": "pdb symbols",
+    "coff": "coff symbols",
+    "exports": "export symbols",
+    "": "no symbols",
+}
 
 
 class Name(

@@ -339,9 +339,15 @@ def _unreadable(path: Path, error: Exception) -> PdbRefused:
 
 
 def _symbols(pdb: PdbFile) -> tuple[tuple[int, str], ...]:
-    symbols: set[tuple[int, int, bool, str]] = set()
+    """The best name of an address first. Procedures are public symbols as well, in PDB files that name both: once."""
+    best: dict[tuple[int, str], tuple[int, bool]] = {}
+    procedures = set()
     for rva, rank, name in pdb.named():
         shown = undecorate(name, pdb.pointer_size) if rank == _PUBLIC else name
         if shown and shown.isprintable():
-            symbols.add((rva, rank, shown.startswith("?"), shown))
-    return tuple((rva, name) for rva, _, _, name in sorted(symbols))
+            if rank == _PROCEDURE:
+                procedures.add(rva)
+            key, found = (rva, shown), (rank, shown.startswith("?"))
+            best[key] = min(best.get(key, found), found)
+    named = sorted((rva, rank, decorated, name) for (rva, name), (rank, decorated) in best.items())
+    return tuple((rva, name) for rva, _, decorated, name in named if not decorated or rva not in procedures)
