@@ -258,12 +258,65 @@ def test_options(session: Session) -> None:
     assert (
         answer(session, f"dx {link}")[1] == "    [+0x000] Flink            : 0xffff91894c27a488 [Type: _LIST_ENTRY *]"
     )
-    assert answer(session, "dx -id 0,0,1 5")[0].startswith("dx -id: the link is of process 1; ")
+    # Of another process, and of one that is not there.
+    other = session.evaluate("poi(nt!PsInitialSystemProcess)")
+    assert answer(session, f"dx -id 0,0,{other:x} @$curprocess.Name") == [f"@$curprocess.Name{_GAP}: System"]
+    lines = answer(session, "dx -id 0,0,1 @$curprocess.Name")
+    assert lines[0].startswith("NOTE: dx -id: the process 1 is not in the dump")
+    assert lines[1:] == [f"@$curprocess.Name{_GAP}: notmyfault64.exe"]
     assert "dx" in answer(session, "dx -?")[0]
     assert answer(session, "dx -r1 -c 8 @$cursession.Processes")[1:] == [
         "    [0x1e90]         : notepad.exe",
         "    [0x1c58]         : notmyfault64.exe",
     ]
+
+
+def test_tree_of_devices(session: Session) -> None:
+    """ "Debugging Plug and Play Example": titles, columns, and indexes that are counted anew."""
+    tree = "@$cursession.Devices.DeviceTree.Flatten(n => n.Children)"
+    paths = [line.split('"')[1] for line in answer(session, "!devnode 0 1") if "InstancePath" in line]
+    listed = answer(session, f"dx {tree}")[1:]
+    assert [line.split(" : ")[1].split(" (")[0] for line in listed] == paths
+    assert listed[0] == "    [0x0]            : HTREE\\ROOT\\0"
+    assert answer(session, f'dx {tree}.Where(n => n.ServiceName == "pci")')[1:] == [
+        "    [0x0]            : ACPI\\PNP0A08\\0 (pci)"
+    ]
+    assert len(answer(session, f"dx {tree}.Where(n => n.State == 776)")[1:]) == len(paths)
+    assert not answer(session, f"dx {tree}.Where(n => n.DeviceNodeObject.Problem != 0)")[1:]
+    columns = [heading.strip() for heading in answer(session, f"dx -g {tree}")[1].split("=")[2:-1]]
+    assert columns == [
+        *("(+) DeviceNodeObject", "InstancePath", "ServiceName", "(+) PhysicalDeviceObject", "State", "(+) Children")
+    ]
+
+
+def test_typed_pseudo_registers(session: Session) -> None:
+    """``r? $t0 = @$peb->ProcessParameters`` and ``?? @$t0->CommandLine`` of a published session; "r (Registers)"."""
+    assert answer(session, "r? $t0 = (nt!_EPROCESS *)@$proc; ?? @$t0->UniqueProcessId") == [
+        "void * 0x00000000`00001c58"
+    ]
+    assert answer(session, "? @$t0 == @$proc; ? @@(@$t0->UniqueProcessId)") == [
+        "Evaluate expression: 1 = 00000000`00000001",
+        "Evaluate expression: 7256 = 00000000`00001c58",
+    ]
+    # The value is the one of that moment; a structure is where it lies.
+    answer(session, "r? @$t1 = @$t0->UniqueProcessId; r? $t2 = @$t0->Pcb.Header")
+    assert answer(session, "r $t1") == ["$t1=0000000000001c58"]
+    assert answer(session, "? @$t2 - @$proc; ?? @$t2.Type")[1] == "unsigned char 3 ''"
+    # A number takes the type off again.
+    assert answer(session, "r $t0=5; ?? @$t0") == ["unsigned int64 5"]
+    assert answer(session, 'r? $t0 = "text"')[0].startswith("a pseudo-register holds a number")
+    assert answer(session, "r? rax = 5")[0].startswith("r knows no ")
+
+
+def test_protected_processes(session: Session) -> None:
+    """A published script: typed pseudo-registers, a condition of C++, quotes inside of quotes."""
+    script = (
+        '!for_each_process "r? @$t0 = (nt!_EPROCESS*) @#Process; .if @@(@$t0->ActiveThreads > 0) '
+        '{.printf /D \\"%08x <b>[%15ma]</b>\\\\n\\", @@(@$t0->UniqueProcessId), @@(&@$t0->ImageFileName)}"'
+    )
+    lines = [line for line in answer(session, script) if line]
+    assert "00000004 <b>[         System]</b>" in lines
+    assert len(lines) == 10 and all(len(line) == 33 for line in lines)
 
 
 def test_extended_types(session: Session) -> None:

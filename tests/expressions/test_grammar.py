@@ -43,6 +43,9 @@ class Fake:
             raise Unresolved("not in the dump", "Memory access error at")
         return int.from_bytes(MEMORY[address : address + size], "little") ^ (MASK >> 64 - 8 * size if physical else 0)
 
+    def typed(self, name: str) -> None:
+        return None
+
     def is_valid(self, address: int, length: int) -> bool:
         return address + length <= len(MEMORY)
 

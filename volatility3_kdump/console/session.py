@@ -31,6 +31,8 @@ from volatility3_kdump.windows.processes.crashed import (
 if TYPE_CHECKING:
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.expressions import TargetNames
+    from volatility3_kdump.expressions.cpp_values import CppValue
+    from volatility3_kdump.expressions.names import Scope
     from volatility3_kdump.target import Target
     from volatility3_kdump.windows.stacks.frames import Start
 
@@ -50,9 +52,9 @@ class State:
     ``code`` and ``data`` are the addresses where ``u`` and ``d`` go on, ``data_format`` the letters of the last ``d``,
     ``symbol`` the name that was looked up last, ``type_name`` the type that ``dt`` showed last, ``search`` what ``#``
     looks for and from where. ``variables`` are the pseudo-registers that commands set: ``t0`` to ``t19``, ``exp`` (the
-    last value of ``?``), ``p`` (of ``d``); ``objects`` are the variables of ``dx``. ``cpp`` says that expressions are
-    C++'s unless they say otherwise
-    (``.expr``); ``register_mask`` is that of ``rm``.
+    last value of ``?``), ``p`` (of ``d``); ``typed`` are those that ``r?`` gave a type, ``objects`` the variables of
+    ``dx``. ``cpp`` says that expressions are C++'s unless they say otherwise (``.expr``); ``register_mask`` is that of
+    ``rm``.
     """
 
     processor: int | None = None
@@ -75,6 +77,7 @@ class State:
     type_name: str | None = None
     search: tuple[str, int] | None = None
     variables: dict[str, int] = field(default_factory=lambda: {f"t{number}": 0 for number in range(20)})
+    typed: dict[str, CppValue] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
 
     def reset_context(self) -> None:
@@ -279,15 +282,20 @@ class Session:
     @property
     def names(self) -> TargetNames:
         """What names mean in expressions: those of the current dump, registers those of the current context."""
+        return self.names_in(self.current)
+
+    def names_in(self, scope: Scope) -> TargetNames:
+        """What names mean in a place of the current dump."""
         from volatility3_kdump.expressions import TargetNames
 
         state = self.state
         return TargetNames(
             self.target,
-            self.current,
+            scope,
             {**state.variables, "frame": state.frame},
             {name: functools.partial(find, self) for name, find in self.computed.items()},
             state.radix,
+            state.typed,
         )
 
     def evaluate(self, text: str) -> int:

@@ -232,6 +232,9 @@ class CppNames:
 
     def register(self, name: str) -> CppValue:
         """A register or pseudo-register, typed as the debugger casts it. Raises :class:`EvaluationError`."""
+        given = self.names.typed(name)
+        if isinstance(given, CppValue):
+            return given
         try:
             number = self.names.register(name)
         except Unresolved as error:

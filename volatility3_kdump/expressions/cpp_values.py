@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from volatility3_kdump.errors import KdumpError
@@ -118,6 +118,16 @@ def load(value: Operand) -> int | float:
     if number is None:
         raise EvaluationError(unreadable(value.address))
     return number
+
+
+def loaded(value: CppValue) -> CppValue:
+    """A value as it is now: of what lies in memory the number, of structures and arrays where they lie.
+
+    Raises :class:`EvaluationError` for what is not in the dump.
+    """
+    if value.address is None or value.type.kind in ("struct", "union", "array", "untyped"):
+        return value
+    return replace(value, address=None, number=load(value))
 
 
 def unreadable(address: int) -> str:

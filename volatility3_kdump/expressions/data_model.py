@@ -68,7 +68,10 @@ class Model:
 
 
 class Items:
-    """A collection. ``make`` begins it anew each time; ``find`` gets the element of an index without the others."""
+    """A collection. ``make`` begins it anew each time; ``find`` gets the element of an index without the others.
+
+    The indexes of ``counted`` ones are no names of the elements: what is chosen of them is counted anew.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,9 @@ class Items:
         count: Callable[[], int] | None = None,
         properties: Mapping[str, Make] | None = None,
         methods: Mapping[str, Callable[..., Any]] | None = None,
+        counted: bool = False,
     ) -> None:
+        self.counted = counted
         self._make = make
         self._find = find
         self.count = count

@@ -16,6 +16,7 @@ from volatility3_kdump.expressions import cpp_values as cpp
 from volatility3_kdump.expressions.cpp_names import CppNames
 from volatility3_kdump.expressions.cpp_values import CppValue, EvaluationError
 from volatility3_kdump.expressions.data_model import Failure, Items, Key, Make, Model
+from volatility3_kdump.expressions.debugger_devices import Devices
 from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.types import TypeReference
@@ -145,6 +146,7 @@ class DebuggerObjects:
                 "Id": lambda: cpp.integer(0),
                 "Threads": self._all_threads,
                 "Modules": self._modules,
+                "Devices": lambda: Devices(self._target, self._typed).model(),
             },
             lambda: self._title,
         )

@@ -93,6 +93,9 @@ class Names(Protocol):
     def is_valid(self, address: int, length: int) -> bool:
         """Whether the dump holds a range. Raises :class:`Unresolved` when it is too long to tell."""
 
+    def typed(self, name: str) -> object | None:
+        """The C++ value that was given to a pseudo-register (with its ``$``); ``None`` where it is a number alone."""
+
     def cpp(self, text: str, position: int) -> tuple[int, int]:
         """The value of the C++ expression in the parentheses at a position, and where it ends.
 

@@ -10,7 +10,7 @@ from volatility3_kdump.cpu.exception import MAXIMUM_PARAMETERS, ExceptionRecord,
 from volatility3_kdump.cpu.registers import Part, is_common, register_part
 from volatility3_kdump.expressions.cpp import CppParser
 from volatility3_kdump.expressions.cpp_names import KERNEL_NAMES, CppNames
-from volatility3_kdump.expressions.cpp_values import address_in, bounded
+from volatility3_kdump.expressions.cpp_values import CppValue, address_in, bounded
 from volatility3_kdump.expressions.grammar import MASK, NO_REGISTER, Unresolved
 from volatility3_kdump.memory import PAGE_SIZE, Memory, sign_extended
 from volatility3_kdump.windows.machine.processors import control_region, processors
@@ -109,6 +109,9 @@ class NoNames:
     def is_valid(self, address: int, length: int) -> bool:
         return False
 
+    def typed(self, name: str) -> CppValue | None:
+        return None
+
     def cpp(self, text: str, position: int) -> tuple[int, int]:
         raise Unresolved("C++ expressions need a dump", "Syntax error at")
 
@@ -117,7 +120,8 @@ class TargetNames:
     """The names of an expression in a dump.
 
     ``scope`` is the place that registers are of, by default the crash. ``variables`` are further pseudo-registers
-    (``t0``, ``exp``), named without their ``$``, and ``computed`` those that take time to find.
+    (``t0``, ``exp``), named without their ``$``, ``computed`` those that take time to find, and ``typed`` those that
+    have a type in C++ expressions.
     """
 
     def __init__(
@@ -127,12 +131,14 @@ class TargetNames:
         variables: Mapping[str, int | None] | None = None,
         computed: Mapping[str, Callable[[], int | None]] | None = None,
         radix: int = 16,
+        typed: Mapping[str, CppValue] | None = None,
     ) -> None:
         self._target = target
         self._scope: Scope = scope or CrashScope(target)
         self._variables = variables or {}
         self._computed = computed or {}
         self._radix = radix
+        self._typed = typed or {}
 
     @property
     def pointer_size(self) -> int:
@@ -260,6 +266,10 @@ class TargetNames:
 
         address = self._scope.thread
         return None if address is None else getattr(read_thread(self._target, address), attribute)
+
+    def typed(self, name: str) -> CppValue | None:
+        """What ``r?`` gave a pseudo-register with its type; ``None`` where it has none."""
+        return self._typed.get(name.removeprefix("$").lower()) if name.startswith("$") else None
 
     # symbols ----------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,8 @@ class Queries:
                 except KdumpError as error:
                     yield key, Failure(error)
 
+        if items.counted:
+            return Items(lambda: enumerate(value for _, value in chosen()), counted=True)
         return Items(chosen)
 
     def _select(self, items: Items, projection: Any) -> Items:
@@ -136,7 +138,7 @@ class Queries:
                         raise EvaluationError("the tree is nested too deeply")
                     stack.append(self._pairs(inside))
 
-        return Items(flattened)
+        return Items(flattened, counted=True)
 
     # grouping and sets ------------------------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ from volatility3_kdump.windows.typed_values import FieldValue, Gap, Options, Typ
 
 
 def split_name(target: Target, name: str) -> tuple[Module, str]:
-    """The module and the type that ``module!type`` names; a type without a module is the kernel's.
+    """The module and the type that ``module!type`` names; a type without a module, or behind ``!``, is the kernel's.
 
     Raises :class:`KdumpError`.
     """
-    module_name, qualified, type_name = name.rpartition("!")
-    if not qualified or module_name.lower() in KERNEL_NAMES:
+    module_name, _, type_name = name.rpartition("!")
+    if not module_name or module_name.lower() in KERNEL_NAMES:
         module_name = "nt"
     modules = modules_like(target.names, module_name)
     if not modules:

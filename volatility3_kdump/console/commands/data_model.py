@@ -5,13 +5,20 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.commands.stacks import current_start
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
+
+if TYPE_CHECKING:
+    from volatility3_kdump.cpu.context import Context
+    from volatility3_kdump.expressions.names import Scope
+    from volatility3_kdump.memory import Memory
 
 _TYPED = re.compile(
     r"(-r(?P<depth>\d{1,3})\s+)?(?P<unknown>[-/]\S+)?\s*(?P<type>[\w!:<>,]+)\s+(?P<address>\S.*)$", re.DOTALL
@@ -33,7 +40,7 @@ _OPTION = re.compile(
         Option("-c", "leaves out the first elements", value="COUNT"),
         Option("-n", "members alone, not what is made of the few structures that are known"),
         Option("-v", "methods, too"),
-        Option("-id", "the place of a link that is pasted: the process must be the current one", value="N,N,PROCESS"),
+        Option("-id", "the place of a link that is pasted: memory is that of its process", value="N,N,PROCESS"),
         Option("-r", "levels that are shown, by default one", value="DEPTH", glued=True),
         Option(",FORMAT", "x d o b for numbers; s sb s8 su sub c for text; en, !; NUMBER or [EXPRESSION] of elements"),
     ),
@@ -51,11 +58,13 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.dx import DEEPEST, DxOptions, DxView
 
     text, grid, cells, depth, skip, native, verbose = arguments.text, False, None, 1, 0, False, False
+    scope: Scope = session.current
+    notes: list[str] = []
     while match := _OPTION.match(text):
         text = text[match.end() :].lstrip()
         letters = match[1]
         if match["id"]:
-            _same_process(session, match["id"])
+            scope = _of_link(session, match["id"], notes)
         elif match["cells"]:
             grid, cells = True, int(match["cells"][:6])
         elif match["skip"]:
@@ -82,24 +91,47 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
             dump.target,
             text,
             DxOptions(depth, skip, native, verbose),
-            dump,
+            scope,
             functools.partial(current_start, session),
             dump.state.objects,
-            session.names,
+            session.names_in(scope),
             _title(session),
         )
         assigned = re.match(r"@\$\w+\s*=(?!=)", text)
-        return () if assigned else _told(view.grid(cells) if grid else view.lines())
+        return () if assigned else chain(notes, _told(view.grid(cells) if grid else view.lines()))
     except KdumpError as error:
         raise KdumpError(f"Error: {error}") from error
 
 
-def _same_process(session: Session, link: str) -> None:
-    """Links of the debugger's window name the process that they were shown in."""
-    process = session.current.process
+@dataclass(frozen=True)
+class _LinkScope:
+    """The current place, but for the process."""
+
+    memory: Memory
+    registers: Context | None
+    process: int | None
+    thread: int | None
+    processor: int | None
+
+
+def _of_link(session: Session, link: str, notes: list[str]) -> Scope:
+    """The place of a link of the debugger's window, which names the process that it was shown in."""
+    from volatility3_kdump.windows.processes.processes import read_process
+    from volatility3_kdump.windows.processes.user_mode import process_memory
+
+    dump = session.current
     typed = link.split(",")[2:]
-    if typed and process is not None and int(typed[0], 16) != process:
-        raise KdumpError(f"dx -id: the link is of process {typed[0]}; the current one is {process:x}: .process first")
+    if not typed or int(typed[0], 16) in (0, dump.process):
+        return dump
+    address = int(typed[0], 16)
+    try:
+        memory = process_memory(session.target, read_process(session.target, address))
+    except KdumpError:
+        memory = None
+    if memory is None:
+        notes.append(f"NOTE: dx -id: the process {typed[0]} is not in the dump: user mode is that of the current one")
+        return dump
+    return _LinkScope(memory, dump.registers, address, dump.thread, dump.processor)
 
 
 @command(

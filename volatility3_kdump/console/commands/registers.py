@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
+from volatility3_kdump.console.commands.evaluate import cpp_names
 from volatility3_kdump.console.commands.stacks import current_failure
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, word
@@ -31,12 +32,13 @@ _INTEGER, _SEGMENTS, _XMM, _XMM_INTEGERS = 0x3, 0x8, 0x40, 0x800
     "r",
     *("rM", "rX", "rF"),
     help="registers, and the code there",
-    usage="[M MASK | X | .] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
+    usage="[M MASK | X | . | ?] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
     own=True,
     options=(
         Option("M", "those of a mask (rm): rM 80 shows control registers", value="MASK"),
         Option("X", "the XMM registers"),
         Option("F", "x87 registers", refused="they are not read"),
+        Option("?", "$tN keeps the type of a C++ expression, for ?? and @@c++( )"),
         Option(".", "those that the current instruction uses"),
     ),
     examples=(
@@ -44,14 +46,20 @@ _INTEGER, _SEGMENTS, _XMM, _XMM_INTEGERS = 0x3, 0x8, 0x40, 0x800
         Example("r cr3"),
         Example("r xmm0:16ub, xmm1:d", "by element: ib ub iw uw id ud iq uq f d"),
         Example("r $t0=5", "sets a pseudo-register"),
+        Example("r? $t0=(nt!_EPROCESS *)@$proc", "with its type: ?? @$t0->UniqueProcessId"),
     ),
     plugin="trap",
 )
 def registers(session: Session, arguments: Arguments) -> Iterable[str]:
     text = (arguments.name[1:] + " " + arguments.text).strip() if arguments.name != "r" else arguments.text
+    if text.startswith("?"):
+        _assign_typed(session, arguments, text[1:].strip())
+        return
     assigned = _ASSIGNMENT.fullmatch(text)
     if assigned is not None:
-        session.state.variables[assigned[1].lower()] = session.calculate(assigned[2])
+        name = assigned[1].lower()
+        session.state.variables[name] = session.calculate(assigned[2])
+        session.state.typed.pop(name, None)
         return
     if text == ".":
         yield from _used(session)
@@ -73,6 +81,27 @@ def registers(session: Session, arguments: Arguments) -> Iterable[str]:
     if failure.recovered:
         yield f"Recovered by unwinding: {' '.join(failure.recovered)}"
     yield from shown_code(failure, session.target.memory.pointer_size, kd=False)
+
+
+def _assign_typed(session: Session, arguments: Arguments, text: str) -> None:
+    """``r? $t0 = EXPRESSION``: in MASM expressions the pseudo-register is the number, or where the structure lies."""
+    from volatility3_kdump.expressions.cpp_values import CppValue, address_in, loaded
+    from volatility3_kdump.views.cpp import evaluate_cpp
+
+    assigned = _ASSIGNMENT.fullmatch(text)
+    if assigned is None:
+        raise arguments.unknown(f"?{text}")
+    value = evaluate_cpp(assigned[2], cpp_names(session))
+    name = assigned[1].lower()
+    if isinstance(value, CppValue):
+        value = loaded(value)
+        session.state.variables[name] = address_in(value)
+        session.state.typed[name] = value
+    elif isinstance(value, (bool, int)):
+        session.state.variables[name] = int(value)
+        session.state.typed.pop(name, None)
+    else:
+        raise KdumpError("a pseudo-register holds a number or a pointer, no text and no floating point")
 
 
 def _mask_of(session: Session, match: re.Match[str]) -> int:
@@ -146,7 +175,8 @@ def _one_register(session: Session, name: str) -> str:
         digits = {"eflags": 8, "mxcsr": 8}.get(plain, 4 if len(plain) == 2 and plain.endswith("s") else 0)
         shown = "efl" if plain == "eflags" else plain
         return f"{shown}={value:0{digits or (8 if architecture == 'x86' else 16)}x}"
-    return f"{plain}={session.evaluate(f'@@masm(@{plain})' if session.state.cpp else f'@{plain}'):x}"
+    number = session.evaluate(f"@@masm(@{plain})" if session.state.cpp else f"@{plain}")
+    return f"{plain}={number:0{2 * session.target.memory.pointer_size if plain.startswith('$') else 1}x}"
 
 
 def _special(session: Session, name: str) -> str:
