@@ -106,7 +106,7 @@ _WORDS: dict[str, str] = {
     "sx sxd sxe sxi sxn sxr sx- sq ss so .prompt_on_event": _LIVE,
     "ld": "symbols load by themselves when they are needed; .reload /f MODULE loads one now",
     "c": "memory is not compared: s searches it, d shows it",
-    "dv dt_local x_local dtx !locals !for_each_local !for_each_frame !for_each_register": "local variables need "
+    "dv x_local dtx !locals !for_each_local !for_each_frame !for_each_register": "local variables need "
     "private "
     "symbols; kv and .frame /r show what is there",
     "#": "u and uf show code; s -b searches memory for its bytes",

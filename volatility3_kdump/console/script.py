@@ -21,6 +21,8 @@ _SCRIPT = re.compile(r"\$\$(<|>a?<)")
 _TOKEN = re.compile(r"\.(if|elsif|else|for|while|do|foreach|block|catch)(?![\w.])", re.IGNORECASE)
 _FOLLOWS = re.compile(r"[\s;]*\.(elsif|else)(?![\w.])", re.IGNORECASE)
 _GAP = re.compile(r"[\s;]*")
+#: A condition may say whose expression it is: ``.if @@(@$t0->Level) { ... }``.
+_EVALUATOR = re.compile(r"@@(?:masm|c\+\+)?(?=\()", re.IGNORECASE)
 _TWO_COMMANDS = re.compile(r"j\s", re.IGNORECASE)
 _LOOP = re.compile(r"z\s*\(", re.IGNORECASE)
 #: What each token is followed by: an argument in parentheses, a block in braces.
@@ -98,12 +100,14 @@ def closing(text: str, start: int) -> int:
     """Behind the bracket that closes the one at ``start``. Raises :class:`KdumpError` where there is none."""
     opener, closer = text[start], _CLOSING[text[start]]
     depth = 0
-    quoted = False
+    # Inside of an argument in quotes, \" begins and ends a text; inside of a text it is a part of it.
+    quoted: str | None = None
     position = start
     while position < len(text):
         character = text[position]
-        if character == '"' and not (quoted and text[position - 1] == "\\"):
-            quoted = not quoted
+        quote = '\\"' if text[position - 1 : position + 1] == '\\"' else character
+        if character == '"' and quoted in (None, quote):
+            quoted = quote if quoted is None else None
         elif quoted:
             pass
         elif opener == "(" and character == "{":
@@ -123,6 +127,10 @@ def part(text: str, start: int, opener: str) -> tuple[str, int] | None:
     """(what is in the brackets that follow, where they end); ``None`` where none follow."""
     gap = _GAP.match(text, start)
     begin = gap.end() if gap else start
+    evaluator = _EVALUATOR.match(text, begin) if opener == "(" else None
+    if evaluator is not None:
+        end = closing(text, evaluator.end())
+        return text[begin:end], end
     if text[begin : begin + 1] != opener:
         return None
     end = closing(text, begin)

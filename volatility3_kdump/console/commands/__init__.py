@@ -48,6 +48,8 @@ _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
 _EXTENSION = re.compile(r"^![\w*]+\.(?=\w)")
 #: A command on another processor: ``1k``, ``2r`` ("Multiprocessor Syntax").
 _ON_PROCESSOR = re.compile(r"^(\d{1,4})\s*((?:k[bcdfnpPvL]*|r[MXF.]?|dt)(?:\s.*)?)$", re.DOTALL)
+#: ``dt_EPROCESS``: a type may be glued to its command.
+_GLUED_TYPE = re.compile(r"^dt(?=_[A-Za-z])", re.IGNORECASE)
 _NAME = re.compile(r"[.!]?[A-Za-z_][\w.]*|[^\w\s]+")
 
 
@@ -155,7 +157,7 @@ def registry() -> dict[str, Command]:
 def find(text: str) -> tuple[Command, Arguments]:
     """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
     commands = registry()
-    text = _ON_PROCESSOR.sub(r"~\1 \2", text)
+    text = _ON_PROCESSOR.sub(r"~\1 \2", _GLUED_TYPE.sub("dt ", text))
     plain = _EXTENSION.sub("!", text)
     # A command may be registered with its library, where another has the name without it.
     for typed in dict.fromkeys((text, plain)):

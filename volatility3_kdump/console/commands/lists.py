@@ -18,6 +18,8 @@ _MOST_NESTED = 3
 _DEFAULT_COUNT, _DEFAULT_SIZE, _MOST_SIZE = 0x20, 2, 0x100
 _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
 _VARIABLE = re.compile(r"@?\$extret\b", re.IGNORECASE)
+#: In an argument in quotes a backslash stands before quotes and before itself.
+_ESCAPED = re.compile(r'\\(["\\])')
 _PLACE = re.compile(r"@#(process|thread)\b", re.IGNORECASE)
 
 
@@ -68,9 +70,9 @@ def display_list(session: Session, arguments: Arguments) -> Iterator[str]:
     "!list",
     help="commands for each element of a linked list; @$extret is the element",
     own=True,
-    usage='-t [MODULE!]TYPE.FIELD [-x "COMMANDS"] [-a "ARGUMENTS"] [-e] [-m MAX] ADDRESS',
+    usage='[-t [MODULE!]TYPE.FIELD] [-x "COMMANDS"] [-a "ARGUMENTS"] [-e] [-m MAX] ADDRESS',
     options=(
-        Option("-t", "the type of an element, and the field that links them", value="TYPE.FIELD"),
+        Option("-t", "the type and field that links them; else they begin with the link", value="TYPE.FIELD"),
         Option("-x", "commands for each; dp is the default", value='"COMMANDS"'),
         Option("-a", "what follows the address behind the commands", value='"ARGUMENTS"'),
         Option("-e", "shows each command"),
@@ -97,10 +99,11 @@ def for_each_element(session: Session, arguments: Arguments) -> Iterator[str]:
             raise arguments.unknown(given)
         else:
             operands.append(given)
-    if "-t" not in options or not operands:
-        raise KdumpError("!list needs -t TYPE.FIELD and the address of the first element (.help !list)")
+    if not operands:
+        raise KdumpError("!list needs the address of the first element (.help !list)")
     most = min(session.evaluate(options["-m"]), MOST_ELEMENTS) if "-m" in options else MOST_ELEMENTS
-    links = Links(session.current.memory, session.evaluate(" ".join(operands)), _offset(session, options["-t"]), most)
+    offset = _offset(session, options["-t"]) if "-t" in options else 0
+    links = Links(session.current.memory, session.evaluate(" ".join(operands)), offset, most)
     commands = options.get("-x", "dp")
     with _nested(session, "!list"):
         for element in links.elements():
@@ -181,7 +184,10 @@ def links_of(session: Session, arguments: Arguments) -> Iterator[str]:
 
 
 def _command(arguments: Arguments) -> str:
-    return (arguments.word("COMMANDS") or "").strip().strip('"')
+    typed = (arguments.word("COMMANDS") or "").strip()
+    if typed.startswith('"') and '\\"' in typed:
+        return _ESCAPED.sub(r"\1", typed[1:].removesuffix('"'))
+    return typed.strip('"')
 
 
 @command(

@@ -178,13 +178,13 @@ def _sorted(
     session: Session, wanted: _Wanted, description: TypeDescription | None
 ) -> tuple[list[str], list[str], list[str]]:
     """(fields, words of the address, names that are neither) of what stands behind the type."""
-    members = {member.name for member in description.members} if description is not None else set()
+    members = {member.name.lower() for member in description.members} if description is not None else set()
     prefix = "y" in wanted.letters
     fields: list[str] = []
     rest: list[str] = []
     unknown: list[str] = []
     for word in wanted.words:
-        first = re.split(r"[.\[]", word)[0]
+        first = re.split(r"[.\[]", word)[0].lower()
         is_member = first in members or (prefix and any(member.startswith(first) for member in members))
         if is_member or (len(word) > 1 and "*" in word) or word in wanted.named:
             fields.append(word)
