@@ -143,7 +143,7 @@ def test_a_module_in_short(session: Session) -> None:
     [
         ("!list -q", "!list knows no option -q"),
         ("!list -t", "!list -t needs a value"),
-        ("!list 5", "!list needs -t TYPE.FIELD and the address of the first element"),
+        ("!list -m 5", "!list needs the address of the first element"),
         ("!list -t nt!_LIST_ENTRY 5", "!list -t needs a field"),
         ("!dh 0", "headers are not in the dump, or are no PE headers"),
         ("!dh -q nt", "!dh knows no option -q"),
@@ -158,3 +158,19 @@ def test_a_module_in_short(session: Session) -> None:
 def test_what_is_refused(session: Session, line: str, error: str) -> None:
     (shown,) = answer(session, line)
     assert error in shown
+
+
+def test_lists_without_a_type(session: Session) -> None:
+    """``!list -x "dt nt!_X @$extret" ADDRESS``, as people type it: elements that begin with their link."""
+    typed = answer(session, '!list -t nt!_LIST_ENTRY.Flink -x "dps" -a "L2" nt!PsActiveProcessHead')
+    assert len(typed) > 10
+    assert answer(session, '!list -x "dps" -a "L2" nt!PsActiveProcessHead') == typed
+    assert answer(session, "!list")[0].startswith("!list needs the address of the first element")
+
+
+def test_quotes_inside_of_quotes(session: Session) -> None:
+    """The example of "!list": the semicolon belongs to the commands, not to the line."""
+    line = '!list "-t nt!_LIST_ENTRY.Flink -m 2 -e -x \\"dd @$extret l4; .echo next\\" nt!PsActiveProcessHead"'
+    lines = answer(session, line)
+    assert lines.count("dd @$extret l4; .echo next") == 2
+    assert lines.count("next") == 2

@@ -263,3 +263,21 @@ def test_types_from_a_pdb_alone(sample, isf_paths, tmp_path, monkeypatch: pytest
         expected = answer(from_isf, line)
         assert len(expected) > 1 or line.startswith("ln ")
         assert answer(from_pdb, line) == expected
+
+
+def test_a_type_glued_to_dt(session: Session) -> None:
+    assert answer(session, "dt_EPROCESS UniqueProcessId") == answer(session, "dt _EPROCESS UniqueProcessId")
+    assert answer(session, "dt_eprocess @$proc -y imagefilen") == answer(
+        session, "dt nt!_EPROCESS @$proc ImageFileName"
+    )
+
+
+def test_case_of_fields(session: Session) -> None:
+    """``dt ffffbf8eab1ea080 nt!_EPROCESS -y object`` showed ObjectTable."""
+    shown = answer(session, f"dt {session.evaluate('@$proc'):x} nt!_EPROCESS -y objectt")
+    assert [line.split()[1] for line in shown] == ["ObjectTable"]
+    assert answer(session, "dt nt!_EPROCESS @$proc OBJECTTABLE") == shown
+
+
+def test_an_exclamation_point_alone(session: Session) -> None:
+    assert answer(session, "dt -b !_CLIENT_ID") == answer(session, "dt -b nt!_CLIENT_ID")
