@@ -231,7 +231,9 @@ def _first_fields(crash: Crash) -> Iterator[str]:
         # KD has no line for the bits without words, which are among the keys where they have a name.
         yield from (f"  {_ATTRIBUTE_WORDS[name]}" for name in facts.attribute_names if name in _ATTRIBUTE_WORDS)
         yield ""
-    if facts.faulting_thread is not None and crash.crashed is not False:
+    # Where a rule says more of the thread, that line is the only one.
+    told = any(finding.tag == "FAULTING_THREAD" for finding in crash.reasoning.findings)
+    if facts.faulting_thread is not None and crash.crashed is not False and not told:
         yield from field("FAULTING_THREAD", f"{facts.faulting_thread:016x}")
     if crash.recorded.driver:
         yield from field("BUGCHECKING_DRIVER", crash.recorded.driver)

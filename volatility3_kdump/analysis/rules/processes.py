@@ -129,7 +129,7 @@ def _critical(case: Case, died: _Died) -> Reasoning:
     if name is None:
         where = died.process_address or died.thread
         why = target.memory.why_unreadable(where) if where is not None else ""
-    note = "" if process is None or process.pid is None else f"pid {process.pid}"
+    note = "" if process is None else _client_id(process)
     findings.append(Finding("CRITICAL_PROCESS", name or "not in the dump", died.process_address, note if name else why))
     what = f"the critical process {name or 'at ' + hex(died.process_address or died.thread or 0)}"
     subject = f"A thread of {what}" if died.thread is not None else what[0].upper() + what[1:]
@@ -209,6 +209,11 @@ def _status_words(status: int) -> str:
     return f"{constant}: {meaning}" if constant else meaning
 
 
+def _client_id(process: Process) -> str:
+    """A process's id as the debugger takes it: hexadecimal."""
+    return "" if process.pid is None else f"Cid {process.pid:04x}"
+
+
 def _terminator(case: Case, died: _Died, name: str | None) -> tuple[list[Finding], str | None]:
     """The process whose thread made the call that ended the critical one."""
     crashed = crash_process(case.target)
@@ -219,7 +224,7 @@ def _terminator(case: Case, died: _Died, name: str | None) -> tuple[list[Finding
         if status is not None and status >> 28 == _ERROR:
             return [], f"It ended itself, which with an error status mostly means that {name or 'it'} itself crashed."
         return [], "It ended itself."
-    finding = Finding("TERMINATING_PROCESS", crashed.name, crashed.address, f"pid {crashed.pid}")
+    finding = Finding("TERMINATING_PROCESS", crashed.name, crashed.address, _client_id(crashed))
     return [finding], f"It was ended by {crashed.name}, whose thread crashed the system: look there for the reason."
 
 
