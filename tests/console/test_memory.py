@@ -253,3 +253,15 @@ def test_small_memory_dumps(shared_data) -> None:
 def test_any_arguments_get_an_answer(session: Session, name: str, text: str) -> None:
     for _, line in zip(range(50), execute(session, f"{name} {text}"), strict=False):
         assert "\n" not in line
+
+
+def test_physical_memory(session: Session) -> None:
+    """``/p``, ``/p[c]``, ``/p[uc]`` of "d, da, db ...": the physical page behind a virtual address."""
+    translated = answer(session, "!vtop 0 @rsp")[-1]
+    physical = translated.split()[-1].rstrip(".")
+    virtual = [line.split("  ", 1)[1] for line in answer(session, "dd @rsp L8")]
+    for option in ("/p", "/p[c]", "/p[uc]"):
+        assert [line.split("  ", 1)[1] for line in answer(session, f"dd {option} {physical} L8")] == virtual
+    assert len(answer(session, f"dq /p /c 1 {physical} L3")) == 3
+    assert answer(session, f"dps /p {physical}")[0].startswith("dps /p: what is pointed to")
+    assert answer(session, f"dd /q {physical}")[0].startswith("dd knows no option /q: it takes ")

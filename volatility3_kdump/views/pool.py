@@ -122,8 +122,10 @@ def usage_grid(
     tag_file: str | None = None,
     verbose: bool = False,
     progress: Progress | None = None,
+    most: int | None = None,
 ) -> KdumpGrid:
-    """The use of pool by tag (``!poolused``): sorted by ``order``, only tags that fit the pattern ``tag``.
+    """The use of pool by tag (``!poolused``): sorted by ``order``, only tags that fit the pattern ``tag``, at ``most``
+    so many.
 
     Totals are those of all tags. ``tag_file`` is the path of a ``pooltag.txt``. Raises a :class:`KdumpError`.
     """
@@ -132,7 +134,7 @@ def usage_grid(
     _refuse_small(target, "the use of pool")
     owners = TagOwners(target, tag_file, progress)
     usage = read_usage(target, progress)
-    shown = _sorted([use for use in usage.tags if tag_fits(tag, use.tag)], order)
+    shown = _sorted([use for use in usage.tags if tag_fits(tag, use.tag)], order)[:most]
     owners.want([use.tag_value for use in shown])
     return USAGE.grid(
         _usage_rows(target, usage, shown, owners),

@@ -13,7 +13,7 @@ from volatility3_kdump.expressions import Range, TargetNames, parse_bounds, pars
 
 _LETTERS = ("a", "b", "c", "d", "D", "f", "p", "q", "s", "S", "u", "w", "W", "yb", "yd")
 _POINTED = tuple(f"{size}{what}" for size in "dpq" for what in "sapu")
-_COLUMNS = re.compile(r"/c\s*([0-9]+)\s*")
+_OPTION = re.compile(r"/(?:c\s*(?P<columns>[0-9]+)|p(?P<caching>\[(?:c|uc|wc)\])?)(?:\s+|$)")
 _SEARCH = re.compile(r"-(\[(?P<flags>[^\]]*)\])?(?P<kind>s[au]|[bwdqau])(?=\s)\s*")
 _LEAST = re.compile(r"l([0-9]+)")
 
@@ -22,9 +22,12 @@ _LEAST = re.compile(r"l([0-9]+)")
     "d",
     *(f"d{letters}" for letters in _LETTERS + _POINTED),
     help="memory as bytes, numbers, text, or pointers with symbols",
-    usage="[/c COLUMNS] [ADDRESS [LCOUNT | END]]",
+    usage="[/c COLUMNS] [/p] [ADDRESS [LCOUNT | END]]",
     own=True,
-    options=(Option("/c", "how many in a line", value="COLUMNS"),),
+    options=(
+        Option("/c", "how many in a line", value="COLUMNS"),
+        Option("/p", "ADDRESS is a physical one; /p[c], /p[uc], /p[wc] are the same in a dump"),
+    ),
     examples=(Example("dd @rsp L8"), Example("dps @rsp", "pointers with their symbols")),
     plugin="memory",
 )
@@ -34,16 +37,26 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
 
     state = session.state
     layout = arguments.name[1:] or state.data_format
-    rest, columns = arguments.text, None
-    match = _COLUMNS.match(rest)
-    if match is not None:
-        rest, columns = rest[match.end() :], int(match[1][:4])
+    rest, columns, physical = arguments.text, None, False
+    while match := _OPTION.match(rest):
+        rest = rest[match.end() :]
+        if match["columns"]:
+            columns = int(match["columns"][:4])
+        else:
+            physical = True
+    if rest.startswith("/"):
+        raise arguments.unknown(rest.split()[0])
+    if physical and session.target.physical_layer_name is None:
+        raise KdumpError(f"{session.target.name}: a small memory dump holds no physical memory")
+    if physical and layout in _POINTED:
+        raise KdumpError(f"{arguments.name} /p: what is pointed to has no physical address: !d shows memory")
     wanted, rest = parse_bounds(rest, session.names, state.radix)
     if rest:
         raise KdumpError(f"Extra character error at '{rest[:40]}'")
     if wanted is None:
         wanted = Range(session.evaluate("$ip") if state.data is None else state.data)
-    view = MemoryView(session.target, wanted, layout, session.current.memory, columns)
+    memory = session.target.physical_memory if physical else session.current.memory
+    view = MemoryView(session.target, wanted, layout, memory, columns)
     state.data_format = layout
     yield from view.lines()
     state.data = view.next

@@ -250,6 +250,7 @@ def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[st
 @command(
     "!poolused",
     help="pool by tag",
+    options=(Option("/t", "the first COUNT tags only, as in /t5", value="COUNT", glued=True),),
     arguments=(
         flags(
             Bit(_VERBOSE, "allocations and frees too"),
@@ -266,7 +267,11 @@ def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
     wanted = arguments.number("FLAGS") or 0
     order = "nonpaged" if wanted & _BY_NONPAGED else "paged" if wanted & _BY_PAGED else "tag"
     tag, verbose = arguments.word("TAG"), bool(wanted & _VERBOSE)
-    return usage_grid(session.target, order, tag, None, verbose, session.progress).kd_lines()
+    counted = arguments.option("/t")
+    if counted is not None and not counted.isdecimal():
+        raise KdumpError("!poolused /t needs a number of tags: /t5")
+    most = None if counted is None else int(counted[:9])
+    return usage_grid(session.target, order, tag, None, verbose, session.progress, most).kd_lines()
 
 
 @command(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer
 from volatility3_kdump.windows.processes import process_lists, processes
+from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.starts import thread_start
@@ -101,12 +102,21 @@ class StackList:
 
 
 def threads_with_stacks(target: Target, progress: Progress | None = None) -> Iterator[ListedThread]:
-    """Every thread of every process, by process. Raises :class:`SymbolsNotFound` where they cannot be listed."""
+    """Every thread of every process, by process, and the one that crashed where no list of the dump has it.
+
+    Raises :class:`SymbolsNotFound` where they cannot be listed.
+    """
     require_symbols(target, "the threads", "_ETHREAD")
+    crashed = crash_thread(target)
     addresses = process_lists.process_addresses(target)
     for index, address in enumerate(addresses):
         if progress is not None:
             progress(100 * index / len(addresses), "Walking stacks")
         process = processes.read_process(target, address)
         for thread in process_lists.thread_addresses(target, address):
+            if crashed is not None and crashed.address == thread:
+                crashed = None
             yield ListedThread(target, read_thread(target, thread), process)
+    if crashed is not None:
+        owner = processes.read_process(target, crashed.process) if crashed.process else None
+        yield ListedThread(target, crashed, owner)
