@@ -372,7 +372,8 @@ class Target:
         """Names for addresses in kernel modules."""
         nt = self.nt if self.has_names else None
         tables = {self.kernel.base: nt} if self.kernel is not None and nt is not None else {}
-        return AddressNames(self.modules, tables, self.symbol_sources.find, self.images.headers_of)
+        sources = self.symbol_sources
+        return AddressNames(self.modules, tables, sources.find, self.images.headers_of, sources.lines)
 
     def name_of(self, address: int) -> str | None:
         """``module!symbol+offset`` or ``module+offset``; ``None`` outside every module."""

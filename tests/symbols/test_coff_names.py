@@ -15,7 +15,8 @@ from volatility3_kdump.images.coff import CoffFile
 from volatility3_kdump.images.image_files import FileImage
 from volatility3_kdump.options import Options
 from volatility3_kdump.stores.paths import SearchPath
-from volatility3_kdump.symbols.coff_names import demangled, dwarf_functions, names_of
+from volatility3_kdump.symbols.coff_names import demangled, names_of
+from volatility3_kdump.symbols.dwarf import dwarf_functions
 from volatility3_kdump.target import Target
 
 GCC, NM, OBJCOPY, STRIP = (f"x86_64-w64-mingw32-{tool}" for tool in ("gcc", "nm", "objcopy", "strip"))

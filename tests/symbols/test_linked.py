@@ -147,6 +147,33 @@ def test_a_module_off_the_stack_is_got_when_it_is_looked_at(
     assert any("hal (no symbols)" in line for line in answer(session, ".reload /f hal"))
 
 
+@pytest.mark.thorough  # links a kernel, for ten seconds
+def test_source_lines_of_the_stack(made: MadeMachine) -> None:
+    """The made driver's lines are 100 for a prologue, then 110, 120 and so on for what its body has."""
+    session = Session(Options(symbol_path=str(made.dump.parent), image_path=""))
+    session.open(str(made.dump))
+    assert not [line for line in answer(session, "k") if "made.c" in line]
+    assert answer(session, ".lines") == ["Line number information will be loaded"]
+    shown = answer(session, "kv")
+    places = [line.split(" : ")[-1] for line in shown if "made.c" in line]
+    assert places == [
+        "myfault!HighIrqlFault+0x31 [C:\\src\\made.c @ 190]",
+        "myfault!DoFault+0xbd [C:\\src\\made.c @ 110]",
+        "myfault!DeviceControl+0x61 [C:\\src\\made.c @ 120]",
+    ]
+    assert not [line for line in answer(session, "kL") if "made.c" in line]
+    assert answer(session, "ln myfault!DoFault+1")[0].startswith("[C:\\src\\made.c @ 100] (fffff800`60da1c80) ")
+    lines = [line for line in answer(session, "!analyze -v") if line.startswith("FAULTING_SOURCE")]
+    assert lines == [
+        "FAULTING_SOURCE_LINE:  C:\\src\\made.c",
+        "FAULTING_SOURCE_FILE:  C:\\src\\made.c",
+        "FAULTING_SOURCE_LINE_NUMBER:  190",
+    ]
+    assert (
+        answer(session, ".lines -t") == answer(session, ".lines -d") == ["Line number information will not be loaded"]
+    )
+
+
 def made_address(made: MadeMachine, name: str) -> str:
     address = TOY_BASE + publics(made.drivers["toy"])[name]
     return f"{address >> 32:08x}`{address & 0xFFFFFFFF:08x}"

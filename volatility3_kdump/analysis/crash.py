@@ -36,6 +36,7 @@ from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
+    from volatility3_kdump.symbols.lines import SourceLine
     from volatility3_kdump.target import Target
 
 
@@ -77,6 +78,12 @@ class Crash:
     interrupted: str | None = None
     no_bug_check: str | None = None
     crashed: bool | None = True
+
+    @property
+    def source(self) -> SourceLine | None:
+        """The source line of the frame that is blamed; ``None`` where none is, or its symbols have no lines."""
+        number = self.verdict.frame
+        return self.stack.frames[number].line if number is not None and 0 <= number < len(self.stack.frames) else None
 
 
 def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:

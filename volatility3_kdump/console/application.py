@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", dest="verbose", action="store_true", help="say more: warnings, tracebacks of mistakes")
     parser.add_argument("-q", dest="quiet", action="store_true", help="answers only; status 1 if a command failed")
     parser.add_argument("-n", dest="noisy", action="store_true", help="tell where symbols are looked for: !sym noisy")
+    parser.add_argument("-lines", dest="lines", action="store_true", help="show source lines in k and ln: .lines")
     parser.add_argument("-version", action="version", version=banner.title(), help="show the version and leave")
     parser.add_argument("-c", dest="commands", metavar="COMMANDS", help='commands to begin with: "!analyze -v;q"')
     parser.add_argument("-cf", dest="script", metavar="FILE", help="a file of commands to begin with")
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         offline=options.offline or None,
     )
     session = Session(opening_options, options.verbose)
-    session.noisy, session.quiet = options.noisy, options.quiet
+    session.noisy, session.quiet, session.lines = options.noisy, options.quiet, options.lines
     session.most_steps = options.steps or (None if sys.stdin.isatty() else _MOST_STEPS)
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):

@@ -16,7 +16,7 @@ _HARDWARE = "shows hardware, whose state is not in a dump"
 _PRIVATE = "needs types that public symbols do not have"
 _USER = "is for programs in user mode; !peb, !teb and !dlls show what a kernel dump holds of them"
 _WINDOWS = "belongs to the debugger's window"
-_SOURCE = "source lines are not read: lm, ln and u show modules, symbols and code"
+_SOURCE = "source files are not read; .lines shows which lines the symbols name, in k and ln"
 _DEBUGGER = "steers the debugger itself, and has nothing to do here"
 _REMOTE = "no other debugger connects to this prompt"
 _MANAGED = "managed code is not read: SOS needs the runtime's own library"
@@ -89,7 +89,7 @@ _WORDS: dict[str, str] = {
     "!clrstack !dumpheap !dumpobj !sos !eestack !eeheap !pe !gcroot !clrthreads !dumpmt": _MANAGED,
     "!ntprocessor !kdext !kdexts !help !ext": ".help lists the commands, .help COMMAND says more of one",
     # sources, windows, remote
-    ".lines lsa ls lsf lsc lsp l+ l-": _SOURCE,
+    "lsa ls lsf lsc lsp l+ l-": _SOURCE,
     ".srcpath .lsrcpath .srcfix .srcnoisy .open .lsrcfix !lines .jdinfo !srcpath": _SOURCE,
     ".settings .prefer_dml .wtitle .cls .beep .sleep .ofilter .browse .ocommand .write_cmd_hist .outmask": _WINDOWS,
     ".tabs .lines_of .fontsize .quit_lock .first": _WINDOWS,

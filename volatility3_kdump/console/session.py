@@ -194,6 +194,8 @@ class Session:
         self.verbose = verbose
         #: ``!sym noisy``: every place that is asked for symbols and images is told.
         self.noisy = False
+        #: ``.lines``: source lines are shown where symbols have them.
+        self.lines = False
         self.progress: Progress | None = None
         self.dumps: list[OpenDump] = []
         self.index = 0

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 #: What each does in the debugger, or why it does nothing here, and whether a value follows.
 _NOTHING = {
-    "-lines": ("source lines are not read", False),
     "-noio": ("there is always input and output", False),
     "-noshell": ("no other programs are ever run", False),
     "-nosqm": ("nothing is ever reported", False),

@@ -11,6 +11,7 @@ from volatility3_kdump.wildcards import Wildcard
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
+    from volatility3_kdump.symbols.lines import SourceLine
     from volatility3_kdump.symbols.names import AddressNames
 
 
@@ -29,13 +30,15 @@ class Symbol(NamedTuple):
 @dataclass(frozen=True)
 class Nearby:
     """What lies around an address: the nearest symbol at or below it, the next one above it in the same module, and
-    all that stand at the address itself. ``below`` is ``None`` where the module has no symbol there."""
+    all that stand at the address itself. ``below`` is ``None`` where the module has no symbol there, ``line`` where
+    symbols have no source line."""
 
     address: int
     module: Module
     below: Symbol | None
     above: Symbol | None
     exact: tuple[Symbol, ...]
+    line: SourceLine | None = None
 
 
 def modules_like(names: AddressNames, pattern: str) -> list[Module]:
@@ -85,7 +88,8 @@ def nearby(names: AddressNames, address: int) -> Nearby | None:
         )
     table = names.table_of(module)
     exact = [name for at, name in table.symbols if at == rva] if table is not None else []
-    return Nearby(address, module, below, above, tuple(_symbol(names, module, rva, name) for name in exact))
+    at_address = tuple(_symbol(names, module, rva, name) for name in exact)
+    return Nearby(address, module, below, above, at_address, names.line_of(address))
 
 
 def _symbol(names: AddressNames, module: Module, rva: int, name: str) -> Symbol:

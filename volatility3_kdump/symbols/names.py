@@ -18,12 +18,15 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import PAGE_SIZE
+from volatility3_kdump.symbols.lines import Lines, SourceLine
 from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: Sources that may have source lines.
+_WITH_LINES = frozenset({"pdb", "coff"})
 #: Below this many addresses, one by one is quicker than arrays.
 _FEW = 256
 #: What the debugger's ``lm`` says about the symbols of a module, by their source. A table is a PDB in another form.
@@ -86,11 +89,13 @@ class AddressNames:
         tables: Mapping[int, Layouts],
         find: Callable[[Module], tuple[SymbolTable | None, str]] | None = None,
         headers_of: Callable[[Module], PeImage | None] | None = None,
+        lines: Callable[[Module, SymbolTable], Lines | None] | None = None,
     ) -> None:
         """``tables`` maps a module's base address to its symbol table.
 
         ``find`` gives the symbols of the other modules, and where they come from or why there are none; ``headers_of``
-        the headers of an image, whose sections a symbol does not reach across.
+        the headers of an image, whose sections a symbol does not reach across; ``lines`` the source lines of a module
+        in what names it.
         """
         #: The modules in load order.
         self.modules = tuple(modules)
@@ -99,6 +104,8 @@ class AddressNames:
         self._tables = tables
         self._find = find
         self._headers_of = headers_of
+        self._find_lines = lines
+        self._lines: dict[int, Lines | None] = {}
         self._prepared: list[_Prepared | None] = [None] * len(self._modules)
 
     def module_of(self, address: int) -> Module | None:
@@ -176,6 +183,22 @@ class AddressNames:
         """As :meth:`lookup`, as KD writes it."""
         name = self.lookup(address)
         return None if name is None else str(name)
+
+    def line_of(self, address: int, call_site: bool = False) -> SourceLine | None:
+        """The source line of an address, of a return address that of the call; ``None`` where none is recorded.
+
+        Nothing is looked for that the names of the module do not come from.
+        """
+        place = address - 1 if call_site else address
+        module = self.module_of(place)
+        if module is None or self._find_lines is None:
+            return None
+        if module.base not in self._lines:
+            table = self.table_of(module)
+            named = table is not None and table.source in _WITH_LINES
+            self._lines[module.base] = self._find_lines(module, table) if named and table is not None else None
+        lines = self._lines[module.base]
+        return None if lines is None else lines.line_of(place - module.base)
 
     def status_of(self, module: Module) -> str:
         """The state of a module's symbols, nothing being searched for it.

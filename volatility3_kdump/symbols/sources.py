@@ -12,10 +12,12 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import code_view
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.stores.paths import SearchPath
-from volatility3_kdump.symbols.coff_names import names_of
+from volatility3_kdump.symbols.coff_names import lines_of, names_of
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.isf import load_table
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity
+from volatility3_kdump.symbols.lines import Lines
+from volatility3_kdump.symbols.pdb.lines import load_lines
 from volatility3_kdump.symbols.pdb.names import find_pdb
 from volatility3_kdump.symbols.pdb.undecorate import LITERAL, LITERAL_NAME, undecorate_cpp
 from volatility3_kdump.symbols.types import TypeTable
@@ -111,6 +113,14 @@ class SymbolSources:
             return None, missing
         partly = "" if exported.complete else ", parts of which are not in the dump"
         return exported, f"{exported.origin}{partly}; {missing}"
+
+    def lines(self, module: Module, table: SymbolTable) -> Lines | None:
+        """The source lines of a module, in the file that gave its names; ``None`` where it has none."""
+        if table.source == "pdb":
+            identity = self.identity_of(module)
+            return None if identity is None else load_lines(Path(table.origin), identity)
+        file = self._image_of(module).image_file() if table.source == "coff" else None
+        return None if file is None else lines_of(file, Path(table.origin))
 
     def types(self, module: Module) -> TypeTable | None:
         """The types of a module, from an ISF table or its PDB; ``None`` when neither is at hand."""

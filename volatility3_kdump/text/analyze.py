@@ -316,9 +316,13 @@ def _black_boxes(crash: Crash) -> Iterator[str]:
 
 
 def _last_fields(crash: Crash) -> Iterator[str]:
-    verdict, facts = crash.verdict, crash.facts
+    verdict, facts, source = crash.verdict, crash.facts, crash.source
     offset = verdict.function_offset
     for tag, value in (
+        # KD has the path twice.
+        ("FAULTING_SOURCE_LINE", None if source is None else source.file),
+        ("FAULTING_SOURCE_FILE", None if source is None else source.file),
+        ("FAULTING_SOURCE_LINE_NUMBER", None if source is None else str(source.line)),
         ("SYMBOL_NAME", verdict.symbol_name),
         ("MODULE_NAME", verdict.module_name),
         ("IMAGE_NAME", verdict.image_name),

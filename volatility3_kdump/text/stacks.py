@@ -56,8 +56,8 @@ def header(layout: str, size: int = 8) -> str:
     return (_HEADERS if size == 8 else _HEADERS_32)[layout]
 
 
-def rows(stack: Stack, layout: str, size: int = 8) -> Iterator[str]:
-    """The rows of a layout, without its heading, for pointers of ``size`` bytes.
+def rows(stack: Stack, layout: str, size: int = 8, lines: bool = False) -> Iterator[str]:
+    """The rows of a layout, without its heading, for pointers of ``size`` bytes; ``lines`` adds source lines.
 
     The first frame that a scan found is marked as KD marks missing unwind data.
     """
@@ -66,14 +66,14 @@ def rows(stack: Stack, layout: str, size: int = 8) -> Iterator[str]:
         if frame is None:
             yield _SCANNED
         elif layout == EMBEDDED_ARGUMENTS:
-            yield row(frame, "kv", size).partition(" ")[2]
+            yield row(frame, "kv", size, lines).partition(" ")[2]
         elif layout == "kf":
             place = frame.fp if size == 4 else frame.sp
-            number, _, rest = row(frame, "k", size).partition(" ")
+            number, _, rest = row(frame, "k", size, lines).partition(" ")
             yield f"{number}{_distance(above, place):>10} {rest}"
             above = place
         else:
-            yield row(frame, layout, size)
+            yield row(frame, layout, size, lines)
 
 
 def _distance(above: int | None, place: int | None) -> str:
@@ -93,25 +93,29 @@ def _warned(stack: Stack) -> Iterator[Frame | None]:
         yield frame
 
 
-def row(frame: Frame, layout: str, size: int = 8) -> str:
+def row(frame: Frame, layout: str, size: int = 8, lines: bool = False) -> str:
     """One row of a layout."""
     site = call_site(frame, size)
     if layout == "kc":
         # Only the names, as documented: no offset, but where the module is all that is known.
         name = frame.name
         return f"{frame.number:02x} {site if name is None or name.symbol is None else f'{name.module}!{name.symbol}'}"
+    if layout in ("kv", EMBEDDED):
+        site += trap_note(frame, size)
+    if lines:
+        site += source_note(frame)
     back = pointer(_cut(frame.return_address or 0, size), size)
     if size == 4:
         return _narrow_row(frame, layout, back, site)
     child = pointer(None if frame.sp is None else _cut(frame.sp, size), size)
     if layout == EMBEDDED:
-        return f"{child} {back}{_GAP}{site}{trap_note(frame, size)}"
+        return f"{child} {back}{_GAP}{site}"
     if layout in ("k", "kn"):
         return f"{frame.number:02x} {child} {back}{_GAP}{site}"
     arguments = " ".join(pointer(value or 0, size) for value in frame.arguments)
     if layout == "kb":
         return f"{frame.number:02x} {back}{_GAP}: {arguments} : {site}"
-    return f"{frame.number:02x} {child} {back}{_GAP}: {arguments} : {site}{trap_note(frame, size)}"
+    return f"{frame.number:02x} {child} {back}{_GAP}: {arguments} : {site}"
 
 
 def _narrow_row(frame: Frame, layout: str, back: str, site: str) -> str:
@@ -120,7 +124,7 @@ def _narrow_row(frame: Frame, layout: str, back: str, site: str) -> str:
         parts.insert(0, f"{frame.number:02x}")
     if layout in ("kb", "kv"):
         parts += [pointer(value or 0, 4) for value in frame.arguments[:_ARGUMENTS_32]]
-    return " ".join([*parts, site]) + (trap_note(frame, 4) if layout in ("kv", EMBEDDED) else "")
+    return " ".join([*parts, site])
 
 
 def stack_text(stack: Stack, size: int = 8) -> Iterator[str]:
@@ -133,6 +137,11 @@ def call_site(frame: Frame, size: int = 8) -> str:
     """``nt!KiPageFault+0x469``, or the bare address where no module holds it."""
     name = frame.name
     return f"0x{pointer(_cut(frame.ip, size), size)}" if name is None else str(name)
+
+
+def source_note(frame: Frame) -> str:
+    """`` [C:\\src\\driver.c @ 120]``, empty where no line is known."""
+    return "" if frame.line is None else f" [{frame.line}]"
 
 
 def trap_note(frame: Frame, size: int = 8) -> str:

@@ -18,15 +18,16 @@ def listed(symbol: Symbol, size: int = 8) -> str:
     return f"{pointer(symbol.address, size)} {described(symbol)}"
 
 
-def nearest(found: Nearby, size: int = 8) -> Iterator[str]:
-    """The lines of ``ln``."""
+def nearest(found: Nearby, size: int = 8, lines: bool = False) -> Iterator[str]:
+    """The lines of ``ln``; ``lines`` adds the source line."""
+    source = f"[{found.line}] " if lines and found.line is not None else ""
     if found.below is None:
         offset = found.address - found.module.base
-        yield f"({pointer(found.module.base, size)})   {found.module.name}+{offset:#x}"
+        yield f"{source}({pointer(found.module.base, size)})   {found.module.name}+{offset:#x}"
     else:
         distance = found.address - found.below.address
         offset_text = f"+{distance:#x}" if distance else ""
-        line = f"({pointer(found.below.address, size)})   {found.below}{offset_text}"
+        line = f"{source}({pointer(found.below.address, size)})   {found.below}{offset_text}"
         yield f"{line}   |  ({pointer(found.above.address, size)})   {found.above}" if found.above else line
     if found.exact:
         yield "Exact matches:"

@@ -139,6 +139,7 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
     bucket = "the debugger's, which goes by the stack" if judged is not None and judged.acquits else ""
     for field, value, note in (
         ("Symbol", verdict.symbol_name, (verdict.runner_up_rule or "") if place else verdict.rule),
+        ("Source line", str(crash.source) if crash.source is not None else None, ""),
         ("Module", verdict.module_name, ""),
         ("Image", verdict.image_name, crash.image_version or ""),
         ("Rule", verdict.rule if verdict.symbol_name is None else None, ""),

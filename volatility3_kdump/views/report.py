@@ -275,6 +275,8 @@ def _stack(target: Target, crash: Crash) -> dict[str, Any]:
                 "trap_frame": _hex(frame.trap_frame),
                 "trust": frame.trust,
                 "part": frame.part or None,
+                "source_file": frame.line.file if frame.line else None,
+                "source_line": frame.line.line if frame.line else None,
             }
         )
     return {

@@ -44,6 +44,8 @@ _FRAME = Part[Any](
         key(_argument(index), "what stands where the callee keeps its arguments")
         for index, key in enumerate(keys.ARGUMENTS)
     ),
+    keys.SOURCE_FILE(lambda frame: BLANK if frame.line is None else frame.line.file),
+    keys.SOURCE_LINE(lambda frame: BLANK if frame.line is None else frame.line.line),
 )
 STACKS = Table("kdump.stack", OWNER, _WALKED, _FRAME)
 
@@ -55,10 +57,14 @@ def stack_grid(
     most: int,
     unique: bool = False,
     progress: Progress | None = None,
+    lines: bool = False,
 ) -> KdumpGrid:
-    """The stacks asked for, one row a frame and one for where a backtrace ends early."""
+    """The stacks asked for, one row a frame and one for where a backtrace ends early.
+
+    ``lines`` shows source lines in KD's text as well.
+    """
     listed = StackList(target, requests, most, unique, progress)
-    return STACKS.grid(_rows(target, listed), lambda: _kd_lines(target, listed, layout))
+    return STACKS.grid(_rows(target, listed), lambda: _kd_lines(target, listed, layout, lines))
 
 
 def _rows(target: Target, listed: StackList) -> Iterator[Row]:
@@ -71,7 +77,7 @@ def _rows(target: Target, listed: StackList) -> Iterator[Row]:
             yield STACKS.row(0, head, CallSite=f"({walked.stack.end})", Trust="end")
 
 
-def _kd_lines(target: Target, listed: StackList, layout: str) -> Iterator[str]:
+def _kd_lines(target: Target, listed: StackList, layout: str, lines: bool) -> Iterator[str]:
     for number, walked in enumerate(listed.stacks):
         request, stack, count = walked.request, walked.stack, walked.count
         if number:
@@ -84,7 +90,7 @@ def _kd_lines(target: Target, listed: StackList, layout: str) -> Iterator[str]:
             yield f"No stack: {stack.end}"
             continue
         yield text.header(layout, target.memory.pointer_size)
-        yield from text.rows(stack, layout, target.memory.pointer_size)
+        yield from text.rows(stack, layout, target.memory.pointer_size, lines)
         if not stack.complete and len(stack.frames) < listed.most:
             yield f"Stack ends here: {stack.end}"
         for remark in stack.remarks:

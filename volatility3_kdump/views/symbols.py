@@ -26,6 +26,8 @@ SYMBOLS = table(
     Column("IsCode", FLAG, "whether it lies in a section with code", {Symbol: lambda symbol: symbol.code}),
     Column("Distance", HEX, "bytes from it to the address that was asked for"),
     keys.END({Module: lambda module: module.end}),
+    keys.SOURCE_FILE(more="of the address that was asked for"),
+    keys.SOURCE_LINE(),
 )
 
 
@@ -62,18 +64,23 @@ def matching_grid(target: Target, pattern: str, by_name: bool = False, addresses
     return SYMBOLS.grid(rows(), lines)
 
 
-def nearest_grid(target: Target, address: int) -> KdumpGrid:
-    """The symbols around an address. Raises :class:`KdumpError` for one that is in no loaded module."""
+def nearest_grid(target: Target, address: int, lines: bool = False) -> KdumpGrid:
+    """The symbols around an address, and with ``lines`` its source line in KD's text as well.
+
+    Raises :class:`KdumpError` for one that is in no loaded module.
+    """
     neighbours = nearby(target.names, address)
     if neighbours is None:
         raise KdumpError(f"{address:x} is in no loaded module")
-    return SYMBOLS.grid(_near_rows(neighbours), lambda: text.nearest(neighbours, target.memory.pointer_size))
+    return SYMBOLS.grid(_near_rows(neighbours), lambda: text.nearest(neighbours, target.memory.pointer_size, lines))
 
 
 def _near_rows(found: Nearby) -> Iterator[Row]:
     for kind, symbol in (("below", found.below), ("above", found.above), *(("exact", same) for same in found.exact)):
         if symbol is not None:
             distance: object = found.address - symbol.address if kind != "above" else BLANK
-            yield SYMBOLS.row(0, symbol, Kind=kind, Distance=distance)
+            line = found.line if kind != "above" else None
+            place: dict[str, object] = {} if line is None else {"SourceFile": line.file, "SourceLine": line.line}
+            yield SYMBOLS.row(0, symbol, Kind=kind, Distance=distance, **place)
     if found.below is None:
         yield SYMBOLS.row(0, found.module, Distance=found.address - found.module.base)

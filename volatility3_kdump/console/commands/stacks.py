@@ -95,7 +95,8 @@ def _set_failure(dump: OpenDump, failure: Failure, start: Start) -> None:
         Option("c", "names only"),
         Option("f", "with the frames' sizes"),
         Option("n", "with the frames' numbers"),
-        Option("p P L M D", "accepted, as in KD; they change nothing without private symbols"),
+        Option("L", "without source lines, which .lines turns on"),
+        Option("p P M D", "accepted, as in KD; they change nothing without private symbols"),
         Option("=", "from there", value="[BASE] STACK IP"),
     ),
     examples=(Example("kv"), Example("kn 5", "five frames"), Example("k = @rsp @rip")),
@@ -118,7 +119,8 @@ def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
     state = session.state
     set_before = state.start is not None or start is not None
     request = Request(LAST_SET_CONTEXT if set_before else None, session.current.thread, start or current_start(session))
-    return stack_grid(target, [request], layout, count or state.frames).kd_lines()
+    lines = session.lines and "L" not in options
+    return stack_grid(target, [request], layout, count or state.frames, lines=lines).kd_lines()
 
 
 @command(

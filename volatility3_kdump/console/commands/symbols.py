@@ -1,4 +1,4 @@
-"""Commands over symbols: ``x`` and ``ln``."""
+"""Commands over symbols: ``x``, ``ln`` and ``.lines``."""
 
 from __future__ import annotations
 
@@ -120,7 +120,23 @@ def nearest(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.symbols import nearest_grid
 
     _, place = _options(arguments, "D")
-    return nearest_grid(session.target, session.evaluate(place or "@$ip")).kd_lines()
+    return nearest_grid(session.target, session.evaluate(place or "@$ip"), session.lines).kd_lines()
+
+
+@command(
+    ".lines",
+    help="turns source lines in k and ln on or off",
+    options=(
+        Option("-e", "on"),
+        Option("-d", "off"),
+        Option("-t", "on if they are off, off if they are on: as without an option"),
+    ),
+    examples=(Example(".lines"), Example(".lines -e", "source lines in k and ln")),
+)
+def source_lines(session: Session, arguments: Arguments) -> Iterator[str]:
+    """Symbols have them where the linker wrote them: private PDB files, and the DWARF of gcc, clang and Rust."""
+    session.lines = arguments.has("-e") or (not arguments.has("-d") and not session.lines)
+    yield f"Line number information will {'' if session.lines else 'not '}be loaded"
 
 
 def _options(arguments: Arguments, known: str, refused: str = "") -> tuple[str, str]:

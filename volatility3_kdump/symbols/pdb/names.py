@@ -21,6 +21,7 @@ from volatility3_kdump.stores.paths import SearchPath, safe_file_name
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.msf import CorruptPdb, MsfFile
 from volatility3_kdump.symbols.pdb.undecorate import undecorate
+from volatility3_kdump.symbols.rust_names import rust_name
 
 _INFORMATION_STREAM, _TYPE_STREAM, _DEBUG_STREAM = 1, 2, 3
 #: Signature, version, age, streams of global, public and all symbols, sizes of the parts that follow, flags, machine.
@@ -49,6 +50,8 @@ _IN_MODULES = {
     0x1102: (_THUNK, 16, 25),  # S_THUNK32
 }
 _MOST_SYMBOLS = 4_000_000
+_MOST_LINE_BYTES = 1 << 29
+_NAMES_SIGNATURE = 0xEFFEEFFE
 _RECORD = struct.Struct("<HH")
 _PLACE = struct.Struct("<IH")
 
@@ -193,16 +196,16 @@ class PdbFile:
             for at in range(0, len(data) - _SECTION_HEADER + 1, _SECTION_HEADER)
         ]
 
-    def _modules(self) -> Iterator[tuple[int, int]]:
-        """(stream, bytes of symbols) of each module that has symbols."""
+    def _modules(self) -> Iterator[tuple[int, int, int, int]]:
+        """(stream, bytes of symbols, of C11 and of C13 line information) of each module that has a stream."""
         data = self._part(0)
         position = 0
         for _ in range(_MOST_MODULES):
             if position + _MODULE_HEADER > len(data):
                 return
-            stream, size = struct.unpack_from("<HI", data, position + 34)
-            if stream != _NO_STREAM and size > 4:
-                yield stream, size
+            stream, size, old, new = struct.unpack_from("<HIII", data, position + 34)
+            if stream != _NO_STREAM:
+                yield stream, size, old, new
             end = data.find(b"\0", position + _MODULE_HEADER)
             end = data.find(b"\0", end + 1) if end >= 0 else -1
             if end < 0:
@@ -212,8 +215,8 @@ class PdbFile:
     def _of_modules(self) -> Iterator[tuple[int, int, int, str]]:
         kinds = frozenset(_IN_MODULES)
         count = 0
-        for stream, size in self._modules():
-            data = self._msf.read(stream, size) or b""
+        for stream, size, _, _ in self._modules():
+            data = (self._msf.read(stream, size) or b"") if size > 4 else b""
             for kind, record in _records(data, 4, kinds):
                 rank, place, name = _IN_MODULES[kind]
                 if len(record) > name:
@@ -222,6 +225,28 @@ class PdbFile:
                         raise CorruptPdb(f"it names more than {_MOST_SYMBOLS:,} procedures")
                     offset, segment = _PLACE.unpack_from(record, place)
                     yield rank, offset, segment, _text(record, name)
+
+    def line_information(self) -> Iterator[bytes]:
+        """The C13 line information of each module that has some, behind its symbols."""
+        total = 0
+        for stream, symbols, old, new in self._modules():
+            if not new:
+                continue
+            total += symbols + old + new
+            if total > _MOST_LINE_BYTES:
+                raise CorruptPdb(f"its line information takes more than {_MOST_LINE_BYTES:,} bytes")
+            data = self._msf.read(stream, symbols + old + new) or b""
+            yield data[symbols + old :]
+
+    def name_table(self) -> bytes:
+        """The strings of the stream ``/names``, which line information refers to by offset; empty without one."""
+        data = self._msf.read(_INFORMATION_STREAM) or b""
+        number = _named_stream(data[28:], b"/names") if len(data) > 28 else None
+        table = (self._msf.read(number) or b"") if number is not None else b""
+        if len(table) < 12:
+            return b""
+        signature, _, size = struct.unpack_from("<III", table)
+        return table[12 : 12 + size] if signature == _NAMES_SIGNATURE else b""
 
     def _publics(self) -> Iterator[tuple[int, int, str]]:
         data = self._msf.read(self._symbol_stream) or b""
@@ -249,6 +274,24 @@ class PdbFile:
                 rva = address(segment, offset)
                 if rva:
                     yield rva, _text(record, 14), index
+
+
+def _named_stream(data: bytes, name: bytes) -> int | None:
+    """The number of a stream by its name: a buffer of names and a hash table from offsets in it to numbers."""
+    try:
+        (size,) = struct.unpack_from("<I", data)
+        names, position = data[4 : 4 + size], 4 + size
+        (count, _, words) = struct.unpack_from("<III", data, position)
+        position += 12 + 4 * words
+        (words,) = struct.unpack_from("<I", data, position)
+        position += 4 + 4 * words
+        for at in range(position, min(position + 8 * count, len(data) - 7), 8):
+            start, number = struct.unpack_from("<II", data, at)
+            if names[start : names.find(b"\0", start)] == name:
+                return int(number)
+    except struct.error:
+        pass
+    return None
 
 
 def _records(data: bytes, position: int, kinds: frozenset[int]) -> Iterator[tuple[int, bytes]]:
@@ -339,15 +382,21 @@ def _unreadable(path: Path, error: Exception) -> PdbRefused:
 
 
 def _symbols(pdb: PdbFile) -> tuple[tuple[int, str], ...]:
-    """The best name of an address first. Procedures are public symbols as well, in PDB files that name both: once."""
+    """The best name of an address first.
+
+    Procedures are public symbols as well, in PDB files that name both: decorated names beside theirs say nothing more.
+    """
     best: dict[tuple[int, str], tuple[int, bool]] = {}
     procedures = set()
     for rva, rank, name in pdb.named():
-        shown = undecorate(name, pdb.pointer_size) if rank == _PUBLIC else name
+        rust = rust_name(name) if rank == _PUBLIC else None
+        shown = name if rank != _PUBLIC else rust or undecorate(name, pdb.pointer_size)
         if shown and shown.isprintable():
             if rank == _PROCEDURE:
                 procedures.add(rva)
-            key, found = (rva, shown), (rank, shown.startswith("?"))
+            key, found = (rva, shown), (rank, rank == _PUBLIC and (name.startswith("?") or rust is not None))
             best[key] = min(best.get(key, found), found)
-    named = sorted((rva, rank, decorated, name) for (rva, name), (rank, decorated) in best.items())
-    return tuple((rva, name) for rva, _, decorated, name in named if not decorated or rva not in procedures)
+    named = sorted(
+        (rva, rank, name.startswith("?"), decorated, name) for (rva, name), (rank, decorated) in best.items()
+    )
+    return tuple((rva, name) for rva, _, _, decorated, name in named if not decorated or rva not in procedures)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.notebook import html_table
+from volatility3_kdump.symbols.lines import SourceLine
 from volatility3_kdump.symbols.names import Name
 
 #: A frame's trust, best first. ``switch``: from what a switch of stacks left at the top of a stack.
@@ -34,7 +35,8 @@ class Frame(NamedTuple):
     ``None`` outside every module; that of a return address is the name of the call before it. ``part`` is the frame's
     part in the crash: ``bug check`` (the call of KeBugCheckEx), ``fault path`` (what lies between it and the fault:
     handlers and dispatchers, never to blame), ``fault`` (the code that faulted), ``interrupted`` (of the thread that
-    the DPC of the crash interrupted), empty for all others.
+    the DPC of the crash interrupted), empty for all others. ``line`` is the source line there, of a return address that
+    of the call; ``None`` where symbols have none.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Frame(NamedTuple):
     fp: int | None = None
     name: Name | None = None
     part: str = ""
+    line: SourceLine | None = None
 
 
 @dataclass(frozen=True)

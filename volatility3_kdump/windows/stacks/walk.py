@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from volatility3_kdump.symbols.lines import SourceLine
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.stacks.extents import stack_bytes
 from volatility3_kdump.windows.stacks.frames import Frame, Stack, Start
@@ -73,10 +74,12 @@ class Walk:
             elif self.narrow_from is not None and number >= self.narrow_from:
                 arguments = self.narrow_arguments(following[0])
             name = name_at(ip, call_site)
-            frames.append(Frame(number, sp, ip, trust, call_site, back, arguments, trap, fp, name))
+            line = self.line_at(ip, call_site, name)
+            frames.append(Frame(number, sp, ip, trust, call_site, back, arguments, trap, fp, name, line=line))
         for sp, ip, trust, call_site, trap, fp in rows[-1:]:
             name = name_at(ip, call_site)
-            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp, name))
+            line = self.line_at(ip, call_site, name)
+            frames.append(Frame(len(frames), sp, ip, trust, call_site, None, _NO_ARGUMENTS, trap, fp, name, line=line))
         return Stack(tuple(frames), end, complete)
 
     def user_code(self) -> UserCode | None:
@@ -93,6 +96,14 @@ class Walk:
         if self._user is not None and not self.target.is_kernel_address(ip):
             return self._user.name_at(ip, call_site)
         return self.walker.name_at(ip, call_site)
+
+    def line_at(self, ip: int, call_site: bool, name: Name | None) -> SourceLine | None:
+        """The source line of a frame. Tables and exports, which name nearly every frame, have none."""
+        if name is None or name.source not in ("pdb", "coff"):
+            return None
+        if self._user is not None and not self.target.is_kernel_address(ip):
+            return self._user.line_at(ip, call_site)
+        return self.target.names.line_of(ip, call_site)
 
     def arguments(self, sp: int | None) -> tuple[int | None, ...]:
         if sp is None:

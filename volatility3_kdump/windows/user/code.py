@@ -14,6 +14,7 @@ from volatility3_kdump.images.image_files import ModuleImage
 from volatility3_kdump.images.modules import Module, debugger_name
 from volatility3_kdump.images.pe import EXCEPTION
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.lines import SourceLine
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.sources import SymbolSources
 from volatility3_kdump.windows.user.loader import UserModule, mapped_images, narrow_peb, user_modules
@@ -40,7 +41,7 @@ class UserImage:
         places = target.places
         self.image = ModuleImage(module, memory, places.image_path, problems)
         sources = SymbolSources(lambda module: self.image, places.isf_directories, places.symbol_path, problems)
-        self.names = AddressNames([module], {}, sources.find, lambda module: self.image.headers())
+        self.names = AddressNames([module], {}, sources.find, lambda module: self.image.headers(), sources.lines)
         self._table: Any = None
         self._made = False
 
@@ -165,6 +166,11 @@ class UserCode:
                 self._names.clear()
             self._names[key] = name
             return name
+
+    def line_at(self, address: int, call_site: bool) -> SourceLine | None:
+        """The source line of an address; of a return address that of the call."""
+        image = self.image_of(address)
+        return None if image is None else image.names.line_of(address, call_site)
 
 
 class _Codes:
