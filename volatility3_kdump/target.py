@@ -373,7 +373,8 @@ class Target:
         nt = self.nt if self.has_names else None
         tables = {self.kernel.base: nt} if self.kernel is not None and nt is not None else {}
         sources = self.symbol_sources
-        return AddressNames(self.modules, tables, sources.find, self.images.headers_of, sources.lines)
+        headers, width = self.images.headers_of, self.header.pointer_size
+        return AddressNames(self.modules, tables, sources.find, headers, sources.lines, width)
 
     def name_of(self, address: int) -> str | None:
         """``module!symbol+offset`` or ``module+offset``; ``None`` outside every module."""

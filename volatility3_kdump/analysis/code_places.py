@@ -22,12 +22,15 @@ from volatility3_kdump.analysis.judging import (
     outcome_of,
 )
 from volatility3_kdump.cpu import alignment
+from volatility3_kdump.cpu.arm64 import VIRTUAL_ADDRESS_BITS, strip_pointer_authentication
 from volatility3_kdump.cpu.calls import follows_call
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _INT3 = 0xCC
+#: Bytes of an ARM64 instruction, and the upper bits of BL.
+_FIXED_SIZE, _BRANCH_WITH_LINK = 4, 0b100101
 _LONGEST = 15
 #: How much padding is looked at on either side; functions are aligned at 16 bytes as a rule, at most at 64.
 _MOST_PADDING = 64
@@ -51,8 +54,9 @@ def nowhere(fault: Fault) -> Plausibility | None:
     return outcome_of(
         fault,
         NOWHERE,
-        f"RIP {ip:#x} lies in no module: a function pointer or a return address was wrong",
+        f"{fault.pointer_name} {ip:#x} lies in no module: a function pointer or a return address was wrong",
         _caller_text(fault),
+        _authentication_text(fault),
     )
 
 
@@ -60,14 +64,16 @@ def absent(fault: Fault) -> Plausibility | None:
     """Code bytes that are no instruction."""
     if fault.instruction is not None:
         return None
-    data = _bytes_at(fault.target, fault.ip, _ZEROED)
-    if len(data) < _LONGEST:
+    fixed = fault.target.header.architecture == "arm64"
+    data = _bytes_at(fault.target, fault.ip, _FIXED_SIZE if fixed else _ZEROED)
+    if len(data) < (_FIXED_SIZE if fixed else _LONGEST):
         return None
     what = "zeros" if not any(data) else data.hex()
     return outcome_of(
         fault,
         NOT_DECODABLE,
-        f"the bytes at RIP {fault.ip:#x} are no instruction ({what}): the code is damaged, or a jump led into data",
+        f"the bytes at {fault.pointer_name} {fault.ip:#x} are no instruction ({what}): the code is damaged, or a jump "
+        "led into data",
         _caller_text(fault),
     )
 
@@ -75,7 +81,7 @@ def absent(fault: Fault) -> Plausibility | None:
 def padding(fault: Fault) -> Plausibility | None:
     """RIP inside the fill between functions: only a stray jump or return gets there."""
     target, ip = fault.target, fault.ip
-    if fault.instruction is None or fault.instruction.raw[:1] != bytes([_INT3]):
+    if fault.instruction is None or fault.instruction.raw[:1] != bytes([_INT3]) or fault.pointer_name == "PC":
         return None
     before = _run(target, ip, -1)
     after = _run(target, ip, 1)
@@ -86,7 +92,8 @@ def padding(fault: Fault) -> Plausibility | None:
     ended = instructions_before(target, start, 1)
     if not ended or ended[-1].mnemonic not in (*_ENDS, "call"):
         return None
-    says = f"RIP {ip:#x} is in the middle of the padding between two functions: only a stray jump gets there"
+    place = f"{fault.pointer_name} {ip:#x}"
+    says = f"{place} is in the middle of the padding between two functions: only a stray jump gets there"
     evidence = [
         f"{end - start} bytes of int 3 from {start:#x} on, behind {ended[-1].mnemonic} at {ended[-1].address:#x}"
     ]
@@ -98,17 +105,19 @@ def padding(fault: Fault) -> Plausibility | None:
     if difference.bit_count() != 1 or target.memory.read(end, 1) is None:
         return outcome
     bit = difference.bit_length() - 1
-    flip = f"the function behind the padding begins at {end:#x}, one bit ({bit}) from RIP"
-    return replace(outcome, flips=(BitFlip("RIP", ip, end, bit, flip),))
+    flip = f"the function behind the padding begins at {end:#x}, one bit ({bit}) from {fault.pointer_name}"
+    return replace(outcome, flips=(BitFlip(fault.pointer_name, ip, end, bit, flip),))
 
 
 def misaligned(fault: Fault) -> Plausibility | None:
     """RIP inside an instruction: what is shown there was never meant to run."""
     target = fault.target
+    if target.header.architecture == "arm64":
+        return _off_by_some(fault)
     placed = alignment.alignment(target.memory.read, fault.ip, target.header.architecture)
     if placed.state != alignment.MISALIGNED:
         return None
-    says = f"RIP {fault.ip:#x} lies inside an instruction, so that no code of this module led there"
+    says = f"{fault.pointer_name} {fault.ip:#x} lies inside an instruction, so that no code of this module led there"
     real = placed.instruction
     shown = "" if real is None else f"it points into {real.mnemonic} {real.operands} at {real.address:#x}".rstrip()
     return Plausibility(
@@ -119,6 +128,36 @@ def misaligned(fault: Fault) -> Plausibility | None:
         tuple(line for line in (shown, placed.evidence, _caller_text(fault)) if line),
         HARDWARE,
         IP_MISALIGNED,
+    )
+
+
+def _off_by_some(fault: Fault) -> Plausibility | None:
+    """A pc that is no multiple of 4: ARM64 refuses to fetch there, so that a branch with a wrong address led to it."""
+    if fault.ip & _FIXED_SIZE - 1 == 0:
+        return None
+    return outcome_of(
+        fault,
+        NOWHERE,
+        f"PC {fault.ip:#x} is no multiple of 4, where no instruction can be: a function pointer or a return address "
+        "was wrong",
+        _caller_text(fault),
+        _authentication_text(fault),
+    )
+
+
+def _authentication_text(fault: Fault) -> str:
+    """What the upper bits of a pc say: those of a pointer whose authentication failed, or that nobody authenticated."""
+    target = fault.target
+    if target.header.architecture != "arm64" or fault.ip >> VIRTUAL_ADDRESS_BITS in (0, 0xFFFF):
+        return ""
+    mask = target.debugger["PointerAuthMask"] if target.debugger is not None else None
+    place = strip_pointer_authentication(fault.ip, mask)
+    if target.names.module_of(place) is None:
+        return ""
+    name = target.name_of(place) or f"{place:#x}"
+    return (
+        f"without its upper bits, which hold an authentication code, it is {name}: the code was wrong, because the "
+        "pointer or the memory that held it was changed"
     )
 
 
@@ -157,6 +196,8 @@ def _caller(fault: Fault) -> tuple[int, int | None, int] | None:
     """
     sp = fault.failure.context.sp if fault.failure is not None else None
     returns = fault.target.memory.pointer(sp) if sp is not None else None
+    if fault.target.header.architecture == "arm64":
+        return _in_link_register(fault)
     if returns is None or fault.target.header.architecture != "x64":
         return None
     if fault.target.names.module_of(returns) is None or not follows_call(fault.target.memory.read, returns, "x64"):
@@ -173,12 +214,29 @@ def _caller(fault: Fault) -> tuple[int, int | None, int] | None:
     return returns, None, 0
 
 
+def _in_link_register(fault: Fault) -> tuple[int, int | None, int] | None:
+    """As :func:`_caller`, of ARM64: lr has the return address, and the call before it is an instruction of 4 bytes."""
+    target = fault.target
+    lr = fault.failure.context.get("lr") if fault.failure is not None else None
+    if lr is None:
+        return None
+    returns = strip_pointer_authentication(lr, target.debugger["PointerAuthMask"] if target.debugger else None)
+    if target.names.module_of(returns) is None or not follows_call(target.memory.read, returns, "arm64"):
+        return None
+    word = target.memory.unsigned(returns - _FIXED_SIZE, _FIXED_SIZE) or 0
+    if word >> 26 != _BRANCH_WITH_LINK:
+        return returns, None, 0
+    distance = (word & 0x3FFFFFF) - ((word & 0x2000000) << 1)
+    return returns, (returns - _FIXED_SIZE + 4 * distance) & 0xFFFFFFFFFFFFFFFF, _FIXED_SIZE
+
+
 def _caller_text(fault: Fault) -> str:
     caller = _caller(fault)
     if caller is None:
         return ""
     returns, destination, _ = caller
-    sentence = f"the return address on top of the stack is {fault.target.name_of(returns) or hex(returns)}"
+    where = "in lr" if fault.target.header.architecture == "arm64" else "on top of the stack"
+    sentence = f"the return address {where} is {fault.target.name_of(returns) or hex(returns)}"
     return sentence if destination is None else f"{sentence}, behind a call of {fault.target.name_of(destination)}"
 
 

@@ -30,7 +30,7 @@ from volatility3_kdump.windows.processes.crashed import crash_process, crash_pro
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import Thread, read_thread
 from volatility3_kdump.windows.stacks.frames import Stack
-from volatility3_kdump.windows.stacks.starts import context_start, crash_start, thread_start
+from volatility3_kdump.windows.stacks.starts import context_start, crash_start, task_start, thread_start
 from volatility3_kdump.windows.stacks.switched import DPC, INTERRUPT, interruption
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -158,6 +158,8 @@ def _stack(target: Target, failure: Failure | None, thread: int | None) -> Stack
         return walker(target).walk_from(thread_start, thread)
     if failure is not None and failure.context_record is not None:
         return walker(target).walk_from(context_start, failure.context_record)
+    if failure is not None and failure.task_state is not None:
+        return walker(target).walk_from(task_start, failure.task_state)
     return walker(target).walk_from(crash_start)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump import tables
 from volatility3_kdump.analysis.bugcheck import BugCheck
-from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu import amd64, x86
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.cpu.disasm import decode
 from volatility3_kdump.cpu.exception import (
@@ -24,14 +24,16 @@ from volatility3_kdump.cpu.exception import (
     record_size,
 )
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
+from volatility3_kdump.cpu.trap_frames import is_known, places_of, why_not_trap_frame
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
-from volatility3_kdump.windows.stacks.traps import RBP_IN_TRAP_FRAME, trap_frames
+from volatility3_kdump.windows.stacks.traps import RBP_IN_TRAP_FRAME, names_null, trap_at, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
@@ -74,6 +76,11 @@ class Failure:
     name: str | None
     access: str | None
     address: int | None
+
+    @property
+    def task_state(self) -> int | None:
+        """The address of the task state that the registers are from (a double fault of x86); ``None`` elsewhere."""
+        return self.shown.address if self.shown.source == x86.TASK_STATE else None
 
     @property
     def operand(self) -> int | None:
@@ -134,6 +141,16 @@ def failure_rule(code: int) -> Mapping[str, Any]:
     return rule
 
 
+def named_ip(bug_check: BugCheck) -> int | None:
+    """The instruction pointer that an argument names; ``None`` where none does.
+
+    Zero is one where the arguments tell of an access or an exception: a jump to null. Elsewhere it is not used.
+    """
+    rule = failure_rule(bug_check.code)
+    value = bug_check.arguments[rule["ip"] - 1].value if "ip" in rule else None
+    return value if value or names_null(rule) else None
+
+
 def find_failure(target: Target, bug_check: BugCheck | None) -> Failure | None:
     """The failure of a crash, ``None`` when the dump holds no registers for it.
 
@@ -144,13 +161,11 @@ def find_failure(target: Target, bug_check: BugCheck | None) -> Failure | None:
 
 
 def failure_at_trap(target: Target, address: int) -> Failure:
-    """The state at a trap frame (x64). Raises :class:`KdumpError` when there is none at the address."""
+    """The state at a trap frame. Raises :class:`KdumpError` when there is none at the address."""
     architecture = target.header.architecture
-    if architecture != "x64":
-        raise KdumpError(f"{target.name}: the layout of trap frames of {architecture} is not known")
-    context = amd64.trap_frame(target.memory.read, address, target.nt)
+    context = trap_at(target, address)
     if context is None:
-        why = amd64.why_not_trap_frame(target.memory.read, address, target.nt) or "not plausible"
+        why = why_not_trap_frame(architecture, target.memory.read, address, target.nt) or "not plausible"
         raise KdumpError(f"{target.name}: no trap frame at {address:#x}: {why}")
     return _Finder(target, None).complete((context, "trap frame", address, None))
 
@@ -185,11 +200,13 @@ class _Finder:
         number = self.rule.get(key)
         if number is None or self.bug_check is None:
             return None
-        return self.bug_check.arguments[int(number) - 1].value
+        value = self.bug_check.arguments[int(number) - 1].value
+        # As registers hold it.
+        return None if value is None else value & (1 << 8 * self.target.memory.pointer_size) - 1
 
     def find(self) -> Failure | None:
         record_address, exception = self._exception()
-        registers = self._context_record() or self._trap_frame() or self._header()
+        registers = self._context_record() or self._trap_frame() or self._task_state() or self._header()
         return None if registers is None else self.complete(registers, record_address, exception)
 
     def complete(
@@ -220,7 +237,8 @@ class _Finder:
         module = target.names.module_of(ip) if ip is not None else None
         unloaded = None
         if module is None and ip is not None:
-            unloaded = next((entry for entry in target.unloaded_modules if entry.start <= ip < entry.end), None)
+            place = sign_extended(ip, target.memory.pointer_size)
+            unloaded = next((entry for entry in target.unloaded_modules if entry.start <= place < entry.end), None)
         access, address = self._access(exception, ip, instruction)
         return Failure(
             context=context,
@@ -228,6 +246,7 @@ class _Finder:
             origin=origin,
             at_fault=trap is not None
             or record is not None
+            or shown.source == x86.TASK_STATE
             or (self.bug_check is not None and self.bug_check.minidump_variant)
             or (ip is not None and ip == self.argument("ip")),
             recovered=recovered,
@@ -264,28 +283,37 @@ class _Finder:
         return context, f"context record of argument {self.rule['context']}", None, address
 
     def _trap_frame(self) -> _Found | None:
-        if self.architecture != "x64":
+        if not is_known(self.architecture):
             return None
-        read, nt = self.target.memory.read, self.target.nt
-        implied = self.argument("trap_frame_pointer")
+        implied = self.argument("trap_frame_pointer") if self.architecture == "x64" else None
         for key, named in (
             ("trap_frame", self.argument("trap_frame")),
             ("trap_frame_pointer", implied - RBP_IN_TRAP_FRAME if implied else None),
         ):
-            context = amd64.trap_frame(read, named, nt) if named else None
+            context = trap_at(self.target, named) if named else None
             if context is not None:
                 how = "of" if key == "trap_frame" else "implied by"
-                return context, f"trap frame {how} argument {self.rule[key]}", named, None
+                place = sign_extended(named or 0, self.target.memory.pointer_size)
+                return context, f"trap frame {how} argument {self.rule[key]}", place, None
         ip = self.argument("ip")
         header = crash_context(self.target)
-        if not ip or header is None or header.ip == ip:
+        if ip is None or (not ip and not names_null(self.rule)) or header is None or header.ip == ip:
             return None
         # The processor reports a breakpoint behind it.
-        behind = 1 if (self.argument("exception_code") or 0) & 0xFFFFFFFF == _BREAKPOINT else 0
+        stopped = (self.argument("exception_code") or 0) & 0xFFFFFFFF == _BREAKPOINT
+        places = places_of(self.architecture, ip, stopped)
         for address, context, how in passed_trap_frames(self.target):
-            if context.ip in (ip, ip + behind):
-                return context, f"trap frame {how}, its rip is argument {self.rule['ip']}", address, None
+            if context.ip in places:
+                return context, f"trap frame {how}, its {context.ip_name} is argument {self.rule['ip']}", address, None
         return None
+
+    def _task_state(self) -> _Found | None:
+        """The task that a double fault left (x86): the processor saves its registers where the argument points."""
+        number, address = self.rule.get("task_state"), self.argument("task_state")
+        if self.architecture != "x86" or not address:
+            return None
+        context = x86.task_state(self.target.memory.read, address)
+        return None if context is None else (context, f"task state of argument {number}", None, None)
 
     def _header(self) -> _Found | None:
         context = crash_context(self.target)
@@ -363,7 +391,7 @@ def passed_trap_frames(target: Target) -> Iterator[tuple[int, Context, str]]:
     """
     for frame in walker(target).walk_from(crash_start).frames:
         if frame.trap_frame is not None:
-            context = amd64.trap_frame(target.memory.read, frame.trap_frame, target.nt)
+            context = trap_at(target, frame.trap_frame)
             if context is not None:
                 yield frame.trap_frame, context, "found by unwinding"
     for address, context, _ in trap_frames(target):

@@ -264,8 +264,6 @@ def interrupted(case: Case) -> tuple[int, Context] | None:
     """The trap frame of what failed, and its registers: that of the failure, else the innermost that unwinding from the
     bug check comes by, else one found by a scan of the stack. ``None`` where there is none."""
     target, failure = case.target, case.failure
-    if target.header.architecture != "x64":
-        return None
     if failure is not None and failure.trap_frame is not None:
         return failure.trap_frame, failure.context
     return next(((address, context) for address, context, _ in passed_trap_frames(target)), None)

@@ -72,6 +72,11 @@ class Fault:
     reported: bool
 
     @property
+    def pointer_name(self) -> str:
+        """What the architecture calls its instruction pointer, in capital letters."""
+        return {"x64": "RIP", "x86": "EIP"}.get(self.target.header.architecture, "PC")
+
+    @property
     def text(self) -> str:
         """The instruction as it is shown."""
         if self.instruction is None:

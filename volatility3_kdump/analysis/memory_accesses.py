@@ -39,6 +39,8 @@ _HIDDEN_ACCESS = frozenset(
             "int",
             "int1",
         ),
+        # ARM64: maintenance of caches and translations, loads that authenticate their address.
+        *("dc", "ic", "at", "tlbi", "ldraa", "ldrab", "dgh", "hvc", "smc", "svc", "eret", "eretaa", "eretab"),
         *("syscall", "sysret", "sysretq", "sysenter", "sysexit", "enter", "leave", "xlat", "in", "out", "rsm", "hlt"),
         *("wrmsr", "rdmsr", "swapgs", "invlpg", "clac", "stac", "vmcall", "vmlaunch", "vmresume", "wbinvd", "invd"),
         *("xsetbv", "monitor", "mwait", "invpcid", "invept", "invvpid", "setssbsy", "rstorssp", "saveprevssp", "clts"),
@@ -86,7 +88,7 @@ def access(fault: Fault) -> Plausibility | None:
         if _hidden(fault.instruction):
             return None
         return _contradicted(fault, f"{fault.text} touches no memory, yet {fault.exception} was reported for it")
-    if fault.failure is None or any(operand.address is None for operand in operands):
+    if fault.failure is None or any(operand.address is None or _of_unknown_size(operand) for operand in operands):
         return None
     covering = next((operand for operand in operands if _covers(fault, operand)), None)
     if covering is not None:
@@ -206,6 +208,11 @@ def _misplaced(fault: Fault, operand: MemoryOperand) -> bool:
         return operand.address % operand.size != 0
     # The older SSE instructions take only aligned operands, those of AVX any, but for the moves that say so.
     return not mnemonic.startswith(("v", "movu", "lddqu")) and operand.address % 16 != 0
+
+
+def _of_unknown_size(operand: MemoryOperand) -> bool:
+    """Whether nothing is known of how many bytes an ARM64 instruction accesses; those of x86 always say so."""
+    return operand.size == 0 and not operand.segment
 
 
 def _hidden(instruction: Instruction) -> bool:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis import buckets
+from volatility3_kdump.analysis.arm64_faults import told
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.code_places import absent, misaligned, nowhere, padding
-from volatility3_kdump.analysis.failure import Failure, failure_rule
+from volatility3_kdump.analysis.failure import Failure, failure_rule, named_ip
 from volatility3_kdump.analysis.flips import pointer_flips
 from volatility3_kdump.analysis.judging import (
     CALL_ERROR,
@@ -36,6 +37,7 @@ from volatility3_kdump.analysis.judging import (
     software_may_have_raised,
 )
 from volatility3_kdump.analysis.memory_accesses import access
+from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.disasm import decode
 from volatility3_kdump.cpu.exception import ACCESS_VIOLATION, STACK_BUFFER_OVERRUN
 from volatility3_kdump.cpu.features import Feature, feature, requirement
@@ -66,6 +68,9 @@ _ILLEGAL_INSTRUCTION = 0xC000001D
 _BREAKPOINT = 0x80000003
 #: The privilege level in a selector of user mode.
 _USER_MODE = 3
+_EXCEPTION_LEVEL = 0xC
+#: Of ARM64: what the compiler puts where a check of the code itself failed (__fastfail), and where a division did.
+_FAST_FAIL_ARM64, _DIVIDE_ARM64 = "0xF003", "0xF004"
 _DIVIDE_BY_ZERO, _INTEGER_OVERFLOW = 0xC0000094, 0xC0000095
 
 
@@ -83,17 +88,17 @@ def plausibility(target: Target, bug_check: BugCheck | None, failure: Failure | 
 
 
 def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) -> Fault | None:
-    if bug_check is None or target.header.architecture not in ("x64", "x86"):
+    if bug_check is None or target.header.architecture not in ("x64", "x86", "arm64"):
         return None
     rule = failure_rule(bug_check.code)
     at_fault = failure is not None and failure.at_fault
     ip = failure.context.ip if failure is not None and at_fault else None
-    named = bug_check.arguments[rule["ip"] - 1].value if "ip" in rule else None
+    named = named_ip(bug_check)
     # A breakpoint's trap frame points behind it; the argument names the breakpoint itself.
     if named is not None and (ip is None or ip == named + 1):
         ip = named
     # Where the processor was in user mode, what the process ran explains nothing that the kernel reports.
-    if ip is None or (failure is not None and at_fault and (failure.context.registers.get("cs") or 0) & _USER_MODE):
+    if ip is None or (failure is not None and at_fault and _in_user_mode(failure.context)):
         return None
     record = failure.exception if failure is not None else None
     code = None
@@ -115,8 +120,15 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
     return Fault(target, failure if at_fault else None, ip, instruction, code, access, address, reported)
 
 
+def _in_user_mode(context: Context) -> bool:
+    """By the code segment, or on ARM64 by the exception level in the saved program status."""
+    if context.architecture == "arm64":
+        return context.get("cpsr") is not None and not context.registers["cpsr"] & _EXCEPTION_LEVEL
+    return bool((context.get("cs") or 0) & _USER_MODE)
+
+
 def _judge(fault: Fault) -> Plausibility | None:
-    for judge in (nowhere, misaligned, absent, padding, _illegal, _breakpoint, _fast_fail, _divide, access):
+    for judge in (nowhere, misaligned, absent, padding, told, _illegal, _breakpoint, _fast_fail, _divide, access):
         judgement = judge(fault)
         if judgement is not None:
             return judgement
@@ -167,7 +179,7 @@ def _has(identity: ProcessorIdentity, entry: Feature) -> bool | None:
 def _breakpoint(fault: Fault) -> Plausibility | None:
     if fault.code != _BREAKPOINT or fault.instruction is None:
         return None
-    if fault.instruction.mnemonic == "int":
+    if fault.instruction.mnemonic in ("int", "brk"):
         return outcome_of(fault, EXPLAINED, "the instruction is a breakpoint that somebody put there")
     if software_may_have_raised(fault):
         return None
@@ -184,7 +196,8 @@ def _fast_fail(fault: Fault) -> Plausibility | None:
         return None
     if fault.failure.trap_frame is None:
         return None
-    if fault.instruction.raw[:2] == b"\xcd\x29":
+    on_arm64 = fault.instruction.mnemonic == "brk" and _FAST_FAIL_ARM64 in fault.instruction.operands
+    if fault.instruction.raw[:2] == b"\xcd\x29" or on_arm64:
         return outcome_of(fault, EXPLAINED, "a check in the code itself found the damage and stopped the system")
     return None
 
@@ -192,7 +205,8 @@ def _fast_fail(fault: Fault) -> Plausibility | None:
 def _divide(fault: Fault) -> Plausibility | None:
     if fault.code not in (_DIVIDE_BY_ZERO, _INTEGER_OVERFLOW) or fault.instruction is None:
         return None
-    if fault.instruction.mnemonic in ("div", "idiv", "into"):
+    on_arm64 = fault.instruction.mnemonic == "brk" and _DIVIDE_ARM64 in fault.instruction.operands
+    if on_arm64 or fault.instruction.mnemonic in ("div", "idiv", "into"):
         return outcome_of(fault, EXPLAINED, f"{fault.text} divides")
     if software_may_have_raised(fault):
         return None

@@ -137,6 +137,11 @@ class Context:
         return 4 if self.architecture == "x86" else 8
 
     @property
+    def ip_name(self) -> str:
+        """What the architecture calls its instruction pointer."""
+        return _POINTERS[self.architecture][0]
+
+    @property
     def ip(self) -> int | None:
         """The instruction pointer (``rip``, ``pc``, ``eip``); ``None`` when not known."""
         return self.registers.get(_POINTERS[self.architecture][0])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.cpu.amd64 import is_canonical
 from volatility3_kdump.images.modules import Module, UnloadedModule, find_module
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.memory.kernel_regions import (
     NONPAGED_POOL,
@@ -80,7 +81,8 @@ def place_of(target: Target, address: int, memory: Memory | None = None) -> Plac
 
 
 def region_of(target: Target, address: int, stacks: bool = True) -> Region:
-    """The region of a virtual address (sign-extended). ``stacks`` says whether to look for it on stacks."""
+    """The region of a virtual address. ``stacks`` says whether to look for it on stacks."""
+    address = sign_extended(address, target.memory.pointer_size)
     certain = _outside_kernel(target, address) or _driver(target, address)
     if certain is None and stacks:
         certain = _stack(target, address)
@@ -141,6 +143,7 @@ def _driver(target: Target, address: int) -> Region | None:
 
 def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
     """The most recently unloaded driver that lay at an address where no driver is now."""
+    address = sign_extended(address, target.memory.pointer_size)
     if find_module(target.modules, address) is not None:
         return None
     return next((module for module in target.unloaded_modules if module.start <= address < module.end), None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.memory import PAGE_SIZE
+from volatility3_kdump.memory import PAGE_SIZE, sign_extended
 from volatility3_kdump.symbols.lines import Lines, SourceLine
 from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
 
@@ -90,8 +90,11 @@ class AddressNames:
         find: Callable[[Module], tuple[SymbolTable | None, str]] | None = None,
         headers_of: Callable[[Module], PeImage | None] | None = None,
         lines: Callable[[Module, SymbolTable], Lines | None] | None = None,
+        pointer_size: int = 8,
     ) -> None:
         """``tables`` maps a module's base address to its symbol table.
+
+        Addresses of a target with 32-bit pointers may be given as registers hold them, or sign-extended.
 
         ``find`` gives the symbols of the other modules, and where they come from or why there are none; ``headers_of``
         the headers of an image, whose sections a symbol does not reach across; ``lines`` the source lines of a module
@@ -106,10 +109,13 @@ class AddressNames:
         self._headers_of = headers_of
         self._find_lines = lines
         self._lines: dict[int, Lines | None] = {}
+        self._narrow = pointer_size == 4
         self._prepared: list[_Prepared | None] = [None] * len(self._modules)
 
     def module_of(self, address: int) -> Module | None:
         """The loaded module whose image range holds an address."""
+        if self._narrow:
+            address = sign_extended(address & 0xFFFFFFFF, 4)
         index = bisect.bisect_right(self._bases, address) - 1
         if index < 0:
             return None
@@ -271,6 +277,8 @@ class AddressNames:
 
     def _named(self, address: int, further: int) -> Name | None:
         """The name of the place ``further`` bytes behind an address, by the symbol that names the address."""
+        if self._narrow:
+            address = sign_extended(address & 0xFFFFFFFF, 4)
         index = bisect.bisect_right(self._bases, address) - 1
         if index < 0:
             return None

@@ -113,7 +113,7 @@ def analyze(crash: Crash, size: int, site: Name | None) -> Iterator[str]:
         yield from field("PROCESS_NAME", crash.process.name)
     yield from _findings(crash, late=True)
     if failure is not None and failure.trap_frame is not None:
-        yield f"TRAP_FRAME:  {failure.trap_frame:016x} -- (.trap 0x{failure.trap_frame:x})"
+        yield f"TRAP_FRAME:  {_address(failure.trap_frame, size)} -- (.trap 0x{failure.trap_frame:x})"
         yield from NOTE
         yield from _registers(failure, size)
     if crash.stack.frames:
@@ -267,13 +267,17 @@ def _finding_text(finding: Finding) -> str:
     return finding.value if not finding.note else f"{finding.value} ({finding.note})"
 
 
+def _address(value: int, size: int) -> str:
+    return pointer(value & (1 << 8 * size) - 1, size, tick=False)
+
+
 def _records(failure: Failure, size: int, site: Name | None) -> Iterator[str]:
     if failure.exception_record is not None and failure.exception is not None:
-        yield f"EXCEPTION_RECORD:  {failure.exception_record:016x} -- (.exr 0x{failure.exception_record:x})"
+        yield f"EXCEPTION_RECORD:  {_address(failure.exception_record, size)} -- (.exr 0x{failure.exception_record:x})"
         yield from exception_lines(failure.exception, size, site)
         yield ""
     if failure.context_record is not None:
-        yield f"CONTEXT:  {failure.context_record:016x} -- (.cxr 0x{failure.context_record:x})"
+        yield f"CONTEXT:  {_address(failure.context_record, size)} -- (.cxr 0x{failure.context_record:x})"
         yield from _registers(failure, size)
 
 

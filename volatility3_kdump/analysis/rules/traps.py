@@ -21,9 +21,9 @@ from volatility3_kdump.analysis.faults import (
     trap_frame_reasoning,
 )
 from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
-from volatility3_kdump.cpu import amd64
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.cpu.exception import ExceptionRecord
+from volatility3_kdump.cpu.trap_frames import is_known, trap_frame_size, why_not_trap_frame
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
@@ -139,12 +139,12 @@ def _context(case: Case, number: int) -> Reasoning:
 def _trap_frame(case: Case, number: int) -> Reasoning:
     """TRAP_FRAME, or why there is none where an argument says."""
     address, target = case.pointer(number), case.target
-    if address is None or target.header.architecture != "x64":
+    if address is None or not is_known(target.header.architecture):
         return Reasoning()
-    against = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
+    against = why_not_trap_frame(target.header.architecture, target.memory.read, address, target.nt)
     if against is None:
         return Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address),))
-    if target.memory.read(address, amd64.TRAP_FRAME_SIZE) is None:
+    if target.memory.read(address, trap_frame_size(target.header.architecture)) is None:
         return Reasoning((Finding("TRAP_FRAME", "not in the dump", address, target.memory.why_unreadable(address)),))
     return Reasoning(notes=(f"argument {number} points at {address:#x}, where there is no trap frame: {against}",))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import Read
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
@@ -34,6 +35,7 @@ def crash_segments(target: Target) -> tuple[tuple[int, int], ...]:
 
 def segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:
     """The crashing thread's stacks where they hold ``sp``, else those of the processors, else a window above it."""
+    sp = sign_extended(sp, target.memory.pointer_size)
     segments = crash_segments(target)
     if _inside(segments, sp):
         return segments
@@ -47,7 +49,10 @@ def segments_around(target: Target, sp: int) -> tuple[tuple[int, int], ...]:
 
 def with_window(target: Target, segments: tuple[tuple[int, int], ...], sp: int | None) -> tuple[tuple[int, int], ...]:
     """The segments, and where none of them holds the stack pointer a window above it."""
-    if sp is None or _inside(segments, sp):
+    if sp is None:
+        return segments
+    sp = sign_extended(sp, target.memory.pointer_size)
+    if _inside(segments, sp):
         return segments
     triage = target.dump.triage
     if triage is not None and triage.stack is not None:
@@ -148,6 +153,8 @@ def present(target: Target, low: int, high: int) -> bytes:
 def stack_bytes(target: Target, start: Start) -> Covered:
     """The target's memory, with the used part of the stack that the walk begins on read once."""
     sp, (low, data) = start.context.sp, start.held
+    if sp is not None:
+        sp = sign_extended(sp, target.memory.pointer_size)
     if sp is not None and not low <= sp < low + len(data):
         low, data = 0, b""
         for limit, base in start.segments:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu import x86
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
+from volatility3_kdump.cpu.trap_frames import read_trap_frame, why_not_trap_frame
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
 from volatility3_kdump.windows.stacks.extents import (
@@ -96,15 +97,21 @@ def start_at(target: Target, context: Context) -> Start:
 
 
 def trap_start(target: Target, address: int) -> Start:
-    """A KTRAP_FRAME in memory (x64). Raises :class:`NoStack` when there is none at the address."""
+    """A KTRAP_FRAME in memory. Raises :class:`NoStack` when there is none at the address."""
     architecture = target.header.architecture
-    if architecture != "x64":
-        raise NoStack(f"the layout of trap frames of {architecture} is not known")
-    context = amd64.trap_frame(target.memory.read, address, target.nt)
+    context = read_trap_frame(architecture, target.memory.read, address, target.nt)
     if context is None or context.sp is None:
-        why = amd64.why_not_trap_frame(target.memory.read, address, target.nt)
+        why = why_not_trap_frame(architecture, target.memory.read, address, target.nt)
         raise NoStack(f"no trap frame at {address:#x}" + (f": {why}" if why else ""))
     return Start(context, TRAP_FRAME, segments_around(target, context.sp), fault=True)
+
+
+def task_start(target: Target, address: int) -> Start:
+    """What a task switch saved (x86). Raises :class:`NoStack` when there is no task state at the address."""
+    context = x86.task_state(target.memory.read, address)
+    if context is None or context.sp is None:
+        raise NoStack(f"no task state with registers at {address:#x}")
+    return Start(context, CONTEXT, segments_around(target, context.sp), fault=True)
 
 
 def processor_start(target: Target, number: int) -> Start:

@@ -8,6 +8,8 @@ frame at the top of the new stack; ``top`` is the first address above it, a mult
     top-28h  a machine frame: where the code goes on, on the stack before (KiDispatchInterruptContinue,
     top-10h    KiExceptionDispatchOnExceptionStackContinue), and the stack pointer there
 
+x86 has the stack pointer before right below the top of the DPC stack (KPRCB.DpcStack), and nothing else there.
+
 The interrupt stack keeps only the stack pointer, at which a return address lies. Read on small dumps of Windows 8.1,
 10 (19041) and 11.
 """
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.cpu import amd64
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 
@@ -107,10 +110,22 @@ def switch_above(target: Target, sp: int, high: int | None = None) -> Switch | N
     return None
 
 
+def narrow_switch(target: Target, stack: tuple[int, int] | None) -> Switch | None:
+    """The switch to the DPC stack of an x86 processor, where ``stack`` (32-bit addresses) is that stack."""
+    top = top_of(target, "DpcStack", "OffsetPrcbDpcStack")
+    if target.header.architecture != "x86" or top is None or stack is None or top & 0xFFFFFFFF != stack[1]:
+        return None
+    previous = target.memory.pointer(top - 4)
+    limits = _thread_limits(target)
+    if previous is None or limits is None or not limits[0] <= previous < limits[1]:
+        return None
+    return Switch(top, 0, None, previous & 0xFFFFFFFF)
+
+
 def live_stacks(target: Target) -> tuple[LiveStack, ...]:
     """The stacks that the crash is on, from that of the bug check to that of the interrupted thread.
 
-    Switches are known on x64 alone.
+    Switches are known on x64, and that to the DPC stack on x86; ARM64 has one stack more in its chain of frames.
     """
     return target.once(_live_stacks)
 
@@ -120,7 +135,7 @@ def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
     if context is None or context.sp is None:
         return ()
     stacks: list[LiveStack] = []
-    sp = context.sp
+    sp = sign_extended(context.sp, target.memory.pointer_size)
     triage = target.dump.triage
     saved = triage.stack if triage is not None else None
     if saved is not None and saved.address <= sp < saved.address + saved.size:
@@ -137,14 +152,28 @@ def _live_stacks(target: Target) -> tuple[LiveStack, ...]:
         elif switch is not None:
             stacks.append(LiveStack(sp, switch.top, _kind_of(target, switch.top)))
         else:
-            stacks.append(LiveStack(sp, _end_of(target, sp), SEPARATE))
+            stacks.append(_own_stack(target, sp) or LiveStack(sp, _end_of(target, sp), SEPARATE))
         previous = switch.previous if switch is not None else None
         if previous is None and not inside and target.header.architecture == "x64":
             previous = _interrupted_thread(target, stacks[-1], limits)
+        if previous is None and target.header.architecture == "x86":
+            narrow = narrow_switch(target, (stacks[-1].low & 0xFFFFFFFF, stacks[-1].high & 0xFFFFFFFF))
+            previous = sign_extended(narrow.previous, 4) if narrow is not None else None
         if previous is None:
             break
         sp = previous
     return tuple(stacks)
+
+
+def _own_stack(target: Target, sp: int) -> LiveStack | None:
+    """The DPC or interrupt stack of the processor that holds a stack pointer; x64 tells by its switches."""
+    if target.header.architecture == "x64":
+        return None
+    for path, debugger_field in (("DpcStack", "OffsetPrcbDpcStack"), ("IsrStack", "OffsetPrcbIsrStack")):
+        top = top_of(target, path, debugger_field)
+        if top is not None and top - _WINDOW <= sp < top:
+            return LiveStack(sp, top, _kind_of(target, top))
+    return None
 
 
 def _interrupted_thread(target: Target, stack: LiveStack, limits: tuple[int, int] | None) -> int | None:

@@ -1,8 +1,10 @@
-"""Trap frames and exception records on the stacks of the crash, and which trap frame is that of the failure (x64).
+"""Trap frames and exception records on the stacks of the crash, and which trap frame is that of the failure.
 
-The exception dispatcher keeps, from its stack pointer on, a KEXCEPTION_FRAME, the exception record at 138h, the return
-address into the trap handler at 1D8h and above it, at 1E0h, the trap frame: so a record lies 0A8h below the trap frame
-of its exception, and 238h below the interrupted stack pointer.
+On x64 the exception dispatcher keeps, from its stack pointer on, a KEXCEPTION_FRAME, the exception record at 138h, the
+return address into the trap handler at 1D8h and above it, at 1E0h, the trap frame: so a record lies 0A8h below the trap
+frame of its exception, and 238h below the interrupted stack pointer. On x86 CommonDispatchException has its return
+address right below the trap frame, and the record below that. On ARM64 a record is known by its shape alone, and the
+trap frame by the address in the record.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3_kdump import tables
-from volatility3_kdump.cpu import amd64
+from volatility3_kdump.cpu import amd64, x86
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
     CODES,
@@ -21,6 +23,8 @@ from volatility3_kdump.cpu.exception import (
     parse_exception_record,
     record_size,
 )
+from volatility3_kdump.cpu.trap_frames import alignment, is_known, places_of, read_trap_frame, trap_frame_size
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.processes.crashed import crash_context
 from volatility3_kdump.windows.stacks.switched import LiveStack, live_stacks, parts_of
 
@@ -37,8 +41,8 @@ _CODE_SEGMENT = 0x170
 _SEGMENTS = (0x10, 0x33, 0x23)
 _BREAKPOINT = 0x80000003
 _MOST_FLAGS = 0xFF
-#: EXCEPTION_RECORD: code, flags, chain, address and count of parameters.
-_HEAD_SIZE = 0x20
+#: EXCEPTION_RECORD.NumberParameters, by the size of a pointer.
+_COUNT_OFFSET = {8: 0x18, 4: 0x10}
 
 
 class Trap(NamedTuple):
@@ -109,8 +113,25 @@ def exception_of(target: Target, trap: int) -> tuple[int, ExceptionRecord] | Non
     return None if record is None else (address, record)
 
 
+def names_null(rule: Mapping[str, Any]) -> bool:
+    """Whether a zero for the instruction pointer means a jump to null: the arguments tell of an access or exception."""
+    return "address" in rule or "exception_code" in rule
+
+
+def trap_at(target: Target, address: int) -> Context | None:
+    """The registers in the trap frame at an address; ``None`` when there is none."""
+    return read_trap_frame(target.header.architecture, target.memory.read, address, target.nt)
+
+
+def is_record_at(target: Target, address: int) -> bool:
+    """Whether an exception record lies at an address, by its shape."""
+    data = target.memory.read(address, record_size(target.memory.pointer_size))
+    return data is not None and _may_be_record(target, data)
+
+
 def _failure_trap(target: Target) -> Trap | None:
-    if target.header.architecture != "x64":
+    architecture = target.header.architecture
+    if not is_known(architecture):
         return None
     code, arguments = target.header.bug_check_code, target.header.bug_check_parameters
     rule: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("failure", {}) if code is not None else {}
@@ -120,35 +141,47 @@ def _failure_trap(target: Target) -> Trap | None:
         return None if number is None or len(arguments) < int(number) else arguments[int(number) - 1]
 
     named, pointer = argument("trap_frame"), argument("trap_frame_pointer")
+    implied = pointer - RBP_IN_TRAP_FRAME if pointer and architecture == "x64" else None
     for address, how in (
         (named, f"named by argument {rule.get('trap_frame')}"),
-        (pointer - RBP_IN_TRAP_FRAME if pointer else None, f"implied by argument {rule.get('trap_frame_pointer')}"),
+        (implied, f"implied by argument {rule.get('trap_frame_pointer')}"),
     ):
-        context = amd64.trap_frame(target.memory.read, address, target.nt) if address else None
+        context = trap_at(target, address) if address else None
         if address and context is not None:
-            return Trap(address, context, how)
+            return Trap(sign_extended(address, target.memory.pointer_size), context, how)
     ip, exception = argument("ip"), argument("exception_code")
     header = crash_context(target)
-    if not ip or (header is not None and header.ip == ip):
+    if ip is None or (not ip and not names_null(rule)) or (header is not None and header.ip == ip):
         return None
     # The processor reports a breakpoint behind it, and the dispatcher sets the record's address back.
-    behind = 1 if exception is not None and exception & 0xFFFFFFFF == _BREAKPOINT else 0
+    places = places_of(architecture, ip, exception is not None and exception & 0xFFFFFFFF == _BREAKPOINT)
     for trap in trap_frames(target):
-        if trap.context.ip in (ip, ip + behind):
-            return trap._replace(how=f"on the stack, its rip is argument {rule['ip']}")
+        if trap.context.ip in places:
+            return trap._replace(how=f"on the stack, its {trap.context.ip_name} is argument {rule['ip']}")
     return None
 
 
 def _trap_frames(target: Target) -> tuple[Trap, ...]:
-    if target.header.architecture != "x64":
+    if not is_known(target.header.architecture):
         return ()
+    places = _aligned if target.header.architecture == "x64" else _searched
     frames = []
     for stack in live_stacks(target):
-        for address in _aligned(target, stack):
-            context = amd64.trap_frame(target.memory.read, address, target.nt)
+        for address in places(target, stack):
+            context = trap_at(target, address)
             if context is not None:
                 frames.append(Trap(address, context, "on the stack"))
     return tuple(frames)
+
+
+def _searched(target: Target, stack: LiveStack) -> Iterator[int]:
+    """Places on a stack where a trap frame can lie: on x86 those with the kernel's mark."""
+    architecture, read = target.header.architecture, target.memory.read
+    step, size = alignment(architecture), trap_frame_size(architecture)
+    for start, data in parts_of(target, stack):
+        for offset in range(-start % step, len(data) - size + 1, step):
+            if architecture != "x86" or x86.is_marked(read, start + offset):
+                yield start + offset
 
 
 def _aligned(target: Target, stack: LiveStack) -> Iterator[int]:
@@ -161,32 +194,45 @@ def _aligned(target: Target, stack: LiveStack) -> Iterator[int]:
 
 
 def _stacked_exceptions(target: Target) -> tuple[StackedException, ...]:
-    if target.memory.pointer_size != 8:
-        return ()
     exceptions = []
-    size = record_size(8)
+    width = target.memory.pointer_size
+    size = record_size(width)
     for stack in live_stacks(target):
         for start, data in parts_of(target, stack):
-            for offset in range(-start % 8, len(data) - 7, 8):
+            for offset in range(-start % width, len(data) - 7, width):
                 if int.from_bytes(data[offset : offset + 4], "little") not in CODES:
                     continue
                 content = target.memory.read(start + offset, size)
-                record = parse_exception_record(content) if content and _may_be_record(target, content) else None
+                record = parse_exception_record(content, width) if content and _may_be_record(target, content) else None
                 if record is None:
                     continue
-                trap = start + offset + _RECORD_BELOW_TRAP
-                context = amd64.trap_frame(target.memory.read, trap, target.nt)
-                own = context is not None and context.ip in (record.address, record.address + 1)
-                exceptions.append(StackedException(start + offset, record, trap if own else None, stack.kind))
+                trap = _trap_of(target, start + offset, record)
+                exceptions.append(StackedException(start + offset, record, trap, stack.kind))
     return tuple(exceptions)
 
 
+def _trap_of(target: Target, address: int, record: ExceptionRecord) -> int | None:
+    """The trap frame of an exception whose record lies at an address; ``None`` where it is not where it belongs."""
+    architecture = target.header.architecture
+    places = places_of(architecture, record.address, record.code == _BREAKPOINT)
+    if architecture == "arm64":
+        above = (trap for trap in trap_frames(target) if trap.address > address and trap.context.ip in places)
+        return next((trap.address for trap in above), None)
+    trap = address + (x86.RECORD_BELOW_TRAP_FRAME if architecture == "x86" else _RECORD_BELOW_TRAP)
+    context = trap_at(target, trap)
+    # That the debugger's dispatcher sets RIP back for some breakpoints and not for others makes no difference here.
+    own = context is not None and context.ip in (*places, record.address + 1)
+    return trap if own else None
+
+
 def _may_be_record(target: Target, data: bytes) -> bool:
-    code, flags = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
-    chain, address = int.from_bytes(data[8:16], "little"), int.from_bytes(data[16:24], "little")
-    count = int.from_bytes(data[24:_HEAD_SIZE], "little") & 0xFFFFFFFF
-    if code not in CODES or flags > _MOST_FLAGS or chain or count > MAXIMUM_PARAMETERS:
+    record = parse_exception_record(data, target.memory.pointer_size)
+    if record is None or record.code not in CODES or record.flags > _MOST_FLAGS or record.nested:
         return False
-    if target.is_kernel_address(address):
-        return amd64.is_canonical(address) and target.names.module_of(address) is not None
-    return address >= 0x10000 and amd64.is_canonical(address)
+    width = target.memory.pointer_size
+    count_at = _COUNT_OFFSET[width]
+    if int.from_bytes(data[count_at : count_at + 4], "little") > MAXIMUM_PARAMETERS:
+        return False
+    if target.is_kernel_address(record.address):
+        return amd64.is_canonical(sign_extended(record.address, width)) and bool(target.names.module_of(record.address))
+    return record.address >= 0x10000 and amd64.is_canonical(record.address)

@@ -68,7 +68,7 @@ class Walk:
         frames = []
         for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
             following = rows[number + 1]
-            back, arguments = following[1], self.arguments(following[0])
+            back, arguments = following[1], self.arguments_of(rows[number], following)
             if number in self.gaps:
                 back, arguments = None, _NO_ARGUMENTS
             elif self.narrow_from is not None and number >= self.narrow_from:
@@ -120,6 +120,10 @@ class Walk:
             return _NO_ARGUMENTS
         parts = [read(sp + index * width, width) for index in range(4)]
         return tuple(None if part is None else int.from_bytes(part, "little") for part in parts)
+
+    def arguments_of(self, row: list[Any], following: list[Any]) -> tuple[int | None, ...]:
+        """What a frame was called with, as far as its caller's stack pointer tells."""
+        return self.arguments(following[0])
 
     def narrow_arguments(self, sp: int | None) -> tuple[int | None, ...]:
         """What 32-bit code has at its stack pointer."""

@@ -1,0 +1,264 @@
+"""Stacks of x86 crashes: trap frames, what has no frame pointer, task states, the DPC stack.
+
+The driver's code was executed by unicorn. What the kernel has below a trap frame is laid out as in published stacks
+(Windows Internals, 6th edition, part 2, chapter 14; Microsoft's pages on 0x8E and 0x7F): CommonDispatchException's
+return address right below the trap frame, the exception record 54h below it, the trap handler's ebp at the trap frame.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import volatility3_kdump
+from tests.small_machines import (
+    AV,
+    FPO_FAULT_32,
+    FPO_THREAD_RETURN_32,
+    INNER_FAULT_32,
+    KE_BUG_CHECK_32,
+    KERNEL_CALLS_32,
+    LEAFCALLER_RETURN_32,
+    OUTER_RETURN_32,
+    STACK_32,
+    THREAD_RETURN_32,
+    SmallMachine,
+    x86_bug_check,
+    x86_context,
+    x86_machine,
+    x86_trap,
+)
+from volatility3_kdump.analysis.crash import Crash, analyze_crash
+from volatility3_kdump.cpu import x86
+from volatility3_kdump.target import Target
+from volatility3_kdump.windows.stacks.traps import stacked_exceptions, trap_frames
+
+HIGH = 0xFFFFFFFF00000000
+
+
+def written(machine: SmallMachine, path: Path, code: int, arguments: tuple[int, ...], ebp: int, **more: Any) -> Target:
+    machine.write(path / "x86.dmp", code, arguments, x86_context(ebp, ebp - 0x20), ebp - 0x20, **more)
+    return volatility3_kdump.open(path / "x86.dmp")
+
+
+def shown(crash: Crash) -> list[tuple[int, str, str]]:
+    return [(frame.ip & 0xFFFFFFFF, frame.trust, frame.part) for frame in crash.stack.frames]
+
+
+FAULTING = [
+    (INNER_FAULT_32, "trap frame", "fault"),
+    (OUTER_RETURN_32, "frame pointer", ""),
+    (THREAD_RETURN_32, "frame pointer", ""),
+]
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_the_trap_handler_that_stops_the_system(tmp_path: Path, newer: bool) -> None:
+    """0xD1: KiTrap0E calls KeBugCheckEx. Both layouts of the frame's lower half give the volatile registers."""
+    machine = x86_machine()
+    machine.registers["edx"] = 0x12345678
+    trap = x86_trap(machine, newer)
+    arguments = (0x24, 2, 0, INNER_FAULT_32)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0xD1, arguments)
+    crash = analyze_crash(target := written(machine, tmp_path, 0xD1, arguments, ebp))
+    assert shown(crash) == [
+        (KE_BUG_CHECK_32, "context", "bug check"),
+        (KERNEL_CALLS_32["KiTrap0E_bugcheck"], "frame pointer", "fault path"),
+        *FAULTING,
+    ]
+    assert crash.failure is not None and crash.failure.at_fault and crash.failure.trap_frame == HIGH | trap
+    for name in ("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "eip"):
+        assert crash.failure.context.get(name) == machine.registers[name], name
+    assert crash.failure.context.has_segments
+    # The fault's own frame has the stack pointer of the fault, and so its caller the right arguments.
+    frame = crash.stack.fault
+    assert (
+        frame is not None
+        and frame.sp == HIGH | machine.registers["esp"]
+        and frame.fp == HIGH | machine.registers["ebp"]
+    )
+    assert crash.plausibility is not None and crash.plausibility.outcome == "explained"
+    assert crash.verdict.module_name == "widget" and crash.stack.complete
+    assert [entry.address for entry in trap_frames(target)] == [HIGH | trap]
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (0x8E, (AV, INNER_FAULT_32, None, 0)),
+        (0x1E, (AV, INNER_FAULT_32, 0, 0x24)),
+    ],
+)
+def test_the_dispatcher_of_exceptions(tmp_path: Path, code: int, arguments: tuple[int | None, ...]) -> None:
+    machine = x86_machine()
+    trap = x86_trap(machine)
+    named = tuple(trap if value is None else value for value in arguments)
+    record, ebp = dispatched(machine, trap, code, named)
+    crash = analyze_crash(target := written(machine, tmp_path, code, named, ebp))
+    assert shown(crash) == [
+        (KE_BUG_CHECK_32, "context", "bug check"),
+        (KERNEL_CALLS_32["KiDispatchException"], "frame pointer", "fault path"),
+        (KERNEL_CALLS_32["CommonDispatchException"], "frame pointer", "fault path"),
+        (KERNEL_CALLS_32["KiTrap0E_dispatch"], "frame pointer", "fault path"),
+        *FAULTING,
+    ]
+    assert [frame.trap_frame for frame in crash.stack.frames if frame.trap_frame] == [HIGH | trap]
+    (exception,) = stacked_exceptions(target)
+    assert (exception.address, exception.trap_frame) == (HIGH | record, HIGH | trap)
+    assert (exception.record.code, exception.record.address) == (AV, INNER_FAULT_32)
+    assert crash.failure is not None and crash.failure.trap_frame == HIGH | trap
+    assert crash.verdict.module_name == "widget" and crash.plausibility is not None
+
+
+def dispatched(machine: SmallMachine, trap: int, code: int, arguments: tuple[int, ...]) -> tuple[int, int]:
+    """CommonDispatchException and KiDispatchException below a trap frame; the record, and KeBugCheckEx's ebp."""
+    machine.put(trap - 4, KERNEL_CALLS_32["KiTrap0E_dispatch"])
+    record = trap - 0x54
+    machine.put_bytes(record, struct.pack("<IIIIIII", AV, 0, 0, INNER_FAULT_32, 2, 0, 0x24) + bytes(0x34))
+    below = record - 20
+    machine.put(below, record, 0, trap, 0, 1)
+    # KiDispatchException: its frame with CommonDispatchException's ebp, which is the trap handler's.
+    dispatcher = below - 8
+    machine.put(dispatcher, trap, KERNEL_CALLS_32["CommonDispatchException"])
+    at = dispatcher - 0x300
+    return record, x86_bug_check(machine, at, KERNEL_CALLS_32["KiDispatchException"], dispatcher, code, arguments)
+
+
+def test_a_page_fault_that_the_memory_manager_reports(tmp_path: Path) -> None:
+    """0x50: MmAccessFault has a frame of its own between KeBugCheckEx and KiTrap0E."""
+    machine = x86_machine(null=0)
+    trap = x86_trap(machine)
+    arguments = (0x24, 0, INNER_FAULT_32, 0)
+    fault = trap - 0x30
+    machine.put(fault, trap, KERNEL_CALLS_32["KiTrap0E_fault"], 0, 0x24, 0, trap)
+    ebp = x86_bug_check(machine, fault - 0x60, KERNEL_CALLS_32["MmAccessFault"], fault, 0x50, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0x50, arguments, ebp))
+    assert shown(crash) == [
+        (KE_BUG_CHECK_32, "context", "bug check"),
+        (KERNEL_CALLS_32["MmAccessFault"], "frame pointer", "fault path"),
+        (KERNEL_CALLS_32["KiTrap0E_fault"], "frame pointer", "fault path"),
+        *FAULTING,
+    ]
+
+
+def test_a_broken_chain_goes_on_at_the_trap_frame(tmp_path: Path) -> None:
+    """Nothing between the bug check and the trap frame counts, and what is left out is told."""
+    machine = x86_machine()
+    trap = x86_trap(machine)
+    arguments = (AV, INNER_FAULT_32, trap, 0)
+    _, ebp = dispatched(machine, trap, 0x8E, arguments)
+    machine.put(ebp, 0x1234)
+    crash = analyze_crash(written(machine, tmp_path, 0x8E, arguments, ebp))
+    assert shown(crash)[2:] == FAULTING and len(shown(crash)) == 5
+    assert crash.stack.frames[1].return_address is None
+    assert any("frames are left out" in remark for remark in crash.stack.remarks)
+
+
+def test_a_function_without_a_frame_is_found_by_the_call_that_leads_to_it(tmp_path: Path) -> None:
+    machine = x86_machine(thread=0x1120)
+    assert machine.registers["eip"] == FPO_FAULT_32
+    trap = x86_trap(machine)
+    arguments = (0x24, 2, 0, FPO_FAULT_32)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0xD1, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0xD1, arguments, ebp))
+    assert shown(crash)[2:] == [
+        (FPO_FAULT_32, "trap frame", "fault"),
+        # The chain of frame pointers alone would have left out this one.
+        (LEAFCALLER_RETURN_32, "scan", ""),
+        (FPO_THREAD_RETURN_32, "frame pointer", ""),
+    ]
+    assert any("without a frame pointer are passed over" in remark for remark in crash.stack.remarks)
+
+
+@pytest.mark.parametrize("eip", [0x0, 0xB2340000])
+def test_a_jump_to_nowhere_has_its_caller_on_top_of_the_stack(tmp_path: Path, eip: int) -> None:
+    machine = x86_machine()
+    esp = machine.registers["esp"]
+    # A call by a pointer pushed where it returns to, as the call of inner did.
+    machine.registers.update(esp=esp + 4, eip=eip, ebp=esp + 0x1C)
+    assert struct.unpack_from("<I", machine.stack, esp + 4 - STACK_32)[0] == OUTER_RETURN_32
+    trap = x86_trap(machine)
+    arguments = (eip, 2, 8, eip)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0xD1, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0xD1, arguments, ebp))
+    assert [ip for ip, _, _ in shown(crash)][2:4] == [eip, OUTER_RETURN_32]
+    if eip:
+        assert crash.plausibility is not None and crash.plausibility.outcome == "jump to nowhere"
+        assert crash.plausibility.says.startswith("EIP 0xb2340000 lies in no module")
+    assert crash.verdict.module_name == "widget"
+
+
+def test_a_function_that_has_just_begun(tmp_path: Path) -> None:
+    """At its first instruction a function's return address is on top of the stack, and ebp is its caller's."""
+    machine = x86_machine()
+    esp = machine.registers["esp"]
+    machine.registers.update(esp=esp + 4, eip=INNER_FAULT_32 - 6, ebp=esp + 0x1C)
+    trap = x86_trap(machine)
+    arguments = (0x24, 2, 0, INNER_FAULT_32 - 6)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0xD1, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0xD1, arguments, ebp))
+    assert shown(crash)[2:] == [
+        (INNER_FAULT_32 - 6, "trap frame", "fault"),
+        (OUTER_RETURN_32, "unwind", ""),
+        (THREAD_RETURN_32, "frame pointer", ""),
+    ]
+
+
+def test_a_double_fault_is_where_its_task_state_says(tmp_path: Path) -> None:
+    """0x7F, P1 = 8: the processor switched to another task, and saved the registers in the one before."""
+    machine = x86_machine()
+    registers = machine.registers
+    state = bytearray(0x68)
+    struct.pack_into("<II", state, 4, 0xB2342FF0, 0x10)
+    order = ("eip", "eflags", "eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
+    struct.pack_into("<10I", state, 0x20, *(registers[name] | (0x2 if name == "eflags" else 0) for name in order))
+    struct.pack_into("<6I", state, 0x48, 0x23, 8, 0x10, 0x23, 0x30, 0)
+    machine.blocks.append((0x80042000, bytes(state)))
+    arguments = (8, 0x80042000, 0, 0)
+    ebp = x86_bug_check(machine, STACK_32 + 0x800, KERNEL_CALLS_32["KiTrap0E_bugcheck"], 0, 0x7F, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0x7F, arguments, ebp))
+    assert crash.failure is not None and crash.failure.at_fault and crash.failure.task_state == 0x80042000
+    assert [crash.failure.context.get(name) for name in order[2:]] == [registers[name] for name in order[2:]]
+    assert [ip for ip, _, _ in shown(crash)] == [INNER_FAULT_32, OUTER_RETURN_32, THREAD_RETURN_32]
+    assert shown(crash)[0][2] == "fault"
+
+
+def test_a_trap_that_is_no_double_fault_names_no_instruction(tmp_path: Path) -> None:
+    """0x7F with zeros for arguments: argument 4 is not a jump to null."""
+    machine = x86_machine()
+    ebp = x86_bug_check(machine, STACK_32 + 0x800, KERNEL_CALLS_32["KiTrap0E_bugcheck"], 0, 0x7F, (0, 0, 0, 0))
+    crash = analyze_crash(written(machine, tmp_path, 0x7F, (0, 0, 0, 0), ebp))
+    assert crash.plausibility is None and crash.failure is not None and not crash.failure.at_fault
+
+
+def test_an_edited_trap_frame_has_its_stack_pointer_elsewhere() -> None:
+    """SegCs without a selector: TempSegCs and TempEsp have the true ones (the kernel changed the stack pointer)."""
+    frame = bytearray(0x8C)
+    struct.pack_into("<I", frame, 0x10, 8)
+    struct.pack_into("<I", frame, 0x14, 0xB2342F00)
+    struct.pack_into("<III", frame, 0x30, 0, 0x23, 0x23)
+    struct.pack_into("<III", frame, 0x68, 0x80401234, 0, 0x246)
+    context = x86.trap_frame(lambda address, size: bytes(frame[:size]), 0xB2340000)
+    assert context is not None and (context.sp, context.get("cs")) == (0xB2342F00, 8)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (0x70, 0, "EFlags 0x0 have reserved bits wrong"),
+        (0x70, 0x45474150, "EFlags 0x45474150 have reserved bits wrong"),
+        (0x6C, 0x33, "SegCs 0x33 is no code segment of Windows"),
+        (0x6C, 0x1B, "HardwareSegSs 0x0 does not go with user code segment 0x1b"),
+    ],
+)
+def test_what_is_no_trap_frame(offset: int, value: int, reason: str) -> None:
+    frame = bytearray(0x8C)
+    struct.pack_into("<III", frame, 0x68, 0x80401234, 8, 0x246)
+    struct.pack_into("<I", frame, offset, value)
+    read = lambda address, size: bytes(frame[:size])  # noqa: E731
+    assert x86.why_not_trap_frame(read, 0xB2340000) == reason
+    assert x86.trap_frame(read, 0xB2340000) is None
+    assert x86.why_not_trap_frame(lambda address, size: None, 0xB2340000) == "0xb2340000 not in the dump"
