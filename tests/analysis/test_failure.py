@@ -22,6 +22,7 @@ from volatility3_kdump.analysis.failure import (
     failure_at_context,
     failure_at_trap,
     find_failure,
+    goes_beyond,
     reported_address,
 )
 from volatility3_kdump.cpu import amd64
@@ -277,6 +278,16 @@ def test_no_trap_frame_of_a_real_arm64_dump(shared_data: Path) -> None:
         failure_at_trap(target, 0xFFFFE00E0F14B670)
     failure = failure_of(target)
     assert failure.context.architecture == "arm64"
+
+
+@pytest.mark.parametrize(
+    ("code", "beyond"), [("0fa310", True), ("f00fab08", True), ("0fba2005", False), ("8b00", False)]
+)
+def test_a_bit_that_a_register_numbers_may_lie_far_from_the_operand(code: str, beyond: bool) -> None:
+    """Intel SDM volume 2, BT: with a register for the bit, memory up to 2^63 bits away is accessed."""
+    data = bytes.fromhex(code)
+    instruction = decode(lambda address, size: (data + bytes(15))[:size], 0x1000, "x64")
+    assert instruction is not None and goes_beyond(instruction) is beyond
 
 
 # the stack ------------------------------------------------------------------------------------------------------------

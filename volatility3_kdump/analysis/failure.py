@@ -91,8 +91,10 @@ class Failure:
     @property
     def operand_agrees(self) -> bool | None:
         """Whether the operand covers the address that the bug check names; ``None`` when either is not known, or the
-        registers are not those of the failure."""
+        registers are not those of the failure, or the instruction accesses memory beyond its operand."""
         memory = self._memory
+        if self.instruction is not None and goes_beyond(self.instruction):
+            return None
         if not self.at_fault or memory is None or memory.address is None or self.address is None:
             return None
         return memory.address <= self.address < memory.address + max(memory.size, 1)
@@ -115,6 +117,12 @@ class Failure:
 #: Registers that were found: as KD shows them, where they come from in words, and the addresses of a trap frame and a
 #: context record that hold them.
 _Found = tuple[Context, str, int | None, int | None]
+
+
+def goes_beyond(instruction: Instruction) -> bool:
+    """Whether an instruction tests a bit that a register numbers: that bit may lie far from the operand."""
+    bit_test = instruction.mnemonic.split()[-1] in ("bt", "bts", "btr", "btc")
+    return bit_test and [part.kind for part in instruction.parts] == ["memory", "register"]
 
 
 def reported_address(record: ExceptionRecord, instruction: Instruction | None = None) -> int | None:

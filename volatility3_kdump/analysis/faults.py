@@ -167,6 +167,12 @@ def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | N
         place = "not a canonical address, so the pointer itself was corrupt"
     elif region.kind == SPECIAL_POOL:
         place = "special pool, where freed memory and the ends of blocks are not mapped"
+    if failure is not None and failure.operand_agrees is False and failure.operand is not None:
+        # What the instruction did not do is not to be said of it.
+        return (
+            f"The processor reported a {kind} of {address:#x} ({place}){level}, but the instruction accesses "
+            f"{failure.operand:#x}."
+        )
     return f"{who} {_PAST[kind]} {address:#x} ({place}){level}."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.failure import crash_stack
+from volatility3_kdump.analysis.failure import crash_stack, goes_beyond
 from volatility3_kdump.analysis.judging import CONTRADICTED, EXPLAINED, HARDWARE, Fault, Plausibility, outcome_of
 from volatility3_kdump.cpu.exception import ACCESS_VIOLATION
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
@@ -218,6 +218,8 @@ def _of_unknown_size(operand: MemoryOperand) -> bool:
 def _hidden(instruction: Instruction) -> bool:
     """Whether the instruction may access memory that no operand names."""
     mnemonic = instruction.mnemonic.split()[-1]
+    if goes_beyond(instruction):
+        return True
     if mnemonic in ("mov", "pop"):
         # Only loads of segment, control and debug registers do.
         first = instruction.operands.split(",")[0].strip()

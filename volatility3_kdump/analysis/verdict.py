@@ -335,6 +335,9 @@ class _Decision:
         if entry is None or entry.module is None:
             return None
         why = f"argument {number} is the address {entry.name}, inside the driver that the bug check is about"
+        if entry.module == "nt":
+            # The kernel is no driver: what the argument should say is something else.
+            return self._by_argument(entry.module, entry.image, entry, why, LOW, "the address is the kernel's own")
         return self._by_argument(entry.module, entry.image, entry, why, HIGH, "the arguments of the bug check name it")
 
     def _by_argument(

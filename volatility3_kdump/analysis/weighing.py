@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.analysis.plausibility import (
     HARDWARE,
     IP_MISALIGNED,
@@ -47,6 +48,14 @@ def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | N
             return turned_to(verdict, MEMORY, flip.says, LOW, "one bit can differ for other reasons, too")
         return _capped(verdict, LOW, f"one bit of {flip.subject} may have flipped")
     return verdict
+
+
+def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | None) -> Verdict:
+    """No certainty for a component whose instruction accesses another address than the bug check reports."""
+    told = judged is not None and judged.outcome is not None
+    if failure is None or told or failure.operand_agrees is not False:
+        return verdict
+    return _capped(verdict, MEDIUM, f"its instruction accesses {failure.operand:#x}, not the address that is reported")
 
 
 def _hardware(verdict: Verdict, judged: Plausibility, bug_check: BugCheck | None, vendor: str | None) -> Verdict:

@@ -9,10 +9,13 @@ import pytest
 
 import volatility3_kdump
 from tests.archives import packing
+from tests.patched import patched
 from volatility3_kdump.target import Target
-from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.crashed import crash_context, crash_process, crash_processor, crash_thread
+from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
+from volatility3_kdump.windows.stacks.switched import interruption
 from volatility3_kdump.windows.stacks.walker import walker
 
 
@@ -39,6 +42,24 @@ def test_the_processor_in_kebugcheckex_saved_them(sample: Callable[..., Path], t
     assert thread is not None and expected is not None and thread.address == expected.address
     frames = [(frame.ip, frame.sp) for frame in walker(target).walk(crash_start(target)).frames]
     assert frames == [(frame.ip, frame.sp) for frame in walker(plain).walk(crash_start(plain)).frames]
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"PAGE"])
+def test_fill_is_no_name(plain: Target, fill: bytes) -> None:
+    process = crash_process(plain)
+    assert process is not None and process.name and plain.nt is not None
+    place = process.address + plain.nt.offset("_EPROCESS", "ImageFileName")
+    changed = read_process(patched(plain, {place: (fill * 15)[:15]}), process.address)
+    assert changed is not None and changed.image_name is None
+
+
+def test_a_thread_of_zeros_is_not_the_idle_thread(sample: Callable[..., Path], tmp_path: Path) -> None:
+    """A small memory dump whose copy of the thread was not written."""
+    data = bytearray(sample(4).read_bytes())
+    start = packing.get_triage(data, 64, "ThreadOffset")
+    data[start : start + 0x600] = bytes(0x600)
+    (tmp_path / "zeros.dmp").write_bytes(data)
+    assert interruption(volatility3_kdump.open(tmp_path / "zeros.dmp")) is None
 
 
 def test_registers_of_the_header_come_first(sample: Callable[..., Path]) -> None:

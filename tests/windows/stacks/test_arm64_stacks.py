@@ -33,6 +33,7 @@ from volatility3_kdump.analysis.failure import failure_at_trap
 from volatility3_kdump.cpu import arm64
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.target import Target
+from volatility3_kdump.text.summary import summary
 from volatility3_kdump.windows.stacks.starts import crash_start, start_at
 from volatility3_kdump.windows.stacks.traps import stacked_exceptions, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
@@ -142,6 +143,15 @@ def test_the_syndrome_and_the_instruction(tmp_path: Path, esr: int, address: int
     crash = analyze_crash(crashed(machine, tmp_path, trap, 0xD1, (address, 2, 0, LEAF_FAULT_64)))
     assert (crash.plausibility.outcome if crash.plausibility else None) == outcome
     assert (crash.verdict.suspect == "hardware") == (outcome == "contradicted")
+    if outcome is None:
+        # What the instruction did not do is not said of it, and nobody is blamed for certain.
+        lines = summary(crash, False)
+        assert (
+            "The processor reported a read of 0xffff800011112222 (kernel address space) at IRQL 2, but the instruction "
+            "accesses 0x24."
+        ) in lines
+        assert not any("widget+0x1084 read" in line for line in lines)
+        assert crash.verdict.confidence == "medium"
 
 
 def test_an_operand_that_is_there_acquits_the_code(tmp_path: Path) -> None:

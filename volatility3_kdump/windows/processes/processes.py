@@ -394,11 +394,18 @@ def _make_reader(target: Target) -> ProcessReader | None:
 # values ---------------------------------------------------------------------------------------------------------------
 
 
+#: What dumps have where nothing was written.
+_FILL, _LAST_ASCII = b"PAGEPAGE", 0x7E
+
+
 def _name(data: bytes | None) -> str | None:
-    """ImageFileName up to its NUL; ``None`` for an empty one."""
+    """ImageFileName up to its NUL; ``None`` for an empty one, and for bytes that are fill."""
     if data is None:
         return None
-    return data[:_IMAGE_NAME_SIZE].split(b"\0", 1)[0].decode("latin-1") or None
+    name = data[:_IMAGE_NAME_SIZE].split(b"\0", 1)[0]
+    if (len(name) > 1 and len(set(name)) == 1 and name[0] > _LAST_ASCII) or name.startswith(_FILL):
+        return None
+    return name.decode("latin-1") or None
 
 
 def _scalar(value: int | bytes | None) -> int | None:

@@ -199,7 +199,9 @@ def interruption(target: Target) -> Interruption | None:
             return Interruption(stack.kind, reason)
     processor = crash_processor(target)
     thread = crash_thread(target)
-    if thread is not None and (thread.pid == 0 or (processor is not None and processor.idle_thread == thread.address)):
+    idle = processor.idle_thread if processor is not None else None
+    # A thread that is all zeros has no process either.
+    if thread is not None and (idle == thread.address or (idle is None and thread.pid == 0 and thread.process)):
         return Interruption("idle", "the processor's thread is its idle thread")
     return None
 
