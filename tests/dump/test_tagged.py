@@ -83,7 +83,8 @@ def test_any_blobs_anywhere(blobs: list[tuple[uuid.UUID, bytes, int, int]], star
     ]
     assert [blob.index for blob in found] == list(range(len(blobs)))
     for blob, (_, content, _, _) in zip(found, blobs, strict=True):
-        assert blob.name == (tag_names().get(str(blob.tag)) or own_name(content[:0x100]))
+        expected = tag_names().get(str(blob.tag)) or own_name(content)
+        assert blob.name == (expected if content or blob.tag != NULL else "nothing: neither tag nor data")
 
 
 @settings(max_examples=100, deadline=None)
@@ -167,7 +168,12 @@ def test_data_behind_the_pages_of_every_type() -> None:
         (bytes(0x1C) + b"WPLg" + bytes(16), "WPP recorder log"),
         (b"AmdPPM".ljust(0x44, b"\0"), "WPP recorder of AmdPPM"),
         (bytes(8) + "\\Device\\x.exe".encode("utf-16-le"), "image path \\Device\\x.exe"),
+        ("win32kfull.sys".encode("utf-16-le"), "image win32kfull.sys"),
+        ("\\Device\\\x1b[2J.sys".encode("utf-16-le"), None),
+        ("\\Device\\\u202eexe.sys".encode("utf-16-le"), None),
         (b"NVCD" + bytes(range(60)), "data with the signature NVCD"),
+        (struct.pack("<IIII", 1, 0x60, 1, 0) + b"POWD" + bytes(range(60)), "data with the signature POWD"),
+        (struct.pack("<IIII", 1, 0, 1, 0) + b"POWD" + bytes(range(60)), None),
         (b"\x18\0\0\0" + bytes(0x24) + b"IoTriageDumpData\0", "I/O triage data (IoTriageDumpData)"),
         (bytes(40), None),
         (b"", None),
@@ -176,6 +182,33 @@ def test_data_behind_the_pages_of_every_type() -> None:
 )
 def test_blobs_that_name_themselves(data: bytes, name: str | None) -> None:
     assert own_name(data) == name
+
+
+def test_a_name_that_is_cut_off_says_so() -> None:
+    data = bytes(8) + ("\\Device\\" + "x" * 600).encode("utf-16-le")
+    assert (own_name(data[:0x420]) or "").startswith("image path that begins with \\Device\\xxx")
+
+
+#: Tags of real dumps whose data says nothing of itself.
+NAMELESS = {
+    "10ec8168-313c-488c-afea-272cd2094616",
+    "6752c89d-f789-48b8-a354-b868a3e6f989",
+    "d00ce1f5-d60c-41c2-af75-a4370c9976a3",
+}
+
+
+def test_every_blob_of_the_real_dumps(shared_data: Path) -> None:
+    """What is named as an image is named in the data, to its end; what has no name is known to have none."""
+    for path in sorted((shared_data / "dumps").glob("triage_*.dmp")):
+        dump = open_dump(path)
+        for blob in dump.tagged:
+            assert (blob.name is None) == (str(blob.tag) in NAMELESS), (path.name, blob)
+            if blob.name is not None and blob.name.startswith("image "):
+                data = dump.source.read(blob.offset, blob.size)
+                image = blob.name.split(" ", 2)[-1] if "path" in blob.name else blob.name.removeprefix("image ")
+                start = data.find(image.encode("utf-16-le"))
+                assert start in (0, 8), (path.name, blob)
+                assert data[start + 2 * len(image) :][:2] in (b"", b"\0\0"), (path.name, blob)
 
 
 def test_real_blobs_name_themselves(shared_data: Path) -> None:

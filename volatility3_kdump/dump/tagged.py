@@ -16,7 +16,7 @@ from volatility3_kdump.dump.source import Source
 _MAGIC = b"DumpBlob"
 _MOST_BLOBS = 4096
 #: How much of a blob is looked at for its own name.
-_HEAD = 0x100
+_HEAD = 0x420
 #: Blobs of the WPP recorder start with the component's name in 28 bytes, then comes this mark.
 _RECORDER_NAME, _RECORDER = 0x1C, b"WPLg"
 _IO_TRIAGE = b"IoTriageDumpData\0"
@@ -42,8 +42,9 @@ def tag_names() -> dict[str, str]:
 def own_name(data: bytes) -> str | None:
     """What a blob says of itself in its first bytes; ``None`` where they are no name.
 
-    The WPP recorder writes the component's name and ``WPLg``; others an image path behind version and size, or a
-    signature of four letters. Found on real small memory dumps.
+    The WPP recorder writes the component's name and ``WPLg``; others the name of an image, by itself or behind version
+    and size, or a signature of four letters. Found on real small memory dumps. ``data`` may be cut off: of a name
+    that does not end in it the beginning is told.
     """
     component = _ascii(data[:_RECORDER_NAME])
     if data[_RECORDER_NAME : _RECORDER_NAME + 4] == _RECORDER:
@@ -52,14 +53,25 @@ def own_name(data: bytes) -> str | None:
         return f"WPP recorder of {component}"
     if _IO_TRIAGE in data:
         return "I/O triage data (IoTriageDumpData)"
-    for start in (8, 0):
-        path = data[start : len(data) & ~1].decode("utf-16-le", errors="replace").split("\0", 1)[0]
-        if (path.startswith("\\") or path.endswith(".sys")) and len(path) > _SIGNATURE and path.isprintable():
-            return f"image path {path}"
-    signature = data[:_SIGNATURE]
-    if len(signature) == _SIGNATURE and signature.isalnum() and signature.isascii():
-        return f"data with the signature {signature.decode('ascii')}"
+    for start in (0, 8):
+        image = data[start : len(data) & ~1].decode("utf-16-le", errors="replace").split("\0", 1)[0]
+        if len(image) <= _SIGNATURE or not image.isprintable():
+            continue
+        if image.startswith("\\") or image.lower().endswith((".sys", ".exe", ".dll")):
+            whole = start + 2 * len(image) < _HEAD
+            kind = "image path" if image.startswith("\\") else "image"
+            return f"{kind} {image}" if whole else f"{kind} that begins with {image}"
+    for start in (0, _BEHIND_SIZES):
+        signature = data[start : start + _SIGNATURE]
+        if start and int.from_bytes(data[4:8], "little") < _BEHIND_SIZES:
+            continue
+        if len(signature) == _SIGNATURE and signature.isalnum() and signature.isascii():
+            return f"data with the signature {signature.decode('ascii')}"
     return None
+
+
+#: Where a signature lies behind version, size, version and flags.
+_BEHIND_SIZES = 0x10
 
 
 _SIGNATURE = 4
@@ -109,6 +121,8 @@ def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str
             return blobs, [f"tagged data: more than {_MOST_BLOBS} blobs; the rest is not listed"]
         tag = uuid.UUID(bytes_le=row.tag)
         name = names.get(str(tag)) or own_name(source.read(offset, min(row.data, _HEAD)))
+        if not tag.int and not row.data:
+            name = "nothing: neither tag nor data"
         blobs.append(TaggedBlob(len(blobs), tag, offset, row.data, name))
         position = offset + row.data + row.after
     if position > source.size:
