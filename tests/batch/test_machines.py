@@ -75,6 +75,72 @@ def test_two_dumps_of_one_crash_are_one() -> None:
     assert list(machine_lines(machines.document())) == []
 
 
+def test_the_surer_dump_of_a_crash_tells_whatever_comes_first() -> None:
+    """A small dump whose stack is a scan, and the kernel dump of the same crash, which has no SMBIOS tables."""
+    small, large = line(1, suspect="b.sys", path="/dumps/mini.dmp"), line(1, machine=None, path="/dumps/MEMORY.DMP")
+    small["verdict"]["confidence"], large["verdict"]["confidence"] = "low", "high"
+    small["bug_check"].update(code="0x100000d1", name="0xd1_M")
+    large["system"].update(boot_id=None, os_version=None)
+    for order in ((small, large), (large, small)):
+        machines = Machines()
+        for entry in order:
+            machines.add(entry)
+        [machine] = machines.document()
+        [crash] = machine["crashes"]
+        assert (crash["suspect"], crash["bug_check"], crash["boot_id"]) == ("a.sys", "0xd1", 1)
+        assert crash["kernel"] == "10.0.26100.1"
+        assert crash["files"] == ["/dumps/MEMORY.DMP", "/dumps/mini.dmp"]
+
+
+def test_a_dump_of_unknown_machine_joins_none_of_two() -> None:
+    """Two machines that crashed at the same moment with the same arguments: nobody knows whose it is."""
+    machines = Machines()
+    for machine in ("0123456789abcdef", "fedcba9876543210", None):
+        machines.add(line(1, machine=machine))
+    assert [len(machine["crashes"][0]["files"]) for machine in machines.document()] == [1, 1]
+
+
+def test_the_mark_of_small_dumps_makes_no_other_bug_check() -> None:
+    lines = [line(1), line(2), line(3, "0x50", "b.sys")]
+    lines[0]["bug_check"]["name"] = "0xd1_M"
+    assert not any("different bug checks" in sentence for sentence in patterns(*lines))
+
+
+def test_a_fleet_with_known_answers() -> None:
+    """Three machines: bad memory, one bad driver, crashes that have nothing in common; and one crash, which is none."""
+    fleet = {
+        "a": [
+            line(1, "0x1a", "memory", (5,)),
+            line(2, "0x50", "x.sys", (5,)),
+            line(3, "0x3b", "y.sys"),
+            line(4, "0xd1"),
+        ],
+        "b": [line(1, "0xd1", "bad.sys"), line(2, "0x3b", "bad.sys"), line(3, "0xa", "nt"), line(4, "0x50", "bad.sys")],
+        "c": [line(1, "0x9f", "p.sys"), line(2, "0x9f", "q.sys")],
+        "d": [line(1, "0xef", "z.sys")],
+    }
+    machines = Machines()
+    for name, crashes in fleet.items():
+        for crash in crashes:
+            machines.add({**crash, "machine": {"smbios_digest": name, "product": name}})
+    answers = {machine["name"]: machine["patterns"] for machine in machines.document()}
+    assert answers == {
+        "a": [
+            "bit 5 had changed in 2 of 4 crashes: the memory or the processor is at fault",
+            "4 crashes with 4 different bug checks and no driver in common: suspect the hardware",
+        ],
+        "b": ["bad.sys is suspected in 3 of 4 crashes"],
+        "c": [],
+        "d": [],
+    }
+    shown = list(machine_lines(machines.document()))
+    assert [text for text in shown if text.startswith("machine")] == [
+        *("machine a: 4 crashes", "machine b: 4 crashes", "machine c: 2 crashes"),
+    ]
+    days = [text.split("T")[0].strip() for text in shown if "boot" in text]
+    assert days[:4] == ["2024-11-01", "2024-11-02", "2024-11-03", "2024-11-04"]
+
+
 def test_the_order_of_lines_is_of_no_consequence() -> None:
     lines = [line(1), line(2, bits=(5,)), line(3, machine="fedcba9876543210"), line(4, machine=None)]
     documents = []

@@ -1,7 +1,8 @@
 """The machines of a batch: their crashes in order, and what these have in common.
 
 Dumps are of one machine when their SMBIOS tables are equal. Two dumps of one time with the same bug check are one
-crash, a small and a large dump of it. Lines may come from a file of an earlier run: other shapes are left out.
+crash, a small and a large dump of it: what is told of it is from the one that is surer, then larger; one without SMBIOS
+tables belongs to the machine of the other. Lines may come from a file of an earlier run: other shapes are left out.
 """
 
 from __future__ import annotations
@@ -18,18 +19,63 @@ _NO_DRIVER = frozenset({"hardware", "memory", "processor", "memory_corruption", 
 _KERNEL = frozenset({"ntkrnlmp.exe", "ntoskrnl.exe", "nt"})
 
 
-@dataclass
-class Crash:
-    """One crash of a machine: when, in which boot, with which bug check; who is suspected, which bits had changed."""
+_CONFIDENCE = {"high": 3, "medium": 2, "low": 1}
 
-    time: str | None
+
+@dataclass(frozen=True)
+class Dump:
+    """What a line says of a crash. ``rank`` orders the dumps of one crash: the surest, then the largest first."""
+
+    rank: tuple[int, int, str]
     boot_id: int | None
     bug_check: str
     suspect: str | None
     bits: tuple[int, ...]
     acquitted: bool
     kernel: str | None
-    files: list[str] = field(default_factory=list)
+    file: str
+
+
+@dataclass
+class Crash:
+    """One crash of a machine: when, in which boot, with which bug check; who is suspected, which bits had changed.
+
+    ``code`` is the bug check's, without the mark of small memory dumps.
+    """
+
+    time: str | None
+    code: str
+    dumps: list[Dump] = field(default_factory=list)
+
+    @property
+    def best(self) -> Dump:
+        return min(self.dumps, key=lambda dump: dump.rank)
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(bit for dump in sorted(self.dumps, key=_rank) for bit in dump.bits))
+
+    @property
+    def boot_id(self) -> int | None:
+        return next((dump.boot_id for dump in sorted(self.dumps, key=_rank) if dump.boot_id is not None), None)
+
+    @property
+    def kernel(self) -> str | None:
+        return max(
+            (dump.kernel for dump in self.dumps if dump.kernel), key=lambda text: (len(text), text), default=None
+        )
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(dump.file for dump in self.dumps)
+
+
+def _rank(dump: Dump) -> tuple[int, int, str]:
+    return dump.rank
+
+
+#: Time and bug check with arguments: what dumps of one crash have in common.
+_Key = tuple[str | None, str]
 
 
 @dataclass
@@ -37,7 +83,7 @@ class Machine:
     """A machine by its SMBIOS tables: its name, and its crashes by time and bug check with arguments."""
 
     name: str
-    crashes: dict[tuple[str | None, str], Crash] = field(default_factory=dict)
+    crashes: dict[_Key, Crash] = field(default_factory=dict)
 
     def ordered(self) -> list[Crash]:
         """The crashes, the earliest first; those without a time last."""
@@ -53,11 +99,11 @@ class Machine:
         for bit, count in sorted(bits.items(), key=lambda entry: (-entry[1], entry[0])):
             if count >= _FEWEST:
                 yield f"bit {bit} had changed in {count} of {total} crashes: the memory or the processor is at fault"
-        acquitted = sum(crash.acquitted for crash in crashes)
+        acquitted = sum(crash.best.acquitted for crash in crashes)
         if acquitted >= _FEWEST:
             yield f"in {acquitted} of {total} crashes no code can have raised the exception: suspect the hardware"
-        codes = {crash.bug_check for crash in crashes}
-        suspects = collections.Counter(crash.suspect for crash in crashes if _is_driver(crash.suspect))
+        codes = {crash.code for crash in crashes}
+        suspects = collections.Counter(crash.best.suspect for crash in crashes if _is_driver(crash.best.suspect))
         if len(codes) >= _MANY_CODES and (not suspects or max(suspects.values()) * 2 < total):
             many = f"{total} crashes with {len(codes)} different bug checks"
             yield f"{many} and no driver in common: suspect the hardware"
@@ -71,44 +117,44 @@ class Machines:
 
     def __init__(self) -> None:
         self._machines: dict[str, Machine] = {}
+        #: Dumps that do not say which machine they are of.
+        self._others: dict[_Key, list[Dump]] = {}
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take note of a line, if its dump says which machine it is from."""
+        """Take note of a line."""
         machine = _mapping(line.get("machine"))
-        identity = machine.get("smbios_digest")
-        if not isinstance(identity, str) or not identity:
-            return
         system, bug_check = _mapping(line.get("system")), _mapping(line.get("bug_check"))
-        verdict, judged = _mapping(line.get("verdict")), _mapping(line.get("plausibility"))
-        time, boot_id = system.get("time_utc"), system.get("boot_id")
-        time = time if isinstance(time, str) else None
-        code = bug_check.get("base_code") or bug_check.get("code")
-        name = str(bug_check.get("name") or code or "no bug check")
+        time = _text(system.get("time_utc"))
+        code = str(bug_check.get("base_code") or bug_check.get("code"))
         arguments = bug_check.get("arguments")
         values = [str(_mapping(entry).get("value")) for entry in arguments] if isinstance(arguments, list) else []
-        flips = judged.get("flips")
-        bits = [_mapping(flip).get("bit") for flip in flips] if isinstance(flips, list) else []
+        key, dump = (time, " ".join((code, *values))), _dump(line)
+        identity = machine.get("smbios_digest")
+        if not isinstance(identity, str) or not identity:
+            if time is not None:
+                self._others.setdefault(key, []).append(dump)
+            return
         known = self._machines.setdefault(identity, Machine(_name(machine)))
-        crash = known.crashes.setdefault(
-            (time, " ".join((str(code), *values))),
-            Crash(
-                time,
-                boot_id if isinstance(boot_id, int) else None,
-                name,
-                _text(verdict.get("suspect")) or _text(verdict.get("image_name")),
-                tuple(bit for bit in bits if isinstance(bit, int)),
-                _text(judged.get("remains")) is not None,
-                _text(system.get("os_version")) or _text(system.get("build_lab")),
-            ),
-        )
-        file = _mapping(line.get("file"))
-        member = _mapping(file.get("member")).get("name")
-        crash.files.append(f"{file.get('path')}{f' ({member})' if member else ''}")
-        crash.files.sort()
+        known.crashes.setdefault(key, Crash(time, code)).dumps.append(dump)
+
+    def _joined(self) -> dict[str, Machine]:
+        """The machines, with the dumps of their crashes that do not say which machine they are of."""
+        joined = {
+            identity: Machine(
+                machine.name,
+                {key: Crash(crash.time, crash.code, list(crash.dumps)) for key, crash in machine.crashes.items()},
+            )
+            for identity, machine in self._machines.items()
+        }
+        for key, dumps in self._others.items():
+            owners = [machine for machine in joined.values() if key in machine.crashes]
+            if len(owners) == 1:
+                owners[0].crashes[key].dumps += dumps
+        return joined
 
     def document(self) -> list[dict[str, Any]]:
         """Each machine as plain values, the one with the most crashes first."""
-        ranked = sorted(self._machines.items(), key=lambda entry: (-len(entry[1].crashes), entry[0]))
+        ranked = sorted(self._joined().items(), key=lambda entry: (-len(entry[1].crashes), entry[0]))
         return [
             {
                 "smbios_digest": identity,
@@ -118,8 +164,8 @@ class Machines:
                     {
                         "time_utc": crash.time,
                         "boot_id": crash.boot_id,
-                        "bug_check": crash.bug_check,
-                        "suspect": crash.suspect,
+                        "bug_check": crash.best.bug_check,
+                        "suspect": crash.best.suspect,
                         "bits": list(crash.bits),
                         "kernel": crash.kernel,
                         "files": crash.files,
@@ -145,6 +191,28 @@ def machine_lines(machines: list[dict[str, Any]]) -> Iterator[str]:
             bits = "".join(f" bit {bit}" for bit in crash["bits"])
             when = f"{crash['time_utc'] or 'no time'}{boot}"
             yield f"        {when}  {crash['bug_check']}  {crash['suspect'] or '-'}{bits}"
+
+
+def _dump(line: Mapping[str, Any]) -> Dump:
+    system, bug_check = _mapping(line.get("system")), _mapping(line.get("bug_check"))
+    verdict, judged = _mapping(line.get("verdict")), _mapping(line.get("plausibility"))
+    boot_id, flips = system.get("boot_id"), judged.get("flips")
+    bits = [_mapping(flip).get("bit") for flip in flips] if isinstance(flips, list) else []
+    file = _mapping(line.get("file"))
+    member = _mapping(file.get("member")).get("name")
+    path = f"{file.get('path')}{f' ({member})' if member else ''}"
+    size = file.get("size")
+    confidence = _CONFIDENCE.get(str(verdict.get("confidence")), 0)
+    return Dump(
+        (-confidence, -size if isinstance(size, int) else 0, path),
+        boot_id if isinstance(boot_id, int) else None,
+        str(bug_check.get("name") or bug_check.get("base_code") or bug_check.get("code") or "no bug check"),
+        _text(verdict.get("suspect")) or _text(verdict.get("image_name")),
+        tuple(bit for bit in bits if isinstance(bit, int)),
+        _text(judged.get("remains")) is not None,
+        _text(system.get("os_version")) or _text(system.get("build_lab")),
+        path,
+    )
 
 
 def _is_driver(suspect: str | None) -> bool:
