@@ -87,7 +87,8 @@ def refuted(target: Target, crash: Crash) -> list[str]:
     known = {module.name for module in target.modules} | {
         entry.name.rsplit(".", 1)[0] for entry in target.unloaded_modules
     }
-    if verdict.module_name is not None and verdict.module_name not in known | _INVENTED:
+    # Driver objects name drivers as well.
+    if target.modules and verdict.module_name is not None and verdict.module_name not in known | _INVENTED:
         problems.append(f"no module {verdict.module_name}")
     if failure is not None and not failure.at_fault and any(line.startswith("It happened at ") for line in lines):
         problems.append("a place of the fault, though none is known")
