@@ -325,6 +325,24 @@ def test_in_a_terminal_with_prompt_toolkit(sample) -> None:
         shown.wait_for("-- more")
         shown.type("q")
         shown.wait_for("2: kd> ")
+        # Typed ahead: no key of a command answers the pager.
+        shown.type("!process 0 0\r.echo one\r.echo two\r")
+        shown.wait_for("Image: notmyfault64.exe")
+        shown.wait_for("\none\n")
+        shown.wait_for("\ntwo\n")
+        shown.wait_for("2: kd> ")
+        # Pasted in brackets: lines run one by one.
+        shown.type("\x1b[200~.echo three\n!process 0 0\n.echo four\x1b[201~\r")
+        shown.wait_for("\nthree\n")
+        shown.wait_for("Image: notmyfault64.exe")
+        shown.wait_for("\nfour\n")
+        shown.wait_for("2: kd> ")
+        # Tab completes; a terminal that can do nothing shows the last character of the line.
+        shown.type("dt nt!_EPROCESS ImageFileN\t")
+        shown.wait_for("ImageFileNe")
+        shown.type(" @$proc\r")
+        shown.wait_for('[15]  "notmyfault64.e"')
+        shown.wait_for("2: kd> ")
         shown.type("q\r")
         shown.wait_for("quit:")
         assert shown.process.wait(60) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,35 @@ def test_pasted_lines_are_given_one_by_one(session: Session, capsys: pytest.Capt
     assert reader.pager() is None
     reader.forget()
     assert reader.read("kd> ") == "!process 0 7"
+
+
+def test_types_complete(session: Session) -> None:
+    assert words(session, "dt nt!_EPROC") == ["_EPROCESS", "_EPROCESS_VALUES"]
+    assert words(session, "dt _eproc") == ["_EPROCESS", "_EPROCESS_VALUES"]
+    assert list(candidates(session, "dt nt!_KPRC")) == [(6, "_KPRCB"), (6, "_KPRCBFLAG")]
+    assert "_KPRCB" in words(session, "?? sizeof(nt!_KPRC")
+    assert "_KPRCB" in words(session, "k; dx (nt!_KPRC")
+    assert words(session, "dt nowhere!_K") == []
+
+
+def test_fields_complete(session: Session) -> None:
+    assert words(session, "dt nt!_EPROCESS ImageFileN") == ["ImageFileName"]
+    assert words(session, "dt -r1 nt!_EPROCESS @$proc imagefilen") == ["ImageFileName"]
+    assert list(candidates(session, "dt _KTHREAD Header.Sig")) == [(19, "Signalling"), (19, "SignalState")]
+    assert words(session, "dt nt!_NOSUCH Im") == []
+
+
+def test_objects_complete(session: Session) -> None:
+    assert words(session, "!object \\Dri") == ["Driver"]
+    assert words(session, "!object \\Driver\\my") == ["MYFAULT"]
+    assert words(session, "!drvobj my") == ["MYFAULT"]
+    assert words(session, "!object \\Nowhere\\my") == []
+
+
+def test_files_complete(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "script.txt").touch()
+    (tmp_path / "scripts").mkdir()
+    for command in (".logopen /t ", ".opendump ", "$<", "$$>a<", "k; $$><"):
+        assert words(session, f"{command}{tmp_path}/scr") == ["script.txt", "scripts/"]
+    assert words(Session(), f"$<{tmp_path}/script.") == ["script.txt"]
+    assert words(session, f"$<{tmp_path}/nowhere/a") == []

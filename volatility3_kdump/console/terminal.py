@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import select
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from volatility3_kdump.console.commands import registry
+from volatility3_kdump.console.completion import candidates
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.escape import printable
 
 _MORE = "-- more: space a page, Enter a line, G to the end, / search, q stop --"
-_MOST_COMPLETIONS = 200
-_LAST_WORD = re.compile(r"[^\s;=(),+\[\]\"*/-]*$")
-_FIRST_WORD = re.compile(r"(?:^|;)\s*(\S*)$")
 
 
 class Reader(Protocol):
@@ -103,7 +100,18 @@ class _Toolkit:
         if self._lines:
             # What is pasted runs line by line, without a stop.
             return None
-        return _Pager(lambda: str(self._more.prompt(_MORE)), lambda: str(self._search.prompt("/")))
+        return _Pager(
+            lambda: str(self._more.prompt(_MORE)), lambda: str(self._search.prompt("/")), self._is_typed_ahead
+        )
+
+    def _is_typed_ahead(self) -> bool:
+        """Whether keys wait: in the terminal, or taken out of it with those of the line before."""
+        from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+
+        source = self._prompt.app.input
+        keys = get_typeahead(source)
+        store_typeahead(source, keys)
+        return bool(keys or select.select([source.fileno()], [], [], 0)[0])
 
 
 def _more_keys() -> Any:
@@ -120,10 +128,15 @@ def _more_keys() -> Any:
 
 
 class _Pager:
-    """Stops after each screen and asks with a key what to do. A line that is wider than the screen is several rows."""
+    """Stops after each screen and asks with a key what to do. A line that is wider than the screen is several rows.
 
-    def __init__(self, ask: Callable[[], str], search: Callable[[], str] = str) -> None:
-        self._ask, self._search = ask, search
+    Where commands are typed ahead it does not stop: their keys are no answers to it.
+    """
+
+    def __init__(
+        self, ask: Callable[[], str], search: Callable[[], str] = str, ahead: Callable[[], bool] = bool
+    ) -> None:
+        self._ask, self._search, self._ahead = ask, search, ahead
         self._left = self._page()
         self._endless = False
         self._wanted = ""
@@ -146,6 +159,9 @@ class _Pager:
         self._left -= self._rows(line)
         if self._left >= 0:
             return False
+        if self._ahead():
+            self._endless = True
+            return False
         try:
             key = self._ask()
             self._wanted = self._search().lower() if key == "/" else ""
@@ -154,27 +170,3 @@ class _Pager:
         self._endless = key == "G"
         self._left = 0 if key == "enter" else self._page()
         return key.lower() == "q"
-
-
-def candidates(session: Session, before: str) -> Iterator[tuple[int, str]]:
-    """(where it begins, word) of each completion of the text before the cursor: commands, modules and symbols."""
-    first = _FIRST_WORD.search(before)
-    if first is not None:
-        typed = first[1].lower()
-        names = sorted(name for name in registry() if name.lower().startswith(typed))
-        yield from ((first.start(1), name) for name in names)
-    last = _LAST_WORD.search(before)
-    if last is None or not session.dumps or (first is not None and "!" not in last[0][1:]):
-        return
-    module, mark, symbol = last[0].partition("!")
-    prefix = module.lstrip("@")
-    target = session.target
-    if not mark:
-        if prefix:
-            modules = sorted(named_module.name for named_module in target.modules)
-            yield from ((last.start(), printable(name)) for name in modules if name.lower().startswith(prefix.lower()))
-        return
-    named_module = next((entry for entry in target.modules if entry.name.lower() == prefix.lower()), None)
-    if named_module is not None and symbol:
-        for name in target.names.starting_with(named_module, symbol, _MOST_COMPLETIONS):
-            yield last.start() + len(module) + 1, printable(name)
