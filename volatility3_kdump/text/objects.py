@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.processes.handle_table import FreeEntry
 from volatility3_kdump.windows.processes.namespace import Directory
 from volatility3_kdump.windows.processes.objects import Handle, ObjectInfo
 
-#: Bits of the flags of ``!object``: names and counts, what a directory holds or a link leads to, the whole path.
-NAMES, CONTENTS, PATH = 1, 8, 0x20
+#: Bits of the flags of ``!object``: names and counts, what a directory holds or a link leads to, optional headers, the
+#: whole path.
+NAMES, CONTENTS, HEADERS, PATH = 1, 8, 0x10, 0x20
 
 
 def object_lines(found: ObjectInfo, size: int = 8, flags: int = NAMES) -> Iterator[str]:
@@ -18,13 +20,21 @@ def object_lines(found: ObjectInfo, size: int = 8, flags: int = NAMES) -> Iterat
     def plain(value: int | None) -> str:
         return pointer(value, size, tick=False)
 
+    yield f"Object: {plain(found.address)}  Type: ({plain(found.type_address)}) {found.type_name}"
+    yield f"    ObjectHeader: {plain(found.header)} (new version)"
+    if flags & NAMES:
+        yield from _names(found, plain, flags)
+    if flags & HEADERS:
+        yield "Optional Headers:"
+        if found.headers is None:
+            yield "    not in the dump"
+        yield from (f"    {name}({plain(address)})" for name, address in found.headers or ())
+
+
+def _names(found: ObjectInfo, plain: Callable[[int | None], str], flags: int) -> Iterator[str]:
     def count(value: int | None) -> str:
         return "?" if value is None else str(value)
 
-    yield f"Object: {plain(found.address)}  Type: ({plain(found.type_address)}) {found.type_name}"
-    yield f"    ObjectHeader: {plain(found.header)} (new version)"
-    if not flags & NAMES:
-        return
     yield f"    HandleCount: {count(found.handle_count)}  PointerCount: {count(found.pointer_count)}"
     if found.name is None:
         yield "    Name: not in the dump"
@@ -58,7 +68,14 @@ def link_line(leads_to: str | None) -> str:
 
 def handle_line(handle: Handle, size: int = 8) -> str:
     """The first line of a handle."""
+    marks = ("(Protected) " if handle.protected else "") + ("(Inherit) " if handle.inherited else "")
     return (
         f"{handle.value:04x}: Object: {pointer(handle.object, size, tick=False)}  GrantedAccess: {handle.access:08x} "
-        f"Entry: {pointer(handle.entry, size, tick=False)}"
+        f"{marks}Entry: {pointer(handle.entry, size, tick=False)}"
     )
+
+
+def free_line(entry: FreeEntry, size: int = 8) -> str:
+    """An entry that no handle has."""
+    address, following = pointer(entry.address, size, tick=False), pointer(entry.following, size, tick=False)
+    return f"{entry.handle:04x}: free handle, Entry address {address}, Next Entry {following}"

@@ -8,12 +8,27 @@ from typing import Any
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.text.objects import CONTENTS, NAMES, directory_lines, handle_line, link_line, object_lines
+from volatility3_kdump.text.objects import (
+    CONTENTS,
+    NAMES,
+    directory_lines,
+    free_line,
+    handle_line,
+    link_line,
+    object_lines,
+)
 from volatility3_kdump.text.processes import header
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
-from volatility3_kdump.views.table import ADDRESS, BLANK, HEX, NUMBER, POINTER, TEXT, Column, Part, Table
-from volatility3_kdump.windows.listing.handles import ListedHandle, ProcessHandles, process_handles
+from volatility3_kdump.views.table import ADDRESS, BLANK, FLAG, HEX, NUMBER, POINTER, TEXT, Column, Part, Table
+from volatility3_kdump.windows.listing.handles import (
+    ListedHandle,
+    ProcessHandles,
+    object_of_id,
+    objects_of_type,
+    process_handles,
+)
+from volatility3_kdump.windows.processes.handle_table import FreeEntry
 from volatility3_kdump.windows.processes.namespace import Directory, NamedObject, directory_at, read_directory
 from volatility3_kdump.windows.processes.objects import ObjectInfo, find_object, link_target, read_object
 from volatility3_kdump.windows.processes.processes import Process
@@ -51,6 +66,8 @@ _HANDLE = Part[ListedHandle](
     Column("Handle", HEX, "its value", lambda listed: listed.handle.value),
     Column("GrantedAccess", HEX, "the access that it grants", lambda listed: listed.handle.access),
     keys.ENTRY(lambda listed: listed.handle.entry, "HANDLE_TABLE_ENTRY"),
+    Column("Protected", FLAG, "whether the handle cannot be closed", lambda listed: listed.handle.protected),
+    Column("Inherited", FLAG, "whether child processes inherit it", lambda listed: listed.handle.inherited),
 )
 OBJECTS = Table("kdump.object", _OBJECT)
 HANDLES = Table("kdump.object --handles", _OWNER, _HANDLE, _OBJECT)
@@ -99,11 +116,41 @@ def object_grid(target: Target, what: int | str, flags: int = NAMES | CONTENTS) 
     return OBJECTS.grid(rows(), lines)
 
 
+def typed_grid(target: Target, kind: str) -> KdumpGrid:
+    """The objects of a type, as far as something leads to them (``!object 0 Type``)."""
+    typed = objects_of_type(target, kind)
+
+    def rows() -> Iterator[Row]:
+        yield from (OBJECTS.row(0, info) for info in typed.objects)
+        yield from (OBJECTS.row(0, Notes=[problem]) for problem in typed.problems)
+
+    def lines() -> Iterator[str]:
+        yield f"{len(typed.objects)} objects of type {kind} that handles, names and lists lead to"
+        for info in typed.objects:
+            yield ""
+            yield from object_lines(info, target.memory.pointer_size)
+        yield from (f"NOTE: {problem}" for problem in typed.problems)
+
+    return OBJECTS.grid(rows(), lines)
+
+
+def identified_grid(target: Target, number: int) -> KdumpGrid:
+    """The process or thread of an id (``!handle ID 20``)."""
+    info = object_of_id(target, number)
+    return OBJECTS.grid([OBJECTS.row(0, info)], lambda: object_lines(info, target.memory.pointer_size))
+
+
 def handles_grid(
-    target: Target, process: int, wanted: int = 0, objects: bool = True, kind: str | None = None
+    target: Target,
+    process: int,
+    wanted: int = 0,
+    objects: bool = True,
+    kind: str | None = None,
+    free: bool = False,
+    kernel: bool = False,
 ) -> KdumpGrid:
     """The handles of the process at an EPROCESS, or the ``wanted`` one; without ``objects`` the handles alone."""
-    handles = process_handles(target, process, wanted, objects, kind)
+    handles = process_handles(target, process, wanted, objects, kind, free, kernel)
     return HANDLES.grid(_handle_rows(handles), lambda: _handle_lines(handles, target.memory.pointer_size))
 
 
@@ -118,11 +165,17 @@ def _handle_rows(found: ProcessHandles) -> Iterator[Row]:
 def _handle_lines(found: ProcessHandles, size: int) -> Iterator[str]:
     yield from header(found.process, size)
     yield ""
-    yield f"Handle table at {pointer(found.table, size, tick=False)} with {found.count} entries in use" + (
+    what = "Kernel handle table" if found.kernel else "Handle table"
+    yield f"{what} at {pointer(found.table, size, tick=False)} with {found.count} entries in use" + (
         " that can be read" if found.problems else ""
     )
-    for listed in found.handles:
+    slots: list[tuple[int, ListedHandle | FreeEntry]] = [(entry.handle, entry) for entry in found.free]
+    slots += [(entry.handle.value, entry) for entry in found.handles]
+    for _, listed in sorted(slots, key=lambda slot: slot[0]):
         yield ""
+        if isinstance(listed, FreeEntry):
+            yield free_line(listed, size)
+            continue
         yield handle_line(listed.handle, size)
         if listed.object is not None:
             yield from object_lines(listed.object, size)

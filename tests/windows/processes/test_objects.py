@@ -14,11 +14,13 @@ from tests.prompt import answer
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.io.drivers import driver_objects
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
-from volatility3_kdump.windows.processes.handle_table import handle_pages
-from volatility3_kdump.windows.processes.objects import find_object, link_target, read_handles, read_object
+from volatility3_kdump.windows.processes.handle_table import FreeEntry, handle_pages
+from volatility3_kdump.windows.processes.objects import find_object, link_target, read_handles, read_object, read_slots
 
 LOCK = 1
+PROTECTED = 8
 
 
 def with_handles(target: Target, source: Path, path: Path, isf: Path | None) -> tuple[Target, dict[int, tuple]]:
@@ -41,6 +43,10 @@ def with_handles(target: Target, source: Path, path: Path, isf: Path | None) -> 
         header = address - body
         modern = nt.has("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
         low = (header & 0xFFFFFFFFFFFF) >> 4 << 20 | LOCK if modern else header | LOCK
+        if handle == PROTECTED:
+            # OBJ_PROTECT_CLOSE and OBJ_INHERIT; before Windows 8 the former is a bit of the access.
+            low |= 3 << 17 if modern else 2
+            access |= 0 if modern else 0x2000000
         struct.pack_into("<QQ", entries, handle * 4, low, access)
     # A free entry: no object, and the next free one.
     struct.pack_into("<QQ", entries, 12 * 4, 0, 0x10)
@@ -57,6 +63,13 @@ def test_handles_of_every_kernel(sample, isf_path: Path, tmp_path: Path) -> None
     problems: list[str] = []
     found = list(read_handles(target, table, problems))
     assert {handle.value: (handle.object, handle.access) for handle in found} == expected
+    assert [handle.value for handle in found if handle.protected] == [PROTECTED]
+    assert [handle.value for handle in found if handle.inherited] == [PROTECTED]
+    used = {handle.value: handle for handle in found}
+    assert [slot for slot in read_slots(target, table, problems) if not isinstance(slot, FreeEntry)] == found
+    free = [slot for slot in read_slots(target, table, problems) if isinstance(slot, FreeEntry)]
+    assert [slot.handle for slot in free] == [handle for handle in range(0, 0x400, 4) if handle not in used]
+    assert {slot.handle: slot.following for slot in free}[12] == 0x10
     assert problems == []
 
 
@@ -134,12 +147,43 @@ def test_kd_text_of_handles(session: Session) -> None:
     assert lines[7].startswith("0004: Object: ffff91895301a080  GrantedAccess: 001fffff Entry: ")
     assert [line[:4] for line in lines[7::2]] == ["0004", "0008", "03fc"]
     lines = answer(session, "!handle 8")
-    assert lines[7].startswith("0008: Object: ffff918952f55080  GrantedAccess: 001f0003 Entry: ")
+    assert lines[7].startswith("0008: Object: ffff918952f55080  GrantedAccess: 001f0003 (Protected) (Inherit) Entry: ")
     assert lines[8].endswith(") Thread")
     # What is not there is said; the kernel's own process has no table in this dump.
     lines = answer(session, "!handle 0 3 poi(nt!PsInitialSystemProcess)")
     assert lines[5].endswith(" with 0 entries in use that can be read")
     assert lines[6].startswith("NOTE: handle table ")
+
+
+def test_further_forms_of_handles(session: Session) -> None:
+    """Free entries, the kernel's table, ids, every process; an unknown type of objects says so."""
+    lines = answer(session, "!handle c 1")
+    assert lines[7].startswith("000c: free handle, Entry address ")
+    assert lines[7].endswith(", Next Entry 0000000000000010")
+    assert sum("free handle" in line for line in answer(session, "!handle 0 5")) == 0x100 - 3
+    assert answer(session, "!handle 1c58 20")[0].startswith("Object: ffff91895301a080  Type: ")
+    assert "has the id 1c54" in answer(session, "!handle 1c54 20")[0]
+    assert answer(session, "!handle 0 11")[5].startswith("Kernel handle table at ")
+    every = answer(session, "!handle 0 3 0 Thread")
+    assert [line for line in every if line.startswith("0008: ")] == [
+        line for line in answer(session, "!handle 8 3") if line.startswith("0008: ")
+    ]
+
+
+def test_objects_of_a_type(session: Session) -> None:
+    lines = answer(session, "!object 0 Driver")
+    named = [line.split()[-1] for line in lines if "Name:" in line]
+    assert lines[0] == f"{len(named)} objects of type Driver that handles, names and lists lead to"
+    drivers = driver_objects(session.target).found
+    assert sorted(named) == sorted((driver.driver.name or "").rpartition("\\")[2] for driver in drivers)
+    assert (
+        "no handle and no name leads to an object of type driver; its name is written Driver"
+        in (answer(session, "!object 0 driver")[0])
+    )
+    assert answer(session, "!object \\Driver\\ACPI 10")[2:] == [
+        "Optional Headers:",
+        f"    NameInfo({find_object(session.target, chr(92) + 'Driver' + chr(92) + 'ACPI') - 0x50:016x})",
+    ]
 
 
 def test_what_is_no_object(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
@@ -11,6 +12,8 @@ from volatility3_kdump.errors import KdumpError
 
 #: Bit of the flags of ``!handle`` that asks for the objects.
 _OBJECTS, _DEFAULT_FLAGS = 2, 3
+_FREE, _KERNEL, _ID = 4, 0x10, 0x20
+_ALL = (1 << 64) - 1
 _DEFAULT_OF_OBJECT = 9
 
 
@@ -19,22 +22,33 @@ _DEFAULT_OF_OBJECT = 9
     help="an object's header, or a directory's objects",
     options=(Option("-p", "private name spaces", refused="they are not walked: !object PATH shows the directories"),),
     arguments=(
-        word("ADDRESS|PATH", "an object, or a path such as \\Driver; 0 and a NAME is not there", required=True),
+        word("ADDRESS|PATH", "an object, or a path such as \\Driver; 0 for the objects of a type", required=True),
         flags(
             Bit(1, "names and counts too: 0 is the type alone"),
             Bit(8, "with 1: the contents of a directory, where a symbolic link leads"),
-            Bit(0x10, "optional headers", "optional headers are not shown"),
+            Bit(0x10, "optional headers"),
             Bit(0x20, "with 1: the name with its path"),
+            name="FLAGS|TYPE",
+            help="a type of objects behind 0, else the sum of",
         ),
     ),
-    examples=(Example("!object \\Driver", "a directory"), Example("!object ffffd48f`77af9698")),
+    examples=(
+        Example("!object \\Driver", "a directory"),
+        Example("!object 0 Event", "the objects of a type"),
+        Example("!object ffffd48f`77af9698"),
+    ),
+    usage="ADDRESS|PATH [FLAGS] | 0 TYPE",
+    own=True,
     plugin="object",
 )
 def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.views.objects import object_grid
+    from volatility3_kdump.views.objects import object_grid, typed_grid
 
-    operand = arguments.word("ADDRESS|PATH") or ""
-    wanted = arguments.number("FLAGS")
+    typed = arguments.words
+    if typed[:1] == ["0"] and len(typed) == 2 and not re.fullmatch(r"(0x)?[0-9a-fA-F]{1,2}", typed[1]):
+        return typed_grid(session.target, typed[1]).kd_lines()
+    given = arguments.syntax.read(arguments.name, arguments.text, session.evaluate)
+    operand, wanted = given.words["ADDRESS|PATH"], given.numbers.get("FLAGS|TYPE")
     what = operand if operand.startswith("\\") else session.evaluate(operand)
     return object_grid(session.target, what, _DEFAULT_OF_OBJECT if wanted is None else wanted).kd_lines()
 
@@ -47,41 +61,51 @@ def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
         flags(
             Bit(1, "the handles"),
             Bit(_OBJECTS, "what the objects are"),
-            Bit(4, "free entries", "free entries are not listed"),
-            Bit(0x10, "the kernel's handle table", "the table of PROCESS is shown: name process 4 instead"),
+            Bit(_FREE, "free entries"),
+            Bit(_KERNEL, "the kernel's handle table"),
+            Bit(_ID, "HANDLE is the id of a process or thread"),
         ),
-        number("PROCESS", "an EPROCESS or a process id; by default the current process, 0 with a TYPE for all"),
+        number("PROCESS", "an EPROCESS or a process id; by default the current process, 0 for all"),
         word("TYPE", "only handles of this type of objects, such as File"),
     ),
-    examples=(Example("!handle 0 3 4", "those of process 4"),),
+    examples=(
+        Example("!handle 0 3 4", "those of process 4"),
+        Example("!handle 0 3 0 File", "files of all"),
+    ),
     plugin="object",
 )
 def show_handles(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.views.objects import handles_grid
+    from volatility3_kdump.views.objects import handles_grid, identified_grid
     from volatility3_kdump.windows.listing.handles import process_named
 
     wanted = arguments.number("HANDLE") or 0
+    wanted = 0 if wanted == _ALL else wanted
     chosen = arguments.number("FLAGS")
-    process = arguments.number("PROCESS") or 0
+    chosen = _DEFAULT_FLAGS if chosen is None else chosen
+    process = arguments.number("PROCESS")
     kind = arguments.word("TYPE")
-    if kind is not None and not process:
-        yield from _of_all(session, wanted, kind)
+    if chosen & _ID:
+        yield from identified_grid(session.target, wanted).kd_lines()
         return
-    address = process_named(session.target, process) if process else session.current.process
+    if process == 0:
+        yield from _of_all(session, wanted, kind, chosen)
+        return
+    address = session.current.process if process in (None, _ALL) else process_named(session.target, process or 0)
     if address is None:
         raise KdumpError("no process is current: name one, !handle 0 3 PROCESS")
-    with_objects = bool((_DEFAULT_FLAGS if chosen is None else chosen) & _OBJECTS)
-    yield from handles_grid(session.target, address, wanted, with_objects, kind).kd_lines()
+    objects, free, kernel = bool(chosen & _OBJECTS), bool(chosen & _FREE), bool(chosen & _KERNEL)
+    yield from handles_grid(session.target, address, wanted, objects, kind, free, kernel).kd_lines()
 
 
-def _of_all(session: Session, wanted: int, kind: str) -> Iterator[str]:
-    """The handles of one type in every process. What is wrong with one process is a line."""
+def _of_all(session: Session, wanted: int, kind: str | None, chosen: int) -> Iterator[str]:
+    """The handles of every process. What is wrong with one process is a line."""
     from volatility3_kdump.views.objects import handles_grid
     from volatility3_kdump.windows.processes.process_lists import process_addresses
 
+    objects, free = kind is not None or bool(chosen & _OBJECTS), bool(chosen & _FREE)
     for address in process_addresses(session.target):
         try:
-            yield from handles_grid(session.target, address, wanted, True, kind).kd_lines()
+            yield from handles_grid(session.target, address, wanted, objects, kind, free).kd_lines()
         except KdumpError as error:
             yield f"NOTE: {error}"
         yield ""

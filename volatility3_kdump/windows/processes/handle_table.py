@@ -19,18 +19,29 @@ if TYPE_CHECKING:
 _MOST_ENTRIES = 1 << 20
 _LEVELS = 3
 _ENTRY = struct.Struct("<QQ")
+_ATTRIBUTES = 7
 
 
 class TableEntry(NamedTuple):
     """A used entry: ``handle`` is its value, ``address`` where it lies, ``rest`` its second half.
 
-    ``pointer`` is what it names: in a process's table the header of an object, in PspCidTable its body.
+    ``pointer`` is what it names: in a process's table the header of an object, in PspCidTable its body. ``marks`` are
+    OBJ_INHERIT (2), OBJ_AUDIT_OBJECT_CLOSE (4), and bit 0: OBJ_PROTECT_CLOSE since Windows 8, a lock before.
     """
 
     handle: int
     address: int
     pointer: int
     rest: int
+    marks: int
+
+
+class FreeEntry(NamedTuple):
+    """An entry that no handle has: ``following`` is its link to the next free one."""
+
+    handle: int
+    address: int
+    following: int
 
 
 def read_entries(target: Target, nt: Layouts, table: int, problems: list[str], what: str) -> Iterator[TableEntry]:
@@ -38,7 +49,15 @@ def read_entries(target: Target, nt: Layouts, table: int, problems: list[str], w
 
     ``what`` is the table's name in these lines.
     """
+    return (entry for entry in all_entries(target, nt, table, problems, what) if isinstance(entry, TableEntry))
+
+
+def all_entries(
+    target: Target, nt: Layouts, table: int, problems: list[str], what: str
+) -> Iterator[TableEntry | FreeEntry]:
+    """As :func:`read_entries`, with those that are free; the first of each page, which is no entry, counts as free."""
     bits = nt.find("_HANDLE_TABLE_ENTRY", "ObjectPointerBits")
+    attributes = nt.find("_HANDLE_TABLE_ENTRY", "Attributes") if bits is not None else None
     entries = 0
     for number, page in handle_pages(target, nt, table, problems, what):
         data = target.memory.read(page, PAGE_SIZE)
@@ -47,7 +66,9 @@ def read_entries(target: Target, nt: Layouts, table: int, problems: list[str], w
             continue
         first = number * (PAGE_SIZE // _ENTRY.size)
         for index, (value, rest) in enumerate(_ENTRY.iter_unpack(data)):
-            if not value or not index:
+            handle, address = (first + index) * 4, page + index * _ENTRY.size
+            if not index or not (value if bits is None else value >> bits.bit):
+                yield FreeEntry(handle, address, rest)
                 continue
             # Since Windows 8 the entry holds bits 4 to 47 of the address, from bit 20 on.
             pointer = value & ~7 if bits is None else value >> bits.bit << 4
@@ -55,7 +76,8 @@ def read_entries(target: Target, nt: Layouts, table: int, problems: list[str], w
                 pointer |= 0xFFFF000000000000
             if target.is_kernel_address(pointer):
                 entries += 1
-                yield TableEntry((first + index) * 4, page + index * _ENTRY.size, pointer, rest)
+                marks = value & _ATTRIBUTES if attributes is None else value >> attributes.bit & _ATTRIBUTES
+                yield TableEntry(handle, address, pointer, rest, marks)
         if entries > _MOST_ENTRIES:
             problems.append(f"{what}: more than {_MOST_ENTRIES} entries")
             return

@@ -66,6 +66,31 @@ def _name_information(target: Target, header: int, mask: int) -> int:
     return start - layouts.size_of("_OBJECT_HEADER_CREATOR_INFO") if mask & _CREATOR else start
 
 
+#: The headers that InfoMask names by its bits, from that next to OBJECT_HEADER on.
+_OPTIONAL = ("CREATOR", "NAME", "HANDLE", "QUOTA", "PROCESS", "AUDIT", "EXTENDED", "PADDING")
+
+
+def optional_headers(target: Target, address: int) -> list[tuple[str, int]] | None:
+    """(``NameInfo``, address) of the optional headers in front of an object's header; ``None`` if not in the dump.
+
+    Those behind a header that the kernel's symbols do not describe are left out.
+    """
+    layouts = layouts_of(target)
+    start = address - layouts.offset("_OBJECT_HEADER", "Body")
+    mask = target.memory.unsigned(start + layouts.offset("_OBJECT_HEADER", "InfoMask"), 1)
+    if mask is None:
+        return None
+    headers: list[tuple[str, int]] = []
+    for bit, name in enumerate(_OPTIONAL):
+        if mask >> bit & 1:
+            type_name = f"_OBJECT_HEADER_{name}_INFO"
+            if not layouts.has_type(type_name):
+                break
+            start -= layouts.size_of(type_name)
+            headers.append((f"{name.capitalize()}Info", start))
+    return headers
+
+
 def object_path(target: Target, address: int) -> str | None:
     """The path of a named object (``\\Device\\Harddisk0\\DR0``).
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.processes.handle_table import read_entries
+from volatility3_kdump.windows.processes.handle_table import FreeEntry, all_entries
 from volatility3_kdump.windows.processes.namespace import (
     directory_of,
     object_name,
     object_path,
     object_type,
+    optional_headers,
     read_directory,
 )
 from volatility3_kdump.windows.structures import layouts_of, require_symbols
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _LARGEST_HANDLE = 1 << 26
+_PROTECTED, _INHERITED, _PROTECTED_ACCESS = 1, 2, 0x2000000
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ObjectInfo:
 
     ``type_name`` and ``type_address`` are its type; ``handle_count`` and ``pointer_count`` those of its header;
     ``path`` its name with those of the directories above it, empty without a name; ``directory`` lists it, 0 where
-    none does.
+    none does; ``headers`` are the names and addresses of its optional headers.
     """
 
     address: int
@@ -45,16 +47,22 @@ class ObjectInfo:
     name: str | None
     path: str | None
     directory: int | None = None
+    headers: tuple[tuple[str, int], ...] | None = None
 
 
 @dataclass(frozen=True)
 class Handle:
-    """An entry of a handle table: its value, where the entry lies, the object and the access that it grants."""
+    """An entry of a handle table: its value, where the entry lies, the object and the access that it grants.
+
+    ``protected`` handles cannot be closed, ``inherited`` ones go on to child processes.
+    """
 
     value: int
     entry: int
     object: int
     access: int
+    protected: bool = False
+    inherited: bool = False
 
 
 def read_object(target: Target, address: int) -> ObjectInfo:
@@ -76,12 +84,13 @@ def read_object(target: Target, address: int) -> ObjectInfo:
         address,
         header,
         type_name,
-        _type_address(target, type_name),
+        target.once(_type_addresses).get(type_name),
         signed("HandleCount"),
         signed("PointerCount"),
         object_name(target, address),
         object_path(target, address),
         directory_of(target, address),
+        None if (headers := optional_headers(target, address)) is None else tuple(headers),
     )
 
 
@@ -98,20 +107,19 @@ def link_target(target: Target, address: int) -> str | None:
     return target.memory.unicode_string(address + field.offset) or None
 
 
-def _type_address(target: Target, name: str) -> int | None:
-    """The address of an object type, by the name that the object's index led to."""
+def _type_addresses(target: Target) -> dict[str, int]:
+    """The addresses of the object types by name: ObTypeIndexTable."""
     layouts = layouts_of(target)
     table = target.symbol("ObTypeIndexTable")
     offset = layouts.offset("_OBJECT_TYPE", "Name")
+    addresses: dict[str, int] = {}
     for index in range(256) if table is not None else ():
         candidate = target.memory.pointer((table or 0) + index * target.memory.pointer_size)
-        if (
-            candidate
-            and target.is_kernel_address(candidate)
-            and target.memory.unicode_string(candidate + offset) == name
-        ):
-            return candidate
-    return None
+        if candidate and target.is_kernel_address(candidate):
+            name = target.memory.unicode_string(candidate + offset)
+            if name:
+                addresses.setdefault(name, candidate)
+    return addresses
 
 
 def find_object(target: Target, path: str) -> int | None:
@@ -123,10 +131,26 @@ def find_object(target: Target, path: str) -> int | None:
 
 def read_handles(target: Target, table: int, problems: list[str]) -> Iterator[Handle]:
     """The used entries of a process's HANDLE_TABLE by value (x64); what is wrong is appended to ``problems``."""
+    return (handle for handle in read_slots(target, table, problems) if isinstance(handle, Handle))
+
+
+def read_slots(target: Target, table: int, problems: list[str]) -> Iterator[Handle | FreeEntry]:
+    """As :func:`read_handles`, with the entries that are free."""
     nt = require_symbols(target, "handle tables")
     body = nt.offset("_OBJECT_HEADER", "Body")
     granted = nt.find("_HANDLE_TABLE_ENTRY", ("GrantedAccessBits", "GrantedAccess"))
     mask = (1 << (granted.bits if granted is not None and granted.bits else 32)) - 1
-    for entry in read_entries(target, nt, table, problems, f"handle table {table:x}"):
-        if entry.handle < _LARGEST_HANDLE:
-            yield Handle(entry.handle, entry.address, entry.pointer + body, entry.rest & mask)
+    with_attributes = nt.find("_HANDLE_TABLE_ENTRY", "Attributes") is not None
+    for entry in all_entries(target, nt, table, problems, f"handle table {table:x}"):
+        if entry.handle >= _LARGEST_HANDLE:
+            continue
+        if isinstance(entry, FreeEntry):
+            yield entry
+            continue
+        access = entry.rest & mask
+        # Before Windows 8 bit 0 of the object's address is a lock, and a bit of the access says protected.
+        protected = bool(entry.marks & _PROTECTED if with_attributes else access & _PROTECTED_ACCESS)
+        if not with_attributes:
+            access &= ~_PROTECTED_ACCESS
+        inherited = bool(entry.marks & _INHERITED)
+        yield Handle(entry.handle, entry.address, entry.pointer + body, access, protected, inherited)
