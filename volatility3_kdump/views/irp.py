@@ -14,6 +14,7 @@ from volatility3_kdump.findings.requests import Dispatch, IrpView, LocationView,
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import irp as words
+from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, FLAG, HEX, NUMBER, POINTER, TEXT, Column, Part, Table, table
@@ -23,12 +24,15 @@ from volatility3_kdump.windows.io.devices import (
     DriverObject,
     Routines,
     driver_devices,
+    fast_io_routines,
     read_device,
     read_routines,
     routine_names,
 )
 from volatility3_kdump.windows.io.requests import Irp, major_name, minor_name, read_irp
 from volatility3_kdump.windows.processes.namespace import object_name
+
+FastIo = list[tuple[str, "int | None", "str | None"]]
 
 
 def _parameter(index: int) -> Callable[[LocationView], object]:
@@ -141,8 +145,10 @@ DRIVER = table(
     keys.DRIVER_OBJECT(),
     keys.DRIVER(),
     keys.IMAGE(),
-    keys.KIND(more="`routine`, `table`, `dispatch`, `device`, `extension`, `note`"),
-    keys.NAME(more="the routine, the major function, the device, the identification of an extension"),
+    keys.KIND(more="`routine`, `table`, `dispatch`, `fast I/O`, `device`, `extension`, `note`"),
+    keys.NAME(
+        more="the routine, the major function, the fast I/O routine, the device, the identification of an extension"
+    ),
     keys.ADDRESS(more="null where there is none"),
     keys.SYMBOL(),
     Column("Where", TEXT, "`own image`, `kernel`, `other module`, `no module`"),
@@ -304,22 +310,40 @@ def driver_grid(target: Target, wanted: str, with_devices: bool = True, with_dis
     except (Unreadable, SymbolsNotFound) as error:
         raise _wrapped(target, error) from error
     devices, problem = driver_devices(target, driver)
-    notes = driver_notes(driver) + ([problem] if problem else [])
+    fast_io, missing = _fast_io(target, routines.fast_io)
+    notes = driver_notes(driver) + [note for note in (problem, missing) if note]
     table = judge_dispatch(target, driver, routines)
     size = target.memory.pointer_size
     names = routine_names(target, routines)
     return DRIVER.grid(
-        _driver_rows(target, driver, routines, names, table, devices, notes),
-        lambda: words.driver_lines(driver, routines, table, devices, names, notes, size, with_devices, with_dispatch),
+        _driver_rows(target, driver, routines, names, table, fast_io, devices, notes),
+        lambda: words.driver_lines(
+            driver, routines, table, fast_io, devices, names, notes, size, with_devices, with_dispatch
+        ),
     )
+
+
+def _fast_io(target: Target, table: int | None) -> tuple[FastIo, str | None]:
+    """A driver's fast I/O routines, and why they are not known."""
+    if not table:
+        return [], "its FastIoDispatch is not in the dump" if table is None else None
+    try:
+        return fast_io_routines(target, table), None
+    except KdumpError as error:
+        return [], f"fast I/O routines: {error}"
 
 
 def driver_stacks(target: Target, wanted: str) -> Iterator[str]:
     """``!drvobj`` with flag 4: the stack of each device of a driver."""
     devices, _ = driver_devices(target, find_driver(target, wanted))
+    yield ""
+    yield "Device Object stacks:"
     for device in devices:
         yield ""
+        yield f"!devstack {pointer(device, target.memory.pointer_size, tick=False)} :"
         yield from stack_grid(target, device).kd_lines()
+    yield ""
+    yield f"Processed {len(devices)} device objects."
 
 
 def _driver_rows(
@@ -328,6 +352,7 @@ def _driver_rows(
     routines: Routines,
     names: Mapping[str, str | None],
     dispatch: list[Dispatch],
+    fast_io: FastIo,
     devices: list[int],
     notes: list[str],
 ) -> Iterator[Row]:
@@ -348,6 +373,8 @@ def _driver_rows(
             Foreign=entry.foreign,
             Notes=[entry.note],
         )
+    for name, value, symbol in fast_io:
+        yield row("fast I/O", name, Address=_routine(value), Symbol=symbol if value else BLANK)
     for device in devices:
         yield row("device", object_name(target, device) or BLANK, Address=device)
     for identification, at in routines.extensions or ():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from volatility3_kdump.errors import Unreadable
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.layout import FieldPath, LayoutError
+from volatility3_kdump.lists import walk_list
 from volatility3_kdump.windows.structures import layouts_of, read_fields
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _KINDS = {TYPE_DEVICE: "device object", TYPE_DRIVER: "driver object", TYPE_FILE:
 _MOST_DEVICES = 64
 #: Most devices of one driver that are listed.
 _MOST_OF_DRIVER = 4096
+#: Most IRPs of a device's queue.
+_MOST_QUEUED = 4096
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class DeviceObject:
 
     ``above`` is the device attached on top of it (AttachedDevice), ``below`` the one that it is attached to, ``node``
     the DEVICE_NODE of a physical device object, ``following`` the next device of the same driver: each an address, 0
-    for none. ``driver_address`` is what the device points at, ``driver`` that driver if it could be read.
+    for none. ``driver_address`` is what the device points at, ``driver`` that driver if it could be read. ``more`` is
+    its DEVOBJ_EXTENSION with ``extension_flags``; ``busy`` says that its device queue is, ``queued`` are its IRPs.
     """
 
     address: int
@@ -90,6 +94,12 @@ class DeviceObject:
     extension: int | None
     stack_size: int | None
     following: int | None = None
+    references: int | None = None
+    security: int | None = None
+    more: int | None = None
+    extension_flags: int | None = None
+    busy: bool | None = None
+    queued: tuple[int, ...] = ()
 
     @property
     def driver_text(self) -> str | None:
@@ -143,15 +153,21 @@ def read_device(target: Target, address: int) -> DeviceObject:
             "stack_size": "StackSize",
             "more": "DeviceObjectExtension",
             "following": "NextDevice",
+            "references": "ReferenceCount",
+            "security": "SecurityDescriptor",
+            "busy": "DeviceQueue.Busy",
         },
     )
-    below = node = None
+    below = node = extension_flags = None
     if values["more"]:
         with contextlib.suppress(Unreadable, LayoutError):
             more = read_fields(
-                target, "_DEVOBJ_EXTENSION", values["more"], {"below": "AttachedTo", "node": "DeviceNode"}
+                target,
+                "_DEVOBJ_EXTENSION",
+                values["more"],
+                {"below": "AttachedTo", "node": "DeviceNode", "flags": "ExtensionFlags"},
             )
-            below, node = more["below"], more["node"]
+            below, node, extension_flags = more["below"], more["node"], more["flags"]
     driver = None
     if values["driver"]:
         with contextlib.suppress(Unreadable):
@@ -170,7 +186,24 @@ def read_device(target: Target, address: int) -> DeviceObject:
         values["extension"],
         values["stack_size"],
         values["following"],
+        values["references"],
+        values["security"],
+        values["more"],
+        extension_flags,
+        None if values["busy"] is None else bool(values["busy"]),
+        _queued(target, address) if values["busy"] else (),
     )
+
+
+def _queued(target: Target, device: int) -> tuple[int, ...]:
+    """The IRPs in the device queue that IoStartPacket fills."""
+    layouts = layouts_of(target)
+    head = layouts.find("_DEVICE_OBJECT", "DeviceQueue.DeviceListHead")
+    entry = layouts.find("_IRP", "Tail.Overlay.DeviceQueueEntry")
+    if head is None or entry is None:
+        return ()
+    walk = walk_list(target.memory, device + head.offset, _MOST_QUEUED, "DeviceQueue")
+    return tuple(link - entry.offset for link in walk.entries)
 
 
 def driver_devices(target: Target, driver: DriverObject) -> tuple[list[int], str | None]:
@@ -188,6 +221,31 @@ def driver_devices(target: Target, driver: DriverObject) -> tuple[list[int], str
         except Unreadable as error:
             return devices, str(error)
     return devices, None if following == 0 else f"the device list of {driver.text} is not in the dump as a whole"
+
+
+def fast_io_routines(target: Target, table: int) -> list[tuple[str, int | None, str | None]]:
+    """(name, address, symbol) of the routines that a FAST_IO_DISPATCH has room for by its own size, 0 for none.
+
+    ``None`` stands for what the dump does not hold. Raises :class:`Unreadable` where it holds nothing of the table.
+    """
+    layouts, memory = layouts_of(target), target.memory
+    if not layouts.has_type("_FAST_IO_DISPATCH"):
+        raise LayoutError(f"{layouts.origin}: no type _FAST_IO_DISPATCH")
+    length = memory.unsigned(table, 4)
+    if length is None:
+        raise Unreadable.at(table, "_FAST_IO_DISPATCH", memory.why_unreadable(table))
+    fields = sorted(
+        (field.offset, name)
+        for name in layouts.field_names("_FAST_IO_DISPATCH")
+        if (field := layouts.find("_FAST_IO_DISPATCH", name)) is not None and field.offset
+    )
+    routines: list[tuple[str, int | None, str | None]] = []
+    for offset, name in fields:
+        if offset + memory.pointer_size > length:
+            break
+        address = memory.pointer(table + offset)
+        routines.append((name, address, target.name_of(address) if address else None))
+    return routines
 
 
 @dataclass(frozen=True)
