@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from volatility3_kdump.dump import BytesSource, TaggedBlob, open_dump
 from volatility3_kdump.dump.smbios import TAG, MachineInformation, MemoryModule, machine_information
+from volatility3_kdump.dump.smbios_details import smbios_details
+from volatility3_kdump.text.smbios import field_text
 
 
 @pytest.mark.parametrize(
@@ -115,3 +117,29 @@ def test_memory_devices(table: bytes, expected: MemoryModule | None):
     data = struct.pack("<BBBBI", 0, 3, 1, 0, len(tables)) + tables
     machine = machine_information(BytesSource(data), [TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)])
     assert machine.memory == ((expected,) if expected else ())
+
+
+def test_fields_of_a_real_machine(shared_data: Path):
+    """A machine with two modules in four slots; every string of the tables stands in some field."""
+    dump = open_dump(shared_data / "dumps" / "triage_x64_26100_0x3b.dmp")
+    structures = list(smbios_details(dump.source, dump.tagged))
+    devices = [{field.name: field for field in found.fields} for found in structures if found.kind == 17]
+    assert [field_text(device["Size"]) for device in devices] == ["[Not Populated]", "8192MB"] * 2
+    assert field_text(devices[1]["Memory Type"]) == "1ah - DDR4"
+    assert field_text(devices[1]["Part Number"]) == "TEAMGROUP-UD4-3200"
+    assert field_text(devices[1]["Configured Speed"]) == "3200MHz"
+    machine = machine_information(dump.source, dump.tagged)
+    installed = [device for device in devices if device["Size"].value]
+    assert [module.part for module in machine.memory] == [device["Part Number"].value for device in installed]
+    for found in structures:
+        strings = [field.value for field in found.fields if field.kind == "string" and field.value]
+        assert set(strings) <= {text.strip() for text in found.strings}
+        if found.title is not None and found.kind != 11:
+            assert len(found.fields) > 0
+
+
+@given(st.binary(max_size=300))
+def test_fields_of_any_bytes(data):
+    blob = TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)
+    for structure in smbios_details(BytesSource(data), [blob]):
+        assert all(isinstance(field_text(field), str) for field in structure.fields)

@@ -112,7 +112,7 @@ def test_models_are_those_of_the_host(isf_paths: list[Path], sample: Sample, tmp
     assert ((found.model or 0) << 8 | (found.stepping or 0)) == block.CpuStep
     assert found.update_signature == block.UpdateSignature.QuadPart
     assert list(model_lines([found])) == [
-        "CP  F/M/S Manufacturer  MHz PRCB Signature   Features",
+        "CP    F/M/S Manufacturer  MHz Update Signature Features",
         " 1 6,158,10 GenuineIntel 3192 0000012f00000000 351b3fff",
     ]
 

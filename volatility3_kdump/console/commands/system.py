@@ -146,26 +146,6 @@ def black_box_services(session: Session, arguments: Arguments) -> Iterable[str]:
     raise KdumpError("the tag of the service control manager's black box is not public: .enumtag lists all blobs")
 
 
-@command(
-    "!sysinfo",
-    help="the machine and its firmware, by its SMBIOS tables",
-    arguments=(word("WHAT", "machineid", required=True),),
-    examples=(Example("!sysinfo machineid", "maker, product and BIOS"),),
-    plugin="info",
-)
-def system_information(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.dump.smbios import machine_information
-    from volatility3_kdump.text.machine import machine_lines
-
-    if (arguments.word("WHAT") or "").lower() != "machineid":
-        raise KdumpError("!sysinfo takes machineid; !cpuinfo shows the processors")
-    target = session.target
-    machine = machine_information(target.dump.source, target.dump.tagged)
-    if machine is None:
-        raise KdumpError(f"{target.name}: its tagged data has no SMBIOS tables")
-    return machine_lines(machine)
-
-
 @command(".dumpdebug", help="the fields of the dump's header", plugin="info")
 def dump_header(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.text.dump_header import header_lines

@@ -62,3 +62,33 @@ def special_registers(target: Target, number: int | None) -> dict[str, SpecialRe
             value = sign_extended(value, target.memory.pointer_size)
         found[name] = SpecialRegister(name, value if isinstance(value, int) else None, field.size if field else 0)
     return found
+
+
+#: The model-specific registers that the kernel saves, by their numbers (Intel's manual, volume 4).
+_SAVED_REGISTERS = {
+    0xC0000081: "MsrStar",
+    0xC0000082: "MsrLStar",
+    0xC0000083: "MsrCStar",
+    0xC0000084: "MsrSyscallMask",
+    0xC0000100: "MsrFsBase",
+    0xC0000101: "MsrGsBase",
+    0xC0000102: "MsrGsSwap",
+}
+_SYSTEM_CALLS = 0xC0000082
+
+
+def machine_registers(target: Target, number: int | None) -> dict[int, int]:
+    """The model-specific registers in KPRCB of a processor, by number; those that are not in the dump are left out."""
+    nt = target.nt
+    prcb = next((processor.prcb for processor in processors(target) if processor.number == number), None)
+    if nt is None or prcb is None:
+        return {}
+    stem = "ProcessorState.SpecialRegisters"
+    values = {}
+    for register, name in _SAVED_REGISTERS.items():
+        field = nt.find("_KPRCB", f"{stem}.{name}")
+        value = target.memory.unsigned(prcb + field.offset, field.size) if field is not None else None
+        if value is not None:
+            values[register] = value
+    # Without an entry for system calls no kernel runs: nobody saved them.
+    return values if values.get(_SYSTEM_CALLS) else {}
