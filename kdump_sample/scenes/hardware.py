@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from kdump_sample.code import Allocate, Call, Function, MachineFrame, pushes
 from kdump_sample.functions import TRAP_FRAME
-from kdump_sample.scene import Record, Scene
+from kdump_sample.scene import KernelStructure, Record, Scene
 from kdump_sample.scenes import scene
 from kdump_sample.scenes.crashes import TOUCHES, add, request, touch
 from kdump_sample.stacks import Frame
@@ -16,6 +16,8 @@ from kdump_sample.variants import crashed, kernel_trap
 from volatility3_kdump.layout import Layouts
 
 _RECORD = 0xFFFF91894EF51028
+_SOURCE_MCE, _SOURCE_NMI = 0xFFFF91894EF53010, 0xFFFF91894EF53810
+_WRAPPERS, _WRAPPER_LENGTH = 0xFFFF91894EF54010, 0x400
 _FATAL, _CORRECTED = 1, 2
 _PRIMARY = 1
 
@@ -112,7 +114,45 @@ def machine_check(layouts: Layouts) -> Scene:
         (_X64, _FATAL, _x64()),
         (_MACHINE_CHECK, _FATAL, _machine_check(MCI_STATUS)),
     )
-    return _reported(0, _error_record(_MCE, sections), MCI_STATUS)
+    made = _reported(0, _error_record(_MCE, sections), MCI_STATUS)
+    return add(made, structures=tuple(_sources(made, layouts)))
+
+
+def _sources(made: Scene, layouts: Layouts) -> Iterator[KernelStructure]:
+    """WHEA's table with two sources: machine checks with two records, of which one is in use, and NMIs with none."""
+    table = made.kernel_base + (layouts.symbol("WheapErrorSourceTable") or 0)
+    if not layouts.has_type("_WHEAP_ERROR_SOURCE_TABLE"):
+        return
+    head = table + layouts.offset("_WHEAP_ERROR_SOURCE_TABLE", "Items")
+    link = layouts.offset("_WHEAP_ERROR_SOURCE", "ListEntry")
+    entries = [head, _SOURCE_MCE + link, _SOURCE_NMI + link, head]
+    yield KernelStructure(
+        "_WHEAP_ERROR_SOURCE_TABLE", table, {"Count": 2, "Items.Flink": entries[1], "Items.Blink": entries[2]}
+    )
+    for address, kind, records, before, after in (
+        (_SOURCE_MCE, 0, _WRAPPERS, head, entries[2]),
+        (_SOURCE_NMI, 3, 0, entries[1], head),
+    ):
+        yield KernelStructure(
+            "_WHEAP_ERROR_SOURCE",
+            address,
+            {
+                "ListEntry.Flink": after,
+                "ListEntry.Blink": before,
+                "Type": kind,
+                "ErrorCount": 1 if records else 0,
+                "RecordCount": 2 if records else 1,
+                "RecordLength": _WRAPPER_LENGTH,
+                "Records": records,
+                "Descriptor.Length": layouts.size_of("_WHEA_ERROR_SOURCE_DESCRIPTOR"),
+                "Descriptor.MaxRawDataLength": 0x392,
+                "Descriptor.NumRecordsToPreallocate": 2,
+                "Descriptor.MaxSectionsPerRecord": 3,
+                "Descriptor.ErrorSourceId": 7 if kind else 0,
+            },
+        )
+    yield KernelStructure("_WHEAP_ERROR_RECORD_WRAPPER", _WRAPPERS, {"InUse": 1})
+    yield KernelStructure("_WHEAP_ERROR_RECORD_WRAPPER", _WRAPPERS + _WRAPPER_LENGTH, {"InUse": 0})
 
 
 @scene("pcie-error")

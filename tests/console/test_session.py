@@ -382,7 +382,8 @@ def test_a_hardware_error(sample: Callable[..., Path]) -> None:
         "Section 1     : x86/x64 Processor",
         "Section 2     : x86/x64 MCA",
     ]
-    assert [line.split(": ")[1] for line in shown if line.startswith("MCi_STATUS")] == ["0xbe00000000800135"]
+    assert "Error         : DCACHEL1_DRD_ERR (Proc 2 Bank 0)" in shown
+    assert [line.split(": ")[1].split()[0] for line in shown if line.startswith("  Status")] == ["0xbe00000000800135"]
     assert answer(session, "!errrec @rsp")[0].startswith("no error record at 0x")
 
 

@@ -166,6 +166,31 @@ def hardware_error(session: Session, arguments: Arguments) -> Iterable[str]:
     return error_record_grid(session.current.memory, arguments.number("ADDRESS") or 0).kd_lines()
 
 
+@command("!whea", help="the sources of hardware errors, and their records", plugin="errrec")
+def error_sources(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.hardware import sources_grid
+
+    return sources_grid(session.target).kd_lines()
+
+
+@command(
+    "!errpkt",
+    help="a hardware error packet (WHEA_ERROR_PACKET)",
+    arguments=(number("ADDRESS", "of the packet", required=True),),
+    examples=(Example("!errpkt fffffa8007cf44da"),),
+)
+def error_packet(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.hardware import packet_text
+
+    return packet_text(session.current.memory, arguments.number("ADDRESS") or 0)
+
+
+@command("!mca", help="machine check registers, which dumps do not hold, and the processors")
+def machine_check_registers(session: Session, arguments: Arguments) -> Iterable[str]:
+    yield "The banks of machine check registers are not in a dump: !whea and !errrec show what was reported of them"
+    yield from models_grid(session.target, None).kd_lines()
+
+
 @command(
     "!locks",
     help="resources that are held or waited for",

@@ -11,7 +11,7 @@ import functools
 import struct
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from volatility3_kdump import tables
@@ -26,6 +26,10 @@ _MOST_SECTIONS = 64
 _LARGEST_SECTION = 0x10000
 _SEVERITIES = {0: "recoverable", 1: "fatal", 2: "corrected", 3: "informational"}
 _FRU_TEXT_VALID = 2
+#: Bits of the record's ValidBits: 1 platform id, 2 time, 4 partition id.
+_TIMESTAMP_VALID = 2
+#: WHEA_RECORD_CREATOR_GUID of ``ntddk.h``.
+_CREATORS = {"cf07c4bd-b789-4e18-b3c4-1f732cb57131": "Microsoft"}
 
 PROCESSOR_GENERIC = "9876ccad-47b4-4bdb-b65e-16f193c4f3db"
 PROCESSOR_X64 = "dc3ea0b0-a144-4797-b95b-53fa242b6e1d"
@@ -43,6 +47,7 @@ class Section:
 
     ``type_id`` is its GUID in lower case, ``name`` what that is called, ``None`` if it is not known. ``facts`` are what
     it says, label and text, in order; ``absent`` why there are none. ``values`` holds the numbers behind them.
+    ``descriptor`` is the address of its descriptor, whose ``flags`` are more than ``primary``.
     """
 
     type_id: str
@@ -55,12 +60,15 @@ class Section:
     facts: tuple[tuple[str, str], ...]
     values: Mapping[str, int]
     absent: str | None
+    descriptor: int = 0
+    flags: int = 0
 
 
 @dataclass(frozen=True)
 class ErrorRecord:
     """A WHEA_ERROR_RECORD. ``length`` is in bytes; ``notification`` is what told the system of the error; ``record_id``
-    its number. ``notes`` are contradictions, one line each."""
+    its number. ``creator`` is who made it, ``timestamp`` (year, month, day, hour, minute, second). ``notes`` are
+    contradictions, one line each."""
 
     address: int
     revision: int
@@ -70,6 +78,10 @@ class ErrorRecord:
     record_id: int
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
+    creator: str = ""
+    timestamp: tuple[int, ...] | None = None
+    flags: int = 0
+    severity_number: int = 0
 
     def section(self, type_id: str) -> Section | None:
         """The first section of a type."""
@@ -116,7 +128,7 @@ def read_error_record(memory: Memory, address: int) -> ErrorRecord:
             notes.append(f"the descriptor of section {index + 1} of {count} is not in the dump")
             break
         section, note = _section(memory, address, length, descriptor)
-        sections.append(section)
+        sections.append(replace(section, descriptor=address + HEADER_SIZE + index * DESCRIPTOR_SIZE))
         if note:
             notes.append(note)
     return ErrorRecord(
@@ -128,7 +140,18 @@ def read_error_record(memory: Memory, address: int) -> ErrorRecord:
         struct.unpack_from("<Q", header, 96)[0],
         tuple(sections),
         tuple(notes),
+        _CREATORS.get(_guid(header[64:80]), f"{{{_guid(header[64:80])}}}"),
+        _timestamp(header),
+        struct.unpack_from("<I", header, 104)[0],
+        severity,
     )
+
+
+def _timestamp(header: bytes) -> tuple[int, ...] | None:
+    """(year, month, day, hour, minute, second), where the record says that it has one."""
+    second, minute, hour, _, day, month, year, century = header[24:32]
+    valid = struct.unpack_from("<I", header, 16)[0] & _TIMESTAMP_VALID
+    return (century * 100 + year, month, day, hour, minute, second) if valid else None
 
 
 def _section(memory: Memory, address: int, record_length: int, descriptor: bytes) -> tuple[Section, str | None]:
@@ -168,6 +191,8 @@ def _section(memory: Memory, address: int, record_length: int, descriptor: bytes
         tuple(facts),
         values,
         absent,
+        0,
+        flags,
     )
     return section, note
 
@@ -267,6 +292,7 @@ def _machine_check(data: bytes, facts: _Facts, values: _Values) -> None:
         values["address"] = address
     if decoded.misc_valid:
         facts.append(("MCi_MISC", f"{misc:#x}"))
+        values["misc"] = misc
     if ip:
         facts.append(("instruction pointer", f"{ip:#x}"))
     values.update(version=version, vendor=vendor, processor=processor, bank=bank, status=status)
