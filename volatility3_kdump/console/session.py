@@ -97,7 +97,7 @@ class OpenDump:
     state: State = field(default_factory=State)
     #: The memory of the process that ``.process /p`` chose; ``None`` for that of the process that crashed.
     process_memory: Memory | None = None
-    #: Warnings that were shown when the dump was opened: notes of commands do not say them again.
+    #: Warnings from before the command that runs: its notes do not say them again.
     told: set[str] = field(default_factory=set)
     #: How many of the target's attempts were told so far.
     heard: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.cpu.paging import (
     DEMAND_ZERO,
@@ -52,6 +52,15 @@ def pte_lines(found: Translation, size: int = 8) -> Iterator[str]:
         yield "reserved bits are set in this entry: it maps nothing"
     if last.invalid is not None:
         yield from invalid_lines(last.invalid)
+
+
+def literal_lines(entries: Sequence[Entry]) -> Iterator[str]:
+    """``!pte A 1``: one entry as that of a page and as that of a table."""
+    yield _row(f"{entry.name} at {_place(entry)}" for entry in entries)
+    yield _row(f"contains {_contents(entry)}" for entry in entries)
+    yield _row(_meaning(entry) for entry in entries)
+    if entries[-1].invalid is not None:
+        yield from invalid_lines(entries[-1].invalid)
 
 
 def _row(cells: Iterator[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.memory.vad_details import VadDetails
 from volatility3_kdump.windows.memory.vads import (
     AWE,
     IMAGE,
@@ -83,6 +84,54 @@ def vad_lines(tree: VadTree, size: int = 8) -> Iterator[str]:
     yield _sum("shared", list(areas.values()))
     for problem in tree.problems:
         yield f"NOTE: {problem}"
+
+
+#: What a detailed VAD is called by its kind.
+_MAPS = {
+    PHYSICAL: "PhysicalMap",
+    IMAGE: "ImageMap",
+    AWE: "AWE",
+    WRITE_WATCH: "WriteWatch",
+    LARGE_PAGES: "LargePages",
+    ROTATE: "RotatePhysical",
+    LARGE_PAGE_SECTION: "LargePageSection",
+}
+
+
+def detail_lines(details: VadDetails, size: int = 8) -> Iterator[str]:
+    """``!vad X 1``: one VAD, without its control area."""
+    vad = details.vad
+    area = vad.section.control_area if vad.section is not None else None
+    yield f"VAD @ {pointer(vad.address, size, tick=False)}"
+    control = f"  Control Area:  {pointer(area, size, tick=False)}" if vad.section is not None else ""
+    yield f"  Start VPN: {_page(vad.first):>13}  End VPN: {_page(vad.last):>8}{control}"
+    charge = "?" if vad.commit is None else f"{vad.commit:x} ({vad.commit}.)" if vad.commit >= 0 else "-1 (-1.)"
+    if vad.private:
+        yield f"  Commit Charge {charge}"
+    else:
+        first, last = (pointer(value, size, tick=False) for value in (details.first, details.last))
+        yield f"  First ProtoPte: {first}  Last PTE {last}  Commit Charge {charge:>14}"
+        yield f"  File Offset   {'?' if details.file_offset is None else f'{details.file_offset:x}'}"
+    yield "   " + " ".join(filter(None, _traits(details)))
+
+
+def _traits(details: VadDetails) -> Iterator[str]:
+    vad = details.vad
+    yield _MAPS.get(vad.kind or 0, "")
+    yield "Private" if vad.private else ""
+    yield "" if details.inherited is None else "ViewShare" if details.inherited else "ViewUnmap"
+    yield "MemCommit" if details.committed else ""
+    yield "NoChange" if details.no_change else ""
+    yield protection_text(vad.protection)
+
+
+def reload_line(vad: Vad, size: int = 8) -> str | None:
+    """The command that names the image of a VAD as a module; ``None`` for other memory."""
+    section = vad.section
+    if vad.kind != IMAGE or vad.start is None or vad.end is None or section is None or not section.file:
+        return None
+    name = section.file.replace("/", "\\").rpartition("\\")[2]
+    return f"Reload command: .reload {name}={pointer(vad.start, size)},{vad.end + 1 - vad.start:x}"
 
 
 def _sum(what: str, charges: list[int | None]) -> str:

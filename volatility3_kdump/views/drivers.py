@@ -173,7 +173,8 @@ def _kd_lines(listed: DriverList, verbose: bool) -> Iterator[str]:
         else:
             yield from words.unloaded_timed(module, size)
     yield from _endings(listed)
-    if verbose:
+    # No small memory dump has the directories of objects: that says nothing of the modules.
+    if verbose and target.dump.triage is None:
         for problem in listed.objects.problems:
             yield f"NOTE: {problem}"
     for warning in target.warnings:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.translation import flags, invalid_lines, pte_lines, vtop_lines
+from volatility3_kdump.text.translation import flags, invalid_lines, literal_lines, pte_lines, vtop_lines
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, FLAG, HEX, POINTER, TEXT, Column, table
-from volatility3_kdump.windows.memory.translation import Entry, Translation, translate
+from volatility3_kdump.windows.memory.translation import Entry, Translation, literal_entries, translate
 
 _VALID = 1
 
@@ -72,3 +72,8 @@ def vtop_grid(target: Target, address: int, directory: int) -> KdumpGrid:
 def _grid(target: Target, address: int, directory: int, lines: Callable[[Translation], Iterable[str]]) -> KdumpGrid:
     steps = translate(target, address, directory)
     return TRANSLATION.grid(_rows(steps), lambda: lines(steps))
+
+
+def literal_text(target: Target, address: int) -> Iterator[str]:
+    """The lines of ``!pte A 1``. Raises :class:`KdumpError`."""
+    return literal_lines(literal_entries(target, address))

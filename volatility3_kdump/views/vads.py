@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.vads import kind_text, protection_text, vad_lines
+from volatility3_kdump.text.vads import detail_lines, kind_text, protection_text, reload_line, vad_lines
 from volatility3_kdump.views import columns as keys
+from volatility3_kdump.views.files import control_area_grid
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import ADDRESS, BLANK, FLAG, NUMBER, TEXT, Column, table
+from volatility3_kdump.windows.memory.vad_details import vad_details
 from volatility3_kdump.windows.memory.vads import Vad, VadTree
 
 
@@ -57,3 +60,20 @@ def vad_grid(target: Target, tree: VadTree) -> KdumpGrid:
             yield VADS.row(0, Notes=[problem])
 
     return VADS.grid(rows(), lambda: vad_lines(tree, target.memory.pointer_size))
+
+
+def one_vad_lines(target: Target, vad: Vad) -> Iterator[str]:
+    """``!vad X 1``: one VAD in full, its control area, and the command that loads symbols for the image in it."""
+    size = target.memory.pointer_size
+    yield from detail_lines(vad_details(target, vad), size)
+    area = vad.section.control_area if vad.section is not None else None
+    if area:
+        yield ""
+        try:
+            yield from control_area_grid(target, area).kd_lines()
+        except KdumpError as error:
+            yield f"NOTE: {error}"
+    command = reload_line(vad, size)
+    if command is not None:
+        yield ""
+        yield command

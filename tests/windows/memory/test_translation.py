@@ -201,3 +201,19 @@ def test_small_memory_dumps_have_no_page_tables(shared_data: Path) -> None:
     target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041.dmp")
     with pytest.raises(KdumpError, match="a small memory dump holds no page tables"):
         translate(target, target.modules[0].base)
+
+
+def test_entries_by_their_address_and_ranges(session: Session) -> None:
+    """An address in the map of page tables is taken for an entry; a second number is a range, or says so."""
+    lines = answer(session, "!pte nt")
+    entry = lines[1].rpartition(" at ")[2]
+    assert answer(session, f"!pte {entry.lower()}") == lines
+    literal = answer(session, f"!pte {entry.lower()} 1")
+    assert literal[0] == f"{f'PDE at {entry}':<27}PTE at {entry}"
+    contents, meaning = (line[81:] for line in lines[2:4])
+    assert [line[27:] for line in literal[1:3]] == [contents, meaning]
+    pages = answer(session, "!pte nt nt+1fff")
+    assert [line.split()[-1] for line in pages if " VA " in line] == [
+        f"{session.target.kernel.base + 0x1000 * page:016x}" for page in range(2)
+    ]
+    assert answer(session, "!pte 0 ffff`ffffffff")[0].startswith("!pte: a range of ")

@@ -118,7 +118,7 @@ def test_the_region_of_an_address_and_a_part_of_the_tree(session: Session, targe
     root = process_vads(target, NOTMYFAULT).root
     assert answer(session, f"!vad {root:x}") == answer(session, "!vad")
     assert answer(session, "!vad 1000") == [f"{target.name}: no VAD of the current process holds 1000"]
-    assert answer(session, "!vad 1 2")[0].startswith("!vad knows no argument 2")
+    assert answer(session, "!vad 1 2")[0].startswith("!vad knows no flag 2")
 
 
 def test_processes_without_vads(target: Target) -> None:
@@ -253,3 +253,22 @@ def test_whatever_the_nodes_hold(target: Target, data: st.DataObject) -> None:
     assert whole.root in found
     assert len(found) == len(set(found))
     assert len(list(vad_lines(tree))) == len(found) + 5 + len(tree.problems) + bool(tree.problems)
+
+
+def test_one_vad_in_full(session: Session) -> None:
+    """The lines of the documentation's example, and the command that it has for the image of a region."""
+    lines = answer(session, "!vad 7ff6`d0c41f60 1")
+    [vad] = [line.split() for line in answer(session, "!vad 7ff6`d0c41f60") if "notmyfault64" in line]
+    area = lines[1].rpartition("Control Area:  ")[2]
+    assert lines[:5] == [
+        f"VAD @ {vad[0]}",
+        f"  Start VPN: {vad[2]:>13}  End VPN: {vad[3]:>8}  Control Area:  {area}",
+        "  First ProtoPte: 0000000000000000  Last PTE 0000000000000000  Commit Charge         5 (5.)",
+        "  File Offset   0",
+        "   ImageMap ViewUnmap EXECUTE_WRITECOPY",
+    ]
+    assert f"ControlArea  @ {area}" in lines
+    assert lines[-1] == "Reload command: .reload notmyfault64.exe=00007ff6`d0c40000,8c000"
+    private = answer(session, "!vad 7ae6a10000 1")
+    assert private[2:] == ["  Commit Charge 4 (4.)", "   Private READWRITE"]
+    assert answer(session, f"!vad {int(vad[0], 16):x} 1")[0] == lines[0]

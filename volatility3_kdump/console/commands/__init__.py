@@ -205,7 +205,7 @@ def _unknown(text: str, commands: dict[str, Command]) -> str:
 
 
 def _told(session: Session, line: str) -> bool:
-    """Whether a line is a note that repeats a warning from when the dump was opened."""
+    """Whether a line is a note that repeats a warning from before the command."""
     return line.startswith(_NOTE) and bool(session.dumps) and line[len(_NOTE) :] in session.current.told
 
 
@@ -274,6 +274,8 @@ def _run_one(session: Session, command: str) -> Iterator[str]:
     session.step()
     for dump in session.dumps:
         dump.target.memory.budget.begin()
+        # What an earlier command found wrong is nothing that this one has to say.
+        dump.told.update(dump.target.warnings)
     failed = False
     try:
         if session.guard is not None:

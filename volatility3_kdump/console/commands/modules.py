@@ -206,13 +206,18 @@ def check_image(session: Session, arguments: Arguments) -> Iterable[str]:
     "!irp",
     help="an I/O request",
     arguments=(
-        number("ADDRESS", "of the IRP", required=True),
+        number("ADDRESS", "of the IRP; 0 or none for all in pool"),
         flags(Bit(1, "its stack locations in full", "they always are")),
     ),
-    examples=(Example("!irp ffff9189`4ef3a010"),),
+    examples=(Example("!irp ffff9189`4ef3a010"), Example("!irp 0", "every IRP, as !irpfind")),
     plugin="irp",
 )
 def request(session: Session, arguments: Arguments) -> Iterable[str]:
+    if not arguments.number("ADDRESS"):
+        from volatility3_kdump.findings.irp_search import IrpSearch
+        from volatility3_kdump.views.pool_search import irps_grid
+
+        return irps_grid(IrpSearch(session.target, progress=session.progress)).kd_lines()
     return irp_grid(session.target, arguments.number("ADDRESS") or 0).kd_lines()
 
 

@@ -14,7 +14,7 @@ from volatility3_kdump.views.ready import ready_lines, running_lines
 from volatility3_kdump.views.stack import summary_lines
 from volatility3_kdump.views.thread import thread_grid
 from volatility3_kdump.views.tokens import token_grid
-from volatility3_kdump.views.vads import vad_grid
+from volatility3_kdump.views.vads import one_vad_lines, vad_grid
 from volatility3_kdump.windows.listing.processes import ProcessChoice
 from volatility3_kdump.windows.listing.threads import ThreadChoice
 from volatility3_kdump.windows.listing.tokens import token_of
@@ -192,8 +192,15 @@ def irql(session: Session, arguments: Arguments) -> Iterator[str]:
 @command(
     "!vad",
     help="regions of the current process's address space",
-    arguments=(number("ROOT|ADDRESS", "the root of a tree, or an address in user space, whose region is shown"),),
-    examples=(Example("!vad"), Example("!vad 7ffe0000", "the region that holds the address")),
+    arguments=(
+        number("ROOT|ADDRESS", "the root of a tree, or an address in user space, whose region is shown"),
+        flags(Bit(1, "one VAD in full")),
+    ),
+    examples=(
+        Example("!vad"),
+        Example("!vad 7ffe0000", "the region that holds the address"),
+        Example("!vad 7ffe0000 1", "in full, with a .reload command"),
+    ),
     plugin="vad",
 )
 def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
@@ -205,6 +212,8 @@ def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
         tree = process_vads(target, _current_process(session))
         if address:
             tree = vads_with(target, tree, address)
+    if address and arguments.number("FLAGS"):
+        return one_vad_lines(target, next(vad for vad in tree.vads if vad.address == address or len(tree.vads) == 1))
     return vad_grid(target, tree).kd_lines()
 
 

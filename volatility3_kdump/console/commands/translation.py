@@ -10,22 +10,43 @@ from volatility3_kdump.console.syntax import Example, number
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_bounds
 
+_PAGE_BITS, _MOST_PAGES = 12, 0x4000
 _PHYSICAL = {"!db": "b", "!dc": "c", "!dd": "d", "!dw": "w", "!dq": "q", "!dp": "p", "!da": "a", "!du": "u"}
 
 
 @command(
     "!pte",
     help="the page table entries of an address",
-    arguments=(number("ADDRESS", "a virtual address, in the address space of the current process", required=True),),
-    examples=(Example("!pte @rip"),),
+    arguments=(
+        number("ADDRESS", "a virtual address in the current process, or that of an entry", required=True),
+        number("END", "the last address of a range of pages; 1: ADDRESS is that of an entry"),
+    ),
+    examples=(
+        Example("!pte @rip"),
+        Example("!pte @rsp @rsp+2000", "of three pages"),
+        Example("!pte ffffbd7c00314fb8 1", "what lies there as an entry"),
+    ),
     plugin="pte",
 )
-def page_table_entries(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.views.translation import pte_grid
-    from volatility3_kdump.windows.memory.translation import directory_of
+def page_table_entries(session: Session, arguments: Arguments) -> Iterator[str]:
+    from volatility3_kdump.views.translation import literal_text, pte_grid
+    from volatility3_kdump.windows.memory.translation import address_of_entry, directory_of
 
-    directory = directory_of(session.target, session.current.process)
-    return pte_grid(session.target, arguments.number("ADDRESS") or 0, directory).kd_lines()
+    target, start, end = session.target, arguments.number("ADDRESS") or 0, arguments.number("END")
+    directory = directory_of(target, session.current.process)
+    if end is None:
+        mapped = address_of_entry(target, start)
+        yield from pte_grid(target, start if mapped is None else mapped, directory).kd_lines()
+        return
+    if end <= start:
+        yield from literal_text(target, start)
+        return
+    pages = (end >> _PAGE_BITS) - (start >> _PAGE_BITS) + 1
+    if pages > _MOST_PAGES:
+        raise KdumpError(f"!pte: a range of {pages} pages; at most {_MOST_PAGES} are shown")
+    for page in range(start >> _PAGE_BITS, (end >> _PAGE_BITS) + 1):
+        yield from pte_grid(target, page << _PAGE_BITS, directory).kd_lines()
+        yield ""
 
 
 @command(

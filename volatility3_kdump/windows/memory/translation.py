@@ -195,6 +195,30 @@ def _self_mapped(target: Target, address: int, levels: int, bits: int) -> int | 
     return at % _TOP
 
 
+def address_of_entry(target: Target, entry: int) -> int | None:
+    """The address that an entry in the map of page tables translates; ``None`` where it lies in no such map."""
+    base = pte_base(target)
+    layer = _layer(target)
+    if base is None or layer.mode.address_bits < 48 or entry % 8:
+        return None
+    mask = (1 << layer.mode.address_bits) - 1
+    if not 0 <= entry - base <= mask >> 12 << 3:
+        return None
+    address = (entry - base) // 8 << 12
+    return address | _TOP - 1 - mask if address >> layer.mode.address_bits - 1 else address
+
+
+def literal_entries(target: Target, address: int) -> tuple[Entry, Entry]:
+    """The entry at a virtual address as one of the last level and of the one above. Raises :class:`KdumpError`."""
+    layer = _layer(target)
+    width = layer.mode.width
+    value = target.memory.unsigned(address, width)
+    invalid = None if value is None or value & VALID else describe_invalid(target, value)
+    large = bool(value is not None and value & VALID and value & LARGE)
+    upper = Entry("PDE", "PDE", address, 0, value, width, large, invalid)
+    return upper, Entry("PTE", "PTE", address, 0, value, width, False, invalid)
+
+
 def describe_invalid(target: Target, value: int) -> Invalid:
     """What an entry without the valid bit says."""
     width = 8 if value >> 32 or target.header.bits == 64 else _layer(target).mode.width
