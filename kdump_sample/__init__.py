@@ -14,7 +14,7 @@ The way from a scene to a file:
   ``segment_heaps``). The parts are ``images`` (``pe``),
   ``processes`` (``vads``, ``user_modules``), ``objects``, ``processors`` (``context``, ``processor_models``),
   ``lists``, ``resources``, ``queues``, ``page_frames``, ``memory_counters``, ``error_log``, ``kernel_data``
-  (``kdbg``).
+  (``kdbg``); ``hives`` makes structures of the registry for a scene.
 * *the file*: ``contents`` chooses the pages and blocks that a dump holds, ``containers`` writes each dump type,
   ``memory_images`` images of memory.
 """

@@ -25,7 +25,6 @@ _SHORT = {"k", "r", "u", "d", "s", "x", "q", "vol", "lm"}
         ("!wdfkd.wdfldr", "!wdfkd.wdfldr is not there: drivers of KMDF"),
         ("!ndiskd.netadapter -v", "!ndiskd.netadapter is not there: adapters and packets of NDIS"),
         ("!wmitrace.strdump", "!wmitrace.strdump is not there: trace buffers are not decoded"),
-        ("!reg hivelist", "!reg is not there: vol -f DUMP windows.registry.hivelist"),
         ("!clrstack", "!clrstack is not there: managed code is not read"),
         ("bt", "bt is not there: k shows the stack"),
     ),
