@@ -82,7 +82,8 @@ def test_segments(with_tables: Target) -> None:
         "0010 00000000`00000000 00000000`00000000 Code RE Ac 0 Nb By P  Lo 0000029b",
         "0018 00000000`00000000 00000000`ffffffff Data RW Ac 0 Bg Pg P  Nl 00000c93",
     ]
-    assert answer(session, "dg 33")[3] == "0030 00000000`00000000 00000000`00000000 Code RE Ac 3 Nb By P  Lo 000002fb"
+    # As in a published session: the selector that was asked for.
+    assert answer(session, "dg 0x33")[3] == "0033 00000000`00000000 00000000`00000000 Code RE Ac 3 Nb By P  Lo 000002fb"
     assert answer(session, "dg 40")[3] == "0040 ffffc301`4f471000 00000000`00000067 TSS32 Busy 0 Nb By P  Nl 0000008b"
     assert len(answer(session, "!gdt")) == 3 + 11
     assert "has no selector 60" in answer(session, "dg 60")[-1]

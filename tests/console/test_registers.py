@@ -61,8 +61,15 @@ def test_masks(session: Session) -> None:
     assert whole[:6] == answer(session, "rm 2; r")[:6] and len(answer(session, "r")) == len(whole) - 1
     assert answer(session, "rM 180")[0].startswith("cr0=0000000080050033 cr2=")
     assert answer(session, "rM 20")[1].startswith("dr3=")
-    assert "rX show SSE" in answer(session, "rF")[0]
-    assert answer(session, "rm 1000")[0].startswith("no registers for mask bits 1000")
+    # The example of "rm": bits that the machine has no registers for are ignored, and that is said.
+    assert answer(session, "rm 100a; rm") == [
+        "Ignored invalid bits 1000",
+        "Register output mask is a:",
+        "       2 - Integer state (64-bit)",
+        "       8 - Segment registers",
+    ]
+    assert answer(session, "rM 1000")[0].startswith("no registers for mask bits 1000")
+    assert answer(session, "r ymm0")[0].startswith("ymm0 is not known: contexts of crash dumps hold no YMM")
 
 
 def test_registers_of_the_current_instruction(session: Session) -> None:
@@ -131,3 +138,20 @@ def test_every_kernel(isf_path, sample) -> None:
     fresh.dumps.append(OpenDump("x", target))
     assert answer(fresh, "r cr3, tr")[0].endswith(" tr=0040")
     assert answer(fresh, "? @$pcr == poi(@$pcr+@@(#FIELD_OFFSET(nt!_KPCR, Self)))")[0].endswith("00000001")
+
+
+def test_floating_point_registers(session: Session) -> None:
+    """``rF`` of published sessions: FPCW is 27F, all is empty."""
+    assert answer(session, "rF")[:6] == [
+        "fpcw=027F: rn 53 puozdi  fpsw=0000: top=0 cc=0000 --------  fptw=0000",
+        "fopcode=0000  fpip=0000:00000000  fpdp=0000:00000000",
+        "st0= 0.000000000000000000000e+0000  st1= 0.000000000000000000000e+0000",
+        "st2= 0.000000000000000000000e+0000  st3= 0.000000000000000000000e+0000",
+        "st4= 0.000000000000000000000e+0000  st5= 0.000000000000000000000e+0000",
+        "st6= 0.000000000000000000000e+0000  st7= 0.000000000000000000000e+0000",
+    ]
+    assert answer(session, "rM 4") == answer(session, "rF")
+    assert answer(session, "rM 10")[0] == "mm0=0000000000000000  mm1=0000000000000000"
+    assert answer(session, "r mm7, st0") == [
+        "mm7=0000000000000000 st0= 0.000000000000000000000e+0000 (0000:00000000:00000000)"
+    ]

@@ -75,6 +75,8 @@ _X86_GROUPS: _Groups = {
     },
 }
 
+#: Bytes of FXSAVE in front of XMM0.
+_X87_SIZE = 0xA0
 _WIDTHS = {2: "<H", 4: "<I", 8: "<Q"}
 
 
@@ -113,7 +115,8 @@ class Context:
     ``eax``.. ``eip esp eflags cs``..); a register that is not known is absent. ``source`` says in words where the
     values come from ("header context", "trap frame", "context record"); ``address`` is the virtual address of that
     record, ``None`` when it lies in the dump's header or the values were derived. ``xmm`` holds the 128-bit vector
-    registers by number, ``None`` for each one, or for all, that is not known.
+    registers by number, ``None`` for each one, or for all, that is not known. ``x87`` is what FXSAVE wrote of the x87
+    unit (Intel's manual, volume 1, 10.5.1), in front of the vector registers; ``None`` where it is not known.
     """
 
     architecture: str
@@ -121,6 +124,7 @@ class Context:
     source: str
     address: int | None = None
     xmm: tuple[int | None, ...] | None = None
+    x87: bytes | None = None
 
     @property
     def known(self) -> frozenset[str]:
@@ -260,4 +264,11 @@ def parse_context(data: bytes, architecture: str, source: str, address: int | No
         xmm = tuple(
             int.from_bytes(data[offset : offset + 16], "little") for offset in range(record.vector_offset, end, 16)
         )
-    return Context(architecture, registers, source, address, xmm)
+    return Context(architecture, registers, source, address, xmm, _x87(data, record, flags, architecture))
+
+
+def _x87(data: bytes, record: _Record, flags: int, architecture: str) -> bytes | None:
+    start = record.vector_offset - _X87_SIZE
+    if architecture == "arm64" or flags & record.vector_flag != record.vector_flag:
+        return None
+    return data[start : record.vector_offset] if len(data) >= record.vector_offset else None

@@ -20,7 +20,9 @@ _CONTROL = (("cr0", "cr2", "cr3"), ("cr8",))
 MASKS = {
     0x1: "Integer state (32-bit)",
     0x2: "Integer state (64-bit)",
+    0x4: "Floating-point state",
     0x8: "Segment registers",
+    0x10: "MMX registers",
     0x20: "Debug registers and, in kernel, CR4",
     0x40: "SSE XMM registers",
     0x80: "Control registers: CR0, CR2, CR3, CR8",

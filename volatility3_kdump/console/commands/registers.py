@@ -13,7 +13,7 @@ from volatility3_kdump.console.syntax import Example, Option, word
 from volatility3_kdump.cpu.context import Context, register_names
 from volatility3_kdump.cpu.registers import register_part
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.text import vectors
+from volatility3_kdump.text import vectors, x87
 from volatility3_kdump.text.analyze import shown_code
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.windows.machine.special_registers import NAMES as SPECIAL
@@ -24,20 +24,22 @@ _ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
 _MASK = re.compile(r"M\s*(\S+)$|([FX]|YI?|ZI?|K)$")
 _VECTOR = re.compile(r"(?:xmm|v)([0-9]{1,2})$")
 _TYPED = re.compile(r"([@$\w]+):([0-9]{0,3})([a-z]{1,2})$")
-_NO_FLOATS = "the x87, MMX, YMM, ZMM and opmask registers of a dump are not read; r xmm0 and rX show SSE"
-_INTEGER, _SEGMENTS, _XMM, _XMM_INTEGERS = 0x3, 0x8, 0x40, 0x800
+_X87 = re.compile(r"(st|mm)([0-7])$")
+_WIDE = re.compile(r"([yz]mm([0-9]|[12][0-9]|3[01])|k[0-7])$")
+_NO_FLOATS = "contexts of crash dumps hold no YMM, ZMM and opmask registers; r xmm0 and rX show SSE"
+_INTEGER, _FLOATS, _SEGMENTS, _MMX, _XMM, _XMM_INTEGERS = 0x3, 0x4, 0x8, 0x10, 0x40, 0x800
 
 
 @command(
     "r",
     *("rM", "rX", "rF"),
     help="registers, and the code there",
-    usage="[M MASK | X | . | ?] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
+    usage="[M MASK | F | X | . | ?] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
     own=True,
     options=(
         Option("M", "those of a mask (rm): rM 80 shows control registers", value="MASK"),
         Option("X", "the XMM registers"),
-        Option("F", "x87 registers", refused="they are not read"),
+        Option("F", "the x87 registers"),
         Option("?", "$tN keeps the type of a C++ expression, for ?? and @@c++( )"),
         Option(".", "those that the current instruction uses"),
     ),
@@ -105,8 +107,8 @@ def _assign_typed(session: Session, arguments: Arguments, text: str) -> None:
 
 
 def _mask_of(session: Session, match: re.Match[str]) -> int:
-    if match[2] == "X":
-        return _XMM
+    if match[2] in ("X", "F"):
+        return _XMM if match[2] == "X" else _FLOATS
     if match[2]:
         raise KdumpError(f"r{match[2]}: {_NO_FLOATS}")
     return _known_mask(session.calculate(match[1]))
@@ -129,6 +131,7 @@ def _masked(session: Session, mask: int) -> Iterator[str]:
         yield from lines[:-1] if segments else lines
     if mask & _SEGMENTS and segments:
         yield lines[-1]
+    yield from _x87_lines(context, mask)
     if mask & (_XMM | _XMM_INTEGERS):
         stem = "v" if context.architecture == "arm64" else "xmm"
         for number, value in enumerate(context.xmm or ()):
@@ -138,6 +141,18 @@ def _masked(session: Session, mask: int) -> Iterator[str]:
             yield f"NOTE: {context.source} does not hold the vector registers"
     yield from vectors.special_rows(special_registers(session.target, session.current.processor), mask, size)
     yield from shown_code(failure, size, kd=False)
+
+
+def _x87_lines(context: Context, mask: int) -> Iterator[str]:
+    if not mask & (_FLOATS | _MMX):
+        return
+    if context.x87 is None:
+        yield f"NOTE: {context.source} does not hold the x87 registers"
+        return
+    if mask & _FLOATS:
+        yield from x87.lines(context.x87)
+    if mask & _MMX:
+        yield from x87.mmx_lines(context.x87)
 
 
 def _used(session: Session) -> Iterator[str]:
@@ -163,6 +178,11 @@ def _one_register(session: Session, name: str) -> str:
     context = session.current.registers
     if _is_vector(plain, context) and context is not None:
         return f"{plain}={vectors.elements(_vector(context, plain), 16)}"
+    floating = _X87.match(plain)
+    if floating is not None and context is not None and context.architecture != "arm64":
+        return _x87_register(context, floating[1], int(floating[2]))
+    if _WIDE.match(plain):
+        raise KdumpError(f"{plain} is not known: {_NO_FLOATS}")
     if plain in SPECIAL and not (context is not None and plain in context.registers):
         return _special(session, plain)
     architecture = session.target.header.architecture
@@ -177,6 +197,17 @@ def _one_register(session: Session, name: str) -> str:
         return f"{shown}={value:0{digits or (8 if architecture == 'x86' else 16)}x}"
     number = session.evaluate(f"@@masm(@{plain})" if session.state.cpp else f"@{plain}")
     return f"{plain}={number:0{2 * session.target.memory.pointer_size if plain.startswith('$') else 1}x}"
+
+
+def _x87_register(context: Context, kind: str, number: int) -> str:
+    """``mm0=0127b52000584c8e``; of ``st0`` the number and its 80 bits."""
+    if context.x87 is None:
+        raise KdumpError(f"{kind}{number} is not known: {context.source} does not hold it")
+    if kind == "mm":
+        return f"mm{number}={x87.mmx(context.x87, number):016x}"
+    value = x87.register(context.x87, number)
+    high, middle, low = value >> 64, value >> 32 & 0xFFFF_FFFF, value & 0xFFFF_FFFF
+    return f"st{number}={x87.decimal(value)} ({high:04x}:{middle:08x}:{low:08x})"
 
 
 def _special(session: Session, name: str) -> str:
@@ -231,7 +262,11 @@ def register_mask(session: Session, arguments: Arguments) -> Iterator[str]:
     if typed == "?":
         yield from (f"{bit:8x} - {words}" for bit, words in vectors.MASKS.items())
     elif typed is not None:
-        state.register_mask = _known_mask(session.calculate(typed))
+        mask = session.calculate(typed)
+        ignored = mask & ~sum(vectors.MASKS)
+        state.register_mask = mask & ~ignored
+        if ignored:
+            yield f"Ignored invalid bits {ignored:x}"
     else:
         default = _SEGMENTS | (2 if session.target.memory.pointer_size == 8 else 1)
         yield from vectors.mask_lines(default if state.register_mask is None else state.register_mask)

@@ -122,7 +122,11 @@ def interrupt_gates(target: Target, tables: Tables) -> list[Gate]:
 
 
 def segments(target: Target, tables: Tables, first: int, last: int) -> Iterator[SegmentDescriptor]:
-    """The descriptors of some selectors. Raises :class:`KdumpError` where they are not in the dump."""
+    """The descriptors of some selectors; one alone keeps the privilege level that it asks for.
+
+    Raises :class:`KdumpError` where they are not in the dump.
+    """
+    asked = first & 7 if first == last else 0
     end = min(tables.gdt_size, _LARGEST_TABLE)
     for selector in range(first & ~7, (last & ~7) + 8, 8):
         if selector + 8 > end:
@@ -138,4 +142,4 @@ def segments(target: Target, tables: Tables, first: int, last: int) -> Iterator[
             limit = limit << 12 | 0xFFF
         if not access & 0x10 and access & 15:
             base |= (target.memory.unsigned(tables.gdt + selector + 8, 4) or 0) << 32
-        yield SegmentDescriptor(selector, base, limit, access, flags >> 4)
+        yield SegmentDescriptor(selector | asked, base, limit, access, flags >> 4)
