@@ -19,7 +19,7 @@ class Fake:
     """Names over 8 KB of memory: registers ``rax`` and ``ah``, the module ``nt``, the symbols ``X`` and ``nt!X``."""
 
     def __init__(self, pointer_size: int = 8) -> None:
-        self.pointer_size = pointer_size
+        self.pointer_size = self.machine_size = pointer_size
 
     def common_register(self, name: str) -> int | None:
         return 0x1234 if name.lower() == "rax" else None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
 from volatility3_kdump.cpu.disasm import decode_many
 from volatility3_kdump.cpu.instruction import Instruction
-from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.stacks.walker import function_table
+from volatility3_kdump.windows.user.seen import architecture_at
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -20,7 +21,8 @@ _BATCH = 64
 
 def instructions_from(target: Target, address: int, count: int) -> list[Instruction]:
     """Up to ``count`` instructions from an address; fewer where the code is not in the dump or does not decode."""
-    return decode_many(target.memory.read, address, count, target.header.architecture, name_of=target.name_of)
+    architecture = architecture_at(target, address)
+    return decode_many(target.memory.read, address, count, architecture, name_of=target.name_of)
 
 
 def instructions_before(target: Target, address: int, count: int) -> list[Instruction]:
@@ -67,16 +69,16 @@ def function_around(target: Target, address: int) -> tuple[int, int] | None:
 
     ``None`` where it has none, as for leaf functions, or where the dump does not hold it.
     """
-    function = _function(target, address) if target.header.architecture in ("x64", "arm64") else None
+    function = _function(target, address) if architecture_at(target, address) in ("x64", "arm64") else None
     return None if function is None else (function[0] + function[1].begin, function[0] + function[1].end)
 
 
 def _function(target: Target, address: int) -> tuple[int, Any] | None:
     """(base of the module, entry of its function table) for an address."""
-    module = target.names.module_of(address)
-    table = walker(target).table_of(module) if module is not None else None
-    if module is None or table is None:
+    placed = function_table(target, address)
+    if placed is None:
         return None
+    module, table = placed
     try:
         function = table.find(address - module.base)
     except (amd64_unwind.TableAbsent, arm64_unwind.TableAbsent):
@@ -86,7 +88,7 @@ def _function(target: Target, address: int) -> tuple[int, Any] | None:
 
 def _run_before(target: Target, address: int, count: int) -> list[Instruction]:
     """Some of the instructions that end at an address, the last ones, at most ``count``."""
-    if target.header.architecture == "arm64":
+    if architecture_at(target, address) == "arm64":
         return instructions_from(target, address - 4, 1)
     run = _Backwards(target, address)
     for start in (_function_start(target, address - 1), _symbol_start(target, address - 1)):
@@ -98,7 +100,7 @@ def _run_before(target: Target, address: int, count: int) -> list[Instruction]:
 
 def _function_start(target: Target, address: int) -> int | None:
     """Where the function that holds an address begins, by the unwind data of an x64 image."""
-    function = _function(target, address) if target.header.architecture == "x64" else None
+    function = _function(target, address) if architecture_at(target, address) == "x64" else None
     return None if function is None else int(function[0] + function[1].begin)
 
 

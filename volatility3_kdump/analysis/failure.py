@@ -227,12 +227,12 @@ class _Finder:
         target = self.target
         instruction = shown_instruction = None
         absent = None
-        if ip is not None and self.architecture in _ARCHITECTURES:
+        if ip is not None and context.architecture in _ARCHITECTURES:
             instruction, shown_instruction = (
                 decode(
                     target.memory.read,
                     ip,
-                    self.architecture,
+                    registers.architecture,
                     registers,
                     name_of=target.name_of,
                     segment_bases=self._segment_bases(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.cpu import amd64_unwind
 from volatility3_kdump.cpu.amd64_unwind import UnwindInfo, decode_unwind_info
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.stacks.walker import function_table
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -36,8 +36,7 @@ class FunctionEntry:
 
 def function_entries(target: Target, address: int) -> list[FunctionEntry]:
     """The entry that an address lies in, and those that it is chained to. Raises :class:`KdumpError` for none."""
-    module = target.names.module_of(address)
-    table = walker(target).table_of(module) if module is not None else None
+    module, table = function_table(target, address) or (None, None)
     if module is None or not isinstance(table, amd64_unwind.FunctionTable):
         raise KdumpError(f"No function entry for {address:x}: there is no x64 image with a function table")
     try:

@@ -100,7 +100,7 @@ _WORDS: dict[str, str] = {
     ".allow_exec_cmds .allow_image_mapping .bpsync .cache .childdbg .cordll .copysym .dvalloc .dvfree": _DEBUGGER,
     ".event_code .event_format .eventlog .eventstr .exptr .fixup .ignore_missing_pages .imgscan .inline": _DEBUGGER,
     ".kdtrans .kdfiles .lsrcfix .netuse .noshell .nvpath .pcmd .process_prompt .pop .push .record_branches": _DEBUGGER,
-    ".secure .sound_notify .step_filter .suspend_ui .typeopt .symopt .tlist_all .ttime .ttp .wow64exts": _DEBUGGER,
+    ".secure .sound_notify .step_filter .suspend_ui .typeopt .symopt .tlist_all .ttime .ttp": _DEBUGGER,
     ".asm .fnent .fnret .apply_dbp .bpcmds .call .abandon .breakin2 .closehandle .ocom": "is not there: u shows code, "
     "k stacks and .frame /r registers",
     "sx sxd sxe sxi sxn sxr sx- sq ss so .prompt_on_event": _LIVE,

@@ -54,7 +54,8 @@ class State:
     looks for and from where. ``variables`` are the pseudo-registers that commands set: ``t0`` to ``t19``, ``exp`` (the
     last value of ``?``), ``p`` (of ``d``); ``typed`` are those that ``r?`` gave a type, ``objects`` the variables of
     ``dx``. ``cpp`` says that expressions are C++'s unless they say otherwise (``.expr``); ``register_mask`` is that of
-    ``rm``.
+    ``rm``. ``user_modules`` says that ``lm`` lists those of the current process too; ``machine`` is ``x86`` where the
+    registers are those of a 32-bit program on 64-bit Windows.
     """
 
     processor: int | None = None
@@ -69,6 +70,8 @@ class State:
     radix: int = 16
     cpp: bool = False
     register_mask: int | None = None
+    user_modules: bool = False
+    machine: str | None = None
     frames: int = DEFAULT_FRAMES
     code: int | None = None
     data: int | None = None
@@ -82,7 +85,7 @@ class State:
 
     def reset_context(self) -> None:
         """Back to the registers of the crash: ``.cxr``, ``.trap`` and ``.thread`` without an address."""
-        self.context = self.start = self.failure = self.trap_frame = self.no_context = None
+        self.context = self.start = self.failure = self.trap_frame = self.no_context = self.machine = None
         self.frame = 0
         self.code = None
 
@@ -106,6 +109,16 @@ class OpenDump:
     def memory(self) -> Memory:
         """The virtual memory that commands read."""
         return self.process_memory or self.target.memory
+
+    @property
+    def seen(self) -> Target:
+        """The target as the process sees it whose memory commands read: with the modules of its user mode."""
+        from volatility3_kdump.windows.user.seen import seen_by
+
+        if self.process_memory is not None:
+            return seen_by(self.target, self.state.process)
+        process = crash_process(self.target) if self.target.dump.triage is None else None
+        return seen_by(self.target, process.address if process is not None else None)
 
     @property
     def processor(self) -> int | None:
@@ -142,6 +155,46 @@ class OpenDump:
         self.process_memory = process_memory(self.target, read_process(self.target, address))
         return self.process_memory is not None
 
+    def choose_thread(self, address: int) -> str | None:
+        """Make a thread current, with its registers. Why these are not known, in words; ``None`` where they are."""
+        from volatility3_kdump.windows.stacks.frames import NoStack
+        from volatility3_kdump.windows.stacks.starts import thread_start
+
+        self.state.reset_context()
+        self.state.thread = address
+        try:
+            start = thread_start(self.target, address)
+        except NoStack as error:
+            self.state.no_context = str(error)
+            return str(error)
+        self.state.start, self.state.context = start, start.context
+        return None
+
+    def choose_guest(self) -> None:
+        """Make the 32-bit half of the current thread current, with its process. Raises :class:`KdumpError`."""
+        from volatility3_kdump.windows.stacks.frames import NoStack
+        from volatility3_kdump.windows.stacks.starts import thread_start
+        from volatility3_kdump.windows.stacks.walker import walker
+
+        thread = self.thread
+        if thread is None:
+            raise KdumpError(f"{self.target.name}: the dump does not say which thread crashed: .thread names one")
+        try:
+            start = walker(self.target).narrow_start(thread_start(self.target, thread))
+        except NoStack as error:
+            raise KdumpError(f"the thread {thread:x} has no 32-bit context: {error}") from error
+        if start.process is not None:
+            self.choose_process(start.process)
+        self.state.reset_context()
+        self.state.start, self.state.context, self.state.machine = start, start.context, "x86"
+
+    def choose_host(self) -> None:
+        """Back to the 64-bit half of the current thread."""
+        if self.state.thread is not None:
+            self.choose_thread(self.state.thread)
+        else:
+            self.state.reset_context()
+
     @property
     def why_no_process(self) -> str:
         """Why :attr:`process` is ``None``, in words."""
@@ -149,6 +202,15 @@ class OpenDump:
         if thread is None:
             return "the dump does not say which one crashed"
         return f"the thread {thread:x}, which would tell, is not in the dump"
+
+    @property
+    def why_no_user_modules(self) -> str:
+        """Why the current process's user mode has no modules here, in words."""
+        from volatility3_kdump.windows.user.code import user_code
+
+        process = self.state.process or self.process
+        code = user_code(self.target, process) if process is not None else self.why_no_process
+        return f"no user modules: {code}" if isinstance(code, str) else "no user modules: it is not in the dump"
 
     @property
     def thread(self) -> int | None:
@@ -227,7 +289,8 @@ class Session:
         dump = self.current
         number = dump.processor
         alone = dump.target.header.number_processors == 1
-        marker = "kd> " if number is None or alone else f"{number}: kd> "
+        machine = f":{dump.state.machine}" if dump.state.machine else ""
+        marker = f"kd{machine}> " if number is None or alone else f"{number}: kd{machine}> "
         return f"||{self.index}:{marker}" if len(self.dumps) > 1 else marker
 
     def step(self) -> None:
@@ -249,6 +312,11 @@ class Session:
     def target(self) -> Target:
         """The current dump's target."""
         return self.current.target
+
+    @property
+    def seen(self) -> Target:
+        """The current dump's target as the current process sees it: names and code of its user mode too."""
+        return self.current.seen
 
     @property
     def state(self) -> State:
@@ -292,12 +360,13 @@ class Session:
 
         state = self.state
         return TargetNames(
-            self.target,
+            self.seen,
             scope,
             {**state.variables, "frame": state.frame},
             {name: functools.partial(find, self) for name, find in self.computed.items()},
             state.radix,
             state.typed,
+            state.machine,
         )
 
     def evaluate(self, text: str) -> int:

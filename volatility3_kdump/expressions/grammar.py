@@ -74,6 +74,9 @@ class Names(Protocol):
     @property
     def pointer_size(self) -> int: ...
 
+    @property
+    def machine_size(self) -> int: ...
+
     def common_register(self, name: str) -> int | None:
         """The value of a register that needs no ``@``; ``None`` for no such. Raises :class:`Unresolved`."""
 
@@ -366,7 +369,7 @@ class Parser:
         if name in ("hi", "low"):
             return value >> 16 & 0xFFFF if name == "hi" else value & 0xFFFF
         physical = name in _PHYSICAL_READS
-        size = (_PHYSICAL_READS if physical else _READS)[name] or self._names.pointer_size
+        size = (_PHYSICAL_READS if physical else _READS)[name] or self._names.machine_size
         pointee = self._resolved(lambda: self._names.read(value, size, physical), start)
         return sign_extended(pointee, self._names.pointer_size) if name.endswith("poi") else pointee
 

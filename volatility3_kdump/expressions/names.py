@@ -92,7 +92,7 @@ class NoNames:
     """The names of an expression without a dump: there are none."""
 
     def __init__(self, pointer_size: int = 8) -> None:
-        self.pointer_size = pointer_size
+        self.pointer_size = self.machine_size = pointer_size
 
     def common_register(self, name: str) -> int | None:
         return None
@@ -121,7 +121,7 @@ class TargetNames:
 
     ``scope`` is the place that registers are of, by default the crash. ``variables`` are further pseudo-registers
     (``t0``, ``exp``), named without their ``$``, ``computed`` those that take time to find, and ``typed`` those that
-    have a type in C++ expressions.
+    have a type in C++ expressions. ``machine`` is the architecture of the registers where it is not the target's own.
     """
 
     def __init__(
@@ -132,8 +132,10 @@ class TargetNames:
         computed: Mapping[str, Callable[[], int | None]] | None = None,
         radix: int = 16,
         typed: Mapping[str, CppValue] | None = None,
+        machine: str | None = None,
     ) -> None:
         self._target = target
+        self._architecture = machine or target.header.architecture
         self._scope: Scope = scope or CrashScope(target)
         self._variables = variables or {}
         self._computed = computed or {}
@@ -144,17 +146,21 @@ class TargetNames:
     def pointer_size(self) -> int:
         return self._target.memory.pointer_size
 
+    @property
+    def machine_size(self) -> int:
+        return 4 if self._architecture == "x86" else self.pointer_size
+
     # registers --------------------------------------------------------------------------------------------------
 
     def common_register(self, name: str) -> int | None:
-        if not is_common(self._target.header.architecture, name):
+        if not is_common(self._architecture, name):
             return None
         return self.register(name)
 
     def register(self, name: str) -> int:
         if name.startswith("$"):
             return self._pseudo(name[1:].lower())
-        part = register_part(self._target.header.architecture, name)
+        part = register_part(self._architecture, name)
         if part is None:
             value = self._variables.get(name.lower())
             if value is not None:
@@ -387,7 +393,7 @@ _PSEUDO: dict[str, Callable[[TargetNames], int | None]] = {
     "exr_code": lambda names: names._of_exception("code"),
     "exr_numparams": lambda names: names._exception_count(),
     "dbgtime": lambda names: _now(),
-    "ptrsize": lambda names: names.pointer_size,
+    "ptrsize": lambda names: names.machine_size,
     "pagesize": lambda names: PAGE_SIZE,
 }
 

@@ -60,7 +60,7 @@ class Name(
 
 
 @dataclass
-class _Prepared:
+class Prepared:
     """The symbols of a module for bisection. ``names`` is ``None`` where a range without a name begins."""
 
     starts: list[int]
@@ -110,7 +110,7 @@ class AddressNames:
         self._find_lines = lines
         self._lines: dict[int, Lines | None] = {}
         self._narrow = pointer_size == 4
-        self._prepared: list[_Prepared | None] = [None] * len(self._modules)
+        self._prepared: list[Prepared | None] = [None] * len(self._modules)
 
     def module_of(self, address: int) -> Module | None:
         """The loaded module whose image range holds an address."""
@@ -230,6 +230,12 @@ class AddressNames:
         if index is not None and self._prepared[index] is None:
             self._prepare(index)
 
+    def prepared(self, module: Module) -> Prepared:
+        """The symbols of one of the modules for bisection, which are looked for now."""
+        index = self._index_of(module)
+        assert index is not None
+        return self._prepared[index] or self._prepare(index)
+
     def table_of(self, module: Module) -> SymbolTable | None:
         """All symbols of a module, which are looked for now; ``None`` when there are none."""
         self.load(module)
@@ -271,7 +277,7 @@ class AddressNames:
         index = bisect.bisect_right(self._bases, module.base) - 1
         return index if index >= 0 and self._bases[index] == module.base else None
 
-    def _prepared_of(self, module: Module) -> _Prepared | None:
+    def _prepared_of(self, module: Module) -> Prepared | None:
         index = self._index_of(module)
         return None if index is None else self._prepared[index]
 
@@ -293,7 +299,7 @@ class AddressNames:
             return Name(module.name, None, offset + further)
         return Name(module.name, symbol, offset - prepared.starts[nearest] + further, prepared.source)
 
-    def _prepare(self, index: int) -> _Prepared:
+    def _prepare(self, index: int) -> Prepared:
         module = self._modules[index]
         table: SymbolTable | None = None
         reason = "not looked for"
@@ -311,7 +317,7 @@ class AddressNames:
             at.setdefault(rva, None)
         at.setdefault(0, None)
         starts = sorted(at)
-        prepared = self._prepared[index] = _Prepared(
+        prepared = self._prepared[index] = Prepared(
             starts,
             [at[start] for start in starts],
             table.source if table else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.dump import DumpHeader, DumpType
 from volatility3_kdump.text.addresses import pointer
@@ -15,6 +15,8 @@ from volatility3_kdump.windows.machine.version import (
     windows_name,
 )
 
+#: Dots in a line.
+_DOTS = 64
 _KERNEL = "Kernel address space is available, User address space may not be available."
 _FULL = "Full address space is available"
 KINDS = {
@@ -129,3 +131,11 @@ def title() -> str:
 
 def _truncated(address: int, size: int) -> int:
     return address & ((1 << 8 * size) - 1)
+
+
+def dotted(modules: Iterable[object], title: str) -> Iterator[str]:
+    """A title, and a dot for each module that is loaded; nothing where there are none."""
+    dots = "." * sum(1 for _ in modules)
+    if dots:
+        yield title
+        yield from (dots[start : start + _DOTS] for start in range(0, len(dots), _DOTS))

@@ -11,6 +11,7 @@ from volatility3_kdump.text.disasm import listing
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, POINTER, TEXT, Column, Part, Table
+from volatility3_kdump.windows.user.seen import architecture_at
 
 
 def _goal(instruction: Instruction) -> int | None:
@@ -66,5 +67,6 @@ def instructions_grid(target: Target, start: int, decoded: Sequence[Instruction]
 
     first = decoded[0].address if decoded else start
     name = names_of(target, [first])[first]
-    architecture, size = target.header.architecture, target.memory.pointer_size
+    architecture = architecture_at(target, first)
+    size = 4 if architecture == "x86" else target.memory.pointer_size
     return CODE.grid(rows(), lambda: listing(start, name, decoded, wanted, architecture, size))

@@ -89,8 +89,11 @@ def _kd_lines(target: Target, listed: StackList, layout: str, lines: bool) -> It
         if not stack.frames:
             yield f"No stack: {stack.end}"
             continue
-        yield text.header(layout, target.memory.pointer_size)
-        yield from text.rows(stack, layout, target.memory.pointer_size, lines)
+        # The 32-bit half of a stack alone is shown as that of a 32-bit machine.
+        narrow = request.start is not None and request.start.context.architecture == "x86"
+        size = 4 if narrow else target.memory.pointer_size
+        yield text.header(layout, size)
+        yield from text.rows(stack, layout, size, lines)
         if not stack.complete and len(stack.frames) < listed.most:
             yield f"Stack ends here: {stack.end}"
         for remark in stack.remarks:

@@ -33,7 +33,7 @@ _SEARCHED = re.compile(r'("(?P<quoted>[^"]*)"|(?P<plain>\S+))?\s*(?P<rest>.*)$')
     plugin="disasm",
 )
 def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
-    target, state = session.target, session.state
+    target, state = session.seen, session.state
     start, count, end = _code_range(session, arguments)
     if start is None:
         start = state.code if state.code is not None else _current_ip(session)
@@ -62,7 +62,7 @@ def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
         raise KdumpError("ub takes an address and L COUNT")
     if start is None:
         start = session.state.code if session.state.code is not None else _current_ip(session)
-    return disasm_grid(session.target, start, count, True).kd_lines()
+    return disasm_grid(session.seen, start, count, True).kd_lines()
 
 
 @command(
@@ -79,7 +79,7 @@ def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="disasm",
 )
 def unassemble_function(session: Session, arguments: Arguments) -> Iterator[str]:
-    target = session.target
+    target = session.seen
     text, letters = arguments.text, ""
     while match := re.match(r"/(\S+)\s*", text):
         if match[1] not in ("c", "i", "D", "o", "O", "m"):
@@ -141,7 +141,7 @@ def search_code(session: Session, arguments: Arguments) -> Iterator[str]:
 
 
 def _found(session: Session, pattern: str, start: int, count: int | None) -> Iterator[str]:
-    target, wildcard = session.target, Wildcard(f"*{pattern}*")
+    target, wildcard = session.seen, Wildcard(f"*{pattern}*")
     address, left, found = start, count or _MOST_SEARCHED, False
     while left > 0:
         batch = instructions_from(target, address, min(64, left))
@@ -166,7 +166,7 @@ def _found(session: Session, pattern: str, start: int, count: int | None) -> Ite
 
 
 def _place(session: Session, instruction: Instruction) -> str:
-    return session.target.name_of(instruction.address) or f"{instruction.address:x}"
+    return session.seen.name_of(instruction.address) or f"{instruction.address:x}"
 
 
 @command(
@@ -180,7 +180,7 @@ def function_entry(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.text.function_entry import entry_lines
     from volatility3_kdump.views.symbols import nearest_grid
 
-    target, address = session.target, arguments.number("ADDRESS") or 0
+    target, address = session.seen, arguments.number("ADDRESS") or 0
     entries = function_entries(target, address)
     yield from nearest_grid(target, address).kd_lines()
     for number_, entry in enumerate(entries):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command, find, registry, run
 from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.console.syntax import Example, Option, file, number, rest, word
+from volatility3_kdump.console.syntax import Example, Option, file, number, rest
 from volatility3_kdump.console.usage import described, listed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import safe_file_name
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     pass
 
 
-_DOTS = 64
 _PATHS = {"symbol": "_NT_SYMBOL_PATH", "image": "_NT_EXECUTABLE_IMAGE_PATH"}
-_MACHINES = {"x64": "x64 (AMD64)", "x86": "x86 compatible (x86)", "arm64": "ARM 64-bit (AArch64) (arm64)"}
 _PROCESSOR = re.compile(r"(\d+)\s*(s?)\s*(.*)", re.DOTALL)
 _ALIAS = re.compile(r"@#(\w+)")
 _MOST_NESTED = 4
@@ -62,8 +60,8 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     yield from banner.loading(target.header, dump.path)
     yield from banner.headline(target.header, paths)
     yield from banner.version(read_system(target))
-    yield from dotted(target.modules, "Loading Kernel Symbols")
-    yield from dotted(target.unloaded_modules, "Loading unloaded module list")
+    yield from banner.dotted(target.modules, "Loading Kernel Symbols")
+    yield from banner.dotted(target.unloaded_modules, "Loading unloaded module list")
     if not target.has_names:
         yield f"WARNING: no kernel symbols: {'; '.join(filter(None, (target.symbol_status, target.symbol_remedy)))}"
     elif session.verbose:
@@ -77,13 +75,6 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
         from volatility3_kdump.analysis.failure import failure_in
 
         yield from shown_code(failure_in(target, registers), target.memory.pointer_size)
-
-
-def dotted(modules: Iterable[object], title: str) -> Iterator[str]:
-    dots = "." * sum(1 for _ in modules)
-    if dots:
-        yield title
-        yield from (dots[start : start + _DOTS] for start in range(0, len(dots), _DOTS))
 
 
 @command(
@@ -263,21 +254,6 @@ def leave(session: Session, arguments: Arguments) -> Iterable[str]:
 def echo(session: Session, arguments: Arguments) -> Iterable[str]:
     message = arguments.text
     yield message[1:-1] if len(message) > 1 and message[0] == message[-1] == '"' else message
-
-
-@command(
-    ".effmach",
-    help="shows the machine type",
-    arguments=(word("MACHINE", "amd64, x86 or arm64: another than the dump's is refused; . and # are the dump's"),),
-    examples=(Example(".effmach"),),
-)
-def effective_machine(session: Session, arguments: Arguments) -> Iterable[str]:
-    architecture = session.target.header.architecture
-    accepted = {".", "#", architecture, {"x64": "amd64"}.get(architecture, architecture)}
-    machine = arguments.word("MACHINE")
-    if machine and machine.lower() not in accepted:
-        raise KdumpError(f"a dump of {architecture} cannot be seen as {machine}")
-    yield f"Effective machine: {_MACHINES.get(architecture, architecture)}"
 
 
 @command(

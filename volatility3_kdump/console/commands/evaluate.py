@@ -80,7 +80,7 @@ def cpp_names(session: Session) -> CppNames:
     """What names mean in C++ expressions at the prompt."""
     from volatility3_kdump.expressions.cpp_names import CppNames
 
-    return CppNames(session.target, session.names, session.current.memory, session.state.radix)
+    return CppNames(session.seen, session.names, session.current.memory, session.state.radix)
 
 
 _EVALUATORS = {"masm": "MASM - Microsoft Assembler expressions", "c++": "C++ - C++ source expressions"}

@@ -60,7 +60,7 @@ def display_list(session: Session, arguments: Arguments) -> Iterator[str]:
     seen: set[int] = set()
     while address and address not in seen and len(seen) < most:
         seen.add(address)
-        yield from MemoryView(session.target, Range(address, size), "p", memory).lines()
+        yield from MemoryView(session.seen, Range(address, size), "p", memory).lines()
         address = next_link(memory, address, backwards)
     if address is None:
         yield "NOTE: the next link cannot be read"
@@ -126,8 +126,8 @@ def _offset(session: Session, name: str) -> int:
     type_name, _, path = name.partition(".")
     if not path:
         raise KdumpError(f"!list -t needs a field: {name}.Flink")
-    module, plain = split_name(session.target, type_name)
-    layouts = types_of(session.target, module).layouts
+    module, plain = split_name(session.seen, type_name)
+    layouts = types_of(session.seen, module).layouts
     field = layouts.find(plain, path)
     if field is None:
         raise KdumpError(f"{name}: there is no such type or field ({layouts.origin})")

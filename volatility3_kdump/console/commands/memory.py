@@ -13,6 +13,7 @@ from volatility3_kdump.expressions import Range, TargetNames, parse_bounds, pars
 
 _LETTERS = ("a", "b", "c", "d", "D", "f", "p", "q", "s", "S", "u", "w", "W", "yb", "yd")
 _POINTED = tuple(f"{size}{what}" for size in "dpq" for what in "sapu")
+_POINTERS = ("p", "ps", "pp", "pa", "pu")
 _OPTION = re.compile(r"/(?:c\s*(?P<columns>[0-9]+)|p(?P<caching>\[(?:c|uc|wc)\])?)(?:\s+|$)")
 _SEARCH = re.compile(r"-(\[(?P<flags>[^\]]*)\])?(?P<kind>s[au]|[bwdqau])(?=\s)\s*")
 _LEAST = re.compile(r"l([0-9]+)")
@@ -37,6 +38,8 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
 
     state = session.state
     layout = arguments.name[1:] or state.data_format
+    if state.machine == "x86" and layout in _POINTERS:
+        layout = layout.replace("p", "d", 1)
     rest, columns, physical = arguments.text, None, False
     while match := _OPTION.match(rest):
         rest = rest[match.end() :]
@@ -56,7 +59,7 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
     if wanted is None:
         wanted = Range(session.evaluate("$ip") if state.data is None else state.data)
     memory = session.target.physical_memory if physical else session.current.memory
-    view = MemoryView(session.target, wanted, layout, memory, columns)
+    view = MemoryView(session.seen, wanted, layout, memory, columns)
     state.data_format = layout
     yield from view.lines()
     state.data = view.next
@@ -95,7 +98,7 @@ def search(session: Session, arguments: Arguments) -> Iterator[str]:
         least = _LEAST.search(flags)
         yield from string_lines(memory, wanted, 1 if kind == "sa" else 2, max(int(least[1][:4]), 1) if least else 3)
         return
-    view = SearchView(session.target, wanted, kind, _pattern(rest, kind, names, radix), memory)
+    view = SearchView(session.seen, wanted, kind, _pattern(rest, kind, names, radix), memory)
     if "1" in flags:
         for place in view.places():
             yield f"0x{pointer(place, memory.pointer_size)}"

@@ -11,6 +11,7 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.modules import Module, UnloadedModule, find_module
+from volatility3_kdump.target import Target
 from volatility3_kdump.text import drivers as text
 from volatility3_kdump.views.drivers import (
     address_grid,
@@ -57,7 +58,7 @@ _LM_LETTERS = frozenset("lekuovtfnpcidD") | {"sm", "1m"}
 )
 def list_modules(session: Session, arguments: Arguments) -> Iterable[str]:
     options, pattern, place = _lm_options(arguments)
-    target = session.target
+    target = _listed(session, options, pattern, place)
     if "u" in options and "k" not in options:
         return _user_modules(session, pattern)
     names = [pattern] if pattern else []
@@ -73,7 +74,14 @@ def list_modules(session: Session, arguments: Arguments) -> Iterable[str]:
         return [text.header(target.memory.pointer_size)]
     if "v" in options:
         return drivers_grid(target, names, True, session.progress).kd_lines()
-    return _lines(session, options, names)
+    return _lines(session, target, options, names)
+
+
+def _listed(session: Session, options: set[str], pattern: str | None, place: str | None) -> Target:
+    """Whose modules are listed: those of user mode too where they are asked for, or were loaded by ``.process /r``."""
+    if "k" in options and "u" not in options:
+        return session.target
+    return session.seen if pattern or place or session.state.user_modules else session.target
 
 
 def _lm_options(arguments: Arguments) -> tuple[set[str], str | None, str | None]:
@@ -96,8 +104,7 @@ def _lm_options(arguments: Arguments) -> tuple[set[str], str | None, str | None]
     return options, None, None
 
 
-def _lines(session: Session, options: set[str], names: list[str]) -> Iterator[str]:
-    target = session.target
+def _lines(session: Session, target: Target, options: set[str], names: list[str]) -> Iterator[str]:
     size = target.memory.pointer_size
     modules: list[Module] = chosen_modules(target, names)
     if "sm" in options:
@@ -110,7 +117,7 @@ def _lines(session: Session, options: set[str], names: list[str]) -> Iterator[st
         yield from (module.name for module in modules)
         return
     yield text.header(size)
-    show = _show(session, options)
+    show = _show(target, options)
     for index, module in enumerate(modules):
         if session.progress is not None and "t" in options:
             session.progress(100 * index / len(modules), "Reading images")
@@ -126,8 +133,7 @@ def _lines(session: Session, options: set[str], names: list[str]) -> Iterator[st
             yield from text.unloaded_timed(gone, size) if "t" in options else (text.unloaded_line(gone, size),)
 
 
-def _show(session: Session, options: set[str]) -> Callable[[Module], str]:
-    target = session.target
+def _show(target: Target, options: set[str]) -> Callable[[Module], str]:
     size = target.memory.pointer_size
     if options & {"t", "n"} and "f" not in options:
         return lambda module: text.line(read_details(target, module), size)
@@ -271,7 +277,7 @@ def device_object(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _module(session: Session, named: str) -> Module:
     """A module by its name or an address in it. Raises :class:`KdumpError`."""
-    target = session.target
+    target = session.seen
     by_name = chosen_modules(target, [named])
     if by_name:
         return by_name[0]
@@ -291,7 +297,7 @@ def _module(session: Session, named: str) -> Module:
 def module_information(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.image_headers import module_lines
 
-    return module_lines(session.target, _module(session, arguments.word("MODULE") or ""))
+    return module_lines(session.seen, _module(session, arguments.word("MODULE") or ""))
 
 
 @command(
@@ -303,7 +309,7 @@ def module_information(session: Session, arguments: Arguments) -> Iterable[str]:
 def check_symbols(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.image_headers import check_lines
 
-    return check_lines(session.target, _module(session, arguments.word("MODULE") or ""))
+    return check_lines(session.seen, _module(session, arguments.word("MODULE") or ""))
 
 
 @command(
@@ -318,7 +324,7 @@ def image_headers(session: Session, arguments: Arguments) -> Iterable[str]:
 
     everything = arguments.has("-a") or not (arguments.has("-f") or arguments.has("-s"))
     return header_lines(
-        session.target,
+        session.seen,
         arguments.number("ADDRESS") or 0,
         session.current.memory,
         everything or arguments.has("-f"),

@@ -335,7 +335,7 @@ def print_formatted(session: Session, arguments: Arguments) -> Iterator[str]:
     if layout is None:
         raise KdumpError('.printf takes a format in double quotes: .printf "%p\\n", VALUE')
     values = [session.evaluate(value) for value in parts[1:]]
-    reading = Reading(session.current.memory, session.target.names.text) if session.dumps else None
+    reading = Reading(session.current.memory, session.seen.names.text) if session.dumps else None
     if reading is None and "%" in layout[1]:
         raise KdumpError("no dump is open: .opendump FILE opens one")
     yield Partial(printed(layout[1], values, reading) if reading is not None else f"{layout[1]}")

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command
-from volatility3_kdump.console.commands.control import dotted, own_path, search_path
+from volatility3_kdump.console.commands.control import own_path, search_path
+from volatility3_kdump.console.commands.stacks import load_user_modules
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, rest, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import expanded
 from volatility3_kdump.stores.servers import MICROSOFT
+from volatility3_kdump.text.banner import dotted
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
@@ -90,7 +92,7 @@ def _changed(session: Session, arguments: Arguments, kind: str) -> str | None:
         Option("/f", "loads the symbols now"),
         Option("/i", "accepts symbols that do not fit", note="symbols that do not fit are never used"),
         Option("/u", "unloads symbols", note="everything is read anew"),
-        Option("/user", "user modules", note="lm u lists them; all symbols are looked for when they are needed"),
+        Option("/user", "the user modules of the current process: lm lists them from now on"),
         Option("/n /s /l /v /d /unl /o /w /P /a /ef", "other choices of KD", note="it changes nothing here"),
     ),
     arguments=(word("MODULE", "one module, by default all; MODULE=BASE,SIZE,TIME where it is the one of the list"),),
@@ -106,9 +108,13 @@ def reload(session: Session, arguments: Arguments) -> Iterable[str]:
     if not session.dumps:
         return
     if name:
-        yield from _load(session.target, name, forced)
+        yield from _load(session.seen, name, forced)
+    elif arguments.has("/user"):
+        yield from load_user_modules(session.current)
     else:
         yield from dotted(session.target.modules, "Loading Kernel Symbols")
+        if session.state.user_modules:
+            yield from load_user_modules(session.current)
         yield from dotted(session.target.unloaded_modules, "Loading unloaded module list")
 
 

@@ -16,6 +16,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import as_address
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.analyze import exception_lines, shown_code
+from volatility3_kdump.text.banner import dotted
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
 from volatility3_kdump.views.stack import stack_grid
@@ -32,7 +33,6 @@ from volatility3_kdump.windows.stacks.starts import (
     crash_start,
     processor_start,
     registers_start,
-    thread_start,
     trap_start,
 )
 from volatility3_kdump.windows.stacks.walker import walker
@@ -72,7 +72,7 @@ def current_failure(session: Session) -> Failure:
     context = dump.registers
     if context is None:
         raise KdumpError(f"no registers: {dump.state.no_context or 'the dump holds none of this processor'}")
-    return failure_in(dump.target, context)
+    return failure_in(dump.seen, context)
 
 
 def _set_failure(dump: OpenDump, failure: Failure, start: Start) -> None:
@@ -156,7 +156,7 @@ def raw_stack(session: Session, arguments: Arguments) -> Iterable[str]:
     count = _frame_count(session, arguments.text, "kd") if arguments.text else _RAW_WORDS
     layout = "ps" if session.target.memory.pointer_size == 8 else "ds"
     start = as_address(context.sp, session.target.memory.pointer_size)
-    return MemoryView(session.target, Range(start, count), layout, session.current.memory).lines()
+    return MemoryView(session.seen, Range(start, count), layout, session.current.memory).lines()
 
 
 def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]:
@@ -230,7 +230,7 @@ def frame(session: Session, arguments: Arguments) -> Iterable[str]:
     if context is None:
         architecture = target.header.architecture
         raise KdumpError(f"the registers of frame {number:x} are not known: unwinding on {architecture} keeps none")
-    failure = failure_in(target, context)
+    failure = failure_in(session.seen, context)
     if arguments.has("/c"):
         _set_failure(session.current, failure, registers_start(target, context))
     if arguments.has("/r"):
@@ -332,8 +332,8 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
     options=(
         Option("/p", "its process's memory too"),
         Option("/P", "as /p", note="page tables are always read by what the dump holds"),
-        Option("/r", "symbols anew", note="they are read anew by themselves"),
-        Option("/w", "its 32-bit context", note="the 32-bit half of a stack follows the 64-bit half by itself"),
+        Option("/r", "its process's user modules too: lm lists them"),
+        Option("/w", "the registers and the stack of its 32-bit code, on 64-bit Windows"),
     ),
     arguments=(number("ADDRESS", "an ETHREAD"),),
     examples=(Example(".thread /p ffff9189`527e9080"),),
@@ -344,21 +344,26 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     if not address:
         dump.state.thread = None
         dump.state.reset_context()
+        if arguments.has("/w"):
+            dump.choose_guest()
         yield _implicit("thread", dump.thread, dump)
+        if arguments.has("/w"):
+            yield "x86 context set"
         return
     require_dispatcher(dump.target, address, "thread")
     chosen = read_thread(dump.target, address)
-    dump.state.reset_context()
-    dump.state.thread = address
+    unknown = dump.choose_thread(address)
     if (arguments.has("/p") or arguments.has("/P")) and chosen.process:
         dump.choose_process(chosen.process)
+    if arguments.has("/w"):
+        dump.choose_guest()
     yield _implicit("thread", address, dump)
-    try:
-        start = thread_start(dump.target, address)
-        dump.state.start, dump.state.context = start, start.context
-    except NoStack as error:
-        dump.state.no_context = str(error)
-        yield f"NOTE: its registers are not known: {error}"
+    if arguments.has("/r"):
+        yield from load_user_modules(dump)
+    if arguments.has("/w"):
+        yield "x86 context set"
+    elif unknown is not None:
+        yield f"NOTE: its registers are not known: {unknown}"
 
 
 @command(
@@ -367,7 +372,7 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     options=(
         Option("/p", "its page tables are used, as they always are"),
         Option("/P", "as /p", note="page tables are always read by what the dump holds"),
-        Option("/r", "symbols anew", note="they are read anew by themselves"),
+        Option("/r", "its user modules too: lm lists them"),
         Option("/i", "lets the machine run into the process", refused="a dump cannot run; use /p"),
     ),
     arguments=(number("ADDRESS", "an EPROCESS"),),
@@ -378,13 +383,26 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
     address = arguments.number("ADDRESS") or 0
     if not address:
         dump.choose_process(None)
+        dump.state.user_modules = False
         yield _implicit("process", dump.process, dump)
         return
     require_dispatcher(dump.target, address, "process")
     readable = dump.choose_process(address)
     yield _implicit("process", address, dump)
+    if readable and arguments.has("/r"):
+        yield from load_user_modules(dump)
     if not readable:
         yield "NOTE: its page tables are not in the dump: its user memory cannot be read"
+
+
+def load_user_modules(dump: OpenDump) -> Iterator[str]:
+    """List the modules of the current process's user mode with the kernel's from now on."""
+    dump.state.user_modules = True
+    own = len(dump.seen.modules) - len(dump.target.modules)
+    if own:
+        yield from dotted(range(own), "Loading User Symbols")
+        return
+    yield f"NOTE: {dump.why_no_user_modules}"
 
 
 def _implicit(what: str, address: int | None, dump: OpenDump) -> str:

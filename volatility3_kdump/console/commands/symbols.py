@@ -44,7 +44,7 @@ def examine(session: Session, arguments: Arguments) -> Iterable[str]:
     if not pattern:
         raise KdumpError("x needs a pattern: x nt!Ke*")
     if not set(options) & set("12tqANvfd"):
-        return matching_grid(session.target, pattern, "n" in options, "0" in options).kd_lines()
+        return matching_grid(session.seen, pattern, "n" in options, "0" in options).kd_lines()
     return _symbol_lines(session, pattern, options)
 
 
@@ -55,7 +55,7 @@ def _symbol_lines(session: Session, pattern: str, options: str) -> Iterator[str]
 
     size = session.target.memory.pointer_size
     wanted = {True} if "f" in options else {False} if "d" in options else {True, False}
-    symbols = [symbol for symbol in matching(session.target.names, pattern) if symbol.code in wanted]
+    symbols = [symbol for symbol in matching(session.seen.names, pattern) if symbol.code in wanted]
     if "n" in options or "N" in options:
         symbols.sort(key=lambda symbol: symbol.name.lower(), reverse="N" in options)
     elif "A" in options:
@@ -120,7 +120,7 @@ def nearest(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.symbols import nearest_grid
 
     _, place = _options(arguments, "D")
-    return nearest_grid(session.target, session.evaluate(place or "@$ip"), session.lines).kd_lines()
+    return nearest_grid(session.seen, session.evaluate(place or "@$ip"), session.lines).kd_lines()
 
 
 @command(

@@ -106,7 +106,7 @@ def display_type(session: Session, arguments: Arguments) -> Iterator[str]:
         elif variable is not None:
             from volatility3_kdump.views.type import variable_lines
 
-            yield from variable_lines(variable, session.target.memory.pointer_size)
+            yield from variable_lines(variable, session.seen.memory.pointer_size)
             return
         description = _description(session, wanted.type_name)
     session.state.type_name = wanted.type_name
@@ -119,7 +119,7 @@ def _shown(session: Session, wanted: _Wanted, description: TypeDescription | Non
 
     fields, rest, unknown = _sorted(session, wanted, description)
     at = session.evaluate(" ".join(rest)) if rest else None
-    memory: Memory = session.target.physical_memory if "p" in wanted.letters else session.current.memory
+    memory: Memory = session.seen.physical_memory if "p" in wanted.letters else session.current.memory
     if description is not None and description.kind in ("base", "enum") and wanted.elements and at is not None:
         yield from _array(session, wanted, memory, at)
         return
@@ -128,7 +128,7 @@ def _shown(session: Session, wanted: _Wanted, description: TypeDescription | Non
     letters = wanted.letters
     options = Options(tuple(fields), "y" in letters, wanted.depth, "b" in letters, wanted.elements)
     view = TypeView(
-        session.target, wanted.type_name, at, options, memory, wanted.link, "o" not in letters, "v" in letters
+        session.seen, wanted.type_name, at, options, memory, wanted.link, "o" not in letters, "v" in letters
     )
     lines = view.lines()
     if "c" in letters:
@@ -145,10 +145,10 @@ def _array(session: Session, wanted: _Wanted, memory: Memory, at: int) -> Iterat
     """``-a10 ULONG ADDRESS``: an array of numbers."""
     from volatility3_kdump.views.type import TypeView
 
-    first = TypeView(session.target, wanted.type_name, at, None, memory)
+    first = TypeView(session.seen, wanted.type_name, at, None, memory)
     for index in range(wanted.elements):
         place = (at + index * first.description.size) % (1 << 64)
-        line = next(TypeView(session.target, wanted.type_name, place, None, memory).lines())
+        line = next(TypeView(session.seen, wanted.type_name, place, None, memory).lines())
         yield f"[{index}] {line}"
         if line == "??" and wanted.elements == _ELEMENTS:
             return
@@ -159,7 +159,7 @@ def _matching(session: Session, wanted: _Wanted) -> Iterator[str]:
     from volatility3_kdump.expressions.type_names import sized_names
     from volatility3_kdump.views.type import TypeView, names_lines
 
-    name, target = wanted.type_name, session.target
+    name, target = wanted.type_name, session.seen
     size = None if wanted.size is None else session.calculate(wanted.size)
     if "d" in wanted.letters:
         for found, _ in sized_names(target, name, size):
@@ -221,7 +221,7 @@ def _variable(session: Session, wanted: _Wanted) -> CppValue | None:
     """``dt nt!PsActiveProcessHead``, ``dt ADDRESS``: a variable by its name or its address; ``None`` for no such."""
     if _description(session, wanted.type_name) is not None:
         return None
-    names, target = cpp_names(session), session.target
+    names, target = cpp_names(session), session.seen
     try:
         at = session.evaluate(wanted.type_name)
     except KdumpError:
@@ -252,9 +252,9 @@ def _description(session: Session, name: str) -> TypeDescription | None:
 
     if _EXPRESSION.search(name):
         return None
-    module, type_name = split_name(session.target, name)
-    table = types_of(session.target, module)
-    base = header_base(type_name, session.target.memory.pointer_size)
+    module, type_name = split_name(session.seen, name)
+    table = types_of(session.seen, module)
+    base = header_base(type_name, session.seen.memory.pointer_size)
     return table.describe(table.find(type_name) or table.find(base or "") or "")
 
 

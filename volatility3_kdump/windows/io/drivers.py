@@ -6,6 +6,7 @@ entry (KLDR_DATA_TABLE_ENTRY) adds the level that the signature was checked to.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -182,6 +183,9 @@ def read_details(target: Target, module: Module, images: ImageSet | None = None)
     if headers is None:
         damaged = holds_no_headers(image.read)
         notes.append("what is where its headers should be is no image" if damaged else "headers not in the dump")
+    if module.checksum is None and headers is not None:
+        # The loader's list of a process does not have it.
+        module = dataclasses.replace(module, checksum=headers.checksum)
     entry = _loader_entry(target, module)
     return DriverDetails(
         module,
@@ -249,6 +253,12 @@ def present_pages(target: Target, address: int, size: int) -> bytearray:
     """For each page that a range touches, 1 where the dump holds it at least in part."""
     marks = bytearray(-(-(address % PAGE_SIZE + size) // PAGE_SIZE) if size > 0 else 0)
     if target.layer_name is None or size <= 0:
+        return marks
+    if not target.is_kernel_address(address):
+        # Of user mode: by the page tables of the process, not of the layer.
+        for start, data in target.memory.present(address, size):
+            first, stop = (start - address) // PAGE_SIZE, (start + len(data) - 1 - address) // PAGE_SIZE
+            marks[first : stop + 1] = b"\1" * (stop + 1 - first)
         return marks
     layer = target.context.layers[target.layer_name]
     pages = target.dump.pages

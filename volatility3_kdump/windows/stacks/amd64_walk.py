@@ -42,8 +42,12 @@ class Amd64Walk(Shapes):
     wanted_trap: int | None = None
     wanted_frame: int | None = None
     found: Context | None = None
+    #: The registers of 32-bit code that the walk came by.
+    narrow_registers: Context | None = None
 
     def run(self) -> Stack:
+        if self.start.context.architecture == "x86":
+            return self.run_narrow()
         registers = amd64_unwind.Registers.from_context(self.start.context)
         trust, call_site = self.start.trust, self.start.context.source == "switch frame"
         rows = self.rows
@@ -101,8 +105,17 @@ class Amd64Walk(Shapes):
             return self.finish(f"{walked.end}; the 32-bit half: {saved}", False)
         return self.finish(walked.end, walked.complete)
 
+    def run_narrow(self) -> Stack:
+        """The stack of 32-bit code alone, from its registers on."""
+        code = self.user_code()
+        if code is None:
+            self.add(self.start.context.ip or 0, self.start.context.sp, self.start.trust, False, self.start.context.fp)
+            return self.finish("32-bit user mode: that of its process is not in the dump", False)
+        return self.narrow(code, self.start.context, self.start.trust)
+
     def narrow(self, code: UserCode, context: Context, trust: str) -> Stack:
         """Go on in the 32-bit half of a process."""
+        self.narrow_registers = context
         self.narrow_from = len(self.rows)
         self.narrow_source = f"{context.source} at {context.address:#x}" if context.address else context.source
         limits = limits_of(code, self.start.thread) if self.start.thread is not None else None

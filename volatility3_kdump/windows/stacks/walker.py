@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
 from volatility3_kdump.windows.stacks.arm64_walk import Arm64Walk
-from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Stack, Start
+from volatility3_kdump.windows.stacks.frames import CONTEXT, MOST_FRAMES, NoStack, Stack, Start
 from volatility3_kdump.windows.stacks.places import CodePlaces
 from volatility3_kdump.windows.stacks.starts import thread_start
+from volatility3_kdump.windows.stacks.wow64_walk import limits_of
 from volatility3_kdump.windows.stacks.x86_walk import X86Walk
+from volatility3_kdump.windows.user.code import user_code
+from volatility3_kdump.windows.user.seen import SeenTarget
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -40,6 +44,16 @@ def _files_of_stack(target: Target) -> None:
     width = target.memory.pointer_size
     if data is not None and width == 8:
         target.prefetch(word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7]))
+
+
+def function_table(target: Target, address: int) -> tuple[Module, Any] | None:
+    """The module that an address lies in, and its function table; ``None`` where either is not to be had."""
+    if isinstance(target, SeenTarget) and not target.is_kernel_address(address):
+        image = target.code.image_of(address)
+        return None if image is None or image.table is None else (image.module, image.table)
+    module = target.names.module_of(address)
+    table = walker(target).table_of(module) if module is not None else None
+    return None if module is None or table is None else (module, table)
 
 
 class StackWalker(CodePlaces):
@@ -73,6 +87,27 @@ class StackWalker(CodePlaces):
         except NoStack as error:
             return Stack((), str(error), False)
 
+    def narrow_start(self, start: Start) -> Start:
+        """Where the 32-bit half of a stack begins. Raises :class:`NoStack` where it has none.
+
+        Its registers are those that WOW64 saved, or those of the interrupt where 32-bit code itself was interrupted.
+        """
+        if self.architecture != "x64" or start.thread is None:
+            raise NoStack("only threads of 64-bit Windows have a 32-bit half")
+        walk = Amd64Walk(self, start, MOST_FRAMES)
+        code = walk.user_code()
+        if code is None:
+            why = user_code(self.target, start.process) if start.process is not None else "its process is not known"
+            raise NoStack(why if isinstance(why, str) else "its user mode is not in the dump")
+        if not code.wow64:
+            raise NoStack("its process has no WOW64 state: it runs no 32-bit code")
+        stack = walk.run()
+        if walk.narrow_registers is None:
+            raise NoStack(stack.end)
+        limits = limits_of(code, start.thread)
+        segments = (limits,) if limits else ()
+        return Start(walk.narrow_registers, CONTEXT, segments, process=start.process, thread=start.thread)
+
     def registers_at_trap(self, start: Start, trap: int) -> Context | None:
         """The registers that a trap interrupted, as far as unwinding to its frame recovers them (x64).
 
@@ -94,7 +129,7 @@ class StackWalker(CodePlaces):
         """
         if number == 0:
             return start.context
-        if self.architecture != "x64":
+        if self.architecture != "x64" or start.context.architecture != "x64":
             return None
         walk = Amd64Walk(self, start, MOST_FRAMES)
         walk.wanted_frame = number

@@ -119,6 +119,11 @@ class UserCode:
         self._bases = [module.base for module in self._modules]
 
     @property
+    def images(self) -> tuple[UserImage, ...]:
+        """The modules that are known so far, by address."""
+        return tuple(self._images)
+
+    @property
     def has_modules(self) -> bool:
         """Whether anything is known of what is loaded."""
         return bool(self._modules)

@@ -1,0 +1,33 @@
+"""Names over modules that are looked up in several places: the kernel's, and those of a process beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from volatility3_kdump.images.modules import Module
+from volatility3_kdump.symbols.names import AddressNames, Prepared
+
+
+class JoinedNames(AddressNames):
+    """The names of all ``parts``; symbols that one of them has looked for are not looked for again."""
+
+    def __init__(self, parts: Sequence[AddressNames]) -> None:
+        self._parts = {module.base: part for part in parts for module in part.modules}
+        super().__init__([module for part in parts for module in part.modules], {}, None, None)
+
+    def may_be_code(self, module: Module, address: int) -> bool:
+        return self._parts[module.base].may_be_code(module, address)
+
+    def status_of(self, module: Module) -> str:
+        return self._parts[module.base].status_of(module)
+
+    def reason_of(self, module: Module) -> str | None:
+        return self._parts[module.base].reason_of(module)
+
+    def address_of(self, module: Module, symbol: str) -> int | None:
+        return self._parts[module.base].address_of(module, symbol)
+
+    def _prepare(self, index: int) -> Prepared:
+        module = self._modules[index]
+        prepared = self._prepared[index] = self._parts[module.base].prepared(module)
+        return prepared
