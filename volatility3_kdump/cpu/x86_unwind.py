@@ -2,8 +2,10 @@
 
 * :class:`Registers` - what is known of the registers of one frame.
 * :func:`frame_pointer_step` - the caller's registers by the saved ``ebp`` and the return address above it.
+* :func:`epilogue` - the caller's registers of a function that is about to return.
 
-x86 images carry no unwind data. A function with the standard prolog (``push ebp; mov ebp, esp``) leaves its caller's
+x86 images carry no unwind data; what PDB files have instead is read in :mod:`x86_frames`.
+A function with the standard prolog (``push ebp; mov ebp, esp``) leaves its caller's
 ``ebp`` at ``[ebp]``, the return address at ``[ebp+4]`` and its arguments from ``[ebp+8]``; functions compiled with
 frame-pointer omission are passed over, so that every frame found this way is to be labelled ``frame pointer``.
 """
@@ -11,12 +13,18 @@ frame-pointer omission are passed over, so that every frame found this way is to
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from volatility3_kdump.cpu import Read
 from volatility3_kdump.cpu.context import Context
 
 _MASK = 0xFFFFFFFF
+#: ret, ret imm16, pop r32, leave; the numbers of registers in instructions.
+_RET, _RET_POP, _POP, _LEAVE = 0xC3, 0xC2, 0x58, 0xC9
+_NAMES = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
+_ESP = 4
+_LONGEST_EPILOGUE = 16
 
 
 @dataclass(frozen=True)
@@ -90,3 +98,43 @@ def frame_pointer_step(registers: Registers, read: Read, limits: tuple[int, int]
     if 0 < following <= ebp and low <= following:
         return Unwound(None, ebp, f"the frame-pointer chain goes down from {ebp:#x} to {following:#x}")
     return Unwound(Registers(address, ebp + 8 & _MASK, following), ebp)
+
+
+def epilogue(registers: Mapping[str, int | None], read: Read) -> tuple[dict[str, int | None], int] | None:
+    """(the caller's registers, bytes of parameters that the return takes) where the code is about to return.
+
+    ``None`` where it does something else before: what stands at eip is carried out as far as it is ``pop``,
+    ``add esp``, ``leave`` and ``ret``. The stack pointer is that just behind the return address.
+    """
+    known = dict(registers)
+    for _ in range(_LONGEST_EPILOGUE):
+        ip, esp = known.get("eip"), known.get("esp")
+        code = read(ip, 1) if ip is not None else None
+        if ip is None or esp is None or code is None:
+            return None
+        opcode = code[0]
+        if opcode in (_RET, _RET_POP):
+            popped = read(ip + 1, 2) if opcode == _RET_POP else b"\0\0"
+            back = read(esp, 4)
+            if popped is None or back is None:
+                return None
+            known |= {"eip": int.from_bytes(back, "little"), "esp": esp + 4 & _MASK}
+            return known, int.from_bytes(popped, "little")
+        if opcode & 0xF8 == _POP and opcode & 7 != _ESP:
+            value = read(esp, 4)
+            if value is None:
+                return None
+            known |= {_NAMES[opcode & 7]: int.from_bytes(value, "little"), "esp": esp + 4 & _MASK, "eip": ip + 1}
+        elif opcode == _LEAVE:
+            ebp = known.get("ebp")
+            value = read(ebp, 4) if ebp is not None else None
+            if ebp is None or value is None:
+                return None
+            known |= {"ebp": int.from_bytes(value, "little"), "esp": ebp + 4 & _MASK, "eip": ip + 1}
+        else:
+            size = {b"\x83\xc4": 1, b"\x81\xc4": 4}.get(read(ip, 2) or b"")
+            amount = read(ip + 2, size) if size is not None else None
+            if size is None or amount is None:
+                return None
+            known |= {"esp": esp + int.from_bytes(amount, "little", signed=True) & _MASK, "eip": ip + 2 + size}
+    return None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from volatility3_kdump.images.modules import Module
+from volatility3_kdump.symbols.lines import SourceLine
 from volatility3_kdump.symbols.names import AddressNames, Prepared
 
 
 class JoinedNames(AddressNames):
     """The names of all ``parts``; symbols that one of them has looked for are not looked for again."""
 
-    def __init__(self, parts: Sequence[AddressNames]) -> None:
+    def __init__(self, parts: Sequence[AddressNames], pointer_size: int = 8) -> None:
         self._parts = {module.base: part for part in parts for module in part.modules}
-        super().__init__([module for part in parts for module in part.modules], {}, None, None)
+        modules = [module for part in parts for module in part.modules]
+        super().__init__(modules, {}, None, None, None, pointer_size)
 
     def may_be_code(self, module: Module, address: int) -> bool:
         return self._parts[module.base].may_be_code(module, address)
@@ -26,6 +28,10 @@ class JoinedNames(AddressNames):
 
     def address_of(self, module: Module, symbol: str) -> int | None:
         return self._parts[module.base].address_of(module, symbol)
+
+    def line_of(self, address: int, call_site: bool = False) -> SourceLine | None:
+        module = self.module_of(address - 1 if call_site else address)
+        return None if module is None else self._parts[module.base].line_of(address, call_site)
 
     def _prepare(self, index: int) -> Prepared:
         module = self._modules[index]

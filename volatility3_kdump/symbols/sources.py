@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volatility3_kdump.cpu.x86_frames import FrameTable
 from volatility3_kdump.images.exports import read_exports
 from volatility3_kdump.images.image_files import ModuleImage
 from volatility3_kdump.images.modules import Module
@@ -17,8 +18,10 @@ from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.isf import load_table
 from volatility3_kdump.symbols.kernel import Kernel, PdbIdentity
 from volatility3_kdump.symbols.lines import Lines
+from volatility3_kdump.symbols.pdb.frames import frame_table
 from volatility3_kdump.symbols.pdb.lines import load_lines
-from volatility3_kdump.symbols.pdb.names import find_pdb
+from volatility3_kdump.symbols.pdb.msf import CorruptPdb
+from volatility3_kdump.symbols.pdb.names import PdbRefused, find_pdb, find_pdb_file, open_pdb
 from volatility3_kdump.symbols.pdb.undecorate import LITERAL, LITERAL_NAME, undecorate_cpp
 from volatility3_kdump.symbols.types import TypeTable
 
@@ -84,6 +87,7 @@ class SymbolSources:
         """``kernel`` may be known by more than its image."""
         self._kernel = kernel
         self._types: dict[int, TypeTable | None] = {}
+        self._frames: dict[int, FrameTable | None] = {}
         self._image_of = image_of
         self._isf_directories = isf_directories
         self._path = path
@@ -121,6 +125,24 @@ class SymbolSources:
             return None if identity is None else load_lines(Path(table.origin), identity)
         file = self._image_of(module).image_file() if table.source == "coff" else None
         return None if file is None else lines_of(file, Path(table.origin))
+
+    def frames(self, module: Module) -> FrameTable | None:
+        """The frame data of an x86 module's PDB; ``None`` when there is none at hand."""
+        if module.base not in self._frames:
+            self._frames[module.base] = self._frame_table(module)
+        return self._frames[module.base]
+
+    def _frame_table(self, module: Module) -> FrameTable | None:
+        identity = self.identity_of(module)
+        if identity is None:
+            return None
+        for path in find_pdb_file(self._path, identity, self._problems):
+            try:
+                with open_pdb(path, identity) as pdb:
+                    return frame_table(pdb)
+            except (OSError, CorruptPdb, PdbRefused) as error:
+                self._problems.append(f"{path}: its frame data cannot be read: {error}")
+        return None
 
     def types(self, module: Module) -> TypeTable | None:
         """The types of a module, from an ISF table or its PDB; ``None`` when neither is at hand."""

@@ -140,6 +140,10 @@ class PdbFile:
             if rva:
                 yield rva, _PUBLIC, name
 
+    def debug_data(self, index: int) -> bytes:
+        """One of the debug streams that the DBI stream lists; empty without it. Raises :class:`CorruptPdb`."""
+        return self._debug_stream(self._streams(self._part(6)), index)
+
     def addresses(self) -> Callable[[int, int], int | None]:
         """A function from segment and offset to RVA. Raises :class:`CorruptPdb` without section headers."""
         parts = self._parts

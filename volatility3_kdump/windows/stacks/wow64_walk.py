@@ -1,4 +1,4 @@
-"""The 32-bit half of a stack on 64-bit Windows: from the registers that WOW64 keeps, along the frame pointers.
+"""The 32-bit half of a stack on 64-bit Windows: from the registers that WOW64 keeps.
 
 A thread that leaves 32-bit code has its x86 CONTEXT in the CPU area, which the 64-bit TEB's TLS slot
 WOW64_TLS_CPURESERVED (``wow64tls.h``) leads to: WOW64_CPURESERVED, two words (flags and machine), then the CONTEXT.
@@ -7,12 +7,11 @@ While 32-bit code itself runs, the registers are those of the entry into the ker
 
 from __future__ import annotations
 
-from volatility3_kdump.cpu import x86_unwind
-from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.windows.processes.threads import read_thread
-from volatility3_kdump.windows.stacks.frames import CONTEXT, FRAME_POINTER, SCAN
+from volatility3_kdump.windows.stacks.frames import CONTEXT
 from volatility3_kdump.windows.stacks.user_walk import UserRow, UserStack
+from volatility3_kdump.windows.stacks.x86_steps import Position, Steps
 from volatility3_kdump.windows.user.code import UserCode
 
 _CPU_RESERVED = 1
@@ -21,8 +20,6 @@ _I386 = 0x14C
 #: From a TEB to that of its 32-bit code, where the TEB does not say (Windows 7).
 _NARROW_DISTANCE = 0x2000
 _NARROW_END = 1 << 32
-#: ret; ret imm16.
-_RET, _RET_POP = 0xC3, 0xC2
 
 
 def narrow_teb(code: UserCode, teb: int) -> int:
@@ -72,51 +69,32 @@ def walk_narrow(
 ) -> UserStack:
     """The frames of 32-bit code, the first one included; at most ``most``.
 
-    At a ``ret`` the return address is on top of the stack; elsewhere the chain of frame pointers is followed.
+    By the frame data of PDB files where they are at hand, else by the chain of frame pointers.
     """
     memory = code.space.narrow
-    registers = x86_unwind.Registers.from_context(context)
-    rows = [UserRow(registers.esp, registers.eip, trust, False, registers.ebp)]
+    at = Position.of(context, trust)
+    rows = [_row(at)]
 
     def end(why: str, complete: bool = False) -> UserStack:
         return UserStack(tuple(rows), why, complete)
 
-    returned = _returned(code, registers)
-    if returned is not None:
-        registers, trust = returned
-        rows.append(UserRow(registers.esp, registers.eip, trust, True, registers.ebp))
+    steps = Steps(code.frame_data, lambda address: code.image_of(address) is not None, memory.read, limits)
     while len(rows) < most:
-        outcome = x86_unwind.frame_pointer_step(registers, memory.read, limits)
-        if outcome.registers is None:
+        outcome = steps.step(at)
+        if not isinstance(outcome, Position):
             if outcome.reason == "the frame-pointer chain ends":
                 return end("start of the thread", True)
             absent = memory.why_absent(outcome.frame) if outcome.frame is not None else None
             return end(f"32-bit user mode: {absent or outcome.reason}")
-        registers = outcome.registers
-        rows.append(UserRow(registers.esp, registers.eip, FRAME_POINTER, True, registers.ebp))
-        if code.image_of(registers.eip) is None:
-            return end(f"32-bit user mode: {registers.eip:#x} lies in no module of the process")
+        at = outcome
+        rows.append(_row(at))
+        if code.image_of(at.eip) is None:
+            return end(f"32-bit user mode: {at.eip:#x} lies in no module of the process")
     return end("the limit")
 
 
-def _returned(code: UserCode, registers: x86_unwind.Registers) -> tuple[x86_unwind.Registers, str] | None:
-    """The caller of a function that is about to return; ``None`` where the code is at something else.
-
-    A system call of ``ntdll`` ends so. The caller's frame pointer is the same: such functions set none up.
-    """
-    memory, esp = code.space.narrow, registers.esp
-    opcode = memory.unsigned(registers.eip, 1)
-    if esp is None or opcode not in (_RET, _RET_POP):
-        return None
-    back = memory.unsigned(esp, 4)
-    if not back or code.image_of(back) is None:
-        return None
-    popped = 4 + ((memory.unsigned(registers.eip + 1, 2) or 0) if opcode == _RET_POP else 0)
-    called = follows_call(memory.read, back, "x86")
-    if called is False:
-        return None
-    following = x86_unwind.Registers(back, esp + popped & 0xFFFFFFFF, registers.ebp)
-    return following, FRAME_POINTER if called else SCAN
+def _row(at: Position) -> UserRow:
+    return UserRow(at.esp, at.eip, at.trust, at.call_site, at.ebp)
 
 
 def is_narrow(code: UserCode, ip: int) -> bool:

@@ -9,6 +9,7 @@ import bisect
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cpu import amd64_unwind
+from volatility3_kdump.cpu.x86_frames import FrameData
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.image_files import ModuleImage
 from volatility3_kdump.images.modules import Module, debugger_name
@@ -40,7 +41,9 @@ class UserImage:
         problems: list[str] = []
         places = target.places
         self.image = ModuleImage(module, memory, places.image_path, problems)
-        sources = SymbolSources(lambda module: self.image, places.isf_directories, places.symbol_path, problems)
+        self._sources = sources = SymbolSources(
+            lambda module: self.image, places.isf_directories, places.symbol_path, problems
+        )
         self.names = AddressNames([module], {}, sources.find, lambda module: self.image.headers(), sources.lines)
         self._table: Any = None
         self._made = False
@@ -59,6 +62,11 @@ class UserImage:
 
     def _why(self, address: int) -> str:
         return self._memories[0].why_unreadable(address) if self._memories else "not in the dump"
+
+    def frame_data(self, address: int) -> FrameData | None:
+        """What its PDB says of the frame of 32-bit code; ``None`` without."""
+        frames = self._sources.frames(self.module)
+        return None if frames is None else frames.find(address - self.module.base)
 
     @property
     def table(self) -> Any:
@@ -145,6 +153,11 @@ class UserCode:
                 self._places.clear()
             self._places[address] = image
             return image
+
+    def frame_data(self, address: int) -> FrameData | None:
+        """What the PDB of its module says of the frame of 32-bit code; ``None`` without."""
+        image = self.image_of(address)
+        return None if image is None else image.frame_data(address)
 
     def is_narrow(self, address: int) -> bool:
         """Whether an address lies in a module of the 32-bit loader."""

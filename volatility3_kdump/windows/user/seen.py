@@ -50,7 +50,7 @@ class SeenTarget(Target):
         self.memory = code.space.memory
         self.modules = [*target.modules, *(image.module for image in users)]
         self.images = _Images(target, code)
-        self.names = JoinedNames([kernel_names, *(image.names for image in users)])
+        self.names = JoinedNames([kernel_names, *(image.names for image in users)], target.memory.pointer_size)
         places = self.places
         self.symbol_sources = SymbolSources(
             self.images.image_of, places.isf_directories, places.symbol_path, self.problems, self.kernel

@@ -1,0 +1,109 @@
+"""The same made machine in every container: equal rows of every plugin of ours, and of the host's own.
+
+A row differs only where it says what the file itself holds: its name, type and size, tagged data, where a fact is from.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from volatility3.framework import contexts
+
+from tests.fuzz.test_kernel_structures import NAMES, OPTIONS, SCENES, plugin_class
+from tests.layers import host_matrix
+from tests.layers.test_images import ALL, one_table
+from tests.output import rows_of
+
+__all__ = ["one_table"]
+
+Image = Callable[..., Path]
+Rows = list[tuple[int, dict[str, Any]]]
+
+#: Of what the file holds beside pages; each has tests of its own.
+ABOUT_THE_FILE = {"info"}
+#: Of the host's plugins: those that name layers or the file, or read the header of crash dumps.
+HOST_ABOUT_LAYERS = {"windows.info.Info", "windows.crashinfo.Crashinfo", "windows.statistics.Statistics"}
+
+
+def rows(name: str, options: dict[str, Any], path: Path) -> Rows:
+    context = contexts.Context()
+    context.config["automagic.LayerStacker.single_location"] = path.as_uri()
+    chosen = plugin_class(name)
+    place = f"plugins.{chosen.__name__}"
+    for requirement in chosen.get_requirements():
+        value = options.get(requirement.name, requirement.default)
+        if value is not None:
+            context.config[f"{place}.{requirement.name}"] = value
+    return rows_of(chosen(context, place).run())
+
+
+@pytest.fixture(scope="module")
+def of_dump(image: Image) -> Callable[[str], list[Rows]]:
+    """The rows of a plugin on the crash dump, for each of its choices of options."""
+    kept: dict[str, list[Rows]] = {}
+
+    def make(name: str) -> list[Rows]:
+        if name not in kept:
+            path = image("dump", scene=SCENES.get(name, "myfault"))
+            kept[name] = [rows(name, options, path) for options in OPTIONS.get(name, [{}])]
+        return kept[name]
+
+    return make
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ABOUT_THE_FILE])
+def test_every_plugin_of_ours(name: str, kind: str, image: Image, of_dump: Callable[[str], list[Rows]]) -> None:
+    path = image(kind, scene=SCENES.get(name, "myfault"))
+    for options, expected in zip(OPTIONS.get(name, [{}]), of_dump(name), strict=True):
+        assert rows(name, options, path) == expected and expected, options
+
+
+@pytest.fixture(scope="module")
+def run_all(one_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Any]]:
+    """``run_all(path)``: what the host's plugins give on the layers that it stacks itself."""
+    import volatility3.symbols
+    from volatility3.framework import constants
+
+    strings = tmp_path_factory.mktemp("strings") / "strings.txt"
+    strings.write_text("4096:one\n4833947664:two\n33554432:three\n")
+    options = {**host_matrix.OPTIONS, "windows.strings.Strings": {"strings_file": strings.as_uri()}}
+
+    def run(path: Path) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first = host_matrix.opened(path, stock=False)
+            return {name: host_matrix.run(first, name, options.get(name, {})) for name in host_matrix.names()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(volatility3.symbols, "__path__", [str(one_table), *volatility3.symbols.__path__])
+        patch.setattr(constants, "OFFLINE", True)
+        yield run
+
+
+@pytest.fixture(scope="module")
+def host_on_dump(image: Image, run_all: Callable[[Path], Any]) -> Any:
+    return run_all(image("dump", scene="user-mode"))
+
+
+@pytest.mark.newest_host
+@pytest.mark.thorough
+@pytest.mark.xdist_group("image_matrix")
+@pytest.mark.parametrize("kind", ALL)
+def test_every_plugin_of_the_host(kind: str, image: Image, run_all: Callable[[Path], Any], host_on_dump: Any) -> None:
+    """As ``vol -f IMAGE windows.*``: by the host's own layers and scans, beside the dump of the same machine."""
+    outcomes = run_all(image(kind, scene="user-mode"))
+    assert outcomes.keys() == host_on_dump.keys() and len(outcomes) > 100
+    different = {
+        name: (outcome.error, host_on_dump[name].error, len(outcome.rows), len(host_on_dump[name].rows))
+        for name, outcome in outcomes.items()
+        if name not in HOST_ABOUT_LAYERS
+        and ((outcome.error is None) != (host_on_dump[name].error is None) or outcome.rows != host_on_dump[name].rows)
+    }
+    assert different == {}
+    assert sum(bool(outcome.rows) for outcome in outcomes.values()) > 40
