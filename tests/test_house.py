@@ -67,3 +67,16 @@ def test_reads_nothing(room: str) -> None:
         if (path.relative_to(PACKAGE).as_posix(), words) not in ALLOWED
     ]
     assert not uses, "read it in windows/, and give the view a value"
+
+
+def test_every_door_opens_dumps_alike() -> None:
+    """Memory images are settled once they are open: one place opens targets, whoever asks."""
+    opened = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(
+            isinstance(node, ast.Call) and ast.unparse(node.func) in ("Target.open", "Target.from_context")
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    }
+    assert opened == {"windows/opening.py"}

@@ -37,7 +37,6 @@ def open(
     :class:`~volatility3_kdump.errors.KdumpError`.
     """
     from volatility3_kdump.options import Options
-    from volatility3_kdump.target import Target
-    from volatility3_kdump.windows.processes.crashed import settle
+    from volatility3_kdump.windows.opening import open_target
 
-    return settle(Target.open(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline)))
+    return open_target(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline))

@@ -17,7 +17,7 @@ from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.grid import KdumpGrid
-from volatility3_kdump.windows.processes.crashed import settle
+from volatility3_kdump.windows.opening import target_in
 
 _LOCATION = "automagic.LayerStacker.single_location"
 
@@ -138,7 +138,7 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
         location = self.config.get("dump", None)
         if not location:
             raise KdumpError("no dump given: use -f FILE")
-        target = Target.from_context(
+        return target_in(
             self.context,
             interfaces.configuration.path_join(self.config_path, "target"),
             location,
@@ -152,7 +152,6 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
                 self._progress_callback,
             ),
         )
-        return settle(target)
 
     def option(self, name: str) -> Any:
         """The value of one of the plugin's options."""

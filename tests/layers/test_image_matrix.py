@@ -26,7 +26,7 @@ Rows = list[tuple[int, dict[str, Any]]]
 #: What dumps hold beside pages (tagged data), and what the file itself is.
 OF_THE_FILE = {
     "analyze": {"Machine"},
-    "info": {"Dump", "Header", "Fact", "Tagged data", "Machine"},
+    "info": {"Dump", "Header", "Fact", "Pages", "Tagged data", "Machine"},
 }
 #: Cells that say where something is from, and one that dumps have either as the variable's address or its value.
 ABOUT_SOURCES = {"bugcheck": ("Source",), "info": ("Notes",)}

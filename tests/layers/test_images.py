@@ -375,3 +375,20 @@ def test_elf_files_that_are_no_cores_are_refused(image: Image, tmp_path: Path) -
     edited(image("elf"), tmp_path / "many.elf", many)
     (tmp_path / "cut.elf").write_bytes(image("elf").read_bytes()[:0x50])
     assert "program headers" in refusal(tmp_path / "cut.elf")
+
+
+def test_every_door_says_the_same_of_an_image(image: Image) -> None:
+    """Scripts, pipelines and programs see the user half of the current process, whatever page tables were found."""
+    from volatility3_kdump.options import Options
+    from volatility3_kdump.pipelines.analysed import analyse
+    from volatility3_kdump.serving.answers import Answers
+
+    path = image("lime")
+    target = volatility3_kdump.open(path, offline=True)
+    expected = report(target, analyze_crash(target))
+    assert target.header.source_of("directory_table_base") == "KPROCESS of the current process"
+    (analysed,) = analyse([str(path)], Options(offline=True), None, ())
+    assert analysed.document == expected
+    answers = Answers(str(path), Options(offline=True), None, ())
+    assert answers.target.header == target.header
+    assert answers.hang({})

@@ -91,11 +91,10 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
 def _document(file: File, member: Inside | None, options: Options) -> dict[str, Any]:
     from volatility3_kdump.analysis.crash import analyze_crash
     from volatility3_kdump.analysis.owners import OwnerRules
-    from volatility3_kdump.target import Target
     from volatility3_kdump.views.report import report
-    from volatility3_kdump.windows.processes.crashed import settle
+    from volatility3_kdump.windows.opening import open_target
 
-    target = settle(Target.open(file.path, replace(options, member=None if member is None else f"#{member[0]}")))
+    target = open_target(file.path, replace(options, member=None if member is None else f"#{member[0]}"))
     target.memory.budget.begin()
     document = report(target, analyze_crash(target, OwnerRules.load(options.triage_ini)))
     document["modules"] = [

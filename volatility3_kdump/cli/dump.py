@@ -38,24 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """``kdump dump``: 0 where the dump is written."""
-    from volatility3_kdump.target import Target
-    from volatility3_kdump.windows.processes.crashed import settle
+    from volatility3_kdump.windows.opening import open_target
     from volatility3_kdump.writing import plan, write
 
     progress = ProgressLine(sys.stderr)
-    target = settle(
-        Target.open(
-            arguments.image,
-            Options(
-                arguments.isf_dir,
-                arguments.isf_file,
-                arguments.symbol_path,
-                None,
-                arguments.member,
-                arguments.offline,
-                progress,
-            ),
-        )
+    target = open_target(
+        arguments.image,
+        Options(
+            arguments.isf_dir,
+            arguments.isf_file,
+            arguments.symbol_path,
+            None,
+            arguments.member,
+            arguments.offline,
+            progress,
+        ),
     )
     try:
         planned = plan(target, arguments.dump_type, progress)

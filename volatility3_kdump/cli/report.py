@@ -24,12 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
     from volatility3_kdump.analysis.owners import OwnerRules
     from volatility3_kdump.pages import rendering
     from volatility3_kdump.pages.crash import crash_page
-    from volatility3_kdump.target import Target
+    from volatility3_kdump.windows.opening import open_target
 
     rendering.require()
     rendering.refuse_other_files("-o", arguments.out)
     rules = OwnerRules.load(arguments.triage_ini)
-    target = Target.open(arguments.dump, opening_options(arguments))
+    target = open_target(arguments.dump, opening_options(arguments))
     target.memory.budget.begin()
     page = crash_page(target, analyze_crash(target, rules))
     rendering.write_page("-o", arguments.out, page)

@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write(arguments: argparse.Namespace) -> int:
     from volatility3_kdump.analysis.crash import crash_modules
-    from volatility3_kdump.target import Target
+    from volatility3_kdump.windows.opening import open_target
 
-    target = Target.open(
+    target = open_target(
         arguments.manifest,
         Options(arguments.isf_dir, None, "", arguments.image_path, arguments.member, offline=True),
     )

@@ -25,7 +25,6 @@ from volatility3_kdump.windows.processes.crashed import (
     crash_process,
     crash_processor,
     crash_thread,
-    settle,
 )
 
 if TYPE_CHECKING:
@@ -341,11 +340,11 @@ class Session:
             dump.choose_process(dump.state.process)
 
     def _target(self, path: str, member: str | None) -> Target:
-        from volatility3_kdump.target import Target
+        from volatility3_kdump.windows.opening import open_target
 
         if "\0" in path:
             raise KdumpError(f"{path}: is not the name of a file")
-        return settle(Target.open(path, replace(self.options, member=member, progress=self.progress)))
+        return open_target(path, replace(self.options, member=member, progress=self.progress))
 
     # expressions ------------------------------------------------------------------------------------------------
 

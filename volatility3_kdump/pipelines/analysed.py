@@ -93,13 +93,13 @@ def _shown(file: File, given: Iterable[str]) -> str:
 
 def _document(file: File, options: Options, rules: Any) -> tuple[dict[str, Any] | None, str | None]:
     from volatility3_kdump.analysis.crash import analyze_crash
-    from volatility3_kdump.target import Target
     from volatility3_kdump.views.report import report
+    from volatility3_kdump.windows.opening import open_target
 
     if file.problem is not None:
         return None, printable(file.problem)
     try:
-        target = Target.open(file.path, options)
+        target = open_target(file.path, options)
         target.memory.budget.begin()
         return report(target, analyze_crash(target, rules)), None
     except (KdumpError, ReadLimit) as failure:

@@ -24,6 +24,7 @@ from volatility3_kdump.views.grid import KdumpGrid
 from volatility3_kdump.windows.listing.processes import ProcessChoice
 from volatility3_kdump.windows.listing.stacks import Request, all_threads, request_thread
 from volatility3_kdump.windows.listing.threads import ThreadChoice
+from volatility3_kdump.windows.opening import open_target
 from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start, processor_start
@@ -228,7 +229,7 @@ class Answers:
         """The PDB and image files that the dump needs, as a manifest."""
         # Without servers: what is asked here is what there is to fetch.
         options = Options(self._options.isf_directories, None, "", "", self._options.member, offline=True)
-        target = Target.open(self._path, options)
+        target = open_target(self._path, options)
         modules = target.modules if parameters.get("every") else crash_modules(target)
         entries = list(entries_of(modules, target.images, target.symbol_sources.identity_of))
         if not entries:
