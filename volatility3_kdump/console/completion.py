@@ -69,7 +69,7 @@ def _symbols(session: Session, before: str, is_command: bool, types_alone: bool)
         return
     module, mark, symbol = last[0].partition("!")
     prefix = module.lstrip("@")
-    target = session.target
+    target = session.seen
     if not mark:
         if prefix:
             modules = sorted(named_module.name for named_module in target.modules)
@@ -90,7 +90,7 @@ def _symbols(session: Session, before: str, is_command: bool, types_alone: bool)
 def _types(session: Session, module: str, prefix: str, begin: int) -> Iterator[Candidate]:
     from volatility3_kdump.expressions.type_names import split_name, types_of
 
-    table = types_of(session.target, split_name(session.target, f"{module}!")[0])
+    table = types_of(session.seen, split_name(session.seen, f"{module}!")[0])
     for count, name in enumerate(table.names(f"{_literal(prefix)}*")):
         if count == _MOST:
             return
@@ -105,8 +105,8 @@ def _fields(session: Session, type_name: str, begin: int, typed: str) -> Iterato
     """Fields of a type, and of the structures in it behind points."""
     from volatility3_kdump.expressions.type_names import split_name, types_of
 
-    module, plain = split_name(session.target, type_name)
-    table = types_of(session.target, module)
+    module, plain = split_name(session.seen, type_name)
+    table = types_of(session.seen, module)
     described = table.describe(table.find(plain) or "")
     path, _, last = typed.rpartition(".")
     for part in path.split(".") if path else ():
