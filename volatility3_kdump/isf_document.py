@@ -8,9 +8,11 @@ what the suite reads. A document is refused before it is parsed where it would t
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from volatility3_kdump.collecting import no_collection
 from volatility3_kdump.shapes import ShapeError
 
 #: Bytes of a document. The largest kernel tables have 7 MB; all types and symbols of a large driver, ten times that.
@@ -22,6 +24,8 @@ _MOST_NESTING = 32
 _MOST_SIZE = 1 << 40
 #: Bytes of an integer or floating-point type.
 _MOST_SCALAR = 64
+#: Whether Python itself refuses integers of thousands of digits, whose conversion takes quadratic time.
+_DIGITS_ARE_LIMITED = 0 < getattr(sys, "get_int_max_str_digits", lambda: 0)() <= 10_000
 _NAMED = frozenset({"struct", "union", "class", "enum", "base"})
 
 
@@ -32,16 +36,16 @@ def parse(data: bytes) -> dict[str, Any]:
     values = data.count(b",") + data.count(b"[") + data.count(b"{")
     if values > MOST_VALUES:
         raise ShapeError(f"{values:,} values, more than the {MOST_VALUES:,} of any symbol table")
-    try:
-        document = json.loads(data, parse_int=_integer)
-    except RecursionError as error:
-        raise ShapeError("nested too deeply") from error
-    validate(document)
+    with no_collection():
+        try:
+            document = json.loads(data, parse_int=None if _DIGITS_ARE_LIMITED else _integer)
+        except RecursionError as error:
+            raise ShapeError("nested too deeply") from error
+        validate(document)
     return document  # type: ignore[no-any-return]
 
 
 def _integer(digits: str) -> int:
-    # Python itself takes quadratic time for long ones before 3.11.
     if len(digits) > 40:
         raise ShapeError(f"an integer of {len(digits)} digits")
     return int(digits)

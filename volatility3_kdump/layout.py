@@ -20,7 +20,7 @@ import collections
 import keyword
 import lzma
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -344,6 +344,15 @@ class Layouts:
         addresses, _ = self._by_address()
         index = bisect.bisect_right(addresses, start)
         return addresses[index] - start if index < len(addresses) else None
+
+    def symbols(self) -> Iterator[tuple[str, int]]:
+        """Each symbol with its offset from the module's base; damaged entries are left out."""
+        for name, entry in self._symbols.items():
+            try:
+                rva = int(entry["address"])
+            except (KeyError, TypeError, ValueError):
+                continue
+            yield name, rva
 
     def symbol_names(self) -> list[str]:
         return list(self._symbols)

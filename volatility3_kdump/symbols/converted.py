@@ -11,11 +11,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
 from volatility3_kdump.archives.cache import default_directory
+from volatility3_kdump.collecting import no_collection, settle
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.isf import load_table, relative_names
@@ -25,6 +26,7 @@ from volatility3_kdump.symbols.pdb.names import PdbRefused, find_pdb_file, open_
 from volatility3_kdump.symbols.pdb.types import document_of
 
 _VERSION = 1
+_SYMBOLS_TOGETHER = 512
 
 
 def directory() -> Path:
@@ -53,7 +55,7 @@ def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str])
 
 def _converted(path: Path, identity: PdbIdentity, problems: list[str]) -> Layouts:
     try:
-        with open_pdb(path, identity) as pdb:
+        with open_pdb(path, identity) as pdb, no_collection():
             document = document_of(pdb, identity.pdb_name)
     except (OSError, CorruptPdb) as error:
         raise PdbRefused(f"{path}: cannot be read as a PDB: {error}; refused") from error
@@ -63,15 +65,23 @@ def _converted(path: Path, identity: PdbIdentity, problems: list[str]) -> Layout
         _keep(document, identity)
     except OSError as error:
         problems.append(f"{directory()}: the converted {identity.pdb_name} cannot be kept: {error.strerror or error}")
+    settle()
     return Layouts(document, str(path))
 
 
 def _pieces(document: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """A document as JSON, an entry at a time: in one piece, shared fields would fill memory."""
+    """A document as JSON, piece by piece: in one, shared fields would fill memory."""
+    encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
     for before, (section, entries) in zip(chain("{", repeat(",")), document.items(), strict=False):
         yield f"{before}{json.dumps(section)}:"
-        for mark, (name, entry) in zip(chain("{", repeat(",")), entries.items(), strict=False):
-            yield f"{mark}{json.dumps(name)}:{json.dumps(entry, separators=(',', ':'))}"
+        # Symbols are many and small.
+        together = _SYMBOLS_TOGETHER if section == "symbols" else 1
+        items = iter(entries.items())
+        for mark in chain("{", repeat(",")):
+            piece = dict(islice(items, together))
+            if not piece:
+                break
+            yield mark + encode(piece)[1:-1]
         yield "}" if entries else "{}"
     yield "}"
 

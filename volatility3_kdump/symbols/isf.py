@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from volatility3_kdump import isf_document, tables
+from volatility3_kdump.collecting import settle
 from volatility3_kdump.files import FileFailure, is_directory, is_file, open_file, read_at_most
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols.kernel import PdbIdentity
@@ -124,7 +125,9 @@ def _parsed_file(path: Path, modified: int, size: int) -> Layouts:
         raise LayoutError(f"{path}: cannot be read as a symbol table: it {failure}") from failure
     except _UNREADABLE as error:
         raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
-    return Layouts.parse(data, str(path))
+    table = Layouts.parse(data, str(path))
+    settle()
+    return table
 
 
 def _decompressed(stream: IO[bytes], suffix: str, origin: str) -> bytes:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import bisect
 import functools
-import gc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from volatility3_kdump.collecting import no_collection
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import Layouts
@@ -171,14 +171,9 @@ class AddressNames:
         symbols = list(map(prepared.names.__getitem__, nearest.tolist()))
         distances = (offsets - starts[nearest]).tolist()
         values = zip(itertools.repeat(module_name), symbols, distances, itertools.repeat(prepared.source), strict=False)
-        # What Name() does, without the calls. No name is part of a cycle: collecting while they are made is waste.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        # What Name() does, without the calls. No name is part of a cycle.
+        with no_collection():
             named: list[Name | None] = list(map(functools.partial(tuple.__new__, Name), values))
-        finally:
-            if collecting:
-                gc.enable()
         if None in symbols:
             for place, offset in enumerate(offsets.tolist()):
                 if symbols[place] is None:

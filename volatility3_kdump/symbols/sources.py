@@ -49,19 +49,15 @@ def isf_symbols(table: Layouts) -> SymbolTable:
     The host's converter has already taken the leading underscore from C names.
     """
     symbols: list[tuple[int, int, str]] = []
-    for name in table.symbol_names():
-        try:
-            rva = table.symbol(name)
-        except (KeyError, TypeError, ValueError):
-            continue
+    for name, rva in table.symbols():
         if not rva:
             continue
-        if name.startswith(LITERAL):
-            symbols.append((rva, 2, LITERAL_NAME))
-        elif name.startswith("?"):
-            symbols.append((rva, 1, undecorate_cpp(name)))
-        else:
+        if not name.startswith("?"):
             symbols.append((rva, 0, name))
+        elif name.startswith(LITERAL):
+            symbols.append((rva, 2, LITERAL_NAME))
+        else:
+            symbols.append((rva, 1, undecorate_cpp(name)))
     symbols.sort()
     return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols])
 
