@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.archives import packing
+from volatility3_kdump import tables
 
 #: The kernel has no names in these dumps: what it is known by is where it lies.
 AV = 0xC0000005
@@ -184,6 +185,42 @@ def x86_context(ebp: int, esp: int, eip: int = KE_BUG_CHECK_32) -> bytes:
     return bytes(record)
 
 
+#: Where the copies of the processor's, the process's and the thread's blocks belong, and offsets in them as KDBG of
+#: Windows 7 has them.
+PRCB_32, PROCESS_32, THREAD_32, KDBG_32 = 0x82F6D120, 0x86C2E030, 0x86DF0A48, 0x82F4EBE8
+_PROCESSOR_BLOCK_32 = 0x82F68F40
+_OFFSETS_32 = {
+    **{"OffsetPrcbNumber": 0x3CC, "OffsetPrcbCurrentThread": 4, "OffsetPrcbIdleThread": 0xC, "SizePrcb": 0x400},
+    **{"OffsetKThreadKernelStack": 0x30, "OffsetKThreadInitialStack": 0x28, "OffsetKThreadApcProcess": 0x50},
+    **{"OffsetKThreadStackLimit": 0x2C, "OffsetKThreadStackBase": 0x190, "OffsetKThreadState": 0x68},
+    **{"OffsetPrcbDpcStack": 0x3D0, "SizeEThread": 0x2C0, "SizeEProcess": 0x2C0, "OffsetKThreadTeb": 0x88},
+}
+
+
+def x86_blocks(machine: SmallMachine, dpc_stack: int = 0) -> None:
+    """KDDEBUGGER_DATA64 (pointers sign-extended), and copies of the blocks of the crash: thread, process, processor."""
+    layouts = tables.structures()
+    data = bytearray(layouts.size_of("_KDDEBUGGER_DATA64"))
+    high = 0xFFFFFFFF00000000
+    values = {"KernBase": high | NT_32, "KiProcessorBlock": high | _PROCESSOR_BLOCK_32, "Size": len(data)}
+    for name, value in {**values, **_OFFSETS_32}.items():
+        place = layouts.field("_KDDEBUGGER_DATA64", name)
+        data[place.offset : place.offset + place.size] = value.to_bytes(place.size, "little")
+    data[0x10:0x14] = b"KDBG"
+    machine.debugger_data = bytes(data)
+    machine.header["KdDebuggerDataBlock"] = KDBG_32
+    prcb, thread, process = bytearray(0x400), bytearray(0x2C0), bytearray(0x2C0)
+    idle = 0x82F77380
+    for block, offset, value in (
+        *((prcb, 4, THREAD_32), (prcb, 0xC, idle), (prcb, 0x3D0, dpc_stack), (thread, 0x2C, STACK_32)),
+        *((thread, 0x28, STACK_32 + 0x2F40), (thread, 0x30, STACK_32 + 0x2000), (thread, 0x190, STACK_32 + 0x3000)),
+        *((thread, 0x50, PROCESS_32), (thread, 0x68, 2), (thread, 0, 6), (process, 0, 3)),
+    ):
+        struct.pack_into("<I", block, offset, value)
+    machine.copies = {"PrcbOffset": bytes(prcb), "ProcessOffset": bytes(process), "ThreadOffset": bytes(thread)}
+    machine.blocks.append((_PROCESSOR_BLOCK_32, struct.pack("<II", PRCB_32, 0)))
+
+
 # ARM64 ---------------------------------------------------------------------------------------------------------------
 
 NT_64, DRIVER_64, STACK_64 = 0xFFFFF80312200000, 0xFFFFF80345600000, 0xFFFFE00E0E4B5000
@@ -196,8 +233,11 @@ _CODE_64 = {
 }
 LEAF_FAULT_64 = DRIVER_64 + 0x1084
 INNER_RETURN_64, OUTER_RETURN_64 = DRIVER_64 + 0x1050, DRIVER_64 + 0x1018
-#: Places in the kernel behind a bl: of the driver, KeBugCheckEx in KiBugCheckDispatch, that one in the fault handler.
-KERNEL_CALLS_64 = {name: NT_64 + 0x2000 + 0x100 * index for index, name in enumerate(("thread", "dispatch", "handler"))}
+#: Places in the kernel behind a bl: of the driver, of KeBugCheckEx in KiBugCheckDispatch, of that one in the handler of
+#: the fault, of that one in the code that the exception vector leads to.
+KERNEL_CALLS_64 = {
+    name: NT_64 + 0x2000 + 0x100 * index for index, name in enumerate(("thread", "dispatch", "handler", "vector"))
+}
 KE_BUG_CHECK_64 = NT_64 + 0x4DE014
 SPSR_64 = 0x20001144
 

@@ -152,7 +152,7 @@ def _only_operand(target: Target, failure: Failure) -> int | None:
 def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | None) -> str:
     failure = case.failure
     who = "The kernel"
-    if failure is not None and failure.at_fault and address != failure.context.ip:
+    if failure is not None and failure.at_fault and case.differ(address, failure.context.ip):
         if failure.name:
             who = failure.name
         elif failure.unloaded is not None:

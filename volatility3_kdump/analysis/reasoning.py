@@ -111,6 +111,11 @@ class Case:
         value = self.argument(number)
         return None if value is None else sign_extended(value, self.target.memory.pointer_size) or None
 
+    def differ(self, place: int | None, other: int | None) -> bool:
+        """Whether two addresses are known and not the same, with their sign extension or without."""
+        mask = (1 << 8 * self.target.memory.pointer_size) - 1
+        return place is not None and other is not None and place & mask != other & mask
+
 
 Rule = Callable[[Case], Reasoning]
 

@@ -160,7 +160,7 @@ def triage_segments(dump: CrashDump, debugger: DebuggerData | None) -> tuple[lis
         if len(number_data) == 4:
             number = int.from_bytes(number_data, "little")
             stored = blocks.read(source, block + number * width, width) if block and number < 2048 else None
-            address = int.from_bytes(stored, "little") if stored else None
+            address = sign_extended(int.from_bytes(stored, "little"), width) if stored else None
             size = debugger["SizePrcb"]
             if address is None and size is not None and width == 8:
                 address = address_by_list_heads(source.read(triage.prcb.offset, min(size, triage.prcb.size)))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import volatility3_kdump
+from tests.prompt import answer
 from tests.small_machines import (
     AV,
     FPO_FAULT_32,
@@ -23,17 +24,25 @@ from tests.small_machines import (
     KERNEL_CALLS_32,
     LEAFCALLER_RETURN_32,
     OUTER_RETURN_32,
+    PRCB_32,
+    PROCESS_32,
     STACK_32,
+    THREAD_32,
     THREAD_RETURN_32,
     SmallMachine,
+    x86_blocks,
     x86_bug_check,
     x86_context,
     x86_machine,
     x86_trap,
 )
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
+from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.cpu import x86
+from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.processes.crashed import crash_context
+from volatility3_kdump.windows.stacks.switched import live_stacks
 from volatility3_kdump.windows.stacks.traps import stacked_exceptions, trap_frames
 
 HIGH = 0xFFFFFFFF00000000
@@ -232,6 +241,97 @@ def test_a_trap_that_is_no_double_fault_names_no_instruction(tmp_path: Path) -> 
     ebp = x86_bug_check(machine, STACK_32 + 0x800, KERNEL_CALLS_32["KiTrap0E_bugcheck"], 0, 0x7F, (0, 0, 0, 0))
     crash = analyze_crash(written(machine, tmp_path, 0x7F, (0, 0, 0, 0), ebp))
     assert crash.plausibility is None and crash.failure is not None and not crash.failure.at_fault
+
+
+DPC_STACK = 0x8D0A0000
+
+
+def test_a_dpc_and_the_thread_that_it_interrupted(tmp_path: Path) -> None:
+    """The DPC stack has the stack pointer before below its top: that of the thread, whose interrupt left a trap frame.
+
+    The thread has no part in the crash, and what it ran is not to blame.
+    """
+    thread = x86_machine()
+    interrupted = x86_trap(thread, eip=OUTER_RETURN_32, ebp=thread.registers["ebp"] + 0x1C)
+    machine = x86_machine()
+    # What ran in the DPC: the same code on the DPC stack.
+    moved = DPC_STACK - 0x3000 - STACK_32
+    words = struct.unpack(f"<{len(machine.stack) // 4}I", bytes(machine.stack))
+    shifted = [word + moved if STACK_32 <= word < STACK_32 + 0x3000 else word for word in words]
+    machine.stack = bytearray(struct.pack(f"<{len(shifted)}I", *shifted))
+    machine.stack_base = DPC_STACK - 0x3000
+    for name in ("ebp", "esp"):
+        machine.registers[name] += moved
+    # thread's frame of the driver returns into KiRetireDpcList, whose frame is the outermost one.
+    outermost = machine.registers["ebp"] + 0x1C + 0xC
+    retire = DPC_STACK - 0x40
+    machine.put(outermost, retire, KERNEL_CALLS_32["KiRetireDpcList"])
+    machine.put(retire, 0, KERNEL_CALLS_32["KiDispatchInterrupt"])
+    machine.put(DPC_STACK - 4, interrupted - 0x20)
+    trap = x86_trap(machine)
+    arguments = (0x24, 2, 0, INNER_FAULT_32)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0xD1, arguments)
+    machine.blocks.append((STACK_32, bytes(thread.stack)))
+    x86_blocks(machine, DPC_STACK)
+    target = written(machine, tmp_path, 0xD1, arguments, ebp)
+    assert [(stack.kind, stack.high & 0xFFFFFFFF) for stack in live_stacks(target)] == [
+        ("DPC", DPC_STACK),
+        ("thread", STACK_32 + 0x3000),
+    ]
+    crash = analyze_crash(target)
+    assert shown(crash)[2:5] == [
+        (INNER_FAULT_32, "trap frame", "fault"),
+        (OUTER_RETURN_32, "frame pointer", ""),
+        (THREAD_RETURN_32, "frame pointer", ""),
+    ]
+    assert (OUTER_RETURN_32, "stack switch", "interrupted") in shown(crash)
+    behind = [part for _, trust, part in shown(crash)][[trust for _, trust, _ in shown(crash)].index("stack switch") :]
+    assert set(behind) == {"interrupted"}
+    assert crash.interrupted == "while a DPC ran"
+    assert {HIGH | trap, HIGH | interrupted} == {entry.address for entry in trap_frames(target)}
+
+
+def test_the_thread_and_the_process_of_a_small_dump(tmp_path: Path) -> None:
+    """KDDEBUGGER_DATA64 alone leads to the copies of processor, thread and process."""
+    machine = x86_machine()
+    trap = x86_trap(machine)
+    arguments = (AV, INNER_FAULT_32, trap, 0)
+    _, ebp = dispatched(machine, trap, 0x8E, arguments)
+    x86_blocks(machine)
+    crash = analyze_crash(target := written(machine, tmp_path, 0x8E, arguments, ebp))
+    assert crash.thread is not None and crash.thread.address == HIGH | THREAD_32
+    assert crash.process is not None and crash.process.address == HIGH | PROCESS_32
+    assert (crash.thread.stack_limit, crash.thread.stack_base) == (HIGH | STACK_32, HIGH | STACK_32 + 0x3000)
+    assert crash.processor is not None and crash.processor.prcb == HIGH | PRCB_32
+    assert shown(crash)[4:] == FAULTING and crash.interrupted is None
+    # Sign extension is no contradiction.
+    assert crash.notes == ()
+    assert crash_context(target) is not None
+
+
+@pytest.mark.parametrize("command", ["r", "kv", "lm", "lmvm widget", ".ecxr", "!thread", "!process", "!analyze -v"])
+def test_the_prompt_over_a_small_dump(tmp_path: Path, command: str) -> None:
+    machine = x86_machine()
+    machine.unloaded = [("old.sys", 0xF7B00000, 0xF7B08000)]
+    trap = x86_trap(machine)
+    arguments = (AV, INNER_FAULT_32, trap, 0)
+    _, ebp = dispatched(machine, trap, 0x8E, arguments)
+    x86_blocks(machine)
+    session = Session(Options(offline=True))
+    target = written(machine, tmp_path, 0x8E, arguments, ebp)
+    session.dumps.append(OpenDump(str(tmp_path / "x86.dmp"), target))
+    expected = {
+        "r": "eip=8040001e esp=",
+        "kv": f"04 {machine.registers['ebp']:08x} f7a01014 00000000 00000000 00000000 widget+0x1046",
+        "lm": "f7b00000 f7b08000   old.sys",
+        "lmvm widget": "    Image path: \\SystemRoot\\system32\\drivers\\widget.sys",
+        ".ecxr": "eip=f7a01046 esp=",
+        "!thread": "THREAD 86df0a48",
+        "!process": "PROCESS 86c2e030",
+        "!analyze -v": "IMAGE_NAME:  widget.sys",
+    }
+    lines = answer(session, command)
+    assert any(line.startswith(expected[command]) for line in lines), lines
 
 
 def test_an_edited_trap_frame_has_its_stack_pointer_elsewhere() -> None:

@@ -51,8 +51,9 @@ def irql_not_less_or_equal(case: Case) -> Reasoning:
             notes.append(f"argument 2 is {irql:#x}, which is no IRQL")
         elif irql < _DISPATCH_LEVEL:
             sentences.append(f"The IRQL was {irql}, where page faults are allowed: the address itself was invalid.")
-    if ip is not None and case.failure is not None and case.failure.at_fault and case.failure.context.ip != ip:
-        notes.append(f"argument 4 names the instruction {ip:#x}, but the registers are at {case.failure.context.ip:#x}")
+    at = case.failure.context.ip if case.failure is not None and case.failure.at_fault else None
+    if ip is not None and case.differ(at, ip):
+        notes.append(f"argument 4 names the instruction {ip:#x}, but the registers are at {at or 0:#x}")
     return reasoning + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV")
 
 

@@ -57,10 +57,10 @@ def _unhandled(case: Case, record_address: int | None, record: ExceptionRecord |
             notes.append(
                 f"argument 1 names exception {_status(code):#x}, but the exception record has {record.code:#x}"
             )
-        if ip is not None and record.address != ip:
+        if ip is not None and case.differ(record.address, ip):
             notes.append(f"argument 2 names the instruction {ip:#x}, but the exception record has {record.address:#x}")
     failure = case.failure
-    if failure is not None and failure.context_record is not None and failure.context.ip != ip and ip is not None:
+    if failure is not None and failure.context_record is not None and ip and case.differ(failure.context.ip, ip):
         notes.append(f"argument 2 names the instruction {ip:#x}, but the context record is at {failure.context.ip:#x}")
     if is_access_violation(code):
         reasoning += access_reasoning(case, access)

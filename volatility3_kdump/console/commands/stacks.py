@@ -350,7 +350,9 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
         if arguments.has("/w"):
             yield "x86 context set"
         return
-    require_dispatcher(dump.target, address, "thread")
+    # A processor's registers are enough: small memory dumps lack the objects of threads that others ran.
+    if all(processor.current_thread != address for processor in processors(dump.target)):
+        require_dispatcher(dump.target, address, "thread")
     chosen = read_thread(dump.target, address)
     unknown = dump.choose_thread(address)
     if (arguments.has("/p") or arguments.has("/P")) and chosen.process:
