@@ -218,7 +218,7 @@ _REPLAYS: dict[str, tuple[str, list[Step]]] = {
         ],
     ),
 }
-_QUICK = ("R1", "R12")
+_QUICK = ("R1",)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.prompt import answer
@@ -27,6 +29,62 @@ def test_an_unknown_option_is_named(session: Session, name: str) -> None:
     assert "/nosuch" in lines[0]
     assert f"{name} knows no option /nosuch: it takes " in lines[0]
     assert lines[0].endswith(f"(.help {name})")
+
+
+#: A word that begins with a dash and is none of their options gets the answer to what stands there instead.
+_OWN_WORDS = frozenset(
+    "# .block .catch .do .else .elsif .for .foreach .if .while .printf as aS dt dtx rF rX || ~ ~* ~s".split()
+)
+
+
+@pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in _OWN_WORDS])
+def test_an_unknown_dash_is_named(session: Session, name: str) -> None:
+    """``-nosuch`` is no option anywhere: one line names it, as an option, or as a name that is in no expression."""
+    if _takes_any_text(registry()[name]):
+        return
+    lines = answer(session, f"{name} -nosuch")
+    assert len(lines) == 1 and "nosuch" in lines[0], lines
+
+
+#: What an option is followed by, where a number is not what it takes.
+_VALUES = {
+    ".expr /s": "c++",
+    "dx -id": "0,0",
+    "r ?": "$t0=1",
+    ".printf /o": "d",
+    "dx ,FORMAT": None,
+    "rM ?": None,
+    "rM X": None,
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_declared_options_are_taken(
+    session: Session, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every spelling, with a value where it has one; that nothing is behind it is another matter."""
+    monkeypatch.chdir(tmp_path)
+    session.most_steps = 500
+    for option in registry()[name].syntax.options:
+        for spelling in option.spellings:
+            value = _VALUES.get(f"{name} {spelling}", "1" if option.value else "")
+            if option.refused or value is None:
+                continue
+            between = "" if option.glued or spelling.endswith(":") else " "
+            for line in answer(session, f"{name} {spelling}{between}{value}".rstrip()):
+                assert "knows no " not in line and "failed by a mistake" not in line, (spelling, line)
+    # Every bit of a flags word by itself, where flags are the first argument.
+    first = registry()[name].syntax.arguments[:1]
+    for bit in first[0].bits if first else ():
+        for line in answer(session, f"{name} {bit.value:x}"):
+            assert "knows no " not in line and "failed by a mistake" not in line, (bit, line)
+
+
+@pytest.mark.parametrize("option", ["-q", "-json", "-z", "/x", "-f:x"])
+def test_undeclared_options_of_analyze(session: Session, option: str) -> None:
+    (line,) = answer(session, f"!analyze {option}")
+    assert line.startswith(f"!analyze knows no option {option}: it takes ")
 
 
 @pytest.mark.parametrize("name", _COMMANDS)

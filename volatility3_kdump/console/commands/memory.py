@@ -15,7 +15,7 @@ _LETTERS = ("a", "b", "c", "d", "D", "f", "p", "q", "s", "S", "u", "w", "W", "yb
 _POINTED = tuple(f"{size}{what}" for size in "dpq" for what in "sapu")
 _POINTERS = ("p", "ps", "pp", "pa", "pu")
 _OPTION = re.compile(r"/(?:c\s*(?P<columns>[0-9]+)|p(?P<caching>\[(?:c|uc|wc)\])?)(?:\s+|$)")
-_SEARCH = re.compile(r"-(\[(?P<flags>[^\]]*)\])?(?P<kind>s[au]|[bwdqau])(?=\s)\s*")
+_SEARCH = re.compile(r"-(\[(?P<flags>[^\]]*)\])?(?P<kind>s[au]|[bwdqau])(?=\s|$)\s*")
 _LEAST = re.compile(r"l([0-9]+)")
 
 

@@ -327,7 +327,7 @@ def _lines_of(path: str) -> Iterator[str]:
     ),
 )
 def print_formatted(session: Session, arguments: Arguments) -> Iterator[str]:
-    text = re.sub(r"^(/(D|o[dDenpPsvw])\s+)+", "", arguments.text)
+    text = re.sub(r"^(/(D|o[dDenpPsvw])(\s+|$))+", "", arguments.text)
     if text.startswith("/"):
         raise arguments.unknown(text.split(maxsplit=1)[0])
     parts = script.split_outside(text, ",")
