@@ -57,6 +57,40 @@ def test_virtual_machines(manufacturer, product, name):
     assert machine.virtual_machine == name
 
 
+def structure(kind: int, area: bytes, *strings: str, length: int | None = None) -> bytes:
+    """DSP0134, 6.1: type, length, handle, fields, then strings with an empty one at their end."""
+    head = struct.pack("<BBH", kind, 4 + len(area) if length is None else length, kind)
+    return head + area + b"".join(text.encode() + b"\0" for text in strings or ("",)) + b"\0"
+
+
+SYSTEM = structure(1, bytes((1, 2, 0, 0)) + bytes(19), "ACME", "Box 9")
+BOARD = structure(2, bytes((1, 2)) + bytes(9), "Board Inc.", "B-1")
+
+
+@pytest.mark.parametrize(
+    ("tables", "claimed", "board"),
+    [
+        (SYSTEM + BOARD, None, "Board Inc."),
+        # The header says more than there is, or less.
+        (SYSTEM + BOARD, 0xFFFFFFFF, "Board Inc."),
+        (SYSTEM + BOARD, len(SYSTEM), None),
+        # A structure that ends behind the tables, one without room for its own header, one whose strings do not end.
+        (SYSTEM + structure(4, bytes(0x2C), "CPU", length=0xFF) + BOARD, None, None),
+        (SYSTEM + structure(4, bytes(0x2C), "CPU", length=3) + BOARD, None, None),
+        (SYSTEM + BOARD[:-2], None, None),
+        # A string that is not there.
+        (SYSTEM + structure(2, bytes((9, 9)) + bytes(9), "x"), None, None),
+    ],
+)
+def test_lengths_that_lie_end_the_tables(tables: bytes, claimed: int | None, board: str | None) -> None:
+    """What stands before is told, nothing behind is, and no text of another structure."""
+    data = struct.pack("<BBBBI", 0, 3, 1, 0, len(tables) if claimed is None else claimed) + tables
+    machine = machine_information(BytesSource(data), [TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)])
+    assert machine is not None
+    assert (machine.manufacturer, machine.product, machine.baseboard_manufacturer) == ("ACME", "Box 9", board)
+    assert machine.processor is None and machine.tables_size == min(len(tables), claimed or len(tables))
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes(data):
     blob = TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)

@@ -144,7 +144,7 @@ def machine_information(source: Source, blobs: list[TaggedBlob]) -> MachineInfor
         text(_BASEBOARD, 5),
         (data[1], data[2]),
         data[3],
-        length,
+        min(length, len(data) - _HEADER_SIZE),
         text(_PROCESSOR, 0x10),
         tuple(modules),
         hashlib.sha256(data[_HEADER_SIZE : _HEADER_SIZE + length]).hexdigest()[:_DIGEST],

@@ -7,13 +7,17 @@ return address right below the trap frame, the exception record 54h below it, th
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.patched import patched
 from tests.prompt import answer
 from tests.small_machines import (
     AV,
@@ -42,8 +46,11 @@ from volatility3_kdump.cpu import x86
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.crashed import crash_context
+from volatility3_kdump.windows.stacks.frames import MOST_FRAMES
+from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.switched import live_stacks
 from volatility3_kdump.windows.stacks.traps import stacked_exceptions, trap_frames
+from volatility3_kdump.windows.stacks.walker import walker
 
 HIGH = 0xFFFFFFFF00000000
 
@@ -243,6 +250,29 @@ def test_a_trap_that_is_no_double_fault_names_no_instruction(tmp_path: Path) -> 
     assert crash.plausibility is None and crash.failure is not None and not crash.failure.at_fault
 
 
+@pytest.mark.parametrize(
+    ("changes", "arguments", "outcome", "suspect"),
+    [
+        # A load from the stack in use, where the processor reported another address.
+        ({"ecx": STACK_32 + 0x2E00}, (0xF025, 2, 0, INNER_FAULT_32), "contradicted", "hardware"),
+        # Neither the address nor in the dump: nothing can be said, but no one is blamed for certain.
+        ({"ecx": 0x90000000}, (0xF025, 2, 0, INNER_FAULT_32), None, "widget.sys"),
+        # In the fill between two functions.
+        ({"eip": OUTER_RETURN_32 + 0x14}, (0x24, 2, 0, OUTER_RETURN_32 + 0x14), "padding", "hardware"),
+    ],
+)
+def test_what_the_instruction_says_of_the_exception(
+    tmp_path: Path, changes: dict[str, int], arguments: tuple[int, ...], outcome: str | None, suspect: str
+) -> None:
+    machine = x86_machine()
+    machine.registers.update(changes)
+    trap = x86_trap(machine)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0xD1, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0xD1, arguments, ebp))
+    assert (crash.plausibility.outcome if crash.plausibility else None) == outcome
+    assert crash.verdict.suspect == suspect and crash.verdict.confidence != "high"
+
+
 DPC_STACK = 0x8D0A0000
 
 
@@ -362,3 +392,50 @@ def test_what_is_no_trap_frame(offset: int, value: int, reason: str) -> None:
     assert x86.why_not_trap_frame(read, 0xB2340000) == reason
     assert x86.trap_frame(read, 0xB2340000) is None
     assert x86.why_not_trap_frame(lambda address, size: None, 0xB2340000) == "0xb2340000 not in the dump"
+
+
+# random damage --------------------------------------------------------------------------------------------------------
+
+_WORDS = st.one_of(
+    st.sampled_from(
+        [
+            0,
+            8,
+            0x1B,
+            0x23,
+            0x30,
+            0x246,
+            0xBADB0D00,
+            INNER_FAULT_32,
+            OUTER_RETURN_32,
+            STACK_32 + 0x2E60,
+            STACK_32 + 0x2FFC,
+        ]
+    ),
+    st.integers(STACK_32, STACK_32 + 0x3000),
+    st.integers(0, 0xFFFFFFFF),
+)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    machine = x86_machine()
+    trap = x86_trap(machine)
+    arguments = (AV, INNER_FAULT_32, trap, 0)
+    _, ebp = dispatched(machine, trap, 0x8E, arguments)
+    return written(machine, tmp_path_factory.mktemp("x86"), 0x8E, arguments, ebp)
+
+
+@pytest.mark.thorough
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 0x110), st.lists(_WORDS, min_size=1, max_size=0x40))
+def test_no_stack_makes_a_walk_fail(damaged: Target, index: int, words: list[int]) -> None:
+    context = crash_context(damaged)
+    assert context is not None and context.sp is not None
+    place = HIGH | (context.sp & 0xFFFFFFFF) + 4 * index
+    target = patched(damaged, {place: struct.pack(f"<{len(words)}I", *words)})
+    stack = walker(target).walk_from(crash_start)
+    assert 1 <= len(stack.frames) <= MOST_FRAMES and stack.end
+    for before, after in itertools.pairwise(stack.frames):
+        assert before.return_address in (after.ip, None)
+    stacked_exceptions(target)
