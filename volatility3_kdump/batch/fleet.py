@@ -15,8 +15,9 @@ from volatility3_kdump.batch.task import WorkerDied
 from volatility3_kdump.errors import KdumpError
 
 _TIMEOUT = 10
-#: Workers that a dump may bring down: it is tried again once.
-_ALLOWED_FAILURES = 1
+#: Dead workers after which the scheduler tries a task again. It counts all that waited at the worker; the batch tries
+#: each of them alone, which tells the one from its neighbours.
+_ALLOWED_FAILURES = 0
 
 
 class FleetExecutor(concurrent.futures.Executor):

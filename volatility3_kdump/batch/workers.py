@@ -26,6 +26,7 @@ from volatility3_kdump.batch.task import (
     Line,
     Options,
     TimeUp,
+    WorkerDied,
     analyze_file,
     described,
     dumps_inside,
@@ -167,6 +168,10 @@ class _Run:
             if isinstance(failure, concurrent.futures.BrokenExecutor):
                 suspects.append(task)
                 why = str(failure)
+            elif isinstance(failure, WorkerDied) and not task.alone:
+                # It, or what ran beside it. The others first: alone, it holds up every worker.
+                task.alone = True
+                self._queue.append(task)
             elif failure is not None:
                 up = isinstance(failure, TimeUp)
                 yield task.failed(time_up_error(self._options.time_limit) if up else described(failure))
