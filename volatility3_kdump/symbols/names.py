@@ -69,16 +69,6 @@ class Prepared:
     reason: str
     table: SymbolTable | None
 
-    @functools.cached_property
-    def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
-        """RVA by name: by the exact one, and by that in lower case. The lowest address of a name counts."""
-        exact: dict[str, int] = {}
-        folded: dict[str, int] = {}
-        for rva, name in self.table.symbols if self.table is not None else ():
-            exact.setdefault(name, rva)
-            folded.setdefault(name.lower(), rva)
-        return exact, folded
-
 
 class AddressNames:
     """Looks addresses up among the modules of a dump and their symbols."""
@@ -254,9 +244,9 @@ class AddressNames:
                 return module.base + rva
         self.load(module)
         prepared = self._prepared_of(module)
-        if prepared is None:
+        if prepared is None or prepared.table is None:
             return None
-        exact, folded = prepared.by_name
+        exact, folded = prepared.table.by_name
         offset = exact.get(symbol, folded.get(symbol.lower()))
         return None if offset is None else module.base + offset
 
@@ -303,22 +293,12 @@ class AddressNames:
             reason = table.origin
         elif self._find is not None:
             table, reason = self._find(module)
-        at: dict[int, str | None] = {}
-        for rva, name in table.symbols if table else ():
-            at.setdefault(rva, name)
-        for rva in self._section_starts(module) if at else ():
-            at.setdefault(rva, None)
-        for rva in table.unnamed if table else ():
-            at.setdefault(rva, None)
-        at.setdefault(0, None)
-        starts = sorted(at)
-        prepared = self._prepared[index] = Prepared(
-            starts,
-            [at[start] for start in starts],
-            table.source if table else None,
-            reason,
-            table,
-        )
+        starts: list[int] = [0]
+        names: list[str | None] = [None]
+        if table is not None:
+            starts, names = table.ranges(self._section_starts(module))
+        prepared = Prepared(starts, names, table.source if table else None, reason, table)
+        self._prepared[index] = prepared
         return prepared
 
     def _section_starts(self, module: Module) -> list[int]:

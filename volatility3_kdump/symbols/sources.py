@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +44,53 @@ class SymbolTable:
     unnamed: Sequence[int] = ()
     complete: bool = True
 
+    @functools.cached_property
+    def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
+        """RVA by name: by the exact one, and by that in lower case. The lowest address of a name counts."""
+        exact: dict[str, int] = {}
+        folded: dict[str, int] = {}
+        for rva, name in self.symbols:
+            exact.setdefault(name, rva)
+            folded.setdefault(name.lower(), rva)
+        return exact, folded
+
+    def ranges(self, borders: Sequence[int]) -> tuple[list[int], list[str | None]]:
+        """Where each symbol begins, ascending, and its name; ``None`` where what has no usable name begins.
+
+        ``borders`` are RVAs that no symbol reaches across. Do not change the lists: the next dump gets them too.
+        """
+        return self._ranges(tuple(borders))
+
+    @functools.cached_property
+    def _ranges(self) -> Callable[[tuple[int, ...]], tuple[list[int], list[str | None]]]:
+        @functools.lru_cache(maxsize=2)
+        def made(borders: tuple[int, ...]) -> tuple[list[int], list[str | None]]:
+            at: dict[int, str | None] = {}
+            for rva, name in self.symbols:
+                at.setdefault(rva, name)
+            for rva in (*(borders if at else ()), *self.unnamed, 0):
+                at.setdefault(rva, None)
+            starts = sorted(at)
+            return starts, [at[start] for start in starts]
+
+        return made
+
+
+#: One kernel is the kernel of many dumps, and naming takes longer than the rest of an analysis.
+_OF_TABLES: weakref.WeakKeyDictionary[Layouts, SymbolTable] = weakref.WeakKeyDictionary()
+
 
 def isf_symbols(table: Layouts) -> SymbolTable:
     """The symbols of an ISF table, as the debugger shows them.
 
     The host's converter has already taken the leading underscore from C names.
     """
+    if table not in _OF_TABLES:
+        _OF_TABLES[table] = _isf_symbols(table)
+    return _OF_TABLES[table]
+
+
+def _isf_symbols(table: Layouts) -> SymbolTable:
     symbols: list[tuple[int, int, str]] = []
     for name, rva in table.symbols():
         if not rva:
