@@ -2,7 +2,8 @@
 
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
-                                                  translation, containers, processes, yara, locks, console, memusage
+                                                  translation, containers, processes, yara, locks, console, memusage,
+                                                  fleet
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
@@ -13,10 +14,10 @@ How to read the table: ``ours`` and ``peer`` are the best of several runs, each 
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
-are read as objects of the host. Opening, stacks, processes, locks, the prompt and counting page frames are measured in
-processor time, everything else in time passed. What exactly is timed is written at the top of ``opening.py``,
-``reading.py``, ``command.py``, ``stacks.py``, ``translation.py``, ``containers.py``, ``processes.py``,
-``yara_scan.py``, ``locks.py``, ``console.py`` and ``memusage.py``.
+are read as objects of the host. Opening, stacks, processes, locks, the prompt, batches and counting page frames are
+measured in processor time, everything else in time passed. What exactly is timed is written at the top of
+``opening.py``, ``reading.py``, ``command.py``, ``stacks.py``, ``translation.py``, ``containers.py``, ``processes.py``,
+``yara_scan.py``, ``locks.py``, ``console.py``, ``memusage.py`` and ``fleet.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
 commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
@@ -32,6 +33,7 @@ from pathlib import Path
 import command
 import console
 import containers
+import fleet
 import locks
 import memusage
 import opening
@@ -54,6 +56,7 @@ _SUBJECTS = {
     "locks": locks.rows,
     "console": console.rows,
     "memusage": memusage.rows,
+    "fleet": fleet.rows,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -56,14 +57,14 @@ class FleetExecutor(concurrent.futures.Executor):
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         outcome.set_running_or_notify_cancel()
         # Large arguments belong into one message, not into the graph.
-        remote = self._client.submit(task, *arguments, pure=False, retries=0, **more)
+        remote = self._client.submit(_packed, task, *arguments, pure=False, retries=0, **more)
 
         def settled(done: Any) -> None:
             if outcome.done():
                 return
             try:
                 if done.status == "finished":
-                    outcome.set_result(done.result(timeout=_TIMEOUT))
+                    outcome.set_result(_unpacked(done.result(timeout=_TIMEOUT)))
                 elif done.status == "error":
                     failure = done.exception(timeout=_TIMEOUT)
                     died = type(failure).__name__ == "KilledWorker"
@@ -85,6 +86,16 @@ class FleetExecutor(concurrent.futures.Executor):
 def _allow_failures(count: int, dask_scheduler: Any = None) -> None:
     """Run by the scheduler: how many dead workers make it give up a task."""
     dask_scheduler.allowed_failures = min(count, dask_scheduler.allowed_failures)
+
+
+def _packed(task: Callable[..., Any], /, *arguments: Any, **more: Any) -> Any:
+    """Run by a worker: a line as one piece. Dask walks through everything that is in a nested result, several times."""
+    result = task(*arguments, **more)
+    return json.dumps(result).encode("ascii") if isinstance(result, dict) else result
+
+
+def _unpacked(result: Any) -> Any:
+    return json.loads(result) if isinstance(result, bytes) else result
 
 
 def _with_content(argument: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import gc
 import hashlib
 import multiprocessing
@@ -84,8 +85,21 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
         error = time_up_error(options.time_limit)
     except Exception as failure:
         error = described(failure)
-    gc.collect()  # the layers of the dump and their files
+    _collect()
     return line_of(file, facts, time.perf_counter() - started, error, document)
+
+
+def _collect() -> None:
+    """Let go of the layers of the dump and their files, which form circles."""
+    gc.collect()
+    if multiprocessing.parent_process() is not None:
+        _keep_what_stays()
+
+
+@functools.cache
+def _keep_what_stays() -> None:
+    """Once, in a process for this alone: what is left are modules and symbol tables, which are not garbage."""
+    gc.freeze()
 
 
 def _document(file: File, member: Inside | None, options: Options) -> dict[str, Any]:
