@@ -60,3 +60,13 @@ def test_the_table() -> None:
         assert set(record.get("needs", ())) <= names and 0 <= record["bit"] < 32
         assert record["register"] in ("eax", "ebx", "ecx", "edx") and int(record["leaf"], 16) >= 0
         assert feature(record["name"]).bit == record["bit"]
+
+
+@pytest.mark.parametrize(
+    ("code", "everywhere"),
+    [("83ec08", True), ("8b4124", True), ("40", True), ("0f44c1", None), ("660f6fc1", None), ("0fa2", None)],
+)
+def test_what_every_x86_processor_runs(code: str, everywhere: bool | None) -> None:
+    """Not what came later: conditional moves (Pentium Pro), vectors, CPUID. 40h is inc eax there, a prefix on x64."""
+    need = requirement(bytes.fromhex(code), "x86")
+    assert need is not None and need.everywhere is everywhere

@@ -136,9 +136,10 @@ def _judge(fault: Fault) -> Plausibility | None:
 
 
 def _illegal(fault: Fault) -> Plausibility | None:
-    if fault.code != _ILLEGAL_INSTRUCTION or fault.instruction is None or fault.target.header.architecture != "x64":
+    architecture = fault.target.header.architecture
+    if fault.code != _ILLEGAL_INSTRUCTION or fault.instruction is None or architecture not in ("x64", "x86"):
         return None
-    need = requirement(fault.instruction.raw)
+    need = requirement(fault.instruction.raw, architecture)
     if need is None:
         return None
     if need.undefined:
@@ -158,7 +159,7 @@ def _illegal(fault: Fault) -> Plausibility | None:
         return None
     if software_may_have_raised(fault):
         return None
-    why = f"its processor has {need.features[0].name}" if need.features else "every x64 processor runs it"
+    why = f"its processor has {need.features[0].name}" if need.features else f"every {architecture} processor runs it"
     return outcome_of(
         fault,
         LEGAL,

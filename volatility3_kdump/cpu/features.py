@@ -1,4 +1,4 @@
-"""Which features of an x64 processor an instruction needs, beyond those that every x64 processor has.
+"""Which features of a processor an instruction needs, beyond those that every x64 (or x86) processor has.
 
 The table is ``symbols/kdump/cpufeatures.jsonl``: a feature's CPUID bit and the instructions that need it, by capstone's
 groups or by mnemonic. ``lzcnt`` and ``tzcnt`` are not in it: processors without them run ``bsr`` and ``bsf`` instead.
@@ -22,6 +22,29 @@ _EVERYWHERE = frozenset(
 _UNDEFINED = ("ud0", "ud1", "ud2")
 #: What older processors run as another instruction instead of refusing it.
 _NEVER_REFUSED = ("lzcnt", "tzcnt", "pause", "endbr64", "nop", "prefetchw", "prefetch")
+#: What the first processors with 32 bits have: those of x86 may lack cmov and all vector registers.
+_OF_EVERY_X86 = frozenset(
+    {
+        *(
+            "mov",
+            "movzx",
+            "movsx",
+            "lea",
+            "push",
+            "pop",
+            "add",
+            "sub",
+            "adc",
+            "sbb",
+            "inc",
+            "dec",
+            "neg",
+            "cmp",
+            "test",
+        ),
+        *("and", "or", "xor", "not", "shl", "shr", "sar", "imul", "xchg", "call", "ret", "jmp", "je", "jne", "leave"),
+    }
+)
 #: Instructions of newer processors that capstone puts into no group.
 _NEWER = (
     *("xgetbv", "xsetbv", "xsave", "xrstor", "rdpid", "clac", "stac"),
@@ -45,7 +68,7 @@ class Requirement:
     """What an instruction needs of the processor.
 
     ``features`` are those of the table. ``undefined`` marks instructions that are made to be refused (``ud2``).
-    ``everywhere`` says that every x64 processor runs it, ``None`` where that is not known.
+    ``everywhere`` says that every processor of the architecture runs it, ``None`` where that is not known.
     """
 
     features: tuple[Feature, ...]
@@ -75,11 +98,12 @@ def feature(name: str) -> Feature:
     return {entry.name: entry for entry, _ in _table()}[name]
 
 
-def requirement(code: bytes) -> Requirement | None:
-    """What the x64 instruction at the start of ``code`` needs; ``None`` when it is no instruction."""
+def requirement(code: bytes, architecture: str = "x64") -> Requirement | None:
+    """What the instruction at the start of ``code`` needs; ``None`` when it is none. ``architecture``: x64 or x86."""
     import capstone
 
-    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    narrow = architecture == "x86"
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if narrow else capstone.CS_MODE_64)
     disassembler.detail = True
     decoded = next(disassembler.disasm(code, 0, 1), None)
     if decoded is None:
@@ -98,5 +122,7 @@ def requirement(code: bytes) -> Requirement | None:
         or mnemonic.startswith(tuple(record.get("prefixes", ())))
     )
     plain = not features and groups <= _EVERYWHERE and not mnemonic.startswith(("v", *_NEWER))
+    if narrow:
+        plain = mnemonic in _OF_EVERY_X86
     # A lock prefix is refused in front of most instructions; whether here is not judged.
     return Requirement(features, False, None if "lock" in decoded.mnemonic else True if plain else None)

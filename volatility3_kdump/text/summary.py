@@ -136,7 +136,7 @@ def _adds(crash: Crash, sentence: str) -> bool:
         return not sentence.startswith(("The processor tried ", f"{failure.unloaded.name} was unloaded "))
     # Who made the access is not to be said where the instruction did not make it.
     if judged is not None and judged.acquits and failure is not None and failure.name:
-        return not sentence.startswith(failure.name)
+        return not sentence.startswith((failure.name, "The processor reported a "))
     return True
 
 

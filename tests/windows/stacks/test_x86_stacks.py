@@ -273,6 +273,22 @@ def test_what_the_instruction_says_of_the_exception(
     assert crash.verdict.suspect == suspect and crash.verdict.confidence != "high"
 
 
+@pytest.mark.parametrize(("eip", "outcome"), [(INNER_FAULT_32 - 3, "legal though called illegal"), (0x1234, None)])
+def test_an_illegal_instruction(tmp_path: Path, eip: int, outcome: str | None) -> None:
+    """``mov ecx,[ebp+8]`` is one that every processor of x86 runs; code that is not in the dump tells nothing."""
+    machine = x86_machine()
+    place = eip if outcome else INNER_FAULT_32 + 0x2000
+    machine.registers["eip"] = place
+    trap = x86_trap(machine)
+    arguments = (0xC000001D, place, trap, 0)
+    ebp = x86_bug_check(machine, trap, KERNEL_CALLS_32["KiTrap0E_bugcheck"], trap, 0x8E, arguments)
+    crash = analyze_crash(written(machine, tmp_path, 0x8E, arguments, ebp))
+    assert (crash.plausibility.outcome if crash.plausibility else None) == outcome
+    if outcome and crash.plausibility is not None:
+        assert crash.plausibility.evidence[0] == "every x86 processor runs it"
+        assert crash.verdict.suspect == "processor"
+
+
 DPC_STACK = 0x8D0A0000
 
 
