@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import volatility3_kdump
-from kdump_sample.scenes.kernel_objects import CLIENT, CONNECTION, JOB, MESSAGE, SERVER
+from kdump_sample.scenes.kernel_objects import APC, CLIENT, CONNECTION, JOB, LOOKASIDE, MESSAGE, SERVER
 from tests.patched import patched
 from tests.prompt import answer
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
+from volatility3_kdump.text.kernel_state import lookaside_lines
+from volatility3_kdump.windows.machine.bug_check_callbacks import bug_check_callbacks
+from volatility3_kdump.windows.machine.processor_state import task_state
+from volatility3_kdump.windows.memory.lookaside import Lookaside
 from volatility3_kdump.windows.processes.alpc import all_ports, read_port
 from volatility3_kdump.windows.processes.jobs import all_jobs, read_job
 
@@ -103,3 +108,56 @@ def test_ports_and_messages(target: Target, session: Session) -> None:
         answer(session, "!alpc /p 0")[0].startswith("an ALPC port at 0x0: ")
         or "0x0" in answer(session, "!alpc /p 0")[0]
     )
+
+
+def test_states_of_the_kernel(target: Target, session: Session) -> None:
+    """APCs, lookaside lists, interprocessor interrupts, callbacks; names that are no text are not shown as such."""
+    lines = answer(session, "!apc thre @$thread")
+    assert lines[1] == f"    KAPC @ {APC:x} KernelMode"
+    assert lines[3].endswith(" nt!IopCompleteRequest")
+    assert answer(session, f"!apc {APC:x}") == lines[1:7]
+    assert answer(session, "!apc proc ffff91895301a080")[1:] == lines[1:]
+    assert answer(session, "!apc")[:2] == [
+        "*** Enumerating APCs in all processes",
+        f"Process {target.memory.pointer(target.symbol('PsInitialSystemProcess')):x} System",
+    ]
+    assert answer(session, "!apc proc") == ["!apc proc needs an address"]
+    lists = answer(session, "!lookaside -all")
+    # No line breaks off, and no byte of a tag reaches the terminal that is no character.
+    assert [line for line in lists if "Tag(hex)" in line] == [
+        f'Lookaside "" @ 0x{LOOKASIDE:x}  Tag(hex): 0x6e657645 "Even"',
+        f'Lookaside "" @ 0x{LOOKASIDE + 0x80:x}  Tag(hex): 0x5b1b4d43 "?"',
+    ]
+    assert answer(session, f"!lookaside {LOOKASIDE:x} 1") == ["!lookaside: a dump cannot be changed: the option is 0"]
+    assert answer(session, "!ipi 1")[:2] == ["IPI State for Processor 1", "  IPI Frozen:      2 [Frozen]"]
+    assert "no control block of such a processor" in answer(session, "!ipi 9")[0]
+    assert "0 callbacks are registered" in answer(session, "!bugdump")
+
+
+def test_the_documented_lookaside_list() -> None:
+    """The values and lines of the page of ``!lookaside``."""
+    found = Lookaside(0xFFFFF88001294F80, 0, 4, 272492, 8, 272488, 0, 0x11, 0x7366744E, 496)
+    assert list(lookaside_lines(found)) == [
+        'Lookaside "" @ 0xfffff88001294f80  Tag(hex): 0x7366744e "Ntfs"',
+        "    Type           =       0011  PagedPool RaiseIfAllocationFailure",
+        "    Current Depth  =          0  Max Depth  =          4",
+        "    Size           =        496  Max Alloc  =       1984",
+        "    AllocateMisses =          8  FreeMisses =          0",
+        "    TotalAllocates =     272492  TotalFrees =     272488",
+        "    Hit Rate       =         99%  Hit Rate   =        100%",
+    ]
+
+
+def test_callbacks_and_task_states(target: Target) -> None:
+    """Records as ``wdm.h`` lays them out; a task state segment as the processor does (AMD64, volume 2, 12.2.5)."""
+    at, head = LOOKASIDE + 0x400, target.symbol("KeBugCheckCallbackListHead")
+    assert head is not None
+    component = at + 0x80
+    record = struct.pack("<5QQ", head, head, target.symbol("KeBugCheckEx") or 0, 0x1000, 0x40, component)
+    changed = patched(target, {head: struct.pack("<2Q", at, at), at: record, component: b"disk\0"})
+    callback = next(bug_check_callbacks(changed, []))
+    assert (callback.component, callback.symbol, callback.length) == ("disk", "nt!KeBugCheckEx", 0x40)
+    stacks = [0xFFFFF80000001000 + 0x1000 * number for number in range(10)]
+    segment = struct.pack("<I3QQ7QQHH", 0, *stacks[:3], 0, *stacks[3:], 0, 0, 0x68)
+    task = task_state(patched(target, {at: segment}), at)
+    assert (task.rings, task.interrupt_stacks, task.io_map) == (tuple(stacks[:3]), tuple(stacks[3:]), 0x68)

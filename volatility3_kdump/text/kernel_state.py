@@ -1,0 +1,118 @@
+"""APCs, lookaside lists, states of processors and callbacks in the layouts of KD's commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.windows.machine.bug_check_callbacks import BugCheckCallback
+from volatility3_kdump.windows.machine.processor_state import IpiState, Node, TaskState
+from volatility3_kdump.windows.memory.lookaside import Lookaside
+from volatility3_kdump.windows.processes.apcs import MODES, Apc
+
+_PAGED, _RAISE = 1, 0x10
+_NX = 0x200
+
+
+def _plain(address: int | None, size: int = 8) -> str:
+    return pointer(address, size, tick=False)
+
+
+def _hex(value: int | None) -> str:
+    return "?" if value is None else f"{value:x}"
+
+
+def apc_lines(apc: Apc, size: int = 8) -> Iterator[str]:
+    """One APC of ``!apc``."""
+    mode = MODES[apc.mode] if apc.mode is not None and apc.mode < len(MODES) else "?"
+    yield f"    KAPC @ {_plain(apc.address, size)} {mode}Mode{'' if apc.inserted else ' not inserted'}"
+    yield f"        {'Thread':<16} {_plain(apc.thread, size)}"
+    for label, address, symbol in apc.routines:
+        yield f"        {f'{label}Routine':<16} {_plain(address, size)} {symbol or ''}".rstrip()
+    yield f"        {'NormalContext':<16} {_plain(apc.context, size)}"
+
+
+def _pool(kind: int | None) -> str:
+    if kind is None:
+        return "?"
+    words = ["PagedPool" if kind & _PAGED else "NonPagedPoolNx" if kind & _NX else "NonPagedPool"]
+    if kind & _RAISE:
+        words.append("RaiseIfAllocationFailure")
+    return " ".join(words)
+
+
+def lookaside_lines(found: Lookaside, size: int = 8) -> Iterator[str]:
+    """``!lookaside`` for one list."""
+
+    def count(value: int | None) -> str:
+        return "?" if value is None else str(value)
+
+    def rate(total: int | None, misses: int | None) -> str:
+        if total is None or misses is None:
+            return "?"
+        return str(100 * (total - misses) // total if total else 0)
+
+    most = None if found.most is None or found.size is None else found.most * found.size
+    kind = "????" if found.kind is None else f"{found.kind:04x}"
+    value = "?" if found.tag_value is None else f"0x{found.tag_value:08x}"
+    yield f'Lookaside "" @ 0x{_plain(found.address, size)}  Tag(hex): {value} "{found.tag or "?"}"'
+    yield f"    Type           = {kind:>10}  {_pool(found.kind)}"
+    yield f"    Current Depth  = {count(found.depth):>10}  Max Depth  = {count(found.most):>10}"
+    yield f"    Size           = {count(found.size):>10}  Max Alloc  = {count(most):>10}"
+    yield f"    AllocateMisses = {count(found.allocate_misses):>10}  FreeMisses = {count(found.free_misses):>10}"
+    yield f"    TotalAllocates = {count(found.allocates):>10}  TotalFrees = {count(found.frees):>10}"
+    allocated, freed = rate(found.allocates, found.allocate_misses), rate(found.frees, found.free_misses)
+    yield f"    Hit Rate       = {allocated:>10}%  Hit Rate   = {freed:>10}%"
+
+
+def ipi_lines(states: Iterable[IpiState]) -> Iterator[str]:
+    """``!ipi``; fields that this kernel does not have are left out."""
+    for number, state in enumerate(states):
+        if number:
+            yield ""
+        yield f"IPI State for Processor {state.number}"
+        frozen = "?" if state.frozen is None else f"{state.frozen:x} {state.frozen_words}"
+        for label, value in (
+            ("IPI Frozen", frozen),
+            ("Request Summary", state.request_summary),
+            ("Target Set", state.target_set),
+            ("Target Count", state.target_count),
+            ("Packet Barrier", state.barrier),
+        ):
+            if value is not None:
+                yield f"  {label + ':':<16} {value if isinstance(value, str) else f'{value:x}'}"
+
+
+def task_lines(task: TaskState) -> Iterator[str]:
+    """``.tss`` of x64, which the debugger has for x86 alone: the stacks that it names."""
+    yield f"KTSS64 at {_plain(task.address)}"
+    for number, stack in enumerate(task.rings):
+        yield f"  Rsp{number}  {_plain(stack)}"
+    for number, stack in enumerate(task.interrupt_stacks, 1):
+        yield f"  Ist{number}  {_plain(stack)}"
+    yield f"  I/O map base {task.io_map:04x}"
+
+
+def node_lines(nodes: Iterable[Node]) -> Iterator[str]:
+    """``!numa``."""
+    listed = list(nodes)
+    yield f"NUMA nodes: {len(listed)}"
+    for node in listed:
+        where = f"group {_hex(node.group)}"
+        mask = "in its subnodes" if node.mask is None else f"{node.mask:016x}"
+        yield f"  Node {node.number}: KNODE {_plain(node.address)}  {where}  processors {mask}"
+
+
+def callback_lines(callbacks: Iterable[BugCheckCallback], size: int = 8) -> Iterator[str]:
+    """``!bugdump``."""
+    count = 0
+    for callback in callbacks:
+        count += 1
+        yield f"**** Component: {callback.component or '?'}"
+        yield f"     Record {_plain(callback.address, size)}  {callback.reason or 'KbCallback'}"
+        yield f"     Routine {_plain(callback.routine, size)} {callback.symbol or ''}".rstrip()
+        if not callback.reason:
+            yield f"     Buffer {_plain(callback.buffer, size)} of {_hex(callback.length)} bytes"
+    yield f"{count} callbacks are registered"
+    if count:
+        yield "NOTE: since Windows Server 2003 the dump is written before these routines fill their buffers"
