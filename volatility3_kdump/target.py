@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
-from volatility3_kdump.cpu.state import CR3_TABLE
+from volatility3_kdump.cpu.state import CR3_TABLE, CR3_TABLE_32
 from volatility3_kdump.dump import DumpHeader, MachineFacts, Segment
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
@@ -128,7 +128,7 @@ class Target:
     def show_user_half(self, directory: int, source: str) -> None:
         """Take the user half of the address space from the page tables of another process of a memory image."""
         facts = self.header
-        root = directory & CR3_TABLE
+        root = directory & (CR3_TABLE if facts.bits == 64 else CR3_TABLE_32)
         if self.layer_name is None or not isinstance(facts, MachineFacts) or root == facts.directory_table_base:
             return
         if self.context.layers[self.layer_name].change_root(root):

@@ -257,13 +257,13 @@ def noise(path: Path) -> Path:
 
 @pytest.mark.thorough
 def test_an_image_of_noise_is_refused_after_the_hosts_scan(tmp_path: Path) -> None:
-    assert "no Windows kernel in it: no page tables of a 64-bit Windows" in refusal(noise(tmp_path / "noise.raw"))
+    assert "no Windows kernel in it: no page tables of Windows" in refusal(noise(tmp_path / "noise.raw"))
 
 
 def test_an_image_without_page_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The host's scan takes a quarter of a minute.
     monkeypatch.setattr("volatility3_kdump.layers.machine._scanned_roots", lambda *_: iter(()))
-    assert "no Windows kernel in it: no page tables of a 64-bit Windows" in refusal(noise(tmp_path / "noise.raw"))
+    assert "no Windows kernel in it: no page tables of Windows" in refusal(noise(tmp_path / "noise.raw"))
 
 
 def test_a_truncated_image_is_opened_as_far_as_it_goes(image: Image, tmp_path: Path) -> None:

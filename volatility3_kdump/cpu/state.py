@@ -14,6 +14,8 @@ from volatility3_kdump.cpu.context import Context
 
 #: The bits of CR3 that name the top table; those below are flags and the process-context identifier.
 CR3_TABLE = 0x000FFFFFFFFFF000
+#: As CR3_TABLE, for the page directory pointers of 32-bit processors.
+CR3_TABLE_32 = 0xFFFFFFE0
 
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)), "rip")
 #: CONTEXT_AMD64 with control, integer and segment registers; with the vector unit's control word besides.

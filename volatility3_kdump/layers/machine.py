@@ -2,7 +2,8 @@
 
 The registers of the container come first: CR3 is where the page tables are, and the handlers of the interrupt
 descriptor table lie in the kernel, so that nothing is searched for. Without registers the block by which Windows starts
-further processors has both, in the lowest megabyte. The host's scan for page tables comes last.
+further processors has both, in the lowest megabyte. The host's scan for page tables comes last. Of a 32-bit Windows the
+page tables are found in the same way, and the kernel by its image.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from volatility3_kdump.errors import NotACrashDump
 from volatility3_kdump.images.pe import code_view, parse_headers
 from volatility3_kdump.layers.image import KdumpImageLayer
 from volatility3_kdump.layers.reading import memory_of
-from volatility3_kdump.layers.translation import KdumpIntel32eLayer, KdumpIntel57Layer, KdumpTranslation
+from volatility3_kdump.layers.translation import (
+    KdumpIntel32eLayer,
+    KdumpIntel57Layer,
+    KdumpIntelLayer,
+    KdumpIntelPAELayer,
+    KdumpTranslation,
+)
 from volatility3_kdump.symbols.shared_data import SharedData, read_shared_data
 
 if TYPE_CHECKING:
@@ -28,12 +35,17 @@ if TYPE_CHECKING:
 
 _PAGE = 0x1000
 #: The kernel's PDB in all its builds; what another image is called is no kernel.
-_KERNEL_NAMES = frozenset({"ntkrnlmp.pdb", "ntoskrnl.pdb"})
+_KERNEL_NAMES = frozenset({"ntkrnlmp.pdb", "ntoskrnl.pdb", "ntkrnlpa.pdb", "ntkrpamp.pdb"})
 #: Kernel images have some 16 MB; an address within one is so far from its base at most.
 _LARGEST_KERNEL = 32 << 20
 #: Windows loads its kernel into the 512 GB of this entry of the top table.
 _KERNEL_REGION = 0xFFFFF80000000000, 1 << 39
 _KERNEL_HALF = 0xFFFF800000000000
+#: The kernel's half of a 32-bit Windows.
+_NARROW_REGION = 0xFFFFFFFF80000000, 1 << 31
+_NARROW = 4
+_X64, _X86 = 0x8664, 0x14C
+_NO_NARROW_REGISTERS = "registers of a 32-bit Windows are not taken out of memory images"
 #: Interrupt gates that are looked at: divide error, breakpoint, page fault, of which one is the kernel's own anywhere.
 _VECTORS = (0, 3, 14)
 _GATE = 16
@@ -64,7 +76,7 @@ class Found(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """A Windows that page tables lead to."""
+    """A Windows that page tables lead to; ``root`` has the address as its mode takes it."""
 
     root: _Root
     layer: KdumpTranslation
@@ -112,8 +124,8 @@ def _why_none(capture: Capture, given: list[_Root]) -> str:
     if capture.processors:
         return f"{begin}: no processor had paging on: the machine was stopped before an operating system ran"
     return (
-        f"{begin}: no page tables of a 64-bit Windows were found: another operating system, a 32-bit Windows (use the "
-        "windows.* plugins), or no memory image at all"
+        f"{begin}: no page tables of Windows on x64 or x86 were found: another operating system, Windows on ARM64 "
+        "(whose page tables are not read), or no memory image at all"
     )
 
 
@@ -165,20 +177,24 @@ def _windows_of(physical: KdumpImageLayer, config_path: str, root: _Root) -> _Wi
 
     join = interfaces.configuration.path_join
     modes: list[type[KdumpTranslation]] = [KdumpIntel32eLayer, KdumpIntel57Layer]
-    for layer_class in modes[::-1] if root.five_levels else modes:
+    modes = [*(modes[::-1] if root.five_levels else modes), KdumpIntelPAELayer, KdumpIntelLayer]
+    directory = root.state.control.get(3, 0) if root.state is not None else root.address
+    for layer_class in modes:
+        narrow = layer_class in (KdumpIntelPAELayer, KdumpIntelLayer)
+        address = directory & layer_class.mode.root if narrow else root.address
         name = physical.context.layers.free_layer_name("IntelLayer")
         # Layers are tried before any is added to the context: a path of its own keeps their configurations apart.
         path = join(config_path, f"{name}_{layer_class.__name__}_{root.address:x}")
         physical.context.config[join(path, "memory_layer")] = physical.name
-        physical.context.config[join(path, "page_map_offset")] = root.address
+        physical.context.config[join(path, "page_map_offset")] = address
         layer = layer_class(physical.context, config_path=path, name=name, metadata={"os": "Windows"})
-        memory = memory_of(layer, 8)
+        memory = memory_of(layer, 4 if narrow else 8)
         shared = read_shared_data(memory)
         if shared is None:
             continue
-        placed = next(_kernels(layer, memory, root), None)
+        placed = next(_mapped_kernels(layer, memory, _NARROW_REGION) if narrow else _kernels(layer, memory, root), None)
         if placed is not None:
-            return _Windows(root, layer, memory, shared, *placed)
+            return _Windows(root._replace(address=address), layer, memory, shared, *placed)
     return None
 
 
@@ -193,11 +209,16 @@ def _kernels(layer: KdumpTranslation, memory: Memory, root: _Root) -> Iterator[t
         base = _image_around(memory, root.hint)
         if base is not None:
             yield base, f"image around the address in the {root.source}"
-    start, size = _KERNEL_REGION
+    yield from _mapped_kernels(layer, memory, _KERNEL_REGION)
+
+
+def _mapped_kernels(layer: KdumpTranslation, memory: Memory, region: tuple[int, int]) -> Iterator[tuple[int, str]]:
+    """Images of the kernel's name in a part of the address space."""
+    start, size = region
     mask = layer.address_mask
     for address, length, *_ in layer.mapping(start & mask, size, ignore_errors=True):
         for page in range(address, address + length, _PAGE):
-            extended = page | (_KERNEL_HALF & ~mask) | start
+            extended = page | start
             if memory.read(extended, 2) == b"MZ" and _is_kernel(memory, extended):
                 yield extended, "image of the kernel's name among the mapped pages"
 
@@ -256,6 +277,8 @@ def _fitting_states(
     """The processors that run the Windows that was found, why none does, and what was left out."""
     if not capture.processors:
         return (), capture.why_no_registers, []
+    if windows.memory.pointer_size == _NARROW:
+        return (), _NO_NARROW_REGISTERS, []
     fitting, problems = [], []
     for state in capture.processors:
         handlers = [_handler(windows.memory, state, vector) for vector in _VECTORS]
@@ -289,8 +312,10 @@ def _fitting_states(
 
 def _facts(capture: Capture, windows: _Windows, states: tuple[ProcessorState, ...]) -> MachineFacts:
     shared, page = windows.shared, "KUSER_SHARED_DATA"
+    narrow = windows.memory.pointer_size == _NARROW
     facts = {
-        "machine_type": Fact(0x8664, "page tables"),
+        "machine_type": Fact(_X86 if narrow else _X64, "page tables"),
+        "pae_enabled": Fact(isinstance(windows.layer, KdumpIntelPAELayer) if narrow else None, "page tables"),
         "directory_table_base": Fact(windows.root.address, windows.root.source),
         "kernel_base": Fact(windows.base, windows.base_source),
         "build_number": Fact(shared.build_number, page),
@@ -300,4 +325,5 @@ def _facts(capture: Capture, windows: _Windows, states: tuple[ProcessorState, ..
         "suite_mask": Fact(shared.suite_mask, page),
         "number_processors": Fact(shared.active_processors or len(states) or None, page),
     }
-    return no_facts(capture.container).completed(facts)
+    empty = no_facts(capture.container)
+    return (dataclasses.replace(empty, bits=32) if narrow else empty).completed(facts)
