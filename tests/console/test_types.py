@@ -281,3 +281,28 @@ def test_case_of_fields(session: Session) -> None:
 
 def test_an_exclamation_point_alone(session: Session) -> None:
     assert answer(session, "dt -b !_CLIENT_ID") == answer(session, "dt -b nt!_CLIENT_ID")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "line", ["dt -b nt!_CLIENT_ID @$proc", "dt -r30 nt!_CLIENT_ID @$proc", "dx -r30 *(nt!_CLIENT_ID *)@$proc"]
+)
+def test_a_type_that_contains_itself(session: Session, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """A damaged symbol table: what is shown of it ends, and so does the command."""
+    from volatility3_kdump.symbols import types
+
+    describe = types.TypeTable.describe
+
+    def damaged(table: types.TypeTable, name: str) -> types.TypeDescription | None:
+        description = describe(table, name)
+        if name != "_CLIENT_ID" or description is None:
+            return description
+        inside = types.TypeReference("struct", "_CLIENT_ID", description.size)
+        members = tuple(types.Member(f"Again{number}", 0, inside) for number in range(3))
+        return types.TypeDescription(name, "struct", description.size, members)
+
+    monkeypatch.setattr(types.TypeTable, "describe", damaged)
+    lines = answer(session, line)
+    assert any("Again0" in shown for shown in lines)
+    assert len(lines) <= 100_001
+    assert not any("failed by a mistake" in shown for shown in lines)

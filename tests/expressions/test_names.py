@@ -165,3 +165,12 @@ def test_small_memory_dumps(shared_data) -> None:
     assert evaluate("$csp", names) == with_symbols.header_context.sp
     with pytest.raises(ExpressionError, match="a small memory dump has none"):
         evaluate("$pby(1000)", names)
+
+
+def test_two_underscores_stand_for_colons(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "Symbol Syntax": ``nt!CClass__Method`` is ``nt!CClass::Method``."""
+    known = {"CClass::Method": 0x1234, "__Own": 0x5678}
+    monkeypatch.setattr(target.names, "address_of", lambda module, name: known.get(name))
+    names = TargetNames(target)
+    assert names.symbol("nt!CClass__Method") == names.symbol("nt!CClass::Method") == 0x1234
+    assert names.symbol("nt!__Own") == 0x5678
