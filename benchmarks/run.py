@@ -3,7 +3,7 @@
     make bench                                    everything, a few minutes
     python benchmarks/run.py opening stacks       some subjects: opening, reading, command, stacks,
                                                   translation, containers, processes, yara, locks, console, memusage,
-                                                  fleet
+                                                  fleet, pools
 
 The package must be installed (or on PYTHONPATH) with the ``bench`` extra. The dumps are written into a temporary
 directory as sparse files: of up to 512 GB by their size, but all together they take up less than 300 MB of disk,
@@ -14,10 +14,10 @@ How to read the table: ``ours`` and ``peer`` are the best of several runs, each 
 order, except that the host opens a dump of 64 GB once, as that takes it 20 s and more. ``ratio`` is what the ``floor``
 is about, and ``met`` says whether it holds; rows without a floor are there for comparison. ``host`` is Volatility's own
 crash layer, ``mmap`` the bytes of the file copied from a mapping, with no format to read, ``objects`` structures that
-are read as objects of the host. Opening, stacks, processes, locks, the prompt, batches and counting page frames are
-measured in processor time, everything else in time passed. What exactly is timed is written at the top of
-``opening.py``, ``reading.py``, ``command.py``, ``stacks.py``, ``translation.py``, ``containers.py``, ``processes.py``,
-``yara_scan.py``, ``locks.py``, ``console.py``, ``memusage.py`` and ``fleet.py``.
+are read as objects of the host. Opening, stacks, processes, locks, the prompt, batches, searches of pool and counting
+page frames are measured in processor time, everything else in time passed. What exactly is timed is written at the top
+of ``opening.py``, ``reading.py``, ``command.py``, ``stacks.py``, ``translation.py``, ``containers.py``,
+``processes.py``, ``yara_scan.py``, ``locks.py``, ``console.py``, ``memusage.py``, ``fleet.py`` and ``pool_search.py``.
 
 leechcorepyc needs the library libusb-1.0, from the system or from the distribution libusb-package; archives need the
 commands gcab and cabextract. What cannot be measured is shown with the reason. Figures of a busy machine vary; the
@@ -37,6 +37,7 @@ import fleet
 import locks
 import memusage
 import opening
+import pool_search
 import processes
 import reading
 import stacks
@@ -57,6 +58,7 @@ _SUBJECTS = {
     "console": console.rows,
     "memusage": memusage.rows,
     "fleet": fleet.rows,
+    "pools": pool_search.rows,
 }
 
 
