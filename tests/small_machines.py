@@ -197,17 +197,22 @@ _OFFSETS_32 = {
 }
 
 
-def x86_blocks(machine: SmallMachine, dpc_stack: int = 0) -> None:
-    """KDDEBUGGER_DATA64 (pointers sign-extended), and copies of the blocks of the crash: thread, process, processor."""
+def debugger_data(**values: int) -> bytes:
+    """KDDEBUGGER_DATA64."""
     layouts = tables.structures()
     data = bytearray(layouts.size_of("_KDDEBUGGER_DATA64"))
-    high = 0xFFFFFFFF00000000
-    values = {"KernBase": high | NT_32, "KiProcessorBlock": high | _PROCESSOR_BLOCK_32, "Size": len(data)}
-    for name, value in {**values, **_OFFSETS_32}.items():
+    for name, value in {**values, "Size": len(data)}.items():
         place = layouts.field("_KDDEBUGGER_DATA64", name)
         data[place.offset : place.offset + place.size] = value.to_bytes(place.size, "little")
     data[0x10:0x14] = b"KDBG"
-    machine.debugger_data = bytes(data)
+    return bytes(data)
+
+
+def x86_blocks(machine: SmallMachine, dpc_stack: int = 0) -> None:
+    """KDDEBUGGER_DATA64 (pointers sign-extended), and copies of the blocks of the crash: thread, process, processor."""
+    high = 0xFFFFFFFF00000000
+    values = {"KernBase": high | NT_32, "KiProcessorBlock": high | _PROCESSOR_BLOCK_32}
+    machine.debugger_data = debugger_data(**values, **_OFFSETS_32)
     machine.header["KdDebuggerDataBlock"] = KDBG_32
     prcb, thread, process = bytearray(0x400), bytearray(0x2C0), bytearray(0x2C0)
     idle = 0x82F77380
@@ -321,3 +326,26 @@ def arm64_context(pc: int, sp: int, fp: int, lr: int = 0) -> bytes:
     struct.pack_into("<II", record, 0, 0x400007, SPSR_64)
     struct.pack_into("<QQQQ", record, 0xF0, fp, lr, sp, pc)
     return bytes(record)
+
+
+PRCB_64, THREAD_64, KDBG_64 = 0xFFFFF803EFD00980, 0xFFFFBB8EB1719180, 0xFFFFF80312E00000
+_PROCESSOR_BLOCK_64 = 0xFFFFF80312E10000
+_OFFSETS_64 = {
+    **{"OffsetPrcbNumber": 0x30, "OffsetPrcbCurrentThread": 8, "OffsetPrcbIdleThread": 0x18, "SizePrcb": 0x400},
+    **{"OffsetKThreadStackLimit": 0x30, "OffsetKThreadStackBase": 0x38, "OffsetKThreadState": 0x184},
+    **{"OffsetPrcbDpcStack": 0x3D0, "SizeEThread": 0x2C0, "OffsetKThreadApcProcess": 0xC8},
+}
+
+
+def arm64_blocks(machine: SmallMachine, thread_stack: tuple[int, int], dpc_stack: int) -> None:
+    """KDDEBUGGER_DATA64, and copies of the processor's and the thread's block."""
+    values = {"KernBase": NT_64, "KiProcessorBlock": _PROCESSOR_BLOCK_64}
+    machine.debugger_data = debugger_data(**values, **_OFFSETS_64)
+    machine.header["KdDebuggerDataBlock"] = KDBG_64
+    prcb, thread = bytearray(0x400), bytearray(0x2C0)
+    struct.pack_into("<Q", prcb, 8, THREAD_64)
+    struct.pack_into("<Q", prcb, 0x18, THREAD_64 + 0x10000)
+    struct.pack_into("<Q", prcb, 0x3D0, dpc_stack)
+    struct.pack_into("<QQ", thread, 0x30, *thread_stack)
+    machine.copies = {"PrcbOffset": bytes(prcb), "ThreadOffset": bytes(thread)}
+    machine.blocks.append((_PROCESSOR_BLOCK_64, struct.pack("<QQ", PRCB_64, 0)))

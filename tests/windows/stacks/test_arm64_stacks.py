@@ -24,6 +24,7 @@ from tests.small_machines import (
     SPSR_64,
     STACK_64,
     SmallMachine,
+    arm64_blocks,
     arm64_context,
     arm64_machine,
     arm64_trap,
@@ -35,6 +36,7 @@ from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.summary import summary
 from volatility3_kdump.windows.stacks.starts import crash_start, start_at
+from volatility3_kdump.windows.stacks.switched import live_stacks
 from volatility3_kdump.windows.stacks.traps import stacked_exceptions, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
 
@@ -179,6 +181,31 @@ def test_an_exception_record_finds_its_trap_frame(tmp_path: Path) -> None:
     crash = analyze_crash(target)
     assert crash.reasoning.finding("EXCEPTION_RECORD") is not None
     assert crash.failure is not None and crash.failure.trap_frame == trap
+
+
+def test_a_dpc_and_the_thread_that_it_interrupted(tmp_path: Path) -> None:
+    """The chain of frame records leads from the DPC's stack to the thread's, which has no part in the crash."""
+    machine = arm64_machine()
+    trap = arm64_trap(machine, READ_ABORT, 0x24)
+    other = 0xFFFFE00E0F145000
+    thread = bytearray(0x1000)
+    first, second = other + 0x400, other + 0x800
+    struct.pack_into("<QQ", thread, 0x400, second, INNER_RETURN_64)
+    struct.pack_into("<QQ", thread, 0x800, 0, 0)
+    machine.put(STACK_64 + 0x7E00, first, KERNEL_CALLS_64["dispatch"])
+    machine.blocks.append((other, bytes(thread)))
+    arm64_blocks(machine, (other, other + 0x1000), STACK_64 + 0x8000)
+    target = crashed(machine, tmp_path, trap, 0xD1, (0x24, 2, 0, LEAF_FAULT_64))
+    crash = analyze_crash(target)
+    assert [stack.kind for stack in live_stacks(target)] == ["DPC"] and crash.interrupted == "while a DPC ran"
+    assert shown(crash)[4:] == [
+        (LEAF_FAULT_64, "trap frame", "fault"),
+        (INNER_RETURN_64, "unwind", ""),
+        (OUTER_RETURN_64, "frame pointer", ""),
+        (KERNEL_CALLS_64["thread"], "frame pointer", ""),
+        (KERNEL_CALLS_64["dispatch"], "frame pointer", "interrupted"),
+        (INNER_RETURN_64, "frame pointer", "interrupted"),
+    ]
 
 
 @pytest.mark.parametrize(

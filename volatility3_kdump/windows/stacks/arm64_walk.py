@@ -10,8 +10,9 @@ from typing import Any
 
 from volatility3_kdump.cpu import arm64, arm64_unwind
 from volatility3_kdump.cpu.context import Context
-from volatility3_kdump.windows.stacks.frames import FRAME_POINTER, TRAP_FRAME, UNWIND, Stack
+from volatility3_kdump.windows.stacks.frames import FRAME_POINTER, INTERRUPTED, TRAP_FRAME, UNWIND, Stack
 from volatility3_kdump.windows.stacks.parts import with_parts
+from volatility3_kdump.windows.stacks.switched import DPC, live_stacks
 from volatility3_kdump.windows.stacks.traps import Trap, failure_trap
 from volatility3_kdump.windows.stacks.walk import Walk
 
@@ -28,6 +29,8 @@ _UNCONDITIONAL = (0xFC000000, (0x14000000,))
 class Arm64Walk(Walk):
     #: The trap frame of the failure, as long as the walk has not come by it.
     pending: Trap | None = None
+    #: The first row on another stack than the one that the walk began on.
+    switched: int | None = None
 
     def run(self) -> Stack:
         registers = arm64_unwind.Registers.from_context(self.start.context)
@@ -72,7 +75,10 @@ class Arm64Walk(Walk):
             self.add(ip, sp, trust, call_site)
             return "user mode", True
         # The outermost frame record has no frame pointer, and nothing above it to judge.
+        before = self.segment
         problem = self.enter(registers.stack_address, trust == TRAP_FRAME) if registers.stack_address else None
+        if before is not None and self.segment != before and self.switched is None:
+            self.switched = len(self.rows)
         if problem and not self.rows:
             self.add(ip, sp, trust, call_site)
         return (problem, False) if problem else None
@@ -182,4 +188,11 @@ class Arm64Walk(Walk):
         if self.gaps:
             remarks.append("between the call of the bug check and the trap frame of the failure frames are left out")
         frames = with_parts(self.target, self.start, stack.frames, False)
+        stacks = live_stacks(self.target) if self.start.crash else ()
+        if self.switched is not None and stacks and stacks[0].kind == DPC:
+            # The thread that the DPC interrupted has no part in what the DPC did.
+            frames = tuple(
+                frame._replace(part=INTERRUPTED) if frame.number >= self.switched and not frame.part else frame
+                for frame in frames
+            )
         return dataclasses.replace(stack, frames=frames, remarks=tuple(remarks))
