@@ -157,6 +157,10 @@ def test_paths(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     before = session.target
     assert answer(session, ".reload /f")[0] == "Loading Kernel Symbols"
     assert answer(session, ".reload /f myfault.sys")[-1].startswith("myfault (")
+    assert answer(session, ".reload /f tcpip")[-1].endswith(
+        "tcpip.sys (time stamp 5F1DA1C8, size 2ec000) leads to its symbols: -y 'srv*' (--symbol-path) gets it from "
+        "Microsoft's server; a driver that is not Microsoft's needs -i DIRECTORY with its file"
+    )
     assert answer(session, ".reload /f nosuch.sys") == ['"nosuch.sys" was not found in the image list: lm lists it']
     assert session.target is not before
     # The context outlives it.

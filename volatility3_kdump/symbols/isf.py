@@ -21,6 +21,7 @@ from typing import IO, cast
 
 from volatility3_kdump import isf_document, tables
 from volatility3_kdump.collecting import settle
+from volatility3_kdump.escape import printable
 from volatility3_kdump.files import FileFailure, is_directory, is_file, open_file, read_at_most
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols.kernel import PdbIdentity
@@ -178,6 +179,14 @@ def _checked(table: Layouts, identity: PdbIdentity) -> Layouts:
     if identifier is not None and identifier != identity.identifier:
         raise LayoutError(f"{table.origin}: holds the symbols of {identifier}, not of {identity.identifier}; refused")
     return table
+
+
+def how_to_get_image(name: str, timestamp: int, size: int) -> str:
+    """One line that tells which image file leads to the symbols of a module, and how to get it."""
+    return (
+        f"{printable(name)} (time stamp {timestamp:08X}, size {size:x}) leads to its symbols: -y 'srv*' "
+        "(--symbol-path) gets it from Microsoft's server"
+    )
 
 
 def how_to_get(identity: PdbIdentity) -> str:

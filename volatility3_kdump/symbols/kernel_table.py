@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volatility3_kdump.dump import CrashDump
-from volatility3_kdump.escape import printable
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.symbols import siblings
-from volatility3_kdump.symbols.isf import how_to_get, load_table_file
+from volatility3_kdump.symbols.isf import how_to_get, how_to_get_image, load_table_file
 from volatility3_kdump.symbols.kdbg import DebuggerData
 from volatility3_kdump.symbols.kernel import Kernel, variable_distances
 
@@ -129,9 +128,5 @@ def _remedy(kernel: Kernel, dump: CrashDump) -> str:
     image = dump.triage.drivers[0] if dump.triage is not None and dump.triage.drivers else None
     if kernel.candidates or image is None:
         return "name its symbol table with --isf-file"
-    name = printable(image.name or "ntoskrnl.exe")
-    return (
-        f"{name} (time stamp {image.timestamp:08X}, size {image.size:x}) leads to its symbols: -y 'srv*' "
-        "(--symbol-path) gets it from Microsoft's server; 'kdump symbols --manifest DUMP --for crash' lists it for a "
-        "machine with internet"
-    )
+    told = how_to_get_image(image.name or "ntoskrnl.exe", image.timestamp, image.size)
+    return f"{told}; 'kdump symbols --manifest DUMP --for crash' lists it for a machine with internet"

@@ -75,6 +75,23 @@ def test_c_names_of_32_bit_images(decorated: str, shown: str) -> None:
         ("??_R4exception@@6B@", "exception::`RTTI Complete Object Locator'"),
         ("?x@?A0x12345678@@3HA", "`anonymous namespace'::x"),
         ("?f@?A0xabcdef01@N@@YAXXZ", "N::`anonymous namespace'::f"),
+        ("?ClassKeyPrefix@?1??_CmDeleteKey@@9@9", "`_CmDeleteKey'::`2'::ClassKeyPrefix"),
+        ("?x@?BA@??F@@9@4HA", "`F'::`16'::x"),
+        ("?f@?$T@$1?g@@9@@SAXXZ", "T<&g>::f"),
+        ("?f@?$T@PEAPEAX@@SAXXZ", "T<void **>::f"),
+        ("?f@?$T@$1?g@@YAXHZZ@@SAXXZ", "T<&void __cdecl g(int,...)>::f"),
+        ("?f@?$T@P6AHPEBDPEAPEAXAEAH@Z@@SAXXZ", "T<int (__cdecl*)(char const *,void **,int &)>::f"),
+        (
+            "?Release@?$Owner@URequest@toy@@$1?Forget@2@YAXPEAU12@@Z@toy@@QEAAKXZ",
+            "toy::Owner<toy::Request,&void __cdecl toy::Forget(toy::Request *)>::Release",
+        ),
+        (
+            "?reset@?$unique_storage@U?$resource_policy@PEAXP6AXPEAX@Z$1?CloseHandle@details@wil@@YAX0@Z"
+            "U?$integral_constant@_K$0A@@wistd@@PEAXPEAX$0A@$$T@details@wil@@@details@wil@@QEAAXPEAX@Z",
+            "wil::details::unique_storage<wil::details::resource_policy<void *,void (__cdecl*)(void *),"
+            "&void __cdecl wil::details::CloseHandle(void *),wistd::integral_constant<unsigned __int64,0>,void *,"
+            "void *,0,std::nullptr_t> >::reset",
+        ),
     ],
 )
 def test_cpp_names(decorated: str, shown: str) -> None:
@@ -92,9 +109,12 @@ def test_cpp_names(decorated: str, shown: str) -> None:
         "?x@y",
         "?x@@",  # what follows the name is cut off
         "?5@@YAXXZ",  # refers back to nothing
-        "?x@?1??Function@@9@9",
         "??0@QEAA@XZ",
-        "?x@?$T@$1?f@@YAXXZ@@SAXXZ",
+        "?x@?1??Function@@YAXXZ@4HA",  # of a function of C++: what the debugger shows is not known
+        "?x@?1??Function@@",
+        "?x@?$T@$1?f@@YAX0@Z@@SAXXZ",  # refers back to no type
+        "?x@?$T@$1?f@@YZXXZ@@SAXXZ",
+        "?x@?$T@" + "PEA" * 400 + "X@@SAXXZ",
         "?" + "a@" * 3000,
         "?x" + "@?$T@U" * 40,
         "?x@?A0x1234567g@@YAXXZ",
@@ -138,9 +158,9 @@ def test_every_name_of_the_kernels_equals_llvm(shared_data: Path) -> None:
             continue
         understood += 1
         expected = re.sub(r"\b(struct|class|union|enum) ", "", reference[name]).replace(", ", ",")
-        expected = expected.removeprefix("const ").replace(" dtor'", " destructor'")
+        expected = expected.replace('extern "C" ', "").removeprefix("const ").replace(" dtor'", " destructor'")
         while ">>" in expected:
             expected = expected.replace(">>", "> >")
         # llvm adds the types of the parameters.
         assert expected == shown or expected.startswith(f"{shown}("), name
-    assert understood > 0.85 * len(names)
+    assert understood > 0.97 * len(names)

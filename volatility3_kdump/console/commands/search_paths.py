@@ -14,6 +14,7 @@ from volatility3_kdump.console.syntax import Example, Option, rest, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import expanded
 from volatility3_kdump.stores.servers import MICROSOFT
+from volatility3_kdump.symbols.isf import how_to_get_image
 from volatility3_kdump.text.banner import dotted
 
 if TYPE_CHECKING:
@@ -154,6 +155,10 @@ def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
         yield f"*** ERROR: Module load completed but symbols could not be loaded for {module.image_name}"
     kernel = target.kernel is not None and target.kernel.base == module.base
     because = target.symbol_remedy if kernel and not target.has_names else ""
+    image = target.images.image_of(module)
+    if not kernel and state == "no symbols" and module.timestamp and image.image_file() is None:
+        because = how_to_get_image(module.image_name, module.timestamp, module.size)
+        because += "; a driver that is not Microsoft's needs -i DIRECTORY with its file"
     yield "; ".join(filter(None, (f"{module.name} ({state})" + (f": {reason}" if reason else ""), because)))
 
 

@@ -14,6 +14,10 @@ _STDCALL = re.compile(r"([_@]?)([^@?]+)@{1,2}\d+")
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _NAMESPACE_HASH = re.compile(r"(0x[0-9a-fA-F]{1,16})?")
 _DEEPEST = 16
+_MOST_REFERENCES = 10
+_CONVENTIONS = {"A": "__cdecl", "E": "__thiscall", "G": "__stdcall", "I": "__fastcall", "Q": "__vectorcall"}
+#: How what a pointer points to is qualified.
+_QUALIFIED = {"A": "", "B": " const", "C": " volatile", "D": " const volatile"}
 _LONGEST = 4096
 
 _TYPES = {
@@ -127,6 +131,7 @@ class _Parser:
         self.position = position
         self.depth = depth
         self.seen: list[str] = []
+        self.types: list[str] = []
         if depth > _DEEPEST:
             raise _NotUnderstood
 
@@ -196,12 +201,24 @@ class _Parser:
                     scopes.append("`anonymous namespace'")
                     self.remember(scopes[-1])
                     continue
-                if not self.accept("$"):
-                    raise _NotUnderstood  # a scope inside a function
-                scopes.append(self.template_scope())
+                if self.accept("$"):
+                    scopes.append(self.template_scope())
+                else:
+                    scopes += self.function_scope()
             else:
                 scopes.append(self.identifier())
         return scopes[::-1]
+
+    def function_scope(self) -> list[str]:
+        """A block of a function of C that a static variable stands in, innermost first: its number, the function."""
+        block = self.number()
+        inner = _Parser(self.text, self.position, self.depth + 1)
+        inner.take("?")
+        function = inner.symbol()
+        # Names of C have no types behind them; what the debugger shows for those of C++ is not known.
+        inner.take("9")
+        self.position = inner.position
+        return [f"`{block}'", f"`{function}'"]
 
     def identifier(self) -> str:
         if self.text[self.position].isdigit():
@@ -239,10 +256,78 @@ class _Parser:
         return name
 
     def argument(self) -> str:
-        return self.number() if self.accept("$0") else self.type()
+        if self.accept("$0"):
+            return self.number()
+        return self.function() if self.accept("$1") else self.type()
+
+    def function(self) -> str:
+        """The address of a function, with its type, as the debugger writes it."""
+        self.take("?")
+        name = self.identifier()
+        name = "::".join([*self.scopes(), name])
+        if self.accept("9"):
+            return f"&{name}"
+        self.take("Y")
+        result, convention, parameters = self.signature()
+        return f"&{result} {convention} {name}({parameters})"
+
+    def signature(self) -> tuple[str, str, str]:
+        """What a function gives, its calling convention, and its parameters."""
+        convention = _CONVENTIONS.get(self.next())
+        if convention is None:
+            raise _NotUnderstood
+        self.accept("?A")  # how the result is qualified
+        result = self.type()
+        parameters: list[str] = []
+        if self.accept("X"):
+            parameters.append("void")
+        else:
+            while not self.accept("@"):
+                if self.accept("Z"):
+                    parameters.append("...")
+                    break
+                parameters.append(self.parameter())
+        self.take("Z")
+        return result, convention, ",".join(parameters)
+
+    def parameter(self) -> str:
+        """A type; a digit refers to an earlier one that takes more than a letter."""
+        if self.text[self.position].isdigit():
+            index = int(self.next())
+            if index >= len(self.types):
+                raise _NotUnderstood
+            return self.types[index]
+        start = self.position
+        name = self.type()
+        if self.position - start > 1 and len(self.types) < _MOST_REFERENCES:
+            self.types.append(name)
+        return name
+
+    def pointer(self, mark: str) -> str:
+        if self.accept("6"):
+            result, convention, parameters = self.signature()
+            return f"{result} ({convention}{mark})({parameters})"
+        self.accept("E")  # of 64 bits
+        qualified = _QUALIFIED.get(self.next())
+        if qualified is None:
+            raise _NotUnderstood
+        pointed = self.type()
+        inner = f"{pointed}{qualified}"
+        return f"{inner}{mark}" if inner.endswith("*") else f"{inner} {mark}"
 
     def type(self) -> str:
+        if self.accept("$$T"):
+            return "std::nullptr_t"
         code = self.next()
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise _NotUnderstood
+        try:
+            return self.pointer("*" if code == "P" else "&") if code in "PA" else self.plain_type(code)
+        finally:
+            self.depth -= 1
+
+    def plain_type(self, code: str) -> str:
         if code in "TUVW":
             if code == "W":
                 self.take("4")
@@ -281,7 +366,7 @@ class _Parser:
             raise _NotUnderstood
 
     def remember(self, name: str) -> None:
-        if len(self.seen) < 10 and name not in self.seen:
+        if len(self.seen) < _MOST_REFERENCES and name not in self.seen:
             self.seen.append(name)
 
     def accept(self, text: str) -> bool:
