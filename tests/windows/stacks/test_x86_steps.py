@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,3 +149,61 @@ def test_frame_data_that_makes_no_sense_ends_in_words() -> None:
     assert run("1 " * 300) == "its program has more than 256 parts"
     assert run("$eip 16 16 * =").registers["eip"] == 256
     assert run("$esp 4099 4096 @ =").registers["esp"] == 4096
+
+
+def test_user_mode_of_a_32_bit_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the trap frame of a system call: ret of KiFastSystemCallRet, ret n of the stub, frame pointers from there.
+
+    The stack is that of Windows 7: the stub calls SharedUserData's SystemCall, which is ntdll!KiFastSystemCall.
+    """
+    import volatility3_kdump
+    from tests.small_machines import x86_bug_check, x86_context, x86_machine, x86_trap
+    from volatility3_kdump.cpu.x86_unwind import Registers
+    from volatility3_kdump.memory import Memory
+    from volatility3_kdump.windows.stacks.starts import crash_start
+    from volatility3_kdump.windows.stacks.walker import walker
+    from volatility3_kdump.windows.stacks.x86_walk import X86Walk
+
+    ntdll, program, stack = 0x77100000, 0x401000, 0x12F000
+    memory = bytearray(0x2000)
+    # ret; behind the stub's call edx: ret 0Ch; push ebp; mov ebp,esp; ...; call rel32.
+    code = {ntdll: b"\xc3", ntdll + 0x10: b"\xff\xd2\xc2\x0c\x00", program: b"\x55\x8b\xec\x90\x90\xe8\0\0\0\0\xc9\xc3"}
+    returned = program + 10
+    words = {0: ntdll + 0x12, 4: returned, 8: 1, 12: 2, 16: 3, 0x40: 0x12F080, 0x44: returned, 0x80: 0, 0x84: 0}
+    for offset, value in words.items():
+        struct.pack_into("<I", memory, offset, value)
+
+    def read(address: int, size: int) -> bytes | None:
+        if stack <= address < stack + len(memory):
+            return bytes(memory[address - stack : address - stack + size])
+        for start, held in code.items():
+            if start <= address < start + len(held):
+                return held[address - start : address - start + size]
+        return None
+
+    class Code:
+        wow64 = False
+        memory = Memory(read, 4, lambda address: "absent")
+        space = SimpleNamespace(narrow=memory, memory=memory)
+
+        def image_of(self, address: int) -> object | None:
+            return self if address >> 12 in (ntdll >> 12, program >> 12) else None
+
+        def frame_data(self, address: int) -> None:
+            return None
+
+        def name_at(self, ip: int, call_site: bool) -> None:
+            return None
+
+    machine = x86_machine()
+    trap = x86_trap(machine)
+    ebp = x86_bug_check(machine, trap, 0x80402000, trap, 0xD1, (0, 2, 0, ntdll))
+    machine.write(tmp_path / "x86.dmp", 0xD1, (0, 2, 0, ntdll), x86_context(ebp, ebp - 0x20), ebp - 0x20)
+    target = volatility3_kdump.open(tmp_path / "x86.dmp")
+    monkeypatch.setattr(X86Walk, "user_code", lambda self: Code())
+    walk = X86Walk(walker(target), crash_start(target), 32)
+    walk.rows.clear()
+    walk.add(ntdll, stack, "trap frame", False, stack + 0x40)
+    told = walk.user_mode(Registers(ntdll, stack, stack + 0x40), "trap frame", False)
+    assert [frame.ip for frame in told.frames] == [ntdll, ntdll + 0x12, returned, returned]
+    assert told.complete and told.end == "start of the thread"

@@ -65,14 +65,20 @@ def limits_of(code: UserCode, thread: int) -> tuple[int, int] | None:
 
 
 def walk_narrow(
-    code: UserCode, context: Context, limits: tuple[int, int] | None, most: int, trust: str = CONTEXT
+    code: UserCode,
+    context: Context,
+    limits: tuple[int, int] | None,
+    most: int,
+    trust: str = CONTEXT,
+    call_site: bool = False,
 ) -> UserStack:
     """The frames of 32-bit code, the first one included; at most ``most``.
 
-    By the frame data of PDB files where they are at hand, else by the chain of frame pointers.
+    ``call_site`` says that its eip is a return address. Frame data of PDB files leads on where it is at hand,
+    else the chain of frame pointers.
     """
     memory = code.space.narrow
-    at = Position.of(context, trust)
+    at = Position.of(context, trust)._replace(call_site=call_site)
     rows = [_row(at)]
 
     def end(why: str, complete: bool = False) -> UserStack:

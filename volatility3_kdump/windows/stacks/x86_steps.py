@@ -65,12 +65,13 @@ class Steps:
     def step(self, at: Position) -> Position | x86_unwind.Unwound:
         """The caller; or the outcome of the last way that was tried, with its reason."""
         entry = self._entry_of(at.eip - 1 if at.call_site else at.eip)
-        if not at.call_site:
+        # Behind a call that took no parameters the code goes on with what is on the stack: a system call's ret n.
+        if not at.call_site or not at.passed:
             left = x86_unwind.epilogue(at.registers, self._read)
             back = left[0]["eip"] if left is not None else None
             if left is not None and back and self._is_code(back):
                 called = follows_call(self._read, back, "x86")
-                if called is not False:
+                if called or (called is None and not at.call_site):
                     passed = entry.parameters if entry is not None else left[1]
                     return Position(left[0], FRAME_POINTER if called else SCAN, True, passed)
         if entry is not None:

@@ -25,6 +25,7 @@ from volatility3_kdump.windows.stacks.parts import with_parts
 from volatility3_kdump.windows.stacks.switched import narrow_switch
 from volatility3_kdump.windows.stacks.traps import Trap, failure_trap, is_record_at
 from volatility3_kdump.windows.stacks.walk import Walk
+from volatility3_kdump.windows.stacks.wow64_walk import walk_narrow
 
 _MASK = 0xFFFFFFFF
 #: How far a search for the next return address goes, in bytes.
@@ -59,13 +60,28 @@ class X86Walk(Walk):
             sp, fp = (None if value is None else sign_extended(value, 4) for value in (registers.esp, registers.ebp))
             self.add(ip, sp, trust, call_site, fp)
             if not self.target.is_kernel_address(ip) and (call_site or sp is None or not sp >> 63):
-                return self.finish("user mode", True)
+                return self.user_mode(registers, trust, call_site)
             if len(self.rows) >= self.most:
                 return self.finish(f"{self.most} frames, the limit", False)
             following = self.step(registers, call_site)
             if isinstance(following, tuple) and isinstance(following[0], str):
                 return self.finish(following[0], bool(following[1]))
             registers, trust, call_site = following
+
+    def user_mode(self, registers: x86_unwind.Registers, trust: str, call_site: bool) -> Stack:
+        """Go on in user mode, where the dump holds that of the process."""
+        code = self.user_code()
+        if code is None:
+            return self.finish("user mode", True)
+        walked = walk_narrow(
+            code, registers.to_context("trap frame"), None, self.most - len(self.rows) + 1, trust, call_site
+        )
+        self.narrow_from = len(self.rows) - 1
+        for row in walked.rows[1:]:
+            self.add(row.ip, row.sp, row.trust, row.call_site, row.fp)
+        if len(self.rows) >= self.most:
+            return self.finish(f"{self.most} frames, the limit", False)
+        return self.finish(walked.end, walked.complete)
 
     def step(self, registers: x86_unwind.Registers, call_site: bool) -> Following | tuple[str, bool]:
         """The caller's registers; or why there is none, and whether the stack is complete."""
