@@ -207,3 +207,42 @@ def test_commands_in_blocks_are_asked_for_as_well(session: Session) -> None:
     assert answer(session, ".block { $$><x }") == ["files of commands are not run here: give the commands themselves"]
     reading = ["files and the environment are not read by commands here"]
     assert answer(session, "as /e home HOME") == answer(session, '.foreach /f (x "/etc/passwd") { .echo x }') == reading
+
+
+def test_fixed_aliases(session: Session) -> None:
+    """The examples of "Using Aliases": a definition is replaced when it is made, and not again."""
+    value = "Evaluate expression: 3 = 00000000`00000003"
+    for line in ("r $.u2=2", "r $.u1=1+$u2", "r $.u2=6"):
+        assert answer(session, line) == []
+    assert answer(session, "? $u1") == [value]
+    for line in ("as fred 2", "r $.u1= 1 + fred", "as fred 6"):
+        answer(session, line)
+    assert answer(session, "? $u1") == [value]
+    for line in ("r $.u0=2", "r $.u0=7+$u0"):
+        answer(session, line)
+    assert answer(session, "? $u0") == ["Evaluate expression: 9 = 00000000`00000009"]
+    # Wherever it stands, also without blanks around it.
+    answer(session, "r $.u3=nt!KeBugCheckEx")
+    assert answer(session, "u $u3+0 L1") == answer(session, "u nt!KeBugCheckEx L1")
+    assert answer(session, ".echo $u9") == ["$u9"]
+
+
+def test_each_function(session: Session) -> None:
+    """The examples of "!for_each_function"."""
+    found = answer(session, "!for_each_function -m:nt -p:*BugCheckEx* -c:.echo @#FunctionName")
+    assert "KeBugCheckEx" in found
+    line = "!for_each_function -m:nt -p:KeBugCheckEx -c:u @#SymbolAddress L1"
+    assert answer(session, line) == answer(session, "u nt!KeBugCheckEx L1")
+    nested = "!for_each_module !for_each_function -m:${@#ModuleName} -p:KeBugCheckEx -c:.echo @#SymbolName"
+    assert "nt!KeBugCheckEx" in answer(session, nested)
+    assert answer(session, "!for_each_function -m:nt -p:x")[0].startswith("!for_each_function needs -c:")
+    assert answer(session, "!for_each_function -q:5")[0].startswith("!for_each_function knows no option -q:5")
+
+
+def test_versions_of_modules(session: Session) -> None:
+    """An example of "!for_each_module"; ``lmvm`` has the same."""
+    lines = answer(session, "!for_each_module .echo @#ModuleName fver = @#FileVersion pver = @#ProductVersion")
+    (line,) = [line for line in lines if line.startswith("myfault ")]
+    shown = "\n".join(answer(session, "lmvm myfault"))
+    assert line == "myfault fver = 4.0.0.0 pver = 4.0.0.0"
+    assert "File version:     4.0.0.0" in shown and "Product version:  4.0.0.0" in shown

@@ -228,6 +228,7 @@ def split_outside(text: str, separator: str) -> list[str]:
 
 _INTERPRETED = re.compile(r"\$\{(?:/([dfnv]):)?([^{}\s]+)\}")
 _OF_ALIASES = re.compile(r"\s*(as|aS|ad|al)\b")
+_FIXED = re.compile(r"\$u([0-9])")
 _SPACED = re.compile(r"(?<!\S)\S+(?!\S)")
 #: No more text comes out of a line by its aliases.
 _LONGEST_LINE = 1 << 16
@@ -245,6 +246,8 @@ class Aliases:
 
     def __init__(self) -> None:
         self.named: dict[str, str] = {}
+        #: ``$u0`` to ``$u9``, by their digit: they are replaced first, wherever they stand.
+        self.fixed: dict[str, str] = {}
 
     def expand(self, text: str) -> str:
         """A text with its aliases replaced: names that stand alone, ``${name}`` wherever it stands.
@@ -263,6 +266,8 @@ class Aliases:
 
     def _replaced(self, text: str) -> str:
         before = len(text)
+        if self.fixed and "$u" in text:
+            text = _FIXED.sub(lambda match: self.fixed.get(match[1], match[0]), text)
         if self.named and not _OF_ALIASES.match(text):
             text = _SPACED.sub(lambda match: self.named.get(match[0], match[0]), text)
         if "${" in text:

@@ -78,7 +78,7 @@ class State:
     symbol: str | None = None
     type_name: str | None = None
     search: tuple[str, int] | None = None
-    variables: dict[str, int] = field(default_factory=lambda: {f"t{number}": 0 for number in range(20)})
+    variables: dict[str, int] = field(default_factory=lambda: {"exp": 0, **{f"t{number}": 0 for number in range(20)}})
     typed: dict[str, CppValue] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
 

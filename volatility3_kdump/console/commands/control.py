@@ -23,12 +23,14 @@ from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.machine.system import read_system
 
 if TYPE_CHECKING:
+    from volatility3_kdump.images.modules import Module
+
     pass
 
 
 _PATHS = {"symbol": "_NT_SYMBOL_PATH", "image": "_NT_EXECUTABLE_IMAGE_PATH"}
 _PROCESSOR = re.compile(r"(\d+)\s*(s?)\s*(.*)", re.DOTALL)
-_ALIAS = re.compile(r"@#(\w+)")
+_ALIAS = re.compile(r"\$\{@#(\w+)\}|@#(\w+)")
 _MOST_NESTED = 4
 
 
@@ -346,6 +348,8 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
                 "timedatestamp": "?" if module.timestamp is None else f"{module.timestamp:x}",
                 "moduleindex": f"{index:x}",
             }
+            if "version" in body.lower():
+                values |= _versions(session, module)
             if not body:
                 yield f"{index:02x}: {values['base']} {values['end']} {module.name} {module.image_name}"
                 continue
@@ -354,15 +358,33 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
         session.module_loops -= 1
 
 
+def _versions(session: Session, module: Module) -> dict[str, str]:
+    """What the version resource of a module's image says, where the dump or an image file holds it."""
+    from volatility3_kdump.images.version_resource import image_version
+
+    image = session.target.images.image_of(module)
+    headers = image.headers()
+    version = image_version(image.read, headers) if headers is not None else None
+    if version is None:
+        return {"fileversion": "?", "productversion": "?"}
+    return {"fileversion": version.file_version, "productversion": version.product_version}
+
+
+_OF_FUNCTIONS = frozenset({"symbolname", "symboladdress", "modname", "functionname"})
 _NEVER_IN_NAMES = re.compile(r'[;"/\\\x00-\x1f]')
 
 
 def _replaced(text: str, values: dict[str, str]) -> str:
     """A command with the values of a module. Names come from the dump: they must not become commands, nor paths."""
-    parts = _ALIAS.split(text)
-    for index in range(1, len(parts), 2):
-        value = values.get(parts[index].lower())
-        if value is None:
-            raise KdumpError(f"!for_each_module knows no @#{parts[index]}: use {', '.join(sorted(values))}")
-        parts[index] = _NEVER_IN_NAMES.sub("_", value)
-    return "".join(parts)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        known = values.get(name.lower())
+        if known is not None:
+            return _NEVER_IN_NAMES.sub("_", known)
+        if name.lower() in _OF_FUNCTIONS:
+            # Of a !for_each_function that stands in it.
+            return match[0]
+        raise KdumpError(f"!for_each_module knows no @#{name}: use {', '.join(sorted(values))}")
+
+    return _ALIAS.sub(value, text)

@@ -21,6 +21,7 @@ from volatility3_kdump.windows.machine.special_registers import special_register
 
 #: Of all registers the user-defined pseudo-registers alone can be set.
 _ASSIGNMENT = re.compile(r"@?\$(t1?[0-9])\s*=\s*(.+)", re.IGNORECASE)
+_FIXED_ALIAS = re.compile(r"\$\.u([0-9])\s*=(.*)", re.DOTALL)
 _MASK = re.compile(r"M\s*(\S+)$|([FX]|YI?|ZI?|K)$")
 _VECTOR = re.compile(r"(?:xmm|v)([0-9]{1,2})$")
 _TYPED = re.compile(r"([@$\w]+):([0-9]{0,3})([a-z]{1,2})$")
@@ -40,6 +41,7 @@ _INTEGER, _FLOATS, _SEGMENTS, _MMX, _XMM, _XMM_INTEGERS = 0x3, 0x4, 0x8, 0x10, 0
         Option("M", "those of a mask (rm): rM 80 shows control registers", value="MASK"),
         Option("X", "the XMM registers"),
         Option("F", "the x87 registers"),
+        Option("$.uN=TEXT", "the text that $uN stands for in every command"),
         Option("?", "$tN keeps the type of a C++ expression, for ?? and @@c++( )"),
         Option(".", "those that the current instruction uses"),
     ),
@@ -54,6 +56,10 @@ _INTEGER, _FLOATS, _SEGMENTS, _MMX, _XMM, _XMM_INTEGERS = 0x3, 0x4, 0x8, 0x10, 0
 )
 def registers(session: Session, arguments: Arguments) -> Iterable[str]:
     text = (arguments.name[1:] + " " + arguments.text).strip() if arguments.name != "r" else arguments.text
+    fixed = _FIXED_ALIAS.fullmatch(text)
+    if fixed is not None:
+        session.aliases.fixed[fixed[1]] = fixed[2].strip()
+        return
     if text.startswith("?"):
         _assign_typed(session, arguments, text[1:].strip())
         return

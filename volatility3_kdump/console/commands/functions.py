@@ -1,0 +1,69 @@
+"""``!for_each_function``: commands for each function whose name fits a pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from volatility3_kdump.console.commands import Arguments, command, run
+from volatility3_kdump.console.script import inert
+from volatility3_kdump.console.session import Session
+from volatility3_kdump.console.syntax import Example, Option
+from volatility3_kdump.errors import KdumpError
+
+_MOST_NESTED = 3
+_OPTION = re.compile(r"-([mp]):(\S*)\s*|-c:(.*)$", re.DOTALL)
+_ALIAS = re.compile(r"(?:\$\{)?@#(SymbolName|SymbolAddress|ModName|FunctionName)\b\}?", re.IGNORECASE)
+_PATH = re.compile(r"[/\\]")
+
+
+@command(
+    "!for_each_function",
+    help="commands for each function whose name fits a pattern",
+    usage="-m:MODULE -p:PATTERN -c:COMMANDS",
+    own=True,
+    options=(
+        Option("-m:", "the module, or a pattern of modules", value="MODULE"),
+        Option("-p:", "what the function's name fits", value="PATTERN"),
+        Option(
+            "-c:",
+            "commands, all of the rest; @#FunctionName, @#SymbolName, @#SymbolAddress and @#ModName are the function's",
+            value="COMMANDS",
+        ),
+    ),
+    examples=(Example("!for_each_function -m:pci -p:*read* -c:.echo @#FunctionName"),),
+)
+def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
+    from volatility3_kdump.symbols.listing import matching
+
+    given: dict[str, str] = {}
+    text = arguments.text
+    while text:
+        match = _OPTION.match(text)
+        if match is None:
+            raise arguments.unknown(text.split()[0])
+        given[match[1] or "c"] = (match[2] if match[1] else match[3]).strip()
+        text = text[match.end() :]
+    missing = [f"-{letter}:" for letter in "mpc" if not given.get(letter)]
+    if missing:
+        raise KdumpError(f"!for_each_function needs {missing[0]} (.help !for_each_function)")
+    session.module_loops += 1
+    try:
+        if session.module_loops > _MOST_NESTED:
+            raise KdumpError("!for_each_function inside of itself is too deep")
+        for symbol in matching(session.target.names, f"{given['m']}!{given['p']}"):
+            if symbol.code:
+                values = {
+                    "symbolname": str(symbol),
+                    "symboladdress": f"0x{symbol.address:x}",
+                    "modname": symbol.module,
+                    "functionname": symbol.name,
+                }
+                yield from run(session, _filled(given["c"], values))
+    finally:
+        session.module_loops -= 1
+
+
+def _filled(commands: str, values: dict[str, str]) -> str:
+    """Names come from symbols of strangers: they become no commands, nor paths."""
+    return _ALIAS.sub(lambda match: _PATH.sub("_", inert(values[match[1].lower()])), commands)
