@@ -28,6 +28,10 @@ TRAP_FRAME_SIZE = 0x150
 #: Fp and Pc in a trap frame form a frame record: the trap handler's frame pointer leads to it.
 RECORD_IN_TRAP_FRAME = 0x140
 _ACTIVE, _FAULT_ADDRESS, _SPSR, _SP, _X0, _LR = 0x00, 0x08, 0x90, 0x98, 0xA0, 0x138
+#: VfpState, which points behind the frame where vector registers were saved; how far below handlers keep their record.
+_VECTORS, _NEAR = 0x10, 0x80
+#: No stack of a thread is larger.
+_SAME_STACK = 0x8000
 #: x0 to x18; the others are those of the interrupted code until a handler saves them.
 _SAVED = 19
 #: SPSR: the mode (its bit 4 is AArch32), those of the kernel and of user mode, bits that are always zero.
@@ -112,6 +116,23 @@ def why_not_trap_frame(read: Read, address: int, layouts: Layouts | None = None)
     if data is None:
         return f"{address:#x} not in the dump"
     return _against(data, address) or (None if _as_known(layouts) else "this kernel has another layout of trap frames")
+
+
+def is_marked(read: Read, address: int) -> bool:
+    """Whether a trap frame has its handler's marks: the vector registers behind it, or a record that leads to it.
+
+    That is asked of what was found by a search: a frame that an argument names need not have them.
+    """
+    data = read(address, TRAP_FRAME_SIZE)
+    if data is None or _against(data, address) is not None:
+        return False
+    if struct.unpack_from("<Q", data, _VECTORS)[0] == address + TRAP_FRAME_SIZE:
+        return True
+    sp, pc = (struct.unpack_from("<Q", data, offset)[0] for offset in (_SP, _LR + 0x10))
+    if pc >> VIRTUAL_ADDRESS_BITS not in (0, 0xFFFF) or not TRAP_FRAME_SIZE <= sp - address < _SAME_STACK:
+        return False
+    below = read(address - _NEAR, _NEAR) or b""
+    return address + RECORD_IN_TRAP_FRAME in (word for (word,) in struct.iter_unpack("<Q", below))
 
 
 def syndrome(esr: int) -> Syndrome:

@@ -266,6 +266,13 @@ def test_a_real_trap_frame(real: Target) -> None:
     assert arm64.syndrome(failure.context.registers["esr"]).access == "read"
 
 
+def test_the_marks_of_real_trap_frames(real: Target) -> None:
+    """The four on the stack that the dump holds whole; the last of them has no vector registers, only the record."""
+    low, high = 0xFFFFE00E0F145000, 0xFFFFE00E0F14D000
+    marked = [address for address in range(low, high, 16) if arm64.is_marked(real.memory.read, address)]
+    assert marked == [0xFFFFE00E0F149520, 0xFFFFE00E0F149E00, FAULT_TRAP, LIVE_TRAP]
+
+
 def test_a_real_stack_through_a_trap_frame(real: Target) -> None:
     """From the trap handler on, and to the same routines at its end that the stack of the crash ends in."""
     record = LIVE_TRAP + arm64.RECORD_IN_TRAP_FRAME

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3_kdump import tables
-from volatility3_kdump.cpu import amd64, x86
+from volatility3_kdump.cpu import amd64, arm64, x86
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
     CODES,
@@ -175,12 +175,13 @@ def _trap_frames(target: Target) -> tuple[Trap, ...]:
 
 
 def _searched(target: Target, stack: LiveStack) -> Iterator[int]:
-    """Places on a stack where a trap frame can lie: on x86 those with the kernel's mark."""
+    """Places on a stack where a trap frame can lie: those with the marks of the trap handler."""
     architecture, read = target.header.architecture, target.memory.read
+    is_marked = x86.is_marked if architecture == "x86" else arm64.is_marked
     step, size = alignment(architecture), trap_frame_size(architecture)
     for start, data in parts_of(target, stack):
         for offset in range(-start % step, len(data) - size + 1, step):
-            if architecture != "x86" or x86.is_marked(read, start + offset):
+            if is_marked(read, start + offset):
                 yield start + offset
 
 
