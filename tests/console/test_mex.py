@@ -161,3 +161,11 @@ def test_small_dumps_say_what_they_lack(sample: Callable[..., Path]) -> None:
 def test_what_is_refused(session: Session, line: str) -> None:
     (shown,) = answer(session, line)
     assert "knows no option -q" in shown
+
+
+def test_a_process_by_its_address(session: Session) -> None:
+    """``!tl fffffa800b1bab50`` of a published session."""
+    address = session.evaluate("@$proc")
+    named = answer(session, "!tl notmyfault")
+    assert answer(session, f"!tl {address:x}") == answer(session, f"!mex.tl 0x{address:x}") == named
+    assert answer(session, "!tl fffffa800b1bab50")[0].endswith("none has fffffa800b1bab50 in its name")

@@ -118,11 +118,15 @@ def find_lines(target: Target, threads: Iterable[ListedThread], wanted: str, lev
 
 
 def processes_named(target: Target, name: str | None) -> list[Process]:
-    """Every process, or those whose name has this text in it. Raises :class:`KdumpError`."""
+    """Every process, or those whose name has this text in it; the one at an address. Raises :class:`KdumpError`."""
     require_symbols(target, "the processes", "_EPROCESS")
     found = [read_process(target, address) for address in process_addresses(target)]
     if name is not None:
-        found = [process for process in found if name.lower() in (process.name or "").lower()]
+        wanted = name.lower()
+        address = wanted.removeprefix("0x").replace("`", "")
+        found = [
+            process for process in found if wanted in (process.name or "").lower() or f"{process.address:x}" == address
+        ]
     if not found:
         why = f"none has {name} in its name" if name else "the list of processes is not in the dump"
         raise KdumpError(f"{target.name}: no process found: {why}")

@@ -94,7 +94,7 @@ def find_stack(session: Session, arguments: Arguments) -> Iterator[str]:
     "!tasklist",
     help="MEX: processes",
     options=(Option("-t", "with counts of threads: running, ready, blocked, ALPC, I/O, resources"),),
-    arguments=(word("NAME", "only those with this in their names"),),
+    arguments=(word("NAME", "only those with this in their names, or the one at this address"),),
     examples=(Example("!tl -t"), Example("!mex.tl system")),
 )
 def process_list(session: Session, arguments: Arguments) -> Iterator[str]:
