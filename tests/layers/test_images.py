@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 import struct
@@ -13,13 +14,17 @@ from typing import Any
 import pytest
 
 import volatility3_kdump
+from kdump_sample import memory_images
 from kdump_sample.memory_images import KINDS
+from kdump_sample.physical import PhysicalMemory
 from tests import output
+from tests.layers.paging import SHARED_DATA, Tables, kernel_pages
 from tests.prompt import answer
 from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError, NotACrashDump
 from volatility3_kdump.layers import machine
+from volatility3_kdump.layout import Layouts
 from volatility3_kdump.views.report import report
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_process
@@ -392,3 +397,55 @@ def test_every_door_says_the_same_of_an_image(image: Image) -> None:
     answers = Answers(str(path), Options(offline=True), None, ())
     assert answers.target.header == target.header
     assert answers.hang({})
+
+
+Change = Callable[[memory_images.Image], memory_images.Image]
+
+
+def _changed(layouts: Layouts, path: Path, kind: str, change: Change) -> Path:
+    made = memory_images.image_of(memory_images.image_machine("myfault", layouts, True))
+    KINDS[kind](path, change(made))
+    return path
+
+
+def test_notes_of_more_processors_than_windows_has_are_told(layouts: Layouts, tmp_path: Path) -> None:
+    def twice(made: memory_images.Image) -> memory_images.Image:
+        return dataclasses.replace(made, processors=made.processors * 2)
+
+    target = volatility3_kdump.open(_changed(layouts, tmp_path / "six.elf", "elf", twice))
+    assert any("the registers of 6 processors, and Windows has 3" in line for line in target.warnings)
+    assert [processor.context is None for processor in processors(target)] == [False, False, False]
+
+
+def test_a_hole_in_an_image_is_absent_and_never_zero(layouts: Layouts, tmp_path: Path) -> None:
+    whole = volatility3_kdump.open(_changed(layouts, tmp_path / "whole.lime", "lime", lambda made: made))
+    process = crash_process(whole)
+    assert process is not None
+    physical, _ = whole.context.layers[whole.layer_name].translate(process.address & 0xFFFFFFFFFFFF)
+
+    def hole(made: memory_images.Image) -> memory_images.Image:
+        del made.physical.pages[physical >> 12]
+        return made
+
+    target = volatility3_kdump.open(_changed(layouts, tmp_path / "hole.lime", "lime", hole))
+    assert whole.memory.read(process.address, 8) is not None
+    assert target.memory.read(process.address, 8) is None
+    assert "not in the dump" in target.memory.why_unreadable(process.address)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_another_operating_system_or_windows_that_only_starts(early: bool, tmp_path: Path) -> None:
+    """Page tables lead to no shared data page: Linux. Or to that page, and to no kernel yet: an early start."""
+    tables = Tables("x64", 0x40, 0x41)
+    tables.map(0xFFFFFFFF81000000, 0x30)
+    pages = {0x30: b"Linux version 6.1.0-13-amd64".ljust(4096, b"\0")}
+    if early:
+        tables.map(SHARED_DATA[8], 0x32)
+        pages[0x32] = kernel_pages(8)[0x32]
+    memory = PhysicalMemory({}, [(0, 0x50)])
+    memory.pages = {pfn: bytearray(page) for pfn, page in {**pages, **tables.memory}.items()}
+    processor = memory_images.Processor(bytes(0x4D0), 0x40000, 0)
+    KINDS["elf"](tmp_path / "other.elf", memory_images.Image(memory, (processor,)))
+    told = refusal(tmp_path / "other.elf")
+    assert "neither the page tables of its processors (CR3 0x40000) nor a scan for others led to one" in told
+    assert "another operating system, or Windows early in its start" in told

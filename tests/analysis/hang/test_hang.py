@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,25 @@ def test_a_bug_check_about_something_that_does_not_go_on(sample: Sample) -> None
     assert (hang.verdict.suspect.module, hang.verdict.confidence) == ("RtsPer.sys", "high")
     # A crash says nothing of a hang.
     assert analyze_hang(_target(sample, "myfault")).verdict.suspect is None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, marks=() if code in (0xE2, 0xA0000001) else pytest.mark.thorough)
+        for code in (0xE2, 0x133, 0x161, 0x101, 0xA0000001, 0xA0000003)
+    ],
+)
+def test_whatever_the_dump_was_written_for(code: int, sample: Sample, tmp_path: Path) -> None:
+    """A dump that somebody asked for, a watchdog's and a live dump name who runs at DISPATCH_LEVEL."""
+    data = bytearray(sample(1, None, "hang-dpc").read_bytes())
+    # DUMP_HEADER64.BugCheckCode.
+    struct.pack_into("<I", data, 0x38, code)
+    path = tmp_path / "asked.dmp"
+    path.write_bytes(data)
+    hang = analyze_hang(volatility3_kdump.open(path))
+    assert hang.verdict.suspect is not None
+    assert hang.verdict.suspect.who == READER and "processors" in _pointed_at(hang)
 
 
 def test_a_small_dump_says_what_it_does_not_hold(sample: Sample) -> None:
