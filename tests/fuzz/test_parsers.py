@@ -46,6 +46,7 @@ from volatility3_kdump.images.version_resource import image_version
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.stores.paths import SearchPath, safe_file_name
 from volatility3_kdump.symbols import manifest
+from volatility3_kdump.symbols.pdb.lines import PdbLines
 from volatility3_kdump.symbols.pdb.names import PdbFile
 from volatility3_kdump.symbols.pdb.types import document_of
 from volatility3_kdump.symbols.pdb.undecorate import undecorate
@@ -237,6 +238,9 @@ def read_pdb(data: bytes, directory: Path) -> None:
         for _, _, name in opened.named():
             undecorate(name, opened.pointer_size)
         json.dumps(document_of(opened, "x.pdb"))
+        source_lines = PdbLines(opened)
+        for rva in range(0x1000, 0x3000, 0x40):
+            source_lines.line_of(rva)
 
 
 DECORATED = (
@@ -245,6 +249,8 @@ DECORATED = (
     "??$make@V?$vector@HV?$allocator@H@std@@@std@@@ns@@YA?AV?$vector@HV?$allocator@H@std@@@std@@XZ",
     "??_7Thing@@6BBase@@@",
     "?method@?$Template@PEAU_KTHREAD@@$0BA@@@UEAAPEAXP6AXPEAX@Z@Z",
+    "?Static@?1??Function@@9@9",
+    "?Release@?$Owner@URequest@toy@@$1?Forget@2@YAXPEAU12@@Z@toy@@QEAAKXZ",
 )
 
 
