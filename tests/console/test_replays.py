@@ -198,6 +198,8 @@ _REPLAYS: dict[str, tuple[str, list[Step]]] = {
         "hung-processor",
         [
             (".bugcheck", (r"Bugcheck code 00000101",)),
+            # The layout of the page on "!frozen"; the processor that hangs did not take the interrupt.
+            ("!frozen", (r"Processor states:$", r" {7}0 : Frozen$", r" {7}1 : TargetFreeze$", r" {7}2 : Current$")),
             ("!prcb 1", (r"PRCB for Processor 1 at ffffc3014f3c0180:",)),
             ("1k", (r"00 .* myfault\+0x1a60",)),
             ("~1s; k", (r"00 .* myfault\+0x1a60",)),

@@ -83,6 +83,13 @@ def ipi_lines(states: Iterable[IpiState]) -> Iterator[str]:
                 yield f"  {label + ':':<16} {value if isinstance(value, str) else f'{value:x}'}"
 
 
+def frozen_lines(states: Iterable[IpiState], current: int | None) -> Iterator[str]:
+    """``!frozen``."""
+    yield "Processor states:"
+    for state in states:
+        yield f"{state.number:8} : {'Current' if state.number == current else state.state_word or '?'}"
+
+
 def task_lines(task: TaskState) -> Iterator[str]:
     """``.tss`` of x64, which the debugger has for x86 alone: the stacks that it names."""
     yield f"KTSS64 at {_plain(task.address)}"

@@ -86,6 +86,11 @@ def ipi_text(target: Target, number: int | None) -> Iterator[str]:
     return words.ipi_lines(ipi_states(target, number))
 
 
+def frozen_text(target: Target, current: int | None) -> Iterator[str]:
+    """``!frozen``; ``current`` is the number of the current processor. Raises a :class:`KdumpError`."""
+    return words.frozen_lines(ipi_states(target), current)
+
+
 def task_text(target: Target, address: int | None, processor: int | None) -> Iterator[str]:
     """``.tss``: at an address, or that of a processor. Raises a :class:`KdumpError`."""
     if address is None:

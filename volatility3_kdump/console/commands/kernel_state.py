@@ -69,6 +69,13 @@ def interprocessor_interrupts(session: Session, arguments: Arguments) -> Iterabl
     return ipi_text(session.target, arguments.number("PROCESSOR"))
 
 
+@command("!frozen", help="which processors were stopped")
+def frozen_processors(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.kernel_state import frozen_text
+
+    return frozen_text(session.target, session.current.processor)
+
+
 @command(
     ".tss",
     "!tss",

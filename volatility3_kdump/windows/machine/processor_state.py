@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 #: The low bits of KPRCB.IpiFrozen, and flags above them, as the documentation's example of !ipi names them.
-_FROZEN = {0: "Running", 1: "TargetFreeze", 2: "Frozen", 3: "Thaw", 4: "Owner"}
+_FROZEN = {0: "Running", 2: "Frozen", 3: "Thaw", 4: "Owner", 5: "TargetFreeze"}
 _FREEZE_ACTIVE = 0x20
 _STACKS = ("Rsp0", "Rsp1", "Rsp2")
 _INTERRUPT_STACKS, _LARGEST_NODES = 7, 64
@@ -40,8 +40,13 @@ class IpiState:
         if self.frozen is None:
             return ""
         words = ["FreezeActive"] if self.frozen & _FREEZE_ACTIVE else []
-        words.append(_FROZEN.get(self.frozen & 0xF, f"{self.frozen & 0xF:x}"))
+        words.append(self.state_word or "")
         return " ".join(f"[{word}]" for word in words)
+
+    @property
+    def state_word(self) -> str | None:
+        """``Frozen``; the number where it has no name, ``None`` where it is not known."""
+        return None if self.frozen is None else _FROZEN.get(self.frozen & 0xF, f"{self.frozen & 0xF:x}")
 
 
 @dataclass(frozen=True)
