@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,21 @@ def test_commands_that_are_named_exist() -> None:
 
 def test_typing_errors_still_name_the_nearest(session: Session) -> None:
     assert answer(session, "!proces")[0].startswith("!proces: no such command here; did you mean !process or ")
+
+
+def documented() -> list[str]:
+    """The names in the table of contents of the debugger's documentation."""
+    lines = (Path(__file__).parent / "documented_commands.txt").read_text(encoding="utf-8").splitlines()
+    return [name for line in lines if not line.startswith("#") for name in line.split()]
+
+
+def test_every_documented_name_is_a_command_or_has_its_words() -> None:
+    assert len(documented()) > 450
+    for name in documented():
+        if pointer(name) is None:
+            find(name)
+
+
+def test_no_command_is_said_not_to_be_there() -> None:
+    commands = {command.lower() for command in registry()}
+    assert [name for name in names() if name in commands] == []
