@@ -97,7 +97,7 @@ WITHOUT_PAIR = {
     # The sample has no work queues.
     "!exqueue",
     *("!poaction", "!verifier", "!deadlock", "!vpb", "!ca", "!pfn", "!idt"),
-    *("!peb", "!teb", "!dlls", "!gle"),
+    *("!peb", "!teb", "!dlls", "!gle", "!reg"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 
