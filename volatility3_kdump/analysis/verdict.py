@@ -214,6 +214,11 @@ class _Decision:
             previous = entry
         return len(self.entries)
 
+    def _is_at(self, entry: StackEntry, ip: int) -> bool:
+        """Whether an entry is at an address; those of x86 may be sign-extended."""
+        mask = 0xFFFFFFFF if self.facts.architecture == "x86" else 0xFFFFFFFFFFFFFFFF
+        return entry.address & mask == ip & mask
+
     def _top(self) -> tuple[int, StackEntry | None]:
         """Where the walk starts when an exception is reported: at the instruction that failed; above it are handlers.
 
@@ -222,7 +227,7 @@ class _Decision:
         ip = self.facts.ip
         if ip is None or not self._reports_exception():
             return -1, None
-        index = next((index for index, entry in enumerate(self.entries) if entry.address == ip), None)
+        index = next((index for index, entry in enumerate(self.entries) if self._is_at(entry, ip)), None)
         if index is not None:
             # Classic debuggers walk from the very top.
             return -1 if self.facts.generation == buckets.CLASSIC else index, None
@@ -495,7 +500,8 @@ class _Decision:
         facts = self.facts
         if facts.in_module is not None or facts.ip is None:
             return facts
-        entry = next((entry for entry in self.entries if entry.address == facts.ip), None) or self._entry(facts.ip)
+        ip = facts.ip
+        entry = next((entry for entry in self.entries if self._is_at(entry, ip)), None) or self._entry(ip)
         if entry is None:
             return facts
         in_module = entry.module is not None and not entry.unloaded

@@ -98,6 +98,8 @@ def test_the_trap_handler_that_stops_the_system(tmp_path: Path, newer: bool) -> 
     )
     assert crash.plausibility is not None and crash.plausibility.outcome == "explained"
     assert crash.verdict.module_name == "widget" and crash.stack.complete
+    # The frame that faulted is the one that is blamed, and none is made up for it.
+    assert crash.verdict.frame == 2 and "the walk starts at the instruction that failed, frame 2" in crash.verdict.rule
     assert [entry.address for entry in trap_frames(target)] == [HIGH | trap]
 
 
