@@ -51,6 +51,7 @@ def target_of(
         names=SimpleNamespace(
             module_of=lambda address: module if 0 <= address - BASE < len(code) else None, lookup=lookup
         ),
+        images=SimpleNamespace(image_of=lambda module: SimpleNamespace(read=lambda rva, size: None)),
         once=lambda make: SimpleNamespace(table_of=lambda module: SimpleNamespace(find=find)),
     )
 

@@ -162,6 +162,12 @@ def test_source_lines_of_the_stack(made: MadeMachine) -> None:
         "myfault!DeviceControl+0x61 [C:\\src\\made.c @ 120]",
     ]
     assert not [line for line in answer(session, "kL") if "made.c" in line]
+    # Code that the dump does not hold is that of the image file, and said to be.
+    assert answer(session, "u nt!IofCallDriver L1") == [
+        "nt!IofCallDriver:",
+        "fffff800`62892810 4883ec38        sub     rsp,38h",
+        f"NOTE: the dump does not hold this code; it is that of {made.kernel.image}",
+    ]
     assert answer(session, "ln myfault!DoFault+1")[0].startswith("[C:\\src\\made.c @ 100] (fffff800`60da1c80) ")
     lines = [line for line in answer(session, "!analyze -v") if line.startswith("FAULTING_SOURCE")]
     assert lines == [

@@ -20,9 +20,27 @@ _BATCH = 64
 
 
 def instructions_from(target: Target, address: int, count: int) -> list[Instruction]:
-    """Up to ``count`` instructions from an address; fewer where the code is not in the dump or does not decode."""
+    """Up to ``count`` instructions from an address; fewer where the code is not to be had or does not decode.
+
+    What the dump does not hold of a module comes from its image file, as in the debugger.
+    """
     architecture = architecture_at(target, address)
-    return decode_many(target.memory.read, address, count, architecture, name_of=target.name_of)
+    return decode_many(lambda at, size: _code(target, at, size), address, count, architecture, name_of=target.name_of)
+
+
+def _code(target: Target, address: int, size: int) -> bytes | None:
+    data = target.memory.read(address, size)
+    module = target.names.module_of(address) if data is None else None
+    return data if module is None else target.images.image_of(module).read(address - module.base, size)
+
+
+def file_of_code(target: Target, address: int) -> str | None:
+    """The image file that code comes from which the dump does not hold; ``None`` for code that it does hold."""
+    module = target.names.module_of(address)
+    if module is None or target.memory.read(address, 1) is not None:
+        return None
+    file = target.images.image_of(module).image_file()
+    return None if file is None else str(file.path)
 
 
 def instructions_before(target: Target, address: int, count: int) -> list[Instruction]:

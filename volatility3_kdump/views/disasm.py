@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from volatility3_kdump.analysis.code import instructions_before, instructions_from, names_of, why_no_code
+from volatility3_kdump.analysis.code import file_of_code, instructions_before, instructions_from, names_of, why_no_code
 from volatility3_kdump.cpu.instruction import Instruction
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.disasm import listing
@@ -69,4 +69,11 @@ def instructions_grid(target: Target, start: int, decoded: Sequence[Instruction]
     name = names_of(target, [first])[first]
     architecture = architecture_at(target, first)
     size = 4 if architecture == "x86" else target.memory.pointer_size
-    return CODE.grid(rows(), lambda: listing(start, name, decoded, wanted, architecture, size))
+
+    def lines() -> Iterator[str]:
+        yield from listing(start, name, decoded, wanted, architecture, size)
+        file = file_of_code(target, first) if decoded else None
+        if file is not None:
+            yield f"NOTE: the dump does not hold this code; it is that of {file}"
+
+    return CODE.grid(rows(), lines)
