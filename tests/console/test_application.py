@@ -199,7 +199,9 @@ def test_bytes_that_are_no_text(sample) -> None:
 def test_the_prompt() -> None:
     def dump(processor: int | None, processors: int | None) -> SimpleNamespace:
         return SimpleNamespace(
-            processor=processor, target=SimpleNamespace(header=SimpleNamespace(number_processors=processors))
+            processor=processor,
+            target=SimpleNamespace(header=SimpleNamespace(number_processors=processors)),
+            state=SimpleNamespace(machine=None),
         )
 
     session = Session()

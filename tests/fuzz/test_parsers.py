@@ -34,7 +34,7 @@ from volatility3_kdump import batch
 from volatility3_kdump.archives.cache import MemberCache
 from volatility3_kdump.archives.containers import open_container
 from volatility3_kdump.batch import LineFile
-from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
+from volatility3_kdump.cpu import amd64_unwind, arm64_unwind, x86_frames
 from volatility3_kdump.dump import BytesSource, TaggedBlob
 from volatility3_kdump.dump.smbios import TAG, machine_information
 from volatility3_kdump.dump.tagged import tagged_blobs
@@ -46,6 +46,7 @@ from volatility3_kdump.images.version_resource import image_version
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.stores.paths import SearchPath, safe_file_name
 from volatility3_kdump.symbols import manifest
+from volatility3_kdump.symbols.pdb.frames import frame_table
 from volatility3_kdump.symbols.pdb.lines import PdbLines
 from volatility3_kdump.symbols.pdb.names import PdbFile
 from volatility3_kdump.symbols.pdb.types import document_of
@@ -241,6 +242,12 @@ def read_pdb(data: bytes, directory: Path) -> None:
         source_lines = PdbLines(opened)
         for rva in range(0x1000, 0x3000, 0x40):
             source_lines.line_of(rva)
+        frames = frame_table(opened)
+        for rva in range(0x1000, 0x1200, 0x10):
+            entry = frames.find(rva)
+            if entry is not None:
+                # Whatever the program is, it ends, with registers or with a reason.
+                x86_frames.step(entry, dict.fromkeys(x86_frames.REGISTERS, rva), lambda at, size: bytes(size), bool)
 
 
 DECORATED = (
