@@ -83,6 +83,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("ln nt!KeBugCheckEx+4", "symbols", {"near": "nt!KeBugCheckEx+4"}),
     ("!error c0000005", "error", {"code": ["c0000005"]}),
     ("!error 5 1", "error", {"code": ["5"], "status": True}),
+    ("!sysinfo smbios", "smbios", {}),
 ]
 #: How many lines a command shows before those of the plugin; and commands that show a part of its text.
 PREFIXES = {".trap ffffd48f`77af97e0; kv": 11, ".thread ffff91895309d080; kn": 1, "!process 1e90 3": 1}
@@ -97,7 +98,11 @@ WITHOUT_PAIR = {
     # The sample has no work queues.
     "!exqueue",
     *("!poaction", "!verifier", "!deadlock", "!vpb", "!ca", "!pfn", "!idt"),
-    *("!peb", "!teb", "!dlls", "!gle", "!reg"),
+    *("!peb", "!teb", "!dlls", "!gle"),
+    # Types that the table of the sample does not have.
+    *("!reg", "!job", "!alpc", "!lookaside", "!whea"),
+    # No process of the sample has 32-bit code.
+    *("!wow64exts.k", "!wow64exts.r"),
     *("version", ".time", ".lastevent", "!sysinfo", ".dumpdebug"),
 }
 
