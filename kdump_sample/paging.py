@@ -112,12 +112,18 @@ class AddressSpaces:
 
     def write(self, address: int, data: bytes | bytearray, flags: int = KERNEL_DATA, process: int = 0) -> None:
         """Store bytes, making the pages that are missing: user data for a user address, else kernel data."""
-        user = not address >> 47
+        purpose = "kernel" if address >> 47 else "user"
+        offset = address % PAGE
+        if offset + len(data) <= PAGE:
+            # Nearly every write is a field.
+            if data:
+                self.page(address, flags, process, purpose)[offset : offset + len(data)] = data
+            return
         position = 0
         while position < len(data):
             offset = (address + position) % PAGE
             count = min(PAGE - offset, len(data) - position)
-            page = self.page(address + position, flags, process, "user" if user else "kernel")
+            page = self.page(address + position, flags, process, purpose)
             page[offset : offset + count] = data[position : position + count]
             position += count
 

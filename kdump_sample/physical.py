@@ -42,9 +42,13 @@ class PhysicalMemory:
 
     def claim(self, pfn: int) -> bytearray:
         """Make the page of this PFN present, full of zeros if it was absent."""
+        page = self.pages.get(pfn)
+        if page is not None:
+            return page
         if not any(first <= pfn < first + count for first, count in self.installed):
             raise ValueError(f"page frame {pfn:#x} is outside the installed memory")
-        return self.pages.setdefault(pfn, bytearray(PAGE))
+        page = self.pages[pfn] = bytearray(PAGE)
+        return page
 
     def runs(self, pfns: Iterable[int] | None = None) -> list[tuple[int, int]]:
         """The given PFNs, or all that are present, as (first PFN, number of pages) in ascending order."""

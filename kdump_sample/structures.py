@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ from kdump_sample.paging import AddressSpaces
 from volatility3_kdump.layout import Field, FieldPath, Layouts
 
 Value = int | bytes | str | Sequence[int]
+
+#: What :meth:`Structures.find` answered, for each symbol table: every machine asks for the same few thousand fields.
+_PLACES: weakref.WeakKeyDictionary[Layouts, dict[tuple[str, FieldPath], tuple[int, Field] | None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 _INDEXED = re.compile(r"^(.*?)\[(\d+)\](?:\.(.*))?$")
 
@@ -28,6 +34,7 @@ class Structures:
     def __init__(self, layouts: Layouts, memory: AddressSpaces) -> None:
         self.layouts = layouts
         self.memory = memory
+        self._places = _PLACES.setdefault(layouts, {})
         #: (type, path) of every field that was asked for and that the symbol table does not have.
         self.missing: set[tuple[str, str]] = set()
 
@@ -42,12 +49,16 @@ class Structures:
     def find(self, type_name: str, path: FieldPath) -> tuple[int, Field] | None:
         """Offset and field for a dotted path that may index arrays (``WaitBlock[1].Object``), or for the first of
         several alternatives that exists."""
-        for candidate in (path,) if isinstance(path, str) else path:
-            place = self._find(type_name, candidate)
-            if place is not None:
-                return place
-        self.missing.add((type_name, path if isinstance(path, str) else path[0]))
-        return None
+        key = (type_name, path)
+        try:
+            place = self._places[key]
+        except KeyError:
+            candidates = (path,) if isinstance(path, str) else path
+            located = (self._find(type_name, candidate) for candidate in candidates)
+            place = self._places[key] = next((one for one in located if one is not None), None)
+        if place is None:
+            self.missing.add((type_name, path if isinstance(path, str) else path[0]))
+        return place
 
     def _find(self, type_name: str, path: str) -> tuple[int, Field] | None:
         indexed = _INDEXED.match(path)
@@ -98,16 +109,17 @@ class Structure:
         offset, field = located
         address = self.address + offset
         memory = self._owner.memory
+        size = field.size
         if isinstance(value, str):
-            value = value.encode("ascii")[: field.size].ljust(field.size, b"\0")
+            value = value.encode("ascii")[:size].ljust(size, b"\0")
         elif isinstance(value, int):
             if field.bits:
-                unit = int.from_bytes(memory.read(address, field.size, self._process) or bytes(field.size), "little")
+                unit = int.from_bytes(memory.read(address, size, self._process) or bytes(size), "little")
                 mask = ((1 << field.bits) - 1) << field.bit
                 value = (unit & ~mask) | (value << field.bit & mask)
-            value = (value & ((1 << field.size * 8) - 1)).to_bytes(field.size, "little")
+            value = (value & ((1 << size * 8) - 1)).to_bytes(size, "little")
         elif not isinstance(value, bytes):
-            size = field.size // (field.count or 1)
+            size //= field.count or 1
             value = b"".join(element.to_bytes(size, "little") for element in value)
         memory.write(address, value, process=self._process)
         return True
