@@ -23,6 +23,9 @@ SOURCES := $(METADATA) $(shell find volatility3_kdump kdump_sample plugins symbo
 # setuptools packs whatever an earlier build left there.
 FRESH_BUILD := rm -rf build/lib build/bdist.* *.egg-info
 
+# Tests start hundreds of interpreters: what they compile is kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: demo test test-all test-oldest fuzz lint bench clean
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ import volatility3.symbols  # noqa: E402
 from volatility3 import schemas  # noqa: E402
 from volatility3.framework import constants  # noqa: E402
 
+from tests import amounts  # noqa: E402
+from tests.cpu_times import CpuTimes  # noqa: E402
 from tests.vol_here import VolHere  # noqa: E402
 from tests.vol_server import VolServer  # noqa: E402
 from volatility3_kdump.analysis import reasoning  # noqa: E402
@@ -79,9 +81,6 @@ isf._parsed_file = _keeping_tables(isf._parsed_file.__wrapped__)
 # Where jsonschema is installed, the host holds each symbol table that it reads against a schema, for ten seconds.
 schemas.valid = lambda *_, **__: True
 
-# The same examples in every run.
-hypothesis.settings.register_profile("same", derandomize=True)
-hypothesis.settings.load_profile("same")
 
 #: Whether the host is older than the one whose plugins serve as oracles.
 OLD_HOST = tuple(map(int, constants.PACKAGE_VERSION.split(".")[:2])) < (2, 28)
@@ -94,16 +93,46 @@ VOL_OPTIONS = ("-p", str(CHECKOUT / "plugins"), "-s", str(CHECKOUT / "symbols"),
 RunVol = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The same examples in every run, and how many."""
+    amounts.thorough = config.getoption("--thorough")
+    hypothesis.settings.register_profile("same", derandomize=True, max_examples=amounts.part(100))
+    hypothesis.settings.load_profile("same")
+    if config.getoption("--cpu-times"):
+        config.pluginmanager.register(CpuTimes())
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",
         action="store_true",
         help="every kernel instead of one for each test, and the tests marked `thorough` (make test-all)",
     )
+    parser.addoption("--cpu-times", action="store_true", help="show which tests took the most processor time")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Let every second worker collect from the end.
+
+    Each finds the rewritten files of the other from the middle on: in a fresh clone rewriting is half of collecting.
+    """
+    report = yield
+    if isinstance(collector, pytest.Dir) and _from_the_end():
+        report.result.reverse()
+    return report
+
+
+def _from_the_end() -> bool:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2 == 1
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is marked ``thorough`` or ``newest_host``, where that is not wanted."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The workers must agree on the order, whatever they collected first.
+        items.sort(key=lambda item: item.path)
     skipped = {}
     if OLD_HOST:
         reason = f"the plugins of volatility3 {constants.PACKAGE_VERSION} answer in another form"
@@ -260,7 +289,6 @@ def vol_environment(home: Path) -> dict[str, str]:
         "XDG_CACHE_HOME": str(home / "cache"),
         "APPDATA": str(home),
         "PYTHONPATH": str(CHECKOUT),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump import isf_document
 from volatility3_kdump.isf_document import parse, validate
 from volatility3_kdump.layout import LayoutError, Layouts
@@ -134,7 +135,7 @@ VALUE = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part(300), deadline=None)
 @given(st.data())
 def test_a_document_with_one_other_value_is_refused_or_usable(data: st.DataObject) -> None:
     document = copy.deepcopy(GOOD)

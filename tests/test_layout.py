@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import LayoutError, Layouts
 
@@ -82,7 +83,7 @@ def structures(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, tuple[int, st
     return structure(position + draw(st.integers(0, 8)), **fields), expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(structures(), st.data())
 def test_scalars_read_as_struct_reads_them(
     made: tuple[dict[str, Any], dict[str, tuple[int, str]]], data: st.DataObject
@@ -103,7 +104,7 @@ def test_scalars_read_as_struct_reads_them(
         reader.unpack(block[: start + reader.size - 1], start)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.data())
 def test_bit_fields(data: st.DataObject) -> None:
     storage = data.draw(st.sampled_from(["unsigned char", "unsigned short", "unsigned long", "unsigned long long"]))
@@ -126,7 +127,7 @@ def test_bit_fields(data: st.DataObject) -> None:
         assert getattr(row, name) == value >> position & (1 << length) - 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.data())
 def test_paths_add_up_the_offsets_of_embedded_structures(offsets: list[int], data: st.DataObject) -> None:
     inner = structure(
@@ -232,7 +233,7 @@ def test_symbols() -> None:
     assert sorted(layouts.symbol_names()) == ["a", "b", "nothing", "twin"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(1, 500), min_size=1), st.integers(0, 600))
 def test_the_nearest_symbol(symbols: dict[str, int], offset: int) -> None:
     made = document()
@@ -321,7 +322,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.data())
 def test_a_document_with_any_value_replaced_raises_only_our_errors(data: st.DataObject) -> None:
     made = json.loads(

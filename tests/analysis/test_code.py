@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.analysis.code import instructions_before, instructions_from
 from volatility3_kdump.cpu import amd64_unwind
 from volatility3_kdump.images.modules import Module
@@ -136,7 +137,7 @@ def test_backwards_takes_no_longer_for_more() -> None:
     assert time.process_time() - began < 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(
     st.binary(min_size=1, max_size=64), st.integers(0, 70), st.integers(1, 12), st.sampled_from(["x64", "x86", "arm64"])
 )

@@ -14,6 +14,7 @@ import volatility3_kdump
 from kdump_sample.machine import Machine
 from kdump_sample.scenes import make_scene
 from kdump_sample.variants import crashing
+from tests.amounts import part
 from tests.edited import edited, write_scene
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
 from volatility3_kdump.analysis.failure import (
@@ -330,7 +331,7 @@ _VALUES = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(_CODES), st.lists(_VALUES, min_size=4, max_size=4))
 def test_any_arguments_give_a_failure(plain: Target, code: int, values: list[int | None]) -> None:
     failure = find_failure(plain, describe(code, values))

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from volatility3_kdump.analysis import plausibility as outcomes
 from volatility3_kdump.analysis.bugcheck import describe
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
@@ -192,7 +193,7 @@ def test_a_dump_without_its_modules(sample: Callable[..., Path], tmp_path: Path)
 # anything -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.sampled_from((0xA, 0xD1, 0x50, 0x1E, 0x3B, 0x7E, 0x8E, 0xBE, 0x139)),
     parameters=st.lists(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.analysis import reasoning, rules
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import RULES, Case, Culprit, Finding, Reasoning, rule
@@ -127,7 +128,7 @@ def test_arguments_that_point_nowhere(
     check(other_arguments(code, parameters, dump_type=dump_type))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.sampled_from(MINE),
     parameters=st.lists(ARGUMENT, min_size=4, max_size=4),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value, values
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.crash import analyze_crash
@@ -175,7 +176,7 @@ ADDRESSES = [0, RECORD, RECORD + 1, RECORD - 0x28, 0xFFFF91894EF60010, NVLDDMKM,
 ARGUMENTS = st.one_of(st.sampled_from(ADDRESSES), st.integers(0, 2**64 - 1), st.none())
 
 
-@settings(max_examples=120, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(120), deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.sampled_from([0x124, 0x124, 0x12B, 0x3D, 0x116, 0x117, 0x119, 0x141, 0xEA]),
     arguments=st.tuples(st.one_of(st.integers(0, 20), ARGUMENTS), ARGUMENTS, ARGUMENTS, ARGUMENTS),

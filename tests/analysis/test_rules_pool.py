@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import header_bug_check
@@ -253,7 +254,7 @@ KINDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(150), deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.sampled_from([0x19, 0x1A, 0xC1, 0xC2, 0xCC, 0xCE, 0xD6]),
     kind=st.one_of(KINDS, ARGUMENTS),

@@ -17,6 +17,8 @@ from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
 from kdump_sample.scene import KernelStructure
 from kdump_sample.scenes import make_scene
+from tests import amounts
+from tests.amounts import part
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value, values
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
 from volatility3_kdump.analysis.bugcheck import describe, header_bug_check
@@ -231,7 +233,7 @@ ADDRESSES = [
 ARGUMENTS = st.one_of(st.sampled_from(ADDRESSES), st.integers(0, 2**64 - 1), st.none())
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(150), deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.sampled_from([0x9F, 0x9F, 0xA0, 0xCA, 0x1C8, 0x1D5]),
     kind=st.one_of(st.integers(0, 16), ARGUMENTS),
@@ -248,7 +250,7 @@ def test_any_arguments(other_arguments: MakeCase, code, kind, rest, dump_type) -
 def test_a_device_that_the_power_framework_waits_for(isf_paths: list[Path], tmp_path: Path) -> None:
     """0x9F, P1 = 5, and 0x15F, P1 = 2: a POP_FX_DEVICE leads to the device node, and that to the service."""
     device = 0xFFFF91894EF4D010
-    for isf in isf_paths[-3:]:
+    for isf in isf_paths[-3:] if amounts.thorough else isf_paths[-1:]:
         layouts = Layouts.load(isf)
         scene = make_scene("blocked-power-irp", layouts)
         fields = {"Irp": IRP, ("DevNode", "DeviceNode"): NODE}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.analysis.reasons import KERNEL, TRIAGE, MakeCase, both, value
 from volatility3_kdump import tables
 from volatility3_kdump.analysis import rules  # noqa: F401  (registers them)
@@ -163,7 +164,7 @@ def test_every_kind_with_arguments_that_lead_everywhere(other_arguments: MakeCas
 ARGUMENTS = st.one_of(st.sampled_from(ADDRESSES), st.integers(0, 2**64 - 1), st.none())
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(150), deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     which=st.sampled_from(kinds()),
     rest=st.tuples(ARGUMENTS, ARGUMENTS, ARGUMENTS),

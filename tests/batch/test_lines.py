@@ -19,7 +19,9 @@ from volatility3_kdump.batch import LineFile, task
 from volatility3_kdump.errors import KdumpError
 
 
-@pytest.mark.parametrize("count", range(14))
+@pytest.mark.parametrize(
+    "count", [pytest.param(count, marks=() if count in (3, 13) else pytest.mark.thorough) for count in range(14)]
+)
 def test_what_is_left_is_done(count: int, dumps: Path, lines: list[Line], unread: None) -> None:
     executor = Here()
     rest = list(batch.batch([dumps], executor=executor, jobs=1, done=known(lines[:count])))

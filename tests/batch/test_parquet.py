@@ -70,6 +70,7 @@ def test_every_column_is_in_the_documentation() -> None:
         assert set(re.findall(r"`([a-z_0-9]+)`", section)) == set(columns) - {"dump"}, name
 
 
+@pytest.mark.thorough
 def test_many_lines_take_little_memory(analysed: list[Any], tmp_path: Path) -> None:
     import tracemalloc
 

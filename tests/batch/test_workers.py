@@ -33,6 +33,7 @@ def test_processes_give_the_same_lines(dumps: Path, lines: list[Line]) -> None:
     assert progress[-1] == (len(EXPECTED), len(EXPECTED))
 
 
+@pytest.mark.thorough
 @posix
 def test_a_worker_that_dies_costs_its_own_file_a_line(grim: Callable[..., Path]) -> None:
     root = grim("a.dmp", "b-killed.dmp", "c.dmp", "d-killed.dmp", "e.dmp")
@@ -137,6 +138,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.thorough
 @posix
 @pytest.mark.parametrize("how", [pytest.param("loops", marks=pytest.mark.thorough), "hangs"])
 def test_an_interrupt_leaves_a_file_to_go_on_with(how: str, grim: Callable[..., Path]) -> None:

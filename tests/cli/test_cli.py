@@ -102,6 +102,7 @@ def test_vol_knows_our_plugins_and_renderer_on_every_host(tmp_path: Path) -> Non
     assert "windbg" in finished.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.newest_host
 def test_vol_indexes_no_symbol_tables_for_our_plugins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: Callable[..., Path]

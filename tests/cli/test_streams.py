@@ -33,6 +33,7 @@ def test_a_full_disk_behind_the_output(sample: Callable[..., Path]) -> None:
     assert done.stderr == b"kdump: the output cannot be written: No space left on device\n"
 
 
+@pytest.mark.thorough
 @full
 def test_a_full_disk_behind_the_log_closes_the_log(sample: Callable[..., Path]) -> None:
     commands = "; ".join(["lm"] * 20 + ["!analyze -v", "q"])
@@ -54,7 +55,7 @@ def test_no_output_at_all(sample: Callable[..., Path]) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["doctor", "symbols --manifest $1"])
+@pytest.mark.parametrize("command", [pytest.param("doctor", marks=pytest.mark.thorough), "symbols --manifest $1"])
 def test_a_reader_that_leaves(command: str, sample: Callable[..., Path]) -> None:
     done = run(f"$KDUMP {command} | true", str(sample()))
     assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
@@ -88,6 +89,7 @@ def test_pipes_are_refused(options: str, sample: Callable[..., Path], tmp_path: 
     assert b"is a pipe, not a file: write its content to a file first" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc")
 def test_names_that_are_not_utf_8(sample: Callable[..., Path], tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff.dmp"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.console import commands
 from volatility3_kdump.console.commands import Arguments, Command, execute, find
 from volatility3_kdump.console.script import split
@@ -121,7 +122,7 @@ _ARGUMENTS = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_line_is_answered(session: Session, data: st.DataObject) -> None:
     names = sorted(set(commands.registry()) - set(_NOT_AT_RANDOM))
@@ -136,7 +137,7 @@ def test_any_line_is_answered(session: Session, data: st.DataObject) -> None:
         assert not shown.startswith("This command failed by a mistake"), (line, shown)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=part(200), deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_split(line: str) -> None:
     try:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.prompt import answer
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
@@ -118,7 +119,7 @@ def test_nothing_of_that_name(session: Session) -> None:
     assert answer(session, "lm m nothing*") == [HEADER]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("lekuovtfnpcidDsm1Ma *?x5!", max_size=12))
 def test_any_options(session: Session, text: str) -> None:
     for line in answer(session, f"lm{text}"):

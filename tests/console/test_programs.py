@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.prompt import answer
 from volatility3_kdump.console.script import split, whole_lines
 from volatility3_kdump.console.session import Session
@@ -177,7 +178,7 @@ def test_brackets_without_end() -> None:
         list(split(".if (1 { .echo a }"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=part(200), deadline=None)
 @given(st.text(alphabet=".if(){};\"$<> \nelswhforacj'z*", max_size=60))
 def test_any_program_is_split(text: str) -> None:
     try:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.cpu import Read
 from volatility3_kdump.cpu.amd64_unwind import (
     FunctionTable,
@@ -630,7 +631,7 @@ _VALUES = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=part(400), deadline=None)
 @given(
     info=st.binary(max_size=96),
     version=st.sampled_from([None, 1, 2]),
@@ -684,7 +685,7 @@ def _all_codes(unwound: Unwound) -> list[tuple[int, int]]:
     return [] if function is None else [(code.offset, code.operation) for code in function.codes]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part(300), deadline=None)
 @given(data=st.binary(max_size=600))
 def test_random_unwind_information_is_decoded_or_refused(data: bytes) -> None:
     def read_rva(rva: int, size: int) -> bytes | None:

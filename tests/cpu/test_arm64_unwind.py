@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.cpu import Read
 from volatility3_kdump.cpu.arm64_unwind import (
     Code,
@@ -1093,7 +1094,7 @@ def test_a_directory_of_absurd_size_is_bounded() -> None:
     assert len(sizes) <= 4097
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part(300), deadline=None)
 @given(st.binary(max_size=600), st.binary(max_size=160), st.integers(0, 0x300), st.booleans(), st.randoms())
 def test_random_images_and_stacks_never_raise(
     image: bytes, memory: bytes, rva: int, call_site: bool, source: random.Random
@@ -1121,7 +1122,7 @@ def test_random_images_and_stacks_never_raise(
     assert (chain.registers is None) == (chain.reason is not None)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part(300), deadline=None)
 @given(st.binary(max_size=64), st.integers(0, 0xFFFFFFFF))
 def test_random_codes_and_words_always_decode(codes: bytes, word: int) -> None:
     decoded = decode_codes(codes)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.cpu import Read
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.x86_unwind import Registers, Unwound, frame_pointer_step
@@ -153,7 +154,7 @@ def test_an_executed_recursion_is_walked_back() -> None:
     assert found == calls[::-1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part(300), deadline=None)
 @given(st.binary(max_size=64), st.integers(0, 0xFFFFFFFF), st.integers(0, 40), st.integers(0, 80))
 def test_random_stacks_never_raise_and_ascend(content: bytes, eip: int, ebp: int, end: int) -> None:
     def read(address: int, size: int) -> bytes | None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.archives import packing
 from volatility3_kdump.dump import (
     BytesSource,
@@ -125,7 +126,7 @@ def test_page_frame_zero_is_legal_in_runs_and_bitmaps() -> None:
 run_lists = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)), min_size=1, max_size=10)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(run_lists, st.integers(0, 60), st.integers(0, 0xFFF), st.sampled_from([64, 32]))
 def test_any_runs_at_any_truncation(runs: list[tuple[int, int]], kept: int, extra: int, bits: int) -> None:
     data = packing.full(runs, bits)
@@ -205,7 +206,7 @@ def bitmap_first(size: int, bits: int = 64) -> int:
     return (packing.HEADER_SIZE[bits] + 0x38 + (size + 7) // 8 + 0xFFF) // 0x1000 * 0x1000
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.data())
 def test_any_bitmap_at_any_truncation(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 1400), "bits")
@@ -368,7 +369,7 @@ def test_a_file_that_ends_in_the_description_of_its_pages(make: Callable[[], byt
 # ranges -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=10),
     st.integers(0, 3),

@@ -7,6 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.dump import BytesSource, Segment, SegmentMap
 
 FILE = bytes((index * 7 + index // 256) & 0xFF for index in range(1024))
@@ -24,7 +25,7 @@ def model(pieces: list[Segment]) -> dict[int, int]:
     return held
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=part(150), deadline=None)
 @given(segments, st.integers(0, 270), st.integers(1, 90))
 def test_reads_and_pieces(pieces: list[Segment], address: int, length: int) -> None:
     held = model(pieces)
@@ -45,7 +46,7 @@ def test_reads_and_pieces(pieces: list[Segment], address: int, length: int) -> N
     assert found == {position: offset for position, offset in held.items() if address <= position < address + length}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(segments)
 def test_segments_are_sorted_and_disjoint_and_cover_the_same_bytes(pieces: list[Segment]) -> None:
     memory = SegmentMap(pieces)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.archives import packing
 from volatility3_kdump.dump import BytesSource, open_dump
 from volatility3_kdump.dump.tagged import own_name, tag_names, tagged_blobs
@@ -71,7 +72,7 @@ contents = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(contents, st.integers(0, 50), st.sampled_from([0x20, 0x28]))
 def test_any_blobs_anywhere(blobs: list[tuple[uuid.UUID, bytes, int, int]], start: int, header_size: int) -> None:
     data = bytes(start) + packing.tagged(blobs, header_size)
@@ -87,7 +88,7 @@ def test_any_blobs_anywhere(blobs: list[tuple[uuid.UUID, bytes, int, int]], star
         assert blob.name == (expected if content or blob.tag != NULL else "nothing: neither tag nor data")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(contents, st.integers(0, 400))
 def test_a_truncated_walk_keeps_the_blobs_before_the_cut(
     blobs: list[tuple[uuid.UUID, bytes, int, int]], size: int

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.patched import patched
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.pool_tags import (
@@ -106,7 +107,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_tag_file(str(path))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.text(max_size=60))
 def test_any_line(line: str) -> None:
     name = parse_line(line)
@@ -160,7 +161,7 @@ def test_what_is_no_constant(code: bytes) -> None:
     assert list(constants_in(code, [LEAK])) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(st.binary(max_size=200), st.lists(st.integers(1, (1 << 32) - 1), max_size=5))
 def test_against_a_plain_search(code: bytes, tags: list[int]) -> None:
     data = code + b"".join(b"\xba" + struct.pack("<I", tag) for tag in tags)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.dump import BytesSource
 from volatility3_kdump.findings import yara_scan
 from volatility3_kdump.findings.yara_rules import YARA_PYTHON, YARA_X, Rules, load_rules
@@ -78,7 +79,7 @@ def expected(pieces: Pieces) -> list[tuple[int, str, int, bytes]]:
     chunk=st.integers(12, 40),
     batch=st.integers(1, 100),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=part(200), deadline=None)
 def test_every_match_is_found_once_whatever_the_chunks(
     rules: Rules, sizes: list[tuple[int, bytes]], chunk: int, batch: int
 ) -> None:

@@ -20,6 +20,7 @@ from types import FrameType
 
 import pytest
 
+from tests.amounts import part
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 
@@ -85,10 +86,13 @@ class Runner:
         feed: Callable[[bytes], None],
         at_least: int,
     ) -> None:
-        """Damage the originals in turn. ``feed`` may raise errors of the package only, which must be one line."""
+        """Damage the originals in turn, ``at_least`` times with ``--thorough``, else a part of that.
+
+        ``feed`` may raise errors of the package only, which must be one line.
+        """
         deadline = time.monotonic() + self.seconds
-        number = FIRST
-        while number < FIRST + at_least or time.monotonic() < deadline:
+        number, last = FIRST, FIRST + part(at_least)
+        while number < last or time.monotonic() < deadline:
             generator = random.Random(zlib.crc32(name.encode()) << 32 | number)
             data = damage(originals[number % len(originals)], generator)
             before = peak_memory()

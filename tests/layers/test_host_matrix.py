@@ -107,7 +107,7 @@ def compare(ours: Outcomes, stock: Outcomes) -> None:
 
 
 @pytest.mark.newest_host
-@pytest.mark.parametrize("kernel_only", [False, True])
+@pytest.mark.parametrize("kernel_only", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_some_plugins_on_two_types(
     kernel_only: bool, made: Callable[[int, bool], Path], run_all: Callable[..., Outcomes]
 ) -> None:

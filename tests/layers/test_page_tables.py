@@ -13,6 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.archives import packing
 from tests.layers.reference_walk import PAGE, SHIFTS, Machine
 from volatility3_kdump.cpu import paging
@@ -128,7 +129,7 @@ def random_machine(seed: int) -> tuple[Machine, list[int]]:
 
 
 @given(st.integers(0, (1 << 32) - 1))
-@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=part(100), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_random_tables_as_the_reference_walks_them(seed: int) -> None:
     compare(*random_machine(seed))
 

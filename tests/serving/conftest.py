@@ -28,7 +28,7 @@ Script = Callable[[Any], Awaitable[Any]]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "KDUMP_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "KDUMP_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.stores.server import SymbolServer, answer, running
 from volatility3_kdump import cli
 from volatility3_kdump.cli import symbols
@@ -220,7 +221,7 @@ def test_a_damaged_manifest_is_refused(lines: list[str], message: str) -> None:
 
 
 @given(st.text(max_size=40), st.sampled_from(["name_of_image", "name_of_pdb", "guid_of_pdb", "timestamp_of_image"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 def test_whatever_it_says_no_path_leaves_the_store(text: str, key: str) -> None:
     try:
         (found,) = read([HEAD, entry(**{key: text})])

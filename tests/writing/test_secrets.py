@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.dump import BytesSource
 from volatility3_kdump.dump.smbios import TAG, smbios_structures
 from volatility3_kdump.dump.tagged import TaggedBlob
@@ -94,7 +95,7 @@ def test_serial_numbers_of_smbios() -> None:
 
 
 @given(st.binary(max_size=400), st.text(max_size=10))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=part(200), deadline=None)
 def test_nothing_grows_and_twice_is_as_once(data: bytes, name: str) -> None:
     secrets = Secrets([name], [name])
     once = bytearray(b"C:\\Users\\" + data)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.analysis.pasted_text import pasted, vectors
 from tests.analysis.score_vectors import differences
 from volatility3_kdump.analysis.owners import OwnerRules
@@ -338,7 +339,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=part(150), deadline=None)
 @given(st.lists(st.one_of(_PIECES, st.text(max_size=8)), max_size=60).map("".join))
 def test_no_text_breaks_the_reader(text: str) -> None:
     try:
@@ -349,7 +350,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         assert answer.verdict.rule
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_decoder(data: bytes) -> None:
     try:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.symbols.pdb.made_pdb import MAGIC, msf
 from volatility3_kdump.symbols.pdb.msf import CorruptPdb, MsfFile
 
@@ -24,7 +25,7 @@ def opened(data: bytes) -> MsfFile:
     st.lists(st.one_of(st.none(), st.binary(max_size=3000)), min_size=1, max_size=8),
     st.sampled_from([0x200, 0x400, 0x1000]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=part(40), deadline=None)
 def test_streams_come_back_as_they_were_written(streams: list[bytes | None], block_size: int) -> None:
     subject = opened(msf(streams, block_size))
     assert [subject.read(number) for number in range(subject.stream_count)] == streams

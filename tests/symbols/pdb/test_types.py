@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import amounts
 from tests.symbols.pdb.made_pdb import kernel_pdb, member, number, pdb, public, record, section, text, tpi
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.symbols.pdb.msf import CorruptPdb
@@ -473,7 +474,7 @@ def test_very_many_fields_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 6000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=amounts.part(150), deadline=None)
 def test_any_change_of_a_type_stream_gives_types_or_one_error(edits: list[tuple[int, int]], length: int) -> None:
     data = bytearray(KERNEL_STREAM)
     for offset, value in edits:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from kdump_sample.scenes import error_log as scene
+from tests.amounts import part
 from tests.edited import edited
 from tests.pieces import target_over
 from volatility3_kdump import tables
@@ -218,7 +219,7 @@ def test_something_else() -> None:
     assert (cut.size, cut.packet, cut.notes) == (0x58, None, ("its packet is not there: gone",))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part(300), deadline=None)
 @given(
     width=st.sampled_from((8, 4)),
     sizes=st.lists(st.one_of(st.integers(0, 0x140), st.integers(0, 0xFFFF)), min_size=4, max_size=4),

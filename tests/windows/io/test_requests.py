@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.layout import Layouts
@@ -264,7 +265,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(holes=HOLES, changes=CHANGES)
 def test_holes_and_damage_never_raise_anything_else(holes, changes) -> None:
     memory = machine()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from volatility3_kdump.errors import CorruptDump, KdumpError, Unreadable
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.windows.machine import machine_check, whea
@@ -127,7 +128,7 @@ def test_machine_check_flags() -> None:
     assert machine_check.MachineCheckStatus(0xC000000000000000).state == "overflow"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_any_status_has_words(status: int) -> None:
     found = machine_check.MachineCheckStatus(status)
@@ -137,7 +138,7 @@ def test_any_status_has_words(status: int) -> None:
 KINDS = [whea.PROCESSOR_GENERIC, whea.PROCESSOR_X64, whea.MACHINE_CHECK, whea.PCI_EXPRESS, whea.PLATFORM_MEMORY]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=part(100), deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=300), st.integers(0, 500))
 def test_any_bytes_in_a_section(kind: str, body: bytes, kept: int) -> None:
     try:

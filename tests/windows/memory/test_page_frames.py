@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import part
 from tests.conftest import kernel_tables
 from volatility3_kdump.layout import LayoutError, Layouts
 from volatility3_kdump.windows.memory import page_frames
@@ -153,7 +154,7 @@ KERNELS = [path for path in kernel_tables() if path.name[:4] in ("339E", "06A5",
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.name[:8])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(entries=st.lists(VALUES, max_size=12))
 def test_columns_say_what_single_entries_say(path: Path, entries: list[dict[str, int]]) -> None:
     nt = kernel(path)

@@ -17,6 +17,7 @@ from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
 from kdump_sample.pool_contents import NONPAGED as NONPAGED_POOL
+from tests.amounts import part
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
 from volatility3_kdump.layout import Layouts
@@ -243,7 +244,7 @@ def test_a_page_of_other_data_is_no_pool(overrun: Target) -> None:
         assert "no headers that agree" in reason(patched(overrun, {POOL_PAGE: content}), POOL_PAGE + 0x123)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 40), st.integers(0, 40), st.integers(0, 3)), max_size=40))
 def test_any_page_can_be_walked(items: list[tuple[int, int, int, int]]) -> None:
     """Headers with any sizes at any places of a page."""
@@ -351,7 +352,7 @@ def test_impossible_entries_are_passed_over(modern: tuple[Machine, Target]) -> N
         assert pages.problem == "1 entries of nt!PoolBigPageTable are impossible"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=part(40), deadline=None)
 @given(data=st.data())
 def test_any_bytes_in_the_table(modern: tuple[Machine, Target], data: st.DataObject) -> None:
     target = modern[1]

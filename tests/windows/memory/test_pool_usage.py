@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from kdump_sample.pool_contents import USUAL
+from tests.amounts import part
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
 from volatility3_kdump.errors import KdumpError, SymbolsNotFound
@@ -183,7 +184,7 @@ def test_kernels_without_symbols(shared_data: Path) -> None:
         read_usage(target)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=part(30), deadline=None)
 @given(content=st.binary(max_size=2000), place=st.integers(0, 128 * 0x38))
 def test_any_bytes_in_the_tables(machine: Target, content: bytes, place: int) -> None:
     usage = read_usage(patched(machine, {pointer(machine, "PoolTrackTable") + place: content}))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.patched import patched
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.memory.pool import (
@@ -336,7 +337,7 @@ def test_trees_that_are_encoded_or_cycle(heap: Target) -> None:
 # any bytes ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(
     kind=st.integers(0, 3),
     changes=st.lists(st.tuples(st.integers(0, PAGES * PAGE - 16), st.binary(min_size=1, max_size=16)), max_size=8),

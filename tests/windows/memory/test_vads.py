@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.host import ADDRESS, host_kernel, plain
 from tests.patched import patched
 from tests.prompt import answer
@@ -233,7 +234,7 @@ def test_names_of_protections(value: int | None, name: str) -> None:
     assert protection_text(value) == name
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_nodes_hold(target: Target, data: st.DataObject) -> None:
     """Every tree ends, each VAD is in it once, and it can be shown."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from kdump_sample.scenes import locks as scene
+from tests.amounts import part
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel
 from tests.pieces import target_over
@@ -513,7 +514,7 @@ def test_a_page_of_the_list_that_is_not_in_the_dump(sample: Sample, tmp_path: Pa
     assert any("not in the dump" in problem for problem in scan.problems)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=part(60), deadline=None)
 @given(
     data=st.binary(min_size=0x68, max_size=0x68),
     links=st.lists(st.sampled_from([HEAD, POOL, POOL + 0x100, POOL + 0x68, STACK, 0, 1]), min_size=4, max_size=4),

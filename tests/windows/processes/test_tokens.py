@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volatility3_kdump
+from tests.amounts import part
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
 from tests.prompt import answer
@@ -221,7 +222,7 @@ def test_attributes(value: int | None, text: str) -> None:
     assert attributes_text(value) == text
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=part(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, 0x5F0), content=st.binary(min_size=1, max_size=64))
 def test_whatever_the_token_holds(target: Target, start: int, content: bytes) -> None:
     """A token with any bytes changed is shown, with no more SIDs than it counts."""

@@ -29,6 +29,7 @@ from kdump_sample.scenes.crashes import TOUCHES, add, request, touch
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashed, crashing, draft_stack, kernel_trap
 from tests import transcript
+from tests.amounts import part
 from tests.archives import packing
 from tests.edited import calls_on_stack, edited, write_scene
 from tests.layers import paging
@@ -876,7 +877,7 @@ def check(walker: StackWalker, start: Start) -> None:
     assert sum(after <= before for before, after in itertools.pairwise(kernel)) <= len(start.segments)
 
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=part(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 #: Bytes that look like what stands on stacks: return addresses, stack pointers, selectors, zeros, anything.
 interesting = st.one_of(

@@ -1,0 +1,19 @@
+"""How much of the same is tried: with ``--thorough`` all that a test says, else a part of it."""
+
+from __future__ import annotations
+
+#: Whether ``--thorough`` was given; set before any test is imported.
+thorough = False
+
+#: What ``make test`` does of the repetitions: one of so many.
+_SHARE = 5
+
+
+def part(count: int) -> int:
+    """The number of random inputs, seeds or lines to try: ``count`` with ``--thorough``, else a fifth of it."""
+    return count if thorough else max(1, count // _SHARE)
+
+
+def step() -> int:
+    """The step through a long list of cases: every one with ``--thorough``, else every fifth."""
+    return 1 if thorough else _SHARE
