@@ -78,6 +78,27 @@ def acquitted_read(layouts: Layouts) -> Scene:
     return crashed(made, 0x7E, (_SIGN | ACCESS_VIOLATION, ip, record_address, context))
 
 
+@scene("refused-access")
+def refused_access(layouts: Layouts) -> Scene:
+    """0x7E: a write to a device's register, at which a hypervisor raised a general protection fault."""
+    register = 0xFFFF9B0003360008
+    made = request(
+        touch("WriteRegister", bytes.fromhex("895344")),  # mov dword ptr [rbx+44h],edx
+        (
+            Frame("myfault!WriteRegister", sets={"rbx": register}, stopped_at=TOUCHES),
+            Frame("KiGeneralProtectionFault", trap=kernel_trap()),
+            *_TO_HANDLER,
+            Frame("_C_specific_handler"),
+        ),
+        EXCEPTIONS,
+    )
+    draft = draft_stack(made, layouts)
+    ip = draft.frame("myfault!WriteRegister").ip
+    record = exception_record(ACCESS_VIOLATION, ip, (_WRITE, (1 << 64) - 1))
+    made, record_address, context = record_and_context(made, draft, "KiGeneralProtectionFault", record)
+    return crashed(made, 0x7E, (_SIGN | ACCESS_VIOLATION, ip, record_address, context))
+
+
 @scene("padding-jump")
 def padding_jump(layouts: Layouts) -> Scene:
     """0x1E: a breakpoint in the padding between two functions, one bit from the start of the second."""

@@ -65,6 +65,22 @@ def test_an_acquitted_access_is_said_once(scene: Scene) -> None:
     assert not any(finding.tag == "AV.Dereference" for finding in crash.reasoning.findings)
 
 
+@pytest.mark.parametrize("dump_type", [KERNEL, TRIAGE])
+def test_a_general_protection_fault_at_a_canonical_address(scene: Scene, dump_type: int) -> None:
+    """In 64-bit mode MOV raises one for addresses that are not canonical only (Intel SDM volume 2, MOV)."""
+    target = scene("refused-access", dump_type)
+    crash = analysed(target)
+    judged, verdict = crash.plausibility, crash.verdict
+    assert judged is not None and (judged.outcome, judged.remains) == (outcomes.UNEXPLAINED, "hardware")
+    assert "0xffff9b000336004c, a canonical address" in judged.says
+    assert judged.evidence == ("rbx=ffff9b0003360008",)
+    assert (verdict.suspect, verdict.confidence) == ("hardware", "low")
+    assert (verdict.module_name, verdict.bucket) == ("myfault", "AV_myfault!unknown_function")
+    lines = summary(crash, target.has_names)
+    assert not any("myfault.sys is" in line or line.startswith("The processor reported no") for line in lines)
+    assert any(line.startswith("Suspect a hypervisor or the hardware, not myfault+") for line in lines)
+
+
 def test_one_bit_is_told_once(scene: Scene) -> None:
     """Where memory is suspected, the symbol is the place where it showed, and no second row says so again."""
     crash = analysed(scene("wrong-page-number", TRIAGE))
@@ -163,6 +179,7 @@ def test_a_flipped_address(scene: Scene) -> None:
         ("triage_x64_19041_0x7e_q9400", outcomes.LACKS_FEATURE, [], "nvlddmkm.sys"),
         ("triage_x64_26100_0x3b", outcomes.EXPLAINED, [37], "memory"),
         ("triage_x64_17763", outcomes.EXPLAINED, [], None),
+        ("triage_x64_19041", outcomes.UNEXPLAINED, [], "hardware"),
     ],
 )
 def test_real_dumps(shared_data: Path, name: str, outcome: str, bits: list[int], suspect: str | None) -> None:

@@ -23,6 +23,7 @@ MISALIGNED = "misaligned"
 LACKS_FEATURE = "lacks a processor feature"
 NOWHERE = "jump to nowhere"
 NOT_DECODABLE = "not decodable"
+UNEXPLAINED = "unexplained"
 
 #: What remains when the code is acquitted.
 HARDWARE, MEMORY, PROCESSOR = "hardware", "memory", "processor"

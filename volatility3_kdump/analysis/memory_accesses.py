@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.failure import crash_stack, goes_beyond
-from volatility3_kdump.analysis.judging import CONTRADICTED, EXPLAINED, HARDWARE, Fault, Plausibility, outcome_of
+from volatility3_kdump.analysis.judging import (
+    CONTRADICTED,
+    EXPLAINED,
+    HARDWARE,
+    UNEXPLAINED,
+    Fault,
+    Plausibility,
+    outcome_of,
+)
 from volatility3_kdump.cpu.exception import ACCESS_VIOLATION
 from volatility3_kdump.cpu.instruction import Instruction, MemoryOperand
 from volatility3_kdump.findings.regions import canonical
@@ -66,6 +74,7 @@ _CHECKED_VALUES = frozenset(
         *("vldmxcsr", "wrfsbase", "wrgsbase", "rdfsbase", "rdgsbase", "wrssq", "wrussq", "incsspq", "sti", "cli"),
     }
 )
+_LAST_ADDRESS = (1 << 64) - 1
 _SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
 #: Instructions that fault on an operand that is not aligned at its size, by mnemonic.
 _ALIGNED = ("movaps", "movapd", "movdqa", "movnt", "vmovaps", "vmovapd", "vmovdqa", "vmovnt", "cmpxchg16b")
@@ -136,25 +145,53 @@ def _elsewhere(fault: Fault, operands: list[MemoryOperand]) -> Plausibility | No
             return outcome_of(fault, EXPLAINED, f"{fault.text} accesses an address that is not canonical")
         if any(_misplaced(fault, operand) for operand in operands):
             return outcome_of(fault, EXPLAINED, f"{fault.text} accesses memory that is not aligned as it needs")
+        if any(operand.address is not None and _reaches_the_end(operand) for operand in operands):
+            return outcome_of(fault, EXPLAINED, f"{fault.text} accesses the last byte of the address space")
     recovered = set(assert_failure.recovered) if assert_failure is not None else set()
     if any(name in recovered for operand in operands for name, _ in operand.registers):
         return None
     readable = all(target.memory.read(operand.address or 0, max(operand.size, 1)) is not None for operand in operands)
     if not readable:
-        return None
+        return _general_protection(fault, places) if fault.address is None else None
     where = ", ".join(f"{place:#x}" for place in places)
     return _contradicted(
         fault, f"{fault.text} accesses {where}, which is there, yet {fault.exception} was reported for it"
     )
 
 
+def _general_protection(fault: Fault, places: list[int]) -> Plausibility | None:
+    """A general protection fault at an operand whose address is canonical and aligned, and whose page the dump lacks.
+
+    In 64-bit mode an access to memory raises it for addresses that are not canonical, and for nothing else (Intel SDM
+    volume 2, "64-Bit Mode Exceptions" of MOV): who runs below the system can, a page of a device can lead to it.
+    """
+    if fault.target.header.architecture != "x64" or _privileged(fault.instruction):
+        return None
+    where = ", ".join(f"{place:#x}" for place in places)
+    says = (
+        f"{fault.text} accesses {where}, a canonical address, at which no processor raises the general protection "
+        "fault that was reported: a hypervisor or the hardware did"
+    )
+    return outcome_of(fault, UNEXPLAINED, says, *_values(fault), remains=HARDWARE)
+
+
+def _reaches_the_end(operand: MemoryOperand) -> bool:
+    """Whether an operand covers the address that is also the sign of "no address"."""
+    return operand.address is not None and operand.address + max(operand.size, 1) > _LAST_ADDRESS
+
+
 def _contradicted(fault: Fault, says: str) -> Plausibility | None:
     if fault.address is None and _privileged(fault.instruction):
         return None
+    return outcome_of(fault, CONTRADICTED, says, *_values(fault), remains=HARDWARE)
+
+
+def _values(fault: Fault) -> list[str]:
+    """The registers that make the operands' addresses, in one line."""
     registers = []
     for operand in _operands(fault.instruction) if fault.instruction is not None else ():
         registers += [f"{name}={value:x}" for name, value in operand.registers if value is not None and name != "rip"]
-    return outcome_of(fault, CONTRADICTED, says, ", ".join(dict.fromkeys(registers)), remains=HARDWARE)
+    return [", ".join(dict.fromkeys(registers))]
 
 
 def _present(fault: Fault, operand: MemoryOperand) -> Plausibility | None:

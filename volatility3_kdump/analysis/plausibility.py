@@ -31,6 +31,7 @@ from volatility3_kdump.analysis.judging import (
     NOWHERE,
     PADDING,
     PROCESSOR,
+    UNEXPLAINED,
     Fault,
     Plausibility,
     outcome_of,
@@ -60,6 +61,7 @@ __all__ = [
     "NOWHERE",
     "PADDING",
     "PROCESSOR",
+    "UNEXPLAINED",
     "Plausibility",
     "plausibility",
 ]

@@ -18,6 +18,7 @@ from volatility3_kdump.analysis.plausibility import (
     MEMORY,
     NOT_DECODABLE,
     NOWHERE,
+    UNEXPLAINED,
     Plausibility,
 )
 from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, Verdict, turned_to
@@ -35,6 +36,8 @@ def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | N
         return replace(
             verdict, rule=judged.says, confidence=HIGH, confidence_reason=judged.evidence[0] if judged.evidence else ""
         )
+    if judged.outcome == UNEXPLAINED:
+        return turned_to(verdict, judged.remains or HARDWARE, judged.says, LOW, "nothing tells which of the two it was")
     if judged.outcome == NOT_DECODABLE:
         return _capped(verdict, LOW, "the bytes at RIP are no code")
     strong = next((flip for flip in judged.flips if flip.strong), None)

@@ -137,6 +137,8 @@ def _adds(crash: Crash, sentence: str) -> bool:
     # Who made the access is not to be said where the instruction did not make it.
     if judged is not None and judged.acquits and failure is not None and failure.name:
         return not sentence.startswith((failure.name, "The processor reported a "))
+    if judged is not None and judged.outcome == plausibility.UNEXPLAINED:
+        return not sentence.startswith("The processor reported no address")
     return True
 
 
@@ -151,6 +153,9 @@ def _who(crash: Crash) -> str:
     asked = asked_for(crash.bug_check.code) if crash.bug_check is not None else None
     if asked is not None:
         return f"No component is to blame: {asked}."
+    if judged is not None and judged.outcome == plausibility.UNEXPLAINED:
+        showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
+        return f"Suspect a hypervisor or the hardware{showed} (confidence {verdict.confidence})."
     turned = judged is not None and (judged.acquits or judged.flips)
     if suspect in _STANDS_FOR and (turned or suspect in (plausibility.MEMORY, plausibility.PROCESSOR)):
         showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure, exception_site
 from volatility3_kdump.analysis.owners import OwnerRules
-from volatility3_kdump.analysis.plausibility import MEMORY
+from volatility3_kdump.analysis.plausibility import MEMORY, UNEXPLAINED
 from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.target import Target
@@ -156,6 +156,8 @@ def _verdict_rows(crash: Crash) -> Iterator[Row]:
 
 def _suspect_note(crash: Crash) -> str:
     judged = crash.plausibility
+    if judged is not None and judged.outcome == UNEXPLAINED:
+        return "or a hypervisor below the system"
     if judged is not None and (judged.acquits or judged.flips) and crash.verdict.suspect not in (None, "hardware"):
         return "what is left when the code is acquitted" if judged.acquits else "what the changed bit points at"
     if crash.verdict.suspect == MEMORY:
