@@ -23,7 +23,8 @@ def pasted(vector: dict) -> str:
     arguments = [None if value is None else int(value, 16) for value in vector["arguments"]]
     name = describe(code, arguments).name or "UNKNOWN"
     width = 8 if vector["arch"] == "x86" else 16
-    lines = ["*" * 79, "*" + "Bugcheck Analysis".center(77) + "*", "*" * 79, "", f"{name} ({code:x})", "Arguments:"]
+    lines = [vector["banner"]] if vector.get("banner") else []
+    lines += ["*" * 79, "*" + "Bugcheck Analysis".center(77) + "*", "*" * 79, "", f"{name} ({code:x})", "Arguments:"]
     for number, value in enumerate(arguments, 1):
         if value is not None:
             lines.append(f"Arg{number}: {value & (1 << 4 * width) - 1:0{width}x}, words that explain it")
@@ -55,6 +56,8 @@ def facts(vector: dict) -> list[str]:
         lines += ["CUSTOMER_CRASH_COUNT:  1", ""]
     if vector.get("paged_ip"):
         lines += ["IP_IN_PAGED_CODE: ", vector["frames"][vector["ip_frame"]], ""]
+    if vector.get("bad_pages"):
+        lines += [f"BAD_PAGES_DETECTED: {vector['bad_pages']}", ""]
     if vector.get("cpu"):
         lines += [f"CPU_VENDOR:  {vector['cpu']}", ""]
     if vector.get("bad_stack"):

@@ -22,7 +22,18 @@ FAILURE = {"address", "irql", "access", "accesses", "older_accesses", "access_is
 }
 BUCKET = {
     *("violation", "access_word", "code_words", "exception", "no_exception_word", "accesses", "prefix", "words"),
-    *("uncertain", "blameless", "telling", "named", "unnamed", "driver", "routine", "small_dump_word"),
+    *(
+        "uncertain",
+        "blameless",
+        "telling",
+        "named",
+        "unnamed",
+        "image_since_modern",
+        "special",
+        "driver",
+        "routine",
+        "small_dump_word",
+    ),
     *("verifier", "guard", "hardware", "user_frames", "remains", "coded_before_modern", "reporters"),
 }
 WORD = {"argument", "status", "values", "fast_fail", "base", "text", "process", "cookie", "page_state", "rule"}

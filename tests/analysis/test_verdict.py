@@ -708,3 +708,81 @@ def test_changed_memory_is_not_the_doing_of_who_meets_it() -> None:
     verdict = decided(0x12B, (0xFFFFFFFFC00002C4, 0x4F0, 0x21E5, 0xFFFFA980), "nt!KeBugCheckEx", "mydriver+0x33")
     assert (verdict.suspect, verdict.confidence, verdict.runner_up) == ("memory", "medium", "mydriver+33")
     assert verdict.bucket == "0x12B_c00002c4_StCtDecompressFailed_mydriver!unknown_function"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "frames", "facts", "bucket", "published"),
+    [
+        (
+            0x1A,
+            (0x3F,),
+            ("nt!KeBugCheckEx", "nt!MiValidatePagefilePageHash+0x2aa"),
+            FailureFacts(small_dump=True),
+            "PAGE_HASH_ERRORS_0x1a_3f",
+            "6a2d4548-0eec-578d-e8f1-9e2239aa9a00",
+        ),
+        (
+            0x101,
+            (0x10,),
+            ("nt!KeBugCheckEx", "nt!KeAccumulateTicks+0x1846b2", "nt!KeClockInterruptNotify+0x98c"),
+            FailureFacts(small_dump=True),
+            "CLOCK_WATCHDOG_TIMEOUT_INVALID_CONTEXT_nt!KeAccumulateTicks",
+            "95498f51-33a9-903b-59e5-d236937d8ecf",
+        ),
+        (
+            0x133,
+            (1, 0x1E00),
+            ("nt!KeBugCheckEx", "nt!KeAccumulateTicks+0x20c9f9", "nt!KeClockInterruptNotify+0x453"),
+            FailureFacts(small_dump=True),
+            "0x133_ISR_nt!KeAccumulateTicks",
+            "65350307-c3b9-f4b5-8829-4d27e9ff9b06",
+        ),
+        (
+            0x7F,
+            (8,),
+            ("nt!KeBugCheckEx", "nt!KiBugCheckDispatch+0x69", "nt!KiDoubleFaultAbort+0x2c3"),
+            FailureFacts(),
+            "0x7f_8_nt!KiDoubleFaultAbort",
+            "d1f8395a-8c58-45da-6ebf-e8bb4aad2fc5",
+        ),
+        (
+            0x139,
+            (3,),
+            (
+                "nt!KeBugCheckEx",
+                "nt!KiBugCheckDispatch+0x69",
+                "nt!KiFastFailDispatch+0xd0",
+                "nt!KiRaiseSecurityCheckFailure+0x323",
+                "nt!KiProcessExpiredTimerList+0x2f8",
+                "nt!KiRetireDpcList+0x5dd",
+            ),
+            FailureFacts(),
+            "0x139_3_CORRUPT_LIST_ENTRY_KTIMER_LIST_CORRUPTION_nt!KiProcessExpiredTimerList",
+            "9db7945b-255d-24a1-9f2c-82344e883ab8",
+        ),
+    ],
+)
+def test_published_hashes(code, arguments, frames, facts, bucket, published):
+    """Hashes that are widely published, with the stacks that lead to them."""
+    verdict = decide(
+        describe(code, (*arguments, *(0,) * (4 - len(arguments)))),
+        facts,
+        [entry_of(frame) for frame in frames],
+        Reasoning(),
+        RULES,
+    )
+    assert (verdict.bucket, verdict.bucket_hash) == (bucket, published)
+
+
+def test_pages_that_should_be_zero_turn_the_verdict_to_memory():
+    verdict = decided(0x1A, (0x41790,), *FAULT, reasoning=Reasoning(prefix="PAGE_NOT_ZERO"))
+    assert (verdict.symbol_name, verdict.bucket, verdict.suspect) == ("PAGE_NOT_ZERO", "PAGE_NOT_ZERO_0x1A", "memory")
+
+
+def test_damage_of_pool_is_no_modules_doing():
+    """Published: 0xC5 in nt!ExDeferredFreePool, with a pseudo module and the bucket of the function."""
+    frames = ("nt!KeBugCheckEx", "nt!KiPageFault+0x23a", "nt!ExDeferredFreePool+0x21b", "win32k!EngAlphaBlend+0x239")
+    verdict = decided(0xC5, (4, 2, 0, 0), *frames)
+    assert (verdict.module_name, verdict.image_name) == ("Pool_Corruption", "Pool_Corruption")
+    assert (verdict.symbol_name, verdict.followup) == ("nt!ExDeferredFreePool+21b", "Pool_corruption")
+    assert verdict.bucket == "0xC5_2_nt!ExDeferredFreePool" and verdict.confidence == "low"

@@ -150,12 +150,15 @@ def grouping(bucket: str) -> str:
 
 @dataclass(frozen=True)
 class Special:
-    """A bucket that is complete without a function: the pseudo module and image blamed, who is asked to follow up."""
+    """A bucket that is complete without a function: the pseudo module and image blamed, who is asked to follow up, what
+    the debugger prints as the symbol, and what is to be suspected where that is not the image."""
 
     bucket: str
     module: str
     image: str
     followup: str | None
+    symbol: str | None = None
+    suspect: str | None = None
 
 
 @functools.lru_cache(maxsize=1)
@@ -417,20 +420,50 @@ def special(
 
     ``image`` is that of the culprit the arguments name, for the buckets that carry one.
     """
-    if prefix is None:
-        return _hardware(bug_check, facts or FailureFacts())
-    for record in _special_buckets():
-        if not _continues(prefix, record["special"]):
+    facts = facts or FailureFacts()
+    prefix = prefix if prefix is not None else _special_argument(bug_check)
+    for record in _special_buckets() if prefix is not None else ():
+        if prefix is None or not _continues(prefix, record["special"]):
             continue
-        bucket = prefix
-        if record.get("code") and prefix == record["special"] and bug_check is not None:
-            bucket += "_AV" if is_access_violation(bug_check) else f"_0x{bug_check.code:X}"
-        if record.get("image_in_bucket") and image and prefix == record["special"]:
-            bucket += f"_{image}"
-        if facts is not None and facts.generation == CLASSIC and facts.architecture == "x64":
+        bare = record.get("bare_before_modern") and facts.generation == CLASSIC
+        bucket = prefix if bare else _completed(prefix, record, bug_check, image, facts)
+        if facts.generation == CLASSIC and facts.architecture == "x64" and not bare:
             bucket = f"X64_{bucket}"
-        return Special(bucket, record["module"], record["image"], record.get("followup"))
-    return _hardware(bug_check, facts or FailureFacts())
+        return Special(
+            bucket,
+            record["module"],
+            record["image"],
+            record.get("followup"),
+            record.get("symbol"),
+            record.get("suspect"),
+        )
+    return _hardware(bug_check, facts)
+
+
+def _completed(
+    prefix: str, record: Mapping[str, Any], bug_check: BugCheck | None, image: str | None, facts: FailureFacts
+) -> str:
+    """The words behind the prefix of a special bucket; none where it has some already."""
+    if prefix != record["special"] or bug_check is None:
+        return prefix
+    parts = [prefix]
+    if record.get("code"):
+        parts.append("AV" if is_access_violation(bug_check) else f"0x{bug_check.code:X}")
+    if record.get("words"):
+        parts += _tabled(bug_check, facts)
+    if record.get("image_in_bucket") and image:
+        parts.append(image)
+    return "_".join(parts)
+
+
+def _special_argument(bug_check: BugCheck | None) -> str | None:
+    """The prefix of a special bucket that an argument alone stands for."""
+    condition = record_of(bug_check.code).get("special") if bug_check is not None else None
+    if bug_check is None or condition is None:
+        return None
+    value = argument(bug_check, condition["argument"])
+    prefix: str | None = None if value is None else condition["values"].get(f"{value:x}")
+    return prefix
 
 
 def _hardware(bug_check: BugCheck | None, facts: FailureFacts) -> Special | None:

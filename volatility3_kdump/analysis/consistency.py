@@ -73,6 +73,7 @@ def memory_errors(target: Target) -> Reasoning:
     ``nt!MmZeroedPageSingleBitErrorsDetected``.
     """
     findings, sentences = [], []
+    prefix = None
     for tag, field, variable, debugger_field, description in (
         ("BAD_PAGES_DETECTED", "BadPagesDetected", "MmBadPagesDetected", "MmBadPagesDetected", "bad pages"),
         (
@@ -87,10 +88,11 @@ def memory_errors(target: Target) -> Reasoning:
         count = _counter(target, field, variable, debugger_field)
         if count and count < _MOST_ERRORS:
             findings.append(Finding(tag, f"{count}", None, "counted by the memory manager since the system started"))
+            prefix = prefix or ("PAGE_NOT_ZERO" if tag == "BAD_PAGES_DETECTED" else None)
             sentences.append(
                 f"The memory manager has counted {description}: {count}. Test the memory before you blame a driver."
             )
-    return Reasoning(tuple(findings), tuple(sentences))
+    return Reasoning(tuple(findings), tuple(sentences), prefix=prefix)
 
 
 def _counter(target: Target, field: str, variable: str | None, debugger_field: str | None) -> int | None:

@@ -5,7 +5,8 @@ documentation): ``module!function=owner`` or ``module=owner``, with ``*`` at the
 for whatever no other line fits, and ``;`` before a comment. An owner called ``ignore`` takes a frame out of the choice;
 the prefixes ``maybe_`` and ``last_`` make an owner give way to others. Names are compared without regard to case.
 
-Two things are our own: the owner ``microsoft`` marks components of Windows, and ``last_ignore`` (or, before an owner,
+The owner ``Pool_corruption`` stands for damage of pool, which a function only met. Two things are our own: the owner
+``microsoft`` marks components of Windows, and ``last_ignore`` (or, before an owner,
 ``last_ignore_``) frames that are chosen only when there is nothing else at all.
 """
 
@@ -27,6 +28,8 @@ IGNORE, LAST_IGNORE, LAST, MAYBE, PLAIN = "ignore", "last_ignore", "last", "mayb
 RANKS = {IGNORE: 0, LAST_IGNORE: 1, LAST: 2, MAYBE: 3, PLAIN: 4}
 
 MICROSOFT = "microsoft"
+#: Functions of the kernel that meet damage of pool: the debugger names this in place of module and file.
+POOL_CORRUPTION = "Pool_Corruption"
 #: What the debugger prints as the follow-up where no rule names anyone.
 DEFAULT_OWNER = "MachineOwner"
 SHIPPED = "triage.ini"
@@ -51,7 +54,12 @@ class Ownership(NamedTuple):
     @property
     def microsoft(self) -> bool:
         """Whether the frame belongs to a component of Windows."""
-        return self.owner.lower() == MICROSOFT
+        return self.owner.lower() == MICROSOFT or self.pool_corruption
+
+    @property
+    def pool_corruption(self) -> bool:
+        """Whether the frame only met damage of pool that somebody else did."""
+        return self.owner.lower() == POOL_CORRUPTION.lower()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from volatility3_kdump.analysis.owners import (
     MAYBE,
     MICROSOFT,
     PLAIN,
+    POOL_CORRUPTION,
     RANKS,
     OwnerRules,
     Ownership,
@@ -290,7 +291,7 @@ class _Decision:
     def _special(self, found: buckets.Special) -> Verdict:
         runner_up, why = self._second(None)
         return Verdict(
-            symbol_name=None,
+            symbol_name=found.symbol,
             module_name=found.module,
             image_name=found.image,
             bucket=found.bucket,
@@ -306,7 +307,7 @@ class _Decision:
             frame=None,
             all_microsoft=False,
             followup=found.followup or DEFAULT_OWNER,
-            suspect=found.image,
+            suspect=found.suspect or found.image,
         )
 
     def _named(self, culprit: Culprit | None) -> Verdict | None:
@@ -353,6 +354,9 @@ class _Decision:
         shown = buckets.image_of(self.reasoning.specifiers)
         runner_up, runner_up_rule = self._second(module)
         owner = self.rules.owner(module or buckets.UNKNOWN_MODULE, None)
+        told = image_name is not None and not (
+            self.record.get("image_since_modern") and self.facts.generation != buckets.MODERN
+        )
         # The start of a module is where it lies, and no place in its code.
         named = entry is not None and entry.module is not None and (entry.symbol is not None or entry.offset != 0)
         symbol = entry.name if entry is not None and named and not shown else None
@@ -360,7 +364,7 @@ class _Decision:
             symbol_name=symbol,
             module_name=debugger_name(shown) if shown else module or buckets.UNKNOWN_MODULE,
             image_name=shown or image_name or buckets.UNKNOWN_IMAGE,
-            **self._bucket(f"IMAGE_{image_name}" if image_name else None),
+            **self._bucket(f"IMAGE_{image_name}" if told else None),
             function_offset=None,
             rule=why,
             runner_up=runner_up,
@@ -466,10 +470,12 @@ class _Decision:
         extra: Sequence[str] = (),
     ) -> Verdict:
         runner_up, runner_up_rule = self._second(entry.module, chosen)
+        image = _image_name(entry.module, entry.image)
+        pool = POOL_CORRUPTION if owner.pool_corruption else None
         return Verdict(
             symbol_name=entry.name,
-            module_name=entry.module,
-            image_name=_image_name(entry.module, entry.image),
+            module_name=pool or entry.module,
+            image_name=pool or image,
             **self._bucket(
                 buckets.tail(
                     entry.module, entry.symbol, entry.offset, self.facts, entry.image if entry.unloaded else None
@@ -485,7 +491,7 @@ class _Decision:
             frame=chosen.number if chosen is not None and chosen.number >= 0 else None,
             all_microsoft=self.all_microsoft and (owner.microsoft or owner.owner == IGNORE),
             followup=_followup(owner),
-            suspect=_image_name(entry.module, entry.image) or entry.module,
+            suspect=image or entry.module,
         )
 
     def _bucket(self, tail: str | None, extra: Sequence[str] = ()) -> dict[str, str | None]:
@@ -625,4 +631,6 @@ def _image_name(module: str | None, image: str | None) -> str | None:
 
 
 def _followup(owner: Ownership) -> str:
+    if owner.pool_corruption:
+        return owner.owner
     return DEFAULT_OWNER if owner.microsoft or owner.owner == IGNORE else owner.owner

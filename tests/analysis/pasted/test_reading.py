@@ -432,3 +432,52 @@ ffff890d`fbab6fd0 fffff807`5ddc6b78     : badbadfa`badbadfa 00000000`00000000 ff
 """
     verdict = judge(read_report(lines_of(text), "pasted")).verdict
     assert verdict.bucket == "0x13a_11_PMas_portmaster_kext_v1_1_2!unknown_function"
+
+
+@pytest.mark.parametrize(
+    ("debugger", "module", "image", "bucket"),
+    [
+        (
+            "BUGCHECK_CODE:  124",
+            "GenuineIntel",
+            "GenuineIntel.sys",
+            "0x124_0_GenuineIntel_PROCESSOR_CACHE_IMAGE_GenuineIntel.sys",
+        ),
+        ("DEFAULT_BUCKET_ID:  WIN8_DRIVER_FAULT", "GenuineIntel", "GenuineIntel", "0x124_GenuineIntel_PROCESSOR_CACHE"),
+        ("DEFAULT_BUCKET_ID:  VISTA_DRIVER_FAULT", "hardware", "hardware", "X64_0x124_GenuineIntel_PROCESSOR_CACHE"),
+    ],
+)
+def test_hardware_errors_of_each_age(debugger: str, module: str, image: str, bucket: str) -> None:
+    """Published: the hash 4c8f3f5e-1af5-ed8b-df14-d42663b1dfa7 for the second bucket, 2014 to 2018."""
+    text = (
+        "WHEA_UNCORRECTABLE_ERROR (124)\nArguments:\nArg1: 0000000000000000, Machine Check Exception\n"
+        "Arg2: ffffe0016d1a5028\nArg3: 00000000be000000\nArg4: 000000000100110a\n"
+        f"Debugging Details:\n{debugger}\nCPU_VENDOR:  GenuineIntel\n"
+        "STACK_TEXT:\nfffff801`e2f2a5b8 fffff801`e0e3f7cf : 00000000`00000124 00000000`00000000 ffffe001`6d1a5028 "
+        "00000000`be000000 : nt!KeBugCheckEx\n"
+    )
+    verdict = judged(text).verdict
+    assert (verdict.module_name, verdict.image_name, verdict.bucket) == (module, image, bucket)
+    assert debugger.startswith("DEFAULT_BUCKET_ID:  WIN8") == (
+        verdict.bucket_hash == "4c8f3f5e-1af5-ed8b-df14-d42663b1dfa7"
+    )
+
+
+@pytest.mark.parametrize(
+    ("banner", "generation"),
+    [
+        ("Windows 8 Kernel Version 9200 MP (1 procs) Free x64", "middle"),
+        ("Windows 7 Kernel Version 19041 MP (16 procs) Free x64", "classic"),
+        ("Windows 7 Kernel Version 7601 (Service Pack 1) MP (4 procs) Free x64", "classic"),
+    ],
+)
+def test_what_a_debugger_calls_the_system_tells_its_age(banner: str, generation: str) -> None:
+    """6.12 takes every later system for Windows 7; no version of the debugger is in these texts."""
+    text = f"{banner}\nVIDEO_TDR_FAILURE (116)\nArg1: 1\nDEFAULT_BUCKET_ID: GRAPHICS_DRIVER_TDR_FAULT\n"
+    assert judged(text).facts.generation == generation
+
+
+def test_pages_that_should_be_zero_are_the_verdict() -> None:
+    found = judged(f"BAD_PAGES_DETECTED: 2\n{pasted(SAMPLES['7e-bedaisy'])}")
+    assert (found.verdict.bucket, found.verdict.image_name) == ("PAGE_NOT_ZERO_AV", "Unknown_Image")
+    assert "BAD_PAGES_DETECTED" in found.used

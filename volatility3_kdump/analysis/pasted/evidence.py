@@ -26,6 +26,8 @@ _OLD_PLACES = {0xFFFFF880, 0xFFFFFA80}
 #: Functions that only a dump of a running system has on its stack.
 _LIVE = re.compile(r"Dbgk(?:p)?Wer|WdDbgReport|DbgkCaptureLiveDump|IoCaptureLiveDump", re.IGNORECASE)
 _VERIFIER = re.compile(r"Vi[A-Z]|Vf[A-Z]|Verifier[A-Z]|Iov[A-Z]")
+#: Names of systems before Windows 8.
+_OLD_NAMES = ("7", "Vista", "Server 2008", "Longhorn", "XP", "2000", "Server 2003")
 _EXCEPTION_STACK = "KxExceptionDispatchOnExceptionStack"
 
 
@@ -50,7 +52,7 @@ def judge(report: Report, rules: OwnerRules | None = None) -> PastedVerdict:
     """The verdict on a report. Never raises for any report that :func:`read_report` returns."""
     evidence = _Evidence(report)
     bug_check = evidence.bug_check
-    reasons = Reasons(report, bug_check, evidence.places, evidence.process)
+    reasons = Reasons(report, bug_check, evidence.places, evidence.process, evidence.facts.generation)
     verdict = decide(
         bug_check,
         evidence.facts,
@@ -133,14 +135,18 @@ class _Evidence:
             if report.debugger[0] < _FIRST_OF_TODAY[0] and report.debugger[:2] != _FIRST_WITH_AV:
                 return buckets.CLASSIC
             return buckets.MIDDLE if report.debugger < _MODERN_DEBUGGER else buckets.MODERN
+        if report.build is not None and report.system in _OLD_NAMES:
+            # A debugger that is older than the system calls it by the name of the newest one that it knows.
+            return buckets.CLASSIC
         if "BUGCHECK_CODE" in report.fields or report.keys:
             return buckets.MODERN
         kind = report.fields.get("DEFAULT_BUCKET_ID")
         if "DUMP_CLASS" in report.fields or "DUMP_QUALIFIER" in report.fields:
             return buckets.CLASSIC if "WIN7" in (kind or "") else buckets.MIDDLE
         if kind is not None or "BUGCHECK_STR" in report.fields:
-            # What the debugger calls the kind of fault tells which systems it knew.
-            return buckets.MIDDLE if "WIN8" in (kind or "") else buckets.CLASSIC
+            # What the debugger calls the kind of fault, or the system, tells which systems it knew.
+            known = "WIN8" in (kind or "") or report.system is not None
+            return buckets.MIDDLE if known else buckets.CLASSIC
         return buckets.CLASSIC if self._before_windows_8() else buckets.MODERN
 
     def _before_windows_8(self) -> bool:

@@ -37,8 +37,11 @@ _VERDICT_LINES = (
 class Reasons:
     """The reasoning for one report. ``notes`` are what was odd."""
 
-    def __init__(self, report: Report, bug_check: BugCheck, places: Places, process: str | None) -> None:
+    def __init__(
+        self, report: Report, bug_check: BugCheck, places: Places, process: str | None, generation: str = buckets.MODERN
+    ) -> None:
         self.report = report
+        self.generation = generation
         self.bug_check = bug_check
         self.places = places
         self.process = process
@@ -46,7 +49,7 @@ class Reasons:
 
     def reasoning(self) -> Reasoning:
         code = self.bug_check.code
-        corrupt = self._chkimg()
+        corrupt = self._chkimg() or self._bad_pages()
         if corrupt is not None:
             return corrupt
         if code == 0x1A:
@@ -86,6 +89,9 @@ class Reasons:
         ]
         single = len(pairs) == 1 and (pairs[0][0] ^ pairs[0][1]).bit_count() == 1
         word = "ONE_BIT" if single else "ONE_BYTE" if matched["count"] == "1" else "LARGE"
+        if not single and self.report.fields.get("MEMORY_CORRUPTOR") == "STRIDE":
+            self.report.use("MEMORY_CORRUPTOR")
+            word = "STRIDE"
         if not single and len(pairs) > 1:
             self.notes.append("the kernel patches code as it loads it, so differences of code alone prove nothing")
         why = f"{matched['count']} bytes of the code of {matched['module']} differ from its file"
@@ -93,6 +99,14 @@ class Reasons:
             prefix=f"MEMORY_CORRUPTION_{word}",
             culprit=Culprit("memory_corruption", "memory_corruption", None, why),
         )
+
+    def _bad_pages(self) -> Reasoning | None:
+        """Pages that should have been zero, counted by the memory manager: no driver is named."""
+        count = re.match(r"(?:0x)?([0-9a-fA-F]{1,8})\b", self.report.fields.get("BAD_PAGES_DETECTED", ""))
+        if count is None or not int(count[1], 16):
+            return None
+        self.report.use("BAD_PAGES_DETECTED")
+        return Reasoning(prefix="PAGE_NOT_ZERO")
 
     def _power(self) -> Reasoning:
         """0x9F: the driver that holds the IRP, where the text shows the IRP; the file of the device's own driver."""
@@ -155,9 +169,13 @@ class Reasons:
         kind = None
         if source == 0 and high is not None and low is not None and not high >> 32 and not low >> 32 and (high or low):
             kind = machine_check.MachineCheckStatus(high << 32 | low).bucket_word
-        parts = hardware_words(source, vendor, "PROCESSOR" if source == 0 else None, kind)
+        modern = self.generation == buckets.MODERN
+        parts = hardware_words(source if modern else None, vendor, "PROCESSOR" if source == 0 else None, kind)
         why = "the processor or the platform reported a hardware error; no driver is to blame"
-        culprit = Culprit(f"{vendor}.sys" if vendor else "hardware", vendor or "hardware", None, why)
+        # Debuggers before today's have no file for the processor, the oldest not even its name.
+        maker = None if self.generation == buckets.CLASSIC else vendor
+        file = f"{vendor}.sys" if vendor and modern else maker
+        culprit = Culprit(file or "hardware", maker or "hardware", None, why)
         return Reasoning(specifiers=parts, culprit=culprit)
 
     def _leaked_pool(self) -> Reasoning:

@@ -77,6 +77,12 @@ _BUILD = re.compile(
 )
 #: Lines that are part of the debugger's verdict without being a field of their own.
 _VERDICT_LINE = re.compile(r"\s*(?:Value\s*:|Probably caused by)", re.IGNORECASE)
+#: Fields of a name, with its address on the next line.
+_NAMED_ADDRESSES = frozenset(
+    {"FAULTING_IP", "WORKER_ROUTINE", "FAILED_INSTRUCTION_ADDRESS", "FOLLOWUP_IP", "IP_IN_PAGED_CODE"}
+)
+#: What the debugger calls the system: one that does not know it takes it for the newest that it knows.
+_SYSTEM = re.compile(r"\bWindows (?P<system>[\w. ]{1,24}?) Kernel Version (?P<build>\d{4,5})\b")
 _BANNER = re.compile(r"\*?\s*Bugcheck Analysis\s*\*?\s*$")
 _MOST_NAMES = 4096
 
@@ -88,8 +94,9 @@ class Report:
     ``code`` and ``arguments`` are the bug check, an argument ``None`` where the text has none. ``rows`` is the stack
     that the verdict goes by. ``fields`` and ``keys`` are the debugger's named lines except its verdict, which
     ``pasted`` holds under our names. ``pairs`` names addresses, ``modules`` are (start, end, name), an end of 0 is not
-    known; ``files`` the names of image files by what the debugger calls the module. ``used`` tells which parts of the
-    text the verdict rests on, ``notes`` what was odd about it.
+    known; ``files`` the names of image files by what the debugger calls the module. ``system`` is what the debugger
+    calls the version of Windows. ``used`` tells which parts of the text the verdict rests on, ``notes`` what was odd
+    about it.
     """
 
     code: int | None = None
@@ -107,6 +114,7 @@ class Report:
     exception_parameters: dict[int, int] = field(default_factory=dict)
     debugger: tuple[int, int, int] | None = None
     build: int | None = None
+    system: str | None = None
     used: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     text: str = ""
@@ -157,6 +165,9 @@ def _system(report: Report, lines: Iterable[str]) -> None:
             build = _BUILD.search(line)
             if build:
                 report.build = next(int(value) for value in build.groups() if value)
+        if report.system is None:
+            system = _SYSTEM.search(line)
+            report.system = system["system"] if system else None
 
 
 def _fields(report: Report, lines: Sequence[str]) -> None:
@@ -188,7 +199,7 @@ def _fields(report: Report, lines: Sequence[str]) -> None:
             following = (next_line.strip() for next_line in lines[index + 1 : index + 3])
             report.fields[name] = value or next((next_line for next_line in following if next_line), "")
             # FOLLOWUP_IP only lends its name to an address that the arguments themselves give.
-            if name in ("FAULTING_IP", "WORKER_ROUTINE", "FAILED_INSTRUCTION_ADDRESS", "FOLLOWUP_IP"):
+            if name in _NAMED_ADDRESSES:
                 _pair(report, [value, *lines[index + 1 : index + 4]])
 
 
