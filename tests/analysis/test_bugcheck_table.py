@@ -29,6 +29,7 @@ BUCKET = {
         "named",
         "unnamed",
         "image_since_modern",
+        "doubts",
         "special",
         "driver",
         "routine",

@@ -291,7 +291,7 @@ def test_what_only_reports_is_not_blamed_where_it_has_no_symbol():
 def test_a_driver_that_was_only_interrupted_leaves_little_confidence():
     entries = [entry_of(frame) for frame in ("nt!KeBugCheckEx", "nt!KiRetireDpcList+0x1f4", "nt!KxRetireDpcList+0x5")]
     waiting = StackEntry("driver", "Wait", 0x20, "driver.sys", KERNEL + 5, True)
-    chosen = decide(describe(0xC2, (7, 0, 0, 0)), None, [*entries, waiting], Reasoning(), RULES)
+    chosen = decide(describe(0xC2, (8, 0, 0, 0)), None, [*entries, waiting], Reasoning(), RULES)
     assert (chosen.symbol_name, chosen.confidence) == ("driver!Wait+20", "high")
     interrupted = replace(waiting, part="interrupted")
     chosen = decide(describe(0xC2, (7, 0, 0, 0)), None, [*entries, interrupted], Reasoning(), RULES)
@@ -786,3 +786,43 @@ def test_damage_of_pool_is_no_modules_doing():
     assert (verdict.module_name, verdict.image_name) == ("Pool_Corruption", "Pool_Corruption")
     assert (verdict.symbol_name, verdict.followup) == ("nt!ExDeferredFreePool+21b", "Pool_corruption")
     assert verdict.bucket == "0xC5_2_nt!ExDeferredFreePool" and verdict.confidence == "low"
+
+
+#: A driver that is on the stack below the kernel's own report.
+BELOW = ("nt!KeBugCheckEx", "nt!SomeReport+0x12", "evil+0x1234", "nt!IofCallDriver+0x55")
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "suspect", "confidence"),
+    [
+        (0x80, (0x4F4454,), "hardware", "medium"),
+        (0x9C, (0,), "hardware", "medium"),
+        (0x7F, (2,), "hardware", "medium"),
+        (0x7F, (0x12,), "hardware", "medium"),
+        (0x20001, (0x11,), "hypervisor", "medium"),
+        (0x7A, (0xFFFFE00012345678, 0xFFFFFFFFC000000E), "disk", "medium"),
+        (0x77, (0xFFFFFFFFC0000185,), "disk", "medium"),
+        (0x7A, (0xFFFFE00012345678, 0xFFFFFFFFC000009A), "evil.sys", "medium"),
+        (0x18B, (1,), "evil.sys", "low"),
+        (0x1CA, (1,), "evil.sys", "low"),
+        (0x1DB, (1,), "evil.sys", "low"),
+        (0x1C8, (0x1B58,), "evil.sys", "low"),
+        (0x76, (0,), "evil.sys", "low"),
+        (0x7B, (0,), "evil.sys", "low"),
+        (0xEF, (0,), "evil.sys", "medium"),
+        (0xC2, (7,), "evil.sys", "medium"),
+        (0xC2, (0,), "evil.sys", "high"),
+        (0x7F, (8,), "evil.sys", "medium"),
+        (0x7F, (0,), "evil.sys", "high"),
+    ],
+)
+def test_codes_that_acquit_what_is_on_the_stack(code, arguments, suspect, confidence):
+    """What the hardware, a hypervisor or another processor reported is not the doing of what ran at that time."""
+    verdict = decided(code, (*arguments, *(0,) * (4 - len(arguments))), *BELOW)
+    assert (verdict.suspect, verdict.confidence) == (suspect, confidence)
+    assert (verdict.module_name, verdict.symbol_name) == ("evil", "evil+1234")
+
+
+def test_a_driver_that_borrows_a_code_of_the_start_is_not_acquitted_by_it():
+    verdict = decided(0x6B, (0, 0, 0, 0), "nt!KeBugCheckEx", "evil+0x1234", "nt!IofCallDriver+0x55")
+    assert (verdict.suspect, verdict.confidence) == ("evil.sys", "high")

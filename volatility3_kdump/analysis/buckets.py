@@ -178,6 +178,11 @@ def asked_for(code: int) -> str | None:
     return reason
 
 
+def startup_only(code: int) -> bool:
+    """Whether Windows itself raises a code only while it starts."""
+    return bool((tables.bug_check_record(code) or {}).get("startup"))
+
+
 def _failure_rule(code: int) -> Mapping[str, Any]:
     rule: Mapping[str, Any] = (tables.bug_check_record(code) or {}).get("failure", {})
     return rule

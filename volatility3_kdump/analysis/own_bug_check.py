@@ -41,7 +41,7 @@ def own_bug_check(
     record = tables.bug_check_record(bug_check.code)
     if record is None:
         said = "with a code of its own"
-    elif record.get("startup"):
+    elif buckets.startup_only(bug_check.code):
         said = "with a code that is not meant for drivers: Windows itself raises it only at start-up"
     else:
         said = "after a check of its own"

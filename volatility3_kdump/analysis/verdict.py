@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.buckets import FailureFacts
 from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.analysis.doubts import doubt
 from volatility3_kdump.analysis.owners import (
     DEFAULT_OWNER,
     IGNORE,
@@ -155,6 +156,7 @@ class _Decision:
         self.record = buckets.record_of(bug_check.code) if bug_check is not None else {}
         self.entries = entries
         self.rules = rules
+        self.doubt = doubt(bug_check, entries, rules)
         self.reporters = self._reporters()
         every = [
             _Candidate(index, entry, self._owner(entry))
@@ -249,9 +251,10 @@ class _Decision:
             if named is not None:
                 return named
         chosen = self._routine() or self._unloaded() or self._walked()
-        remains = self.record.get("remains")
+        remains = self.doubt.get("remains")
         if remains is not None and culprit is None:
-            return turned_to(chosen, remains, self.record["uncertain"], MEDIUM, "nothing else explains this code")
+            reason = "its arguments say so" if "argument" in self.doubt else "nothing else explains this code"
+            return turned_to(chosen, remains, self.doubt["uncertain"], MEDIUM, reason)
         return self._suspecting(chosen, culprit)
 
     def _goes_by_name(self) -> bool:
@@ -563,13 +566,14 @@ class _Decision:
             level -= 2
             reasons.append(self.reasoning.uncertain)
         # The reason not to be sure is about the thread that stopped the system, not one that the arguments name.
-        if self.record.get("uncertain") and self.reasoning.thread is None:
-            level -= 2 if self.record.get("blameless") else 1
-            reasons.append(self.record["uncertain"])
-        elif chosen.entry.part == INTERRUPTED:
+        doubted = bool(self.doubt.get("uncertain")) and self.reasoning.thread is None
+        if doubted:
+            level -= 2 if self.doubt.get("blameless") else 1
+            reasons.append(self.doubt["uncertain"])
+        if chosen.entry.part == INTERRUPTED:
             level -= 2
             reasons.append("it was only interrupted by the DPC in which the failure happened")
-        elif failed and between:
+        elif not doubted and failed and between:
             level -= 1
             reasons.append("the instruction that failed is in a function that it called")
         if not all(entry.trusted for entry in self.entries[: chosen.number + 1]):

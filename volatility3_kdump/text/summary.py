@@ -27,9 +27,14 @@ _STANDS_FOR = {
     "hardware": "the hardware (processor or memory)",
     "memory": "the memory",
     "processor": "the processor",
+    "hypervisor": "the hypervisor",
+    "disk": "the disk or the way to it",
     "GenuineIntel.sys": "the hardware",
     "AuthenticAMD.sys": "the hardware",
 }
+
+#: What a code or its arguments alone can leave to suspect.
+_BY_THE_CODE = (plausibility.MEMORY, plausibility.PROCESSOR, "hypervisor", "disk")
 
 
 def summary(crash: Crash, named: bool) -> list[str]:
@@ -157,7 +162,7 @@ def _who(crash: Crash) -> str:
         showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
         return f"Suspect a hypervisor or the hardware{showed} (confidence {verdict.confidence})."
     turned = judged is not None and (judged.acquits or judged.flips)
-    if suspect in _STANDS_FOR and (turned or suspect in (plausibility.MEMORY, plausibility.PROCESSOR)):
+    if suspect in _STANDS_FOR and (turned or suspect in _BY_THE_CODE):
         showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
         return f"Suspect {_STANDS_FOR[suspect]}{showed} (confidence {verdict.confidence}: {verdict.confidence_reason})."
     if judged is not None and judged.outcome == plausibility.LACKS_FEATURE:
