@@ -188,3 +188,19 @@ def test_real_dumps_of_0x1000007e(shared_data: Path, name: str, expected: dict[s
     assert found.prefix == "AV"
     assert {tag: value(found, tag) for tag in expected} == expected
     assert value(found, "EXCEPTION_CODE_STR") == "c0000005"
+
+
+@pytest.mark.parametrize(
+    ("found", "complement", "words"),
+    [
+        (0x0000_3EEC_9A1B_22F7 ^ 1 << 37, ~0x0000_3EEC_9A1B_22F7, "one changed bit (37) of the cookie"),
+        (0x4141_4141_4141_4141, ~0x0000_3EEC_9A1B_22F6, "the module's own cookie"),
+        (0x4141_4141_4141_4141, ~0x0000_3EEC_9A1B_22F7, None),
+    ],
+)
+def test_a_cookie_that_no_overrun_changed(
+    other_arguments: MakeCase, found: int, complement: int, words: str | None
+) -> None:
+    arguments = (found, 0x0000_3EEC_9A1B_22F7, complement & (1 << 64) - 1, 0)
+    uncertain = reason(other_arguments(0xF7, arguments)).uncertain
+    assert (words is None and uncertain is None) or (words or "") in (uncertain or "")

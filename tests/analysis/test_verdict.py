@@ -803,6 +803,8 @@ BELOW = ("nt!KeBugCheckEx", "nt!SomeReport+0x12", "evil+0x1234", "nt!IofCallDriv
         (0x7A, (0xFFFFE00012345678, 0xFFFFFFFFC000000E), "disk", "medium"),
         (0x77, (0xFFFFFFFFC0000185,), "disk", "medium"),
         (0x7A, (0xFFFFE00012345678, 0xFFFFFFFFC000009A), "evil.sys", "medium"),
+        (0x3B, (0xC0000006, 0xFFFFF80312345678), "disk", "medium"),
+        (0x7E, (0xFFFFFFFFC000009D, 0xFFFFF80312345678), "evil.sys", "medium"),
         (0x18B, (1,), "evil.sys", "low"),
         (0x1CA, (1,), "evil.sys", "low"),
         (0x1DB, (1,), "evil.sys", "low"),

@@ -20,14 +20,17 @@ def driver_overran_stack_buffer(case: Case) -> Reasoning:
     mask = (1 << 4 * width) - 1
     difference = actual ^ expected
     notes = []
+    uncertain = None
     sentences = ["A function's stack cookie was changed, by a write beyond a buffer on the stack or by bad memory."]
     if difference.bit_count() == 1:
         bit = difference.bit_length() - 1
         notes.append(f"the cookies differ only in bit {bit}: possible bit flip, in memory or in the processor")
+        uncertain = f"one changed bit ({bit}) of the cookie explains it, and no write beyond a buffer changes one bit"
     if complement is not None and complement != ~expected & mask:
         notes.append("argument 3 is not the complement of argument 2: the expected cookie itself was changed")
+        uncertain = uncertain or "it is the module's own cookie that was changed, not that on the stack"
     value = f"Expected {expected:0{width}x} found {actual:0{width}x}"
-    return Reasoning((Finding("SECURITY_COOKIE", value, None),), tuple(sentences), tuple(notes))
+    return Reasoning((Finding("SECURITY_COOKIE", value, None),), tuple(sentences), tuple(notes), uncertain=uncertain)
 
 
 @rule(0x7A)
