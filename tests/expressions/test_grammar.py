@@ -51,7 +51,9 @@ class Fake:
 
     def cpp(self, text: str, position: int) -> tuple[int, int]:
         """Every C++ expression is worth its length in characters, and eleven more."""
-        end = text.index(")", position) + 1
+        end = text.find(")", position) + 1
+        if not end:
+            raise Unresolved("nothing closes it", "Syntax error at")
         if text[position:end] == "(bad)":
             raise Unresolved("no such thing", "Syntax error at")
         return len(text[position:end]) + 0xB, end
