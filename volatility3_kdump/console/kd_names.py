@@ -147,7 +147,6 @@ _WORDS: dict[str, str] = {
     "!findthreads !processirps": "!stacks 2 finds threads by a function, !irpfind requests by process or thread",
     "!processfields !threadfields !tokenfields": "dt nt!_EPROCESS, dt nt!_ETHREAD and dt nt!_TOKEN show the fields",
     "!pcrs": "!pcr N shows a control region",
-    "!frozen": "!ipi and !running -it show what processors do",
     "!filecache !cchelp !filelock !findfilelockowner": "the cache manager's and locks' structures: "
     + _PRIVATE
     + "; !fileobj and !ca show a file",
@@ -171,7 +170,6 @@ _WORDS: dict[str, str] = {
     "!owner": "!analyze -v names the driver that is blamed",
     "!symsrv": "!sym noisy tells every place that is asked for symbols",
     "!ubc !ubd !ube !ubl !ubp": _LIVE,
-    "!for_each_function": "x MODULE!* lists functions",
     ".context .fiber": ".process ADDRESS chooses an address space, .thread ADDRESS a thread",
     ".readmem .idle_cmd .rrestart .urestart .wake .kdtargetmac .exdicmd .fiximports": _LIVE,
     ".dbgdbg .flash_on_break .locale .fpo .hideinjectedcode .scroll_prefs .show_read_failures": _DEBUGGER,
