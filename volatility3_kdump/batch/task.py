@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import functools
-import gc
 import hashlib
 import multiprocessing
 import os
@@ -20,6 +18,7 @@ from typing import Any
 from volatility3_kdump import options
 from volatility3_kdump.batch.files import File
 from volatility3_kdump.batch.places import at_hand
+from volatility3_kdump.collecting import let_go_of_dump
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
@@ -85,21 +84,8 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
         error = time_up_error(options.time_limit)
     except Exception as failure:
         error = described(failure)
-    _collect()
+    let_go_of_dump(alone=multiprocessing.parent_process() is not None)
     return line_of(file, facts, time.perf_counter() - started, error, document)
-
-
-def _collect() -> None:
-    """Let go of the layers of the dump and their files, which form circles."""
-    gc.collect()
-    if multiprocessing.parent_process() is not None:
-        _keep_what_stays()
-
-
-@functools.cache
-def _keep_what_stays() -> None:
-    """Once, in a process for this alone: what is left are modules and symbol tables, which are not garbage."""
-    gc.freeze()
 
 
 def _document(file: File, member: Inside | None, options: Options) -> dict[str, Any]:

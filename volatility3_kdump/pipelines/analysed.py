@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from volatility3_kdump.batch.files import File, collect
+from volatility3_kdump.collecting import let_go_of_dump
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.memory import ReadLimit
@@ -78,7 +78,7 @@ def analyse(
         found = Analysed(printable(_shown(file, paths)), document, error, round(time.monotonic() - started, 3))
         matched = tuple(condition.text for condition in conditions if condition.holds(document, error))
         yield replace(found, matched=matched)
-        gc.collect()  # the layers of the dump and their files
+        let_go_of_dump(alone=False)
 
 
 def _shown(file: File, given: Iterable[str]) -> str:
