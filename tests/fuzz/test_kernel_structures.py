@@ -93,8 +93,8 @@ def plugin_class(name: str) -> Any:
     return plugin
 
 
-def show(name: str, options: dict[str, Any], path: Path) -> int:
-    """The rows and the KD lines of a plugin; how many there are."""
+def run_with(name: str, options: dict[str, Any], path: Path) -> Any:
+    """The grid of a plugin of ours on a dump or an image, as the host runs it."""
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = path.as_uri()
     chosen = plugin_class(name)
@@ -103,7 +103,12 @@ def show(name: str, options: dict[str, Any], path: Path) -> int:
         value = options.get(requirement.name, requirement.default)
         if value is not None:
             context.config[f"{place}.{requirement.name}"] = value
-    grid = chosen(context, place).run()
+    return chosen(context, place).run()
+
+
+def show(name: str, options: dict[str, Any], path: Path) -> int:
+    """The rows and the KD lines of a plugin; how many there are."""
+    grid = run_with(name, options, path)
     count = 0
 
     def row(node: Any, accumulator: None) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from volatility3.framework import contexts
 
-from tests.fuzz.test_kernel_structures import NAMES, OPTIONS, SCENES, plugin_class
+from tests.fuzz.test_kernel_structures import NAMES, OPTIONS, SCENES, run_with
 from tests.layers import host_matrix
 from tests.layers.test_host_matrix import LARGE_PAGE, MEMMAP
 from tests.layers.test_images import ALL, one_table
@@ -37,15 +36,7 @@ HOST_ABOUT_LAYERS = {"windows.info.Info", "windows.crashinfo.Crashinfo", "window
 
 
 def rows(name: str, options: dict[str, Any], path: Path) -> Rows:
-    context = contexts.Context()
-    context.config["automagic.LayerStacker.single_location"] = path.as_uri()
-    chosen = plugin_class(name)
-    place = f"plugins.{chosen.__name__}"
-    for requirement in chosen.get_requirements():
-        value = options.get(requirement.name, requirement.default)
-        if value is not None:
-            context.config[f"{place}.{requirement.name}"] = value
-    return comparable(name, rows_of(chosen(context, place).run()))
+    return comparable(name, rows_of(run_with(name, options, path)))
 
 
 def comparable(name: str, rows: Rows) -> Rows:

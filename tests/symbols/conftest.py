@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,16 @@ IMAGES = (
     "ARM64/xframe_eh_dll.dll",
     "ARM64/xframe_eh_exe.exe",
 )
+
+
+@pytest.fixture
+def may_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, no environment that names symbols, and no word that forbids the network."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in ("KDUMP_OFFLINE", "KDUMP_ISF_DIR", "_NT_SYMBOL_PATH"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+    monkeypatch.setattr("volatility3.framework.constants.OFFLINE", False)
 
 
 @pytest.fixture(params=IMAGES, ids=[name.replace("/", "-") for name in IMAGES])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import re
 import shutil
 import subprocess
@@ -64,13 +63,8 @@ def made(table: dict[str, Any], layouts: Layouts, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def online(may_ask: None) -> None:
     """A cache of its own, and no word that forbids the network."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in ("KDUMP_OFFLINE", "KDUMP_ISF_DIR", "_NT_SYMBOL_PATH"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
-    monkeypatch.setattr("volatility3.framework.constants.OFFLINE", False)
     places.KNOWN_HOSTS.forget()
 
 

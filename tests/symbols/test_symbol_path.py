@@ -35,13 +35,8 @@ BUG_CHECK = 0xFFFFF8047BDF5A80
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_ask: None) -> None:
     """A cache of its own, no environment, and no host that an earlier test could not reach."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in ("KDUMP_OFFLINE", "KDUMP_ISF_DIR", "_NT_SYMBOL_PATH"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
-    monkeypatch.setattr("volatility3.framework.constants.OFFLINE", False)
     hosts = Hosts(lambda: tmp_path / "hosts.json")
     monkeypatch.setattr(places, "KNOWN_HOSTS", hosts)
     # As if the kernel were none of those that the package knows.

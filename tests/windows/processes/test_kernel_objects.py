@@ -11,9 +11,8 @@ import pytest
 import volatility3_kdump
 from kdump_sample.scenes.kernel_objects import APC, CLIENT, CONNECTION, JOB, LOOKASIDE, MESSAGE, SERVER
 from tests.patched import patched
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.kernel_state import lookaside_lines
 from volatility3_kdump.windows.machine.bug_check_callbacks import bug_check_callbacks
@@ -32,9 +31,7 @@ def target(sample: Sample, isf_path: Path) -> Target:
 
 @pytest.fixture
 def session(target: Target) -> Session:
-    opened = Session(Options(offline=True))
-    opened.dumps.append(OpenDump(target.name, target))
-    return opened
+    return session_on(target)
 
 
 def test_a_job(target: Target, session: Session) -> None:

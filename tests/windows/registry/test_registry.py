@@ -12,10 +12,9 @@ import pytest
 import volatility3_kdump
 from kdump_sample.scenes.registry import BLOB, HOSTILE, MACHINE, SYSTEM
 from tests.patched import patched
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.registry.control_blocks import open_keys
 from volatility3_kdump.windows.registry.hives import Cells, hive_list, read_hive
@@ -31,9 +30,7 @@ def target(sample: Sample, isf_path: Path) -> Target:
 
 @pytest.fixture
 def session(target: Target) -> Session:
-    opened = Session(Options(offline=True))
-    opened.dumps.append(OpenDump(target.name, target))
-    return opened
+    return session_on(target)
 
 
 def test_hives_keys_and_values(target: Target, session: Session) -> None:
