@@ -36,7 +36,7 @@ SMBIOS = Table("kdump.smbios", _STRUCTURE, _FIELD)
 def _machine(target: Target) -> MachineInformation:
     machine = machine_information(target.dump.source, target.dump.tagged)
     if machine is None:
-        raise KdumpError(f"{target.name}: its tagged data has no SMBIOS tables")
+        raise KdumpError(f"{target.name}: no SMBIOS tables, which are in tagged data of crash dumps")
     return machine
 
 
