@@ -7,6 +7,7 @@ by which Windows starts processors, and the System process's page tables where W
 from __future__ import annotations
 
 import dataclasses
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -198,7 +199,7 @@ def _qemu_note(processor: Processor) -> bytes:
 
 
 def _avml(path: Path, image: Image) -> None:
-    """Ranges as in LiME, each a snappy stream: a chunk for each 64 KB, plain where it is not all zeros."""
+    """Ranges as in LiME, each a snappy stream: a chunk for each 64 KB."""
     with path.open("wb") as stream:
         for address, data in image.ranges():
             packed = b"\xff\x06\0\0sNaPpY"
@@ -211,15 +212,27 @@ def _avml(path: Path, image: Image) -> None:
 
 
 def _snappy_block(data: bytes) -> bytes:
-    """A block of snappy: its length as a varint, literals, and copies of one byte where all are equal."""
+    """A block of snappy: its length as a varint, literals, and copies of one byte where bytes repeat."""
     size, head = len(data), b""
     while size >= 0x80:
         head, size = head + bytes((size & 0x7F | 0x80,)), size >> 7
-    head += bytes((size,))
-    if data == data[:1] * len(data):
-        copies = [min(64, len(data) - first) for first in range(1, len(data), 64)]
-        return head + b"\0" + data[:1] + b"".join(struct.pack("<BH", length - 1 << 2 | 2, 1) for length in copies)
-    return head + struct.pack("<BH", 61 << 2, len(data) - 1) + data
+    parts = [head, bytes((size,))]
+    done = 0
+    for run in _SNAPPY_RUN.finditer(data):
+        first, last = run.span()
+        parts.append(_snappy_literal(data[done : first + 1]))
+        full, rest = divmod(last - first - 1, 64)
+        parts.append(struct.pack("<BH", 63 << 2 | 2, 1) * full)
+        if rest:
+            parts.append(struct.pack("<BH", rest - 1 << 2 | 2, 1))
+        done = last
+    if done < len(data):
+        parts.append(_snappy_literal(data[done:]))
+    return b"".join(parts)
+
+
+def _snappy_literal(data: bytes) -> bytes:
+    return struct.pack("<BH", 61 << 2, len(data) - 1) + data
 
 
 def _masked_checksum(data: bytes) -> int:
@@ -242,6 +255,7 @@ def _crc_table() -> tuple[int, ...]:
 
 _CRC32C = _crc_table()
 _SNAPPY_CHUNK = 0x10000
+_SNAPPY_RUN = re.compile(rb"(.)\1{7,}", re.DOTALL)
 
 
 def _kdump(path: Path, image: Image) -> None:
