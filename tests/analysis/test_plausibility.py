@@ -207,6 +207,41 @@ def test_a_dump_without_its_modules(sample: Callable[..., Path], tmp_path: Path)
     assert judged is None or judged.outcome != outcomes.NOWHERE
 
 
+def test_a_jump_one_bit_away_from_code(scene: Scene) -> None:
+    target = scene("myfault", TRIAGE)
+    bug_check = describe(0xD1, (RIP ^ 1 << 37, 2, 8, RIP ^ 1 << 37))
+    failure = find_failure(target, bug_check)
+    assert failure is not None
+    registers = {**failure.context.registers, "rip": RIP ^ 1 << 37}
+    failure = dataclasses.replace(
+        failure,
+        context=dataclasses.replace(failure.context, registers=registers),
+        at_fault=True,
+        address=RIP ^ 1 << 37,
+        instruction=None,
+    )
+    judged = plausibility(target, bug_check, failure)
+    assert judged is not None and judged.outcome == outcomes.NOWHERE
+    assert [(flip.subject, flip.repaired, flip.bit) for flip in judged.flips][:1] == [("RIP", RIP, 37)]
+
+
+@pytest.mark.parametrize(("bit", "found"), [(37, True), (12, False)])
+def test_links_of_a_list_that_differ_in_one_bit(scene: Scene, bit: int, found: bool) -> None:
+    """A high bit only: entries that lie next to each other differ in one low bit, too."""
+    target = scene("list-corruption", KERNEL)
+    crash = analysed(target)
+    assert (crash.failure is not None and crash.plausibility is None) or not crash.plausibility.flips
+    place = crash.failure.context.registers["rsp"]
+    assert place is not None
+    registers = {**crash.failure.context.registers, "rax": place, "rdx": place ^ 1 << bit}
+    failure = dataclasses.replace(
+        crash.failure, context=dataclasses.replace(crash.failure.context, registers=registers), at_fault=True
+    )
+    judged = plausibility(target, crash.bug_check, failure)
+    bits = [flip.bit for flip in judged.flips] if judged is not None else []
+    assert bits == ([bit] if found else [])
+
+
 # anything -------------------------------------------------------------------------------------------------------------
 
 

@@ -816,6 +816,12 @@ BELOW = ("nt!KeBugCheckEx", "nt!SomeReport+0x12", "evil+0x1234", "nt!IofCallDriv
         (0xC2, (0,), "evil.sys", "high"),
         (0x7F, (8,), "evil.sys", "medium"),
         (0x7F, (0,), "evil.sys", "high"),
+        (0x44, (1,), "evil.sys", "medium"),
+        (0x4A, (1, 2, 0, 0), "evil.sys", "low"),
+        (0x1, (1, 0, 1, 0), "evil.sys", "low"),
+        (0xE6, (0x26,), "evil.sys", "low"),
+        (0xE6, (3,), "evil.sys", "high"),
+        (0x2FF, (0,), "evil.sys", "medium"),
     ],
 )
 def test_codes_that_acquit_what_is_on_the_stack(code, arguments, suspect, confidence):
@@ -825,6 +831,7 @@ def test_codes_that_acquit_what_is_on_the_stack(code, arguments, suspect, confid
     assert (verdict.module_name, verdict.symbol_name) == ("evil", "evil+1234")
 
 
-def test_a_driver_that_borrows_a_code_of_the_start_is_not_acquitted_by_it():
-    verdict = decided(0x6B, (0, 0, 0, 0), "nt!KeBugCheckEx", "evil+0x1234", "nt!IofCallDriver+0x55")
+@pytest.mark.parametrize("code", [0x6B, 0xA0000001])
+def test_a_driver_that_borrows_a_code_of_the_start_or_has_its_own_is_not_acquitted_by_it(code):
+    verdict = decided(code, (0, 0, 0, 0), "nt!KeBugCheckEx", "evil+0x1234", "nt!IofCallDriver+0x55")
     assert (verdict.suspect, verdict.confidence) == ("evil.sys", "high")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.code import instructions_before
-from volatility3_kdump.analysis.flips import BitFlip
+from volatility3_kdump.analysis.flips import BitFlip, code_flip
 from volatility3_kdump.analysis.judging import (
     CALL_ERROR,
     CONTRADICTED,
@@ -51,13 +51,15 @@ def nowhere(fault: Fault) -> Plausibility | None:
         return None
     if target.memory.read(ip, 1) is not None and fault.access != "execute":
         return None
-    return outcome_of(
+    flip = code_flip(target, ip, fault.pointer_name)
+    outcome = outcome_of(
         fault,
         NOWHERE,
         f"{fault.pointer_name} {ip:#x} lies in no module: a function pointer or a return address was wrong",
         _caller_text(fault),
         _authentication_text(fault),
     )
+    return outcome if flip is None else replace(outcome, flips=(flip,))
 
 
 def absent(fault: Fault) -> Plausibility | None:

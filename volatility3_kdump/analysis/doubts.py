@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from volatility3_kdump import tables
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.owners import OwnerRules
@@ -20,12 +21,15 @@ def doubt(bug_check: BugCheck | None, entries: Sequence[StackEntry], rules: Owne
     """The reason not to trust the stack (``uncertain``), whether it acquits all that is on it (``blameless``), and what
     is left to suspect (``remains``): for these arguments or for the code.
 
-    Nothing of it holds where a driver borrowed a code that Windows itself raises at start-up only.
+    Nothing of it holds where a driver borrowed a code that Windows itself raises at start-up only, or has its own.
     """
     if bug_check is None:
         return {}
-    if buckets.startup_only(bug_check.code) and _stopped_by_a_driver(entries, rules):
+    startup, unknown = buckets.startup_only(bug_check.code), tables.bug_check_record(bug_check.code) is None
+    if (startup or unknown) and _stopped_by_a_driver(entries, rules):
         return {}
+    if unknown:
+        return {"uncertain": "what this code means is not known"}
     record = buckets.record_of(bug_check.code)
     for entry in record.get("doubts", ()):
         value = buckets.argument(bug_check, entry["argument"])

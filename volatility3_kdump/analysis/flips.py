@@ -24,6 +24,9 @@ _LARGEST_OFFSET = 0x1000
 #: Lower bits than these make values that programs have for other reasons: sizes, flags, addresses of user space.
 _LOWEST_BIT_OVER_NULL = 32
 _LOWEST_BIT_BETWEEN = 24
+#: The images of the kernel and its drivers lie close together: below this bit, a change may lead from one to another.
+_LOWEST_BIT_BETWEEN_IMAGES = 32
+_FAST_FAIL, _LIST_ENTRY = 0x139, 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def pointer_flips(target: Target, bug_check: BugCheck | None, failure: Failure |
     if failure is None:
         return
     yield from _operand(failure)
+    yield from _links(target, bug_check, failure)
     places = dict.fromkeys(place for place in (failure.address, _operand_address(failure)) if place is not None)
     for place in places:
         flip = canonical_flip(target, place) or _over_null(failure, place) or _neighbour(target, failure, place)
@@ -98,6 +102,51 @@ def _operand(failure: Failure) -> Iterator[BitFlip]:
         f"in bit {bit}: possible bit flip, in memory or in the processor"
     )
     yield BitFlip("the operand", failure.address, failure.operand, bit, says, True)
+
+
+def _links(target: Target, bug_check: BugCheck | None, failure: Failure) -> Iterator[BitFlip]:
+    """Two links that a check of a list compared: registers, and what they point at, that differ in one high bit."""
+    if bug_check is None or bug_check.code != _FAST_FAIL or not failure.at_fault:
+        return
+    if bug_check.arguments[0].value != _LIST_ENTRY or target.header.architecture != "x64":
+        return
+    registers = {
+        name: value
+        for name, value in failure.context.registers.items()
+        if value is not None and target.is_kernel_address(value) and target.memory.read(value, 1) is not None
+    }
+    links = {name: value for name, value in failure.context.registers.items() if value is not None and value >> 24}
+    for name, value in registers.items():
+        for label, place in ((f"[{name}]", value), (f"[{name}+8]", value + 8)):
+            data = target.memory.read(place, 8)
+            if data is not None:
+                links[label] = int.from_bytes(data, "little")
+    for label, value in links.items():
+        for name, other in registers.items():
+            difference = value ^ other
+            bit = difference.bit_length() - 1
+            if difference.bit_count() == 1 and bit >= _LOWEST_BIT_BETWEEN:
+                what = "a link that one changed bit makes the other"
+                says = f"{label} is {value:#x} and {name} {other:#x}: {what} (bit {bit})"
+                yield BitFlip(label, value, other, bit, says)
+                return
+
+
+def code_flip(target: Target, ip: int, pointer_name: str) -> BitFlip | None:
+    """An instruction pointer in no module that one changed bit leads into one; ``pointer_name`` is what it is called.
+
+    None of 32 bits, where that many bits lie between any two images. On ARM64 the upper bits may be a signature.
+    """
+    if target.header.architecture != "x64":
+        return None
+    for bit in range(_LOWEST_BIT_BETWEEN_IMAGES, 64):
+        repaired = ip ^ 1 << bit
+        module = target.names.module_of(repaired)
+        if module is not None and target.is_kernel_address(repaired):
+            name = target.name_of(repaired) or f"{repaired:#x}"
+            says = f"{pointer_name} {ip:#x} with bit {bit} changed is {name}: possible bit flip in the pointer"
+            return BitFlip(pointer_name, ip, repaired, bit, says)
+    return None
 
 
 def canonical_flip(target: Target, address: int) -> BitFlip | None:
