@@ -140,15 +140,16 @@ def test_a_scene_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys:
 
 def test_the_default_scene_of_the_command_is_that_of_the_maker() -> None:
     from kdump_sample.scenes import DEFAULT
+    from volatility3_kdump.cli.sample import DEFAULT_SCENE
 
-    assert cli.DEFAULT_SCENE == DEFAULT
+    assert DEFAULT_SCENE == DEFAULT
 
 
 def test_the_sample_as_a_memory_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from kdump_sample.memory_images import KINDS
-    from volatility3_kdump.cli import IMAGE_KINDS, main
+    from volatility3_kdump.cli.sample import IMAGE_KINDS
 
     assert set(IMAGE_KINDS) == set(KINDS)
     path = tmp_path / "machine.lime"
-    assert main(["sample", "--image", "lime", "--running", str(path)]) == 0
+    assert cli.main(["sample", "--image", "lime", "--running", str(path)]) == 0
     assert "memory image (lime)" in capsys.readouterr().out and path.read_bytes()[:4] == b"EMiL"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
 from volatility3_kdump.errors import KdumpError
 
@@ -92,3 +93,6 @@ def _write(text: str, path: Path | None) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise KdumpError(f"--format {path}: cannot be written: {reason}") from error
+
+
+COMMAND = Command("analyze", "say of each dump in one line what crashed: for build pipelines", run, add_arguments)

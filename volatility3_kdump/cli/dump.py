@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from volatility3_kdump.cli.command import Command
+from volatility3_kdump.cli.dumps import add_dump_options, opening_options
 from volatility3_kdump.escape import printable
-from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 
 TYPES = (1, 5, 6)
@@ -29,11 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1 all memory in runs, 5 all memory with a bitmap (default), 6 the kernel's pages only",
     )
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
-    parser.add_argument("--isf-dir", metavar="DIR", type=Path, action="append", default=[], help="symbol tables")
-    parser.add_argument("--isf-file", metavar="FILE", type=Path, help="the kernel's symbol table itself")
-    parser.add_argument("-y", "--symbol-path", metavar="PATH", help="where PDB files are, as KD's -y")
-    parser.add_argument("--offline", action="store_true", default=None, help="ask no symbol server")
-    parser.add_argument("--member", metavar="NAME", help="the dump inside an archive")
+    add_dump_options(parser, rules=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,18 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from volatility3_kdump.writing import plan, write
 
     progress = ProgressLine(sys.stderr)
-    target = open_target(
-        arguments.image,
-        Options(
-            arguments.isf_dir,
-            arguments.isf_file,
-            arguments.symbol_path,
-            None,
-            arguments.member,
-            arguments.offline,
-            progress,
-        ),
-    )
+    target = open_target(arguments.image, opening_options(arguments, progress))
     try:
         planned = plan(target, arguments.dump_type, progress)
         write(planned, arguments.out, arguments.force, progress)
@@ -66,3 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"{planned.pages:,} pages, bug check {planned.bug_check:X}"
     )
     return 0
+
+
+COMMAND = Command("dump", "write a crash dump of a memory image or of another dump", run, add_arguments)

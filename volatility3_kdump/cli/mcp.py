@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.options import parse_size
@@ -132,3 +133,6 @@ async def _serve_http(server: Any, listening: socket.socket) -> None:
     config = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     print(f"kdump mcp: http://{_LOOPBACK}:{port}/mcp", file=sys.stderr, flush=True)
     await uvicorn.Server(config).serve(sockets=[listening])
+
+
+COMMAND = Command("mcp", "serve dumps to programs over the Model Context Protocol", run, add_arguments)

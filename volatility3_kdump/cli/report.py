@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
 
 
@@ -35,3 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     rendering.write_page("-o", arguments.out, page)
     print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes")
     return 0
+
+
+COMMAND = Command("report", "write the analysis of a crash as one HTML page", run, add_arguments)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.cli.command import Command
+from volatility3_kdump.cli.dumps import add_dump_options, opening_options
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
-from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -52,12 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refuse", metavar="RULES.yar", type=Path, help="write nothing if one of these YARA rules matches the result"
     )
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
-    parser.add_argument("--isf-dir", metavar="DIR", type=Path, action="append", default=[], help="symbol tables")
-    parser.add_argument("--isf-file", metavar="FILE", type=Path, help="the kernel's symbol table itself")
-    parser.add_argument("-y", "--symbol-path", metavar="PATH", help="where PDB files are, as KD's -y")
-    parser.add_argument("-i", "--image-path", metavar="PATH", help="where image files are, as KD's -i")
-    parser.add_argument("--offline", action="store_true", default=None, help="ask no symbol server")
-    parser.add_argument("--member", metavar="NAME", help="the dump inside an archive")
+    add_dump_options(parser, rules=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,14 +101,7 @@ def _read(arguments: argparse.Namespace, commands: Sequence[str], recorder: Reco
     from volatility3_kdump.console.commands import execute
     from volatility3_kdump.console.session import Session
 
-    options = Options(
-        arguments.isf_dir,
-        arguments.isf_file,
-        arguments.symbol_path,
-        arguments.image_path,
-        offline=arguments.offline,
-    )
-    session = Session(options)
+    session = Session(dataclasses.replace(opening_options(arguments), member=None))
     session.progress = progress
     with recorder.active():
         target = session.open(str(arguments.dump), arguments.member).target
@@ -158,3 +148,6 @@ def _told(scrubbed: Scrubbed | None) -> list[str]:
     lines = [f"user pages: {scrubbed.pages_left_out:,} left out"]
     lines += [f"{rule}: {scrubbed.times[rule]:,} blanked" for rule in RULES if rule != "user pages"]
     return lines + [f"NOTE: {line}" for line in scrubbed.notes]
+
+
+COMMAND = Command("slice", "write a dump of only what some commands read", run, add_arguments)

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+from volatility3_kdump.cli.command import Command
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.files import FileFailure, lines_of_stream, read_lines
@@ -19,10 +20,6 @@ from volatility3_kdump.stores.paths import SYMBOL_PATH_VARIABLE, SearchPath
 from volatility3_kdump.stores.servers import MICROSOFT, Servers
 from volatility3_kdump.stores.transfers import Limits
 from volatility3_kdump.symbols.manifest import LARGEST, LONGEST_LINE, ManifestError, entries_of, fetch, lines_of, read
-
-if TYPE_CHECKING:
-    pass
-
 
 #: More patient than a view is: whoever fetches waits for the files.
 _LIMITS = Limits(connect=15.0, stall=30.0, total=7200.0, attempts=4, backoff=1.0)
@@ -137,3 +134,6 @@ def _lines(manifest: Path) -> Iterator[str]:
     if str(manifest) == "-":
         return lines_of_stream(sys.stdin.buffer, LONGEST_LINE, LARGEST)
     return read_lines(manifest, LONGEST_LINE, LARGEST)
+
+
+COMMAND = Command("symbols", "list the PDB and image files that a dump needs, or fetch them", run, add_arguments)

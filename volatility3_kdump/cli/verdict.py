@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from volatility3_kdump.cli.command import Command
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.files import FileFailure, open_file, read_at_most, reason
@@ -133,3 +134,6 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, list):
         return [_escaped(entry) for entry in value]
     return value
+
+
+COMMAND = Command("verdict", "give culprit, bucket and hash for a pasted `!analyze -v` or stack", run, add_arguments)

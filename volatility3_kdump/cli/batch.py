@@ -16,6 +16,7 @@ from volatility3_kdump.batch.summary import Summary, counted
 from volatility3_kdump.batch.task import Line, Options
 from volatility3_kdump.batch.watching import watched
 from volatility3_kdump.batch.workers import MOST_JOBS, Progress, lines_of
+from volatility3_kdump.cli.command import Command
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.stores.servers import offline_by_default
@@ -194,3 +195,6 @@ def _write_summary(path: Path, summary: Summary) -> None:
         path.write_text(json.dumps(summary.document(), indent=2) + "\n", encoding="ascii")
     except OSError as error:
         raise KdumpError(f"--summary {path}: cannot be written: {error.strerror or error}") from error
+
+
+COMMAND = Command("batch", "analyse many dumps: one JSON line each, and a summary", run, add_arguments)
