@@ -19,9 +19,9 @@ def test_a_published_entry() -> None:
         return _INFO[start : start + size] if start >= 0 and start + size <= len(_INFO) else None
 
     info = decode_unwind_info(read, _RVA, 0x20000)
-    entry = FunctionEntry(0x7FF678E20000, 0x15FB0, 0x16165, _RVA, info, 5, 3)
     handler = "ConsoleApplication1!ILT+770(__GSHandlerCheck_SEH)"
-    assert list(entry_lines(entry, {0x7FF678E31307: handler})) == [
+    entry = FunctionEntry(0x7FF678E20000, 0x15FB0, 0x16165, _RVA, info, 5, 3, handler)
+    assert list(entry_lines(entry)) == [
         "BeginAddress      = 00000000`00015fb0",
         "EndAddress        = 00000000`00016165",
         "UnwindInfoAddress = 00000000`0001cca4",

@@ -65,6 +65,11 @@ def names_of(target: Target, addresses: Iterable[int]) -> dict[int, str | None]:
     return {address: target.name_of(address) for address in addresses}
 
 
+def place_name(target: Target, address: int) -> str:
+    """The symbol of an address, or its digits."""
+    return target.name_of(address) or f"{address:x}"
+
+
 def why_no_code(target: Target, address: int) -> str:
     """Why no instruction could be decoded at an address."""
     return target.memory.why_absent(address) or "no instruction"

@@ -21,7 +21,7 @@ class FunctionEntry:
     """A RUNTIME_FUNCTION of the image at ``base``: its three RVAs, and what the last leads to.
 
     ``info`` is ``None`` where it cannot be read, and ``reason`` says why; ``slots`` counts its codes as they are
-    stored; ``data`` is the word behind the handler, ``None`` without a handler.
+    stored; ``handler_name`` is the handler's symbol and ``data`` the word behind it, ``None`` without a handler.
     """
 
     base: int
@@ -31,6 +31,7 @@ class FunctionEntry:
     info: UnwindInfo | None
     slots: int = 0
     data: int | None = None
+    handler_name: str | None = None
     reason: str = ""
 
 
@@ -40,13 +41,13 @@ def function_entries(target: Target, address: int) -> list[FunctionEntry]:
     if module is None or not isinstance(table, amd64_unwind.FunctionTable):
         raise KdumpError(f"No function entry for {address:x}: there is no x64 image with a function table")
     try:
-        found = table.entry(address - module.base)
+        fields = table.entry(address - module.base)
     except amd64_unwind.TableAbsent as error:
         raise KdumpError(f"No function entry for {address:x}: {error}") from None
     entries: list[FunctionEntry] = []
-    while found is not None and len(entries) < _MOST_LINKS:
-        begin, end, info_rva = found
-        found = None
+    while fields is not None and len(entries) < _MOST_LINKS:
+        begin, end, info_rva = fields
+        fields = None
         try:
             info = decode_unwind_info(table.read_rva, info_rva, table.size_of_image)
         except ValueError as error:
@@ -56,8 +57,9 @@ def function_entries(target: Target, address: int) -> list[FunctionEntry]:
         slots = head[2] if head else 0
         behind = None if info.handler is None else table.read_rva(info_rva + 8 + 2 * (slots + slots % 2), 4)
         data = None if behind is None else int.from_bytes(behind, "little")
-        entries.append(FunctionEntry(module.base, begin, end, info_rva, info, slots, data))
-        found = info.chained
+        handler_name = None if info.handler is None else target.name_of(module.base + info.handler)
+        entries.append(FunctionEntry(module.base, begin, end, info_rva, info, slots, data, handler_name))
+        fields = info.chained
     if not entries:
         raise KdumpError(f"No function entry for {address:x}")
     return entries

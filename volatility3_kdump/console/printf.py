@@ -27,7 +27,7 @@ class Reading:
     """What conversions read: memory, and the name of an address."""
 
     memory: Memory
-    name_of: Callable[[int], str | None]
+    symbol_at: Callable[[int], str | None]
 
 
 def printed(text_format: str, values: list[int], reading: Reading) -> str:
@@ -80,7 +80,7 @@ def _shown(what: str, flags: str, precision: int | None, value: int, reading: Re
     if what in ("p", "N"):
         return pointer(value, memory.pointer_size)
     if what in ("y", "ly"):
-        return reading.name_of(value) or pointer(value, memory.pointer_size)
+        return reading.symbol_at(value) or pointer(value, memory.pointer_size)
     if what in ("ma", "mu", "msa", "msu", "s", "S", "hs", "ls", "ws", "lS", "hS", "wS"):
         shown = _string(what, value, memory)
         return shown if precision is None else shown[:precision]

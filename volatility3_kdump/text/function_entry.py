@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from volatility3_kdump.analysis.function_entry import FunctionEntry
 from volatility3_kdump.cpu.amd64_unwind import (
@@ -39,8 +39,8 @@ _SLOTS = {SAVE_NONVOL: 2, SAVE_XMM128: 2, SAVE_NONVOL_FAR: 3, SAVE_XMM128_FAR: 3
 _SAVES = (SAVE_NONVOL, SAVE_NONVOL_FAR, SAVE_XMM128, SAVE_XMM128_FAR)
 
 
-def entry_lines(entry: FunctionEntry, names: Mapping[int, str | None]) -> Iterator[str]:
-    """The lines of one entry; ``names`` has the name of the handler."""
+def entry_lines(entry: FunctionEntry) -> Iterator[str]:
+    """The lines of one entry."""
     yield f"BeginAddress      = {pointer(entry.begin)}"
     yield f"EndAddress        = {pointer(entry.end)}"
     yield f"UnwindInfoAddress = {pointer(entry.info_rva)}"
@@ -57,7 +57,7 @@ def entry_lines(entry: FunctionEntry, names: Mapping[int, str | None]) -> Iterat
     if info.handler is not None:
         place = entry.base + info.handler
         data = "" if entry.data is None else f", data {entry.data:x}"
-        yield f"  handler routine: {names.get(place) or pointer(place)} ({pointer(place)}){data}"
+        yield f"  handler routine: {entry.handler_name or pointer(place)} ({pointer(place)}){data}"
     index = len(info.epilogs)
     for code in info.codes:
         yield f"  {index:02x}: {_code(code)}"

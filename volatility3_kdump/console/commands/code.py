@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.analysis.code import function_around, instructions_between, instructions_from, names_of
+from volatility3_kdump.analysis.code import (
+    function_around,
+    instructions_between,
+    instructions_from,
+    names_of,
+    place_name,
+    why_no_code,
+)
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number
-from volatility3_kdump.cpu.instruction import Instruction
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text.disasm import calls, goal_of, is_call
 from volatility3_kdump.text.registers import code_line
@@ -151,22 +157,17 @@ def _found(session: Session, pattern: str, start: int, count: int | None) -> Ite
             line = code_line(instruction)
             if wildcard.matches(line):
                 found = True
-                yield f"{_place(session, instruction)}:"
+                yield f"{place_name(session.seen, instruction.address)}:"
                 yield line
                 if count is None:
                     return
         if not batch:
             if not found:
-                why = target.memory.why_absent(address) or "there is no instruction"
-                yield f"No match for '{pattern}' up to {address:x}: {why}"
+                yield f"No match for '{pattern}' up to {address:x}: {why_no_code(target, address)}"
             return
         left -= len(batch)
     if not found:
         yield f"No match for '{pattern}' in {count or _MOST_SEARCHED:x} instructions (hexadecimal)"
-
-
-def _place(session: Session, instruction: Instruction) -> str:
-    return session.seen.name_of(instruction.address) or f"{instruction.address:x}"
 
 
 @command(
@@ -185,9 +186,7 @@ def function_entry(session: Session, arguments: Arguments) -> Iterator[str]:
     yield from nearest_grid(target, address).kd_lines()
     for number_, entry in enumerate(entries):
         yield "Chained info:" if number_ else ""
-        handler = None if entry.info is None else entry.info.handler
-        place = 0 if handler is None else entry.base + handler
-        yield from entry_lines(entry, {place: target.name_of(place)} if place else {})
+        yield from entry_lines(entry)
         if number_ + 1 < len(entries):
             yield ""
 

@@ -8,7 +8,7 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.memory.contents import counted_text, stretch
+from volatility3_kdump.windows.memory.contents import counted_text, stretch, why_no_string
 
 _LONGEST = 0x1000
 
@@ -77,7 +77,7 @@ def counted_string(session: Session, arguments: Arguments) -> Iterator[str]:
     wide = arguments.name == "!ustr"
     string = counted_text(memory, address, wide, _LONGEST)
     if string is None:
-        raise KdumpError(f"{session.target.name}: no string at {address:x}: {memory.why_unreadable(address)}")
+        raise KdumpError(f"{session.target.name}: no string at {address:x}: {why_no_string(memory, address)}")
     if string.length > string.maximum:
         yield f"NOTE: its length {string.length} is greater than its room {string.maximum}: this may be no string"
     yield shown(string.length, string.maximum, string.buffer, string.text, wide, memory.pointer_size)

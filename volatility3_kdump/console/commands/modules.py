@@ -20,7 +20,7 @@ from volatility3_kdump.views.drivers import (
 )
 from volatility3_kdump.views.irp import device_lines, device_named, driver_grid, driver_stacks, irp_grid, stack_grid
 from volatility3_kdump.windows.io.drivers import read_details
-from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded
+from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded, module_at
 from volatility3_kdump.windows.user.loader import user_modules
 from volatility3_kdump.windows.user.spaces import user_space
 
@@ -64,7 +64,7 @@ def list_modules(session: Session, arguments: Arguments) -> Iterable[str]:
     names = [pattern] if pattern else []
     if place is not None:
         address = session.evaluate(place)
-        module = target.names.module_of(address)
+        module = module_at(target, address)
         if module is None or "v" not in options:
             return address_grid(target, [address]).kd_lines()
         names = [module.name]

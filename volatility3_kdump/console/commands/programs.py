@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from volatility3_kdump.console.syntax import Example, Option, rest
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_first
 from volatility3_kdump.files import FileFailure, read_bytes, read_lines
+from volatility3_kdump.windows.listing.places import name_at
+from volatility3_kdump.windows.memory.contents import why_no_string
 
 _LONGEST_LINE, _LONGEST_SCRIPT = 1 << 16, 16 << 20
 _SKIPS = re.compile(r"\s*/(pS|ps|s|f)\b\s*", re.ASCII)
@@ -335,7 +338,7 @@ def print_formatted(session: Session, arguments: Arguments) -> Iterator[str]:
     if layout is None:
         raise KdumpError('.printf takes a format in double quotes: .printf "%p\\n", VALUE')
     values = [session.evaluate(value) for value in parts[1:]]
-    reading = Reading(session.current.memory, session.seen.names.text) if session.dumps else None
+    reading = Reading(session.current.memory, functools.partial(name_at, session.seen)) if session.dumps else None
     if reading is None and "%" in layout[1]:
         raise KdumpError("no dump is open: .opendump FILE opens one")
     yield Partial(printed(layout[1], values, reading) if reading is not None else f"{layout[1]}")
@@ -403,10 +406,11 @@ def _value(session: Session, kind: str, text: str, name: str) -> str:
                 raise KdumpError("these commands say more than 65,536 characters: an alias holds no more")
         return " ".join(lines)
     address = session.evaluate(text)
-    found = read_string(kind, address, session.current.memory)
-    if found is None:
-        raise KdumpError(f"there is no such string at {address:x}: {session.current.memory.why_unreadable(address)}")
-    return script.inert(found)
+    memory = session.current.memory
+    string = read_string(kind, address, memory)
+    if string is None:
+        raise KdumpError(f"there is no such string at {address:x}: {why_no_string(memory, address)}")
+    return script.inert(string)
 
 
 @command(

@@ -14,11 +14,10 @@ from volatility3_kdump.console.syntax import Example, Option, rest, word
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import expanded
 from volatility3_kdump.stores.servers import MICROSOFT
-from volatility3_kdump.symbols.isf import how_to_get_image
 from volatility3_kdump.text.banner import dotted
+from volatility3_kdump.windows.listing.modules import module_named, symbols_of
 
 if TYPE_CHECKING:
-    from volatility3_kdump.images.modules import Module
     from volatility3_kdump.target import Target
 
 
@@ -121,7 +120,7 @@ def reload(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _check_place(session: Session, name: str, place: str) -> None:
     """``MODULE=BASE,SIZE,TIME``: refused where the list of modules has it otherwise, or not at all."""
-    module = _module_named(session.target, name)
+    module = module_named(session.target, name)
     if module is None:
         raise KdumpError(
             f'"{name}" was not found in the image list, and {place} does not add it: modules are those that lm lists'
@@ -136,30 +135,16 @@ def _check_place(session: Session, name: str, place: str) -> None:
             raise KdumpError(f"the {what} of {module.name} is {told} in the image list: {part} is not taken for it")
 
 
-def _module_named(target: Target, name: str) -> Module | None:
-    wanted = name.lower()
-    return next(
-        (module for module in target.modules if wanted in (module.name.lower(), module.image_name.lower())), None
-    )
-
-
 def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
     """``.reload /f MODULE``: its symbols now, and where they come from, or why there are none."""
-    module = _module_named(target, name)
+    module = module_named(target, name)
     if module is None:
         raise KdumpError(f'"{name}" was not found in the image list: lm lists it')
-    if forced:
-        target.names.load(module)
-    state, reason = target.names.status_of(module), target.names.reason_of(module)
-    if state == "no symbols":
+    symbols = symbols_of(target, module, forced)
+    if symbols.state == "no symbols":
         yield f"*** ERROR: Module load completed but symbols could not be loaded for {module.image_name}"
-    kernel = target.kernel is not None and target.kernel.base == module.base
-    because = target.symbol_remedy if kernel and not target.has_names else ""
-    image = target.images.image_of(module)
-    if not kernel and state == "no symbols" and module.timestamp and image.image_file() is None:
-        because = how_to_get_image(module.image_name, module.timestamp, module.size)
-        because += "; a driver that is not Microsoft's needs -i DIRECTORY with its file"
-    yield "; ".join(filter(None, (f"{module.name} ({state})" + (f": {reason}" if reason else ""), because)))
+    because = f": {symbols.reason}" if symbols.reason else ""
+    yield "; ".join(filter(None, (f"{module.name} ({symbols.state}){because}", symbols.remedy)))
 
 
 def _reload(session: Session) -> Iterator[str]:

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from volatility3_kdump.analysis.bugcheck import header_bug_check
-from volatility3_kdump.analysis.failure import Failure, failure_at_context, failure_at_trap, failure_in, find_failure
+from volatility3_kdump.analysis.failure import (
+    Failure,
+    exception_site,
+    failure_at_context,
+    failure_at_trap,
+    failure_in,
+    find_failure,
+)
 from volatility3_kdump.console.commands import Arguments, command, run
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, number
@@ -317,7 +324,7 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
             if target.header.container is not None:
                 raise KdumpError(f"{target.name}: a memory image has no exception record of its own")
             raise KdumpError(f"{target.name}: the exception record of the dump header was never set")
-        return exception_lines(record, width, target.names.lookup(record.address))
+        return exception_lines(record, width, exception_site(target, record))
     address = arguments.number("ADDRESS") or 0
     record = read_exception_record(target, address, session.current.memory)
     return exception_grid(target, address, record).kd_lines()

@@ -65,20 +65,13 @@ def page_table_entries(session: Session, arguments: Arguments) -> Iterator[str]:
 )
 def virtual_to_physical(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.translation import vtop_grid
-    from volatility3_kdump.windows.memory.translation import directory_of
+    from volatility3_kdump.windows.memory.translation import directory_at, directory_of
 
     directory, address = arguments.number("DIRECTORY") or 0, arguments.number("ADDRESS")
     if address is None:
         directory, address = 0, directory
-    directory = _base(session, directory) or directory_of(session.target, session.current.process)
+    directory = directory_at(session.target, directory) or directory_of(session.target, session.current.process)
     return vtop_grid(session.target, address, directory).kd_lines()
-
-
-def _base(session: Session, directory: int) -> int:
-    """A page directory's address of what was typed: that, or its page frame number, as in ``!vtop 98fd 12f980``."""
-    memory = session.target.physical_memory
-    numbered = bool(directory & 0xFFF) and directory < 1 << 40 and memory.why_absent(directory << 12) is None
-    return directory << 12 if numbered else directory
 
 
 @command(

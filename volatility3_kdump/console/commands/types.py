@@ -13,7 +13,7 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.console.usage import described
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.windows.memory.contents import pointer_at
+from volatility3_kdump.windows.listing.places import variable_at
 
 if TYPE_CHECKING:
     from volatility3_kdump.expressions.cpp_values import CppValue
@@ -221,29 +221,28 @@ def _variable(session: Session, wanted: _Wanted) -> CppValue | None:
     """``dt nt!PsActiveProcessHead``, ``dt ADDRESS``: a variable by its name or its address; ``None`` for no such."""
     if _description(session, wanted.type_name) is not None:
         return None
-    names, target = cpp_names(session), session.seen
     try:
         at = session.evaluate(wanted.type_name)
     except KdumpError:
         return None
-    place = target.names.lookup(at)
-    if place is None or place.symbol is None or place.offset:
+    name = variable_at(session.seen, at)
+    if name is None:
         if _FIELD.match(wanted.type_name) or "!" in wanted.type_name:
             return None
         raise KdumpError(f"{at:x} is no variable with a name: dt TYPE ADDRESS shows memory as a type")
-    return names.symbol(f"{place.module}!{place.symbol}")
+    return cpp_names(session).symbol(name)
 
 
 def _as_structure(session: Session, wanted: _Wanted, variable: CppValue) -> None:
     """``dt nt!Variable Field``: ask for the structure that a variable is or points to."""
-    type_, at = variable.type, variable.address
-    if type_.kind == "pointer" and type_.target is not None:
-        at, type_ = pointer_at(session.current.memory, at or 0), type_.target
-    if type_.kind not in ("struct", "union") or not at:
+    from volatility3_kdump.expressions.cpp_values import pointee
+
+    structure = pointee(variable) if variable.type.kind == "pointer" else variable
+    if structure.type.kind not in ("struct", "union") or not structure.address:
         raise KdumpError("no structure is known for it: dt TYPE ADDRESS shows it as one")
     module = wanted.type_name.rpartition("!")[0] or "nt"
-    wanted.type_name = f"{module}!{type_.name}"
-    wanted.words.append(f"0x{at:x}")
+    wanted.type_name = f"{module}!{structure.type.name}"
+    wanted.words.append(f"0x{structure.address:x}")
 
 
 def _description(session: Session, name: str) -> TypeDescription | None:

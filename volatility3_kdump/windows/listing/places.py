@@ -39,6 +39,19 @@ class AddressPlaces:
     absent: str | None
 
 
+def name_at(target: Target, address: int) -> str | None:
+    """The symbol of an address; ``None`` outside every module."""
+    return target.name_of(address)
+
+
+def variable_at(target: Target, address: int) -> str | None:
+    """The name of the variable that begins at an address, ``nt!PsActiveProcessHead``; ``None`` where none does."""
+    name = target.names.lookup(address)
+    if name is None or name.symbol is None or name.offset:
+        return None
+    return f"{name.module}!{name.symbol}"
+
+
 def places_of(target: Target, address: int) -> AddressPlaces:
     """Where an address lies."""
     module = target.names.module_of(address)

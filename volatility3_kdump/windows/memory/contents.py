@@ -133,6 +133,11 @@ def counted_text(memory: Memory, address: int, wide: bool, most: int = LONGEST_T
     return CountedText(length, maximum, buffer, text)
 
 
+def why_no_string(memory: Memory, address: int) -> str:
+    """Why no string could be read at an address."""
+    return memory.why_unreadable(address)
+
+
 def zero_ended(memory: Memory, address: int, wide: bool, most: int) -> str | None:
     """A string up to its zero, of at most so many characters, or what the dump has of it; ``None`` for nothing."""
     if not wide:
@@ -157,8 +162,3 @@ def pieces(memory: Memory, address: int, length: int, size: int) -> Iterator[byt
     """A range that the dump has, in pieces of at most ``size`` bytes."""
     for position in range(0, length, size):
         yield memory.read(address + position, min(size, length - position)) or b""
-
-
-def pointer_at(memory: Memory, address: int) -> int | None:
-    """The pointer that stands at an address; ``None`` where it is not in the dump."""
-    return memory.pointer(address)

@@ -125,6 +125,12 @@ def directory_of(target: Target, process: int | None = None) -> int:
     return directory
 
 
+def directory_at(target: Target, directory: int) -> int:
+    """A page directory's address of what was typed: that, or its page frame number, as in ``!vtop 98fd 12f980``."""
+    numbered = bool(directory & 0xFFF) and directory < 1 << 40
+    return directory << 12 if numbered and target.physical_memory.why_absent(directory << 12) is None else directory
+
+
 def translate(target: Target, address: int, directory: int | None = None) -> Translation:
     """Walk the page tables for an address; ``directory`` is CR3, by default that of the dump header.
 
