@@ -23,6 +23,7 @@ NAMES = {"name_of", "lookup", "lookup_many", "lookup_return", "module_of", "load
 ALLOWED = {
     ("volatility3_kdump/console/application.py", "reader.read"),
     ("volatility3_kdump/console/commands/__init__.py", "syntax.read"),
+    ("volatility3_kdump/console/commands/objects.py", "arguments.syntax.read"),
     ("volatility3_kdump/pages/rendering.py", "stream.read"),
     ("volatility3_kdump/views/tagged.py", "dump.source.read"),
 }
@@ -88,8 +89,8 @@ def test_reads_nothing(room: Path) -> None:
 def test_every_door_opens_dumps_alike() -> None:
     """Memory images are settled once they are open: one place opens targets, whoever asks."""
     opened = {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py")
+        path.relative_to(PRODUCT).as_posix()
+        for path in PRODUCT.rglob("*.py")
         if any(
             isinstance(node, ast.Call) and ast.unparse(node.func) in ("Target.open", "Target.from_context")
             for node in ast.walk(ast.parse(path.read_text()))

@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.cpu.context import Context, parse_context
-from volatility3_kdump.cpu.state import CR3_TABLE, CR3_TABLE_32
 from volatility3_kdump.dump import DumpHeader, MachineFacts, Segment
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
@@ -28,15 +26,13 @@ from volatility3_kdump.options import Options
 from volatility3_kdump.symbols import kernel_table, siblings
 from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.entry_forms import entry_forms
-from volatility3_kdump.symbols.generations import generation_offset
 from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.machine_facts import machine_facts
 from volatility3_kdump.symbols.names import AddressNames
-from volatility3_kdump.symbols.objects import TypedObject, Types
+from volatility3_kdump.symbols.objects import Types
 from volatility3_kdump.symbols.places import Places, places_of
-from volatility3_kdump.symbols.prefetch import modules_of, prefetch
 from volatility3_kdump.symbols.sources import SymbolSources, identity_in
 from volatility3_kdump.symbols.types import TypeTable
 
@@ -118,27 +114,13 @@ class Target:
     @property
     def header(self) -> DumpHeader:
         """What the dump's header says; of a memory image, what is known of the machine in its place."""
-        return self.dump.header if not isinstance(self.dump.header, MachineFacts) else self._machine_facts
+        return self.dump.header if not isinstance(self.dump.header, MachineFacts) else self.machine_facts
 
     @functools.cached_property
-    def _machine_facts(self) -> DumpHeader:
+    def machine_facts(self) -> MachineFacts:
+        """What is known of the machine of a memory image; only of one."""
         assert isinstance(self.dump.header, MachineFacts)
-        return machine_facts(self.dump, self.dump.header, self.kernel, self.memory, self.symbol, self._recorded)
-
-    def show_user_half(self, directory: int, source: str) -> None:
-        """Take the user half of the address space from the page tables of another process of a memory image."""
-        facts = self.header
-        root = directory & (CR3_TABLE if facts.bits == 64 else CR3_TABLE_32)
-        if self.layer_name is None or not isinstance(facts, MachineFacts) or root == facts.directory_table_base:
-            return
-        if self.context.layers[self.layer_name].change_root(root):
-            sources = {**facts.sources, "directory_table_base": source}
-            self._machine_facts = dataclasses.replace(facts, directory_table_base=root, sources=sources)
-
-    def _recorded(self, name: str) -> int | None:
-        """What KDDEBUGGER_DATA64 has, asked while the facts of an image are put together."""
-        data = read_encoded_data(self.memory.read, None, self.symbol)
-        return data[name] if data is not None else None
+        return machine_facts(self.dump, self.dump.header, self.kernel, self.memory, self.symbol)
 
     @property
     def warnings(self) -> list[str]:
@@ -272,12 +254,6 @@ class Target:
         """Whether the kernel's own symbols name its addresses: not with types of a sibling."""
         return self.kernel_table.named
 
-    def prefetch(self, words: Iterable[int]) -> None:
-        """Get the files of the modules that hold any of some addresses, several at a time, where servers are asked."""
-        places = self.places
-        if places.image_path.asks_servers:
-            prefetch(modules_of(words, self.modules), places.image_path, places.symbol_path, self.problems)
-
     def types_of(self, module: Module) -> TypeTable | None:
         """The types of a module from an ISF table or its PDB; ``None`` when neither is at hand."""
         if self.kernel is not None and self.kernel.base == module.base:
@@ -286,16 +262,8 @@ class Target:
 
     @functools.cached_property
     def types(self) -> Types:
-        """Types and variables of all modules by name, for :meth:`object` and :meth:`symbol_object`."""
+        """Types and variables of all modules by name, ``types.object("nt!_EPROCESS", address)``."""
         return Types(self.memory, lambda: self.modules, self.types_of, self.names.address_of)
-
-    def object(self, type_name: str, address: int) -> TypedObject:
-        """Memory as a type, ``nt!_EPROCESS``. Raises :class:`KdumpError` for a type that is not known."""
-        return self.types.object(type_name, address)
-
-    def symbol_object(self, name: str, type_name: str | None = None) -> TypedObject:
-        """A variable, ``nt!PsActiveProcessHead``; ``type_name`` is needed where its symbols have none."""
-        return self.types.symbol_object(name, type_name)
 
     def _repr_html_(self) -> str:
         return html_table(("Dump", self.name), [("Crash", self.header.brief()), ("Symbols", self.symbol_status)])
@@ -311,26 +279,6 @@ class Target:
         if address is None and debugger_field is not None and self.debugger is not None:
             address = self.debugger[debugger_field]
         return address
-
-    def offset(
-        self, type_name: str, path: str, debugger_field: str | None, generation: str | None = None
-    ) -> int | None:
-        """Offset of a structure field: from the symbols, else from KDDEBUGGER_DATA64, else by structure sizes.
-
-        ``debugger_field`` names the field of KDDEBUGGER_DATA64 that holds the offset; ``generation`` the key of the
-        shipped table of structure generations. ``None`` when none of them knows it.
-        """
-        if self.nt is not None and self.nt.has_type(type_name):
-            field = self.nt.find(type_name, path)
-            if field is not None or self.has_names:
-                return None if field is None else field.offset
-        if self.debugger is None:
-            return None
-        if debugger_field is not None:
-            return self.debugger[debugger_field]
-        if generation is not None:
-            return generation_offset(self.debugger["SizeEProcess"], self.debugger["SizeEThread"], generation)
-        return None
 
     # shared values ----------------------------------------------------------------------------------------------
 
@@ -379,10 +327,6 @@ class Target:
     def name_of(self, address: int) -> str | None:
         """``module!symbol+offset`` or ``module+offset``; ``None`` outside every module."""
         return self.names.text(address)
-
-    def follows_call(self, address: int) -> bool | None:
-        """Whether a call instruction ends at an address; ``None`` when its code is not in the dump."""
-        return follows_call(self.memory.read, address, self.header.architecture)
 
     @functools.cached_property
     def header_context(self) -> Context | None:

@@ -27,6 +27,7 @@ from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.user_mode import process_memory
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.expressions.names import Scope
@@ -165,7 +166,7 @@ class DebuggerObjects:
         return [crashed.address]
 
     def _pid(self, address: int) -> int:
-        offset = self._target.offset("_EPROCESS", "UniqueProcessId", None, generation="UniqueProcessId")
+        offset = field_offset(self._target, "_EPROCESS", "UniqueProcessId", None, generation="UniqueProcessId")
         pid = self._target.memory.pointer(address + offset) if offset is not None else None
         if pid is None:
             raise EvaluationError(f"the id of process {address:x} is not in the dump")
@@ -315,7 +316,7 @@ class DebuggerObjects:
         return Items(listed, count=lambda: len(addresses()))
 
     def _tid(self, address: int) -> int:
-        offset = self._target.offset("_ETHREAD", "Cid.UniqueThread", None)
+        offset = field_offset(self._target, "_ETHREAD", "Cid.UniqueThread", None)
         tid = self._target.memory.pointer(address + offset) if offset is not None else None
         if tid is None:
             raise EvaluationError(f"the id of thread {address:x} is not in the dump")
@@ -331,7 +332,7 @@ class DebuggerObjects:
         target = self._target
 
         def block() -> CppValue:
-            offset = target.offset("_ETHREAD", "Tcb.Teb", "OffsetKThreadTeb")
+            offset = field_offset(target, "_ETHREAD", "Tcb.Teb", "OffsetKThreadTeb")
             teb = target.memory.pointer(address + offset) if offset is not None else None
             if not teb:
                 raise EvaluationError("it has no TEB")

@@ -24,6 +24,7 @@ from volatility3_kdump.windows.memory.kernel_regions import (
 from volatility3_kdump.windows.memory.page_entries import entry_at
 from volatility3_kdump.windows.processes.crashed import crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.memory import Memory
@@ -181,7 +182,7 @@ def processor_stacks(target: Target, prcb: int | None) -> list[tuple[str, int, i
         ("DPC stack", "DpcStack", "OffsetPrcbDpcStack"),
         ("interrupt stack", "IsrStack", "OffsetPrcbIsrStack"),
     ):
-        located = target.offset("_KPRCB", path, debugger_field)
+        located = field_offset(target, "_KPRCB", path, debugger_field)
         tops.append((name, memory.pointer(prcb + located) if located is not None else None))
     if nt is not None and target.header.architecture == "x64" and nt.has("_KTSS64", "Ist") and nt.has("_KPCR", "Prcb"):
         task_state = memory.pointer(prcb - nt.offset("_KPCR", "Prcb") + nt.offset("_KPCR", "TssBase"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from volatility3_kdump.cpu.state import context_record
 from volatility3_kdump.dump import CrashDump, Fact, MachineFacts
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.kdbg import read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, indexed_variables
 
 _LISTS = {
@@ -29,11 +30,10 @@ def machine_facts(
     kernel: Kernel | None,
     memory: Memory,
     symbol: Callable[[str], int | None],
-    recorded: Callable[[str], int | None],
 ) -> MachineFacts:
     """The facts of an image, completed.
 
-    ``symbol`` gives the address of a kernel variable by its symbols; ``recorded`` one that KDDEBUGGER_DATA64 names.
+    ``symbol`` gives the address of a kernel variable by its symbols.
     """
     found: dict[str, Fact] = {}
     index = indexed_variables(kernel.identity) if kernel is not None and kernel.identity is not None else {}
@@ -49,12 +49,18 @@ def machine_facts(
         found["major_version"] = Fact(build >> 28, "nt!NtBuildNumber")
         found["build_number"] = Fact(build & 0xFFFF, "nt!NtBuildNumber")
     facts = facts.completed(found)
-    facts = facts.completed(_bug_check(memory, symbol("KiBugCheckData") or recorded("KiBugCheckData")))
+    facts = facts.completed(_bug_check(memory, symbol("KiBugCheckData") or _recorded(memory, symbol, "KiBugCheckData")))
     if facts.has_crashed is not True and dump.processors:
         # What a debugger shows that stops a machine: the first processor.
         state = dump.processors[0]
         facts = facts.completed({"context_record": Fact(context_record(state.context), state.source)})
     return facts
+
+
+def _recorded(memory: Memory, symbol: Callable[[str], int | None], name: str) -> int | None:
+    """What KDDEBUGGER_DATA64 has."""
+    data = read_encoded_data(memory.read, None, symbol)
+    return data[name] if data is not None else None
 
 
 def _bug_check(memory: Memory, address: int | None) -> dict[str, Fact]:

@@ -10,6 +10,7 @@ from volatility3_kdump import tables
 from volatility3_kdump.errors import SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import FieldPath, LayoutError, Layouts, StructReader
 from volatility3_kdump.memory import Memory, sign_extended
+from volatility3_kdump.symbols.generations import generation_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -72,6 +73,27 @@ def read_fields(target: Target, type_name: str, address: int, paths: Mapping[str
         raise Unreadable.at(address, type_name, target.memory.why_unreadable(address))
     fields: dict[str, Any] = row._asdict()
     return fields
+
+
+def field_offset(
+    target: Target, type_name: str, path: str, debugger_field: str | None, generation: str | None = None
+) -> int | None:
+    """Offset of a structure field: from the symbols, else from KDDEBUGGER_DATA64, else by structure sizes.
+
+    ``debugger_field`` names the field of KDDEBUGGER_DATA64 that holds the offset; ``generation`` the key of the
+    shipped table of structure generations. ``None`` when none of them knows it.
+    """
+    if target.nt is not None and target.nt.has_type(type_name):
+        field = target.nt.find(type_name, path)
+        if field is not None or target.has_names:
+            return None if field is None else field.offset
+    if target.debugger is None:
+        return None
+    if debugger_field is not None:
+        return target.debugger[debugger_field]
+    if generation is not None:
+        return generation_offset(target.debugger["SizeEProcess"], target.debugger["SizeEThread"], generation)
+    return None
 
 
 def require_symbols(target: Target, what: str, *needed: str, names: bool = False) -> Layouts:

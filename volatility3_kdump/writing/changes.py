@@ -12,6 +12,7 @@ from volatility3.framework import exceptions
 
 from volatility3_kdump.cpu.state import context_record
 from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -59,7 +60,7 @@ def _decode_debugger_data(target: Target, pieces: dict[int, bytes], notes: list[
 
 
 def _save_registers(target: Target, pieces: dict[int, bytes], notes: list[str]) -> None:
-    place = target.offset("_KPRCB", "Context", "OffsetPrcbContext")
+    place = field_offset(target, "_KPRCB", "Context", "OffsetPrcbContext")
     saved = missing = 0
     for processor in processors(target):
         if processor.context is None:

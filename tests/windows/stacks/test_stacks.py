@@ -41,6 +41,7 @@ from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Stack, Start
+from volatility3_kdump.windows.stacks.places import may_follow_call
 from volatility3_kdump.windows.stacks.starts import (
     context_start,
     crash_start,
@@ -526,7 +527,7 @@ def test_bad_unwind_data_is_stepped_over_by_a_scan(plain: Target, changed, damag
     assert stack.frames[at + 1].trust == "scan"
     assert not stack.trusted
     # Nothing but what stands behind a call; the callers are among it.
-    assert all(target.follows_call(frame.ip) for frame in stack.frames if frame.trust == "scan")
+    assert all(may_follow_call(target, frame.ip) for frame in stack.frames if frame.trust == "scan")
     assert "nt!NtDeviceIoControlFile" in names[at + 1 :]
     assert "nt!KiSystemServiceCopyEnd" in names
 
@@ -682,7 +683,7 @@ def test_scans_pass_over_what_is_no_return_address(sample, tmp_path: Path) -> No
     assert scanned
     assert not {frame.ip for frame in stack.frames} & set(decoys.values())
     # Of some code in between the dump has no bytes.
-    assert all(target.follows_call(frame.ip) is not False for frame in scanned)
+    assert all(may_follow_call(target, frame.ip) is not False for frame in scanned)
     assert {frame.ip for frame in crash_stack(whole).frames} <= {frame.ip for frame in stack.frames}
 
 
@@ -690,7 +691,7 @@ def test_scans_of_small_dumps_use_the_code_that_is_there(sample) -> None:
     target = volatility3_kdump.open(sample(4))
     stack = crash_stack(target)
     scanned = [frame for frame in stack.frames if frame.trust == "scan"]
-    answers = {target.follows_call(frame.ip) for frame in scanned}
+    answers = {may_follow_call(target, frame.ip) for frame in scanned}
     assert True in answers
     assert False not in answers
 
@@ -870,7 +871,7 @@ def check(walker: StackWalker, start: Start) -> None:
     for before, after in itertools.pairwise(stack.frames):
         assert before.return_address in (after.ip, None)
         if after.trust == "scan":
-            assert walker.target.follows_call(after.ip) is not False
+            assert may_follow_call(walker.target, after.ip) is not False
     assert stack.frames[-1].return_address is None
     # The stack pointer only goes up, but for changes of the stack; there are never more of those than stacks.
     kernel = [frame.sp for frame in stack.frames if frame.sp is not None and frame.sp >> 63]

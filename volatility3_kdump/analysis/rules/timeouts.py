@@ -15,6 +15,7 @@ from volatility3_kdump.windows.machine.processors import Processor, processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor
 from volatility3_kdump.windows.stacks.starts import crash_start
 from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -146,7 +147,7 @@ def _routine(case: Case) -> Reasoning:
 
 
 def _dpc_active(target: Target, prcb: int) -> bool | None:
-    located = target.offset("_KPRCB", "DpcRoutineActive", "OffsetPrcbDpcRoutine")
+    located = field_offset(target, "_KPRCB", "DpcRoutineActive", "OffsetPrcbDpcRoutine")
     value = target.memory.unsigned(prcb + located, 1) if located is not None else None
     return None if value is None else bool(value)
 
@@ -220,7 +221,7 @@ def _on_stack(case: Case) -> Reasoning:
 def _dpc_stack(case: Case, processor: Processor) -> Reasoning:
     context = crash_context(case.target)
     sp = context.sp if context is not None else None
-    located = case.target.offset("_KPRCB", "DpcStack", "OffsetPrcbDpcStack")
+    located = field_offset(case.target, "_KPRCB", "DpcStack", "OffsetPrcbDpcStack")
     start = case.target.memory.pointer((processor.prcb or 0) + located) if located is not None else None
     for name, low, high in processor_stacks(case.target, processor.prcb):
         if start and name == "DPC stack" and sp is not None and low <= sp < high:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.layout import FieldPath
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import field_offset, read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.cpu.state import ProcessorState
@@ -82,7 +82,7 @@ def _copied_processor(target: Target) -> Processor | None:
 
 def _read_processor(target: Target, prcb: int) -> Processor | None:
     def offset(path: str, debugger_field: str) -> int | None:
-        return target.offset("_KPRCB", path, debugger_field)
+        return field_offset(target, "_KPRCB", path, debugger_field)
 
     memory = target.memory
     number_offset = offset("Number", "OffsetPrcbNumber")
@@ -120,14 +120,14 @@ def _state_of(target: Target, prcb: int) -> ProcessorState | None:
 
     GS leads to the control region in the kernel, KERNEL_GS_BASE in user mode; the tables' addresses stand in it.
     """
-    inside = target.offset("_KPCR", "Prcb", "OffsetPcrContainedPrcb")
+    inside = field_offset(target, "_KPCR", "Prcb", "OffsetPcrContainedPrcb")
     if inside is None:
         return None
     region = prcb - inside
     for state in target.dump.processors:
         if region in (state.gs_base, state.kernel_gs_base):
             return state
-    tables = {name: target.offset("_KPCR", path, None) for name, path in _TABLE_BASES.items()}
+    tables = {name: field_offset(target, "_KPCR", path, None) for name, path in _TABLE_BASES.items()}
     for name, place in tables.items():
         base = target.memory.pointer(region + place) if place is not None else None
         for state in target.dump.processors:
@@ -140,14 +140,14 @@ def _context(target: Target, prcb: int, number: int) -> Context | None:
     memory = target.memory
     architecture = target.header.architecture
     size = context_size(architecture) if architecture in ("x64", "arm64", "x86") else 0
-    pointer_offset = target.offset("_KPRCB", "Context", "OffsetPrcbContext")
+    pointer_offset = field_offset(target, "_KPRCB", "Context", "OffsetPrcbContext")
     if size and pointer_offset is not None:
         address = memory.pointer(prcb + pointer_offset)
         data = memory.read(address, size) if address else None
         context = parse_context(data, architecture, f"KPRCB.Context of processor {number}", address) if data else None
         if context is not None and context.ip and _plausible(target, context):
             return context
-    state_offset = target.offset("_KPRCB", "ProcessorState.ContextFrame", "OffsetPrcbProcStateContext")
+    state_offset = field_offset(target, "_KPRCB", "ProcessorState.ContextFrame", "OffsetPrcbProcStateContext")
     if size and state_offset is not None:
         data = memory.read(prcb + state_offset, size)
         if data is not None:

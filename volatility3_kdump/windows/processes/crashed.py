@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.cpu.state import CR3_TABLE, CR3_TABLE_32
+from volatility3_kdump.dump import MachineFacts
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.machine.processors import Processor, processors
 from volatility3_kdump.windows.processes.processes import Process, read_process
@@ -101,8 +104,19 @@ def _crash_process(target: Target) -> Process | None:
         address = target.triage_copies["process"].address
     process = read_process(target, address) if address else None
     if process is not None and target.header.container is not None and process.directory_table_base:
-        target.show_user_half(process.directory_table_base, "KPROCESS of the current process")
+        _show_user_half(target, process.directory_table_base, "KPROCESS of the current process")
     return process
+
+
+def _show_user_half(target: Target, directory: int, source: str) -> None:
+    """Take the user half of the address space from the page tables of another process of a memory image."""
+    facts = target.header
+    root = directory & (CR3_TABLE if facts.bits == 64 else CR3_TABLE_32)
+    if target.layer_name is None or not isinstance(facts, MachineFacts) or root == facts.directory_table_base:
+        return
+    if target.context.layers[target.layer_name].change_root(root):
+        sources = {**facts.sources, "directory_table_base": source}
+        target.machine_facts = dataclasses.replace(facts, directory_table_base=root, sources=sources)
 
 
 def settle(target: Target) -> Target:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.lists import ListWalk, walk_list
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -22,7 +23,7 @@ _MOST_THREADS = 65536
 def walk_processes(target: Target, both: bool = False) -> ListWalk:
     """PsActiveProcessHead as EPROCESS addresses; ``both`` walks it backwards too."""
     head = target.header.ps_active_process_head or target.variable("PsActiveProcessHead", "PsActiveProcessHead")
-    links = target.offset("_EPROCESS", "ActiveProcessLinks", None, generation="ActiveProcessLinks")
+    links = field_offset(target, "_EPROCESS", "ActiveProcessLinks", None, generation="ActiveProcessLinks")
     if head is None or links is None:
         missing = "PsActiveProcessHead" if head is None else "the offset of EPROCESS.ActiveProcessLinks"
         return ListWalk((), (f"{missing} is not known: {target.symbol_status}",), 0, (), False)
@@ -31,8 +32,8 @@ def walk_processes(target: Target, both: bool = False) -> ListWalk:
 
 def walk_threads(target: Target, process: int) -> ListWalk:
     """EPROCESS.ThreadListHead as ETHREAD addresses."""
-    head = target.offset("_EPROCESS", "ThreadListHead", None, generation="ThreadListHead")
-    links = target.offset("_ETHREAD", "ThreadListEntry", None, generation="ThreadListEntry")
+    head = field_offset(target, "_EPROCESS", "ThreadListHead", None, generation="ThreadListHead")
+    links = field_offset(target, "_ETHREAD", "ThreadListEntry", None, generation="ThreadListEntry")
     if head is None or links is None:
         return ListWalk((), (f"the thread lists cannot be located: {target.symbol_status}",), 0, (), False)
     return _moved(walk_list(target.memory, process + head, _MOST_THREADS, f"ThreadListHead of {process:#x}"), links)

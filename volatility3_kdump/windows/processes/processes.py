@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.layout import FieldPath, Layouts
 from volatility3_kdump.notebook import Shown
 from volatility3_kdump.windows.machine.clock import clock_increment
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import field_offset, read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -366,11 +366,11 @@ def read_process(target: Target, address: int) -> Process:
     if reader is not None:
         return reader.read(address)
     memory = target.memory
-    pid_offset = target.offset("_EPROCESS", "UniqueProcessId", None, generation="UniqueProcessId")
+    pid_offset = field_offset(target, "_EPROCESS", "UniqueProcessId", None, generation="UniqueProcessId")
     pid = memory.pointer(address + pid_offset) if pid_offset is not None else None
-    directory = target.offset("_EPROCESS", "Pcb.DirectoryTableBase", "OffsetEprocessDirectoryTableBase")
-    peb = target.offset("_EPROCESS", "Peb", "OffsetEprocessPeb")
-    parent = target.offset("_EPROCESS", "InheritedFromUniqueProcessId", "OffsetEprocessParentCID")
+    directory = field_offset(target, "_EPROCESS", "Pcb.DirectoryTableBase", "OffsetEprocessDirectoryTableBase")
+    peb = field_offset(target, "_EPROCESS", "Peb", "OffsetEprocessPeb")
+    parent = field_offset(target, "_EPROCESS", "InheritedFromUniqueProcessId", "OffsetEprocessParentCID")
     return Process(
         address,
         pid,
@@ -455,7 +455,7 @@ def _exited(value: int | None, created: int | None, now: int | None, notes: list
 
 
 def _image_name(target: Target, address: int) -> str | None:
-    located = target.offset("_EPROCESS", "ImageFileName", None, generation="ImageFileName")
+    located = field_offset(target, "_EPROCESS", "ImageFileName", None, generation="ImageFileName")
     if located is not None:
         return _plausible_name(target.memory.read(address + located, _IMAGE_NAME_SIZE))
     peb = target.debugger["OffsetEprocessPeb"] if target.debugger else None

@@ -20,7 +20,7 @@ from volatility3_kdump.notebook import Shown
 from volatility3_kdump.windows.machine.clock import clock_increment
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.processes.processes import process_reader
-from volatility3_kdump.windows.structures import read_row
+from volatility3_kdump.windows.structures import field_offset, read_row
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -455,7 +455,7 @@ class ThreadReader:
         row = read_row(self._memory, self._cid, thread) if thread else None
         if row is None or row.pid is None or row.tid is None:
             return None
-        owner = self._target.offset("_ETHREAD", "Tcb.Process", None)
+        owner = field_offset(self._target, "_ETHREAD", "Tcb.Process", None)
         process = self._memory.pointer((thread or 0) + owner) if owner is not None else None
         name = self.process_name(process)[1] if process and self._target.is_kernel_address(process) else None
         return f"{name or '?'} {row.pid:x}.{row.tid:x}"
@@ -500,12 +500,12 @@ def read_thread(target: Target, address: int) -> Thread:
     memory = target.memory
 
     def pointer(path: str, debugger_field: str | None, generation: str | None = None, more: int = 0) -> int | None:
-        located = target.offset("_ETHREAD", path, debugger_field, generation)
+        located = field_offset(target, "_ETHREAD", path, debugger_field, generation)
         return memory.pointer(address + located + more) if located is not None else None
 
-    state_at = target.offset("_ETHREAD", "Tcb.State", "OffsetKThreadState")
+    state_at = field_offset(target, "_ETHREAD", "Tcb.State", "OffsetKThreadState")
     state = memory.unsigned(address + state_at, 1) if state_at is not None else None
-    reason_at = target.offset("_ETHREAD", "Tcb.WaitReason", "OffsetKThreadWaitReason")
+    reason_at = field_offset(target, "_ETHREAD", "Tcb.WaitReason", "OffsetKThreadWaitReason")
     return Thread(
         address,
         pointer("Cid.UniqueProcess", None, "Cid"),

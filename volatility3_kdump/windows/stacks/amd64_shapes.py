@@ -13,6 +13,7 @@ from volatility3_kdump.cpu.calls import cannot_follow_call
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.windows.processes.crashed import crash_context
 from volatility3_kdump.windows.stacks.frames import SCAN, SWITCH, TRAP_FRAME, UNWIND
+from volatility3_kdump.windows.stacks.places import may_follow_call
 from volatility3_kdump.windows.stacks.switched import FRAME_BELOW_TOP, PAGE, Switch, live_stacks, switch_above
 from volatility3_kdump.windows.stacks.traps import (
     TRAP_IN_DISPATCHER,
@@ -81,7 +82,7 @@ class Shapes(Walk):
         ):
             return None
         value = self.pointer(registers.rsp)
-        if value is None or self.target.names.module_of(value) is None or self.target.follows_call(value) is False:
+        if value is None or self.target.names.module_of(value) is None or may_follow_call(self.target, value) is False:
             return None
         caller = registers.copy()
         caller.rip = value
@@ -235,7 +236,7 @@ class Shapes(Walk):
 
     def is_return(self, address: int) -> bool:
         """Whether an address in the kernel can be a return address."""
-        return self.in_kernel(address) and self.target.follows_call(address) is not False
+        return self.in_kernel(address) and may_follow_call(self.target, address) is not False
 
     def scan(self, sp: int, limit: int | None = None) -> tuple[int, int] | int | None:
         """What comes next on the stack: (return address, stack pointer after it), or the address of a trap frame.
@@ -264,7 +265,7 @@ class Shapes(Walk):
         name = target.names.lookup(value)
         if name is not None and name.symbol is not None and name.offset == 0:
             return False
-        follows = target.follows_call(value)
+        follows = may_follow_call(target, value)
         if follows is not None:
             return follows
         # Where a page begins sections begin as well, and what lies there has a name that others point at.

@@ -12,6 +12,7 @@ from volatility3_kdump.cpu import arm64, arm64_unwind
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.windows.stacks.frames import FRAME_POINTER, INTERRUPTED, TRAP_FRAME, UNWIND, Stack
 from volatility3_kdump.windows.stacks.parts import with_parts
+from volatility3_kdump.windows.stacks.places import may_follow_call
 from volatility3_kdump.windows.stacks.switched import DPC, live_stacks
 from volatility3_kdump.windows.stacks.traps import Trap, failure_trap
 from volatility3_kdump.windows.stacks.walk import Walk
@@ -156,7 +157,7 @@ class Arm64Walk(Walk):
         if registers.lr is None or not (nowhere or self.keeps_lr(registers.pc)):
             return None
         returns = arm64.strip_pointer_authentication(registers.lr, self.walker.authentication)
-        if not self.target.names.module_of(returns - 4) or self.target.follows_call(returns) is False:
+        if not self.target.names.module_of(returns - 4) or may_follow_call(self.target, returns) is False:
             return None
         caller = registers.copy()
         caller.x[:18] = [None] * 18
@@ -178,7 +179,7 @@ class Arm64Walk(Walk):
                 return True
             if any(word & mask in words for mask, words in (_SAVES_RECORD, _SETS_RECORD)):
                 return False
-            if self.target.follows_call(place + 4):
+            if may_follow_call(self.target, place + 4):
                 return False
         return False
 

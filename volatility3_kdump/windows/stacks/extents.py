@@ -10,6 +10,7 @@ from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import Start
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -73,7 +74,7 @@ def processor_stacks(target: Target, prcb: int | None) -> list[tuple[int, int]]:
     stacks = []
     tops = []
     for path, debugger_field in (("DpcStack", "OffsetPrcbDpcStack"), ("IsrStack", "OffsetPrcbIsrStack")):
-        located = target.offset("_KPRCB", path, debugger_field)
+        located = field_offset(target, "_KPRCB", path, debugger_field)
         tops.append(target.memory.pointer(prcb + located) if located is not None else None)
     nt = target.nt
     if (
@@ -119,7 +120,7 @@ def expansions(target: Target, control: int | None, read: Read) -> list[tuple[in
 
 
 def thread_pointer(target: Target, thread: int, path: str, debugger_field: str) -> int | None:
-    located = target.offset("_KTHREAD", path, debugger_field)
+    located = field_offset(target, "_KTHREAD", path, debugger_field)
     return target.memory.pointer(thread + located) if located is not None else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
+from volatility3_kdump.cpu.calls import follows_call
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import EXCEPTION
 from volatility3_kdump.symbols.names import Name
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 _MOST_REMEMBERED = 0x10000
+
+
+def may_follow_call(target: Target, address: int) -> bool | None:
+    """Whether a call instruction ends at an address; ``None`` when its code is not in the dump."""
+    return follows_call(target.memory.read, address, target.header.architecture)
 
 
 class CodePlaces:

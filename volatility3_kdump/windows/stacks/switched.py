@@ -24,6 +24,8 @@ from volatility3_kdump.cpu import amd64
 from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
 from volatility3_kdump.windows.processes.threads import stack_limits
+from volatility3_kdump.windows.stacks.places import may_follow_call
+from volatility3_kdump.windows.structures import field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -92,7 +94,7 @@ def switch_at(target: Target, top: int) -> Switch | None:
         return Switch(top, returns, goes_on, previous)
     value = pointer(previous)
     if value is not None and _is_kernel_code(target, value):
-        called = target.follows_call(value)
+        called = may_follow_call(target, value)
         if called or (called is None and _kind_of(target, top) == INTERRUPT):
             return Switch(top, returns, None, previous)
     return None
@@ -209,7 +211,7 @@ def interruption(target: Target) -> Interruption | None:
 def top_of(target: Target, path: str, debugger_field: str) -> int | None:
     """The top of one of the crashing processor's stacks, as a multiple of the page size."""
     processor = crash_processor(target)
-    offset = target.offset("_KPRCB", path, debugger_field)
+    offset = field_offset(target, "_KPRCB", path, debugger_field)
     if processor is None or processor.prcb is None or offset is None:
         return None
     value = target.memory.pointer(processor.prcb + offset)

@@ -12,7 +12,7 @@ from volatility3_kdump.windows.stacks.extents import (
     thread_pointer,
 )
 from volatility3_kdump.windows.stacks.frames import CONTEXT, NoStack, Start
-from volatility3_kdump.windows.structures import extended_pointers
+from volatility3_kdump.windows.structures import extended_pointers, field_offset
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -57,7 +57,7 @@ def saved_stack(target: Target, thread: int) -> SavedStack | None:
     if limits is None or kernel is None:
         return None
     initial = thread_pointer(target, thread, "InitialStack", "OffsetKThreadInitialStack")
-    located = target.offset("_KTHREAD", "State", "OffsetKThreadState")
+    located = field_offset(target, "_KTHREAD", "State", "OffsetKThreadState")
     state = target.memory.unsigned(thread + located, 1) if located is not None else None
     process = thread_pointer(target, thread, "ApcState.Process", "OffsetKThreadApcProcess")
     return SavedStack(*limits, kernel, initial, state, None, process)

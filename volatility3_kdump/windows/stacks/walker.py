@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.images.modules import Module
+from volatility3_kdump.symbols.prefetch import modules_of, prefetch
 from volatility3_kdump.windows.stacks.amd64_walk import Amd64Walk
 from volatility3_kdump.windows.stacks.arm64_walk import Arm64Walk
 from volatility3_kdump.windows.stacks.frames import CONTEXT, MOST_FRAMES, NoStack, Stack, Start
@@ -43,7 +44,11 @@ def _files_of_stack(target: Target) -> None:
     data = target.memory.read(stack.address, min(stack.size, _MOST_STACK)) if stack is not None else None
     width = target.memory.pointer_size
     if data is not None and width == 8:
-        target.prefetch(word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7]))
+        places = target.places
+        if places.image_path.asks_servers:
+            words = (word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7]))
+            modules = modules_of(words, target.modules)
+            prefetch(modules, places.image_path, places.symbol_path, target.problems)
 
 
 def function_table(target: Target, address: int) -> tuple[Module, Any] | None:

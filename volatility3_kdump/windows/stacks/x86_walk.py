@@ -22,6 +22,7 @@ from volatility3_kdump.windows.stacks.frames import (
     Stack,
 )
 from volatility3_kdump.windows.stacks.parts import with_parts
+from volatility3_kdump.windows.stacks.places import may_follow_call
 from volatility3_kdump.windows.stacks.switched import narrow_switch
 from volatility3_kdump.windows.stacks.traps import Trap, failure_trap, is_record_at
 from volatility3_kdump.windows.stacks.walk import Walk
@@ -260,7 +261,7 @@ class X86Walk(Walk):
 
     def is_return(self, value: int) -> bool:
         """Whether a call is seen in front of an address of the kernel's half."""
-        return bool(value >> 31) and self.target.follows_call(sign_extended(value, 4)) is True
+        return bool(value >> 31) and may_follow_call(self.target, sign_extended(value, 4)) is True
 
     def may_be_return(self, value: int) -> bool:
         """As :meth:`is_return`, where the code in front of it may be absent."""
@@ -268,7 +269,7 @@ class X86Walk(Walk):
         return (
             bool(value >> 31)
             and self.target.names.module_of(place) is not None
-            and self.target.follows_call(place) is not False
+            and may_follow_call(self.target, place) is not False
         )
 
     def arguments_of(self, row: list[object], following: list[object]) -> tuple[int | None, ...]:
