@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.cpu.paging import EntryForms
 
 T = TypeVar("T")
+_KERNEL_START_32, _KERNEL_START_64 = 0xFFFF_FFFF_8000_0000, 0xFFFF_8000_0000_0000
 
 
 class Target:
@@ -60,6 +61,7 @@ class Target:
         self.physical_layer_name = opened.physical_layer_name
         self.container = opened.container
         self.places = places
+        self._of_image = isinstance(opened.dump.header, MachineFacts)
         self._made: dict[Callable[[Target], Any], Any] = {}
         #: What was found wrong while reading, one line each; views append to it.
         self.problems: list[str] = [*places.complaints, *opened.problems]
@@ -114,7 +116,7 @@ class Target:
     @property
     def header(self) -> DumpHeader:
         """What the dump's header says; of a memory image, what is known of the machine in its place."""
-        return self.dump.header if not isinstance(self.dump.header, MachineFacts) else self.machine_facts
+        return self.machine_facts if self._of_image else self.dump.header
 
     @functools.cached_property
     def machine_facts(self) -> MachineFacts:
@@ -155,15 +157,15 @@ class Target:
 
     def is_kernel_address(self, address: int) -> bool:
         """Whether an address lies in the kernel's half of the address space."""
-        if self.header.bits == 32:
+        if self.kernel_start == _KERNEL_START_32:
             # Registers hold it as it is, structures sign-extended.
             return (address & 0xFFFFFFFF) >= 0x80000000
         return address >= self.kernel_start
 
-    @property
+    @functools.cached_property
     def kernel_start(self) -> int:
         """Where the kernel's half of the address space begins (sign-extended)."""
-        return 0xFFFF_8000_0000_0000 if self.header.bits == 64 else 0xFFFF_FFFF_8000_0000
+        return _KERNEL_START_64 if self.header.bits == 64 else _KERNEL_START_32
 
     @property
     def triage_copies(self) -> dict[str, Segment]:

@@ -191,7 +191,10 @@ class Amd64Walk(Shapes):
 
     def finish(self, end: str, complete: bool) -> Stack:
         stack = super().finish(end, complete)
-        return dataclasses.replace(stack, frames=self.parts(stack.frames), remarks=tuple(self.remarks(stack.frames)))
+        frames, remarks = self.parts(stack.frames), tuple(self.remarks(stack.frames))
+        if frames is stack.frames and not remarks:
+            return stack
+        return dataclasses.replace(stack, frames=frames, remarks=remarks)
 
     def parts(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
         """The frames with their parts in the crash."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import Read
+from volatility3_kdump.layout import StructReader
 from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_context, crash_processor, crash_thread
@@ -99,16 +100,11 @@ def expansions(target: Target, control: int | None, read: Read) -> list[tuple[in
 
     ``control`` is KTHREAD.InitialStack, where a KSTACK_CONTROL names the previous segment.
     """
-    nt = target.nt
-    if nt is None or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
+    segment_reader = target.once(_segment_reader)
+    if segment_reader is None:
         return []
-    # Windows 8 renamed it.
-    types = ("_KSTACK_CONTROL", "_KERNEL_STACK_CONTROL")
-    previous = next((nt.offset(name, "Previous") for name in types if nt.has(name, "Previous")), None)
-    if previous is None:
-        return []
+    previous, reader = segment_reader
     segments: list[tuple[int, int]] = []
-    reader = nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
     while control and len(segments) < 8:
         data = read(control + previous, reader.size)
         row = reader.unpack(data) if data else None
@@ -117,6 +113,19 @@ def expansions(target: Target, control: int | None, read: Read) -> list[tuple[in
         segments.append((row.limit, row.base))
         control = row.initial
     return segments
+
+
+def _segment_reader(target: Target) -> tuple[int, StructReader] | None:
+    """Where a KSTACK_CONTROL names the previous segment, and what reads that; ``None`` without their types."""
+    nt = target.nt
+    if nt is None or not nt.has("_KERNEL_STACK_SEGMENT", "StackLimit"):
+        return None
+    # Windows 8 renamed it.
+    types = ("_KSTACK_CONTROL", "_KERNEL_STACK_CONTROL")
+    previous = next((nt.offset(name, "Previous") for name in types if nt.has(name, "Previous")), None)
+    if previous is None:
+        return None
+    return previous, nt.reader("_KERNEL_STACK_SEGMENT", base="StackBase", limit="StackLimit", initial="InitialStack")
 
 
 def thread_pointer(target: Target, thread: int, path: str, debugger_field: str) -> int | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from volatility3_kdump import tables
 from volatility3_kdump.cpu import Read, arm64
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.layout import StructReader
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.extents import (
     thread_pointer,
@@ -34,24 +35,13 @@ class SavedStack(NamedTuple):
 
 def saved_stack(target: Target, thread: int) -> SavedStack | None:
     """Read with one access where symbols are at hand: listings do this for thousands of threads."""
-    nt = target.nt
-    if nt is not None and nt.has("_KTHREAD", "StackLimit"):
-        reader = nt.reader(
-            "_KTHREAD",
-            limit="StackLimit",
-            base="StackBase",
-            kernel="KernelStack",
-            initial="InitialStack",
-            state="State",
-            resident="KernelStackResident",
-            process=("ApcState.Process", "Process"),
-            owner="Process",
-        )
+    reader = target.once(_saved_stack_reader)
+    if reader is not None:
         data = target.memory.read(thread, reader.size)
         if data is None:
             return None
         row = extended_pointers(reader, reader.unpack(data), target.memory.pointer_size)
-        return SavedStack(row.limit, row.base, row.kernel, row.initial, row.state, row.resident, row.process, row.owner)
+        return SavedStack(*row)
     limits = stack_limits(target, thread)
     kernel = thread_pointer(target, thread, "KernelStack", "OffsetKThreadKernelStack")
     if limits is None or kernel is None:
@@ -61,6 +51,24 @@ def saved_stack(target: Target, thread: int) -> SavedStack | None:
     state = target.memory.unsigned(thread + located, 1) if located is not None else None
     process = thread_pointer(target, thread, "ApcState.Process", "OffsetKThreadApcProcess")
     return SavedStack(*limits, kernel, initial, state, None, process)
+
+
+def _saved_stack_reader(target: Target) -> StructReader | None:
+    nt = target.nt
+    if nt is None or not nt.has("_KTHREAD", "StackLimit"):
+        return None
+    # In the order of SavedStack.
+    return nt.reader(
+        "_KTHREAD",
+        limit="StackLimit",
+        base="StackBase",
+        kernel="KernelStack",
+        initial="InitialStack",
+        state="State",
+        resident="KernelStackResident",
+        process=("ApcState.Process", "Process"),
+        owner="Process",
+    )
 
 
 def amd64_switch_frame(target: Target, stack: int, read: Read) -> Context:

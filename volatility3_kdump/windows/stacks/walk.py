@@ -64,7 +64,7 @@ class Walk:
 
     def finish(self, end: str, complete: bool) -> Stack:
         rows = self.rows
-        name_at = self.name_at
+        name_at = self.walker.name_at if self._user is None else self.name_at
         frames = []
         for number, (sp, ip, trust, call_site, trap, fp) in enumerate(rows[:-1]):
             following = rows[number + 1]
