@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from kdump_sample.code import Allocate, Call, Function, pushes
+from kdump_sample.dispatch import MEMORY_MANAGER, TO_MEMORY_MANAGER
 from kdump_sample.myfault import high_irql_fault
 from kdump_sample.scene import KernelStructure, Processor, Record, Scene, Unloaded
 from kdump_sample.stacks import Frame
@@ -35,6 +36,22 @@ def request(
     do_fault = Frame("myfault!DoFault", (0xC85C00F0, 0x1E35FB24550, 0xF0, 0), sets=dict(sets or {}))
     scene = with_frames(scene, (*outer, do_fault, *frames))
     return dataclasses.replace(scene, kernel_functions=tuple(kernel_functions), paged_out=())
+
+
+def called_pool(pool: int) -> Scene:
+    """The request of a driver that calls an address in pool, where a block begins with its tag."""
+    call = Function("CallOut", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "register:rbx"),))
+    made = request(
+        call,
+        (
+            Frame("myfault!CallOut", sets={"rbx": pool}),
+            Frame("KiPageFault", trap=kernel_trap(rip=pool, called=True), call=TO_MEMORY_MANAGER),
+            Frame("MmAccessFault"),
+            Frame("MiSystemFault"),
+        ),
+        MEMORY_MANAGER,
+    )
+    return add(made, records=(Record(pool, bytes.fromhex("4d79466101000000")),))
 
 
 def touch(name: str, code: bytes) -> Function:

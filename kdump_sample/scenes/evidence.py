@@ -6,10 +6,10 @@ import dataclasses
 import struct
 
 from kdump_sample.code import Allocate, Call, Function, pushes
-from kdump_sample.dispatch import MEMORY_MANAGER, PAGE_FAULT, TO_MEMORY_MANAGER
+from kdump_sample.dispatch import PAGE_FAULT, TO_MEMORY_MANAGER
 from kdump_sample.scene import Record, Scene
 from kdump_sample.scenes import scene
-from kdump_sample.scenes.crashes import SPIN, TOUCHES, add, request
+from kdump_sample.scenes.crashes import SPIN, TOUCHES, add, called_pool, request
 from kdump_sample.scenes.power import blocked_power_irp, card_reader_devices
 from kdump_sample.scenes.processes import critical_process
 from kdump_sample.scenes.timeouts import hung_processor
@@ -47,19 +47,7 @@ def _calls_bug_check(name: str) -> Function:
 @scene("instruction-fetch")
 def instruction_fetch(layouts: Layouts) -> Scene:
     """0x50, P2 = 11h: a call to a page that may not be executed; the processor's error code is a set of bits."""
-    call = Function("CallOut", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "register:rbx"),))
-    made = request(
-        call,
-        (
-            Frame("myfault!CallOut", sets={"rbx": _POOL}),
-            Frame("KiPageFault", trap=kernel_trap(rip=_POOL, called=True), call=TO_MEMORY_MANAGER),
-            Frame("MmAccessFault"),
-            Frame("MiSystemFault"),
-        ),
-        MEMORY_MANAGER,
-    )
-    made = add(made, records=(Record(_POOL, bytes.fromhex("4d79466101000000")),))
-    return crashed(made, 0x50, (_POOL, _FETCH, _POOL, 2))
+    return crashed(called_pool(_POOL), 0x50, (_POOL, _FETCH, _POOL, 2))
 
 
 @scene("page-read-failure")

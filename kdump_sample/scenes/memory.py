@@ -15,7 +15,7 @@ from kdump_sample.dispatch import (
 )
 from kdump_sample.scene import Record, Scene
 from kdump_sample.scenes import scene
-from kdump_sample.scenes.crashes import MYFAULT, TOUCHES, add, request, touch
+from kdump_sample.scenes.crashes import MYFAULT, TOUCHES, add, called_pool, request, touch
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashed, draft_stack, exception_record, kernel_trap
 from volatility3_kdump.layout import Layouts
@@ -113,19 +113,7 @@ def read_only_write(layouts: Layouts) -> Scene:
 @scene("no-execute")
 def no_execute(layouts: Layouts) -> Scene:
     """0xFC: a call to an address in nonpaged pool."""
-    call = Function("CallOut", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "register:rbx"),))
-    made = request(
-        call,
-        (
-            Frame("myfault!CallOut", sets={"rbx": _POOL}),
-            Frame("KiPageFault", trap=kernel_trap(rip=_POOL, called=True), call=TO_MEMORY_MANAGER),
-            Frame("MmAccessFault"),
-            Frame("MiSystemFault"),
-        ),
-        MEMORY_MANAGER,
-    )
-    made = add(made, records=(Record(_POOL, bytes.fromhex("4d79466101000000")),))
-    return crashed(made, 0xFC, (_POOL, 0x1B2F4000 | _MAPPED | 2 | _NO_EXECUTE, 0xFFFFD48F77AF9820, 2))
+    return crashed(called_pool(_POOL), 0xFC, (_POOL, 0x1B2F4000 | _MAPPED | 2 | _NO_EXECUTE, 0xFFFFD48F77AF9820, 2))
 
 
 @scene("pool-corruption")

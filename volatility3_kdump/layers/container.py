@@ -15,6 +15,7 @@ from volatility3_kdump.dump import FileSource
 from volatility3_kdump.errors import KdumpError, MemberNotChosen
 from volatility3_kdump.files import parse_url, path_of
 from volatility3_kdump.layers.paging import paged
+from volatility3_kdump.layers.plain import SourceLayer
 from volatility3_kdump.progress import Progress
 
 vollog = logging.getLogger(__name__)
@@ -28,11 +29,14 @@ def local_path(location: str) -> tuple[Path, str | None] | None:
     return path, urllib.parse.unquote(parts.fragment) or None
 
 
-class KdumpMemberLayer(interfaces.layers.DataLayerInterface):
+class KdumpMemberLayer(SourceLayer):
     """The bytes of a dump inside a container, which were extracted into the cache.
 
     ``location`` is the file URL of the container; its fragment (``crash.zip#MEMORY.DMP``) may name the member.
     """
+
+    source: FileSource
+    what = "a dump inside a container"
 
     def __init__(
         self,
@@ -53,29 +57,6 @@ class KdumpMemberLayer(interfaces.layers.DataLayerInterface):
 
     def _open(self, extracted: Extracted) -> FileSource:
         return FileSource(extracted.path)
-
-    @property
-    def minimum_address(self) -> int:
-        return 0
-
-    @property
-    def maximum_address(self) -> int:
-        return self.source.size - 1
-
-    def is_valid(self, offset: int, length: int = 1) -> bool:
-        return offset >= 0 and offset + max(length, 1) <= self.source.size
-
-    def read(self, offset: int, length: int, pad: bool = False) -> bytes:
-        data = self.source.read(offset, length)
-        if len(data) < length:
-            if not pad:
-                raise exceptions.InvalidAddressException(self.name, offset + len(data), "Behind the end of the dump")
-            data += bytes(length - len(data))
-        return data
-
-    def write(self, offset: int, data: bytes) -> None:
-        """The cache is not to be changed."""
-        raise NotImplementedError("a dump inside a container cannot be written to")
 
     def destroy(self) -> None:
         self.source.close()

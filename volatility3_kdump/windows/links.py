@@ -20,7 +20,11 @@ class Links:
     #: Where the link lies in an element, and what is subtracted from it to come to the next element.
     offset: int = 0
     most: int = MOST_ELEMENTS
+    #: Along the Blinks of LIST_ENTRYs: each points to an entry, not to its Blink.
+    backwards: bool = False
     end: str = field(default="", init=False)
+    #: The link that the dump lacks.
+    absent: int | None = field(default=None, init=False)
 
     def elements(self) -> Iterator[int]:
         """The address of each element: up to a null link, the first one, one that was met, or absent memory."""
@@ -31,12 +35,12 @@ class Links:
                 self.end = f"stopped after {self.most:#x} elements"
                 return
             seen.add(at)
-            link = self.memory.pointer(at + self.offset)
+            place = at + self.offset + (self.memory.pointer_size if self.backwards else 0)
+            link = self.memory.pointer(place)
             yield at
             if link is None:
-                self.end = f"the link at {at + self.offset:#x} cannot be read: " + self.memory.why_unreadable(
-                    at + self.offset
-                )
+                self.absent = place
+                self.end = f"the link at {place:#x} cannot be read: {self.memory.why_unreadable(place)}"
                 return
             if not link:
                 self.end = "the last link is null"

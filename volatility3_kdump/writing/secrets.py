@@ -6,6 +6,7 @@ Bytes are blanked in place, so that every structure keeps its size. Strings are 
 from __future__ import annotations
 
 import contextlib
+import enum
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -64,15 +65,64 @@ _SERIALS = {1: (0x07,), 2: (0x07, 0x08), 3: (0x07, 0x08), 4: (0x20, 0x21), 17: (
 _UUID_AT, _UUID_SIZE = 0x08, 16
 
 
-#: How bytes are blanked, beside the width of characters: as a number, or as the values of variables.
-_NUMBER, _VALUES, _WIDE_VALUES = 0, -1, -2
+class _Blank(enum.Enum):
+    """How bytes are blanked: as text of one or two bytes a character, as the values of variables, as a number."""
+
+    NARROW = enum.auto()
+    WIDE = enum.auto()
+    VALUES = enum.auto()
+    WIDE_VALUES = enum.auto()
+    NUMBER = enum.auto()
 
 
 class _Rule(NamedTuple):
+    """A rule of :data:`RULES`, and how what the first group of ``pattern`` finds is blanked."""
+
     name: str
     pattern: re.Pattern[bytes]
-    #: Bytes of a character, or one of the ways above.
-    width: int
+    blank: _Blank
+
+
+def _command_lines() -> Iterator[_Rule]:
+    narrow = rb"\.exe\"? ([\x20-\x7e\x80-\xff]{1,%d})" % _LONGEST_LINE
+    yield _Rule("command lines", re.compile(narrow, re.IGNORECASE), _Blank.NARROW)
+    end = ".exe".encode("utf-16-le").replace(b".", rb"\.", 1)
+    wide = end + rb'(?:"\x00)? \x00(' + _WIDE_ANY + b"{1,%d})" % _LONGEST_LINE
+    yield _Rule("command lines", re.compile(wide, re.IGNORECASE), _Blank.WIDE)
+
+
+def _environments() -> Iterator[_Rule]:
+    narrow = rb"(?<![\x20-\x7e])((?:" + _VARIABLE + b"){3,})"
+    yield _Rule("environments", re.compile(narrow), _Blank.VALUES)
+    wide = rb"(?<![\x20-\x7e]\x00)((?:" + _WIDE_VARIABLE + b"){3,})"
+    yield _Rule("environments", re.compile(wide), _Blank.WIDE_VALUES)
+
+
+def _paths() -> Iterator[_Rule]:
+    folder = b"(?:" + b"|".join(re.escape(name.encode()) for name in _FOLDERS) + b")"
+    narrow = folder + rb"\\(" + _ASCII + b"{1,%d})" % _LONGEST_PATH
+    yield _Rule("paths", re.compile(narrow, re.IGNORECASE), _Blank.NARROW)
+    wide_folder = b"(?:" + b"|".join(re.escape(name.encode("utf-16-le")) for name in _FOLDERS) + b")"
+    wide = wide_folder + rb"\\\x00(" + _WIDE + b"{1,%d})" % _LONGEST_PATH
+    yield _Rule("paths", re.compile(wide, re.IGNORECASE), _Blank.WIDE)
+
+
+def _whole_words(rule: str, words: Iterable[str]) -> Iterator[_Rule]:
+    """Words where they stand by themselves, the longest first."""
+    for word in sorted(words, key=len, reverse=True):
+        cases = {word, word.lower(), word.upper()}
+        either = b"|".join(re.escape(case.encode("utf-16-le")) for case in sorted(cases))
+        letter = rb"[A-Za-z0-9_]\x00"
+        wide = b"(?<!%s)(%s)(?!%s)" % (letter, either, letter)
+        yield _Rule(rule, re.compile(wide, re.IGNORECASE), _Blank.WIDE)
+        if word.isascii():
+            narrow = rb"(?<![A-Za-z0-9_])(%s)(?![A-Za-z0-9_])" % re.escape(word.encode())
+            yield _Rule(rule, re.compile(narrow, re.IGNORECASE), _Blank.NARROW)
+
+
+def _numbers(identities: Iterable[bytes]) -> Iterator[_Rule]:
+    for identity in identities:
+        yield _Rule("serial numbers", re.compile(b"(" + re.escape(identity) + b")", re.DOTALL), _Blank.NUMBER)
 
 
 class Secrets:
@@ -83,40 +133,15 @@ class Secrets:
         self.names = {name for name in names if _is_name(name)}
         self.serials = {serial for serial in serials if _is_serial(serial)}
         self.identities = {identity for identity in identities if len(set(identity)) > 1}
-        self._rules = list(self._compiled())
-
-    def _compiled(self) -> Iterator[_Rule]:
-        folder = b"(?:" + b"|".join(re.escape(name.encode()) for name in _FOLDERS) + b")"
-        wide_folder = b"(?:" + b"|".join(re.escape(name.encode("utf-16-le")) for name in _FOLDERS) + b")"
-        # First: the name of a program may be blanked as part of a path.
-        yield _Rule(
-            "command lines",
-            re.compile(rb"\.exe\"? ([\x20-\x7e\x80-\xff]{1,%d})" % _LONGEST_LINE, re.IGNORECASE),
-            1,
-        )
-        wide_end = ".exe".encode("utf-16-le").replace(b".", rb"\.", 1)
-        yield _Rule(
-            "command lines",
-            re.compile(wide_end + rb'(?:"\x00)? \x00(' + _WIDE_ANY + b"{1,%d})" % _LONGEST_LINE, re.IGNORECASE),
-            2,
-        )
-        yield _Rule("environments", re.compile(rb"(?<![\x20-\x7e])((?:" + _VARIABLE + b"){3,})"), _VALUES)
-        yield _Rule("environments", re.compile(rb"(?<![\x20-\x7e]\x00)((?:" + _WIDE_VARIABLE + b"){3,})"), _WIDE_VALUES)
-        yield _Rule("paths", re.compile(folder + rb"\\(" + _ASCII + b"{1,%d})" % _LONGEST_PATH, re.IGNORECASE), 1)
-        yield _Rule(
-            "paths", re.compile(wide_folder + rb"\\\x00(" + _WIDE + b"{1,%d})" % _LONGEST_PATH, re.IGNORECASE), 2
-        )
-        for rule, texts in (("names", self.names), ("serial numbers", self.serials)):
-            for text in sorted(texts, key=len, reverse=True):
-                cases = {text, text.lower(), text.upper()}
-                wide = b"|".join(re.escape(case.encode("utf-16-le")) for case in sorted(cases))
-                letter = rb"[A-Za-z0-9_]\x00"
-                yield _Rule(rule, re.compile(b"(?<!%s)(%s)(?!%s)" % (letter, wide, letter), re.IGNORECASE), 2)
-                if text.isascii():
-                    narrow = re.escape(text.encode())
-                    yield _Rule(rule, re.compile(rb"(?<![A-Za-z0-9_])(%s)(?![A-Za-z0-9_])" % narrow, re.IGNORECASE), 1)
-        for identity in self.identities:
-            yield _Rule("serial numbers", re.compile(b"(" + re.escape(identity) + b")", re.DOTALL), _NUMBER)
+        self._rules = [
+            # First: the name of a program may be blanked as part of a path.
+            *_command_lines(),
+            *_environments(),
+            *_paths(),
+            *_whole_words("names", self.names),
+            *_whole_words("serial numbers", self.serials),
+            *_numbers(self.identities),
+        ]
 
     def blank(self, data: bytearray) -> Counter[str]:
         """Blank in place; how often each rule found something."""
@@ -124,23 +149,23 @@ class Secrets:
         for rule in self._rules:
             for match in rule.pattern.finditer(bytes(data)):
                 start, end = match.span(1)
-                blanked = _blanked(data[start:end], rule.width)
+                blanked = _blanked(data[start:end], rule.blank)
                 if blanked != data[start:end]:
                     data[start:end] = blanked
                     times[rule.name] += 1
         return times
 
 
-def _blanked(data: bytearray, width: int) -> bytes:
+def _blanked(data: bytearray, how: _Blank) -> bytes:
     """As many ``x``, with the backslashes of a path left where they are; zeros for what is no text."""
-    if width == _NUMBER:
+    if how is _Blank.NUMBER:
         return bytes(len(data))
-    if width == _VALUES:
+    if how is _Blank.VALUES:
         return re.sub(rb"=([^\x00=][^\x00]*)", lambda match: b"=" + b"x" * len(match[1]), bytes(data))
-    if width == _WIDE_VALUES:
+    if how is _Blank.WIDE_VALUES:
         value = b"=\x00((?:(?!\x00\x00)(?!=\x00)..)(?:(?!\x00\x00)..)*)"
         return re.sub(value, lambda match: b"=\0" + b"x\0" * (len(match[1]) // 2), bytes(data), flags=re.DOTALL)
-    if width == 1:
+    if how is _Blank.NARROW:
         return bytes(byte if byte == 0x5C else 0x78 for byte in data)
     units = (data[at : at + 2] for at in range(0, len(data), 2))
     return b"".join(b"\\\0" if unit == b"\\\0" else b"x\0" for unit in units)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -163,21 +164,13 @@ def validate_list(session: Session, arguments: Arguments) -> Iterator[str]:
 )
 def links_of(session: Session, arguments: Arguments) -> Iterator[str]:
     memory = session.current.memory
-    size = memory.pointer_size
     most = min(arguments.number("COUNT") or _DEFAULT_COUNT, MOST_ELEMENTS)
-    start = arguments.number("ADDRESS") or 0
-    at: int | None = start
-    seen: set[int] = set()
-    while len(seen) < most:
-        seen.add(at or 0)
-        link = next_link(memory, at or 0, arguments.name == "!dblink")
-        if link is None:
-            yield f"NOTE: the link at {at or 0:x} cannot be read"
-            return
-        if not link or link in seen:
-            return
-        yield pointer(link, size, tick=False)
-        at = link
+    # The first is the one that was typed.
+    links = Links(memory, arguments.number("ADDRESS") or 0, backwards=arguments.name == "!dblink")
+    for entry in itertools.islice(links.elements(), 1, most + 1):
+        yield pointer(entry, memory.pointer_size, tick=False)
+    if links.absent is not None:
+        yield f"NOTE: the link at {links.absent:x} cannot be read"
 
 
 # for each -------------------------------------------------------------------------------------------------------------
