@@ -11,7 +11,7 @@ from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.dump.cpuid import ProcessorIdentity, processor_identity
 from volatility3_kdump.dump.smbios import MachineInformation, machine_information
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.images.version_resource import image_version
+from volatility3_kdump.images.version_resource import module_version
 from volatility3_kdump.windows.machine.releases import kernel_version
 from volatility3_kdump.windows.machine.shared_data import shared_data
 from volatility3_kdump.windows.machine.version import build_lab, windows_name
@@ -137,9 +137,7 @@ def version_of(target: Target, module: Module | None) -> str | None:
     """
     if module is None:
         return None
-    image = target.images.image_of(module)
-    headers = image.headers()
-    version = image_version(image.read, headers) if headers is not None else None
+    version = module_version(target.images.image_of(module))
     if version is not None:
         return version.file_version
     kernel = kernel_version(target) if target.kernel is not None and target.kernel.base == module.base else None

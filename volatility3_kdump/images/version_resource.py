@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from volatility3_kdump.images.image_files import ModuleImage
 from volatility3_kdump.images.pe import RESOURCE, PeImage, ReadImage
 
 _VERSION_TYPE = 16
@@ -35,6 +36,12 @@ class ImageVersion:
     subtype: int = 0
     date: int = 0
     translation: str | None = None
+
+
+def module_version(image: ModuleImage) -> ImageVersion | None:
+    """The version of a loaded module, from the dump or its image file; ``None`` where neither has its headers."""
+    headers = image.headers()
+    return None if headers is None else image_version(image.read, headers)
 
 
 def image_version(read: ReadImage, image: PeImage) -> ImageVersion | None:

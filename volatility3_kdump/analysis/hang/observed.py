@@ -16,7 +16,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.pending_requests import PendingRequest, PendingRequests
 from volatility3_kdump.findings.waits import WaitGraph, find_waits
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.images.version_resource import image_version
+from volatility3_kdump.images.version_resource import module_version
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.listing.threads import ThreadNamer, every_thread
 from volatility3_kdump.windows.machine.clock import clock_increment
@@ -133,9 +133,7 @@ class Observed:
     def is_third_party(self, module: Module) -> bool:
         """Whether a module is not Microsoft's, by its resource or the shipped list."""
         if module.base not in self._third_party:
-            image = self.target.images.image_of(module)
-            headers = image.headers()
-            version = image_version(image.read, headers) if headers is not None else None
+            version = module_version(self.target.images.image_of(module))
             company = version.strings.get("CompanyName") if version is not None else None
             self._third_party[module.base] = vendor_of(module.name, company).third_party
         return self._third_party[module.base]

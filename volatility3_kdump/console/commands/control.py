@@ -360,11 +360,9 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _versions(session: Session, module: Module) -> dict[str, str]:
     """What the version resource of a module's image says, where the dump or an image file holds it."""
-    from volatility3_kdump.images.version_resource import image_version
+    from volatility3_kdump.images.version_resource import module_version
 
-    image = session.target.images.image_of(module)
-    headers = image.headers()
-    version = image_version(image.read, headers) if headers is not None else None
+    version = module_version(session.target.images.image_of(module))
     if version is None:
         return {"fileversion": "?", "productversion": "?"}
     return {"fileversion": version.file_version, "productversion": version.product_version}

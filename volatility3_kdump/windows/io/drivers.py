@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.errors import KdumpError, Unreadable
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import PeImage, Section, holds_no_headers, reproducible
-from volatility3_kdump.images.version_resource import ImageVersion, image_version
+from volatility3_kdump.images.version_resource import ImageVersion, module_version
 from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.windows.io.devices import DriverObject, device_stack, driver_devices, read_driver
 from volatility3_kdump.windows.processes.namespace import read_directory
@@ -177,7 +177,7 @@ def read_details(target: Target, module: Module, images: ImageSet | None = None)
     image = (images or target.images).image_of(module)
     headers = image.headers()
     notes: list[str] = []
-    version = image_version(image.read, headers) if headers else None
+    version = module_version(image)
     present = present_pages(target, module.base, module.size)
     sections = tuple(_sections(module, headers, present, notes)) if headers else ()
     if headers is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump import tables
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.images.version_resource import image_version
+from volatility3_kdump.images.version_resource import module_version
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
@@ -74,9 +74,7 @@ def _listed_version(target: Target) -> KernelVersion | None:
 
 
 def _from_resource(target: Target, module: Module) -> str | None:
-    image = target.images.image_of(module)
-    headers = image.headers()
-    resource = image_version(image.read, headers) if headers is not None else None
+    resource = module_version(target.images.image_of(module))
     parts = resource.file_version.split(".") if resource is not None else []
     return ".".join(parts) if len(parts) == 4 and all(part.isdigit() for part in parts) else None
 
