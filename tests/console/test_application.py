@@ -223,7 +223,7 @@ def test_a_mistake_ends_the_command_only(sample, kdump: Run, monkeypatch: pytest
     def broken(*arguments: object) -> None:
         raise TypeError("no such thing")
 
-    monkeypatch.setattr("volatility3_kdump.console.commands.crash.bug_check_grid", broken)
+    monkeypatch.setattr("volatility3_kdump.views.bugcheck.bug_check_grid", broken)
     shown = kdump("-z", sample(), "-c", ".bugcheck; .echo on; q")
     assert shown[-3:] == ["This command failed by a mistake of kdump: TypeError: no such thing", "on", "quit:"]
     shown = kdump("-z", sample(), "-v", "-c", ".bugcheck; .echo on; q")

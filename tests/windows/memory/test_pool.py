@@ -269,6 +269,9 @@ class _Sizes:
 
     nt = Layouts.load(kernel_table_path())
 
+    def once(self, make: Any) -> Any:
+        return make(self)
+
 
 def test_kinds_of_pool_types() -> None:
     """POOL_TYPE of wdm.h: NonPagedPool 0, PagedPool 1, NonPagedPoolNx 512, with CacheAligned 4 and Session 32."""

@@ -5,21 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.analysis.code import (
-    function_around,
-    instructions_between,
-    instructions_from,
-    names_of,
-    place_name,
-    why_no_code,
-)
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.text.disasm import calls, goal_of, is_call
-from volatility3_kdump.text.registers import code_line
-from volatility3_kdump.views.disasm import disasm_grid, instructions_grid
 from volatility3_kdump.wildcards import Wildcard
 
 _COUNT = re.compile(r"(?P<start>.*?)(?:^|\s+)L\s*\??(?P<count>[^\s]+)$", re.IGNORECASE)
@@ -39,6 +28,9 @@ _SEARCHED = re.compile(r'("(?P<quoted>[^"]*)"|(?P<plain>\S+))?\s*(?P<rest>.*)$')
     plugin="disasm",
 )
 def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.analysis.code import instructions_between, instructions_from
+    from volatility3_kdump.views.disasm import instructions_grid
+
     target, state = session.seen, session.state
     start, count, end = _code_range(session, arguments)
     if start is None:
@@ -63,6 +55,8 @@ def unassemble(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="disasm",
 )
 def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.disasm import disasm_grid
+
     start, count, end = _code_range(session, arguments)
     if end is not None:
         raise KdumpError("ub takes an address and L COUNT")
@@ -85,6 +79,10 @@ def unassemble_before(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="disasm",
 )
 def unassemble_function(session: Session, arguments: Arguments) -> Iterator[str]:
+    from volatility3_kdump.analysis.code import function_around, instructions_between, names_of
+    from volatility3_kdump.text.disasm import calls, goal_of, is_call
+    from volatility3_kdump.views.disasm import instructions_grid
+
     target = session.seen
     text, letters = arguments.text, ""
     while match := re.match(r"/(\S+)\s*", text):
@@ -147,6 +145,9 @@ def search_code(session: Session, arguments: Arguments) -> Iterator[str]:
 
 
 def _found(session: Session, pattern: str, start: int, count: int | None) -> Iterator[str]:
+    from volatility3_kdump.analysis.code import instructions_from, place_name, why_no_code
+    from volatility3_kdump.text.registers import code_line
+
     target, wildcard = session.seen, Wildcard(f"*{pattern}*")
     address, left, found = start, count or _MOST_SEARCHED, False
     while left > 0:

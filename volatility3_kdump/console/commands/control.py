@@ -17,10 +17,6 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import safe_file_name
 from volatility3_kdump.stores.servers import offline_by_default
 from volatility3_kdump.symbols.places import DEFAULT_PATH
-from volatility3_kdump.text import banner
-from volatility3_kdump.text.analyze import shown_code
-from volatility3_kdump.windows.machine.processors import processors
-from volatility3_kdump.windows.machine.system import read_system
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
@@ -56,6 +52,10 @@ def search_path(session: Session, kind: str) -> str:
 
 def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     """What KD prints when a dump is loaded: banner, modules as dots, the current instruction."""
+    from volatility3_kdump.text import banner
+    from volatility3_kdump.text.analyze import shown_code
+    from volatility3_kdump.windows.machine.system import read_system
+
     target = dump.target
     paths = search_path(session, "symbol"), search_path(session, "image")
     # Warnings come last: reading the lists of modules adds to them.
@@ -87,6 +87,8 @@ def opening(session: Session, dump: OpenDump) -> Iterator[str]:
     examples=(Example(".opendump MEMORY.DMP"), Example('.opendump /c "second.dmp" all.zip')),
 )
 def open_dump(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text import banner
+
     before = session.index
     try:
         dump = session.open(arguments.word("FILE") or "", arguments.option("/c"))
@@ -123,6 +125,9 @@ def go(session: Session, arguments: Arguments) -> Iterable[str]:
     examples=(Example("||1s", "makes dump 1 current"),),
 )
 def systems(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text import banner
+    from volatility3_kdump.text.analyze import shown_code
+
     match = _PROCESSOR.fullmatch(arguments.text)
     if arguments.text and match is None:
         raise KdumpError("|| takes the number of a dump: ||1s makes dump 1 current")
@@ -153,6 +158,8 @@ def systems(session: Session, arguments: Arguments) -> Iterable[str]:
     examples=(Example("~1s", "makes processor 1 current"), Example("~1 k", "a command on processor 1")),
 )
 def tilde(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.windows.machine.processors import processors
+
     dump = session.current
     match = _PROCESSOR.fullmatch(arguments.text)
     if arguments.text and (match is None or (match[2] and match[3])):

@@ -8,13 +8,12 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.text.analyze import brief
-from volatility3_kdump.views.analyze import analyze_grid
-from volatility3_kdump.views.bugcheck import bug_check_grid, shown_bug_check
 
 
 @command(".bugcheck", help="bug check code and arguments", plugin="bugcheck")
 def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.bugcheck import bug_check_grid
+
     return bug_check_grid(session.target).kd_lines()
 
 
@@ -37,6 +36,10 @@ def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="analyze",
 )
 def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text.analyze import brief
+    from volatility3_kdump.views.analyze import analyze_grid
+    from volatility3_kdump.views.bugcheck import shown_bug_check
+
     operands = arguments.words
     options = [word.lower() for word in operands]
     if "-show" in options:

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.analysis.bugcheck import header_bug_check
-from volatility3_kdump.analysis.failure import (
-    Failure,
-    exception_site,
-    failure_at_context,
-    failure_at_trap,
-    failure_in,
-    find_failure,
-)
 from volatility3_kdump.console.commands import Arguments, command, run
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, number
@@ -22,27 +13,15 @@ from volatility3_kdump.cpu.exception import parse_exception_record
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import as_address
 from volatility3_kdump.text.addresses import pointer
-from volatility3_kdump.text.analyze import exception_lines, shown_code
-from volatility3_kdump.text.banner import dotted
 from volatility3_kdump.text.registers import register_block
 from volatility3_kdump.text.stacks import LAST_SET_CONTEXT, row
-from volatility3_kdump.views.stack import stack_grid
-from volatility3_kdump.views.trap import exception_grid, failure_grid
-from volatility3_kdump.windows.listing.stacks import Request
-from volatility3_kdump.windows.machine.exceptions import read_exception_record
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_processor
-from volatility3_kdump.windows.processes.dispatcher import require_dispatcher
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES, NoStack, Start
-from volatility3_kdump.windows.stacks.starts import (
-    context_start,
-    crash_start,
-    processor_start,
-    registers_start,
-    trap_start,
-)
-from volatility3_kdump.windows.stacks.walker import walker
+
+if TYPE_CHECKING:
+    from volatility3_kdump.analysis.failure import Failure
 
 #: KOBJECTS: ProcessObject and ThreadObject.
 _RESET = "Resetting default scope"
@@ -56,6 +35,8 @@ _K_OPTIONS = re.compile(r"[bcpPvnLMDf]*")
 
 def current_start(session: Session) -> Start:
     """Where the current backtrace begins. Raises :class:`KdumpError` when the dump does not have it."""
+    from volatility3_kdump.windows.stacks.starts import crash_start, processor_start
+
     dump = session.current
     state = dump.state
     if state.no_context is not None:
@@ -73,6 +54,8 @@ def current_start(session: Session) -> Start:
 
 def current_failure(session: Session) -> Failure:
     """The current registers and the code there. Raises :class:`KdumpError` when the dump does not have them."""
+    from volatility3_kdump.analysis.failure import failure_in
+
     dump = session.current
     if dump.state.failure is not None:
         return dump.state.failure
@@ -111,6 +94,9 @@ def _set_failure(dump: OpenDump, failure: Failure, start: Start) -> None:
     glued=True,
 )
 def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.stack import stack_grid
+    from volatility3_kdump.windows.listing.stacks import Request
+
     target = session.target
     typed = arguments.name[1:] + arguments.text
     letters = _K_OPTIONS.match(typed)
@@ -168,6 +154,8 @@ def raw_stack(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]:
     """Where ``k =`` says that the stack begins, and how many frames to show."""
+    from volatility3_kdump.windows.stacks.starts import registers_start
+
     before, equals, after = text.partition("=")
     count = _frame_count(session, before) if before.strip() else None
     if not equals:
@@ -222,6 +210,11 @@ def _frame_count(session: Session, text: str, name: str = "k") -> int:
     plugin="stack",
 )
 def frame(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.analysis.failure import failure_in
+    from volatility3_kdump.text.analyze import shown_code
+    from volatility3_kdump.windows.stacks.starts import registers_start
+    from volatility3_kdump.windows.stacks.walker import walker
+
     target = session.target
     number = arguments.number("N")
     number = session.state.frame if number is None else number
@@ -265,6 +258,10 @@ def trap(session: Session, arguments: Arguments) -> Iterable[str]:
 
 
 def _set_trap(session: Session, address: int) -> Iterable[str]:
+    from volatility3_kdump.analysis.failure import failure_at_trap
+    from volatility3_kdump.views.trap import failure_grid
+    from volatility3_kdump.windows.stacks.starts import trap_start
+
     failure = failure_at_trap(session.target, address)
     start = trap_start(session.target, address)
     _set_failure(session.current, failure, start)
@@ -291,6 +288,10 @@ def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
 
 
 def _set_context(session: Session, address: int) -> Iterable[str]:
+    from volatility3_kdump.analysis.failure import failure_at_context
+    from volatility3_kdump.views.trap import failure_grid
+    from volatility3_kdump.windows.stacks.starts import context_start
+
     failure = failure_at_context(session.target, address)
     start = context_start(session.target, address)
     _set_failure(session.current, failure, start)
@@ -299,6 +300,9 @@ def _set_context(session: Session, address: int) -> Iterable[str]:
 
 @command(".ecxr", help="registers of the exception of the crash, and makes them current", plugin="trap")
 def exception_context(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.analysis.bugcheck import header_bug_check
+    from volatility3_kdump.analysis.failure import find_failure
+
     target = session.target
     failure = find_failure(target, header_bug_check(target))
     if failure is not None and failure.context_record is not None:
@@ -316,6 +320,11 @@ def exception_context(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="trap",
 )
 def exception(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.analysis.failure import exception_site
+    from volatility3_kdump.text.analyze import exception_lines
+    from volatility3_kdump.views.trap import exception_grid
+    from volatility3_kdump.windows.machine.exceptions import read_exception_record
+
     target = session.target
     width = target.memory.pointer_size
     if arguments.word("ADDRESS") == "-1":
@@ -346,6 +355,8 @@ def exception(session: Session, arguments: Arguments) -> Iterable[str]:
     examples=(Example(".thread /p ffff9189`527e9080"),),
 )
 def thread(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.windows.processes.dispatcher import require_dispatcher
+
     dump = session.current
     address = arguments.number("ADDRESS") or 0
     if not address:
@@ -388,6 +399,8 @@ def thread(session: Session, arguments: Arguments) -> Iterable[str]:
     examples=(Example(".process /p ffff9189`4ef3a080"),),
 )
 def process(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.windows.processes.dispatcher import require_dispatcher
+
     dump = session.current
     address = arguments.number("ADDRESS") or 0
     if not address:
@@ -406,6 +419,8 @@ def process(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def load_user_modules(dump: OpenDump) -> Iterator[str]:
     """List the modules of the current process's user mode with the kernel's from now on."""
+    from volatility3_kdump.text.banner import dotted
+
     dump.state.user_modules = True
     own = len(dump.seen.modules) - len(dump.target.modules)
     if own:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from volatility3_kdump.analysis.bugcheck import why_no_bug_check
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.text import banner
-from volatility3_kdump.views.error_log import errlog_grid
-from volatility3_kdump.views.locks import locks_grid
-from volatility3_kdump.views.memusage import memusage_grid
-from volatility3_kdump.views.pool import block_grid, usage_grid
-from volatility3_kdump.views.processors import block_grid as control_block_grid
-from volatility3_kdump.views.processors import dpcs_grid, models_grid, region_grid
-from volatility3_kdump.views.vm import vm_grid
-from volatility3_kdump.windows.machine.system import read_system
 
 _WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
@@ -28,22 +18,35 @@ _SUMMARY = 8
 
 @command("vertarget", help="Windows, its kernel, and when it crashed", plugin="info")
 def version_of_target(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text import banner
+    from volatility3_kdump.windows.machine.system import read_system
+
     return banner.version(read_system(session.target))
 
 
 @command("version", help="vertarget, and the version of kdump", plugin="info")
 def version(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text import banner
+    from volatility3_kdump.windows.machine.system import read_system
+
     yield from banner.version(read_system(session.target))
     yield banner.title()
 
 
 @command(".time", help="when it crashed, and how long it had been up", plugin="info")
 def times(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.text import banner
+    from volatility3_kdump.windows.machine.system import read_system
+
     return banner.times(read_system(session.target))
 
 
 @command(".lastevent", help="what stopped the system: the bug check", plugin="bugcheck")
 def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.analysis.bugcheck import why_no_bug_check
+    from volatility3_kdump.text import banner
+    from volatility3_kdump.windows.machine.system import read_system
+
     code = session.target.header.bug_check_code
     shown = "?" * 8 if code is None else f"{code:X}"
     if session.target.header.crashed is False:
@@ -61,6 +64,8 @@ def last_event(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="cpu",
 )
 def control_region_of(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.processors import region_grid
+
     number = arguments.number("PROCESSOR")
     number = session.current.processor if number is None else number
     if number is None:
@@ -76,6 +81,8 @@ def control_region_of(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="cpu",
 )
 def control_block_of(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.processors import block_grid as control_block_grid
+
     return control_block_grid(session.target, arguments.number("PROCESSOR") or 0).kd_lines()
 
 
@@ -87,6 +94,8 @@ def control_block_of(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="cpu",
 )
 def processor_information(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.processors import models_grid
+
     return models_grid(session.target, arguments.number("PROCESSOR")).kd_lines()
 
 
@@ -98,6 +107,8 @@ def processor_information(session: Session, arguments: Arguments) -> Iterable[st
     plugin="cpu",
 )
 def deferred_calls(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.processors import dpcs_grid
+
     return dpcs_grid(session.target, arguments.number("PROCESSOR")).kd_lines()
 
 
@@ -187,6 +198,8 @@ def error_packet(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command("!mca", help="machine check registers, which dumps do not hold, and the processors")
 def machine_check_registers(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.processors import models_grid
+
     yield "The banks of machine check registers are not in a dump: !whea and !errrec show what was reported of them"
     yield from models_grid(session.target, None).kd_lines()
 
@@ -204,12 +217,16 @@ def machine_check_registers(session: Session, arguments: Arguments) -> Iterable[
     plugin="locks",
 )
 def locks(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.locks import locks_grid
+
     one = arguments.number("ADDRESS") or None
     return locks_grid(session.target, arguments.has("-d"), arguments.has("-v"), one, session.progress).kd_lines()
 
 
 @command("!errlog", help="pending entries of the I/O error log", plugin="errlog")
 def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.error_log import errlog_grid
+
     return errlog_grid(session.target, session.progress).kd_lines()
 
 
@@ -230,6 +247,8 @@ def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="vm",
 )
 def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.vm import vm_grid
+
     wanted = arguments.number("FLAGS") or 0
     return vm_grid(session.target, not wanted & _WITHOUT_PROCESSES, session.progress).kd_lines()
 
@@ -248,6 +267,8 @@ def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="memusage",
 )
 def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.memusage import memusage_grid
+
     wanted = arguments.number("FLAGS") or 0
     return memusage_grid(session.target, bool(wanted & _SUMMARY), session.progress).kd_lines()
 
@@ -269,6 +290,8 @@ def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[st
     plugin="pool",
 )
 def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.pool import usage_grid
+
     wanted = arguments.number("FLAGS") or 0
     order = "nonpaged" if wanted & _BY_NONPAGED else "paged" if wanted & _BY_PAGED else "tag"
     tag, verbose = arguments.word("TAG"), bool(wanted & _VERBOSE)
@@ -294,6 +317,8 @@ def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="pool",
 )
 def pool_block(session: Session, arguments: Arguments) -> Iterable[str]:
+    from volatility3_kdump.views.pool import block_grid
+
     wanted = arguments.number("FLAGS") or 0
     at = arguments.number("ADDRESS") or 0
     alone, bare = bool(wanted & 2), bool(wanted & 0x8000_0000)

@@ -6,8 +6,8 @@ header can be told from other data; the segment heap that replaced it in Windows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.memory import PAGE_SIZE
 from volatility3_kdump.windows.structures import layouts_of
@@ -20,8 +20,7 @@ _IN_USE = 2
 _PROTECTED = 0x80000000
 
 
-@dataclass(frozen=True)
-class PoolHeader:
+class PoolHeader(NamedTuple):
     """A POOL_HEADER. Sizes are in bytes, headers included; ``tag`` is ``None`` where it is not printable."""
 
     address: int
@@ -43,6 +42,7 @@ class PoolHeader:
         return f"{tag}, {self.block_size:#x} bytes, {state}, block before it {self.previous_size:#x} bytes"
 
 
+@functools.lru_cache(maxsize=4096)
 def tag_text(value: int) -> str | None:
     """The characters of a pool tag; ``None`` where it has unprintable ones. Its top bit marks protected blocks."""
     data = (value & ~_PROTECTED & 0xFFFFFFFF).to_bytes(4, "little").rstrip(b"\0")
@@ -62,12 +62,19 @@ def read_header(target: Target, address: int) -> PoolHeader | None:
 
 def unpack_header(target: Target, address: int, data: bytes, offset: int) -> PoolHeader:
     """The pool header at an offset of bytes; ``address`` is where it lies."""
-    unit = header_size(target)
-    reader = layouts_of(target).reader(
-        "_POOL_HEADER", previous="PreviousSize", size="BlockSize", pool_type="PoolType", tag="PoolTag"
-    )
-    row = reader.unpack(data, offset)
-    return PoolHeader(address, row.previous * unit, row.size * unit, row.pool_type, row.tag, tag_text(row.tag))
+    form = target.once(_HeaderForm)
+    previous, size, pool_type, tag = form.reader.unpack(data, offset)
+    return PoolHeader(address, previous * form.unit, size * form.unit, pool_type, tag, tag_text(tag))
+
+
+class _HeaderForm:
+    """How this kernel lays a header out, looked up once: pages are walked by the thousand."""
+
+    def __init__(self, target: Target) -> None:
+        self.unit = header_size(target)
+        self.reader = layouts_of(target).reader(
+            "_POOL_HEADER", previous="PreviousSize", size="BlockSize", pool_type="PoolType", tag="PoolTag"
+        )
 
 
 def block_before(target: Target, address: int) -> PoolHeader | None:
