@@ -18,8 +18,8 @@ REGISTERS = (
 
 #: Recommended multi-byte no-operation sequences (Intel SDM volume 2, NOP).
 _NOPS = tuple(
-    bytes.fromhex(text)
-    for text in (
+    bytes.fromhex(digits)
+    for digits in (
         "",
         "90",
         "6690",

@@ -30,7 +30,7 @@ def write_error_log(work: Workspace) -> None:
 
 def _packet(entry: LogEntry) -> bytes:
     """Dump data follows the fixed part, and strings the dump data."""
-    strings = b"".join(text.encode("utf-16-le") + b"\0\0" for text in entry.strings)
+    strings = b"".join(string.encode("utf-16-le") + b"\0\0" for string in entry.strings)
     offset = _PACKET.size + len(entry.dump_data)
     return (
         _PACKET.pack(

@@ -72,8 +72,8 @@ class Machine:
         work = self.work
         for structure in scene.structures:
             made = work.structure(structure.type_name, structure.address, structure.fields)
-            for path, text in structure.strings.items():
-                made.unicode(path, text, work.pool("paged", 2 * len(text) + 2))
+            for path, string in structure.strings.items():
+                made.unicode(path, string, work.pool("paged", 2 * len(string) + 2))
         # from here on nothing is allocated
         work.pools.finish()
         for variable in scene.variables:

@@ -314,8 +314,8 @@ class Objects:
             },
         )
         root.set("Child", node.address)
-        for path, text in (("InstancePath", node.instance_path), ("ServiceName", node.service)):
-            made.unicode(path, text, work.pool("paged", 2 * len(text) + 2))
+        for path, string in (("InstancePath", node.instance_path), ("ServiceName", node.service)):
+            made.unicode(path, string, work.pool("paged", 2 * len(string) + 2))
 
     def _root_node(self) -> Structure:
         work = self._work

@@ -172,14 +172,16 @@ def _export_directory(image: Image, rva: int) -> bytes:
     functions = rva + 40
     pointers = functions + 4 * len(names)
     ordinals = pointers + 4 * len(names)
-    text = ordinals + 2 * len(names)
+    strings_rva = ordinals + 2 * len(names)
     strings = bytearray(image.name.encode() + b"\0")
     offsets = []
     for name in names:
-        offsets.append(text + len(strings))
+        offsets.append(strings_rva + len(strings))
         strings += name.encode() + b"\0"
     count = len(names)
-    header = struct.pack("<IIHHIIIIIII", 0, image.timestamp, 0, 0, text, 1, count, count, functions, pointers, ordinals)
+    header = struct.pack(
+        "<IIHHIIIIIII", 0, image.timestamp, 0, 0, strings_rva, 1, count, count, functions, pointers, ordinals
+    )
     return (
         header
         + struct.pack(f"<{count}I", *(image.exports[name] for name in names))
@@ -227,7 +229,7 @@ def _version_information(image: Image) -> bytes:
         "OriginalFilename": image.name,
         "ProductVersion": number,
     }
-    strings = b"".join(_version_node(key, text, 1) for key, text in texts.items() if text)
+    strings = b"".join(_version_node(key, string, 1) for key, string in texts.items() if string)
     table = _version_node("StringFileInfo", b"", 1, _version_node("040904B0", b"", 1, strings))
     translation = _version_node("Translation", struct.pack("<HH", 0x409, 0x4B0), 0)
     return _version_node("VS_VERSION_INFO", fixed, 0, table + _version_node("VarFileInfo", b"", 1, translation))

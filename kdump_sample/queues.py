@@ -72,9 +72,9 @@ def _write_queue(work: Workspace, queue: WorkQueue, address: int, kind: str) -> 
     work.empty_list(made.place(f"{kind}.Header.WaitListHead"))
     by_priority: dict[int, list[int]] = {}
     for priority, routine in queue.items:
-        item = work.pool("nonpaged", work.structures.size("_WORK_QUEUE_ITEM"), "Work")
-        work.structure("_WORK_QUEUE_ITEM", item, {"WorkerRoutine": routine, "Parameter": item})
-        by_priority.setdefault(priority if kind == "WorkPriQueue" else 0, []).append(item)
+        queued = work.pool("nonpaged", work.structures.size("_WORK_QUEUE_ITEM"), "Work")
+        work.structure("_WORK_QUEUE_ITEM", queued, {"WorkerRoutine": routine, "Parameter": queued})
+        by_priority.setdefault(priority if kind == "WorkPriQueue" else 0, []).append(queued)
     for priority in range(_PRIORITIES if kind == "WorkPriQueue" else 1):
         place = f"{kind}.EntryListHead[{priority}]" if kind == "WorkPriQueue" else f"{kind}.EntryListHead"
         head = made.place(place)

@@ -35,7 +35,7 @@ class Identity:
 def write_token(structures: Structures, layouts: Layouts, address: int, identity: Identity) -> None:
     """Lay out a token: its arrays and SIDs lie in the variable part at its end."""
     memory = structures.memory
-    sids = [_sid(text) for text, _ in identity.groups]
+    sids = [_sid(sid) for sid, _ in identity.groups]
     start = address + layouts.offset("_TOKEN", "VariablePart")
     places = []
     position = start + _SID_ENTRY * len(sids)

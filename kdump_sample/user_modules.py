@@ -178,7 +178,7 @@ class UserMode:
         for address, piece in data.items():
             self._write(address, piece)
         for entry, dll in zip(entries, dlls, strict=True):
-            name, path = (text.encode("utf-16-le") for text in (dll.name, dll.path))
+            name, path = (string.encode("utf-16-le") for string in (dll.name, dll.path))
             self._write(entry + 0x18, struct.pack("<III", dll.base, dll.base + PAGE, dll.size))
             self._write(entry + 0x24, struct.pack("<HHI", len(path), len(path) + 2, entry + 0x100))
             self._write(entry + 0x2C, struct.pack("<HHI", len(name), len(name) + 2, entry + 0x80))

@@ -65,13 +65,13 @@ class Draft:
         trap, address = placed.frame.trap, placed.trap_frame
         assert trap is not None and address is not None
         machine_frame = address + 0x168
-        words = self.stack.words
+        stack_words = self.stack.words
         values = {
             **self.stack.registers,
             **trap.registers,
-            "rbp": words.get(address + _RBP_IN_TRAP_FRAME, 0),
-            "rip": words[machine_frame],
-            "rsp": words[machine_frame + 0x18],
+            "rbp": stack_words.get(address + _RBP_IN_TRAP_FRAME, 0),
+            "rip": stack_words[machine_frame],
+            "rsp": stack_words[machine_frame + 0x18],
         }
         return Registers(values, trap.eflags).context(_CONTEXT_FLAGS)
 

@@ -213,12 +213,12 @@ _SIMULATED = (
 
 def _narrow_thread(index: int) -> Thread:
     base, top = service().threads[0], _NARROW_STACKS[index]
-    words = bytearray(0x200)
+    stack_bytes = bytearray(0x200)
     frame, outer = top + 0x40, top + 0x90
     # At the ret of the system call: the return into WaitFor32, its frame, then that of Main32, the outermost one.
-    struct.pack_into("<I", words, 0, KERNEL32_32 + 0x20000 + _NARROW_RETURN)
-    struct.pack_into("<II", words, frame - top, outer, OLD + 0x1500 + _NARROW_RETURN)
-    struct.pack_into("<II", words, outer - top, 0, 0)
+    struct.pack_into("<I", stack_bytes, 0, KERNEL32_32 + 0x20000 + _NARROW_RETURN)
+    struct.pack_into("<II", stack_bytes, frame - top, outer, OLD + 0x1500 + _NARROW_RETURN)
+    struct.pack_into("<II", stack_bytes, outer - top, 0, 0)
     return dataclasses.replace(
         base,
         address=NARROW_THREADS[index],
@@ -230,7 +230,7 @@ def _narrow_thread(index: int) -> Thread:
         user_frames=_SIMULATED,
         user_stack_base=0x8F0000 + 0x10000 * index,
         narrow_registers={"eip": NARROW_IP, "esp": top, "ebp": frame, "ebx": 0x1234},
-        narrow_stack=(top, bytes(words)),
+        narrow_stack=(top, bytes(stack_bytes)),
     )
 
 

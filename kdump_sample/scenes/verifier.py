@@ -76,7 +76,7 @@ def verifier_deadlock(layouts: Layouts) -> Scene:
     head, data, globals_at = (
         base + (layouts.symbol(name) or 0) for name in ("VfSuspectDriversList", "MmVerifierData", "ViDeadlockGlobals")
     )
-    names = [text.encode("utf-16-le") for text in ("myfault.sys", "ghost.sys")]
+    names = [name.encode("utf-16-le") for name in ("myfault.sys", "ghost.sys")]
     structures = [
         KernelStructure(
             "_MM_DRIVER_VERIFIER_DATA",
@@ -105,8 +105,8 @@ def verifier_deadlock(layouts: Layouts) -> Scene:
         )
     ]
     for place, (name, loads) in enumerate(zip(names, (1, 0), strict=True)):
-        text = _SUSPECTS[place] + 0x100
-        head_of_name = struct.pack("<HHIQ", len(name), len(name) + 2, 0, text)
+        name_buffer = _SUSPECTS[place] + 0x100
+        head_of_name = struct.pack("<HHIQ", len(name), len(name) + 2, 0, name_buffer)
         structures.append(
             KernelStructure(
                 "_VF_SUSPECT_DRIVER_ENTRY", _SUSPECTS[place], {"Loads": loads, "Unloads": 0, "BaseName": head_of_name}

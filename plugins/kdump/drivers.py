@@ -34,7 +34,7 @@ class Drivers(KdumpPlugin):
     def grid(self, target):
         names = self.option("module") or []
         if self.option("address"):
-            return address_grid(target, [parse_address(text, target) for text in self.option("address")])
+            return address_grid(target, [parse_address(address, target) for address in self.option("address")])
         loaded = chosen_modules(target, names)
         if not loaded and not (names and chosen_unloaded(target, names)):
             because = f": {target.dump.warnings[0]}" if target.dump.warnings else ""

@@ -23,7 +23,7 @@ class Error(KdumpPlugin):
         ]
 
     def grid(self, target):
-        codes = [evaluate(text) for text in self.option("code") or []]
+        codes = [evaluate(code) for code in self.option("code") or []]
         if not codes:
             raise KdumpError("--code takes one or more error codes, hexadecimal")
         return error_grid(codes, bool(self.option("status")))

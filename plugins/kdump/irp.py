@@ -54,10 +54,14 @@ class Irp(KdumpPlugin):
         if self.option("with") and not self.option("find"):
             raise KdumpError("--with needs --find")
         if self.option("find"):
-            words = self.option("with")
-            if words and len(words) != 2:
+            criterion_parts = self.option("with")
+            if criterion_parts and len(criterion_parts) != 2:
                 raise KdumpError("--with takes a criterion and a value")
-            criterion = parse_criterion(words[0], parse_address(words[1], target)) if words else None
+            criterion = (
+                parse_criterion(criterion_parts[0], parse_address(criterion_parts[1], target))
+                if criterion_parts
+                else None
+            )
             pools = (self.option("pool") or "nonpaged",)
             return irps_grid(IrpSearch(target, pools, 0, criterion, self._progress_callback))
         if self.option("pending"):

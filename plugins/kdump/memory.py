@@ -48,22 +48,22 @@ class Memory(KdumpPlugin):
             raise KdumpError("choose one of --find, --find-wide and --find-bytes")
         if not searches:
             return memory_grid(target, wanted, self.option("layout") or "b")
-        text = self.option(searches[0])
+        wanted_text = self.option(searches[0])
         try:
             if searches[0] == "find-bytes":
-                return search_grid(target, wanted, "b", bytes.fromhex(text))
+                return search_grid(target, wanted, "b", bytes.fromhex(wanted_text))
             kind, encoding = ("a", "latin-1") if searches[0] == "find" else ("u", "utf-16-le")
-            return search_grid(target, wanted, kind, text.encode(encoding))
+            return search_grid(target, wanted, kind, wanted_text.encode(encoding))
         except ValueError:
-            raise KdumpError(f"{text!r} is nothing that --{searches[0]} can search for") from None
+            raise KdumpError(f"{wanted_text!r} is nothing that --{searches[0]} can search for") from None
 
     def _range(self, target):
-        text = self.option("address")
-        if not text:
+        bounds = self.option("address")
+        if not bounds:
             raise KdumpError("name an --address")
         if self.option("length"):
-            text = f"{text} L?({self.option('length')})"
-        wanted, rest = parse_bounds(text, TargetNames(target))
+            bounds = f"{bounds} L?({self.option('length')})"
+        wanted, rest = parse_bounds(bounds, TargetNames(target))
         if wanted is None or rest:
-            raise KdumpError(f"{text!r} is not a range: ADDRESS, ADDRESS Lcount")
+            raise KdumpError(f"{bounds!r} is not a range: ADDRESS, ADDRESS Lcount")
         return wanted

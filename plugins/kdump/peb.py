@@ -23,5 +23,5 @@ class Peb(KdumpPlugin):
         ]
 
     def grid(self, target):
-        chosen = ProcessChoice((), [parse_id(text) for text in self.option("pid") or []], self.option("name") or [])
+        chosen = ProcessChoice((), [parse_id(pid) for pid in self.option("pid") or []], self.option("name") or [])
         return peb_grid(target, chosen, not self.option("no-modules"), self._progress_callback)

@@ -33,8 +33,8 @@ class Process(KdumpPlugin, timeliner.TimeLinerInterface):
 
     def grid(self, target):
         chosen = ProcessChoice(
-            [parse_address(text, target) for text in self.option("address") or []],
-            [parse_id(text) for text in self.option("pid") or []],
+            [parse_address(address, target) for address in self.option("address") or []],
+            [parse_id(pid) for pid in self.option("pid") or []],
             self.option("name") or [],
         )
         one = len(chosen.addresses) + len(chosen.pids) == 1

@@ -68,10 +68,10 @@ class Stack(KdumpPlugin):
         elif self.option("context"):
             yield Request(last, None, context_start(target, parse_address(self.option("context"), target)))
         elif self.option("thread"):
-            for text in self.option("thread"):
-                yield request_thread(target, parse_address(text, target), last)
+            for address in self.option("thread"):
+                yield request_thread(target, parse_address(address, target), last)
         elif self.option("all") or self.option("pid"):
-            threads = all_threads(target, [parse_id(text) for text in self.option("pid") or []] or None)
+            threads = all_threads(target, [parse_id(pid) for pid in self.option("pid") or []] or None)
             if not threads:
                 raise KdumpError(
                     f"{target.name}: no threads found: a small memory dump holds only the crashing one, "
@@ -89,8 +89,8 @@ class Stack(KdumpPlugin):
 
     @staticmethod
     def _processor(target, number):
-        found = next((processor for processor in processors(target) if processor.number == number), None)
-        thread = found.current_thread if found else None
+        chosen = next((processor for processor in processors(target) if processor.number == number), None)
+        thread = chosen.current_thread if chosen else None
         try:
             return Request(f"Processor {number}", thread, processor_start(target, number))
         except NoStack as error:

@@ -20,5 +20,5 @@ class Teb(KdumpPlugin):
         ]
 
     def grid(self, target):
-        chosen = ProcessChoice((), [parse_id(text) for text in self.option("pid") or []], self.option("name") or [])
+        chosen = ProcessChoice((), [parse_id(pid) for pid in self.option("pid") or []], self.option("name") or [])
         return teb_grid(target, chosen, self._progress_callback)

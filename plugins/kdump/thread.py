@@ -32,9 +32,9 @@ class Thread(KdumpPlugin):
 
     def grid(self, target):
         chosen = ThreadChoice(
-            [parse_address(text, target) for text in self.option("address") or []],
-            [parse_id(text) for text in self.option("tid") or []],
-            [parse_id(text) for text in self.option("pid") or []],
+            [parse_address(address, target) for address in self.option("address") or []],
+            [parse_id(tid) for tid in self.option("tid") or []],
+            [parse_id(pid) for pid in self.option("pid") or []],
             self.option("state") or [],
             self.option("cpu") or [],
             bool(self.option("all")),

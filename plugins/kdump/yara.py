@@ -65,7 +65,7 @@ class Yara(KdumpPlugin):
             pool=bool(self.option("pool")),
             stacks=bool(self.option("stacks")),
             pid=None if pid is None else parse_id(pid),
-            limits=None if limits is None else tuple(parse_address(text, target) for text in limits),
+            limits=None if limits is None else tuple(parse_address(limit, target) for limit in limits),
         )
         return yara_grid(
             target,

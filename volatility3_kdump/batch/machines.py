@@ -134,8 +134,8 @@ class Machines:
             if time is not None:
                 self._others.setdefault(key, []).append(dump)
             return
-        known = self._machines.setdefault(identity, Machine(_name(machine)))
-        known.crashes.setdefault(key, Crash(time, code)).dumps.append(dump)
+        counted = self._machines.setdefault(identity, Machine(_name(machine)))
+        counted.crashes.setdefault(key, Crash(time, code)).dumps.append(dump)
 
     def _joined(self) -> dict[str, Machine]:
         """The machines, with the dumps of their crashes that do not say which machine they are of."""

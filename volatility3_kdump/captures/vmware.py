@@ -107,16 +107,16 @@ def _tags(source: Source) -> dict[str, list[_Tag]]:
     if len(head) < _HEADER.size or head[:4] not in MAGICS:
         raise CorruptDump("no header of a VMware state file")
     _, _, count = _HEADER.unpack(head)
-    found: dict[str, list[_Tag]] = {"memory": [], "cpu": []}
+    tags: dict[str, list[_Tag]] = {"memory": [], "cpu": []}
     data = source.read(_HEADER.size, min(count, _MOST_GROUPS) * _GROUP.size)
     for place in range(0, len(data) - _GROUP.size + 1, _GROUP.size):
         name, position, _ = _GROUP.unpack_from(data, place)
         group = name.split(b"\0")[0].decode("latin-1")
-        if group in found:
-            found[group] += _tags_of(source, position)
-    if not found["memory"]:
+        if group in tags:
+            tags[group] += _tags_of(source, position)
+    if not tags["memory"]:
         raise CorruptDump("the VMware state file has no group of its memory: it is damaged")
-    return found
+    return tags
 
 
 def _tags_of(source: Source, position: int) -> Iterator[_Tag]:

@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     from volatility3_kdump.pipelines.analysed import analyse
     from volatility3_kdump.pipelines.conditions import Condition
 
-    conditions = [Condition.parse(text) for text in arguments.fail_on]
-    outputs = [_output(text) for text in arguments.formats or ["text"]]
+    conditions = [Condition.parse(condition) for condition in arguments.fail_on]
+    outputs = [_output(output) for output in arguments.formats or ["text"]]
     if sum(path is None for _, path in outputs) > 1:
         raise KdumpError("--format: two formats go to standard output: name a file for one, as in --format sarif=FILE")
     options = opening_options(arguments)

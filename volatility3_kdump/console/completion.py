@@ -135,8 +135,8 @@ def _files(begin: int, typed: str) -> Iterator[Candidate]:
     directory, last = os.path.split(typed)
     try:
         with os.scandir(os.path.expanduser(directory) or ".") as entries:
-            found = sorted(f"{entry.name}{'/' if entry.is_dir() else ''}" for entry in entries)
+            file_names = sorted(f"{entry.name}{'/' if entry.is_dir() else ''}" for entry in entries)
     except (OSError, ValueError):
         return
-    matching = [name for name in found if name.startswith(last) and (last or not name.startswith("."))]
+    matching = [name for name in file_names if name.startswith(last) and (last or not name.startswith("."))]
     yield from ((begin + len(typed) - len(last), printable(name)) for name in matching[:_MOST])

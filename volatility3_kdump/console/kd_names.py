@@ -225,7 +225,7 @@ _OF_EXTENSION = re.compile(r"!([A-Za-z]\w*)\.([\w?]+)")
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, str]:
-    return {name.lower(): words for names, words in _WORDS.items() for name in names.split()}
+    return {name.lower(): advice for names, advice in _WORDS.items() for name in names.split()}
 
 
 def names() -> list[str]:
@@ -246,8 +246,8 @@ def pointer(typed: str) -> tuple[str, str] | None:
         shown = f"!{of_extension[1]}.{of_extension[2]}"
         if name == "help":
             return shown, _BUILT_IN
-        words = _table().get(f"!{name}") or _EXTENSIONS.get(library)
-        return None if words is None else (shown, words)
+        advice = _table().get(f"!{name}") or _EXTENSIONS.get(library)
+        return None if advice is None else (shown, advice)
     match = _NAME.match(typed)
-    words = _table().get(match[0].lower()) if match else None
-    return None if match is None or words is None else (match[0], words)
+    advice = _table().get(match[0].lower()) if match else None
+    return None if match is None or advice is None else (match[0], advice)

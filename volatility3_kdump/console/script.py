@@ -148,10 +148,10 @@ def token_end(text: str, start: int) -> int | None:
         if position < 0:
             return None
     for opener in _SHAPES[word]:
-        found = part(text, position, opener)
-        if found is None:
+        block = part(text, position, opener)
+        if block is None:
             return None
-        position = found[1]
+        position = block[1]
     following = _FOLLOWS.match(text, position) if word in ("if", "elsif") else None
     if following is not None:
         return token_end(text, following.start(1) - 1) or position
@@ -264,17 +264,17 @@ class Aliases:
                 position = end
         return "".join([*parts, self._replaced(text[position:])])
 
-    def _replaced(self, text: str) -> str:
-        before = len(text)
-        if self.fixed and "$u" in text:
-            text = _FIXED.sub(lambda match: self.fixed.get(match[1], match[0]), text)
-        if self.named and not _OF_ALIASES.match(text):
-            text = _SPACED.sub(lambda match: self.named.get(match[0], match[0]), text)
-        if "${" in text:
-            text = interpreted(text, self.named)
-        if len(text) > max(before, _LONGEST_LINE):
+    def _replaced(self, line: str) -> str:
+        before = len(line)
+        if self.fixed and "$u" in line:
+            line = _FIXED.sub(lambda match: self.fixed.get(match[1], match[0]), line)
+        if self.named and not _OF_ALIASES.match(line):
+            line = _SPACED.sub(lambda match: self.named.get(match[0], match[0]), line)
+        if "${" in line:
+            line = interpreted(line, self.named)
+        if len(line) > max(before, _LONGEST_LINE):
             raise KdumpError("the aliases make more than 65,536 characters of this line")
-        return text
+        return line
 
 
 def interpreted(text: str, named: dict[str, str]) -> str:
@@ -282,19 +282,19 @@ def interpreted(text: str, named: dict[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         how, name = match[1], match[2]
-        known = name in named
+        defined = name in named
         if how == "d":
-            return "1" if known else "0"
+            return "1" if defined else "0"
         if how == "f":
             return named.get(name, "")
-        if how == "v" or not known:
+        if how == "v" or not defined:
             return match[0]
         return name if how == "n" else named[name]
 
     return _INTERPRETED.sub(value, text)
 
 
-def with_token(text: str, variable: str, token: str) -> str:
+def with_token(body: str, variable: str, token: str) -> str:
     """The commands of ``.foreach`` for one token: its name stands alone, or in ``${}``."""
-    text = interpreted(text, {variable: token}) if "${" in text else text
-    return _SPACED.sub(lambda match: token if match[0] == variable else match[0], text)
+    body = interpreted(body, {variable: token}) if "${" in body else body
+    return _SPACED.sub(lambda match: token if match[0] == variable else match[0], body)

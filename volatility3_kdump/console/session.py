@@ -374,13 +374,13 @@ class Session:
 
         return as_address(self.calculate(text), self.target.memory.pointer_size)
 
-    def calculate(self, text: str) -> int:
+    def calculate(self, expression: str) -> int:
         """The value of an expression, as a number: of a 32-bit target it is not extended."""
         from volatility3_kdump.expressions import evaluate
 
         if self.state.cpp:
-            text = f"@@c++({text})"
-        return evaluate(text, self.names, self.state.radix)
+            expression = f"@@c++({expression})"
+        return evaluate(expression, self.names, self.state.radix)
 
     # log --------------------------------------------------------------------------------------------------------
 

@@ -69,11 +69,11 @@ def without_meaning(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             kept += [argument, *left[:1]]
             left = left[1:]
             continue
-        words, takes_value = _NOTHING.get(argument, ("", False))
-        if not words:
+        meaning, takes_value = _NOTHING.get(argument, ("", False))
+        if not meaning:
             kept.append(argument)
             continue
         if takes_value and left and not left[0].startswith("-"):
             left.pop(0)
-        warnings.append(f"WARNING: {argument} changes nothing: {words}")
+        warnings.append(f"WARNING: {argument} changes nothing: {meaning}")
     return kept, warnings

@@ -88,10 +88,10 @@ class Argument:
     @property
     def known_bits(self) -> int:
         """All declared bits."""
-        known = 0
+        mask = 0
         for bit in self.bits:
-            known |= bit.value
-        return known
+            mask |= bit.value
+        return mask
 
 
 def number(name: str, help: str, required: bool = False) -> Argument:
@@ -187,8 +187,8 @@ class Syntax:
         given = Given()
         left = list(self.arguments)
         position = 0
-        while (found := _next(typed, position)) is not None:
-            typed_word, quoted, start, position = found
+        while (token := _next(typed, position)) is not None:
+            typed_word, quoted, start, position = token
             option, value = (None, "") if quoted else self._option(typed_word)
             if option is not None:
                 if option.value and not value and not option.glued:
@@ -238,16 +238,16 @@ class Syntax:
         """The options of letters behind one dash: ``-it``."""
         if not re.fullmatch(r"[-/][A-Za-z]{2,8}", typed_word):
             return []
-        found = [self._option(typed_word[0] + letter)[0] for letter in typed_word[1:]]
-        known = [option for option in found if option is not None and not option.value]
-        return known if len(known) == len(typed_word) - 1 else []
+        options = [self._option(typed_word[0] + letter)[0] for letter in typed_word[1:]]
+        plain = [option for option in options if option is not None and not option.value]
+        return plain if len(plain) == len(typed_word) - 1 else []
 
     @staticmethod
     def _value(command: str, option: Option, typed: str, position: int) -> tuple[str, int]:
-        found = _next(typed, position)
-        if found is None:
+        token = _next(typed, position)
+        if token is None:
             raise KdumpError(f"{command} {option.key} needs {option.value}: {option.help}")
-        return found[0], found[3]
+        return token[0], token[3]
 
     @staticmethod
     def _accept(command: str, option: Option, value: str, given: Given) -> None:
@@ -261,8 +261,8 @@ class Syntax:
         """Notes on bits that do nothing. Raises :class:`KdumpError` for those that are not declared."""
         unknown = value & ~argument.known_bits
         if unknown and value != _MINUS_ONE:
-            known = ", ".join(f"{bit.value:x} {bit.help}" for bit in argument.bits)
-            raise KdumpError(f"{command} knows no flag {unknown:x}: {argument.name} is the sum of {known}")
+            flags = ", ".join(f"{bit.value:x} {bit.help}" for bit in argument.bits)
+            raise KdumpError(f"{command} knows no flag {unknown:x}: {argument.name} is the sum of {flags}")
         for bit in argument.bits:
             if bit.note and value & bit.value and value != _MINUS_ONE:
                 yield f"NOTE: {command} flag {bit.value:x}: {bit.note}"
@@ -287,17 +287,17 @@ def _next(typed: str, position: int) -> tuple[str, bool, int, int] | None:
 def _end_of_expression(typed: str, position: int) -> int:
     """Where an expression ends that a word ended at ``position`` of."""
     while True:
-        found = _WORD.search(typed, position)
-        if found is None:
+        token = _WORD.search(typed, position)
+        if token is None:
             return position
         before = typed[:position]
         open_brackets = before.count("(") > before.count(")")
-        if not (open_brackets or _GOES_ON.search(before) or _CONTINUES.match(found[0])):
+        if not (open_brackets or _GOES_ON.search(before) or _CONTINUES.match(token[0])):
             return position
         # A number below zero behind a complete expression is an argument of its own, as in "0 -1".
-        if found[0].startswith("-") and len(found[0]) > 1 and not open_brackets and not _GOES_ON.search(before):
+        if token[0].startswith("-") and len(token[0]) > 1 and not open_brackets and not _GOES_ON.search(before):
             return position
-        position = found.end()
+        position = token.end()
 
 
 NOTHING = Syntax()

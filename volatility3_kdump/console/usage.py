@@ -78,11 +78,11 @@ def _parts(syntax: Syntax) -> Iterator[str]:
     for argument in syntax.arguments:
         yield from _titled(argument.name, argument.help, 20, 4)
         for bit in argument.bits:
-            words = f"{bit.help} ({bit.note})" if bit.note else bit.help
-            yield from _titled(f"{bit.value:x}", words, 20, 8)
+            help_text = f"{bit.help} ({bit.note})" if bit.note else bit.help
+            yield from _titled(f"{bit.value:x}", help_text, 20, 8)
     for option in syntax.options:
-        words = option.help
+        help_text = option.help
         if option.refused or option.note:
-            words = f"{words} ({option.refused or option.note})"
+            help_text = f"{help_text} ({option.refused or option.note})"
         names = " ".join([*option.spellings[1:], option.usage]) if option.value else option.names
-        yield from _titled(names, words, 20, 4)
+        yield from _titled(names, help_text, 20, 4)

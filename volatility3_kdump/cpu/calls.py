@@ -18,8 +18,8 @@ _LOOKED_AT, _INSTRUCTIONS = 0x40, 4
 _ENDS = frozenset((0xC3, 0xC2, 0xE9, 0xEB, 0xCC))
 #: mov rax,rsp; mov r11,rsp; push of a register that calls preserve; sub rsp,imm.
 _BEGINNINGS = tuple(
-    bytes.fromhex(text)
-    for text in (
+    bytes.fromhex(digits)
+    for digits in (
         *("488bc4", "4c8bdc", "4883ec", "4881ec"),
         *("53", "55", "56", "57", "4053", "4055", "4056", "4057", "4154", "4155", "4156", "4157"),
     )

@@ -468,7 +468,7 @@ def _split(mnemonic: str) -> tuple[str, str]:
     return prefix, name
 
 
-def _masm(text: str) -> str:
+def _masm(operands: str) -> str:
     """Capstone's operand text in KD's manner, for the operand forms that are not built up here."""
-    text = re.sub(r"0x([0-9a-f]+)", lambda match: masm_number(int(match.group(1), 16)), text)
-    return re.sub(r"\s*([,+\-*])\s*", r"\1", text)
+    operands = re.sub(r"0x([0-9a-f]+)", lambda match: masm_number(int(match.group(1), 16)), operands)
+    return re.sub(r"\s*([,+\-*])\s*", r"\1", operands)

@@ -106,9 +106,9 @@ def epilogue(registers: Mapping[str, int | None], read: Read) -> tuple[dict[str,
     ``None`` where it does something else before: what stands at eip is carried out as far as it is ``pop``,
     ``add esp``, ``leave`` and ``ret``. The stack pointer is that just behind the return address.
     """
-    known = dict(registers)
+    caller = dict(registers)
     for _ in range(_LONGEST_EPILOGUE):
-        ip, esp = known.get("eip"), known.get("esp")
+        ip, esp = caller.get("eip"), caller.get("esp")
         code = read(ip, 1) if ip is not None else None
         if ip is None or esp is None or code is None:
             return None
@@ -118,23 +118,23 @@ def epilogue(registers: Mapping[str, int | None], read: Read) -> tuple[dict[str,
             back = read(esp, 4)
             if popped is None or back is None:
                 return None
-            known |= {"eip": int.from_bytes(back, "little"), "esp": esp + 4 & _MASK}
-            return known, int.from_bytes(popped, "little")
+            caller |= {"eip": int.from_bytes(back, "little"), "esp": esp + 4 & _MASK}
+            return caller, int.from_bytes(popped, "little")
         if opcode & 0xF8 == _POP and opcode & 7 != _ESP:
             value = read(esp, 4)
             if value is None:
                 return None
-            known |= {_NAMES[opcode & 7]: int.from_bytes(value, "little"), "esp": esp + 4 & _MASK, "eip": ip + 1}
+            caller |= {_NAMES[opcode & 7]: int.from_bytes(value, "little"), "esp": esp + 4 & _MASK, "eip": ip + 1}
         elif opcode == _LEAVE:
-            ebp = known.get("ebp")
+            ebp = caller.get("ebp")
             value = read(ebp, 4) if ebp is not None else None
             if ebp is None or value is None:
                 return None
-            known |= {"ebp": int.from_bytes(value, "little"), "esp": ebp + 4 & _MASK, "eip": ip + 1}
+            caller |= {"ebp": int.from_bytes(value, "little"), "esp": ebp + 4 & _MASK, "eip": ip + 1}
         else:
             size = {b"\x83\xc4": 1, b"\x81\xc4": 4}.get(read(ip, 2) or b"")
             amount = read(ip + 2, size) if size is not None else None
             if size is None or amount is None:
                 return None
-            known |= {"esp": esp + int.from_bytes(amount, "little", signed=True) & _MASK, "eip": ip + 2 + size}
+            caller |= {"esp": esp + int.from_bytes(amount, "little", signed=True) & _MASK, "eip": ip + 2 + size}
     return None

@@ -91,20 +91,20 @@ def _pnp(data: bytes) -> Iterator[Entry]:
     (moment,) = struct.unpack_from("<Q", data, 0x10)
     if _EARLIEST <= moment < _LATEST:
         yield Entry("Time of the event", "time", moment)
-    text = _wide(data[0x2C:])
-    if text:
-        yield Entry("Device", "text", text)
+    device = _wide(data[0x2C:])
+    if device:
+        yield Entry("Device", "text", device)
 
 
 def _winlogon(data: bytes) -> Iterator[Entry]:
-    text = _wide(data[_TEXT:])
-    if text:
-        yield Entry("State", "text", text)
+    state = _wide(data[_TEXT:])
+    if state:
+        yield Entry("State", "text", state)
 
 
 def _wide(data: bytes) -> str | None:
-    text = data[: len(data) & ~1].decode("utf-16-le", errors="replace").split("\0", 1)[0]
-    return text or None
+    string = data[: len(data) & ~1].decode("utf-16-le", errors="replace").split("\0", 1)[0]
+    return string or None
 
 
 _READERS = {"bsd": _boot_status, "ntfs": _ntfs, "pnp": _pnp, "winlogon": _winlogon}

@@ -207,10 +207,10 @@ class BitmapPageMap:
         # A large machine's bitmap is worked through in pieces, so that its words are never all in memory.
         for start in range(0, len(bitmap), cls._LARGE):
             piece = bitmap[start : start + cls._LARGE]
-            words = np.zeros(-(-len(piece) // cls._BLOCK) * (cls._BLOCK // 8), np.uint64)
-            words.view(np.uint8)[: len(piece)] = np.frombuffer(piece, np.uint8)
+            quadwords = np.zeros(-(-len(piece) // cls._BLOCK) * (cls._BLOCK // 8), np.uint64)
+            quadwords.view(np.uint8)[: len(piece)] = np.frombuffer(piece, np.uint8)
             first = start // cls._BLOCK
-            sums = _set_bits(words).reshape(-1, cls._BLOCK // 8).sum(axis=1)
+            sums = _set_bits(quadwords).reshape(-1, cls._BLOCK // 8).sum(axis=1)
             counts[first : first + len(sums)] = sums
         if bits & 7:
             counts[-1] -= (bitmap[-1] >> (bits & 7)).bit_count()
@@ -237,10 +237,10 @@ class BitmapPageMap:
     def offsets_of(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         import numpy as np
 
-        words, rank = self._words
+        bitmap, rank = self._words
         inside = (pfns >= 0) & (pfns < self._bits)
         bits = np.where(inside, pfns, 0)
-        word = words[bits >> 6]
+        word = bitmap[bits >> 6]
         bit = (bits & 63).astype(np.uint64)
         present = inside & (word >> bit & np.uint64(1) != 0)
         index = rank[bits >> 6] + _set_bits(word & ((np.uint64(1) << bit) - np.uint64(1)))
@@ -253,11 +253,11 @@ class BitmapPageMap:
         """The bitmap in words of 64 bits, and how many bits are set before each."""
         import numpy as np
 
-        words = np.zeros(len(self._bitmap) + 7 >> 3, np.uint64)
-        words.view(np.uint8)[: len(self._bitmap)] = np.frombuffer(self._bitmap, np.uint8)
-        rank = np.zeros(len(words), np.int64)
-        np.cumsum(_set_bits(words[:-1]), out=rank[1:])
-        return words, rank
+        bitmap = np.zeros(len(self._bitmap) + 7 >> 3, np.uint64)
+        bitmap.view(np.uint8)[: len(self._bitmap)] = np.frombuffer(self._bitmap, np.uint8)
+        rank = np.zeros(len(bitmap), np.int64)
+        np.cumsum(_set_bits(bitmap[:-1]), out=rank[1:])
+        return bitmap, rank
 
     def extent(self, pfn: int, limit: int) -> Extent:
         index = self._index_of(pfn)
@@ -302,12 +302,12 @@ class BitmapPageMap:
         return start * 8 + (bits & -bits).bit_length() - 1
 
 
-def _set_bits(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _set_bits(counts: NDArray[np.uint64]) -> NDArray[np.int64]:
     """How many bits of each word are set."""
     import numpy as np
 
     two, four, eight, ones = (np.uint64(pattern * 0x0101010101010101) for pattern in (0x55, 0x33, 0x0F, 0x01))
-    words = words - (words >> np.uint64(1) & two)
-    words = (words & four) + (words >> np.uint64(2) & four)
-    words = words + (words >> np.uint64(4)) & eight
-    return (words * ones >> np.uint64(56)).astype(np.int64)
+    counts = counts - (counts >> np.uint64(1) & two)
+    counts = (counts & four) + (counts >> np.uint64(2) & four)
+    counts = counts + (counts >> np.uint64(4)) & eight
+    return (counts * ones >> np.uint64(56)).astype(np.int64)

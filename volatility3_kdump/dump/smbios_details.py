@@ -76,14 +76,14 @@ def smbios_details(source: Source, blobs: list[TaggedBlob]) -> Iterator[SmbiosSt
     """Every structure of the dump's SMBIOS tables, in their order."""
     types, _ = _knowledge()
     for kind, body, strings in smbios_structures(source, blobs):
-        known = types.get(kind, {})
+        layout = types.get(kind, {})
         yield SmbiosStructure(
             kind,
-            _text(known.get("title")),
-            _text(known.get("group")),
+            _text(layout.get("title")),
+            _text(layout.get("group")),
             int.from_bytes(body[2:4], "little"),
             len(body),
-            tuple(_fields(known.get("fields", ()), body, strings)),
+            tuple(_fields(layout.get("fields", ()), body, strings)),
             tuple(strings),
             body,
         )
@@ -105,8 +105,8 @@ def _fields(layout: object, body: bytes, strings: list[str]) -> Iterator[SmbiosF
             continue
         number = int.from_bytes(data, "little")
         if kind == "string":
-            text = strings[number - 1].strip() if 0 < number <= len(strings) else None
-            yield SmbiosField(name, kind, text)
+            string = strings[number - 1].strip() if 0 < number <= len(strings) else None
+            yield SmbiosField(name, kind, string)
         elif kind == "uuid":
             yield SmbiosField(name, kind, data)
         elif enumeration:

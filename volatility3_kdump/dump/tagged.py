@@ -79,10 +79,10 @@ _SIGNATURE = 4
 
 def _ascii(data: bytes) -> str | None:
     """A name in a field that is filled up with zeros; ``None`` for anything else."""
-    text = data.rstrip(b"\0")
-    if not text or b"\0" in text or not all(0x20 < byte < 0x7F for byte in text):
+    letters = data.rstrip(b"\0")
+    if not letters or b"\0" in letters or not all(0x20 < byte < 0x7F for byte in letters):
         return None
-    return text.decode("ascii")
+    return letters.decode("ascii")
 
 
 def tagged_blobs(source: Source, start: int) -> tuple[list[TaggedBlob], list[str]]:

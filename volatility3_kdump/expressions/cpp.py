@@ -419,7 +419,7 @@ class CppParser:
     def _type(self) -> Typed | None:
         """A type as C++ writes it, with its stars; ``None`` where none stands here."""
         start = self.position
-        words: list[str] = []
+        keywords: list[str] = []
         named: str | None = None
         while True:
             match = self._match()
@@ -429,15 +429,15 @@ class CppParser:
             if token in _QUALIFIERS:
                 pass
             elif token in TYPE_WORDS and named is None:
-                words.append(token)
-            elif named is None and not words and token not in self._locals:
+                keywords.append(token)
+            elif named is None and not keywords and token not in self._locals:
                 named = token
             else:
                 break
             self.position = match.end()
         typed: Typed | None = None
-        if words:
-            type_ = self.names.words_type(words)
+        if keywords:
+            type_ = self.names.words_type(keywords)
             typed = None if type_ is None else (type_, None)
         elif named is not None:
             typed = self.names.type_named(named)

@@ -178,7 +178,7 @@ class CppNames:
     def why_no_type(self, name: str) -> str:
         """Why a type is not known, in words."""
         module_name = name.rpartition("!")[0]
-        module = next((known for known in self.target.modules if known.name.lower() == module_name.lower()), None)
+        module = next((loaded for loaded in self.target.modules if loaded.name.lower() == module_name.lower()), None)
         if module_name and module is None:
             return f"no loaded module is named {printable(module_name)}"
         if module is None or module is self.target.modules[0]:
@@ -213,8 +213,8 @@ class CppNames:
         declared = _DECLARED.fullmatch(_variables().get(name, ""))
         if declared is None:
             return None
-        found = self.type_named(declared[1]) or self.type_named(f"nt!{declared[1]}")
-        type_ = found[0] if found is not None else None
+        definition = self.type_named(declared[1]) or self.type_named(f"nt!{declared[1]}")
+        type_ = definition[0] if definition is not None else None
         for _ in declared[2] if type_ is not None else ():
             type_ = TypeReference("pointer", None, self.pointer_size, type_)
         return type_
@@ -224,9 +224,9 @@ class CppNames:
         module_name, _, plain = name.rpartition("!")
         scope, _, label = plain.rpartition("::")
         for reader in self._searched(module_name):
-            found = reader.table.constant(label, scope)
-            if found is not None:
-                enumeration, number, size = found
+            enumerator = reader.table.constant(label, scope)
+            if enumerator is not None:
+                enumeration, number, size = enumerator
                 return CppValue(TypeReference("enum", enumeration, size), reader, None, number)
         return None
 
@@ -240,9 +240,9 @@ class CppNames:
         except Unresolved as error:
             raise EvaluationError(str(error) or f"there is no register {printable(name)}") from None
         structure = _POINTERS.get(name[1:].lower()) if name.startswith("$") else None
-        found = self.type_named(f"nt!{structure}") if structure is not None else None
-        if found is not None:
-            return cpp.pointer_to(found[0], number, self.pointer_size, found[1])
+        definition = self.type_named(f"nt!{structure}") if structure is not None else None
+        if definition is not None:
+            return cpp.pointer_to(definition[0], number, self.pointer_size, definition[1])
         if self.pointer_size == 4 and not name.startswith("$"):
             return cpp.integer(number, cpp.UNSIGNED_INT)
         return cpp.unsigned64(number)

@@ -273,26 +273,26 @@ def member(value: Operand, name: str) -> CppValue:
         value = pointee(value)
     if not isinstance(value, CppValue):
         raise EvaluationError(f"only a structure has a field {printable(name)}")
-    found = field_of(value.reader, value.type, name)
+    field = field_of(value.reader, value.type, name)
     if value.address is None:
         raise EvaluationError(f"{kind_name(value.type)} has no value by itself")
-    return CppValue(found.type, value.reader, (value.address + found.offset) % _TOP)
+    return CppValue(field.type, value.reader, (value.address + field.offset) % _TOP)
 
 
 def field_of(reader: TypedReader | None, type_: TypeReference, path: str) -> Member:
     """A field by name, dotted into structures inside of it; its offset is from the outermost."""
     offset = 0
-    found: Member | None = None
+    field: Member | None = None
     for name in path.split("."):
         members = members_of(reader, type_)
         if not members:
             raise EvaluationError(f"{kind_name(type_)} is no structure with known fields")
-        found = members.get(name)
-        if found is None:
+        field = members.get(name)
+        if field is None:
             raise EvaluationError(f"{kind_name(type_)} has no field {printable(name)}")
-        offset, type_ = offset + found.offset, found.type
-    assert found is not None
-    return Member(found.name, offset, type_)
+        offset, type_ = offset + field.offset, field.type
+    assert field is not None
+    return Member(field.name, offset, type_)
 
 
 def element(value: Operand, index: int) -> CppValue:

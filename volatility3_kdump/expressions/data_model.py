@@ -100,8 +100,8 @@ class Items:
         """The element that is shown under an index. Raises :class:`EvaluationError` for no such."""
         if self._find is not None:
             return self._find(key)
-        for found, value in self.pairs():
-            if found == key:
+        for own_key, value in self.pairs():
+            if own_key == key:
                 return value
         shown = key if isinstance(key, str) else f"{key:#x}"
         raise EvaluationError(f"Unable to find object at index [{shown}]")
@@ -162,5 +162,5 @@ def items_of(value: Any) -> Items | None:
 
 def plain(value: Any) -> Any:
     """A value to compare and sort by: text where it is some."""
-    text = text_of(value)
-    return value if text is None else text
+    string = text_of(value)
+    return value if string is None else string

@@ -37,10 +37,10 @@ class Devices:
             return cpp.member(self._typed("_DEVICE_NODE", address), name)
 
         def text(name: str) -> str:
-            found = cpp.text_of(field(name))
-            if found is None:
+            string = cpp.text_of(field(name))
+            if string is None:
                 raise EvaluationError(f"its {name} is not in the dump")
-            return found
+            return string
 
         def title() -> str:
             path, service = text("InstancePath"), text("ServiceName")

@@ -117,13 +117,13 @@ class DebuggerObjects:
         texts = [cpp.text_of(value) for value in (type_name, field, link)]
         if None in texts or not isinstance(head, CppValue):
             raise EvaluationError('FromListEntry takes a list head, a type and a field: (head, "nt!_X", "Links")')
-        name, path, direction = (text or "" for text in texts)
+        name, path, direction = (string or "" for string in texts)
         if direction not in ("Flink", "Blink"):
             raise EvaluationError(f"a list has no link {printable(direction)}: Flink or Blink")
-        found = self._names.type_named(name)
-        if found is None:
+        definition = self._names.type_named(name)
+        if definition is None:
             raise EvaluationError(f"Unable to find type '{printable(name)}' {self._names.why_no_type(name)}".rstrip())
-        type_, reader = found
+        type_, reader = definition
         offset = cpp.field_of(reader, type_, path).offset
         address = cpp.address_in(head)
         memory = reader.memory if reader is not None else self._target.memory
@@ -208,10 +208,10 @@ class DebuggerObjects:
         target = self._target
 
         def name() -> str:
-            found = read_process(target, address).name
-            if found is None:
+            image_name = read_process(target, address).name
+            if image_name is None:
                 raise EvaluationError("its name is not in the dump")
-            return found
+            return image_name
 
         return Model(
             {
@@ -257,18 +257,20 @@ class DebuggerObjects:
 
         @functools.cache
         def named() -> ListedHandle:
-            found = process_handles(self._target, process, handle.value).handles
-            if not found or found[0].object is None:
-                raise EvaluationError(found[0].problem or "its object is not in the dump" if found else "it is gone")
-            return found[0]
+            handles = process_handles(self._target, process, handle.value).handles
+            if not handles or handles[0].object is None:
+                raise EvaluationError(
+                    handles[0].problem or "its object is not in the dump" if handles else "it is gone"
+                )
+            return handles[0]
 
         def type_name() -> str:
-            known = named().object
-            return (known.type_name if known is not None else None) or "?"
+            referenced = named().object
+            return (referenced.type_name if referenced is not None else None) or "?"
 
         def header() -> CppValue:
-            known = named().object
-            return self._typed("_OBJECT_HEADER", known.header if known is not None else 0)
+            referenced = named().object
+            return self._typed("_OBJECT_HEADER", referenced.header if referenced is not None else 0)
 
         def body() -> CppValue:
             structure = _BODIES.get(type_name())
@@ -277,8 +279,8 @@ class DebuggerObjects:
             return self._typed(structure, handle.object)
 
         def name() -> str:
-            known = named().object
-            return (known.path or known.name or "") if known is not None else ""
+            referenced = named().object
+            return (referenced.path or referenced.name or "") if referenced is not None else ""
 
         return Model(
             {

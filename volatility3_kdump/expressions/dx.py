@@ -251,13 +251,13 @@ class DxParser(CppParser):
         items = items_of(value) if method is not None else None
         if items is not None and method is not None:
             return Function(functools.partial(method, items))
-        text = cpp.text_of(value)
-        if text is not None:
+        string = cpp.text_of(value)
+        if string is not None:
             if name == "Length":
-                return cpp.integer(len(text), cpp.UNSIGNED_LONG_LONG)
-            found = string_method(text, name)
-            if found is not None:
-                return found
+                return cpp.integer(len(string), cpp.UNSIGNED_LONG_LONG)
+            of_string = string_method(string, name)
+            if of_string is not None:
+                return of_string
         if isinstance(value, CppValue) and value.type.kind in ("struct", "union", "pointer"):
             return cpp.member(value, name)
         raise EvaluationError(f"Unable to bind name '{printable(name)}'")
@@ -265,10 +265,12 @@ class DxParser(CppParser):
     def _displayed(self, value: Any, specifier: Any = None) -> str:
         chosen: dict[str, Any] = {}
         if specifier is not None:
-            text = cpp.text_of(specifier)
-            if text is None or not re.fullmatch(r"s8b|s8|sub|sb|su|s32b|s32|en|nd|[xXdobcs!]", text):
+            format_letters = cpp.text_of(specifier)
+            if format_letters is None or not re.fullmatch(
+                r"s8b|s8|sub|sb|su|s32b|s32|en|nd|[xXdobcs!]", format_letters
+            ):
                 raise EvaluationError("ToDisplayString takes a format specifier as text")
-            chosen = _specified(text)
+            chosen = _specified(format_letters)
         return self._world.display(value, Formatting(**chosen))
 
     def _indexed(self, node: Node, index: Node) -> Node:
@@ -277,8 +279,8 @@ class DxParser(CppParser):
             if isinstance(value, Failure):
                 raise value.error
             if isinstance(value, Items):
-                text = cpp.text_of(key)
-                return value.find(cpp.whole(key) if text is None else text)
+                string = cpp.text_of(key)
+                return value.find(cpp.whole(key) if string is None else string)
             if isinstance(value, Model):
                 raise EvaluationError("the object is no collection")
             return cpp.element(value, cpp.whole(key))

@@ -40,8 +40,8 @@ class Queries:
 
     def of_items(self, name: str) -> Callable[..., Any] | None:
         """The method of collections that has a name: a function of the collection and the arguments."""
-        found: Callable[..., Any] | None = getattr(self, f"_{_snake(name)}", None) if name in _METHODS else None
-        return found
+        method: Callable[..., Any] | None = getattr(self, f"_{_snake(name)}", None) if name in _METHODS else None
+        return method
 
     # helpers ----------------------------------------------------------------------------------------------------
 
@@ -108,8 +108,8 @@ class Queries:
                     yield number, inside
                     number += 1
                     continue
-                for _, found in self._pairs(_collection(inside)):
-                    yield number, found
+                for _, element in self._pairs(_collection(inside)):
+                    yield number, element
                     number += 1
 
         return Items(inner)
@@ -131,8 +131,8 @@ class Queries:
                     yield number, value
                     number += 1
                 if projection is not None and not isinstance(value, Failure):
-                    found = self._tried(projection, value)
-                    inside = None if isinstance(found, Failure) else items_of(found)
+                    projected = self._tried(projection, value)
+                    inside = None if isinstance(projected, Failure) else items_of(projected)
                 if inside is not None:
                     if len(stack) > _DEEPEST_TREE:
                         raise EvaluationError("the tree is nested too deeply")
@@ -144,13 +144,20 @@ class Queries:
 
     def _group_by(self, items: Items, projection: Any, comparator: Any = None) -> Items:
         def groups() -> Iterator[tuple[Key, Any]]:
-            found: dict[Any, tuple[Any, list[tuple[Key, Any]]]] = {}
+            groups_by_hash: dict[Any, tuple[Any, list[tuple[Key, Any]]]] = {}
             for key, value in self._pairs(items):
                 group = plain(self._steps.call(projection, value))
                 if comparator is not None:
-                    group = next((known for known, _ in found.values() if self._same(comparator, known, group)), group)
-                found.setdefault(_hashed(group), (group, []))[1].append((key, value))
-            for group, members in found.values():
+                    group = next(
+                        (
+                            seen_key
+                            for seen_key, _ in groups_by_hash.values()
+                            if self._same(comparator, seen_key, group)
+                        ),
+                        group,
+                    )
+                groups_by_hash.setdefault(_hashed(group), (group, []))[1].append((key, value))
+            for group, members in groups_by_hash.values():
                 yield _index(group), Items(functools.partial(iter, members), count=functools.partial(len, members))
 
         return Items(groups)
@@ -203,11 +210,11 @@ class Queries:
         def chosen() -> Iterator[tuple[Key, Any]]:
             others = list(self._values(_collection(other)))
             for key, value in self._pairs(self._distinct(items, comparator)):
-                found = False
+                present = False
                 for candidate in others:
                     self._steps.step()
-                    found = found or self._same(comparator, value, candidate)
-                if found == wanted:
+                    present = present or self._same(comparator, value, candidate)
+                if present == wanted:
                     yield key, value
 
         return Items(chosen)
@@ -301,9 +308,9 @@ class Queries:
     def _extreme(self, items: Items, projection: Any, sign: int) -> Any:
         best: Any = None
         for value in self._values(items):
-            found = value if projection is None else self._steps.call(projection, value)
-            if best is None or _order(found, best) * sign > 0:
-                best = found
+            candidate = value if projection is None else self._steps.call(projection, value)
+            if best is None or _order(candidate, best) * sign > 0:
+                best = candidate
         if best is None:
             raise EvaluationError("the collection has no elements")
         return best
@@ -327,19 +334,19 @@ class Queries:
         raise EvaluationError("no element is like that" if predicate is not None else "the collection has no elements")
 
     def _last(self, items: Items, predicate: Any = None) -> Any:
-        found: list[Any] = []
+        last: list[Any] = []
         for value in self._values(items):
             if predicate is None or self._test(predicate, value):
-                found = [value]
-        if not found:
+                last = [value]
+        if not last:
             raise EvaluationError("no element is like that" if predicate is not None else "the collection is empty")
-        return found[0]
+        return last[0]
 
     def _single(self, items: Items, predicate: Any = None) -> Any:
-        found = [value for value in self._values(items) if predicate is None or self._test(predicate, value)]
-        if len(found) != 1:
-            raise EvaluationError(f"{len(found)} elements are like that, not one")
-        return found[0]
+        matching = [value for value in self._values(items) if predicate is None or self._test(predicate, value)]
+        if len(matching) != 1:
+            raise EvaluationError(f"{len(matching)} elements are like that, not one")
+        return matching[0]
 
     def _sequence_equal(self, items: Items, other: Any, comparator: Any = None) -> bool:
         left, right = list(self._values(items)), list(self._values(_collection(other)))
@@ -431,10 +438,10 @@ def _index(value: Any) -> Key:
 
 
 def _text(value: Any) -> str:
-    text = plain(value)
-    if not isinstance(text, str):
+    string = plain(value)
+    if not isinstance(string, str):
         raise EvaluationError("text is expected")
-    return text
+    return string
 
 
 def _length(value: Any) -> int:

@@ -84,8 +84,8 @@ class IrpSearch:
     def in_pool(self) -> Iterator[tuple[int, FoundIrp]]:
         """Those behind pool headers, each with the index of the area."""
         for index, area in enumerate(self.search.areas):
-            for found in self._in_blocks(self.search.small(area), "pool"):
-                yield index, found
+            for request in self._in_blocks(self.search.small(area), "pool"):
+                yield index, request
 
     def of_threads(self) -> Iterator[FoundIrp]:
         """Those on lists of threads that the search has not met."""
@@ -93,9 +93,9 @@ class IrpSearch:
         for request in pending.requests:
             if request.view is not None and request.address not in self._seen and request.address >= self._start:
                 self._seen.add(request.address)
-                found = self._found(request.view.irp, "thread")
-                if found is not None:
-                    yield found
+                located = self._found(request.view.irp, "thread")
+                if located is not None:
+                    yield located
         self.notes += pending.problems
 
     def _in_blocks(self, blocks: Iterator[PoolBlock], place: str) -> Iterator[FoundIrp]:
@@ -112,9 +112,9 @@ class IrpSearch:
             if irp.size is None or not least <= irp.size <= block.end - block.data:
                 continue
             self._seen.add(irp.address)
-            found = self._found(irp, place)
-            if found is not None:
-                yield found
+            located = self._found(irp, place)
+            if located is not None:
+                yield located
 
     def _found(self, irp: Irp, place: str) -> FoundIrp | None:
         process = self._mdl_process(irp)

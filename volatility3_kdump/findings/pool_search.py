@@ -74,10 +74,10 @@ class TagPattern:
     @classmethod
     def of_value(cls, value: int) -> TagPattern:
         """The pattern of a tag that is given as a number."""
-        text = tag_text(value & 0xFFFFFFFF)
-        if text is None or value >> 32:
+        letters = tag_text(value & 0xFFFFFFFF)
+        if letters is None or value >> 32:
             raise KdumpError(f"{value:#x} is no pool tag: its bytes are not four printable characters")
-        return cls(text.ljust(4))
+        return cls(letters.ljust(4))
 
     @property
     def number(self) -> int:
@@ -86,8 +86,8 @@ class TagPattern:
 
     def fits(self, value: int) -> bool:
         """Whether a stored tag fits; one with unprintable characters never does."""
-        text = tag_text(value)
-        return text is not None and self._fits.fullmatch(text.ljust(4)) is not None
+        letters = tag_text(value)
+        return letters is not None and self._fits.fullmatch(letters.ljust(4)) is not None
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,9 @@ class PoolSearch:
         page = self._page
         if page is None or page.page != header.address - header.address % PAGE_SIZE:
             page = self._page = pool(self.target).page(header.address)
-        found = next((block for block in page.blocks if block.address <= header.address < block.end), None)
-        if found is not None:
-            return found if found.header == header.address else None
+        block = next((block for block in page.blocks if block.address <= header.address < block.end), None)
+        if block is not None:
+            return block if block.header == header.address else None
         heaps = pool(self.target).heaps
         if page.blocks or (heaps.problem is None and not page.problems and heaps.segment_of(header.address)):
             return None

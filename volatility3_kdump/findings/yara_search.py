@@ -79,8 +79,8 @@ class Scan:
 
 
 def _process(target: Target, pid: int) -> Process:
-    for found in process_lists.process_addresses(target):
-        process = read_process(target, found)
+    for address in process_lists.process_addresses(target):
+        process = read_process(target, address)
         if process.pid == pid:
             return process
     raise KdumpError(f"{target.name}: no process has the id {pid} ({pid:#x})")

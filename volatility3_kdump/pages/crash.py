@@ -85,10 +85,10 @@ def _registers(document: dict[str, Any]) -> list[tuple[str, str, bool]]:
     failure = document["failure"]
     if failure is None or not failure["at_fault"]:
         return []
-    recovered, known = set(failure["recovered_registers"]), failure["registers"]
+    recovered, registers = set(failure["recovered_registers"]), failure["registers"]
     # As the debugger orders them; what is only in records comes last.
-    ordered = [name for row in _ORDER for name in row.split() if name in known]
-    return [(name, known[name], name in recovered) for name in dict.fromkeys((*ordered, *known))]
+    ordered = [name for row in _ORDER for name in row.split() if name in registers]
+    return [(name, registers[name], name in recovered) for name in dict.fromkeys((*ordered, *registers))]
 
 
 def _circles(chains: WaitChains) -> list[tuple[int, bool, list[str]]]:

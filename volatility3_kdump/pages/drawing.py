@@ -76,10 +76,10 @@ def time_line(events: Sequence[Event]) -> TimeLine:
             marks.append(Mark(x, lanes[event.kind], event.kind, f"{ago(before)}: {event.text}"))
     steps = []
     room = float(_RIGHT)
-    for seconds, words in _STEPS:
+    for seconds, label in _STEPS:
         x = place(seconds)
         if seconds < longest and x > _LEFT + 30 and room - x > 55:
-            steps.append((x, words))
+            steps.append((x, label))
             room = x
     bottom = _FIRST_LANE + len(LANES) * _LANE
     names = tuple((_FIRST_LANE + number * _LANE, name) for number, (name, _) in enumerate(LANES))
@@ -269,8 +269,8 @@ def _edge(named: NamedWait, places: dict[int, tuple[int, int]]) -> Edge:
     says = (
         f"{named.waiter} waits for the {named.wait.kind} {named.object or f'{named.wait.object:#x}'} of {named.holder}"
     )
-    words = _shortened(named.object or named.wait.kind, 17)
-    return Edge(path, *place, words, says, named.deadlock is not None, named.wait.sure)
+    label = _shortened(named.object or named.wait.kind, 17)
+    return Edge(path, *place, label, says, named.deadlock is not None, named.wait.sure)
 
 
 def _shortened(text: str, most: int = _MOST_LETTERS) -> str:

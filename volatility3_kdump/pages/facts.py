@@ -156,20 +156,20 @@ def events(target: Target, processes: list[ListedProcess] | Absent) -> list[Even
     crashed = filetime(target.header.system_time)
     if crashed is None:
         return Absent("the dump header has no time of the crash")
-    found = [Event(crashed, CRASH, "the system stopped"), *_unloaded(target)]
+    moments = [Event(crashed, CRASH, "the system stopped"), *_unloaded(target)]
     now, uptime = target.header.system_time, target.header.system_up_time
     # As FILETIMEs: what a damaged header claims may lie before any calendar.
     booted = filetime(now - uptime) if now and uptime and uptime > 0 else None
     if booted is not None:
-        found.append(Event(booted, BOOT, "the system started"))
+        moments.append(Event(booted, BOOT, "the system started"))
     if not isinstance(processes, Absent):
-        found += _of_processes(processes)
+        moments += _of_processes(processes)
     log = known(target, lambda: list(_complaints(target)))
     if not isinstance(log, Absent):
-        found += log
+        moments += log
     # What is dated before the boot, or after the crash, is a damaged time: it has no place on this line.
     within = [
-        event for event in found if event.when <= crashed and (booted is None or booted - event.when <= _CLOCK_SET)
+        event for event in moments if event.when <= crashed and (booted is None or booted - event.when <= _CLOCK_SET)
     ]
     return sorted(within, key=lambda event: (event.when, event.kind == CRASH))
 

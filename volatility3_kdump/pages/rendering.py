@@ -74,7 +74,7 @@ def render(template: str, **values: Any) -> str:
     import markupsafe
 
     style = style_sheet()
-    text: str = environment.get_template(template).render(
+    page: str = environment.get_template(template).render(
         style=markupsafe.Markup(style),
         policy=policy(style),
         version=__version__,
@@ -83,7 +83,7 @@ def render(template: str, **values: Any) -> str:
         size_words=facts.size_words,
         **values,
     )
-    return text
+    return page
 
 
 def refuse_other_files(option: str, path: Path) -> None:

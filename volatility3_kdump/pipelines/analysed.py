@@ -35,11 +35,11 @@ class Analysed:
     @property
     def bug_check(self) -> str:
         """``DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)``."""
-        known = (self.document or {}).get("bug_check")
-        if known is None:
+        bug_check = (self.document or {}).get("bug_check")
+        if bug_check is None:
             return "no bug check"
-        code = known["base_code"][2:]
-        return f"{known['name']} ({code})" if known["name"] else f"bug check {code}"
+        code = bug_check["base_code"][2:]
+        return f"{bug_check['name']} ({code})" if bug_check["name"] else f"bug check {code}"
 
     @property
     def suspect(self) -> str | None:
@@ -75,9 +75,9 @@ def analyse(
     for file in files:
         started = time.monotonic()
         document, error = _document(file, options, rules)
-        found = Analysed(printable(_shown(file, paths)), document, error, round(time.monotonic() - started, 3))
+        analysed = Analysed(printable(_shown(file, paths)), document, error, round(time.monotonic() - started, 3))
         matched = tuple(condition.text for condition in conditions if condition.holds(document, error))
-        yield replace(found, matched=matched)
+        yield replace(analysed, matched=matched)
         let_go_of_dump(alone=False)
 
 

@@ -44,8 +44,8 @@ class Condition:
                     raise BadCondition(f"--fail-on {text}: confidence is one of {', '.join(_CONFIDENCE)}")
                 terms.append((name, value.lower()))
             else:
-                known = ", ".join((*_PLAIN, *(f"{valued}=..." for valued in _VALUED)))
-                raise BadCondition(f"--fail-on {text}: {part.strip()!r} is none of {known}")
+                choices = ", ".join((*_PLAIN, *(f"{valued}=..." for valued in _VALUED)))
+                raise BadCondition(f"--fail-on {text}: {part.strip()!r} is none of {choices}")
         return cls(text, tuple(terms))
 
     def holds(self, document: Document | None, error: str | None) -> bool:
@@ -79,18 +79,18 @@ def _stack(document: Document, pattern: str) -> bool:
 
 
 def _bug_check(document: Document, pattern: str) -> bool:
-    known = document["bug_check"]
-    if known is None:
+    bug_check = document["bug_check"]
+    if bug_check is None:
         return False
     try:
-        return int(pattern, 16) in (int(known["code"], 16), int(known["base_code"], 16))
+        return int(pattern, 16) in (int(bug_check["code"], 16), int(bug_check["base_code"], 16))
     except ValueError:
-        return _fits(known["name"], pattern)
+        return _fits(bug_check["name"], pattern)
 
 
 def _confidence(document: Document, least: str) -> bool:
-    known = document["verdict"]["confidence"]
-    return known in _CONFIDENCE and _CONFIDENCE.index(known) >= _CONFIDENCE.index(least)
+    confidence = document["verdict"]["confidence"]
+    return confidence in _CONFIDENCE and _CONFIDENCE.index(confidence) >= _CONFIDENCE.index(least)
 
 
 def _third_party(document: Document) -> bool:

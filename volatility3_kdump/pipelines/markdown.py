@@ -103,12 +103,12 @@ def fenced(lines: Sequence[str]) -> Iterator[str]:
     yield fence
 
 
-def code(text: str, cell: bool = False) -> str:
+def code(content: str, cell: bool = False) -> str:
     """A text as a code span: nothing in it is markup, a link or a mention; ``cell`` is for one in a table."""
-    text = text[:_LONGEST] or " "
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    room = " " if text[0] in "` " or text[-1] in "` " else ""
-    span = f"{fence}{room}{text}{room}{fence}"
+    content = content[:_LONGEST] or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", content)), default=0))
+    room = " " if content[0] in "` " or content[-1] in "` " else ""
+    span = f"{fence}{room}{content}{room}{fence}"
     # A table is cut into cells before anything else is read.
     return span.replace("|", "\\|") if cell else span
 

@@ -45,14 +45,14 @@ def sarif(dumps: Sequence[Analysed]) -> str:
 
 def _rule(dump: Analysed, rules: dict[str, dict[str, Any]]) -> str:
     """The id of a dump's rule; it is added where it is new."""
-    known = (dump.document or {}).get("bug_check")
-    identifier = "no-bug-check" if known is None else str(known["base_code"])
+    bug_check = (dump.document or {}).get("bug_check")
+    identifier = "no-bug-check" if bug_check is None else str(bug_check["base_code"])
     if identifier not in rules:
         rule: dict[str, Any] = {"id": identifier, "shortDescription": {"text": dump.bug_check}}
-        if known is not None and known["name"]:
-            rule["name"] = known["name"]
-        if known is not None and known["text"]:
-            rule["fullDescription"] = {"text": known["text"]}
+        if bug_check is not None and bug_check["name"]:
+            rule["name"] = bug_check["name"]
+        if bug_check is not None and bug_check["text"]:
+            rule["fullDescription"] = {"text": bug_check["text"]}
         rules[identifier] = rule
     return identifier
 

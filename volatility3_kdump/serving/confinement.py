@@ -72,12 +72,12 @@ def refuse(line: str, allowed: Sequence[str]) -> None:
     """
     if any(_SCRIPT.match(part) for part in line.split(";")):
         raise Refused("files of commands are not run here: give the commands themselves")
-    for text in split(line):
-        if _READING.match(text):
+    for command_line in split(line):
+        if _READING.match(command_line):
             raise Refused("files and the environment are not read by commands here")
-        names = {text.split(maxsplit=1)[0].lower()}
+        names = {command_line.split(maxsplit=1)[0].lower()}
         try:
-            entry, arguments = find(text)
+            entry, arguments = find(command_line)
         except KdumpError:
             pass  # no command: the prompt says so
         else:
@@ -86,7 +86,7 @@ def refuse(line: str, allowed: Sequence[str]) -> None:
                 raise Refused(f"{arguments.name} is not available here: it takes a file")
             if any(name.rstrip("+") in _PATHS for name in names):
                 _refuse_path(arguments.name, arguments.text, allowed)
-        typed = text.split(maxsplit=1)[0].lower()
+        typed = command_line.split(maxsplit=1)[0].lower()
         # The name that was typed stands first: a command has several.
         for name in sorted(names & set(_REFUSED), key=lambda name: (name != typed, name)):
             raise Refused(f"{name} is not available here: {_REFUSED[name]}")
@@ -99,9 +99,12 @@ def _refuse_path(name: str, text: str, allowed: Sequence[str]) -> None:
         if not place or place.lower() in ("srv", "symsrv", "cache", "symsrv.dll"):
             continue
         if "://" in place:
-            if place.rstrip("/").lower() not in {MICROSOFT.rstrip("/").lower(), *(known.lower() for known in allowed)}:
+            if place.rstrip("/").lower() not in {
+                MICROSOFT.rstrip("/").lower(),
+                *(source.lower() for source in allowed),
+            }:
                 raise Refused(f"{name} may not name the server {place}: kdump mcp -y PATH names servers")
-        elif not is_within(place, [known for known in allowed if "://" not in known]):
+        elif not is_within(place, [source for source in allowed if "://" not in source]):
             raise Refused(f"{name} may not name {place}: it is outside of the folders of --root and of the cache")
 
 

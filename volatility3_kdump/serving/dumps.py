@@ -193,20 +193,20 @@ class Dumps:
         inside = [os.path.realpath(candidate) for candidate in candidates if is_within(candidate, self.roots)]
         if not inside:
             raise KdumpError(f"{shown}: is outside of the folders that this server may read (--root)")
-        found = next((candidate for candidate in inside if is_file(candidate)), None)
-        if found is None:
+        file = next((candidate for candidate in inside if is_file(candidate)), None)
+        if file is None:
             raise KdumpError(f"{shown}: no such file in the folders of this server")
-        return found
+        return file
 
     async def open(self, path: str, member: str | None) -> Dump:
         """Open a dump, or give the one that was opened ahead. Raises :class:`KdumpError`."""
-        found = self.resolve(path)
-        if member is None and found in self._ahead:
-            await self._ahead[found].wait()
-            opened = next((dump for dump in self._dumps.values() if dump.path == found and dump.member is None), None)
+        file = self.resolve(path)
+        if member is None and file in self._ahead:
+            await self._ahead[file].wait()
+            opened = next((dump for dump in self._dumps.values() if dump.path == file and dump.member is None), None)
             if opened is not None:
                 return opened
-        return await self._open(found, member)
+        return await self._open(file, member)
 
     async def _open(self, found: str, member: str | None) -> Dump:
         if len(self._dumps) + self._opening >= self.limits.dumps:
@@ -241,9 +241,9 @@ class Dumps:
         """An opened dump by its name. Raises :class:`KdumpError`."""
         dump = self._dumps.get(name)
         if dump is None:
-            known = ", ".join(self._dumps) or "none"
+            open_names = ", ".join(self._dumps) or "none"
             raise KdumpError(
-                f"{printable(name)}: no dump of this name is open (open are: {known}); open_dump opens one"
+                f"{printable(name)}: no dump of this name is open (open are: {open_names}); open_dump opens one"
             )
         return dump
 
@@ -280,11 +280,11 @@ class Dumps:
 
     def available(self) -> tuple[list[dict[str, Any]], bool]:
         """Files in the folders that may be dumps, by their names, and whether there are more than are listed."""
-        found: list[dict[str, Any]] = []
+        listed: list[dict[str, Any]] = []
         for path in itertools.islice(self._files(), _MOST_LISTED + 1):
             with contextlib.suppress(OSError):
-                found.append({"path": printable(path), "size": os.stat(path).st_size})
-        return found[:_MOST_LISTED], len(found) > _MOST_LISTED
+                listed.append({"path": printable(path), "size": os.stat(path).st_size})
+        return listed[:_MOST_LISTED], len(listed) > _MOST_LISTED
 
     def _files(self) -> Iterator[str]:
         looked_at = 0

@@ -44,17 +44,17 @@ class Result:
         note = None
         try:
             while used < size:
-                item = self._next()
-                if item is _END:
+                row = self._next()
+                if row is _END:
                     return {"items": items, "ended": True, "note": None}
-                length = len(item) + 1 if self.lines else len(json.dumps(item))
+                length = len(row) + 1 if self.lines else len(json.dumps(row))
                 if used and used + length > size:
-                    self._waiting.appendleft(item)
+                    self._waiting.appendleft(row)
                     break
                 if self.lines and length > size:
-                    item, rest = item[: size - 1], item[size - 1 :]
+                    row, rest = row[: size - 1], row[size - 1 :]
                     self._waiting.appendleft(rest)
-                items.append(item)
+                items.append(row)
                 used += length
             if not self._waiting:
                 following = self._next()
@@ -73,9 +73,9 @@ class Result:
         """Make what follows now, as far as that is little: the state that it depends on is about to change."""
         kept, started = 0, time.monotonic()
         made: list[Any] = list(self._waiting)
-        for item in self._items:
-            made.append(item)
-            kept += len(item)
+        for row in self._items:
+            made.append(row)
+            kept += len(row)
             if kept > _MOST_KEPT or time.monotonic() - started > _LONGEST_SETTLING:
                 made.append(_CUT)
                 break

@@ -23,10 +23,10 @@ def schema(name: str) -> str:
     from volatility3_kdump.views.schemas import rendered, tables
 
     wanted = name.strip()
-    found = [table for key, table in tables() if wanted in (key, table.name)]
-    if not found:
+    chosen = [table for key, table in tables() if wanted in (key, table.name)]
+    if not chosen:
         raise KdumpError(f"{name[:_LONGEST]}: no such table; kdump://schemas lists them")
-    return "\n\n".join(f"# `{table.name}`\n\n{rendered(table.columns)}" for table in found)
+    return "\n\n".join(f"# `{table.name}`\n\n{rendered(table.columns)}" for table in chosen)
 
 
 def commands() -> str:
@@ -60,14 +60,14 @@ def bug_check(code: str) -> str:
     from volatility3_kdump.analysis.bugcheck import describe, known_codes
     from volatility3_kdump.tables import bug_check_record
 
-    text = code.strip()
+    name = code.strip()
     by_name = {name.lower(): number for number, name in known_codes().items()}
     try:
-        number = by_name[text.lower()] if text.lower() in by_name else int(text[:_LONGEST], 16)
+        number = by_name[name.lower()] if name.lower() in by_name else int(name[:_LONGEST], 16)
     except ValueError:
-        raise KdumpError(f"{text[:_LONGEST]}: no bug check; kdump://bugchecks lists codes and names") from None
+        raise KdumpError(f"{name[:_LONGEST]}: no bug check; kdump://bugchecks lists codes and names") from None
     if not 0 <= number < 1 << 32:
-        raise KdumpError(f"{text[:_LONGEST]}: a bug check has 32 bits")
+        raise KdumpError(f"{name[:_LONGEST]}: a bug check has 32 bits")
     described = describe(number, ())
     if described.name is None:
         raise KdumpError(f"0x{number:x}: not a code that is publicly known; kdump://bugchecks lists them")

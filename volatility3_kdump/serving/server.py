@@ -88,9 +88,9 @@ def build(dumps: Dumps) -> MCPServer[Any]:
 def _result(answer: dict[str, Any]) -> CallToolResult:
     """An answer, as an object and as text; what comes from a dump is said to be data."""
     content = {"notice": NOTICE, **answer}
-    text = json.dumps(answer, ensure_ascii=False)
+    encoded = json.dumps(answer, ensure_ascii=False)
     return CallToolResult(
-        content=[TextContent(type="text", text=f"{NOTICE}\n{text}")], structured_content=content, is_error=False
+        content=[TextContent(type="text", text=f"{NOTICE}\n{encoded}")], structured_content=content, is_error=False
     )
 
 
@@ -184,8 +184,8 @@ def _add_tools(server: MCPServer[Any], dumps: Dumps) -> None:
         paged = _paged(dump, answer, lines=True)
         # As text, lines are easier to read than in JSON.
         after = [f"[{key}: {paged[key]}]" for key in ("note", "more") if key in paged]
-        text = TextContent(type="text", text="\n".join([NOTICE, paged["text"], *after]))
-        return CallToolResult(content=[text], structured_content={"notice": NOTICE, **paged}, is_error=False)
+        content = TextContent(type="text", text="\n".join([NOTICE, paged["text"], *after]))
+        return CallToolResult(content=[content], structured_content={"notice": NOTICE, **paged}, is_error=False)
 
 
 def _add_questions(server: MCPServer[Any], dumps: Dumps) -> None:
@@ -330,8 +330,8 @@ def _with_key(make: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _add_prompts(server: MCPServer[Any]) -> None:
-    for name, (says, text) in _PROMPTS.items():
-        server.prompt(name=name, description=says)(_prompt(text))
+    for name, (says, prompt) in _PROMPTS.items():
+        server.prompt(name=name, description=says)(_prompt(prompt))
 
 
 def _prompt(text: str) -> Callable[[str], str]:

@@ -295,7 +295,7 @@ class SearchPath:
 
     def _usable(
         self,
-        found: Path,
+        file: Path,
         place: Path,
         name: str,
         key: str,
@@ -307,19 +307,19 @@ class SearchPath:
         temporary: Path | None = None
         target = before[0] if before else place
         try:
-            if found.name.casefold() == stores.POINTER != name.casefold():
-                found = stores.follow_pointer(found)
-            if found.name.casefold() != name.casefold() and stores.is_compressed(found):
+            if file.name.casefold() == stores.POINTER != name.casefold():
+                file = stores.follow_pointer(file)
+            if file.name.casefold() != name.casefold() and stores.is_compressed(file):
                 # A store that is on its own is left as it is.
                 target = before[0] if before else stores.default_store()
-                temporary = stores.expand(found, name, target)
-            check(temporary or found)
+                temporary = stores.expand(file, name, target)
+            check(temporary or file)
         except KdumpError as refusal:
-            say(str(refusal).replace(str(temporary), str(found)))
+            say(str(refusal).replace(str(temporary), str(file)))
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
             return None
-        usable = found
+        usable = file
         try:
             if temporary is not None:
                 usable = stores.add(target, name, key, temporary, move=True)
@@ -331,7 +331,7 @@ class SearchPath:
             say(str(error))
             if temporary is not None and not usable.exists():
                 return None
-        if usable != found:
+        if usable != file:
             self._listings.forget()
         return usable
 

@@ -24,9 +24,9 @@ def names_of(image: FileImage, path: SearchPath, problems: list[str]) -> tuple[s
     A file with split debug information is used if its CRC is that of the image's ``.gnu_debuglink``.
     """
     file = CoffFile(image.data)
-    found = _names(file, image)
-    if found:
-        return str(image.path), found
+    names = _names(file, image)
+    if names:
+        return str(image.path), names
     link = file.debug_link()
     name = safe_file_name(link[0]) if link is not None else None
     if link is None or name is None:
@@ -36,9 +36,9 @@ def names_of(image: FileImage, path: SearchPath, problems: list[str]) -> tuple[s
         if data is None or checksum(data) != link[1]:
             problems.append(f"{candidate}: is not the debug file of {image.path.name}: its CRC is another; refused")
             continue
-        found = _names(CoffFile(data), image)
-        if found:
-            return str(candidate), found
+        names = _names(CoffFile(data), image)
+        if names:
+            return str(candidate), names
     return None
 
 
@@ -62,9 +62,9 @@ def _content(path: Path) -> bytes | None:
 def _names(file: CoffFile, image: FileImage) -> list[tuple[int, str]]:
     # Functions first: labels and sections share their addresses.
     ranked = [(rva, not function, demangled(name, image.width)) for rva, name, function in file.symbols()]
-    known = {rva for rva, data, _ in ranked if not data}
+    code = {rva for rva, data, _ in ranked if not data}
     for rva, name in dwarf_functions(file, image.headers.preferred_base):
-        if rva not in known:
+        if rva not in code:
             ranked.append((rva, False, demangled(name, image.width)))
     return [(rva, name) for rva, _, name in sorted(set(ranked))]
 

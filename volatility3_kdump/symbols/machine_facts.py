@@ -35,20 +35,20 @@ def machine_facts(
 
     ``symbol`` gives the address of a kernel variable by its symbols.
     """
-    found: dict[str, Fact] = {}
+    variables: dict[str, Fact] = {}
     index = indexed_variables(kernel.identity) if kernel is not None and kernel.identity is not None else {}
     for name, variable in _LISTS.items():
         address = symbol(variable)
         if address is None and kernel is not None and variable in index:
-            found[name] = Fact(kernel.base + index[variable], _INDEX)
+            variables[name] = Fact(kernel.base + index[variable], _INDEX)
         else:
-            found[name] = Fact(address, _SYMBOLS)
+            variables[name] = Fact(address, _SYMBOLS)
     number = symbol("NtBuildNumber")
     build = memory.unsigned(number, 4) if number is not None else None
     if build is not None and build >> 28 in _KINDS:
-        found["major_version"] = Fact(build >> 28, "nt!NtBuildNumber")
-        found["build_number"] = Fact(build & 0xFFFF, "nt!NtBuildNumber")
-    facts = facts.completed(found)
+        variables["major_version"] = Fact(build >> 28, "nt!NtBuildNumber")
+        variables["build_number"] = Fact(build & 0xFFFF, "nt!NtBuildNumber")
+    facts = facts.completed(variables)
     facts = facts.completed(_bug_check(memory, symbol("KiBugCheckData") or _recorded(memory, symbol, "KiBugCheckData")))
     if facts.has_crashed is not True and dump.processors:
         # What a debugger shows that stops a machine: the first processor.

@@ -329,20 +329,18 @@ class _Fetcher:
         with self._guard:
             return self._locks.setdefault(key, threading.Lock())
 
-    def _kept(
-        self, name: str, key: str, found: Path | None, old: bool, problems: list[str]
-    ) -> tuple[Path | None, bool]:
+    def _kept(self, name: str, key: str, file: Path | None, old: bool, problems: list[str]) -> tuple[Path | None, bool]:
         """The file in the store, copied there where it is not, and whether it was there before the fetch."""
-        if found is not None and not found.is_relative_to(self._store):
+        if file is not None and not file.is_relative_to(self._store):
             try:
-                found = stores.add(self._store, name, key, found)
+                file = stores.add(self._store, name, key, file)
             except stores.StoreError as error:
                 problems.append(str(error))
                 self.unwritten += 1
-                found = None
-        if found is not None and not old:
-            self._new.add(found)
-        return found, found not in self._new
+                file = None
+        if file is not None and not old:
+            self._new.add(file)
+        return file, file not in self._new
 
 
 def _pdb_of(path: Path, image: Image, problems: list[str]) -> PdbIdentity | None:

@@ -130,9 +130,9 @@ class TypedObject:
                 inside.append(member)
         for member in inside if depth < 4 else ():
             if "unnamed" in (member.type.name or "") or "anonymous" in (member.type.name or ""):
-                found = self._find(member.type, name, depth + 1)
-                if found is not None:
-                    return member.offset + found[0], found[1]
+                place = self._find(member.type, name, depth + 1)
+                if place is not None:
+                    return member.offset + place[0], place[1]
         return None
 
     def _members(self, type_: TypeReference) -> tuple[Member, ...]:

@@ -225,8 +225,8 @@ class SymbolSources:
         if table is None or not any(table):
             return None  # Microsoft's linker writes none: the file is not looked for
         file = image.image_file()
-        found = names_of(file, self._path, self._problems) if file is not None else None
-        return None if found is None else SymbolTable("coff", found[0], found[1])
+        located = names_of(file, self._path, self._problems) if file is not None else None
+        return None if located is None else SymbolTable("coff", located[0], located[1])
 
     def _from_exports(self, module: Module) -> SymbolTable | None:
         image = self._image_of(module)

@@ -35,10 +35,10 @@ def apc_lines(apc: Apc, size: int = 8) -> Iterator[str]:
 def _pool(kind: int | None) -> str:
     if kind is None:
         return "?"
-    words = ["PagedPool" if kind & _PAGED else "NonPagedPoolNx" if kind & _NX else "NonPagedPool"]
+    flags = ["PagedPool" if kind & _PAGED else "NonPagedPoolNx" if kind & _NX else "NonPagedPool"]
     if kind & _RAISE:
-        words.append("RaiseIfAllocationFailure")
-    return " ".join(words)
+        flags.append("RaiseIfAllocationFailure")
+    return " ".join(flags)
 
 
 def lookaside_lines(found: Lookaside, size: int = 8) -> Iterator[str]:

@@ -59,10 +59,10 @@ def processor_pairs(models: Sequence[ProcessorModel], identity: ProcessorIdentit
     elif identity is not None:
         numbers = (identity.family, identity.model, identity.stepping)
     if vendor in _FAMILIES and numbers and None not in numbers:
-        words = " ".join(
+        identifier = " ".join(
             f"{name} {value}" for name, value in zip(("Family", "Model", "Stepping"), numbers, strict=True)
         )
-        yield "Identifier", f"REG_SZ {_FAMILIES[vendor]} {words}"
+        yield "Identifier", f"REG_SZ {_FAMILIES[vendor]} {identifier}"
     if identity is not None and identity.brand is not None:
         yield "ProcessorNameString", f"REG_SZ {identity.brand}"
     if model is not None and model.update_signature is not None:

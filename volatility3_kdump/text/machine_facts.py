@@ -21,8 +21,8 @@ def machine_facts(machine: MachineInformation | None, processor: ProcessorIdenti
         ("Board", (machine.baseboard_manufacturer, machine.baseboard_product)),
         ("Firmware", (machine.bios_vendor, machine.bios_version, machine.bios_date)),
     ):
-        text = ", ".join(part for part in parts if part)
-        if text:
-            yield name, text
+        joined = ", ".join(part for part in parts if part)
+        if joined:
+            yield name, joined
     for module in machine.memory:
         yield "Memory module", module.text

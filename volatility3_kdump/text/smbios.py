@@ -74,7 +74,7 @@ def smbios_lines(
         if structure.title is None:
             yield f"  {structure.body[4:].hex(' ')}"
         if structure.title is None or structure.kind == _OEM_STRINGS:
-            yield from (f"   {number:2d}  {text}" for number, text in enumerate(structure.strings, 1))
+            yield from (f"   {number:2d}  {string}" for number, string in enumerate(structure.strings, 1))
 
 
 _OEM_STRINGS = 11

@@ -69,9 +69,9 @@ def _meaning(crash: Crash) -> list[str]:
     bug_check = crash.bug_check
     if bug_check is None or crash.plausibility is not None:
         return []
-    text = bug_check.variant or bug_check.text
+    meaning = bug_check.variant or bug_check.text
     # A summary's line is one statement.
-    lines = [f"{text.split('. ', maxsplit=1)[0].rstrip('.')}."] if text else []
+    lines = [f"{meaning.split('. ', maxsplit=1)[0].rstrip('.')}."] if meaning else []
     kind = bug_check.arguments[0]
     if bug_check.variant is None and kind.value is not None and (kind.text or "").startswith("kind of "):
         lines.append(f"Its kind (argument 1) is {kind.value:x}, whose meaning is not published.")

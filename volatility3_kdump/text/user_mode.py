@@ -57,8 +57,8 @@ def peb_lines(block: ProcessBlock, modules: Sequence[UserModule], notes: Sequenc
         ("CommandLine:  ", "command_line"),
         ("DllPath:      ", "dll_path"),
     ):
-        text = block.texts.get(name)
-        yield f"    {label}'{_UNREADABLE if text is None else text}'"
+        string = block.texts.get(name)
+        yield f"    {label}'{_UNREADABLE if string is None else string}'"
     yield f"    Environment:  {pointer(block.environment_at, size, tick=False)}"
     for variable in block.environment or ():
         yield f"        {variable}"

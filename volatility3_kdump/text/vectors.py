@@ -72,6 +72,6 @@ def special_rows(registers: Mapping[str, SpecialRegister], mask: int, size: int)
 def mask_lines(mask: int) -> Iterator[str]:
     """The answer of ``rm``."""
     yield f"Register output mask is {mask:x}:"
-    for bit, words in MASKS.items():
+    for bit, group in MASKS.items():
         if mask & bit:
-            yield f"{bit:8x} - {words}"
+            yield f"{bit:8x} - {group}"

@@ -73,8 +73,8 @@ def decimal(value: int) -> str:
     digits = round(number / Fraction(10) ** power * 10**_DIGITS)
     if digits >= 10 ** (_DIGITS + 1):
         power, digits = power + 1, digits // 10
-    text = f"{digits:0{_DIGITS + 1}d}"
-    return f"{sign}{text[0]}.{text[1:]}0e{power:+05d}"
+    decimals = f"{digits:0{_DIGITS + 1}d}"
+    return f"{sign}{decimals[0]}.{decimals[1:]}0e{power:+05d}"
 
 
 def _power_of_ten(number: Fraction) -> int:

@@ -90,8 +90,8 @@ def _rows(target: Target, crash: Crash) -> Iterator[Row]:
     yield from _bug_check_rows(crash)
     for finding in crash.reasoning.findings:
         yield _row("Finding", finding.tag, finding.value, finding.address, finding.note)
-    for name, text in machine_facts(crash.facts.machine, crash.facts.processor):
-        yield _row("Machine", name, text)
+    for name, fact in machine_facts(crash.facts.machine, crash.facts.processor):
+        yield _row("Machine", name, fact)
     yield from _crash_rows(target, crash)
     if crash.failure is None:
         yield _row("Failure", "Registers", None, note=why_no_registers(target))

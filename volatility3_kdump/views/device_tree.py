@@ -55,8 +55,8 @@ def tree_grid(
     tree = DeviceTree(target, start)
 
     def nodes() -> Iterator[PlacedNode]:
-        found = tree.nodes() if service is None else driven_by(tree.nodes(), service, below)
-        for placed in found:
+        chosen = tree.nodes() if service is None else driven_by(tree.nodes(), service, below)
+        for placed in chosen:
             if only_stopped and placed.node.started:
                 continue
             if only_problems and not placed.node.has_problem:

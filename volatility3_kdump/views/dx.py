@@ -158,7 +158,7 @@ class DxView:
             for part in parts:
                 heading = f"{'(+) ' if self._expands(part.value) else ''}{part.name or ''}"
                 cells[part.name or ""] = "{...}" if part.text is None else part.text
-                if heading not in headings and part.name not in [known.removeprefix("(+) ") for known in headings]:
+                if heading not in headings and part.name not in [column.removeprefix("(+) ") for column in headings]:
                     headings.append(heading)
             rows.append((label, cells))
         plain = [heading.removeprefix("(+) ") for heading in headings]

@@ -258,8 +258,8 @@ def device_named(target: Target, name: str) -> int | None:
 
     path = name if name.startswith("\\") else f"\\Device\\{name}"
     try:
-        found = find_object(target, path)
-        return found if found is not None and read_object(target, found).type_name == "Device" else None
+        device = find_object(target, path)
+        return device if device is not None and read_object(target, device).type_name == "Device" else None
     except KdumpError:
         return None
 

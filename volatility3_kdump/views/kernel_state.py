@@ -38,13 +38,13 @@ def lookasides_grid(target: Target, own: bool = True) -> KdumpGrid:
     lists, problems = all_lookasides(target, own)
 
     def rows() -> Iterator[Row]:
-        yield from (LOOKASIDES.row(0, found) for found in lists)
+        yield from (LOOKASIDES.row(0, lookaside) for lookaside in lists)
         yield from (LOOKASIDES.row(0, Notes=[problem]) for problem in problems)
 
     def lines() -> Iterator[str]:
-        for found in lists:
+        for lookaside in lists:
             yield ""
-            yield from words.lookaside_lines(found, target.memory.pointer_size)
+            yield from words.lookaside_lines(lookaside, target.memory.pointer_size)
         if not lists:
             yield "No lookaside list is in the lists that the dump holds"
         yield from (f"NOTE: {problem}" for problem in problems)
@@ -70,8 +70,8 @@ def apc_text(target: Target, process: int | None = None, thread: int | None = No
             yield "*** Enumerating APCs in all processes"
         for address in [process] if process is not None else process_addresses(target):
             yield f"Process {address:x} {read_process(target, address).name or '?'}"
-            for found in thread_addresses(target, address):
-                for apc in thread_apcs(target, found, problems):
+            for owner in thread_addresses(target, address):
+                for apc in thread_apcs(target, owner, problems):
                     yield from words.apc_lines(apc, size)
     yield from (f"NOTE: {problem}" for problem in problems)
 
@@ -108,10 +108,10 @@ def numa_text(target: Target) -> Iterator[str]:
 def callbacks_text(target: Target, component: str | None) -> Iterator[str]:
     """``!bugdump``. Raises a :class:`KdumpError`."""
     problems: list[str] = []
-    found = [
+    callbacks = [
         callback
         for callback in bug_check_callbacks(target, problems)
         if component is None or (callback.component or "").lower() == component.lower()
     ]
-    yield from words.callback_lines(found, target.memory.pointer_size)
+    yield from words.callback_lines(callbacks, target.memory.pointer_size)
     yield from (f"NOTE: {problem}" for problem in problems)

@@ -63,9 +63,9 @@ def list_lines(threads: Iterable[ListedThread], fits: Fits) -> Iterator[str]:
 def running_lines(target: Target, states: Sequence[str], progress: Progress | None = None) -> Iterator[str]:
     """``!mex.running`` and ``!mex.ready``."""
     fits = with_states(states, ())
-    found = [listed for listed in threads_of(target, None, progress) if fits(listed)]
-    found.sort(key=lambda listed: listed.thread.processor or 0)
-    return words.running_list(found)
+    running = [listed for listed in threads_of(target, None, progress) if fits(listed)]
+    running.sort(key=lambda listed: listed.thread.processor or 0)
+    return words.running_list(running)
 
 
 def thread_lines(target: Target, address: int) -> Iterator[str]:
@@ -120,26 +120,28 @@ def find_lines(target: Target, threads: Iterable[ListedThread], wanted: str, lev
 def processes_named(target: Target, name: str | None) -> list[Process]:
     """Every process, or those whose name has this text in it; the one at an address. Raises :class:`KdumpError`."""
     require_symbols(target, "the processes", "_EPROCESS")
-    found = [read_process(target, address) for address in process_addresses(target)]
+    processes = [read_process(target, address) for address in process_addresses(target)]
     if name is not None:
         wanted = name.lower()
         address = wanted.removeprefix("0x").replace("`", "")
-        found = [
-            process for process in found if wanted in (process.name or "").lower() or f"{process.address:x}" == address
+        processes = [
+            process
+            for process in processes
+            if wanted in (process.name or "").lower() or f"{process.address:x}" == address
         ]
-    if not found:
+    if not processes:
         why = f"none has {name} in its name" if name else "the list of processes is not in the dump"
         raise KdumpError(f"{target.name}: no process found: {why}")
-    return found
+    return processes
 
 
 def process_list_lines(target: Target, name: str | None, with_threads: bool) -> Iterator[str]:
     """``!tl``; with what their threads do."""
-    found = processes_named(target, name)
+    processes = processes_named(target, name)
     tallies: dict[int, dict[str, int]] | None = None
     if with_threads:
-        tallies = {process.address: _tally(target, process) for process in found}
-    return words.process_list(found, tallies)
+        tallies = {process.address: _tally(target, process) for process in processes}
+    return words.process_list(processes, tallies)
 
 
 def _tally(target: Target, process: Process) -> dict[str, int]:

@@ -109,12 +109,12 @@ def irps_grid(search: IrpSearch, verbose: bool = False) -> KdumpGrid:
     """The IRPs of a search, as they are found; ``verbose`` shows each in full."""
 
     def rows() -> Iterator[Row]:
-        for found in search.large():
-            yield IRPS.row(0, found)
-        for _, found in search.in_pool():
-            yield IRPS.row(0, found)
-        for found in search.of_threads():
-            yield IRPS.row(0, found)
+        for irp in search.large():
+            yield IRPS.row(0, irp)
+        for _, irp in search.in_pool():
+            yield IRPS.row(0, irp)
+        for irp in search.of_threads():
+            yield IRPS.row(0, irp)
         for note in dict.fromkeys([*search.search.notes, *search.notes]):
             yield IRPS.row(0, Notes=[note])
 
@@ -137,25 +137,25 @@ def _irp_lines(search: IrpSearch, verbose: bool) -> Iterator[str]:
     yield words.table_line(pattern.text, pattern.number, search.search.table, size)
     yield ""
     yield words.irp_header(size)
-    for found in search.large():
-        yield from shown(found)
+    for irp in search.large():
+        yield from shown(irp)
     at = -1
     areas = search.search.areas
-    for index, found in search.in_pool():
+    for index, irp in search.in_pool():
         while at < index:
             at += 1
             yield from _area_lines(search, at)
-        yield from shown(found)
+        yield from shown(irp)
     for index in range(at + 1, len(areas)):
         yield from _area_lines(search, index)
     first = True
-    for found in search.of_threads():
+    for irp in search.of_threads():
         if first:
             first = False
             yield ""
             yield "On lists of threads, behind no pool header that is in the dump:"
             yield ""
-        yield from shown(found)
+        yield from shown(irp)
     yield ""
     yield f"{count} IRP{'' if count == 1 else 's'} found"
     for note in dict.fromkeys([*search.search.notes, *search.notes]):

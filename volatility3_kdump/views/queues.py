@@ -105,8 +105,8 @@ def _queue_rows(target: Target, queues: list[WorkQueue]) -> Iterator[Row]:
             listed = namer.at(address)
             idle = any(queue.serves(wait.address) for wait in listed.thread.waits)
             yield EXQUEUE.row(1, {_QUEUE: queue, _WORKER: listed}, Kind="worker", Role="idle" if idle else "busy")
-        for item in queue.items:
-            yield EXQUEUE.row(1, {_QUEUE: queue, _ITEM: item}, Kind="item", Symbol=item.symbol)
+        for work_item in queue.items:
+            yield EXQUEUE.row(1, {_QUEUE: queue, _ITEM: work_item}, Kind="item", Symbol=work_item.symbol)
 
 
 def _queue_lines(target: Target, queues: list[WorkQueue], threads: str) -> Iterator[str]:
@@ -119,8 +119,8 @@ def _queue_lines(target: Target, queues: list[WorkQueue], threads: str) -> Itera
                 yield from thread_lines(target, listed, "", threads == "stacks", threads == "stacks")
             else:
                 yield thread_line(listed.thread, size)
-        for item in queue.items:
-            yield text.item_line(item, size)
+        for work_item in queue.items:
+            yield text.item_line(work_item, size)
         yield from text.notes(queue.problems)
         yield ""
 

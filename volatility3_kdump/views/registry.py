@@ -93,8 +93,8 @@ def hives_grid(target: Target) -> KdumpGrid:
 
 def key_grid(target: Target, path: str) -> KdumpGrid:
     """A key by its path, its subkeys and values (``!reg querykey``). Raises :class:`KdumpError`."""
-    found = find_key(target, path)
-    return _key_grid(target, found, f"Found Key :: {found.path}")
+    key = find_key(target, path)
+    return _key_grid(target, key, f"Found Key :: {key.path}")
 
 
 def node_grid(target: Target, hive: int, node: int) -> KdumpGrid:
@@ -161,19 +161,19 @@ def control_block_lines(target: Target, where: int | str) -> Iterator[str]:
 
 def subkey_lines(target: Target, hive: int, node: int) -> Iterator[str]:
     """``!reg subkeylist``. Raises :class:`KdumpError`."""
-    found = _node(target, hive, node)
+    parent = _node(target, hive, node)
     problems: list[str] = []
     for volatile in (False, True):
-        for child in found.keys.subkeys(found.key, volatile, problems):
+        for child in parent.keys.subkeys(parent.key, volatile, problems):
             yield f"{child.address:x}  {child.name or '?'}"
     yield from (f"NOTE: {problem}" for problem in problems)
 
 
 def value_list_lines(target: Target, hive: int, node: int) -> Iterator[str]:
     """``!reg valuelist``. Raises :class:`KdumpError`."""
-    found = _node(target, hive, node)
+    owner = _node(target, hive, node)
     problems: list[str] = []
-    yield from words.value_lines(found.keys.values(found.key, problems))
+    yield from words.value_lines(owner.keys.values(owner.key, problems))
     yield from (f"NOTE: {problem}" for problem in problems)
 
 
@@ -181,11 +181,11 @@ def node_text(target: Target, node: int, value: bool) -> Iterator[str]:
     """``!reg knode`` and ``!reg kvalue``: by the first hive, since their addresses need none. Raises a KdumpError."""
     hives = hive_list(target).hives
     keys_of = HiveKeys(target, hives[0]) if hives else None
-    found = None if keys_of is None else keys_of.value_at(node) if value else keys_of.key_at(node)
-    if isinstance(found, Key):
-        yield from words.node_lines(found, target.memory.pointer_size)
-    elif isinstance(found, Value):
-        yield from words.value_lines([found])
+    entry = None if keys_of is None else keys_of.value_at(node) if value else keys_of.key_at(node)
+    if isinstance(entry, Key):
+        yield from words.node_lines(entry, target.memory.pointer_size)
+    elif isinstance(entry, Value):
+        yield from words.value_lines([entry])
     else:
         raise KdumpError(f"{target.name}: no key {'value' if value else 'node'} is at {node:x}")
 

@@ -165,9 +165,9 @@ class TypedReader:
         patterns = [(_pattern(path[0], options.prefix), path[1:]) for path in wanted if not _ELEMENT.match(path[0])]
         for path in wanted:
             element = _ELEMENT.match(path[0])
-            found = self.members(description.name).get(element[1]) if element is not None else None
-            if element is not None and found is not None:
-                chosen += self._element(found, int(element[2]), path[1:])
+            array = self.members(description.name).get(element[1]) if element is not None else None
+            if element is not None and array is not None:
+                chosen += self._element(array, int(element[2]), path[1:])
         for member in description.members:
             below = [rest for pattern, rest in patterns if pattern is None or pattern.matches(member.name)]
             if below:

@@ -212,9 +212,9 @@ def secrets_of(target: Target, pages: Iterable[bytes] = ()) -> Secrets:
         process = read_process(target, address)
         told = read_user_mode(target, process)
         texts = [process.image_path, told.image_path, told.command_line, told.current_directory]
-        for text in texts:
-            if text:
-                names |= user_names_in(text.encode("utf-16-le", "replace") + b"\0\0")
+        for string in texts:
+            if string:
+                names |= user_names_in(string.encode("utf-16-le", "replace") + b"\0\0")
         with contextlib.suppress(KdumpError):
             variables = read_process_block(user_space(target, address)).environment or ()
             names |= names_in_environments("".join(f"\0{line}\0" for line in variables).encode("utf-16-le", "replace"))

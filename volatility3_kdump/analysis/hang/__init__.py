@@ -103,10 +103,10 @@ def _bug_check(observed: Observed) -> Section:
         weight = {"high": 90, "medium": 75}.get(verdict.confidence, 50)
         thread = crash.reasoning.thread
         suspicions = (observed.suspect_driver(module, f"bug check {name} names it: {why}", weight, thread),)
-    text = f"bug check {name}"
+    sentence = f"bug check {name}"
     if verdict.suspect:
-        text += f" names {verdict.suspect}"
+        sentence += f" names {verdict.suspect}"
     return Section(
         subjects.BUG_CHECK,
-        (Evidence(text, module=module.image_name if module is not None else None, suspicions=suspicions),),
+        (Evidence(sentence, module=module.image_name if module is not None else None, suspicions=suspicions),),
     )

@@ -37,12 +37,12 @@ def memory_section(observed: Observed) -> Section:
         if fact is not None
     ]
     evidence += _page_files(observed)
-    known = any(counters[label].value is not None for label in ("Committed pages", "Available Pages"))
-    absent = None if known else counters["Committed pages"].reason
+    counted = any(counters[label].value is not None for label in ("Committed pages", "Available Pages"))
+    absent = None if counted else counters["Committed pages"].reason
     unknown = [
         f"{label}: {counters[label].reason}"
         for label in ("Commit limit", "NonPagedPool Max", "PagedPool Maximum")
-        if known and counters[label].value is None
+        if counted and counters[label].value is None
     ]
     return Section(MEMORY, tuple(evidence), absent, tuple(unknown))
 
@@ -60,14 +60,14 @@ def _commit(observed: Observed, counters: dict[str, Counter]) -> Evidence | None
     most = _value(counters, "Commit limit maximum")
     if used is None or not limit:
         return None
-    text = f"commit: {_size(used)} of {_size(limit)}"
+    sentence = f"commit: {_size(used)} of {_size(limit)}"
     full = used >= _NEARLY_ALL * limit
     # Page files can still grow up to the maximum.
     grows = most is not None and most > limit and used < _NEARLY_ALL * most
     if full and grows and most is not None:
-        text += f", which page files can extend to {_size(most)}"
+        sentence += f", which page files can extend to {_size(most)}"
     if not full:
-        return Evidence(text)
+        return Evidence(sentence)
     processes = sorted(_processes(observed), key=lambda process: -(process.commit_charge or 0))[:_SHOWN]
     details = tuple(
         f"{process.name or '?'} {process.pid or 0:x}: {_size(process.commit_charge or 0)}" for process in processes
@@ -79,7 +79,7 @@ def _commit(observed: Observed, counters: dict[str, Counter]) -> Evidence | None
         who = f"{largest.name or '?'} {largest.pid or 0:x}"
         why += f", {_size(largest.commit_charge or 0)} by {who}"
         suspicion = Suspicion(f"the process {who}", largest.address, why, suspicion.weight)
-    return Evidence(text, details=details, suspicions=(suspicion,))
+    return Evidence(sentence, details=details, suspicions=(suspicion,))
 
 
 def _processes(observed: Observed) -> list[Process]:
@@ -90,11 +90,11 @@ def _available(observed: Observed, counters: dict[str, Counter]) -> Evidence | N
     free, total = _value(counters, "Available Pages"), _value(counters, "Physical Memory")
     if free is None:
         return None
-    text = f"available: {_size(free)}" + (f" of {_size(total)}" if total else "")
+    sentence = f"available: {_size(free)}" + (f" of {_size(total)}" if total else "")
     if free >= _FEW_PAGES and (total is None or free >= _FEW_OF_ALL * total):
-        return Evidence(text)
+        return Evidence(sentence)
     why = f"hardly any memory is available ({_size(free)}): threads wait for pages"
-    return Evidence(text, suspicions=(Suspicion("the lack of physical memory", "available", why, 65),))
+    return Evidence(sentence, suspicions=(Suspicion("the lack of physical memory", "available", why, 65),))
 
 
 def _pool(observed: Observed, counters: dict[str, Counter], name: str, paged: bool) -> Evidence | None:
@@ -104,21 +104,21 @@ def _pool(observed: Observed, counters: dict[str, Counter], name: str, paged: bo
     if used is None:
         return None
     word = "paged pool" if paged else "nonpaged pool"
-    text = f"{word}: {_size(used)}" + (f" of {_size(most)}" if most else "")
+    sentence = f"{word}: {_size(used)}" + (f" of {_size(most)}" if most else "")
     full = bool(most) and used >= _MOST_OF_POOL * (most or 0)
     # Nonpaged pool may take most of the memory of a machine without ever reaching its limit.
     heavy = not paged and total is not None and 0.5 * total <= used <= total
     if not full and not heavy:
-        return Evidence(text)
+        return Evidence(sentence)
     why = f"{word} is nearly exhausted" if full else f"{word} takes half of the machine's memory"
     tags, problem = _tags(observed, paged)
     details = tuple(f"{_tag(use)}: {_bytes(use, paged):,} bytes" for use in tags[:_SHOWN])
     if problem:
         details = (problem,)
-    suspicion = Suspicion(f"exhausted {word}", word, f"{why} ({text.split(': ')[1]})", 70)
+    suspicion = Suspicion(f"exhausted {word}", word, f"{why} ({sentence.split(': ')[1]})", 70)
     if tags and _bytes(tags[0], paged) * 4 >= used * PAGE_SIZE:
-        suspicion = _leak(observed, tags[0], paged, f"{why} ({text.split(': ')[1]})")
-    return Evidence(text, details=details, suspicions=(suspicion,))
+        suspicion = _leak(observed, tags[0], paged, f"{why} ({sentence.split(': ')[1]})")
+    return Evidence(sentence, details=details, suspicions=(suspicion,))
 
 
 def _tags(observed: Observed, paged: bool) -> tuple[list[TagUse], str | None]:
@@ -150,9 +150,9 @@ def _entries(counters: dict[str, Counter]) -> Evidence | None:
     free = _value(counters, "Free System PTEs")
     if free is None or free >= _FEW_ENTRIES:
         return None
-    text = f"system PTEs: {free} free"
+    sentence = f"system PTEs: {free} free"
     why = f"only {free} system PTEs are free: nothing can be mapped"
-    return Evidence(text, suspicions=(Suspicion("the lack of system PTEs", "ptes", why, 70),))
+    return Evidence(sentence, suspicions=(Suspicion("the lack of system PTEs", "ptes", why, 70),))
 
 
 def _failures(counters: dict[str, Counter]) -> Evidence | None:
@@ -173,7 +173,7 @@ def _page_files(observed: Observed) -> list[Evidence]:
         grows = file.maximum is not None and file.maximum > file.size
         if file.free <= (1 - _NEARLY_ALL) * file.size and not grows:
             name = file.name or f"page file {file.number}"
-            text = f"{name}: {_size(file.free)} of {_size(file.size)} free, and it cannot grow"
-            suspicion = Suspicion("a full page file", "page file", text, 45)
-            evidence.append(Evidence(text, suspicions=(suspicion,)))
+            sentence = f"{name}: {_size(file.free)} of {_size(file.size)} free, and it cannot grow"
+            suspicion = Suspicion("a full page file", "page file", sentence, 45)
+            evidence.append(Evidence(sentence, suspicions=(suspicion,)))
     return evidence

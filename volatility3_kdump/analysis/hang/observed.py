@@ -90,15 +90,15 @@ class Observed:
     @functools.cached_property
     def interrupting(self) -> dict[int, Module]:
         """The third party's driver whose DPC runs on a thread's processor, by the thread: stacks need not show it."""
-        found = {}
+        drivers = {}
         current = {state.number: state.current for state in self.states if state.dpc_active and state.current}
         for queue in read_dpc_queues(self.target) if current else ():
             thread = current.get(queue.processor)
             routine = queue.active.routine if queue.active is not None else None
             module = self.target.names.module_of(routine) if routine else None
             if thread is not None and module is not None and self.is_third_party(module):
-                found[thread] = module
-        return found
+                drivers[thread] = module
+        return drivers
 
     # stacks -----------------------------------------------------------------------------------------------------------
 

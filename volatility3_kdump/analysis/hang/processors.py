@@ -98,31 +98,31 @@ def _processor(observed: Observed, running: _Running) -> Evidence:
     current = state.current or None
     level = f" at IRQL {state.irql}" if state.irql else ""
     since = ""
-    text = f"processor {state.number} "
+    sentence = f"processor {state.number} "
     age = None
     if state.idle:
-        text += "is idle"
+        sentence += "is idle"
     elif current is None:
-        text += "runs a thread that is not in the dump"
+        sentence += "runs a thread that is not in the dump"
     else:
         age = observed.thread(current).wait_time
-        text += f"runs {observed.title(current)}"
+        sentence += f"runs {observed.title(current)}"
         if age is not None:
             since = f", {seconds(age)} after it last waited or became ready"
-    text += level + since
+    sentence += level + since
     suspicions = []
     busy = _long_dpc(observed, running) or _long_dispatch(observed, running)
     if busy is not None:
         suspicions.append(busy)
     if state.dpc_active:
         name = observed.target.name_of(running.routine) if running.routine else None
-        text += f", in the DPC {name or hex(running.routine)}" if running.routine else ", in DPCs"
+        sentence += f", in the DPC {name or hex(running.routine)}" if running.routine else ", in DPCs"
         ran = observed.of_ticks(running.dpc_ticks)
         if running.dpc_ticks and ran is not None:
             limit = f" of {running.dpc_limit} allowed" if running.dpc_limit else ""
-            text += f" for {seconds(ran)} ({counted(running.dpc_ticks, 'tick')}{limit})"
+            sentence += f" for {seconds(ran)} ({counted(running.dpc_ticks, 'tick')}{limit})"
     return Evidence(
-        text,
+        sentence,
         thread=current,
         processor=state.number,
         age=age,
@@ -218,7 +218,7 @@ def _spinner(observed: Observed, entry: _Running, wanted: int, every: list[_Runn
     caller = frames[wanted]
     module = observed.target.names.module_of(caller.ip)
     number = entry.state.number
-    text = f"processor {number} spins for a lock that {caller.name or hex(caller.ip)} wants"
+    sentence = f"processor {number} spins for a lock that {caller.name or hex(caller.ip)} wants"
     suspicions: list[Suspicion] = []
     holders = [
         other
@@ -230,7 +230,7 @@ def _spinner(observed: Observed, entry: _Running, wanted: int, every: list[_Runn
     ]
     if len(holders) == 1 and module is not None and module.name != "nt":
         (holder,) = holders
-        text += (
+        sentence += (
             f"; processor {holder.state.number} runs {module.image_name} at IRQL {holder.state.irql} and may hold it"
         )
         why = (
@@ -241,9 +241,9 @@ def _spinner(observed: Observed, entry: _Running, wanted: int, every: list[_Runn
         why = f"its code spins for a lock on processor {number}; the lock does not say who holds it"
         suspicions.append(observed.suspect_driver(module, why, 50, entry.state.current or None))
     else:
-        text += "; the lock does not say who holds it"
+        sentence += "; the lock does not say who holds it"
     return Evidence(
-        text,
+        sentence,
         entry.state.current or None,
         module=module.image_name if module is not None else None,
         processor=number,
@@ -295,7 +295,9 @@ def _starved(observed: Observed, starving: list[_Starving], thread: _Starving) -
     """A thread that starves. Only the one that has for longest points at who runs, for all of them."""
     address, priority, age, states = thread.address, thread.priority, thread.age, thread.states
     numbers = ", ".join(str(state.number) for state in states)
-    text = f"{observed.title(address)} (priority {priority}) has been ready for {seconds(age)} on processor {numbers}"
+    sentence = (
+        f"{observed.title(address)} (priority {priority}) has been ready for {seconds(age)} on processor {numbers}"
+    )
     suspicions: list[Suspicion] = []
     alike = [other for other in starving if other.states == states]
     busy = [state for state in states if state.current and not state.idle]
@@ -304,7 +306,7 @@ def _starved(observed: Observed, starving: list[_Starving], thread: _Starving) -
         for state in busy:
             assert state.current is not None
             runner = observed.thread(state.current)
-            text += f"; processor {state.number} runs {observed.title(state.current)} (priority {runner.priority})"
+            sentence += f"; processor {state.number} runs {observed.title(state.current)} (priority {runner.priority})"
             stopped = crashed is not None and crashed.number == state.number
             raised = (state.irql or 0) >= _DISPATCH or state.dpc_active
             if stopped or alike[0] is not thread or not (raised or (runner.priority or 0) >= priority):
@@ -316,9 +318,9 @@ def _starved(observed: Observed, starving: list[_Starving], thread: _Starving) -
             why += f"{seconds(age)} while processor {state.number} runs this"
             suspicions.append(observed.suspect_thread(state.current, why, 72 if age >= _LONG_STARVED else 45))
     elif states:
-        text += ", which is idle" if len(states) == 1 else ", of which one is idle"
+        sentence += ", which is idle" if len(states) == 1 else ", of which one is idle"
     return Evidence(
-        text, address, processor=states[0].number if states else None, age=age, suspicions=tuple(suspicions)
+        sentence, address, processor=states[0].number if states else None, age=age, suspicions=tuple(suspicions)
     )
 
 
@@ -338,10 +340,10 @@ def dpcs_section(observed: Observed) -> Section:
         if not queue.queued:
             continue
         names = [_routine(observed, dpc.routine) for dpc in queue.queued[:8]]
-        text = f"{counted(len(queue.queued), 'DPC')} queued on processor {queue.processor} ({queue.kind.lower()})"
+        sentence = f"{counted(len(queue.queued), 'DPC')} queued on processor {queue.processor} ({queue.kind.lower()})"
         if queue.active is not None:
-            text += f", behind {_routine(observed, queue.active.routine)}"
-        evidence.append(Evidence(text, processor=queue.processor, count=len(queue.queued), details=tuple(names)))
+            sentence += f", behind {_routine(observed, queue.active.routine)}"
+        evidence.append(Evidence(sentence, processor=queue.processor, count=len(queue.queued), details=tuple(names)))
     return Section(DPCS, tuple(evidence), notes=tuple(notes))
 
 

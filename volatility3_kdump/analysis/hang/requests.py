@@ -48,9 +48,9 @@ def _of_driver(observed: Observed, name: str, held: list[tuple[PendingRequest, M
     held = sorted(held, key=lambda entry: -(age_of(entry[0]) or 0))
     ages = [age for age in (age_of(request) for request, _ in held) if age is not None]
     age = max(ages, default=None)
-    text = f"{name} has {counted(len(held), 'request')}"
+    sentence = f"{name} has {counted(len(held), 'request')}"
     if age is not None:
-        text += f", the oldest for {seconds(age)} at least" if len(held) > 1 else f", for {seconds(age)} at least"
+        sentence += f", the oldest for {seconds(age)} at least" if len(held) > 1 else f", for {seconds(age)} at least"
     details = [_line(observed, request) for request, _ in held[:_MOST_SHOWN]]
     if len(held) > _MOST_SHOWN:
         details.append(f"{len(held) - _MOST_SHOWN} more")
@@ -61,7 +61,7 @@ def _of_driver(observed: Observed, name: str, held: list[tuple[PendingRequest, M
     ]
     strongest = max(suspicions, key=lambda suspicion: suspicion.weight, default=None)
     return Evidence(
-        text,
+        sentence,
         held[0][0].thread.thread.address,
         held[0][0].address,
         held[0][1].image_name if held[0][1] is not None else None,

@@ -64,10 +64,10 @@ def _deadlock(observed: Observed, number: int, circle: Sequence[Wait]) -> Eviden
     ages = [age for age in (observed.thread(member).wait_time for member in members) if age is not None]
     # The circle is closed since its last wait began.
     age = min(ages) if len(ages) == len(members) else None
-    text = f"deadlock {number}" if certain else f"possible deadlock {number} (a wait may end otherwise)"
-    text += f": {counted(len(members), 'thread')} for {seconds(age)}"
+    sentence = f"deadlock {number}" if certain else f"possible deadlock {number} (a wait may end otherwise)"
+    sentence += f": {counted(len(members), 'thread')} for {seconds(age)}"
     if behind:
-        text += f", {counted(len(behind), 'more thread')} behind them"
+        sentence += f", {counted(len(behind), 'more thread')} behind them"
     titles = " and ".join(observed.title(member) for member in members[:4])
     why = "they wait for each other and cannot go on" if certain else "they wait for each other, though not only"
     if behind:
@@ -82,7 +82,7 @@ def _deadlock(observed: Observed, number: int, circle: Sequence[Wait]) -> Eviden
         suspicion = Suspicion(f"the deadlock of {titles}", f"deadlock {number}", why, weight, None, members[0])
     waits = tuple(name_wait(observed.target, wait, number) for wait in circle)
     return Evidence(
-        text,
+        sentence,
         members[0],
         circle[0].object,
         count=len(members),
@@ -130,10 +130,10 @@ def _blocker(observed: Observed, end: int, waits: Sequence[Wait]) -> Evidence:
     process = all(wait.holder is None for wait in direct)
     who = name_wait(observed.target, direct[0]).holder
     one = len(behind) == 1
-    text = f"{counted(len(behind), 'thread')} {'waits' if one else 'wait'} for {who}, "
-    text += f"{'' if one else 'the longest '}for {seconds(age)}"
+    sentence = f"{counted(len(behind), 'thread')} {'waits' if one else 'wait'} for {who}, "
+    sentence += f"{'' if one else 'the longest '}for {seconds(age)}"
     if not process:
-        text += f"; {who} {_does(observed, observed.thread(end))}"
+        sentence += f"; {who} {_does(observed, observed.thread(end))}"
     suspicions = []
     if age is not None and age >= _SHORT and (len(behind) > 1 or any(wait.kind != ALPC_WAIT for wait in direct)):
         weight = 20 + min(30, 8 * len(behind)) + (12 if age >= _LONG else 0) + (8 if age >= _VERY_LONG else 0)
@@ -143,7 +143,7 @@ def _blocker(observed: Observed, end: int, waits: Sequence[Wait]) -> Evidence:
         why = f"{counted(len(behind), 'thread')} {'waits' if one else 'wait'} for it, for up to {seconds(age)}"
         suspicions.append(_end_of_chain(observed, end, who, why, weight, process))
     return Evidence(
-        text,
+        sentence,
         None if process else end,
         direct[0].object,
         count=len(behind),
@@ -218,7 +218,7 @@ def _group(observed: Observed, group: Sequence[tuple[Thread, Stack]]) -> Evidenc
     place = next(_callers(stack), None)
     name = str(place.name) if place is not None and place.name is not None else None
     reason = thread.wait_reason_name
-    text = f"{counted(len(group), 'thread')} in {name or 'a place without a name'} ({reason}), for {seconds(age)}"
+    sentence = f"{counted(len(group), 'thread')} in {name or 'a place without a name'} ({reason}), for {seconds(age)}"
     suspicions = []
     # Whoever waits for a known thread is told of by its chain.
     unexplained = not any(observed.graph.of(member.address) for member, _ in group)
@@ -231,7 +231,7 @@ def _group(observed: Observed, group: Sequence[tuple[Thread, Stack]]) -> Evidenc
         elif name is not None:
             suspicions.append(Suspicion(f"what {name} waits for", name, why, weight, None, thread.address))
     return Evidence(
-        text,
+        sentence,
         thread.address,
         count=len(group),
         age=age,

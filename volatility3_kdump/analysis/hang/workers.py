@@ -50,16 +50,16 @@ def _queue(observed: Observed, queue: WorkQueue) -> Evidence | None:
     blocked = [address for address in busy if observed.thread(address).state == WAITING]
     if not queue.items:
         return None
-    text = f"{counted(len(queue.items), 'item')} in the {queue.name} queue of node {queue.node}; "
-    text += f"{len(busy)} of {counted(len(queue.threads), 'worker')} busy"
+    sentence = f"{counted(len(queue.items), 'item')} in the {queue.name} queue of node {queue.node}; "
+    sentence += f"{len(busy)} of {counted(len(queue.threads), 'worker')} busy"
     if queue.most_threads:
-        text += f", {queue.most_threads} at most"
+        sentence += f", {queue.most_threads} at most"
     details = _routines(observed, queue.items)
     suspicions: list[Suspicion] = []
     stack = None
     age = None
     if busy and len(busy) == len(queue.threads):
-        text += ": none is left"
+        sentence += ": none is left"
         ages = [thread.wait_time for thread in map(observed.thread, blocked) if thread.wait_time is not None]
         age = min(ages, default=None)
         full = bool(queue.most_threads) and len(queue.threads) >= (queue.most_threads or 0)
@@ -67,7 +67,7 @@ def _queue(observed: Observed, queue: WorkQueue) -> Evidence | None:
             stack = observed.stack(blocked[0])
             suspicions.append(_blocked(observed, queue, busy, blocked, full))
     return Evidence(
-        text,
+        sentence,
         busy[0] if busy else None,
         queue.address,
         count=len(queue.items),
@@ -99,7 +99,7 @@ def _blocked(observed: Observed, queue: WorkQueue, busy: list[int], blocked: lis
 
 def _routines(observed: Observed, items: tuple[WorkItem, ...]) -> tuple[str, ...]:
     """The routines of the items that wait, the most frequent first."""
-    counts = collections.Counter(item.routine for item in items)
+    counts = collections.Counter(work.routine for work in items)
     lines = []
     for routine, count in counts.most_common(_MOST_SHOWN):
         name = "a routine that is not in the dump" if routine is None else observed.target.name_of(routine)
@@ -121,7 +121,7 @@ def timers_section(observed: Observed) -> Section:
     states = {state.number: state for state in observed.states}
     for number, timers in by_processor.items():
         oldest = max(timers, key=lambda timer: timer.overdue or 0)
-        text = f"{counted(len(timers), 'timer')} of processor {number} overdue, by up to {seconds(oldest.overdue)}"
+        sentence = f"{counted(len(timers), 'timer')} of processor {number} overdue, by up to {seconds(oldest.overdue)}"
         state = states.get(number)
         suspicions: list[Suspicion] = []
         if state is not None and state.current and not state.idle:
@@ -130,7 +130,7 @@ def timers_section(observed: Observed) -> Section:
         details = tuple(_timer(observed, timer) for timer in timers[:_MOST_SHOWN])
         evidence.append(
             Evidence(
-                text,
+                sentence,
                 object=oldest.address,
                 processor=number,
                 count=len(timers),

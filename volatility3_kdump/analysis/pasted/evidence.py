@@ -145,8 +145,8 @@ class _Evidence:
             return buckets.CLASSIC if "WIN7" in (kind or "") else buckets.MIDDLE
         if kind is not None or "BUGCHECK_STR" in report.fields:
             # What the debugger calls the kind of fault, or the system, tells which systems it knew.
-            known = "WIN8" in (kind or "") or report.system is not None
-            return buckets.MIDDLE if known else buckets.CLASSIC
+            recent = "WIN8" in (kind or "") or report.system is not None
+            return buckets.MIDDLE if recent else buckets.CLASSIC
         return buckets.CLASSIC if self._before_windows_8() else buckets.MODERN
 
     def _before_windows_8(self) -> bool:

@@ -114,33 +114,33 @@ def _addressed(rest: str, sp: int | None, returns_to: int | None) -> Row | None:
     return _named(remainder, sp, returns_to, arguments)
 
 
-def _after_colon(text: str) -> str:
+def _after_colon(line: str) -> str:
     """The name behind the last `` : `` of a row; symbols have ``::`` without spaces around it."""
-    text = text.strip()
-    _, colon, tail = text.rpartition(" : ")
+    line = line.strip()
+    _, colon, tail = line.rpartition(" : ")
     if colon:
         return tail.strip()
-    return text[1:].strip() if text.startswith(":") and not text.startswith("::") else text
+    return line[1:].strip() if line.startswith(":") and not line.startswith("::") else line
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(number(word) for word in text.split() if "?" not in word)
 
 
-def _named(text: str, sp: int | None, returns_to: int | None, arguments: tuple[int, ...]) -> Row | None:
-    text = text[:_LONGEST_NAME].strip()
-    unloaded = text.startswith("<Unloaded_")
+def _named(symbol_text: str, sp: int | None, returns_to: int | None, arguments: tuple[int, ...]) -> Row | None:
+    symbol_text = symbol_text[:_LONGEST_NAME].strip()
+    unloaded = symbol_text.startswith("<Unloaded_")
     if unloaded:
-        text = _UNLOADED.sub(r"\1", text, count=1)
+        symbol_text = _UNLOADED.sub(r"\1", symbol_text, count=1)
     for _ in range(4):
-        shorter = _TAIL.sub("", text)
-        if shorter == text:
+        shorter = _TAIL.sub("", symbol_text)
+        if shorter == symbol_text:
             break
-        text = shorter.rstrip()
-    place = _PLACE.match(text)
-    if place and (text.startswith("0x") or len(place["address"]) >= 8):
+        symbol_text = shorter.rstrip()
+    place = _PLACE.match(symbol_text)
+    if place and (symbol_text.startswith("0x") or len(place["address"]) >= 8):
         return Row(None, None, 0, number(place["address"]), sp, returns_to, arguments)
-    matched = _NAME.match(text)
+    matched = _NAME.match(symbol_text)
     if not matched:
         return None
     module, symbol, offset = matched["module"], matched["symbol"], matched["offset"]

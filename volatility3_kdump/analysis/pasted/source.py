@@ -51,15 +51,15 @@ def decode(data: bytes, name: str) -> list[str]:
     return lines_of(decoded)
 
 
-def lines_of(text: str) -> list[str]:
+def lines_of(pasted: str) -> list[str]:
     """The lines of a text, at most 200,000, each cut after 2,048 characters."""
-    text = _ESCAPE_SEQUENCE.sub("", text)
-    if "<" in text:
-        text = _TAGS.sub("", _BREAKING_TAGS.sub("\n", text))
-    if "&" in text:
-        text = html.unescape(text)
+    pasted = _ESCAPE_SEQUENCE.sub("", pasted)
+    if "<" in pasted:
+        pasted = _TAGS.sub("", _BREAKING_TAGS.sub("\n", pasted))
+    if "&" in pasted:
+        pasted = html.unescape(pasted)
     lines = []
-    for line in text.splitlines()[:_MOST_LINES]:
+    for line in pasted.splitlines()[:_MOST_LINES]:
         cleaned = _cleaned(line)
         if len(cleaned) > _LOST_BREAKS:
             broken = _LINE_STARTS.sub("\n", _TITLE.sub(r"\n\1\n", cleaned))

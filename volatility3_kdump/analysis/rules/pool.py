@@ -295,17 +295,20 @@ def single_bit(bug_check: BugCheck) -> str | None:
     return f"{sentence} {difference.bit_length() - 1}"
 
 
-def _one_bit(case: Case, kind: int, found: Reasoning) -> Reasoning:
+def _one_bit(case: Case, kind: int, reasoning: Reasoning) -> Reasoning:
     """Single-bit differences, which bad memory makes; they replace the bucket."""
     why = single_bit(case.bug_check)
     if why is None:
         if kind in _HARDWARE:
-            found += Reasoning(sentences=("Test the memory before you look at any driver.",))
-        return found
+            reasoning += Reasoning(sentences=("Test the memory before you look at any driver.",))
+        return reasoning
     return Reasoning(
-        (*found.findings, Finding("MEMORY_CORRUPTOR", "ONE_BIT", None, why)),
-        (*found.sentences, f"{why[0].upper()}{why[1:]}: that is a memory error in all likelihood: test the memory."),
-        found.notes,
+        (*reasoning.findings, Finding("MEMORY_CORRUPTOR", "ONE_BIT", None, why)),
+        (
+            *reasoning.sentences,
+            f"{why[0].upper()}{why[1:]}: that is a memory error in all likelihood: test the memory.",
+        ),
+        reasoning.notes,
         prefix=_ONE_BIT,
         culprit=Culprit(_CORRUPTION, _CORRUPTION, None, why),
     )

@@ -154,21 +154,21 @@ def registry() -> dict[str, Command]:
     return _COMMANDS
 
 
-def find(text: str) -> tuple[Command, Arguments]:
+def find(typed_line: str) -> tuple[Command, Arguments]:
     """The command that a text begins with: the longest name that fits. Raises :class:`KdumpError` for none."""
     commands = registry()
-    text = _ON_PROCESSOR.sub(r"~\1 \2", _GLUED_TYPE.sub("dt ", text))
-    plain = _EXTENSION.sub("!", text)
+    typed_line = _ON_PROCESSOR.sub(r"~\1 \2", _GLUED_TYPE.sub("dt ", typed_line))
+    plain = _EXTENSION.sub("!", typed_line)
     # A command may be registered with its library, where another has the name without it.
-    for typed in dict.fromkeys((text, plain)):
+    for typed in dict.fromkeys((typed_line, plain)):
         for fold in (False, True):
             name = _longest(typed, commands, fold)
             if name is not None:
                 entry = commands[name]
                 return entry, Arguments(name, typed[len(name) :].strip(), syntax=entry.syntax)
-    known = pointer(text)
-    if known is not None:
-        raise KdumpError(f"{known[0]} is not there: {known[1]}")
+    documented = pointer(typed_line)
+    if documented is not None:
+        raise KdumpError(f"{documented[0]} is not there: {documented[1]}")
     raise KdumpError(_unknown(plain, commands))
 
 
@@ -246,7 +246,7 @@ def execute(session: Session, line: str) -> Iterator[str]:
         yield str(error)
 
 
-def run(session: Session, text: str) -> Iterator[str]:
+def run(session: Session, typed_line: str) -> Iterator[str]:
     """The text of a block of commands, in lines and pieces of lines; its aliases are replaced first.
 
     Raises :class:`Leaving` where a command of it leaves the block.
@@ -255,12 +255,12 @@ def run(session: Session, text: str) -> Iterator[str]:
         raise StepsSpent(f"programs and scripts nest deeper than {MOST_NESTED}")
     session.depth += 1
     try:
-        text = session.aliases.expand(text)
+        typed_line = session.aliases.expand(typed_line)
         repeat = True
         while repeat:
             repeat = False
             try:
-                for command in split(text):
+                for command in split(typed_line):
                     yield from _run_one(session, command)
                     if session.finished:
                         return

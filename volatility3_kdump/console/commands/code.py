@@ -84,12 +84,12 @@ def unassemble_function(session: Session, arguments: Arguments) -> Iterator[str]
     from volatility3_kdump.views.disasm import instructions_grid
 
     target = session.seen
-    text, letters = arguments.text, ""
-    while match := re.match(r"/(\S+)\s*", text):
+    expression, letters = arguments.text, ""
+    while match := re.match(r"/(\S+)\s*", expression):
         if match[1] not in ("c", "i", "D", "o", "O", "m"):
             raise arguments.unknown(f"/{match[1]}")
-        letters, text = letters + match[1], text[match.end() :]
-    address = session.evaluate(text) if text else _current_ip(session)
+        letters, expression = letters + match[1], expression[match.end() :]
+    address = session.evaluate(expression) if expression else _current_ip(session)
     extent = function_around(target, address)
     if extent is None:
         raise KdumpError(
@@ -128,12 +128,12 @@ def search_code(session: Session, arguments: Arguments) -> Iterator[str]:
     begun = state.search is not None
     start, count = None, None
     if match is not None and match["rest"]:
-        found = _COUNT.fullmatch(match["rest"])
-        if found is not None:
-            count = session.evaluate(found["count"])
+        counted = _COUNT.fullmatch(match["rest"])
+        if counted is not None:
+            count = session.evaluate(counted["count"])
             if not 1 <= count <= _MOST_SEARCHED:
                 raise KdumpError(f"# searches 1 to {_MOST_SEARCHED:x} instructions (hexadecimal), not {count:x}")
-        place = found["start"] if found is not None else match["rest"]
+        place = counted["start"] if counted is not None else match["rest"]
         start = session.evaluate(place) if place else None
     before = state.search or ("", 0)
     pattern = before[0] if pattern is None else pattern
@@ -149,7 +149,7 @@ def _found(session: Session, pattern: str, start: int, count: int | None) -> Ite
     from volatility3_kdump.text.registers import code_line
 
     target, wildcard = session.seen, Wildcard(f"*{pattern}*")
-    address, left, found = start, count or _MOST_SEARCHED, False
+    address, left, matched = start, count or _MOST_SEARCHED, False
     while left > 0:
         batch = instructions_from(target, address, min(64, left))
         for instruction in batch:
@@ -157,17 +157,17 @@ def _found(session: Session, pattern: str, start: int, count: int | None) -> Ite
             session.state.search = pattern, address
             line = code_line(instruction)
             if wildcard.matches(line):
-                found = True
+                matched = True
                 yield f"{place_name(session.seen, instruction.address)}:"
                 yield line
                 if count is None:
                     return
         if not batch:
-            if not found:
+            if not matched:
                 yield f"No match for '{pattern}' up to {address:x}: {why_no_code(target, address)}"
             return
         left -= len(batch)
-    if not found:
+    if not matched:
         yield f"No match for '{pattern}' in {count or _MOST_SEARCHED:x} instructions (hexadecimal)"
 
 
@@ -201,17 +201,17 @@ def _current_ip(session: Session) -> int:
 
 def _code_range(session: Session, arguments: Arguments) -> tuple[int | None, int, int | None]:
     """(start, number of instructions, end) of ``ADDRESS L5``, ``ADDRESS END`` or less."""
-    text = arguments.text
-    match = _COUNT.fullmatch(text)
+    operand_text = arguments.text
+    match = _COUNT.fullmatch(operand_text)
     if match is not None:
         count = session.evaluate(match["count"])
         if not 1 <= count <= _MOST_INSTRUCTIONS:
             raise KdumpError(f"u shows 1 to {_MOST_INSTRUCTIONS:x} instructions (hexadecimal), not {count:x}")
         return (session.evaluate(match["start"]) if match["start"] else None), count, None
-    operands = text.split()
+    operands = operand_text.split()
     if len(operands) == 2 and operands[1][0] not in "+-*/&|^<>=":
         start, end = map(session.evaluate, operands)
         if end < start:
-            raise KdumpError(f"the range ends before it begins: {text}")
+            raise KdumpError(f"the range ends before it begins: {operand_text}")
         return start, 0, end + 1
-    return (session.evaluate(text) if text else None), 8, None
+    return (session.evaluate(operand_text) if operand_text else None), 8, None

@@ -384,9 +384,9 @@ def _replaced(text: str, values: dict[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
-        known = values.get(name.lower())
-        if known is not None:
-            return _NEVER_IN_NAMES.sub("_", known)
+        replacement = values.get(name.lower())
+        if replacement is not None:
+            return _NEVER_IN_NAMES.sub("_", replacement)
         if name.lower() in _OF_FUNCTIONS:
             # Of a !for_each_function that stands in it.
             return match[0]

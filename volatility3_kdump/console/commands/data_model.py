@@ -57,11 +57,11 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
     """Queries are evaluated element by element: Ctrl-C ends them."""
     from volatility3_kdump.views.dx import DEEPEST, DxOptions, DxView
 
-    text, grid, cells, depth, skip, native, verbose = arguments.text, False, None, 1, 0, False, False
+    expression, grid, cells, depth, skip, native, verbose = arguments.text, False, None, 1, 0, False, False
     scope: Scope = session.current
     notes: list[str] = []
-    while match := _OPTION.match(text):
-        text = text[match.end() :].lstrip()
+    while match := _OPTION.match(expression):
+        expression = expression[match.end() :].lstrip()
         letters = match[1]
         if match["id"]:
             scope = _of_link(session, match["id"], notes)
@@ -80,16 +80,16 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
             raise arguments.unknown(match[0].strip())
         else:
             grid, native, verbose = grid or "g" in letters, native or "n" in letters, verbose or "v" in letters
-    if text.startswith("-") and re.match(r"-[A-Za-z?]+(\s|$)", text):
-        raise arguments.unknown(text.split()[0])
-    if not text:
+    if expression.startswith("-") and re.match(r"-[A-Za-z?]+(\s|$)", expression):
+        raise arguments.unknown(expression.split()[0])
+    if not expression:
         raise KdumpError("dx needs an expression: dx @$curprocess; dx -h shows more")
     depth = min(depth, DEEPEST)
     dump = session.current
     try:
         view = DxView(
             dump.target,
-            text,
+            expression,
             DxOptions(depth, skip, native, verbose),
             scope,
             functools.partial(current_start, session),
@@ -97,7 +97,7 @@ def display_expression(session: Session, arguments: Arguments) -> Iterable[str]:
             session.names_in(scope),
             _title(session),
         )
-        assigned = re.match(r"@\$\w+\s*=(?!=)", text)
+        assigned = re.match(r"@\$\w+\s*=(?!=)", expression)
         return () if assigned else chain(notes, _told(view.grid(cells) if grid else view.lines()))
     except KdumpError as error:
         raise KdumpError(f"Error: {error}") from error

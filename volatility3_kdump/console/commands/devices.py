@@ -133,10 +133,10 @@ def rule_information(session: Session, arguments: Arguments) -> Iterator[str]:
     rule = arguments.number("RULE") or 0
     if rule < _FIRST_RULE:
         raise KdumpError(f"{rule:#x} is no rule: those have numbers from 10000 on; kdump.bugcheck --show c4 {rule:x}")
-    found = describe(0xC4, (rule, None, None, None))
+    bug_check = describe(0xC4, (rule, None, None, None))
     yield f"RULE_ID: {rule:#x}"
     yield ""
-    yield f"RULE_DESCRIPTION: {found.variant or 'the rule is not in the public tables'}"
+    yield f"RULE_DESCRIPTION: {bug_check.variant or 'the rule is not in the public tables'}"
     for name in ("STATE", "SUBSTATE"):
         value = arguments.number(name)
         if value is not None:

@@ -37,13 +37,13 @@ def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.symbols.listing import matching
 
     given: dict[str, str] = {}
-    text = arguments.text
-    while text:
-        match = _OPTION.match(text)
+    remaining = arguments.text
+    while remaining:
+        match = _OPTION.match(remaining)
         if match is None:
-            raise arguments.unknown(text.split()[0])
+            raise arguments.unknown(remaining.split()[0])
         given[match[1] or "c"] = (match[2] if match[1] else match[3]).strip()
-        text = text[match.end() :]
+        remaining = remaining[match.end() :]
     missing = [f"-{letter}:" for letter in "mpc" if not given.get(letter)]
     if missing:
         raise KdumpError(f"!for_each_function needs {missing[0]} (.help !for_each_function)")

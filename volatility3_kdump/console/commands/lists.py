@@ -82,18 +82,18 @@ def display_list(session: Session, arguments: Arguments) -> Iterator[str]:
     examples=(Example('!list -t nt!_LIST_ENTRY.Flink -x "dp" -a "L2" @rcx'),),
 )
 def for_each_element(session: Session, arguments: Arguments) -> Iterator[str]:
-    text = arguments.text
-    if text.startswith('"') and '\\"' in text:
-        text = text.strip()[1:].removesuffix('"').replace('\\"', '"')
+    remaining = arguments.text
+    if remaining.startswith('"') and '\\"' in remaining:
+        remaining = remaining.strip()[1:].removesuffix('"').replace('\\"', '"')
     options: dict[str, str] = {}
-    words = [(quoted or plain) for quoted, plain in _WORD.findall(text)]
+    tokens = [(quoted or plain) for quoted, plain in _WORD.findall(remaining)]
     operands: list[str] = []
-    while words:
-        given = words.pop(0)
+    while tokens:
+        given = tokens.pop(0)
         if given in ("-t", "-x", "-a", "-m"):
-            if not words:
+            if not tokens:
                 raise KdumpError(f"!list {given} needs a value")
-            options[given] = words.pop(0)
+            options[given] = tokens.pop(0)
         elif given == "-e":
             options[given] = ""
         elif given.startswith("-"):

@@ -106,26 +106,26 @@ def search(session: Session, arguments: Arguments) -> Iterator[str]:
         yield from view.lines()
 
 
-def _pattern(text: str, kind: str, names: TargetNames, radix: int) -> bytes:
+def _pattern(typed_pattern: str, kind: str, names: TargetNames, radix: int) -> bytes:
     """The bytes that are searched for. Raises :class:`KdumpError`."""
-    text = text.strip()
+    typed_pattern = typed_pattern.strip()
     if kind in ("a", "u"):
-        if len(text) > 1 and text[0] == text[-1] == '"':
-            text = text[1:-1]
+        if len(typed_pattern) > 1 and typed_pattern[0] == typed_pattern[-1] == '"':
+            typed_pattern = typed_pattern[1:-1]
         try:
-            return text.encode("utf-16-le" if kind == "u" else "latin-1")
+            return typed_pattern.encode("utf-16-le" if kind == "u" else "latin-1")
         except UnicodeError:
             raise KdumpError(
-                f"{text!r} cannot be searched for as {'UTF-16' if kind == 'u' else '8-bit'} text"
+                f"{typed_pattern!r} cannot be searched for as {'UTF-16' if kind == 'u' else '8-bit'} text"
             ) from None
     size = {"b": 1, "w": 2, "d": 4, "q": 8}[kind]
     data = bytearray()
-    while text:
-        if text[0] in "\"'" and (end := text.find(text[0], 1)) > 0:
-            data += b"".join((ord(c) & 0xFF).to_bytes(size, "little") for c in text[1:end])
-            text = text[end + 1 :].lstrip()
+    while typed_pattern:
+        if typed_pattern[0] in "\"'" and (end := typed_pattern.find(typed_pattern[0], 1)) > 0:
+            data += b"".join((ord(c) & 0xFF).to_bytes(size, "little") for c in typed_pattern[1:end])
+            typed_pattern = typed_pattern[end + 1 :].lstrip()
             continue
-        value, text = parse_first(text, names, radix)
+        value, typed_pattern = parse_first(typed_pattern, names, radix)
         if value >> 8 * size and (1 << 64) - value > 1 << 8 * size - 1:
             raise KdumpError(f"Overflow error: {value:x} does not fit into {size} bytes")
         data += (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")

@@ -22,7 +22,7 @@ _LEVELS = 4
 def _pool(arguments: Arguments) -> str | None:
     value = arguments.number("TYPE")
     if value is not None and value not in _POOLS:
-        kinds = ", ".join(f"{known} {pool}" for known, pool in _POOLS.items())
+        kinds = ", ".join(f"{number} {pool}" for number, pool in _POOLS.items())
         raise KdumpError(f"{arguments.name} knows no pool type {arguments.word('TYPE')}: use {kinds}")
     return None if value is None else _POOLS[value]
 

@@ -32,10 +32,10 @@ _PATH_CHARACTERS = re.compile(r"[/\\]")
 
 
 def _argument(text: str, position: int, opener: str, usage: str) -> tuple[str, int]:
-    found = script.part(text, position, opener)
-    if found is None:
+    block = script.part(text, position, opener)
+    if block is None:
         raise KdumpError(f"the {opener} is missing: {usage}")
-    return found
+    return block
 
 
 # blocks and conditions ------------------------------------------------------------------------------------------------
@@ -49,19 +49,19 @@ def _argument(text: str, position: int, opener: str, usage: str) -> tuple[str, i
     examples=(Example(".if (@$t0 > 5) { .echo more } .else { .echo less }"),),
 )
 def choose(session: Session, arguments: Arguments) -> Iterator[str]:
-    text, usage, position = arguments.text, ".if (CONDITION) { COMMANDS }", 0
+    program, usage, position = arguments.text, ".if (CONDITION) { COMMANDS }", 0
     while True:
-        condition, position = _argument(text, position, "(", usage)
-        block, position = _argument(text, position, "{", usage)
+        condition, position = _argument(program, position, "(", usage)
+        block, position = _argument(program, position, "{", usage)
         if session.evaluate(condition):
             yield from run(session, block)
             return
-        following = re.match(r"[\s;]*\.(elsif|else)\b", text[position:], re.IGNORECASE)
+        following = re.match(r"[\s;]*\.(elsif|else)\b", program[position:], re.IGNORECASE)
         if following is None:
             return
         position += following.end()
         if following[1].lower() == "else":
-            block, position = _argument(text, position, "{", ".else { COMMANDS }")
+            block, position = _argument(program, position, "{", ".else { COMMANDS }")
             yield from run(session, block)
             return
 
@@ -84,14 +84,14 @@ def choose_one(session: Session, arguments: Arguments) -> Iterator[str]:
     yield from run(session, first if value else second)
 
 
-def _two(text: str) -> tuple[str, str]:
+def _two(operands: str) -> tuple[str, str]:
     """The two commands of ``j``: each in single quotes, or up to the semicolon."""
-    if text.startswith("'"):
-        first, _, text = text[1:].partition("'")
-        text = text.lstrip().removeprefix(";")
+    if operands.startswith("'"):
+        first, _, operands = operands[1:].partition("'")
+        operands = operands.lstrip().removeprefix(";")
     else:
-        first, _, text = text.partition(";")
-    second = text.strip()
+        first, _, operands = operands.partition(";")
+    second = operands.strip()
     return first, second[1:].partition("'")[0] if second.startswith("'") else second
 
 
@@ -236,30 +236,30 @@ def while_true(session: Session, arguments: Arguments) -> Iterator[str]:
     ),
 )
 def for_each(session: Session, arguments: Arguments) -> Iterator[str]:
-    text, position = arguments.text, 0
+    program, position = arguments.text, 0
     skips = {"pS": 0, "ps": 0}
     source = ""
-    while (option := _SKIPS.match(text, position)) is not None:
+    while (option := _SKIPS.match(program, position)) is not None:
         position = option.end()
         if option[1] in skips:
-            number = re.compile(r"[^\s(]+\s*").match(text, position)
+            number = re.compile(r"[^\s(]+\s*").match(program, position)
             if number is None:
                 raise KdumpError(f".foreach /{option[1]} needs the number of words that are left out")
             skips[option[1]], position = session.evaluate(number[0]), number.end()
         else:
             source = option[1]
-    if text[position : position + 1] == "/":
-        raise arguments.unknown(text[position:].split(maxsplit=1)[0])
+    if program[position : position + 1] == "/":
+        raise arguments.unknown(program[position:].split(maxsplit=1)[0])
     usage = ".foreach (VARIABLE { COMMANDS }) { COMMANDS }"
-    head, position = _argument(text, position, "(", usage)
-    block, _ = _argument(text, position, "{", usage)
+    head, position = _argument(program, position, "(", usage)
+    block, _ = _argument(program, position, "{", usage)
     variable = _VARIABLE.match(head)
     if variable is None:
         raise KdumpError(f"the variable is missing: {usage}")
     left_out = skips["pS"]
     try:
-        with _closing(_words(session, source, head[variable.end() :], usage)) as words:
-            for token in words:
+        with _closing(_words(session, source, head[variable.end() :], usage)) as tokens:
+            for token in tokens:
                 if left_out:
                     left_out -= 1
                     continue
@@ -330,10 +330,10 @@ def _lines_of(path: str) -> Iterator[str]:
     ),
 )
 def print_formatted(session: Session, arguments: Arguments) -> Iterator[str]:
-    text = re.sub(r"^(/(D|o[dDenpPsvw])(\s+|$))+", "", arguments.text)
-    if text.startswith("/"):
-        raise arguments.unknown(text.split(maxsplit=1)[0])
-    parts = script.split_outside(text, ",")
+    operands = re.sub(r"^(/(D|o[dDenpPsvw])(\s+|$))+", "", arguments.text)
+    if operands.startswith("/"):
+        raise arguments.unknown(operands.split(maxsplit=1)[0])
+    parts = script.split_outside(operands, ",")
     layout = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', parts[0], re.DOTALL)
     if layout is None:
         raise KdumpError('.printf takes a format in double quotes: .printf "%p\\n", VALUE')
@@ -371,14 +371,14 @@ def set_alias(session: Session, arguments: Arguments) -> Iterator[str]:
     definition = _DEFINITION.fullmatch(arguments.text)
     if definition is None or (definition["text"] is None and definition["kind"] is None):
         raise KdumpError(f"{arguments.name} takes a name and a text: {arguments.name} NAME TEXT (.help as)")
-    kind, name, text = definition["kind"], definition["name"], definition["text"] or ""
+    kind, name, definition_text = definition["kind"], definition["name"], definition["text"] or ""
     literal = _LITERAL.fullmatch(name)
     name = literal[1] if literal else name
     if kind is not None and kind.lower() not in _KINDS:
         raise arguments.unknown(f"/{kind}")
     if re.match(r"a[lsSd]", name):
         raise KdumpError(f"{name}: the name of an alias does not begin with al, as, aS or ad")
-    session.aliases.named[name] = _value(session, kind.lower() if kind else "", text, arguments.name)
+    session.aliases.named[name] = _value(session, kind.lower() if kind else "", definition_text, arguments.name)
     yield from ()
 
 
@@ -422,9 +422,9 @@ def _value(session: Session, kind: str, text: str, name: str) -> str:
     examples=(Example("ad *", "forgets all"),),
 )
 def delete_alias(session: Session, arguments: Arguments) -> Iterable[str]:
-    words = arguments.text.split()
-    quiet = words[:1] == ["/q"]
-    names = words[1:] if quiet else words
+    operands = arguments.text.split()
+    quiet = operands[:1] == ["/q"]
+    names = operands[1:] if quiet else operands
     if len(names) != 1 or (names[0].startswith("/") and not quiet):
         raise (
             KdumpError("ad takes the name of an alias, or * for all")
@@ -482,7 +482,7 @@ def run_script(session: Session, arguments: Arguments) -> Iterator[str]:
     examples=(Example("$$>a<case.txt ffff9189`527e9080", "${$arg1} is the address"),),
 )
 def run_script_with_arguments(session: Session, arguments: Arguments) -> Iterator[str]:
-    words = [quoted or plain for quoted, plain in _ARGUMENT.findall(arguments.word("FILE") or "")]
-    values = {f"$arg{number}": value for number, value in enumerate(words)}
-    text = "\n".join(_lines_of(words[0]))
-    yield from run(session, script.interpreted(text, values))
+    operands = [quoted or plain for quoted, plain in _ARGUMENT.findall(arguments.word("FILE") or "")]
+    values = {f"$arg{number}": value for number, value in enumerate(operands)}
+    program = "\n".join(_lines_of(operands[0]))
+    yield from run(session, script.interpreted(program, values))

@@ -55,29 +55,29 @@ _INTEGER, _FLOATS, _SEGMENTS, _MMX, _XMM, _XMM_INTEGERS = 0x3, 0x4, 0x8, 0x10, 0
     plugin="trap",
 )
 def registers(session: Session, arguments: Arguments) -> Iterable[str]:
-    text = (arguments.name[1:] + " " + arguments.text).strip() if arguments.name != "r" else arguments.text
-    fixed = _FIXED_ALIAS.fullmatch(text)
+    operands = (arguments.name[1:] + " " + arguments.text).strip() if arguments.name != "r" else arguments.text
+    fixed = _FIXED_ALIAS.fullmatch(operands)
     if fixed is not None:
         session.aliases.fixed[fixed[1]] = fixed[2].strip()
         return
-    if text.startswith("?"):
-        _assign_typed(session, arguments, text[1:].strip())
+    if operands.startswith("?"):
+        _assign_typed(session, arguments, operands[1:].strip())
         return
-    assigned = _ASSIGNMENT.fullmatch(text)
+    assigned = _ASSIGNMENT.fullmatch(operands)
     if assigned is not None:
         name = assigned[1].lower()
         session.state.variables[name] = session.calculate(assigned[2])
         session.state.typed.pop(name, None)
         return
-    if text == ".":
+    if operands == ".":
         yield from _used(session)
         return
-    mask = _MASK.match(text)
+    mask = _MASK.match(operands)
     if mask is not None:
         yield from _masked(session, _mask_of(session, mask))
         return
-    if text:
-        yield " ".join(_one_register(session, name) for name in re.split(r"[\s,]+", text.strip(", ")))
+    if operands:
+        yield " ".join(_one_register(session, name) for name in re.split(r"[\s,]+", operands.strip(", ")))
         return
     if session.state.register_mask is not None:
         yield from _masked(session, session.state.register_mask)
@@ -123,7 +123,7 @@ def _mask_of(session: Session, match: re.Match[str]) -> int:
 def _known_mask(mask: int) -> int:
     unknown = mask & ~sum(vectors.MASKS)
     if unknown:
-        bits = ", ".join(f"{bit:x} {words}" for bit, words in vectors.MASKS.items())
+        bits = ", ".join(f"{bit:x} {group}" for bit, group in vectors.MASKS.items())
         raise KdumpError(f"no registers for mask bits {unknown:x}: {_NO_FLOATS}; there are {bits}")
     return mask
 
@@ -169,9 +169,9 @@ def _used(session: Session) -> Iterator[str]:
         raise KdumpError("the current instruction is not in the dump")
     names = [part.text for part in instruction.parts if part.kind == "register"]
     names += [name for memory in instruction.memories for name, _ in memory.registers]
-    known = [name for name in dict.fromkeys(names) if register_part(failure.context.architecture, name) is not None]
-    if known:
-        yield "  ".join(_one_register(session, name) for name in known)
+    named = [name for name in dict.fromkeys(names) if register_part(failure.context.architecture, name) is not None]
+    if named:
+        yield "  ".join(_one_register(session, name) for name in named)
 
 
 def _one_register(session: Session, name: str) -> str:
@@ -217,10 +217,10 @@ def _x87_register(context: Context, kind: str, number: int) -> str:
 
 
 def _special(session: Session, name: str) -> str:
-    found = special_registers(session.target, session.current.processor).get(name)
-    if found is None:
+    register = special_registers(session.target, session.current.processor).get(name)
+    if register is None:
         raise KdumpError(f"{name} is not known: the processor's control block, or its layout, is not at hand")
-    return vectors.special(found, session.target.memory.pointer_size)
+    return vectors.special(register, session.target.memory.pointer_size)
 
 
 def _is_vector(name: str, context: Context | None) -> bool:
@@ -266,7 +266,7 @@ def register_mask(session: Session, arguments: Arguments) -> Iterator[str]:
     typed = arguments.word("MASK")
     state = session.state
     if typed == "?":
-        yield from (f"{bit:8x} - {words}" for bit, words in vectors.MASKS.items())
+        yield from (f"{bit:8x} - {group}" for bit, group in vectors.MASKS.items())
     elif typed is not None:
         mask = session.calculate(typed)
         ignored = mask & ~sum(vectors.MASKS)

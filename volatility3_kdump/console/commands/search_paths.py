@@ -128,8 +128,8 @@ def _check_place(session: Session, name: str, place: str) -> None:
     parts = place.split(",")
     if len(parts) > 3:
         raise KdumpError(f".reload takes {name}=BASE,SIZE,TIME, not {place}")
-    known = (("base", module.base), ("size", module.size), ("timestamp", module.timestamp))
-    for part, (what, value) in zip(parts, known, strict=False):
+    listed = (("base", module.base), ("size", module.size), ("timestamp", module.timestamp))
+    for part, (what, value) in zip(parts, listed, strict=False):
         if session.evaluate(part) != value:
             told = "not in the dump" if value is None else f"{value:x}"
             raise KdumpError(f"the {what} of {module.name} is {told} in the image list: {part} is not taken for it")

@@ -141,15 +141,15 @@ def source_lines(session: Session, arguments: Arguments) -> Iterator[str]:
 
 def _options(arguments: Arguments, known: str, refused: str = "") -> tuple[str, str]:
     """The letters of options such as ``/n`` at the start of a text, and the rest. Raises :class:`KdumpError`."""
-    letters, text = "", arguments.text
-    while match := re.match(r"/(\S+)(?:\s+|$)", text):
+    letters, operands = "", arguments.text
+    while match := re.match(r"/(\S+)(?:\s+|$)", operands):
         if match[1] in refused:
             raise KdumpError(f"{arguments.name} /{match[1]}: public symbols have no size")
         if match[1] not in known:
             raise arguments.unknown(f"/{match[1]}")
         letters += match[1]
-        text = text[match.end() :]
+        operands = operands[match.end() :]
         if match[1] == "s":
             # SIZE: no public symbol has one, and those whose size is not known are always shown.
-            text = text.partition(" ")[2].strip()
-    return letters, text.strip()
+            operands = operands.partition(" ")[2].strip()
+    return letters, operands.strip()

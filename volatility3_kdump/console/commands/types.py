@@ -162,16 +162,16 @@ def _matching(session: Session, wanted: _Wanted) -> Iterator[str]:
     name, target = wanted.type_name, session.seen
     size = None if wanted.size is None else session.calculate(wanted.size)
     if "d" in wanted.letters:
-        for found, _ in sized_names(target, name, size):
-            yield from TypeView(target, found, None, None, None, verbose=True).lines()
+        for type_name, _ in sized_names(target, name, size):
+            yield from TypeView(target, type_name, None, None, None, verbose=True).lines()
         return
     if size is None and "v" not in wanted.letters:
         yield from names_lines(target, name)
         return
     yield f"Enumerating symbols matching {name}{'' if size is None else f', Size = {size:#x}'}"
     yield "Address   Size Symbol"
-    for found, bytes_ in sized_names(target, name, size):
-        yield f"           {bytes_:03x} {found}"
+    for type_name, bytes_ in sized_names(target, name, size):
+        yield f"           {bytes_:03x} {type_name}"
 
 
 def _sorted(

@@ -29,11 +29,11 @@ def frame_table(pdb: PdbFile) -> FrameTable:
 
 def _old(data: bytes) -> Iterator[FrameData]:
     for at in range(0, min(len(data) // _FPO.size, _MOST_ENTRIES) * _FPO.size, _FPO.size):
-        start, size, words, parameters, attributes = _FPO.unpack_from(data, at)
+        start, size, locals_size, parameters, attributes = _FPO.unpack_from(data, at)
         # Bits: bytes of the prologue (8), saved registers (3), SEH, use of ebp, reserved, kind of frame (2).
         if size and attributes >> 14 == 0:
             saved = attributes >> 8 & 7
-            yield FrameData(start, size, 4 * words, 4 * parameters, 4 * saved, "", bool(attributes >> 12 & 1))
+            yield FrameData(start, size, 4 * locals_size, 4 * parameters, 4 * saved, "", bool(attributes >> 12 & 1))
 
 
 def _new(data: bytes, texts: bytes) -> Iterator[FrameData]:

@@ -285,10 +285,10 @@ def _named_stream(data: bytes, name: bytes) -> int | None:
     try:
         (size,) = struct.unpack_from("<I", data)
         names, position = data[4 : 4 + size], 4 + size
-        (count, _, words) = struct.unpack_from("<III", data, position)
-        position += 12 + 4 * words
-        (words,) = struct.unpack_from("<I", data, position)
-        position += 4 + 4 * words
+        (count, _, length) = struct.unpack_from("<III", data, position)
+        position += 12 + 4 * length
+        (length,) = struct.unpack_from("<I", data, position)
+        position += 4 + 4 * length
         for at in range(position, min(position + 8 * count, len(data) - 7), 8):
             start, number = struct.unpack_from("<II", data, at)
             if names[start : names.find(b"\0", start)] == name:
@@ -398,8 +398,8 @@ def _symbols(pdb: PdbFile) -> tuple[tuple[int, str], ...]:
         if shown and shown.isprintable():
             if rank == _PROCEDURE:
                 procedures.add(rva)
-            key, found = (rva, shown), (rank, rank == _PUBLIC and (name.startswith("?") or rust is not None))
-            best[key] = min(best.get(key, found), found)
+            key, candidate = (rva, shown), (rank, rank == _PUBLIC and (name.startswith("?") or rust is not None))
+            best[key] = min(best.get(key, candidate), candidate)
     named = sorted(
         (rva, rank, name.startswith("?"), decorated, name) for (rva, name), (rank, decorated) in best.items()
     )

@@ -133,9 +133,9 @@ def document_of(pdb: PdbFile, database: str) -> dict[str, Any]:
         plain = _plain_name(name)
         symbols[plain] = {"address": rva} if plain == name else {"address": rva, "linkage_name": name}
     for rva, name, index in pdb.variables():
-        known = symbols.setdefault(name, {"address": rva})
-        if known["address"] == rva:
-            known["type"] = types.reference(index)
+        symbol = symbols.setdefault(name, {"address": rva})
+        if symbol["address"] == rva:
+            symbol["type"] = types.reference(index)
     return {
         "base_types": types.base_types,
         "enums": enums,

@@ -135,11 +135,11 @@ def _entries(target: Target, head: int | None, most: int, what: str, problems: l
 def _irps(target: Target, head: int | None, problems: list[str]) -> list[PowerIrp]:
     nt, memory = target.nt, target.memory
     typed = nt is not None and nt.has_type("_POP_IRP_DATA")
-    found: list[PowerIrp] = []
+    irps: list[PowerIrp] = []
     for entry in _entries(target, head, _MOST_IRPS, "nt!PopIrpList", problems):
         if not typed:
             step = memory.pointer_size
-            found.append(PowerIrp(entry, memory.pointer(entry + 2 * step), memory.pointer(entry + 3 * step)))
+            irps.append(PowerIrp(entry, memory.pointer(entry + 2 * step), memory.pointer(entry + 3 * step)))
             continue
         paths = {
             "irp": "Irp",
@@ -161,7 +161,7 @@ def _irps(target: Target, head: int | None, problems: list[str]) -> list[PowerIr
         if not isinstance(state, int):
             state = memory.unsigned(entry + field.offset, 4) if field is not None else None
         system = None if fields["kind"] is None else fields["kind"] == 0
-        found.append(
+        irps.append(
             PowerIrp(
                 entry,
                 fields["irp"],
@@ -174,7 +174,7 @@ def _irps(target: Target, head: int | None, problems: list[str]) -> list[PowerIr
                 fields["notify"] if system else None,
             )
         )
-    return found
+    return irps
 
 
 def _workers(target: Target, head: int | None, problems: list[str]) -> list[PowerWorker]:

@@ -39,9 +39,9 @@ class IpiState:
         """``[FreezeActive] [Owner]``."""
         if self.frozen is None:
             return ""
-        words = ["FreezeActive"] if self.frozen & _FREEZE_ACTIVE else []
-        words.append(self.state_word or "")
-        return " ".join(f"[{word}]" for word in words)
+        states = ["FreezeActive"] if self.frozen & _FREEZE_ACTIVE else []
+        states.append(self.state_word or "")
+        return " ".join(f"[{word}]" for word in states)
 
     @property
     def state_word(self) -> str | None:
@@ -130,8 +130,8 @@ def numa_nodes(target: Target) -> list[Node]:
         address = target.memory.pointer(block + index * target.memory.pointer_size)
         row: Any = read_row(target.memory, reader, address) if address else None
         if address:
-            known = row is not None
-            nodes.append(Node(index, address, row.group if known else None, row.mask if known else None))
+            described = row is not None
+            nodes.append(Node(index, address, row.group if described else None, row.mask if described else None))
     if not nodes:
         raise KdumpError(f"{target.name}: nt!KeNodeBlock is not in the dump; the kernel counts {count} nodes")
     return nodes

@@ -54,14 +54,14 @@ def special_registers(target: Target, number: int | None) -> dict[str, SpecialRe
     paths = {name: f"{stem}.{path}" for name, path in _PATHS.items() if nt.has("_KPRCB", f"{stem}.{path}")}
     reader = nt.reader("_KPRCB", **paths)
     row = read_row(target.memory, reader, prcb)
-    found = {}
+    registers = {}
     for name in paths:
         value = None if row is None else getattr(row, name)
         field = reader.fields[name]
         if isinstance(value, int) and name in _ADDRESSES:
             value = sign_extended(value, target.memory.pointer_size)
-        found[name] = SpecialRegister(name, value if isinstance(value, int) else None, field.size if field else 0)
-    return found
+        registers[name] = SpecialRegister(name, value if isinstance(value, int) else None, field.size if field else 0)
+    return registers
 
 
 #: The model-specific registers that the kernel saves, by their numbers (Intel's manual, volume 4).

@@ -191,5 +191,5 @@ def _taken(target: Target, node: int) -> TakenLock:
         before = lock_of(above)[0] or 0
     trace = nt.field("_VI_DEADLOCK_NODE", "StackTrace")
     size = target.memory.pointer_size
-    words = (target.memory.pointer(node + trace.offset + size * index) for index in range(trace.size // size))
-    return TakenLock(node, thread, lock, kind, before, tuple(word for word in words if word))
+    addresses = (target.memory.pointer(node + trace.offset + size * index) for index in range(trace.size // size))
+    return TakenLock(node, thread, lock, kind, before, tuple(word for word in addresses if word))

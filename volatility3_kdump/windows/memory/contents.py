@@ -129,8 +129,8 @@ def counted_text(memory: Memory, address: int, wide: bool, most: int = LONGEST_T
     if length is None or maximum is None or buffer is None:
         return None
     data = memory.read(buffer, min(length, most)) if length else b""
-    text = None if data is None else data.decode("utf-16-le" if wide else "latin-1", "replace")
-    return CountedText(length, maximum, buffer, text)
+    string = None if data is None else data.decode("utf-16-le" if wide else "latin-1", "replace")
+    return CountedText(length, maximum, buffer, string)
 
 
 def why_no_string(memory: Memory, address: int) -> str:

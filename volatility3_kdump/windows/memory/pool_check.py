@@ -56,7 +56,7 @@ def check_page(target: Target, address: int) -> PageCheck:
     last = behind[0].header.address if behind else start + PAGE_SIZE
     places = ([good[-1].header.address] if good else []) + [first]
     bits = tuple(_mending(target, start, data, place - start) for place in places)
-    return PageCheck(start, region, walk, None, ((first, last),), tuple(bit for found in bits for bit in found))
+    return PageCheck(start, region, walk, None, ((first, last),), tuple(bit for page_bits in bits for bit in page_bits))
 
 
 def _mending(target: Target, start: int, data: bytes, offset: int) -> list[tuple[int, int]]:

@@ -56,7 +56,7 @@ def thread_apcs(target: Target, thread: int, problems: list[str]) -> list[Apc]:
     nt = require_symbols(target, "APCs", "_KAPC", "_KTHREAD.ApcState")
     heads = thread + nt.offset("_KTHREAD", "ApcState.ApcListHead")
     link = nt.offset("_KAPC", "ApcListEntry")
-    found: list[Apc] = []
+    apcs: list[Apc] = []
     for number, mode in enumerate(MODES):
         head = heads + number * 2 * target.memory.pointer_size
         if target.memory.pointer(head) in (None, 0):
@@ -66,7 +66,7 @@ def thread_apcs(target: Target, thread: int, problems: list[str]) -> list[Apc]:
         problems += walk.problems
         for entry in walk.entries:
             try:
-                found.append(read_apc(target, entry - link))
+                apcs.append(read_apc(target, entry - link))
             except Unreadable as error:
                 problems.append(str(error))
-    return found
+    return apcs

@@ -117,7 +117,7 @@ def read_hive(target: Target, address: int) -> Hive:
 
     def text(*names: str) -> str | None:
         texts = [target.memory.unicode_string(address + nt.offset("_CMHIVE", name)) for name in names]
-        return next((found for found in texts if found), texts[-1])
+        return next((string for string in texts if string), texts[-1])
 
     root = target.memory.unsigned(row.base + nt.offset("_HBASE_BLOCK", "RootCell"), 4) if row.base else None
     return Hive(

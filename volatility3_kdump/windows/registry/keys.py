@@ -100,10 +100,10 @@ class Value:
         """The text or texts of a value that has any."""
         if self.data is None or self.kind_name not in ("REG_SZ", "REG_EXPAND_SZ", "REG_LINK", "REG_MULTI_SZ"):
             return None
-        text = self.data[: len(self.data) & ~1].decode("utf-16-le", "replace")
+        string = self.data[: len(self.data) & ~1].decode("utf-16-le", "replace")
         if self.kind_name == "REG_MULTI_SZ":
-            return text.rstrip("\0").split("\0")
-        return [text.rstrip("\0") if self.kind_name == "REG_LINK" else text.split("\0", 1)[0]]
+            return string.rstrip("\0").split("\0")
+        return [string.rstrip("\0") if self.kind_name == "REG_LINK" else string.split("\0", 1)[0]]
 
 
 class HiveKeys:
@@ -167,11 +167,11 @@ class HiveKeys:
         if not key.counts[volatile]:
             return
         for cell in self._listed(key.lists[volatile], problems, 0):
-            found = self.key(cell)
-            if found is None:
+            subkey = self.key(cell)
+            if subkey is None:
                 problems.append(f"the key in cell {cell:x} is not in the dump")
             else:
-                yield found
+                yield subkey
 
     def _listed(self, cell: int, problems: list[str], depth: int) -> Iterator[int]:
         head = self.cells.read(cell, 0, 4)
@@ -199,11 +199,11 @@ class HiveKeys:
             return
         for (cell,) in struct.iter_unpack("<I", data):
             address = self.cells.address(cell)
-            found = self.value_at(address) if address is not None else None
-            if found is None:
+            entry = self.value_at(address) if address is not None else None
+            if entry is None:
                 problems.append(f"the value in cell {cell:x} is not in the dump")
             else:
-                yield found
+                yield entry
 
     def value_at(self, address: int) -> Value | None:
         """The value at an address; ``None`` where none is in the dump."""
@@ -254,9 +254,9 @@ def find_key(target: Target, path: str) -> FoundKey:
     Raises :class:`KdumpError` that says which part of the path is not there.
     """
     for _ in range(_MOST_LINKS):
-        found, rest = _descend(target, _full(path))
+        key, rest = _descend(target, _full(path))
         if rest is None:
-            return found
+            return key
         path = rest
     raise KdumpError(f"{target.name}: the links of {path} lead in circles")
 

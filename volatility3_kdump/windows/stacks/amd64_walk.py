@@ -87,8 +87,8 @@ class Amd64Walk(Shapes):
             # 32-bit code itself was interrupted.
             trust = self.rows.pop()[2]
             values = {"eip": registers.rip, "esp": registers.rsp, "ebp": registers.gpr[_RBP]}
-            known = {name: value & 0xFFFFFFFF for name, value in values.items() if value is not None}
-            return self.narrow(code, Context("x86", known, "trap frame"), trust)
+            narrow = {name: value & 0xFFFFFFFF for name, value in values.items() if value is not None}
+            return self.narrow(code, Context("x86", narrow, "trap frame"), trust)
         wanted = None if self.wanted_frame is None else self.wanted_frame - len(self.rows)
         walked = walk_user(code, registers, call_site, self.most - len(self.rows), wanted)
         if walked.registers is not None:

@@ -125,8 +125,10 @@ class Arm64Walk(Walk):
         if not fp or self.segment is None or not self.segment[0] <= fp - arm64.RECORD_IN_TRAP_FRAME < self.segment[1]:
             return None
         address = fp - arm64.RECORD_IN_TRAP_FRAME
-        found = self.registers_in_trap(address)
-        return None if found is None else arm64_unwind.Unwound(found, machine_frame=address, call_site=False)
+        interrupted = self.registers_in_trap(address)
+        return (
+            None if interrupted is None else arm64_unwind.Unwound(interrupted, machine_frame=address, call_site=False)
+        )
 
     def crossed(self, trap: int) -> None:
         self.rows[-1][4] = trap
@@ -177,7 +179,7 @@ class Arm64Walk(Walk):
             word = int.from_bytes(data, "little")
             if word in _ENDS or word & _UNCONDITIONAL[0] in _UNCONDITIONAL[1]:
                 return True
-            if any(word & mask in words for mask, words in (_SAVES_RECORD, _SETS_RECORD)):
+            if any(word & mask in encodings for mask, encodings in (_SAVES_RECORD, _SETS_RECORD)):
                 return False
             if may_follow_call(self.target, place + 4):
                 return False

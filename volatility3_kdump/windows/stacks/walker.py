@@ -46,8 +46,8 @@ def _files_of_stack(target: Target) -> None:
     if data is not None and width == 8:
         places = target.places
         if places.image_path.asks_servers:
-            words = (word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7]))
-            modules = modules_of(words, target.modules)
+            slots = (word for (word,) in struct.iter_unpack("<Q", data[: len(data) & ~7]))
+            modules = modules_of(slots, target.modules)
             prefetch(modules, places.image_path, places.symbol_path, target.problems)
 
 

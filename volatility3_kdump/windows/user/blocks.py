@@ -159,8 +159,8 @@ def _environment(space: UserSpace, address: int | None, size: int | None) -> tup
             break
     if not data:
         return None, False
-    text = bytes(data[: len(data) & ~1]).decode("utf-16-le", "replace")
-    body, end, _ = text.partition("\0\0")
+    strings = bytes(data[: len(data) & ~1]).decode("utf-16-le", "replace")
+    body, end, _ = strings.partition("\0\0")
     entries = body.split("\0") if body else []
     if not end and entries:
         # Cut off: what the last one would have been is not known.

@@ -121,8 +121,8 @@ class UserCode:
     def _set(self, modules: list[UserModule]) -> None:
         images = self.space.target.once(_Images)
         # The program of a 32-bit process is in both lists; the one that the 32-bit loader has comes last.
-        known = {module.base: module for module in modules if module.size and module.size <= _LARGEST}
-        self._modules = [known[base] for base in sorted(known)]
+        by_base = {module.base: module for module in modules if module.size and module.size <= _LARGEST}
+        self._modules = [by_base[base] for base in sorted(by_base)]
         self._images = [images.of(module, self.space.memory) for module in self._modules]
         self._bases = [module.base for module in self._modules]
 

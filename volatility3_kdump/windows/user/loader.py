@@ -81,8 +81,8 @@ def user_modules(space: UserSpace, order: str = LOAD) -> UserModules:
     problems: list[str] = []
     modules = [*_native(space, order, problems), *_narrow(space, order, problems)]
     if problems:
-        known = {module.base for module in modules}
-        modules += [module for module in mapped_images(space) if module.base not in known]
+        listed = {module.base for module in modules}
+        modules += [module for module in mapped_images(space) if module.base not in listed]
     return UserModules(tuple(modules), tuple(problems))
 
 

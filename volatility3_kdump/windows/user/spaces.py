@@ -53,14 +53,14 @@ class _Spaces:
         self._spaces: dict[int, UserSpace | str] = {}
 
     def of(self, address: int) -> UserSpace:
-        known = self._spaces.get(address)
-        if known is None:
+        space = self._spaces.get(address)
+        if space is None:
             if len(self._spaces) >= _MOST_SPACES:
                 del self._spaces[next(iter(self._spaces))]
-            known = self._spaces[address] = self._made(address)
-        if isinstance(known, str):
-            raise KdumpError(known)
-        return known
+            space = self._spaces[address] = self._made(address)
+        if isinstance(space, str):
+            raise KdumpError(space)
+        return space
 
     def _made(self, address: int) -> UserSpace | str:
         target, process = self._target, read_process(self._target, address)
