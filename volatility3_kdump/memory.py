@@ -89,12 +89,15 @@ class Memory:
         why: Callable[[int], str],
         ranges: Callable[[int, int], Iterator[tuple[int, int]]] | None = None,
         budget: ReadBudget | None = None,
+        read_fragment: ReadMemory | None = None,
     ) -> None:
         """``ranges`` gives the parts of a range, as (address, bytes), outside of which nothing can be read.
 
-        ``budget`` is what ``read`` draws on.
+        ``budget`` is what ``read`` draws on. ``read_fragment`` reads as ``read`` does, for who wants a few bytes of
+        many pages: a slice keeps those bytes, and not their pages.
         """
         self.read = read
+        self.read_fragment = read if read_fragment is None else read_fragment
         self.budget = ReadBudget(None) if budget is None else budget
         self.pointer_size = pointer_size
         self._why = why

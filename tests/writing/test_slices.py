@@ -15,6 +15,9 @@ from volatility3_kdump.cli import main
 from volatility3_kdump.cli.slice import PURPOSES
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.dump import PAGE_SIZE, extents
+from volatility3_kdump.dump.slices import packed_fragments, parse_fragments
+from volatility3_kdump.layers.reading import physical_memory_of
+from volatility3_kdump.windows.processes.crossview import OWNERS, cross_view
 
 Sample = Callable[..., Path]
 
@@ -76,6 +79,36 @@ def _unread(source: Path, out: Path) -> list[int]:
     return unread
 
 
+@pytest.mark.parametrize("command", ["!process 0 0", "!analyze -v; !process 0 0"])
+def test_hidden_processes_are_seen_without_the_pages_of_threads(command: str, sample: Sample, tmp_path: Path) -> None:
+    """The fragments of a slice, and of a slice of it, show what the pages of the threads would."""
+    source, out, again = sample(6, scene="waits"), tmp_path / "slice.dmp", tmp_path / "again.dmp"
+    assert sliced(source, out, "-c", command) == 0
+    assert sliced(out, again, "-c", command) == 0
+    whole = volatility3_kdump.open(source)
+    expected = cross_view(whole)
+    assert expected is not None and OWNERS in expected.views
+    for path in (out, again):
+        part = volatility3_kdump.open(path)
+        assert cross_view(part) == expected
+        fragments, pages = part.dump.fragments, part.dump.pages
+        assert pages is not None and fragments
+        for address, data in fragments.items():
+            assert pages.offset_of(address >> 12) is None
+            physical = physical_memory_of(whole.context.layers[whole.physical_layer_name or ""], 8)
+            assert physical.read(address, len(data)) == data
+        assert answers(path, (command,)) == answers(source, (command,))
+
+
+def test_damaged_fragments_are_none() -> None:
+    whole = {0x1000: b"\x06", 0x2F20: b"12345678"}
+    packed = packed_fragments(whole)
+    assert parse_fragments(packed) == whole and parse_fragments(b"") == {}
+    assert all(parse_fragments(packed[:cut]) == {} for cut in (1, 9, 12, len(packed) - 1))
+    assert parse_fragments(packed_fragments({0x1FFF: b"12"})) == {}
+    assert parse_fragments(bytes(10)) == {}
+
+
 def test_rows_say_that_it_is_a_slice(sample: Sample, tmp_path: Path) -> None:
     from volatility3_kdump.views.info import info_grid
 
@@ -104,7 +137,7 @@ def test_another_reader_opens_it(sample: Sample, tmp_path: Path) -> None:
 
 # scrubbing ------------------------------------------------------------------------------------------------------------
 
-SECRET = r"\??\C:\Users\grace.hopper\Desktop\plan for tuesday.docx"
+SECRET = r"\??\C:\Users\grace.hopper\Workbench\plan for tuesday.docx"
 
 
 @pytest.fixture
@@ -146,7 +179,7 @@ def test_a_secret_across_pages_is_blanked(
     assert sliced(source, out, "-c", command, "--scrub") == 0
     report = capsys.readouterr().out
     assert "paths: 1 blanked" in report and re.search(r"user pages: \d+ left out", report)
-    for word in ("grace", "hopper", "Desktop", "plan", "tuesday"):
+    for word in ("grace", "hopper", "Workbench", "plan", "tuesday"):
         assert word.encode("utf-16-le") not in out.read_bytes()
     target = volatility3_kdump.open(out)
     shown = target.memory.read(at, 2 * len(SECRET))

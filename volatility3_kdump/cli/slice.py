@@ -27,6 +27,9 @@ PURPOSES = {
     "all-stacks": ("vertarget", "lm", "!analyze -v", "!process 0 7", "!running -it"),
 }
 
+#: What the prompt shows of a dump that is opened, whatever is asked for then.
+_OPENING = ("vertarget", "r")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``kdump slice``."""
@@ -75,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             write_bytes(target, data, arguments.output, arguments.force)
             size, kept = len(data), "all of a small memory dump"
         else:
-            made = plan_slice(target, recorder.pages(target.dump.pages), commands, arguments.scrub, forbidden, progress)
+            made = plan_slice(target, recorder, commands, arguments.scrub, forbidden, progress)
             write(made.plan, arguments.output, arguments.force, progress)
             size, scrubbed = made.plan.size, made.scrubbed
             kept = f"{made.note.pages:,} of {made.note.pages_of_original:,} pages"
@@ -110,8 +113,8 @@ def _read(arguments: argparse.Namespace, commands: Sequence[str], recorder: Reco
                 f"{target.name}: is a memory image, of which opening alone reads all: write a dump of it with "
                 "`kdump dump`, and a slice of that"
             )
-        for number, command in enumerate(commands):
-            progress(100.0 * number / len(commands), command)
+        for number, command in enumerate((*_OPENING, *commands)):
+            progress(100.0 * number / (len(_OPENING) + len(commands)), command)
             for _ in execute(session, command):
                 pass
             if session.finished or len(session.dumps) != 1:

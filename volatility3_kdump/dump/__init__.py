@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import uuid
 from dataclasses import dataclass
 
 from volatility3_kdump.cpu.state import ProcessorState
@@ -13,9 +14,9 @@ from volatility3_kdump.dump.io_triage import io_triage_blocks
 from volatility3_kdump.dump.pagemap import Extent, PageMap, extents
 from volatility3_kdump.dump.read_pagemap import build_page_map
 from volatility3_kdump.dump.segments import Segment, SegmentMap
+from volatility3_kdump.dump.slices import FRAGMENTS_TAG, LARGEST_FRAGMENTS, SliceNote, parse_fragments, parse_note
 from volatility3_kdump.dump.slices import LARGEST as LARGEST_NOTE
 from volatility3_kdump.dump.slices import TAG as SLICE_TAG
-from volatility3_kdump.dump.slices import SliceNote, parse_note
 from volatility3_kdump.dump.source import BytesSource, FileSource, Source
 from volatility3_kdump.dump.tagged import TaggedBlob, tagged_blobs
 from volatility3_kdump.dump.triage import TriageDriver, TriageDump, UnloadedDriver, parse_triage
@@ -90,8 +91,18 @@ class CrashDump:
     @functools.cached_property
     def slice(self) -> SliceNote | None:
         """Of which dump this is a slice; ``None`` for a dump that Windows or somebody else wrote."""
-        blob = next((blob for blob in self.tagged if blob.tag == SLICE_TAG and blob.size <= LARGEST_NOTE), None)
-        return None if blob is None else parse_note(self.source.read(blob.offset, blob.size))
+        data = self._blob(SLICE_TAG, LARGEST_NOTE)
+        return None if data is None else parse_note(data)
+
+    @functools.cached_property
+    def fragments(self) -> dict[int, bytes]:
+        """Bytes by physical address that a slice has of pages that it lacks."""
+        data = None if self.slice is None else self._blob(FRAGMENTS_TAG, LARGEST_FRAGMENTS)
+        return {} if data is None else parse_fragments(data)
+
+    def _blob(self, tag: uuid.UUID, largest: int) -> bytes | None:
+        blob = next((blob for blob in self.tagged if blob.tag == tag and blob.size <= largest), None)
+        return None if blob is None else self.source.read(blob.offset, blob.size)
 
     @functools.cached_property
     def io_triage(self) -> dict[int, bytes]:

@@ -34,11 +34,25 @@ class RecordingSource:
             self._recorder.note(offset, len(data))
         return data
 
+    def read_fragment(self, offset: int, length: int, address: int) -> bytes:
+        """As :meth:`read`, of bytes at a physical address: they alone are kept, not their page."""
+        data = self._source.read(offset, length)
+        self.keep_fragment(address, data)
+        return data
+
+    def keep_fragment(self, address: int, data: bytes) -> None:
+        """Keep bytes at a physical address that a slice has and not their page."""
+        self._recorder.fragments[address] = data
+
 
 class Recorder:
-    """Remembers which parts of a file were read, in pieces of a page."""
+    """Remembers which parts of a file were read, in pieces of a page.
+
+    ``fragments`` are bytes by physical address that were wanted without their pages.
+    """
 
     def __init__(self) -> None:
+        self.fragments: dict[int, bytes] = {}
         self._chunks: set[int] = set()
         self._skew = 0
 

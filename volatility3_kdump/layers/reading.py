@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from volatility3.framework import exceptions, interfaces
 
 from volatility3_kdump.dump import PAGE_SIZE
+from volatility3_kdump.dump.recording import RecordingSource
 from volatility3_kdump.dump.source import Source
 from volatility3_kdump.layers.paged_memory import PagedMemory
 from volatility3_kdump.layers.paging import paged
-from volatility3_kdump.memory import READ_COST, Memory, ReadBudget
+from volatility3_kdump.memory import READ_COST, Memory, ReadBudget, ReadMemory
 
 _PAGE_SHIFT, _PAGE_MASK = 12, PAGE_SIZE - 1
 #: How many pages a reader remembers: 256 MB of addresses, in a few MB.
@@ -20,8 +21,14 @@ _MOST_PAGES = 65536
 def memory_of(layer: interfaces.layers.TranslationLayerInterface, pointer_size: int) -> Memory:
     """The virtual memory that a layer gives, with a budget for each command."""
     budget = ReadBudget.of_dump(_bytes_present(layer))
+    read = reader_of(layer, budget)
     return Memory(
-        reader_of(layer, budget), pointer_size, lambda address: why_unreadable(layer, address), ranges_of(layer), budget
+        read,
+        pointer_size,
+        lambda address: why_unreadable(layer, address),
+        ranges_of(layer),
+        budget,
+        fragment_reader_of(layer, read, budget),
     )
 
 
@@ -76,13 +83,8 @@ def reader_of(
     """
     mask: int = layer.address_mask
     locate = _page_locator(layer)
-    sign = (mask + 1) >> 1
-    extension = ~mask & 0xFFFFFFFFFFFFFFFF
+    canonical = _canonical(mask)
     allowed = ReadBudget(None) if budget is None else budget
-
-    def canonical(address: int) -> bool:
-        high = address & ~mask
-        return high == (extension if address & sign else 0) or (mask == 0xFFFFFFFF and high == 0)
 
     def read(address: int, size: int) -> bytes | None:
         allowed.left -= size + READ_COST
@@ -104,6 +106,72 @@ def reader_of(
         return data
 
     return read
+
+
+def _canonical(mask: int) -> Callable[[int], bool]:
+    """Whether an address is one, of a layer with this mask."""
+    sign = (mask + 1) >> 1
+    extension = ~mask & 0xFFFFFFFFFFFFFFFF
+
+    def canonical(address: int) -> bool:
+        high = address & ~mask
+        return high == (extension if address & sign else 0) or (mask == 0xFFFFFFFF and high == 0)
+
+    return canonical
+
+
+def fragment_reader_of(
+    layer: interfaces.layers.TranslationLayerInterface, read: ReadMemory, budget: ReadBudget
+) -> ReadMemory:
+    """As ``read``, for a few bytes of many pages: a slice of what is read keeps these bytes, and has no more of them.
+
+    They are read as everything else is where they lie in two pages, and from layers that are not over pages of a file.
+    """
+    tables = paged(layer)
+    physical = layer.context.layers.get(layer.config.get("memory_layer", ""), None)
+    if tables is None or not isinstance(physical, PagedMemory) or physical.dump.pages is None:
+        return read
+    mask: int = layer.address_mask
+    canonical = _canonical(mask)
+    dump, pages, name = physical.dump, physical.dump.pages, physical.name
+    recording = dump.source if isinstance(dump.source, RecordingSource) else None
+
+    def place(address: int, size: int) -> int | None:
+        """The physical address of bytes in one page."""
+        if not canonical(address) or not 0 < size <= PAGE_SIZE - (address & _PAGE_MASK):
+            return None
+        try:
+            translated, _, behind = tables._translate(address & mask)
+        except exceptions.InvalidAddressException:
+            return None
+        return translated if behind == name else None
+
+    def kept(address: int, size: int) -> bytes | None:
+        """What a slice has of a page that it lacks."""
+        physical_address = place(address, size) if dump.fragments else None
+        data = None if physical_address is None else dump.fragments.get(physical_address)
+        return data if data is not None and len(data) == size else None
+
+    def read_fragment(address: int, size: int) -> bytes | None:
+        if recording is None:
+            data = read(address, size)
+            return kept(address, size) if data is None else data
+        physical_address = place(address, size)
+        if physical_address is None:
+            return read(address, size)
+        budget.left -= size + READ_COST
+        if budget.left < 0:
+            raise budget.spent()
+        offset = pages.offset_of(physical_address >> _PAGE_SHIFT)
+        if offset is not None:
+            data = recording.read_fragment(offset + (physical_address & _PAGE_MASK), size, physical_address)
+            return data if len(data) == size else None
+        data = kept(address, size)
+        if data is not None:
+            recording.keep_fragment(physical_address, data)
+        return data
+
+    return read_fragment
 
 
 def ranges_of(

@@ -119,7 +119,9 @@ def _dump_rows(target: Target) -> Iterator[Row]:
     if note is not None:
         made = f"{note.pages:,} of {note.pages_of_original:,} pages, read by: {'; '.join(note.commands)}"
         scrubbed = f"scrubbed of {', '.join(note.scrubbed)}" if note.scrubbed else "not scrubbed"
-        yield _row("Dump", "Slice of", note.of, note=f"{made}; {scrubbed}")
+        fragments = len(target.dump.fragments)
+        more = f", and {fragments:,} fragments of others" if fragments else ""
+        yield _row("Dump", "Slice of", note.of, note=f"{made}{more}; {scrubbed}")
     if header.container is not None:
         return
     names = header.attribute_names

@@ -8,12 +8,12 @@ from __future__ import annotations
 import struct
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.dump import PAGE_SIZE, CrashDump, DumpType
-from volatility3_kdump.dump.slices import TAG, SliceNote
+from volatility3_kdump.dump.slices import FRAGMENTS_TAG, TAG, SliceNote, packed_fragments
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.version import __version__
 from volatility3_kdump.writing.crash_dump import Plan, Selection, plan
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from volatility3_kdump.dump.recording import Recorder
     from volatility3_kdump.progress import Progress
     from volatility3_kdump.target import Target
 
@@ -60,27 +61,30 @@ class Slice:
 
 def plan_slice(
     target: Target,
-    read: NDArray[np.bool_],
+    recorder: Recorder,
     commands: Sequence[str],
     scrub: bool = False,
     forbidden: Forbidden | None = None,
     progress: Progress | None = None,
 ) -> Slice:
-    """The slice of the pages that were read; ``commands`` are what read them, for its note.
+    """The slice of what a recorder saw being read; ``commands`` are what read it, for its note.
 
     ``scrub`` leaves out user mode's pages and blanks what :mod:`~volatility3_kdump.writing.secrets` names. Raises
     :class:`KdumpError` where it cannot be written, or where ``forbidden`` objects to some of it.
     """
     dump = target.dump
     assert dump.pages is not None
-    kept = read.copy()
+    kept = recorder.pages(dump.pages)
+    fragments = recorder.fragments
     scrubbed = Scrubbed() if scrub else None
     changes: dict[int, bytes] = {}
-    tail = _tail_of(dump)
+    kernel = None
     if scrubbed is not None:
         kernel = kernel_pages(target, len(kept), progress)
         scrubbed.pages_left_out = int((kept & ~kernel).sum())
         kept &= kernel
+    tail = _tail_of(dump) + _packed_fragments(fragments, kept, kernel)
+    if scrubbed is not None:
         changes, tail = _scrub(target, kept, tail, scrubbed, progress)
     note = SliceNote(
         target.name,
@@ -206,10 +210,23 @@ def _refuse(
 
 def _tail_of(dump: CrashDump) -> bytes:
     """The tagged data of a dump; empty where there is none, or too much of it."""
-    blobs = [blob for blob in dump.tagged if blob.tag != TAG]
+    blobs = [blob for blob in dump.tagged if blob.tag not in (TAG, FRAGMENTS_TAG)]
     if sum(blob.size for blob in blobs) > _LARGEST_TAIL:
         return b""
     return b"".join(_packed(blob.tag, dump.source.read(blob.offset, blob.size)) for blob in blobs)
+
+
+def _packed_fragments(
+    fragments: Mapping[int, bytes], kept: NDArray[np.bool_], allowed: NDArray[np.bool_] | None
+) -> bytes:
+    """The blob of the fragments of pages that are not kept, but may be; empty where there are none."""
+    wanted = {}
+    for address, data in fragments.items():
+        frame = address >> _PAGE_SHIFT
+        stored = frame < len(kept) and kept[frame]
+        if not stored and (allowed is None or (frame < len(allowed) and allowed[frame])):
+            wanted[address] = data
+    return _packed(FRAGMENTS_TAG, packed_fragments(wanted)) if wanted else b""
 
 
 def _packed(tag: uuid.UUID, data: bytes) -> bytes:

@@ -6,7 +6,6 @@ the list of handle tables, and the owners of the threads in PspCidTable and on t
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -133,8 +132,6 @@ class _Search:
         problems: list[str] = []
         addresses: set[int] = set()
         owners: set[int] = set()
-        size = owner_at.offset + target.memory.pointer_size
-        pointer = struct.Struct("<Q" if target.memory.pointer_size == 8 else "<I")
         entries = 0
         for entry in read_entries(target, self.nt, table, problems, IDS):
             address = entry.pointer
@@ -142,12 +139,14 @@ class _Search:
             if address in listed:
                 addresses.add(address)
                 continue
-            data = target.memory.read(address, size)
-            kind = data[0] & 0x7F if data is not None else target.memory.unsigned(address, 1)
+            # Windows gives every thread a page of its own, of which nine bytes matter here.
+            head = target.memory.read_fragment(address, 1)
+            kind = None if head is None else head[0] & 0x7F
             if kind == PROCESS:
                 addresses.add(address)
-            elif kind == THREAD and data is not None:
-                owners.add(pointer.unpack_from(data, owner_at.offset)[0])
+            elif kind == THREAD:
+                field = target.memory.read_fragment(address + owner_at.offset, target.memory.pointer_size)
+                owners.add(0 if field is None else int.from_bytes(field, "little"))
             elif kind is None:
                 problems.append(f"{IDS}: the object at {address:#x} is not in the dump")
         if not entries and not problems:
