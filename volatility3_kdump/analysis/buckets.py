@@ -281,9 +281,9 @@ def tail(module: str | None, symbol: str | None, offset: int, facts: FailureFact
     return f"{module}!{symbol or UNKNOWN_FUNCTION}"
 
 
-def image_of(words: Sequence[str]) -> str | None:
+def image_of(components: Sequence[str]) -> str | None:
     """The file that the words of a bucket themselves end with (``..., "IMAGE", "pci.sys"``), ``None`` for others."""
-    return words[-1] if len(words) > 1 and words[-2] == "IMAGE" and words[-1] else None
+    return components[-1] if len(components) > 1 and components[-2] == "IMAGE" and components[-1] else None
 
 
 def _continues(text: str, start: str) -> bool:
@@ -342,8 +342,8 @@ def _code_words(facts: FailureFacts) -> list[str]:
     return {True: ["PAGED_IP"], False: ["BAD_IP"], None: []}[facts.in_module]
 
 
-def _outside(words: list[str]) -> list[str]:
-    return [word for word in words if word != "PAGED_IP"]
+def _outside(components: list[str]) -> list[str]:
+    return [word for word in components if word != "PAGED_IP"]
 
 
 def _words(bug_check: BugCheck, record: Mapping[str, Any], facts: FailureFacts) -> list[str]:

@@ -132,11 +132,11 @@ def _matches(wanted: Sequence[str], value: int | None) -> bool:
     return False
 
 
-def _value_meaning(known: Mapping[str, str], value: int) -> str | None:
-    exact = known.get(f"{value:x}")
+def _value_meaning(meanings: Mapping[str, str], value: int) -> str | None:
+    exact = meanings.get(f"{value:x}")
     if exact is not None:
         return exact
-    return next((meaning for entry, meaning in known.items() if "-" in entry and _matches([entry], value)), None)
+    return next((meaning for entry, meaning in meanings.items() if "-" in entry and _matches([entry], value)), None)
 
 
 def _merge(general: Mapping[str, Any], special: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:

@@ -218,10 +218,10 @@ class _Finder:
         return None if registers is None else self.complete(registers, record_address, exception)
 
     def complete(
-        self, found: _Found, record_address: int | None = None, exception: ExceptionRecord | None = None
+        self, site: _Found, record_address: int | None = None, exception: ExceptionRecord | None = None
     ) -> Failure:
         """The failure at registers that were found: recovered registers, instruction, module, access."""
-        shown, origin, trap, record = found
+        shown, origin, trap, record = site
         context, recovered = (shown, ()) if trap is None else self._recover(shown, trap)
         ip = context.ip
         target = self.target

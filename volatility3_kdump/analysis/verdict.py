@@ -179,7 +179,7 @@ class _Decision:
         self.all_microsoft = bool(self.candidates) and all(candidate.ownership.microsoft for candidate in considered)
         self.ranked = sorted(
             (candidate for candidate in self.candidates if candidate.ownership.strength != IGNORE),
-            key=lambda found: (-RANKS[found.ownership.strength], found.number),
+            key=lambda candidate: (-RANKS[candidate.ownership.strength], candidate.number),
         )
 
     def _owner(self, entry: StackEntry) -> Ownership:
@@ -291,26 +291,26 @@ class _Decision:
             suspect=name,
         )
 
-    def _special(self, found: buckets.Special) -> Verdict:
+    def _special(self, special: buckets.Special) -> Verdict:
         runner_up, why = self._second(None)
         return Verdict(
-            symbol_name=found.symbol,
-            module_name=found.module,
-            image_name=found.image,
-            bucket=found.bucket,
-            bucket_hash=buckets.failure_hash(found.bucket),
+            symbol_name=special.symbol,
+            module_name=special.module,
+            image_name=special.image,
+            bucket=special.bucket,
+            bucket_hash=buckets.failure_hash(special.bucket),
             function_offset=None,
             rule=self.reasoning.culprit.why
             if self.reasoning.culprit is not None
-            else f"what was found ({found.bucket}) speaks against every driver on the stack",
+            else f"what was found ({special.bucket}) speaks against every driver on the stack",
             runner_up=runner_up,
             runner_up_rule=why,
             confidence=MEDIUM,
             confidence_reason="the damage was found, but not when or how it came about",
             frame=None,
             all_microsoft=False,
-            followup=found.followup or DEFAULT_OWNER,
-            suspect=found.suspect or found.image,
+            followup=special.followup or DEFAULT_OWNER,
+            suspect=special.suspect or special.image,
         )
 
     def _named(self, culprit: Culprit | None) -> Verdict | None:

@@ -54,7 +54,7 @@ class WorkerDied(Exception):
     """The processes that were to analyse a dump died: killed, out of memory, or crashed."""
 
 
-def analyze_file(file: File, member: Inside | None, options: Options, known: Sequence[str] = ()) -> Line:
+def analyze_file(file: File, member: Inside | None, options: Options, earlier: Sequence[str] = ()) -> Line:
     """Analyse one dump and give its line. This is what executors are given to do.
 
     ``member`` is the dump in an archive. Where the file has one of the ``known`` hashes, the line is
@@ -70,9 +70,9 @@ def analyze_file(file: File, member: Inside | None, options: Options, known: Seq
         if file.problem is not None:
             raise KdumpError(f"{os.path.basename(file.path)}: {file.problem}")
         with _limited(options.time_limit), releasing(), at_hand(file) as here:
-            if known:
+            if earlier:
                 facts["sha256"] = _digest(here)
-                if facts["sha256"] in known:
+                if facts["sha256"] in earlier:
                     return {"same": facts["sha256"]}
             try:
                 document = _document(here, member, options)
@@ -125,7 +125,7 @@ def _digest(file: File) -> str:
     return state.hexdigest()
 
 
-def dumps_inside(file: File, options: Options, known: Sequence[str] = ()) -> Line:
+def dumps_inside(file: File, options: Options, earlier: Sequence[str] = ()) -> Line:
     """The dumps of an archive as ``{"members": [(number, name, size), ...], "same": HASH}``.
 
     The hash is there if it is one of the ``known`` ones. Where the archive cannot be listed, this is its line.
@@ -137,14 +137,14 @@ def dumps_inside(file: File, options: Options, known: Sequence[str] = ()) -> Lin
     try:
         with _limited(options.time_limit), at_hand(file) as here:
             try:
-                digest = _digest(here) if known else None
+                digest = _digest(here) if earlier else None
                 members = dump_members(Path(here.path)) or ()
             except KdumpError as failure:
                 facts["sha256"] = _digest(here)
                 raise type(failure)(f"{os.path.basename(file.path)}: {failure}") from failure
             return {
                 "members": [(member.number, member.name, member.size) for member in members],
-                "same": digest if digest in known else None,
+                "same": digest if digest in earlier else None,
             }
     except TimeUp:
         error = time_up_error(options.time_limit)

@@ -27,10 +27,10 @@ WIDTH = 79
 _COLUMN = 28
 
 
-def _titled(title: str, words: str, column: int, indent: int = 0) -> Iterator[str]:
+def _titled(title: str, explanation: str, column: int, indent: int = 0) -> Iterator[str]:
     """A title, and words in the column behind it, wrapped."""
     title = " " * indent + title
-    lines = textwrap.wrap(words, WIDTH - column, break_long_words=False, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(explanation, WIDTH - column, break_long_words=False, break_on_hyphens=False) or [""]
     if len(title) + 1 < column:
         yield f"{title:<{column}}{lines.pop(0)}".rstrip()
     else:

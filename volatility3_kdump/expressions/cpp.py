@@ -120,8 +120,8 @@ class CppParser:
         self.position = match.end()
         return match[0]
 
-    def _error(self, words: str, reason: str | None = None) -> ExpressionError:
-        return ExpressionError(words, self.text, self.position, reason)
+    def _error(self, complaint: str, reason: str | None = None) -> ExpressionError:
+        return ExpressionError(complaint, self.text, self.position, reason)
 
     def _nested(self, rule: Callable[..., Node], *arguments: Any) -> Node:
         self._depth += 1

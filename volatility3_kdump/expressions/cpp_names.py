@@ -152,9 +152,9 @@ class CppNames:
             return TypeReference("pointer", None, self.pointer_size, cpp.VOID)
         return _header_type(name, self.pointer_size)
 
-    def words_type(self, words: list[str]) -> TypeReference | None:
+    def words_type(self, keywords: list[str]) -> TypeReference | None:
         """The type of the language that some words name: ``unsigned long``."""
-        return _WORDS.get(" ".join(sorted(words)))
+        return _WORDS.get(" ".join(sorted(keywords)))
 
     def _searched(self, module_name: str) -> Iterator[TypedReader]:
         """The modules whose types are looked through: the named one, else the kernel and those with symbols so far."""

@@ -49,19 +49,19 @@ class ExpressionError(KdumpError):
     ``position`` counts characters from the start of the expression.
     """
 
-    def __init__(self, words: str, text: str, position: int, reason: str | None = None) -> None:
+    def __init__(self, complaint: str, text: str, position: int, reason: str | None = None) -> None:
         rest = text[position:].strip() or "<EOL>"
         shown = printable(rest if len(rest) <= _SHOWN else f"{rest[:_SHOWN]}...")
-        super().__init__(f"{words} '{shown}'" + (f": {reason}" if reason else ""))
+        super().__init__(f"{complaint} '{shown}'" + (f": {reason}" if reason else ""))
         self.position = position
 
 
 class Unresolved(Exception):
     """A name that means nothing where the expression is evaluated; the text says why, ``words`` are KD's."""
 
-    def __init__(self, reason: str, words: str = "Couldn't resolve error at") -> None:
+    def __init__(self, reason: str, complaint: str = "Couldn't resolve error at") -> None:
         super().__init__(reason)
-        self.words = words
+        self.words = complaint
 
 
 #: KD's words for a name that should be a register's and is not.
@@ -432,5 +432,5 @@ class Parser:
         except Unresolved as error:
             raise ExpressionError(error.words, self.text, start, str(error) or None) from None
 
-    def _error(self, words: str, reason: str | None = None) -> ExpressionError:
-        return ExpressionError(words, self.text, self.position, reason)
+    def _error(self, complaint: str, reason: str | None = None) -> ExpressionError:
+        return ExpressionError(complaint, self.text, self.position, reason)

@@ -130,8 +130,8 @@ class MemoryOwners:
                 ranges.append(_Stack(low, high, None, f"{name} of processor {processor.number}"))
         # A stack of a processor has no recorded limit: that of a thread, which has, comes first.
         disjoint: list[_Stack] = []
-        for stack in sorted(ranges, key=lambda item: (item.thread is None, item.low)):
-            place = bisect.bisect_left(disjoint, stack.low, key=lambda item: item.low)
+        for stack in sorted(ranges, key=lambda stretch: (stretch.thread is None, stretch.low)):
+            place = bisect.bisect_left(disjoint, stack.low, key=lambda stretch: stretch.low)
             before = disjoint[place - 1] if place else None
             after = disjoint[place] if place < len(disjoint) else None
             if (before is None or before.high <= stack.low) and (after is None or stack.high <= after.low):

@@ -191,9 +191,9 @@ def _of_database(
     return MemoryUsage(lists, uses, problems)
 
 
-def _lists(found: Tally, counters: dict[str, Counter], total: Counter) -> list[PageList]:
+def _lists(tally: Tally, counters: dict[str, Counter], total: Counter) -> list[PageList]:
     values = {name: counter.value for name, counter in counters.items()}
-    locations = found.locations
+    locations = tally.locations
     lists = [
         PageList(name, locations[location], values.get(name))
         for name, location in (
@@ -208,21 +208,21 @@ def _lists(found: Tally, counters: dict[str, Counter], total: Counter) -> list[P
     ]
     return [
         *lists,
-        PageList("SLIST/Temp", found.cached),
+        PageList("SLIST/Temp", tally.cached),
         PageList("Bad", locations[page_frames.BAD], values.get("Bad")),
-        PageList("Unknown", found.unknown),
-        PageList("TOTAL", found.pages, total.value),
-        PageList("Dangling Yes Commit", found.dangling_committed),
-        PageList("Dangling No Commit", found.dangling),
+        PageList("Unknown", tally.unknown),
+        PageList("TOTAL", tally.pages, total.value),
+        PageList("Dangling Yes Commit", tally.dangling_committed),
+        PageList("Dangling No Commit", tally.dangling),
     ]
 
 
-def _disagreements(lists: list[PageList], found: Tally) -> Iterator[str]:
+def _disagreements(lists: list[PageList], tally: Tally) -> Iterator[str]:
     """Lists whose length in the database is not that of the counters."""
     for page_list in lists:
         if page_list.pages is None or page_list.counter is None or page_list.pages == page_list.counter:
             continue
-        if page_list.name != "TOTAL" and page_list.pages < page_list.counter <= page_list.pages + found.unknown:
+        if page_list.name != "TOTAL" and page_list.pages < page_list.counter <= page_list.pages + tally.unknown:
             continue  # the entries that are missing may make up for it
         yield (
             f"{page_list.name}: {page_list.pages} pages in the page-frame database, "
@@ -264,10 +264,10 @@ class _Owners:
         self._tables: dict[int, bytes | None] = {}
         self._unread_tables = 0
 
-    def uses(self, found: Tally) -> tuple[list[Use], list[str]]:
+    def uses(self, tally: Tally) -> tuple[list[Use], list[str]]:
         """Every use, the largest of its kind first, and what could not be told."""
         self._read_processes()
-        for (kind, value, flags), pages in found.owners.items():
+        for (kind, value, flags), pages in tally.owners.items():
             self._add(kind, value, flags, pages)
         if self.self_map is None:
             self._problems.append("who owns pages that are not shared is not known: the base of the page tables is not")

@@ -163,7 +163,7 @@ def search_code(target: Target, tags: Collection[int], progress: Progress | None
         without += not size
         for tag, (count, first) in counts.items():
             candidates.setdefault(tag, []).append(Candidate(module, count, first))
-    ordered = {tag: tuple(sorted(items, key=lambda item: -item.count)) for tag, items in candidates.items()}
+    ordered = {tag: tuple(sorted(items, key=lambda candidate: -candidate.count)) for tag, items in candidates.items()}
     problem = f"the code of {without} of {len(modules)} modules is not in the dump" if without else None
     return TagSearch(ordered, searched, problem)
 

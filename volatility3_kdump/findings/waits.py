@@ -95,13 +95,13 @@ def find_waits(target: Target, threads: Iterable[Thread], resources: Sequence[Re
     return WaitGraph(unique, tuple(_circles(unique)), tuple(problems))
 
 
-def _object_waits(target: Target, thread: Thread, known: dict[int, Thread]) -> Iterator[Wait]:
+def _object_waits(target: Target, thread: Thread, by_address: dict[int, Thread]) -> Iterator[Wait]:
     sure = len(thread.waits) == 1 or any(wait.all for wait in thread.waits)
     for wait in thread.waits:
         if wait.kind == MUTANT and wait.owner:
             yield Wait(thread.address, MUTANT_WAIT, wait.address, wait.owner, None, sure)
         elif wait.kind == THREAD:
-            other = known.get(wait.address) or read_thread(target, wait.address)
+            other = by_address.get(wait.address) or read_thread(target, wait.address)
             if other.state != TERMINATED:
                 yield Wait(thread.address, THREAD_WAIT, wait.address, wait.address, None, sure)
         elif wait.kind == PROCESS:
@@ -149,9 +149,11 @@ def resource_note(resource: Resource, note: str) -> str:
     return f"the resource {resource.address:#x}: {note}"
 
 
-def _resource_waits(resources: Sequence[Resource], known: dict[int, Thread], problems: list[str]) -> Iterator[Wait]:
+def _resource_waits(
+    resources: Sequence[Resource], by_address: dict[int, Thread], problems: list[str]
+) -> Iterator[Wait]:
     """Waits for resources: of each waiter for each owner."""
-    threads = [thread for thread in known.values() if thread.state == WAITING]
+    threads = [thread for thread in by_address.values() if thread.state == WAITING]
     for resource in resources:
         if resource.contended:
             problems += [resource_note(resource, note) for note in resource.notes]

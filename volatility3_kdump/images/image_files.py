@@ -187,9 +187,9 @@ class ModuleImage:
             return None
         expected = timestamp
 
-        def check(found: Path) -> None:
+        def check(file: Path) -> None:
             try:
-                check_image(found, expected, module.size)
+                check_image(file, expected, module.size)
             except ImageRefused as refusal:
                 raise ImageRefused(f"image of {module.name}: {refusal}") from refusal
 

@@ -208,15 +208,15 @@ class Dumps:
                 return opened
         return await self._open(file, member)
 
-    async def _open(self, found: str, member: str | None) -> Dump:
+    async def _open(self, file: str, member: str | None) -> Dump:
         if len(self._dumps) + self._opening >= self.limits.dumps:
             raise KdumpError(f"{self.limits.dumps} dumps are open already: close one with close_dump")
         self._opening += 1
         try:
-            worker, facts = await self._opened(found, member)
+            worker, facts = await self._opened(file, member)
         finally:
             self._opening -= 1
-        dump = Dump(f"d{next(self._numbers)}", found, member, facts, worker)
+        dump = Dump(f"d{next(self._numbers)}", file, member, facts, worker)
         self._dumps[dump.name] = dump
         return dump
 

@@ -357,19 +357,19 @@ class SearchPath:
         return usable
 
 
-def _unsafe(found: Path, store: Path) -> str | None:
+def _unsafe(file: Path, store: Path) -> str | None:
     """Why a file is not taken from a symbol store: a link leads out of it, or everybody may write there."""
     try:
-        if not found.resolve().is_relative_to(store.resolve()):
-            return f"{found}: a link that leads out of the symbol store {store}; refused"
-        for directory in found.parents if os.name != "nt" else ():
+        if not file.resolve().is_relative_to(store.resolve()):
+            return f"{file}: a link that leads out of the symbol store {store}; refused"
+        for directory in file.parents if os.name != "nt" else ():
             mode = directory.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                return f"{found}: everybody may write to {directory}, a directory of the symbol store; refused"
+                return f"{file}: everybody may write to {directory}, a directory of the symbol store; refused"
             if directory == store:
                 break
     except OSError as error:
-        return f"{found}: {error.strerror or error}; refused"
+        return f"{file}: {error.strerror or error}; refused"
     return None
 
 

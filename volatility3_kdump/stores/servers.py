@@ -297,19 +297,19 @@ class Servers:
             fetched.unlink(missing_ok=True)
         return fetched is not None
 
-    def _verified(self, found: Path, url: str, name: str, check: Check, store: Path) -> Path:
+    def _verified(self, fetched: Path, url: str, name: str, check: Check, store: Path) -> Path:
         """The file in what came, unpacked where need be, after ``check``. Raises :class:`Failure`."""
-        place = found
+        place = fetched
         try:
-            if stores.is_compressed(found):
-                place = stores.expand(found, name, store, self.limits.size)
-                found.unlink(missing_ok=True)
+            if stores.is_compressed(fetched):
+                place = stores.expand(fetched, name, store, self.limits.size)
+                fetched.unlink(missing_ok=True)
             check(place)
         except BaseException as error:
-            found.unlink(missing_ok=True)
+            fetched.unlink(missing_ok=True)
             place.unlink(missing_ok=True)
             if isinstance(error, KdumpError):
-                complaint = str(error).replace(str(place), shown_url(url)).replace(str(found), shown_url(url))
+                complaint = str(error).replace(str(place), shown_url(url)).replace(str(fetched), shown_url(url))
                 raise Failure(Failure.REFUSED, complaint) from error
             raise
         return place

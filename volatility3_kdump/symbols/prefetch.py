@@ -20,11 +20,11 @@ from volatility3_kdump.symbols.pdb.names import find_pdb_file
 _AT_A_TIME = 6
 
 
-def modules_of(words: Iterable[int], modules: Sequence[Module]) -> list[Module]:
+def modules_of(addresses: Iterable[int], modules: Sequence[Module]) -> list[Module]:
     """The modules that hold any of some addresses, in load order."""
     chosen = set()
     ordered = sorted(modules, key=lambda module: module.base)
-    for word in words:
+    for word in addresses:
         for module in ordered:
             if module.base <= word < module.end:
                 chosen.add(module.base)

@@ -138,12 +138,12 @@ def verbose(
         yield _label("NOTE", note)
 
 
-def driver_text(found: FoundDriver, size: int = 8) -> str:
+def driver_text(driver: FoundDriver, size: int = 8) -> str:
     """``ffff91894ed30c80 \\Driver\\MYFAULT, 1 device``, and how it was found where that is not the directory."""
-    count = len(found.devices)
-    devices = f"{count} device{'' if count == 1 else 's'}" + ("" if found.note is None else f" ({found.note})")
-    hidden = "" if found.known_by == "object directory" else f", known by the {found.known_by} only"
-    return f"{pointer(found.driver.address, size, tick=False)} {found.driver.name or '?'}, {devices}{hidden}"
+    count = len(driver.devices)
+    devices = f"{count} device{'' if count == 1 else 's'}" + ("" if driver.note is None else f" ({driver.note})")
+    hidden = "" if driver.known_by == "object directory" else f", known by the {driver.known_by} only"
+    return f"{pointer(driver.driver.address, size, tick=False)} {driver.driver.name or '?'}, {devices}{hidden}"
 
 
 def _version(version: ImageVersion) -> Iterator[str]:
@@ -242,12 +242,15 @@ def check_lines(check: ImageCheck, size: int = 8) -> Iterator[str]:
         yield f"    {explained} changes that Windows makes itself"
 
 
-def _difference(item: Difference, previous: Difference | None, size: int) -> Iterator[str]:
-    last = item.address + item.size - 1
-    where = _plain(item.address, size) + (f"-{_plain(last, size)}  {item.size} bytes" if item.size > 1 else "")
-    gap = "" if previous is None else f" (+0x{item.address - previous.address:x})"
-    yield f"    {where} - {item.symbol or '?'}{gap}  {item.kind}{f': {item.note}' if item.note else ''}"
-    yield f"\t[ {item.file[:16].hex(' ')}:{item.memory[:16].hex(' ')} ]"
+def _difference(difference: Difference, previous: Difference | None, size: int) -> Iterator[str]:
+    last = difference.address + difference.size - 1
+    where = _plain(difference.address, size) + (
+        f"-{_plain(last, size)}  {difference.size} bytes" if difference.size > 1 else ""
+    )
+    gap = "" if previous is None else f" (+0x{difference.address - previous.address:x})"
+    note = f": {difference.note}" if difference.note else ""
+    yield f"    {where} - {difference.symbol or '?'}{gap}  {difference.kind}{note}"
+    yield f"\t[ {difference.file[:16].hex(' ')}:{difference.memory[:16].hex(' ')} ]"
 
 
 def _plain(address: int, size: int) -> str:

@@ -109,14 +109,14 @@ def _location(view: LocationView, current: bool, size: int) -> Iterator[str]:
         yield f"\t\t\t{view.meaning}"
 
 
-def _request(item: StackLocation) -> str:
-    if item.major is None:
+def _request(location: StackLocation) -> str:
+    if location.major is None:
         return "?, ?"
-    unused = not item.device and not item.completion_routine and item.major == 0 and not item.minor
+    unused = not location.device and not location.completion_routine and location.major == 0 and not location.minor
     if unused:
         return "N/A(0), N/A(0)"
-    minor = item.minor or 0
-    return f"{major_name(item.major)}({item.major:x}), {minor_name(item.major, minor) or 'N/A'}({minor:x})"
+    minor = location.minor or 0
+    return f"{major_name(location.major)}({location.major:x}), {minor_name(location.major, minor) or 'N/A'}({minor:x})"
 
 
 def short(value: int | None, size: int) -> str:

@@ -41,7 +41,7 @@ def _pool(kind: int | None) -> str:
     return " ".join(flags)
 
 
-def lookaside_lines(found: Lookaside, size: int = 8) -> Iterator[str]:
+def lookaside_lines(lookaside: Lookaside, size: int = 8) -> Iterator[str]:
     """``!lookaside`` for one list."""
 
     def count(value: int | None) -> str:
@@ -52,16 +52,20 @@ def lookaside_lines(found: Lookaside, size: int = 8) -> Iterator[str]:
             return "?"
         return str(100 * (total - misses) // total if total else 0)
 
-    most = None if found.most is None or found.size is None else found.most * found.size
-    kind = "????" if found.kind is None else f"{found.kind:04x}"
-    value = "?" if found.tag_value is None else f"0x{found.tag_value:08x}"
-    yield f'Lookaside "" @ 0x{_plain(found.address, size)}  Tag(hex): {value} "{found.tag or "?"}"'
-    yield f"    Type           = {kind:>10}  {_pool(found.kind)}"
-    yield f"    Current Depth  = {count(found.depth):>10}  Max Depth  = {count(found.most):>10}"
-    yield f"    Size           = {count(found.size):>10}  Max Alloc  = {count(most):>10}"
-    yield f"    AllocateMisses = {count(found.allocate_misses):>10}  FreeMisses = {count(found.free_misses):>10}"
-    yield f"    TotalAllocates = {count(found.allocates):>10}  TotalFrees = {count(found.frees):>10}"
-    allocated, freed = rate(found.allocates, found.allocate_misses), rate(found.frees, found.free_misses)
+    most = None if lookaside.most is None or lookaside.size is None else lookaside.most * lookaside.size
+    kind = "????" if lookaside.kind is None else f"{lookaside.kind:04x}"
+    value = "?" if lookaside.tag_value is None else f"0x{lookaside.tag_value:08x}"
+    yield f'Lookaside "" @ 0x{_plain(lookaside.address, size)}  Tag(hex): {value} "{lookaside.tag or "?"}"'
+    yield f"    Type           = {kind:>10}  {_pool(lookaside.kind)}"
+    yield f"    Current Depth  = {count(lookaside.depth):>10}  Max Depth  = {count(lookaside.most):>10}"
+    yield f"    Size           = {count(lookaside.size):>10}  Max Alloc  = {count(most):>10}"
+    misses, free_misses = lookaside.allocate_misses, lookaside.free_misses
+    yield f"    AllocateMisses = {count(misses):>10}  FreeMisses = {count(free_misses):>10}"
+    yield f"    TotalAllocates = {count(lookaside.allocates):>10}  TotalFrees = {count(lookaside.frees):>10}"
+    allocated, freed = (
+        rate(lookaside.allocates, lookaside.allocate_misses),
+        rate(lookaside.frees, lookaside.free_misses),
+    )
     yield f"    Hit Rate       = {allocated:>10}%  Hit Rate   = {freed:>10}%"
 
 

@@ -14,33 +14,33 @@ from volatility3_kdump.windows.processes.objects import Handle, ObjectInfo
 NAMES, CONTENTS, HEADERS, PATH = 1, 8, 0x10, 0x20
 
 
-def object_lines(found: ObjectInfo, size: int = 8, flags: int = NAMES) -> Iterator[str]:
+def object_lines(info: ObjectInfo, size: int = 8, flags: int = NAMES) -> Iterator[str]:
     """The lines of ``!object`` for an object, without what it holds."""
 
     def plain(value: int | None) -> str:
         return pointer(value, size, tick=False)
 
-    yield f"Object: {plain(found.address)}  Type: ({plain(found.type_address)}) {found.type_name}"
-    yield f"    ObjectHeader: {plain(found.header)} (new version)"
+    yield f"Object: {plain(info.address)}  Type: ({plain(info.type_address)}) {info.type_name}"
+    yield f"    ObjectHeader: {plain(info.header)} (new version)"
     if flags & NAMES:
-        yield from _names(found, plain, flags)
+        yield from _names(info, plain, flags)
     if flags & HEADERS:
         yield "Optional Headers:"
-        if found.headers is None:
+        if info.headers is None:
             yield "    not in the dump"
-        yield from (f"    {name}({plain(address)})" for name, address in found.headers or ())
+        yield from (f"    {name}({plain(address)})" for name, address in info.headers or ())
 
 
-def _names(found: ObjectInfo, plain: Callable[[int | None], str], flags: int) -> Iterator[str]:
+def _names(info: ObjectInfo, plain: Callable[[int | None], str], flags: int) -> Iterator[str]:
     def count(value: int | None) -> str:
         return "?" if value is None else str(value)
 
-    yield f"    HandleCount: {count(found.handle_count)}  PointerCount: {count(found.pointer_count)}"
-    if found.name is None:
+    yield f"    HandleCount: {count(info.handle_count)}  PointerCount: {count(info.pointer_count)}"
+    if info.name is None:
         yield "    Name: not in the dump"
-    elif found.name:
-        name = found.path or found.name if flags & PATH else found.name
-        yield f"    Directory Object: {plain(found.directory)}  Name: {name}"
+    elif info.name:
+        name = info.path or info.name if flags & PATH else info.name
+        yield f"    Directory Object: {plain(info.directory)}  Name: {name}"
 
 
 def directory_lines(directory: Directory, size: int = 8) -> Iterator[str]:

@@ -77,22 +77,22 @@ def _halves(nonpaged: Use, paged: Use, verbose: bool) -> str:
     return f"{nonpaged.in_use:>10}{nonpaged.bytes:>13}{paged.in_use:>11}{paged.bytes:>13}"
 
 
-def owner(tag: str | None, name: TagName | None, file: TagFile | None, found: Sequence[Candidate]) -> str:
+def owner(tag: str | None, name: TagName | None, file: TagFile | None, users: Sequence[Candidate]) -> str:
     """Who a tag belongs to: by the user's file as KD has it, and the drivers that have it in their code."""
     parts = []
     if name is not None:
         parts.append(f"{name.description} , Binary: {name.binary or 'unknown'}")
     elif file is not None:
         parts.append(f"UNKNOWN pooltag '{tag or '?'}', please update pooltag.txt")
-    if found:
-        parts.append(candidates(found))
+    if users:
+        parts.append(candidates(users))
     return "; ".join(parts)
 
 
-def candidates(found: Sequence[Candidate]) -> str:
+def candidates(users: Sequence[Candidate]) -> str:
     """``candidates by code: myfault (2), nt (1)``."""
-    named = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in found[:_MOST_NAMED])
-    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    named = ", ".join(f"{candidate.module.name} ({candidate.count})" for candidate in users[:_MOST_NAMED])
+    more = f" and {len(users) - _MOST_NAMED} more" if len(users) > _MOST_NAMED else ""
     return f"candidates by code: {named}{more}"
 
 
@@ -152,20 +152,20 @@ def block_line(block: PoolBlock, marked: bool, size: int = 8) -> str:
     return f"{star}{address} size: {block.size:4x} previous size: {previous}  {state:<12}{star}{tag}{protected}"
 
 
-def owner_lines(block: PoolBlock, name: TagName | None, found: Sequence[Candidate]) -> Iterator[str]:
+def owner_lines(block: PoolBlock, name: TagName | None, users: Sequence[Candidate]) -> Iterator[str]:
     """The second line of a marked block, and what it is known by."""
     if name is not None:
         tag, binary = tag_text(block.tag, block.tag_value), name.binary or "unknown"
         yield f"\t\tPooltag {tag} : {name.description}, Binary : {binary}"
     elif block.tag_value is not None:
         yield "\t\tOwning component : Unknown (update pooltag.txt)"
-    if found:
-        yield f"\t\t{candidates(found)}"
+    if users:
+        yield f"\t\t{candidates(users)}"
     kind = f"{block.kind} pool" if block.kind else "pool of unknown kind"
     yield f"\t\t{kind}, known by {block.known_by}"
     if block.problem:
         yield f"\t\tNOTE: {block.problem}"
 
 
-def unplaced_line(page: PoolPage, found: Unplaced, size: int = 8) -> str:
-    return f"{pointer(page.address, size, tick=False)} is in no known block: {found.reason}"
+def unplaced_line(page: PoolPage, unplaced: Unplaced, size: int = 8) -> str:
+    return f"{pointer(page.address, size, tick=False)} is in no known block: {unplaced.reason}"

@@ -172,30 +172,30 @@ def state(thread: Thread) -> str:
     return fixed.get(number) or (thread.state_name or _UNKNOWN).upper()
 
 
-def wait_object(found: WaitObject, size: int = 8) -> str:
+def wait_object(waited: WaitObject, size: int = 8) -> str:
     """``ffff948ff718d608  Mutant - owning thread ffff948ffeb54080``."""
-    return f"{_full(found.address, size)}  {wait_object_kind(found, size)}"
+    return f"{_full(waited.address, size)}  {wait_object_kind(waited, size)}"
 
 
-def wait_object_kind(found: WaitObject, size: int = 8) -> str:
+def wait_object_kind(waited: WaitObject, size: int = 8) -> str:
     """The kind of an object in KD's words."""
-    if found.kind is None:
+    if waited.kind is None:
         return "Unknown (not in the dump)"
-    if found.kind == MUTANT:
-        if found.owner is None:
+    if waited.kind == MUTANT:
+        if waited.owner is None:
             return "Mutant - owning thread ?"
-        return f"Mutant - owning thread {_full(found.owner, size)}" if found.owner else "Mutant - not owned"
-    if found.kind == SEMAPHORE:
-        return f"Semaphore Limit {_UNKNOWN if found.limit is None else hex(found.limit)}"
-    return _OBJECTS.get(found.kind, "Unknown")
+        return f"Mutant - owning thread {_full(waited.owner, size)}" if waited.owner else "Mutant - not owned"
+    if waited.kind == SEMAPHORE:
+        return f"Semaphore Limit {_UNKNOWN if waited.limit is None else hex(waited.limit)}"
+    return _OBJECTS.get(waited.kind, "Unknown")
 
 
-def irp(found: PendingIrp, size: int = 8) -> str:
+def irp(pending: PendingIrp, size: int = 8) -> str:
     """``ffff8a071d3fc2d0: (0006,0118) Flags: 00060070  Mdl: 00000000``."""
-    address = _full(found.address, size)
+    address = _full(pending.address, size)
     return (
-        f"{address}: ({_hex(found.type, 4)},{_hex(found.size, 4)}) "
-        f"Flags: {_hex(found.flags, 8)}  Mdl: {_hex(found.mdl, 8)}"
+        f"{address}: ({_hex(pending.type, 4)},{_hex(pending.size, 4)}) "
+        f"Flags: {_hex(pending.flags, 8)}  Mdl: {_hex(pending.mdl, 8)}"
     )
 
 

@@ -11,14 +11,14 @@ from volatility3_kdump.windows.machine.processors import ControlRegion
 _WIDTH = 19
 
 
-def region_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
+def region_lines(control: ControlRegion, size: int = 8) -> Iterator[str]:
     """``!pcr``. What this kernel's KPCR does not have is left out."""
 
     def labelled(label: str, value: int | None) -> str:
         return f"\t{label:>{_WIDTH}}: {pointer(value, size, tick=False)}"
 
-    region, block = found.region, found.block
-    yield f"KPCR for Processor {found.number} at {pointer(found.address, size, tick=False)}:"
+    region, block = control.region, control.block
+    yield f"KPCR for Processor {control.number} at {pointer(control.address, size, tick=False)}:"
     yield f"    Major {_number(region['major'])} Minor {_number(region['minor'])}"
     yield labelled("SelfPcr", region["own"])
     yield labelled("Prcb", region["prcb"])
@@ -37,11 +37,11 @@ def region_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
     yield labelled("IdleThread", block["idle"])
 
 
-def block_lines(found: ControlRegion, size: int = 8) -> Iterator[str]:
+def block_lines(control: ControlRegion, size: int = 8) -> Iterator[str]:
     """``!prcb``. The IRQL is the one before the processor was stopped."""
-    block = found.block
+    block = control.block
     threads = (pointer(block[name], size, tick=False) for name in ("current", "next", "idle"))
-    yield f"PRCB for Processor {found.number} at {pointer(found.prcb, size, tick=False)}:"
+    yield f"PRCB for Processor {control.number} at {pointer(control.prcb, size, tick=False)}:"
     yield f"Current IRQL -- {_number(None if block['saved_irql'] is None else block['saved_irql'] & 0xFF)}"
     yield "Threads--  Current {} Next {} Idle {}".format(*threads)
     group = f"({_number(block['group'] or 0)}, {_number(block['group_index'])})"

@@ -22,11 +22,11 @@ def queue_heading(queue: WorkQueue) -> str:
     return f"**** {node}{queue.name} WorkQueue ( Threads: {threads}{most}, Concurrency: {concurrency} )"
 
 
-def item_line(item: WorkItem, size: int) -> str:
+def item_line(work: WorkItem, size: int) -> str:
     """An item that waits, as KD marks it."""
-    routine = "?" if item.routine is None else item.symbol or pointer(item.routine, size, tick=False)
-    priority = "" if item.priority is None else f" (priority {item.priority})"
-    parameter = pointer(item.parameter, size, tick=False)
+    routine = "?" if work.routine is None else work.symbol or pointer(work.routine, size, tick=False)
+    priority = "" if work.priority is None else f" (priority {work.priority})"
+    parameter = pointer(work.parameter, size, tick=False)
     return f"PENDING: WorkerRoutine: {routine} Parameter: {parameter}{priority}"
 
 

@@ -18,18 +18,18 @@ def listed(symbol: Symbol, size: int = 8) -> str:
     return f"{pointer(symbol.address, size)} {described(symbol)}"
 
 
-def nearest(found: Nearby, size: int = 8, lines: bool = False) -> Iterator[str]:
+def nearest(nearby: Nearby, size: int = 8, lines: bool = False) -> Iterator[str]:
     """The lines of ``ln``; ``lines`` adds the source line."""
-    source = f"[{found.line}] " if lines and found.line is not None else ""
-    if found.below is None:
-        offset = found.address - found.module.base
-        yield f"{source}({pointer(found.module.base, size)})   {found.module.name}+{offset:#x}"
+    source = f"[{nearby.line}] " if lines and nearby.line is not None else ""
+    if nearby.below is None:
+        offset = nearby.address - nearby.module.base
+        yield f"{source}({pointer(nearby.module.base, size)})   {nearby.module.name}+{offset:#x}"
     else:
-        distance = found.address - found.below.address
+        distance = nearby.address - nearby.below.address
         offset_text = f"+{distance:#x}" if distance else ""
-        line = f"{source}({pointer(found.below.address, size)})   {found.below}{offset_text}"
-        yield f"{line}   |  ({pointer(found.above.address, size)})   {found.above}" if found.above else line
-    if found.exact:
+        line = f"{source}({pointer(nearby.below.address, size)})   {nearby.below}{offset_text}"
+        yield f"{line}   |  ({pointer(nearby.above.address, size)})   {nearby.above}" if nearby.above else line
+    if nearby.exact:
         yield "Exact matches:"
-        for symbol in found.exact:
+        for symbol in nearby.exact:
             yield f"    {described(symbol)}"

@@ -33,22 +33,22 @@ def flags(entry: Entry) -> str:
     return f"{letters}{'U' if value & USER else 'K'}{'W' if value & WRITE else 'R'}{execute}V"
 
 
-def pte_lines(found: Translation, size: int = 8) -> Iterator[str]:
+def pte_lines(translation: Translation, size: int = 8) -> Iterator[str]:
     """The lines of ``!pte``: addresses, contents and meaning of every level, then what the last one says."""
     digits = 2 * size
-    entries = found.entries
-    yield f"{'':43}VA {found.address & ((1 << 8 * size) - 1):0{digits}x}"
+    entries = translation.entries
+    yield f"{'':43}VA {translation.address & ((1 << 8 * size) - 1):0{digits}x}"
     yield _row(f"{entry.name} at {_place(entry)}" for entry in entries)
     yield _row(f"contains {_contents(entry)}" for entry in entries)
     yield _row(_meaning(entry) for entry in entries)
     last = entries[-1]
-    if last.large and found.physical is not None:
-        yield f"LARGE PAGE pfn {found.physical >> 12:x}"
+    if last.large and translation.physical is not None:
+        yield f"LARGE PAGE pfn {translation.physical >> 12:x}"
     if last.value is None:
         yield f"the page table at physical address {last.physical & ~0xFFF:x} is not in the dump"
     elif last.filler:
         yield "every entry of this table is the same: it fills unused space, and counts as mapping nothing"
-    elif last.value & VALID and found.physical is None:
+    elif last.value & VALID and translation.physical is None:
         yield "reserved bits are set in this entry: it maps nothing"
     if last.invalid is not None:
         yield from invalid_lines(last.invalid)
@@ -110,25 +110,25 @@ def invalid_lines(invalid: Invalid) -> Iterator[str]:
     yield f" Protect: {invalid.protection_text}"
 
 
-def vtop_lines(found: Translation, directory: int, architecture: str) -> Iterator[str]:
+def vtop_lines(translation: Translation, directory: int, architecture: str) -> Iterator[str]:
     """The lines of ``!vtop``."""
     wide = architecture == "x64"
     prefix = "Amd64VtoP" if wide else "X86VtoP"
-    address = found.address if wide else found.address & 0xFFFFFFFF
+    address = translation.address if wide else translation.address & 0xFFFFFFFF
     yield f"{prefix}: Virt {address:0{16 if wide else 8}x}, pagedir {directory:016x}"
-    for entry in found.entries:
+    for entry in translation.entries:
         yield f"{prefix}: {entry.processor_name} {entry.physical:016x}"
-    last = found.entries[-1]
-    if found.physical is not None and found.page_file is not None:
-        yield f"{prefix}: offset {found.physical:x} in paging file {found.page_file}"
-    elif found.physical is not None:
+    last = translation.entries[-1]
+    if translation.physical is not None and translation.page_file is not None:
+        yield f"{prefix}: offset {translation.physical:x} in paging file {translation.page_file}"
+    elif translation.physical is not None:
         if last.invalid is not None and last.invalid.kind == PROTOTYPE:
             yield f"{prefix}: by its prototype PTE"
         if last.large:
-            yield f"{prefix}: Large page mapped phys {found.physical:016x}"
+            yield f"{prefix}: Large page mapped phys {translation.physical:016x}"
         else:
-            yield f"{prefix}: Mapped phys {found.physical:016x}"
-        yield f"Virtual address {address:x} translates to physical address {found.physical:x}."
+            yield f"{prefix}: Mapped phys {translation.physical:016x}"
+        yield f"Virtual address {address:x} translates to physical address {translation.physical:x}."
     elif last.value is None:
         yield f"{prefix}: the page table at {last.physical & ~0xFFF:x} is not in the dump"
         yield f"Virtual address {address:x} translation fails."

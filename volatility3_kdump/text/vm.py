@@ -52,14 +52,14 @@ def lines(use: MemoryUse, small: bool, with_processes: bool) -> Iterator[str]:
         yield from (f"NOTE: {problem}" for problem in use.problems)
 
 
-def _page_file(item: PageFile) -> Iterator[str]:
-    if item.name:
-        yield f"Page File: {item.name}"
-    elif item.kind == "virtual store":
+def _page_file(file: PageFile) -> Iterator[str]:
+    if file.name:
+        yield f"Page File: {file.name}"
+    elif file.kind == "virtual store":
         yield "No Name for Paging File (virtual store: compressed in memory, no file)"
     else:
-        yield "No Name for Paging File" if item.name is not None else "Page File: ? (its name is not in the dump)"
-    current, free, minimum, maximum = (_kilobytes(v) for v in (item.size, item.free, item.minimum, item.maximum))
+        yield "No Name for Paging File" if file.name is not None else "Page File: ? (its name is not in the dump)"
+    current, free, minimum, maximum = (_kilobytes(v) for v in (file.size, file.free, file.minimum, file.maximum))
     yield f"  Current: {current:>9} Kb  Free Space: {free:>9} Kb"
     yield f"  Minimum: {minimum:>9} Kb  Maximum:    {maximum:>9} Kb"
 

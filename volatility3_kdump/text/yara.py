@@ -18,16 +18,16 @@ def heading(size: int, library: str) -> str:
     return f"YARA scan of {amount} that the dump holds ({library})"
 
 
-def hit(found: Hit, owner: Owner, size: int) -> Iterator[str]:
+def hit(match: Hit, owner: Owner, size: int) -> Iterator[str]:
     """One match: rule and string, whose memory it is, and its first bytes."""
-    tags = f" [{' '.join(found.rule.tags)}]" if found.rule.tags else ""
-    yield f"{found.rule.name}:{found.string}{tags}  {_owner(owner, size)}"
+    tags = f" [{' '.join(match.rule.tags)}]" if match.rule.tags else ""
+    yield f"{match.rule.name}:{match.string}{tags}  {_owner(owner, size)}"
     if owner.detail:
         yield f"    {owner.detail}"
-    for start in range(0, min(len(found.data), _PER_LINE * _MOST_LINES), _PER_LINE):
-        yield dump_line(found.address + start, found.data[start : start + _PER_LINE], size)
-    if found.length > _PER_LINE * _MOST_LINES:
-        yield f"    ... {found.length:#x} bytes in all"
+    for start in range(0, min(len(match.data), _PER_LINE * _MOST_LINES), _PER_LINE):
+        yield dump_line(match.address + start, match.data[start : start + _PER_LINE], size)
+    if match.length > _PER_LINE * _MOST_LINES:
+        yield f"    ... {match.length:#x} bytes in all"
 
 
 def _owner(owner: Owner, size: int) -> str:

@@ -57,9 +57,9 @@ def _source(target: Target) -> str:
     return target.header.source_of("bug_check_code") or "nt!KiBugCheckData"
 
 
-def shown_bug_check(words: Sequence[str]) -> KdumpGrid:
+def shown_bug_check(typed: Sequence[str]) -> KdumpGrid:
     """Any bug check explained, from hexadecimal words: code and up to four arguments, zero where left out."""
-    numbers = [_number(word) for word in words]
+    numbers = [_number(word) for word in typed]
     bug_check = describe(numbers[0], [*numbers[1:], 0, 0, 0, 0][:4])
     return BUGCHECK.grid(_bug_check_rows(bug_check, "command line"), lambda: explanation(bug_check, 8))
 

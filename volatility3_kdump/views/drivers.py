@@ -282,15 +282,15 @@ def _parts(target: Target, details: DriverDetails, drivers: Sequence[FoundDriver
         yield DRIVERS.row(1, Kind=_STRING, Name=name, Notes=[value])
 
 
-def _driver_row(level: int, found: FoundDriver, note: str = "") -> Row:
-    known_by = "" if found.known_by == "object directory" else f"known by the {found.known_by} only"
+def _driver_row(level: int, driver: FoundDriver, note: str = "") -> Row:
+    known_by = "" if driver.known_by == "object directory" else f"known by the {driver.known_by} only"
     return DRIVERS.row(
         level,
         Kind=_DRIVER,
-        Name=found.driver.name,
-        Start=found.driver.address,
-        Devices=len(found.devices),
-        Notes=[note, found.note or "", known_by],
+        Name=driver.driver.name,
+        Start=driver.driver.address,
+        Devices=len(driver.devices),
+        Notes=[note, driver.note or "", known_by],
     )
 
 

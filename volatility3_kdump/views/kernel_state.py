@@ -19,16 +19,16 @@ from volatility3_kdump.windows.processes.processes import read_process
 
 LOOKASIDES = table(
     "kdump.lookaside",
-    keys.ADDRESS(lambda found: found.address, "the GENERAL_LOOKASIDE"),
-    keys.TAG(lambda found: found.tag),
-    keys.TAG_VALUE(lambda found: found.tag_value),
-    Column("EntryBytes", BYTES, "size of its entries", lambda found: found.size),
-    Column("Depth", NUMBER, "how many it may keep", lambda found: found.depth),
-    Column("PoolType", HEX, "POOL_TYPE as the table has it", lambda found: found.kind),
-    Column("Allocates", NUMBER, "allocations, modulo 2^32", lambda found: found.allocates),
-    Column("AllocateMisses", NUMBER, "those that pool had to serve", lambda found: found.allocate_misses),
-    Column("Frees", NUMBER, "frees, modulo 2^32", lambda found: found.frees),
-    Column("FreeMisses", NUMBER, "those that went back to pool", lambda found: found.free_misses),
+    keys.ADDRESS(lambda lookaside: lookaside.address, "the GENERAL_LOOKASIDE"),
+    keys.TAG(lambda lookaside: lookaside.tag),
+    keys.TAG_VALUE(lambda lookaside: lookaside.tag_value),
+    Column("EntryBytes", BYTES, "size of its entries", lambda lookaside: lookaside.size),
+    Column("Depth", NUMBER, "how many it may keep", lambda lookaside: lookaside.depth),
+    Column("PoolType", HEX, "POOL_TYPE as the table has it", lambda lookaside: lookaside.kind),
+    Column("Allocates", NUMBER, "allocations, modulo 2^32", lambda lookaside: lookaside.allocates),
+    Column("AllocateMisses", NUMBER, "those that pool had to serve", lambda lookaside: lookaside.allocate_misses),
+    Column("Frees", NUMBER, "frees, modulo 2^32", lambda lookaside: lookaside.frees),
+    Column("FreeMisses", NUMBER, "those that went back to pool", lambda lookaside: lookaside.free_misses),
     keys.NOTES(),
 )
 

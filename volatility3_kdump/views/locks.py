@@ -127,15 +127,15 @@ def locks_grid(
     )
 
 
-def _rows(target: Target, table: Table, found: ResourceWaits, verbose: bool) -> Iterator[Row]:
-    for listed in found.resources:
+def _rows(target: Target, table: Table, waits: ResourceWaits, verbose: bool) -> Iterator[Row]:
+    for listed in waits.resources:
         yield table.row(0, {NAMED: listed, RESOURCE: listed}, Notes=listed.resource.notes)
         for part in listed.parts:
             yield from _part_rows(target, table, listed, part, verbose)
-    for problem in found.problems:
+    for problem in waits.problems:
         yield table.row(0, Notes=[problem])
-    if not found.single:
-        yield table.row(0, Notes=[f"{found.total} resources, {found.held} of them held"])
+    if not waits.single:
+        yield table.row(0, Notes=[f"{waits.total} resources, {waits.held} of them held"])
 
 
 def _part_rows(
@@ -156,14 +156,14 @@ def _part_rows(
 # text -----------------------------------------------------------------------------------------------------------------
 
 
-def _lines(target: Target, found: ResourceWaits, verbose: bool, scanning: bool) -> Iterator[str]:
+def _lines(target: Target, waits: ResourceWaits, verbose: bool, scanning: bool) -> Iterator[str]:
     size = target.memory.pointer_size
-    if not found.single:
+    if not waits.single:
         yield text.HEADING
-    for index, listed in enumerate(found.resources):
+    for index, listed in enumerate(waits.resources):
         if scanning:
             yield text.SCANNING
-        if index or not found.single:
+        if index or not waits.single:
             yield ""
         yield from text.resource_lines(listed.resource, listed.symbol, size)
         if verbose:
@@ -171,22 +171,22 @@ def _lines(target: Target, found: ResourceWaits, verbose: bool, scanning: bool) 
             threads = {part.thread.thread.address: part.thread for part in listed.parts if part.thread is not None}
             for thread in threads.values():
                 yield from thread_lines(target, thread, "     ", True, True)
-    if scanning and not found.resources:
+    if scanning and not waits.resources:
         yield text.SCANNING
-    yield text.totals(found.total, found.held)
-    yield from _chain_lines(found)
-    for problem in found.problems:
+    yield text.totals(waits.total, waits.held)
+    yield from _chain_lines(waits)
+    for problem in waits.problems:
         yield f"NOTE: {problem}"
 
 
-def _chain_lines(found: ResourceWaits) -> Iterator[str]:
+def _chain_lines(waits: ResourceWaits) -> Iterator[str]:
     """Who blocks whom, which KD does not say."""
-    if found.chains:
+    if waits.chains:
         yield ""
         yield "NOTE: who waits for whom:"
-    for depth, named in found.chains:
+    for depth, named in waits.chains:
         yield f"NOTE:   {'    ' * depth}{wait_line(named)}"
-    for number, circle in found.deadlocks:
+    for number, circle in waits.deadlocks:
         certain = all(named.wait.sure for named in circle)
         yield (
             f"NOTE: DEADLOCK {number}:"

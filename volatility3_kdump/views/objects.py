@@ -35,24 +35,24 @@ from volatility3_kdump.windows.processes.processes import Process
 
 _OBJECT = Part[Any](
     "",
-    keys.OBJECT({ObjectInfo: lambda found: found.address, NamedObject: lambda found: found.address}),
+    keys.OBJECT({ObjectInfo: lambda named: named.address, NamedObject: lambda named: named.address}),
     Column(
         "ObjectType",
         TEXT,
         "name of the type of the object",
-        {ObjectInfo: lambda found: found.type_name, NamedObject: lambda found: found.type_name},
+        {ObjectInfo: lambda named: named.type_name, NamedObject: lambda named: named.type_name},
     ),
     keys.NAME(
         {
-            ObjectInfo: lambda found: BLANK if found.name == "" else found.path or found.name,
-            NamedObject: lambda found: found.name,
+            ObjectInfo: lambda info: BLANK if info.name == "" else info.path or info.name,
+            NamedObject: lambda named: named.name,
         },
         "with its path, where that is known; null for an object without a name",
     ),
-    Column("TypeObject", POINTER, "the OBJECT_TYPE", {ObjectInfo: lambda found: found.type_address}),
-    Column("ObjectHeader", ADDRESS, "the OBJECT_HEADER", {ObjectInfo: lambda found: found.header}),
-    Column("HandleCount", NUMBER, "open handles to the object", {ObjectInfo: lambda found: found.handle_count}),
-    Column("PointerCount", NUMBER, "references to the object", {ObjectInfo: lambda found: found.pointer_count}),
+    Column("TypeObject", POINTER, "the OBJECT_TYPE", {ObjectInfo: lambda info: info.type_address}),
+    Column("ObjectHeader", ADDRESS, "the OBJECT_HEADER", {ObjectInfo: lambda info: info.header}),
+    Column("HandleCount", NUMBER, "open handles to the object", {ObjectInfo: lambda info: info.handle_count}),
+    Column("PointerCount", NUMBER, "references to the object", {ObjectInfo: lambda info: info.pointer_count}),
     keys.NOTES(),
 )
 _OWNER = Part[Process](
@@ -154,23 +154,23 @@ def handles_grid(
     return HANDLES.grid(_handle_rows(handles), lambda: _handle_lines(handles, target.memory.pointer_size))
 
 
-def _handle_rows(found: ProcessHandles) -> Iterator[Row]:
-    for listed in found.handles:
-        records: dict[Part[Any], Any] = {_OWNER: found.process, _HANDLE: listed, _OBJECT: listed.object}
+def _handle_rows(handles: ProcessHandles) -> Iterator[Row]:
+    for listed in handles.handles:
+        records: dict[Part[Any], Any] = {_OWNER: handles.process, _HANDLE: listed, _OBJECT: listed.object}
         yield HANDLES.row(0, records, Object=listed.handle.object, Notes=[listed.problem or ""])
-    for problem in found.problems:
-        yield HANDLES.row(0, {_OWNER: found.process}, Notes=[problem])
+    for problem in handles.problems:
+        yield HANDLES.row(0, {_OWNER: handles.process}, Notes=[problem])
 
 
-def _handle_lines(found: ProcessHandles, size: int) -> Iterator[str]:
-    yield from header(found.process, size)
+def _handle_lines(handles: ProcessHandles, size: int) -> Iterator[str]:
+    yield from header(handles.process, size)
     yield ""
-    what = "Kernel handle table" if found.kernel else "Handle table"
-    yield f"{what} at {pointer(found.table, size, tick=False)} with {found.count} entries in use" + (
-        " that can be read" if found.problems else ""
+    what = "Kernel handle table" if handles.kernel else "Handle table"
+    yield f"{what} at {pointer(handles.table, size, tick=False)} with {handles.count} entries in use" + (
+        " that can be read" if handles.problems else ""
     )
-    slots: list[tuple[int, ListedHandle | FreeEntry]] = [(entry.handle, entry) for entry in found.free]
-    slots += [(entry.handle.value, entry) for entry in found.handles]
+    slots: list[tuple[int, ListedHandle | FreeEntry]] = [(entry.handle, entry) for entry in handles.free]
+    slots += [(entry.handle.value, entry) for entry in handles.handles]
     for _, listed in sorted(slots, key=lambda slot: slot[0]):
         yield ""
         if isinstance(listed, FreeEntry):
@@ -181,5 +181,5 @@ def _handle_lines(found: ProcessHandles, size: int) -> Iterator[str]:
             yield from object_lines(listed.object, size)
         elif listed.problem is not None:
             yield f"    {listed.problem}"
-    for problem in found.problems:
+    for problem in handles.problems:
         yield f"NOTE: {problem}"

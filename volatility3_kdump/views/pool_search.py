@@ -18,13 +18,13 @@ from volatility3_kdump.windows.io.requests import major_name, minor_name
 from volatility3_kdump.windows.memory.pool_check import check_page
 
 
-def _major(found: FoundIrp) -> object:
-    current = found.irp.current
+def _major(request: FoundIrp) -> object:
+    current = request.irp.current
     return BLANK if current is None else None if current.major is None else major_name(current.major)
 
 
-def _minor(found: FoundIrp) -> object:
-    current = found.irp.current
+def _minor(request: FoundIrp) -> object:
+    current = request.irp.current
     if current is None or current.major is None or current.minor is None:
         return BLANK
     return minor_name(current.major, current.minor) or (BLANK if current.minor == 0 else f"{current.minor:#x}")
@@ -50,22 +50,22 @@ FOUND = table(
 
 IRPS = table(
     "kdump.irp --find",
-    keys.IRP(lambda found: found.irp.address),
-    keys.THREAD(lambda found: found.irp.thread, "of the IRP"),
+    keys.IRP(lambda request: request.irp.address),
+    keys.THREAD(lambda request: request.irp.thread, "of the IRP"),
     keys.STATE(
-        lambda found: "complete" if found.complete else "pending", "`pending`; `complete`, where no driver has it"
+        lambda request: "complete" if request.complete else "pending", "`pending`; `complete`, where no driver has it"
     ),
-    keys.LOCATION(lambda found: found.irp.current_location, "the current one"),
-    Column("StackCount", NUMBER, "its stack locations", lambda found: found.irp.stack_count),
+    keys.LOCATION(lambda request: request.irp.current_location, "the current one"),
+    Column("StackCount", NUMBER, "its stack locations", lambda request: request.irp.stack_count),
     keys.MAJOR(_major, "of the current location"),
     keys.MINOR(_minor),
-    keys.DEVICE_OBJECT(lambda found: found.irp.current.device if found.irp.current else BLANK),
-    keys.DRIVER(lambda found: found.device.driver.name if found.device and found.device.driver else BLANK),
-    keys.FILE_OBJECT(lambda found: found.irp.file),
-    Column("MdlProcess", POINTER, "MDL.Process of its MDL", lambda found: found.mdl_process or BLANK),
-    Column("CancelRoutine", HEX, "IRP.CancelRoutine; 0 for none", lambda found: found.irp.cancel_routine),
-    Column("FoundIn", TEXT, "`pool`, `table` of big pages, list of its `thread`", lambda found: found.place),
-    keys.NOTES(lambda found: found.irp.notes),
+    keys.DEVICE_OBJECT(lambda request: request.irp.current.device if request.irp.current else BLANK),
+    keys.DRIVER(lambda request: request.device.driver.name if request.device and request.device.driver else BLANK),
+    keys.FILE_OBJECT(lambda request: request.irp.file),
+    Column("MdlProcess", POINTER, "MDL.Process of its MDL", lambda request: request.mdl_process or BLANK),
+    Column("CancelRoutine", HEX, "IRP.CancelRoutine; 0 for none", lambda request: request.irp.cancel_routine),
+    Column("FoundIn", TEXT, "`pool`, `table` of big pages, list of its `thread`", lambda request: request.place),
+    keys.NOTES(lambda request: request.irp.notes),
 )
 
 
@@ -126,12 +126,12 @@ def _irp_lines(search: IrpSearch, verbose: bool) -> Iterator[str]:
     size = target.memory.pointer_size
     count = 0
 
-    def shown(found: FoundIrp) -> Iterator[str]:
+    def shown(request: FoundIrp) -> Iterator[str]:
         nonlocal count
         count += 1
-        yield words.irp_line(found.irp, found.device, found.mdl_process, size)
+        yield words.irp_line(request.irp, request.device, request.mdl_process, size)
         if verbose:
-            yield from irp_words.irp_lines(view_irp(target, found.irp), size)
+            yield from irp_words.irp_lines(view_irp(target, request.irp), size)
             yield ""
 
     yield words.table_line(pattern.text, pattern.number, search.search.table, size)

@@ -16,27 +16,27 @@ from volatility3_kdump.windows.machine.processors import ProcessorModel
 
 
 def _region(name: str) -> Callable[[ControlBlock], object]:
-    return lambda found: found.region.region[name]
+    return lambda control: control.region.region[name]
 
 
 def _block(name: str) -> Callable[[ControlBlock], object]:
-    return lambda found: found.region.block[name]
+    return lambda control: control.region.block[name]
 
 
 def _model(get: Callable[[ProcessorModel], object]) -> Callable[[ControlBlock], object]:
-    return lambda found: None if found.model is None else get(found.model)
+    return lambda control: None if control.model is None else get(control.model)
 
 
-def _irql(found: ControlBlock) -> int | None:
-    saved = found.region.block["saved_irql"]
+def _irql(control: ControlBlock) -> int | None:
+    saved = control.region.block["saved_irql"]
     return None if saved is None else saved & 0xFF
 
 
 PROCESSORS = table(
     "kdump.cpu",
-    keys.PROCESSOR(lambda found: found.region.number),
-    Column("Pcr", ADDRESS, "the KPCR", lambda found: found.region.address),
-    keys.PRCB(lambda found: found.region.prcb),
+    keys.PROCESSOR(lambda control: control.region.number),
+    Column("Pcr", ADDRESS, "the KPCR", lambda control: control.region.address),
+    keys.PRCB(lambda control: control.region.prcb),
     Column("CurrentThread", POINTER, "ETHREAD that it runs", _block("current")),
     Column("NextThread", POINTER, "ETHREAD that it runs next", _block("next")),
     Column("IdleThread", POINTER, "its idle ETHREAD", _block("idle")),

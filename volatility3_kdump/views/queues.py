@@ -55,15 +55,15 @@ _COUNTS = Part[WorkQueue](
 )
 _ITEM = Part[WorkItem](
     "",
-    Column("WorkItem", ADDRESS, "the WORK_QUEUE_ITEM", lambda item: item.address),
-    Column("WorkerRoutine", POINTER, "WORK_QUEUE_ITEM.WorkerRoutine", lambda item: item.routine),
+    Column("WorkItem", ADDRESS, "the WORK_QUEUE_ITEM", lambda work: work.address),
+    Column("WorkerRoutine", POINTER, "WORK_QUEUE_ITEM.WorkerRoutine", lambda work: work.routine),
     Column(
         "WorkPriority",
         NUMBER,
         "the priority it waits at",
-        lambda item: BLANK if item.priority is None else item.priority,
+        lambda work: BLANK if work.priority is None else work.priority,
     ),
-    Column("Parameter", HEX, "WORK_QUEUE_ITEM.Parameter", lambda item: item.parameter),
+    Column("Parameter", HEX, "WORK_QUEUE_ITEM.Parameter", lambda work: work.parameter),
 )
 _WORKER = Part[ListedThread](
     "",

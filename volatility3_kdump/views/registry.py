@@ -108,14 +108,14 @@ def _node(target: Target, hive: int, node: int) -> FoundKey:
     return FoundKey(keys_of, key, key.name or "?")
 
 
-def _key_grid(target: Target, found: FoundKey, title: str | None) -> KdumpGrid:
+def _key_grid(target: Target, key: FoundKey, title: str | None) -> KdumpGrid:
     problems: list[str] = []
-    stable = list(found.keys.subkeys(found.key, False, problems))
-    volatile = list(found.keys.subkeys(found.key, True, problems))
-    values = list(found.keys.values(found.key, problems))
+    stable = list(key.keys.subkeys(key.key, False, problems))
+    volatile = list(key.keys.subkeys(key.key, True, problems))
+    values = list(key.keys.values(key.key, problems))
 
     def rows() -> Iterator[Row]:
-        yield KEYS.row(0, {_KEY: found.key}, Kind="key")
+        yield KEYS.row(0, {_KEY: key.key}, Kind="key")
         for kind, below in (("subkey", stable), ("volatile subkey", volatile)):
             yield from (KEYS.row(1, {_KEY: child}, Kind=kind) for child in below)
         yield from (KEYS.row(1, {_VALUE: value}, Kind="value", Name=value.name) for value in values)
@@ -126,7 +126,7 @@ def _key_grid(target: Target, found: FoundKey, title: str | None) -> KdumpGrid:
             yield title
             yield ""
         size = target.memory.pointer_size
-        yield from words.key_lines(found.keys.hive, found.key, stable, volatile, values, problems, size)
+        yield from words.key_lines(key.keys.hive, key.key, stable, volatile, values, problems, size)
 
     return KEYS.grid(rows(), lines)
 

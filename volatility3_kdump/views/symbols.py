@@ -75,12 +75,12 @@ def nearest_grid(target: Target, address: int, lines: bool = False) -> KdumpGrid
     return SYMBOLS.grid(_near_rows(neighbours), lambda: text.nearest(neighbours, target.memory.pointer_size, lines))
 
 
-def _near_rows(found: Nearby) -> Iterator[Row]:
-    for kind, symbol in (("below", found.below), ("above", found.above), *(("exact", same) for same in found.exact)):
+def _near_rows(nearby: Nearby) -> Iterator[Row]:
+    for kind, symbol in (("below", nearby.below), ("above", nearby.above), *(("exact", same) for same in nearby.exact)):
         if symbol is not None:
-            distance: object = found.address - symbol.address if kind != "above" else BLANK
-            line = found.line if kind != "above" else None
+            distance: object = nearby.address - symbol.address if kind != "above" else BLANK
+            line = nearby.line if kind != "above" else None
             place: dict[str, object] = {} if line is None else {"SourceFile": line.file, "SourceLine": line.line}
             yield SYMBOLS.row(0, symbol, Kind=kind, Distance=distance, **place)
-    if found.below is None:
-        yield SYMBOLS.row(0, found.module, Distance=found.address - found.module.base)
+    if nearby.below is None:
+        yield SYMBOLS.row(0, nearby.module, Distance=nearby.address - nearby.module.base)

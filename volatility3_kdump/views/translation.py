@@ -52,21 +52,25 @@ TRANSLATION = table(
 )
 
 
-def _rows(found: Translation) -> Iterator[Row]:
-    for entry in found.entries:
-        yield TRANSLATION.row(0, entry, Address=found.address)
-    where = "" if found.page_file is None else f"in paging file {found.page_file}"
-    yield TRANSLATION.row(0, Address=found.address, TableLevel="result", PhysicalAddress=found.physical, Notes=[where])
+def _rows(translation: Translation) -> Iterator[Row]:
+    for entry in translation.entries:
+        yield TRANSLATION.row(0, entry, Address=translation.address)
+    where = "" if translation.page_file is None else f"in paging file {translation.page_file}"
+    yield TRANSLATION.row(
+        0, Address=translation.address, TableLevel="result", PhysicalAddress=translation.physical, Notes=[where]
+    )
 
 
 def pte_grid(target: Target, address: int, directory: int) -> KdumpGrid:
     """The entries of an address in the tables of a ``directory`` (``!pte``). Raises :class:`KdumpError`."""
-    return _grid(target, address, directory, lambda found: pte_lines(found, target.memory.pointer_size))
+    return _grid(target, address, directory, lambda translation: pte_lines(translation, target.memory.pointer_size))
 
 
 def vtop_grid(target: Target, address: int, directory: int) -> KdumpGrid:
     """The same rows with the text of ``!vtop``."""
-    return _grid(target, address, directory, lambda found: vtop_lines(found, directory, target.header.architecture))
+    return _grid(
+        target, address, directory, lambda translation: vtop_lines(translation, directory, target.header.architecture)
+    )
 
 
 def _grid(target: Target, address: int, directory: int, lines: Callable[[Translation], Iterable[str]]) -> KdumpGrid:

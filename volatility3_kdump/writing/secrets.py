@@ -107,9 +107,9 @@ def _paths() -> Iterator[_Rule]:
     yield _Rule("paths", re.compile(wide, re.IGNORECASE), _Blank.WIDE)
 
 
-def _whole_words(rule: str, words: Iterable[str]) -> Iterator[_Rule]:
+def _whole_words(rule: str, whole: Iterable[str]) -> Iterator[_Rule]:
     """Words where they stand by themselves, the longest first."""
-    for word in sorted(words, key=len, reverse=True):
+    for word in sorted(whole, key=len, reverse=True):
         cases = {word, word.lower(), word.upper()}
         either = b"|".join(re.escape(case.encode("utf-16-le")) for case in sorted(cases))
         letter = rb"[A-Za-z0-9_]\x00"

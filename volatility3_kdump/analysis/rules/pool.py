@@ -152,15 +152,17 @@ def _in_user_space(target: Target, address: int) -> bool:
     return not target.is_kernel_address(address) and region_of(target, address).kind in (USER, SHARED_DATA)
 
 
-def freed_block(case: Case, found: Reasoning, address: int | None) -> Reasoning:
+def freed_block(case: Case, reasoning: Reasoning, address: int | None) -> Reasoning:
     """What a block that is freed twice adds: its tag, which is a word of the bucket as well. ``address`` is that of
     its header."""
     header = read_header(case.target, address) if address is not None else None
     if header is None or header.tag is None:
-        return found
+        return reasoning
     finding = Finding("FREED_POOL_TAG", header.tag, None, "tag of the block that is freed again")
     sentence = f"The block has the tag {header.tag}: look for the driver that allocates with it."
-    tagged = replace(found, specifiers=(*found.specifiers, header.tag.strip())) + Reasoning((finding,), (sentence,))
+    tagged = replace(reasoning, specifiers=(*reasoning.specifiers, header.tag.strip())) + Reasoning(
+        (finding,), (sentence,)
+    )
     return tagged + attempt(lambda: _candidates(case, header), "the drivers' code")
 
 

@@ -270,11 +270,11 @@ def for_each(session: Session, arguments: Arguments) -> Iterator[str]:
 
 
 @contextmanager
-def _closing(words: Iterator[str]) -> Iterator[Iterator[str]]:
+def _closing(tokens: Iterator[str]) -> Iterator[Iterator[str]]:
     try:
-        yield words
+        yield tokens
     finally:
-        close = getattr(words, "close", None)
+        close = getattr(tokens, "close", None)
         if close is not None:
             close()
 

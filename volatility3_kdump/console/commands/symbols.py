@@ -139,13 +139,13 @@ def source_lines(session: Session, arguments: Arguments) -> Iterator[str]:
     yield f"Line number information will {'' if session.lines else 'not '}be loaded"
 
 
-def _options(arguments: Arguments, known: str, refused: str = "") -> tuple[str, str]:
+def _options(arguments: Arguments, accepted: str, refused: str = "") -> tuple[str, str]:
     """The letters of options such as ``/n`` at the start of a text, and the rest. Raises :class:`KdumpError`."""
     letters, operands = "", arguments.text
     while match := re.match(r"/(\S+)(?:\s+|$)", operands):
         if match[1] in refused:
             raise KdumpError(f"{arguments.name} /{match[1]}: public symbols have no size")
-        if match[1] not in known:
+        if match[1] not in accepted:
             raise arguments.unknown(f"/{match[1]}")
         letters += match[1]
         operands = operands[match.end() :]

@@ -27,18 +27,18 @@ class Epilogue(NamedTuple):
     released: int
 
 
-def fits(found: Epilogue, function: Function) -> bool:
+def fits(epilogue: Epilogue, function: Function) -> bool:
     """Whether the instructions undo what the function's codes did, as an epilogue must."""
-    if found.stack != RSP:
-        return found.pops == function.pushes
+    if epilogue.stack != RSP:
+        return epilogue.pops == function.pushes
     undone = function.undone
-    if not found.adjust:
-        return len(found.pops) <= len(undone) and _pops(found.pops, undone[len(undone) - len(found.pops) :])
+    if not epilogue.adjust:
+        return len(epilogue.pops) <= len(undone) and _pops(epilogue.pops, undone[len(undone) - len(epilogue.pops) :])
     released = number = 0
-    while number < len(undone) and undone[number] < 0 and released < found.adjust:
+    while number < len(undone) and undone[number] < 0 and released < epilogue.adjust:
         released -= undone[number]
         number += 1
-    return released == found.adjust and _pops(found.pops, undone[number:])
+    return released == epilogue.adjust and _pops(epilogue.pops, undone[number:])
 
 
 def _pops(pops: tuple[int, ...], undone: tuple[int, ...]) -> bool:
@@ -49,10 +49,10 @@ def _pops(pops: tuple[int, ...], undone: tuple[int, ...]) -> bool:
     )
 
 
-def rejoins(found: Epilogue, function: Function) -> bool:
+def rejoins(epilogue: Epilogue, function: Function) -> bool:
     """Whether the instructions undo what a fragment did itself, and jump back to the function it belongs to."""
     own = function.own_pushes
-    return bool(found.target) and not found.adjust and found.pops == own[len(own) - len(found.pops) :]
+    return bool(epilogue.target) and not epilogue.adjust and epilogue.pops == own[len(own) - len(epilogue.pops) :]
 
 
 def match(function: Function, table: FunctionTable, rva: int) -> Epilogue | None:
@@ -110,15 +110,15 @@ def _stack_release(code: bytes, function: Function) -> tuple[int, int, int]:
     return start + size, frame, int.from_bytes(code[start : start + size], "little", signed=True)
 
 
-def _terminator(code: bytes, position: int, rva: int, found: Epilogue) -> Epilogue | None:
+def _terminator(code: bytes, position: int, rva: int, epilogue: Epilogue) -> Epilogue | None:
     """The return or jump that ends an epilogue; ``None`` when there is none."""
     rest = code[position : position + 16]
     if rest[:1] in (b"\xf2", b"\xf3") and rest[1:2] == b"\xc3":
-        return found
+        return epilogue
     if rest[:1] == b"\xc3":
-        return found
+        return epilogue
     if rest[:1] == b"\xc2" and len(rest) >= 3:
-        return found._replace(released=int.from_bytes(rest[1:3], "little"))
+        return epilogue._replace(released=int.from_bytes(rest[1:3], "little"))
     # mov r10, [rip+n], by which a kernel that guards indirect jumps loads the target before it jumps.
     if rest[:3] == b"\x4c\x8b\x15" and len(rest) >= 8:
         position += 7
@@ -126,16 +126,16 @@ def _terminator(code: bytes, position: int, rva: int, found: Epilogue) -> Epilog
         if rest[:1] not in (b"\xe9", b"\x41", b"\x49"):
             return None
         if rest[:3] in (b"\x41\xff\xe2", b"\x49\xff\xe2"):
-            return found._replace(jump=True)
+            return epilogue._replace(jump=True)
     if rest[:1] == b"\xeb" and len(rest) >= 2:
         target = rva + position + 2 + struct.unpack_from("<b", rest, 1)[0]
-        return found._replace(jump=True, target=target)
+        return epilogue._replace(jump=True, target=target)
     if rest[:1] == b"\xe9" and len(rest) >= 5:
         target = rva + position + 5 + struct.unpack_from("<i", rest, 1)[0]
-        return found._replace(jump=True, target=target)
+        return epilogue._replace(jump=True, target=target)
     if rest[:2] == b"\xff\x25":
-        return found._replace(jump=True)
+        return epilogue._replace(jump=True)
     # Compilers mark an indirect tail call with REX.W, which the instruction does not need; switches have none.
     if len(rest) >= 3 and rest[0] & 0xF8 == 0x48 and rest[1] == 0xFF and rest[2] & 0x38 == 0x20:
-        return found._replace(jump=True)
+        return epilogue._replace(jump=True)
     return None

@@ -308,7 +308,7 @@ def _leave_interrupt(
 
 def _jump(
     registers: Registers,
-    found: Epilogue,
+    epilogue: Epilogue,
     stack: int,
     table: FunctionTable,
     base: int,
@@ -318,8 +318,8 @@ def _jump(
     jumps: int,
 ) -> Unwound | None:
     """A jump: to the entry of a function a tail call, to a place where a frame is set up the same frame going on."""
-    assert found.target is not None and template.function is not None
-    target = found.target
+    assert epilogue.target is not None and template.function is not None
+    target = epilogue.target
     function = template.function
     try:
         other = table.find(target) if 0 <= target < table.size_of_image else None
@@ -334,14 +334,14 @@ def _jump(
     else:
         outside = True
     if outside:
-        whole = fits(found, function)
-        return _return(registers, found.pops, stack, 0, read, template) if whole else None
+        whole = fits(epilogue, function)
+        return _return(registers, epilogue.pops, stack, 0, read, template) if whole else None
     if jumps >= _MOST_JUMPS:
         return None
     moved = registers.copy()
-    for index, register in enumerate(found.pops):
+    for index, register in enumerate(epilogue.pops):
         _restore_slot(moved, register, stack, 8 * index, read)
-    moved.gpr[RSP] = stack + 8 * len(found.pops)
+    moved.gpr[RSP] = stack + 8 * len(epilogue.pops)
     moved.rip = base + target
     result = _unwind(moved, table, base, read, False, jumps + 1)
     return None if result.registers is None else result._replace(function=function)

@@ -352,8 +352,8 @@ def find_pdb_file(path: SearchPath, identity: PdbIdentity, problems: list[str]) 
     if name is None:
         return
 
-    def check(found: Path) -> None:
-        check_pdb(found, identity)
+    def check(file: Path) -> None:
+        check_pdb(file, identity)
 
     yield from path.matching(name, store_key(identity), check, problems)
 

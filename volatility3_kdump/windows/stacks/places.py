@@ -67,9 +67,9 @@ class CodePlaces:
         return table
 
 
-def _remember(known: dict[int, _Value], key: int, value: _Value) -> _Value:
+def _remember(remembered: dict[int, _Value], key: int, value: _Value) -> _Value:
     """Keep what was found for an address: the same functions are on the stacks of many threads."""
-    if len(known) >= _MOST_REMEMBERED:
-        known.clear()
-    known[key] = value
+    if len(remembered) >= _MOST_REMEMBERED:
+        remembered.clear()
+    remembered[key] = value
     return value
