@@ -16,7 +16,7 @@ from volatility3_kdump.images.coff import CoffFile
 from volatility3_kdump.images.image_files import FileImage
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.coff_names import lines_of, names_of
-from volatility3_kdump.symbols.dwarf import dwarf_lines
+from volatility3_kdump.symbols.dwarf import dwarf_functions, dwarf_lines
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.lines import LineTable, SourceLine
 from volatility3_kdump.symbols.pdb.lines import PdbLines
@@ -104,6 +104,44 @@ def test_lines_of_c(compiler: str, version: int, tmp_path: Path) -> None:
     # Code that was written in the header belongs to the header.
     files = hold(image, 20)
     assert {Path(file).resolve() for file in files} == {tmp_path / "drv.c", tmp_path / "inc" / "helper.h"}
+
+
+def test_lines_of_clang_with_dwarf_5(tmp_path: Path) -> None:
+    """LLVM's own readers do not find the names of files that clang 14 writes, but they say which file has which."""
+    image = built(tmp_path, "clang", 5)
+    need("llvm-dwarfdump")
+    file = FileImage(image, image.read_bytes(), None)
+    lines, base = lines_of(file, image), file.headers.preferred_base
+    assert lines is not None
+    shown = subprocess.run(["llvm-dwarfdump", "--debug-line", image], capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"^0x([0-9a-f]{16}) +(\d+) +\d+ +(\d+) .*?(end_sequence)?$", shown, re.M)
+    told = {int(address, 16) - base: (number, int(line), end) for address, line, number, end in rows}
+    assert len(told) >= 20
+    for rva, (number, line_number, end) in told.items():
+        line = lines.line_of(rva)
+        if end:
+            assert line is None, hex(rva)
+            continue
+        assert line is not None and line.line == line_number, hex(rva)
+        assert Path(line.file).resolve() == tmp_path / ("drv.c", "inc/helper.h")[int(number)]
+
+
+@pytest.mark.parametrize(("compiler", "version"), [("gcc", 5), ("clang", 4), ("clang", 5)])
+def test_functions_are_those_of_llvm(compiler: str, version: int, tmp_path: Path) -> None:
+    """Some are instances of what is named elsewhere."""
+    image = built(tmp_path, compiler, version)
+    need("llvm-dwarfdump")
+    file = FileImage(image, image.read_bytes(), None)
+    base = file.headers.preferred_base
+    shown = subprocess.run(["llvm-dwarfdump", "--debug-info", image], capture_output=True, text=True, check=True).stdout
+    told = {}
+    for entry in shown.split("\n\n"):
+        address = re.search(r"DW_AT_low_pc\t\(0x([0-9a-f]+)\)", entry)
+        if "DW_TAG_subprogram" in entry and address is not None:
+            name = re.search(r'DW_AT_(?:name|abstract_origin)\t\(.*"(\w+)"\)', entry)
+            told[int(address[1], 16) - base] = name and name[1]
+    assert dict(dwarf_functions(CoffFile(file.data), base)) == told
+    assert set(told.values()) == {"helper", "named", "DriverEntry"}
 
 
 def test_lines_of_a_split_file(tmp_path: Path) -> None:

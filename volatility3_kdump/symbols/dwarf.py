@@ -15,10 +15,16 @@ from volatility3_kdump.symbols.lines import SourceLine
 
 #: Bytes of debug information above which reading it would take minutes.
 _LARGEST = 16 << 20
-_SECTIONS = ("info", "abbrev", "str", "line", "line_str", "ranges", "rnglists", "addr", "str_offsets")
+_SECTIONS = (
+    *("info", "abbrev", "str", "line", "line_str", "ranges", "rnglists", "loc", "loclists", "addr", "str_offsets"),
+)
+_LINE_STRINGS = ".debug_line_str"
 #: From this version on, the list of files begins with the source file itself.
 _FILES_FROM_ZERO = 5
 _MOST_NAMES = 1 << 16
+#: Where the name of a function is that is an instance, or the definition of what is declared elsewhere.
+_ELSEWHERE = ("DW_AT_abstract_origin", "DW_AT_specification")
+_MOST_STEPS = 4
 
 
 def dwarf_functions(file: CoffFile, base: int) -> Iterator[tuple[int, str]]:
@@ -26,7 +32,7 @@ def dwarf_functions(file: CoffFile, base: int) -> Iterator[tuple[int, str]]:
 
     ``base`` is the image's preferred base, which addresses in DWARF have added.
     """
-    information = _information(file)
+    information = _information(file, base)
     if information is None:
         return
     try:
@@ -34,17 +40,31 @@ def dwarf_functions(file: CoffFile, base: int) -> Iterator[tuple[int, str]]:
             for entry in unit.iter_DIEs():
                 if entry.tag != "DW_TAG_subprogram" or "DW_AT_low_pc" not in entry.attributes:
                     continue
-                named = entry.attributes.get("DW_AT_linkage_name") or entry.attributes.get("DW_AT_name")
+                name = _name(entry)
                 address = entry.attributes["DW_AT_low_pc"].value
-                if named is not None and isinstance(named.value, bytes) and address > base:
-                    yield address - base, named.value.decode("utf-8", "replace")
+                if name is not None and address > base:
+                    yield address - base, name
     except _damage():
         return  # what was read until here is sound
 
 
+def _name(entry: Any) -> str | None:
+    """The name of a function, for the linker if it has one, by itself or by what it is an instance of."""
+    for _ in range(_MOST_STEPS):
+        attributes = entry.attributes
+        named = attributes.get("DW_AT_linkage_name") or attributes.get("DW_AT_name")
+        if named is not None:
+            return named.value.decode("utf-8", "replace") if isinstance(named.value, bytes) else None
+        reference = next((key for key in _ELSEWHERE if key in attributes), None)
+        if reference is None:
+            return None
+        entry = entry.get_DIE_from_attribute(reference)
+    return None
+
+
 def dwarf_lines(file: CoffFile, base: int) -> Iterator[tuple[int, SourceLine | None]]:
     """(RVA, line) where a line begins in a file's DWARF, and (RVA, ``None``) where a stretch of code ends."""
-    information = _information(file)
+    information = _information(file, base)
     if information is None:
         return
     try:
@@ -86,10 +106,12 @@ class _Files:
         if not 0 <= index < len(self._files):
             return None
         entry = self._files[index]
+        if not isinstance(entry.name, bytes):
+            return None
         place = entry.dir_index
-        directory = self._directories[place] if 0 <= place < len(self._directories) else b""
+        directory = (self._directories[place] if 0 <= place < len(self._directories) else b"") or b""
         if place and self._directories and not _rooted(directory):
-            directory = _joined(self._directories[0], directory)
+            directory = _joined(self._directories[0] or b"", directory)
         name = _joined(directory, entry.name).decode("utf-8", "replace")
         return name if name.isprintable() else None
 
@@ -115,10 +137,27 @@ def _damage() -> tuple[type[Exception], ...]:
     )
 
 
-def _information(file: CoffFile) -> Any:
+class _LineStrings(io.BytesIO):
+    """The strings of line programs.
+
+    clang 14 has the linker write addresses, cut to 32 bits, where their offsets belong (DWARF 5).
+    """
+
+    def __init__(self, content: bytes, address: int) -> None:
+        super().__init__(content)
+        self._size = len(content)
+        self._address = address & 0xFFFFFFFF
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_SET and offset >= self._size and 0 <= offset - self._address < self._size:
+            offset -= self._address
+        return super().seek(offset, whence)
+
+
+def _information(file: CoffFile, base: int) -> Any:
     """A file's DWARF, ready to be read; ``None`` without it, or without pyelftools."""
-    sections = {name: file.content(f".debug_{name}") for name in _SECTIONS}
-    if not sections["info"] or not sections["abbrev"] or len(sections["info"]) > _LARGEST:
+    entries = file.content(".debug_info")
+    if not entries or not file.content(".debug_abbrev") or len(entries) > _LARGEST:
         return None
     try:
         from elftools.dwarf.dwarfinfo import DwarfConfig, DWARFInfo
@@ -127,7 +166,7 @@ def _information(file: CoffFile) -> Any:
     try:
         return DWARFInfo(
             config=DwarfConfig(little_endian=True, machine_arch="x64", default_address_size=8),
-            **{name: _described(sections, name) for name in _parameters(DWARFInfo)},
+            **{name: _described(file, base, name) for name in _parameters(DWARFInfo)},
         )
     except _damage():
         return None
@@ -138,11 +177,13 @@ def _parameters(information: type[Any]) -> list[str]:
     return [name for name in inspect.signature(information.__init__).parameters if name.endswith("_sec")]
 
 
-def _described(sections: dict[str, bytes | None], parameter: str) -> Any:
+def _described(file: CoffFile, base: int, parameter: str) -> Any:
     from elftools.dwarf.dwarfinfo import DebugSectionDescriptor
 
-    name = parameter.removesuffix("_sec")
-    content = sections.get(name.removeprefix("debug_")) if name.startswith("debug_") else None
-    if content is None:
+    name = f".{parameter.removesuffix('_sec')}"
+    section = next((each for each in file.sections if each.name == name), None)
+    content = file.content(name)
+    if section is None or content is None or name.removeprefix(".debug_") not in _SECTIONS:
         return None
-    return DebugSectionDescriptor(io.BytesIO(content), f".{name}", None, len(content), 0)
+    stream = _LineStrings(content, base + section.address) if name == _LINE_STRINGS else io.BytesIO(content)
+    return DebugSectionDescriptor(stream, name, None, len(content), 0)
