@@ -110,7 +110,9 @@ def test_cpp_names(decorated: str, shown: str) -> None:
         "?x@@",  # what follows the name is cut off
         "?5@@YAXXZ",  # refers back to nothing
         "??0@QEAA@XZ",
-        "?x@?1??Function@@YAXXZ@4HA",  # of a function of C++: what the debugger shows is not known
+        "?x@?1??Function@@YAXX@4HA",  # the type of the function is cut
+        "?x@?1???BS@@QEAAHXZ@4HA",
+        "?x@?1??f@@$4PPPPPPPM@A@EAAXXZ@4HA",
         "?x@?1??Function@@",
         "?x@?$T@$1?f@@YAX0@Z@@SAXXZ",  # refers back to no type
         "?x@?$T@$1?f@@YZXXZ@@SAXXZ",
@@ -125,6 +127,48 @@ def test_cpp_names(decorated: str, shown: str) -> None:
 )
 def test_what_is_not_understood_stays(name: str) -> None:
     assert undecorate_cpp(name) == name
+
+
+@pytest.mark.parametrize(
+    ("decorated", "by_llvm"),
+    [
+        ("?$TSS0@?1??sm@S@N@@SAHPEAD@Z@4HA", "int `public: static int __cdecl N::S::sm(char *)'::`2'::$TSS0"),
+        ("?counter@?1??m@S@N@@QEAAHH@Z@4HA", "int `public: int __cdecl N::S::m(int)'::`2'::counter"),
+        ("?gone@?1???1S@N@@QEAA@XZ@4HA", "int `public: __cdecl N::S::~S(void)'::`2'::gone"),
+        ("?h@?1??hidden@N@@YAHPEAK@Z@4HA", "int `int __cdecl N::hidden(unsigned long *)'::`2'::h"),
+        ("?hits@?1??at@?$Arr@D$04@@QEAAAEADH@Z@4HA", "int `public: char & __cdecl Arr<char, 5>::at(int)'::`2'::hits"),
+        ("?inner@?1??m@S@N@@QEAAHH@Z@4HA", "int `public: int __cdecl N::S::m(int)'::`2'::inner"),
+        ("?k@?1??f@W@@UEAAHXZ@4HB", "int const `public: virtual int __cdecl W::f(void)'::`2'::k"),
+        ("?kept@?1???$t@H@S@N@@QEAAHH@Z@4HA", "int `public: int __cdecl N::S::t<int>(int)'::`2'::kept"),
+        (
+            "?kept@?1???$t@_J@S@N@@QEAA_J_J@Z@4_JA",
+            "__int64 `public: __int64 __cdecl N::S::t<__int64>(__int64)'::`2'::kept",
+        ),
+        (
+            "?last@?1??en@@YAHW4E@@AEDH$$QEAY02H@Z@4W42@A",
+            "enum E `int __cdecl en(enum E, int const volatile &, int (&&)[3])'::`2'::last",
+        ),
+        ("?made@?1???0S@N@@QEAA@XZ@4HA", "int `public: __cdecl N::S::S(void)'::`2'::made"),
+        ("?names@?1??m@S@N@@QEAAHH@Z@4PAPEBDA", "char const **`public: int __cdecl N::S::m(int)'::`2'::names"),
+        ("?one@?1??f@V@@UEAAHXZ@4PEAU2@EA", "struct V *`public: virtual int __cdecl V::f(void)'::`2'::one"),
+        ("?p@?1??f@W@@UEAAHXZ@4PEBHEB", "int const *`public: virtual int __cdecl W::f(void)'::`2'::p"),
+        ("?s@?1??sm@S@N@@SAHPEAD@Z@4U23@A", "struct N::S `public: static int __cdecl N::S::sm(char *)'::`2'::s"),
+        (
+            "?saved@?1??free_fn@@YAHP6AXH@ZPEB_W@Z@4P6AXH@ZEA",
+            "void (__cdecl *`int __cdecl free_fn(void (__cdecl *)(int), wchar_t const *)'::`2'::saved)(int)",
+        ),
+        (
+            "?times@?1??go@?$Call@$1?target@@YAXH@Z@@QEAAXXZ@4HA",
+            "int `public: void __cdecl Call<&void __cdecl target(int)>::go(void)'::`2'::times",
+        ),
+    ],
+)
+def test_statics_of_functions_of_cpp(decorated: str, by_llvm: str) -> None:
+    """What llvm-undname says of names that clang made; the debugger's short form has no types."""
+    function, block, variable = undecorate_cpp(decorated).rsplit("::", 2)
+    assert f"::{block}::{variable}" in by_llvm
+    named = f"{function.removeprefix('`').removesuffix(chr(39))}("
+    assert re.search(rf"[` ]{re.escape(named)}", by_llvm.replace(", ", ","))
 
 
 def decorated_names(data: Path) -> list[str]:
@@ -161,6 +205,8 @@ def test_every_name_of_the_kernels_equals_llvm(shared_data: Path) -> None:
         expected = expected.replace('extern "C" ', "").removeprefix("const ").replace(" dtor'", " destructor'")
         while ">>" in expected:
             expected = expected.replace(">>", "> >")
+        if expected.startswith("`"):  # a function in the name: llvm gives it access, type and convention
+            expected = re.sub(r"`(?:[\w:<>, *&]* )?([\w:<>,~]+)\([^`']*\)'::`", r"`\1'::`", expected)
         # llvm adds the types of the parameters.
         assert expected == shown or expected.startswith(f"{shown}("), name
     assert understood > 0.97 * len(names)

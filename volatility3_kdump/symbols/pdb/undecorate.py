@@ -19,6 +19,8 @@ _CONVENTIONS = {"A": "__cdecl", "E": "__thiscall", "G": "__stdcall", "I": "__fas
 #: How what a pointer points to is qualified.
 _QUALIFIED = {"A": "", "B": " const", "C": " volatile", "D": " const volatile"}
 _LONGEST = 4096
+#: How functions are accessed: those without an object, and those of one.
+_WITHOUT_OBJECT, _OF_AN_OBJECT = "YZCDKLST", "ABEFIJMNQRUV"
 
 _TYPES = {
     "C": "signed char",
@@ -132,6 +134,8 @@ class _Parser:
         self.depth = depth
         self.seen: list[str] = []
         self.types: list[str] = []
+        #: Types are read of which nothing is shown.
+        self.skipping = False
         if depth > _DEEPEST:
             raise _NotUnderstood
 
@@ -210,15 +214,32 @@ class _Parser:
         return scopes[::-1]
 
     def function_scope(self) -> list[str]:
-        """A block of a function of C that a static variable stands in, innermost first: its number, the function."""
+        """A block of a function that a static variable stands in, innermost first: its number, the function."""
         block = self.number()
         inner = _Parser(self.text, self.position, self.depth + 1)
+        inner.seen, inner.types = self.seen, self.types  # digits refer to the names of both
         inner.take("?")
         function = inner.symbol()
-        # Names of C have no types behind them; what the debugger shows for those of C++ is not known.
-        inner.take("9")
+        if not inner.accept("9"):  # names of C have no types behind them
+            inner.skip_function_type()
         self.position = inner.position
         return [f"`{block}'", f"`{function}'"]
+
+    def skip_function_type(self) -> None:
+        """What follows the name of a function of C++, of which nothing is shown."""
+        self.skipping = True
+        access = self.next()
+        if access in _OF_AN_OBJECT:
+            self.accept("E")
+            self.skip_qualifier()
+        elif access not in _WITHOUT_OBJECT:
+            raise _NotUnderstood
+        self.signature()
+        self.skipping = False
+
+    def skip_qualifier(self) -> None:
+        if self.next() not in _QUALIFIED:
+            raise _NotUnderstood
 
     def identifier(self) -> str:
         if self.text[self.position].isdigit():
@@ -277,7 +298,7 @@ class _Parser:
         if convention is None:
             raise _NotUnderstood
         self.accept("?A")  # how the result is qualified
-        result = self.type()
+        result = "" if self.skipping and self.accept("@") else self.type()  # constructors give nothing
         parameters: list[str] = []
         if self.accept("X"):
             parameters.append("void")
@@ -318,14 +339,22 @@ class _Parser:
     def type(self) -> str:
         if self.accept("$$T"):
             return "std::nullptr_t"
+        if self.skipping and self.accept("$$Q"):
+            return self.pointer("&&")
         code = self.next()
         self.depth += 1
         if self.depth > _DEEPEST:
             raise _NotUnderstood
         try:
+            if self.skipping and code in "QRSBY":
+                return self.array() if code == "Y" else self.pointer("&" if code == "B" else "*")
             return self.pointer("*" if code == "P" else "&") if code in "PA" else self.plain_type(code)
         finally:
             self.depth -= 1
+
+    def array(self) -> str:
+        bounds = [self.number() for _ in range(min(int(self.number()), _DEEPEST))]
+        return f"{self.type()}[{']['.join(bounds)}]"
 
     def plain_type(self, code: str) -> str:
         if code in "TUVW":
