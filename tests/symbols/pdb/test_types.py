@@ -350,6 +350,32 @@ def test_equal_definitions_are_one() -> None:
     assert list(types) == ["X"]
 
 
+def test_every_definition_that_llvm_lists_is_shown(tmp_path: Path) -> None:
+    """One name in four source files: one larger, two alike but for what is pointed to, one that holds no pointer."""
+    tools = {name: shutil.which(name) for name in ("clang", "lld-link", "llvm-pdbutil")}
+    if None in tools.values():
+        pytest.skip("clang, lld-link or llvm-pdbutil is not installed")
+    bodies = ("int *p; long long more[4];", "int *p;", "float *p;", "long long p;")
+    for number_, body in enumerate(bodies):
+        source = f"struct A {{ {body} }}; struct A held{number_};"
+        (tmp_path / f"f{number_}.c").write_text(source + ("int entry(void) { return 0; }" if not number_ else ""))
+    sources = [f"f{number_}.c" for number_ in range(len(bodies))]
+    clang = ["clang", "--target=x86_64-pc-windows-msvc", "-g", "-gcodeview", "-c", *sources]
+    link = ["lld-link", "/dll", "/noentry", "/nodefaultlib", "/debug", "/out:f.dll", "/opt:noref"]
+    for command in (clang, [*link, *(name.replace(".c", ".o") for name in sources)]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    dump = ["llvm-pdbutil", "dump", "--types", "f.pdb"]
+    shown = subprocess.run(dump, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    sizes = re.findall(r"LF_STRUCTURE .*`A`\n(?:.*\n)?.*sizeof (\d+)", shown)
+    assert sorted(sizes) == ["0", "40", "8", "8", "8"]  # one is a declaration
+    shapes = set()
+    for name, kept in document(tmp_path / "f.pdb")["user_types"].items():
+        if name == "A" or name.startswith("A__"):
+            held = kept["fields"]["p"]["type"]
+            shapes.add((kept["size"], held.get("subtype", held)["name"]))
+    assert shapes == {(8, "int"), (8, "f32"), (8, "long long"), (40, "int")}
+
+
 def test_no_definition_of_a_name_is_lost() -> None:
     """The first two are alike, the third is not: what refers to the first must not be shown as the third."""
     types, _ = definitions(

@@ -18,7 +18,7 @@ One file over 500 lines: the tables of CodeView's kinds and simple types serve o
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,11 +264,31 @@ class TypeStream:
             return True
         if one.fields == other.fields:
             return False
-        shapes = [
-            [(name, place) for name, place, _ in self._members(each.fields, each.leaf == _ENUM, False)]
-            for each in (one, other)
-        ]
+        shapes = [list(self._members(each.fields, each.leaf == _ENUM, self._shape)) for each in (one, other)]
         return shapes[0] != shapes[1]
+
+    def _shape(self, index: int, depth: int = 0) -> Any:
+        """What makes a field's type another one, whatever the numbers of the types inside it."""
+        leaf, record = self._record(index)
+        if not leaf or depth > _DEEPEST:
+            return index
+        if leaf in _NAMED:
+            return self._definition(leaf, record).name
+        try:
+            if leaf in (_MODIFIER, _ALIAS):
+                return self._shape(struct.unpack_from("<I", record)[0], depth + 1)
+            if leaf == _POINTER:
+                subtype, attributes = struct.unpack_from("<II", record)
+                return attributes, self._shape(subtype, depth + 1)
+            if leaf in (_ARRAY, _STRIDED_ARRAY):
+                element = struct.unpack_from("<I", record)[0]
+                return _number(record, 8 if leaf == _ARRAY else 12)[0], self._shape(element, depth + 1)
+            if leaf == _BITFIELD:
+                subtype, length, start = struct.unpack_from("<IBB", record)
+                return length, start, self._shape(subtype, depth + 1)
+        except (struct.error, ValueError) as error:
+            raise CorruptPdb(f"type {index:#x} of kind {leaf:#x} is cut short") from error
+        return leaf
 
     def _definition(self, leaf: int, record: bytes) -> _Definition:
         try:
@@ -313,7 +333,7 @@ class TypeStream:
                     "base": base["name"],
                     "constants": {
                         key: value - 2 * half if stored["signed"] and half <= value < 2 * half else value
-                        for key, value, _ in self._members(definition.fields, True)
+                        for key, value, _ in self._members(definition.fields, True, self._reference)
                     },
                     "size": stored["size"],
                 }
@@ -331,16 +351,14 @@ class TypeStream:
                 raise CorruptPdb(f"its types share lists of more than {_MOST_SHARED:,} fields")
             return fields
         self._lists[index] = fields = {}
-        for key, offset, reference in self._members(index, False):
+        for key, offset, reference in self._members(index, False, self._reference):
             # Two fields of one name: a base class may be there twice, by different ways.
             label = key if key not in fields or reference is None else f"{key}__{offset:x}"
             fields[label] = {"offset": offset, "type": reference}
         return fields
 
-    def _members(
-        self, index: int, constants: bool, types: bool = True
-    ) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
-        """(name, offset or value, type) of a field list; the type is ``None`` for constants and where not wanted."""
+    def _members(self, index: int, constants: bool, describe: Callable[[int], Any]) -> Iterator[tuple[str, int, Any]]:
+        """(name, offset or value, what ``describe`` gives for the type) of a field list; ``None`` for constants."""
         seen: set[int] = set()
         while index and index not in seen:
             seen.add(index)
@@ -374,11 +392,11 @@ class TypeStream:
                     if kind == _MEMBER:
                         offset, place = _number(record, place)
                         name, position = _string(record, place)
-                        yield name, offset, self._reference(type_index) if types else None
+                        yield name, offset, describe(type_index)
                     elif kind in (_BASE_CLASS, _BASE_INTERFACE):
                         offset, position = _number(record, place)
-                        reference = self._reference(type_index) if types else {}
-                        yield str(reference.get("name", "__base")), offset, reference or None
+                        base = describe(type_index)
+                        yield str(base.get("name", "__base") if isinstance(base, dict) else base), offset, base
                     elif kind in (_VIRTUAL_BASE, _INDIRECT_BASE):
                         # Where a virtual base lies, only the object itself says.
                         _, place = _number(record, place + 4)
