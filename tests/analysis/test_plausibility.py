@@ -75,7 +75,7 @@ def test_a_general_protection_fault_at_a_canonical_address(scene: Scene, dump_ty
     assert "0xffff9b000336004c, a canonical address" in judged.says
     assert judged.evidence == ("rbx=ffff9b0003360008",)
     assert (verdict.suspect, verdict.confidence) == ("hardware", "low")
-    assert (verdict.module_name, verdict.bucket) == ("myfault", "AV_myfault!unknown_function")
+    assert (verdict.module_name, verdict.bucket) == ("hardware", "AV_myfault!unknown_function")
     lines = summary(crash, target.has_names)
     assert not any("myfault.sys is" in line or line.startswith("The processor reported no") for line in lines)
     assert any(line.startswith("Suspect a hypervisor or the hardware, not myfault+") for line in lines)

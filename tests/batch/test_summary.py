@@ -22,18 +22,53 @@ def test_the_summary_groups_by_bucket(dumps: Path, lines: list[Line]) -> None:
     assert all(made == documents[0] for made in documents)
     document, text = documents[0]
     assert (document["analysed"], document["failed"]) == (7, 6)
-    first, second = document["groups"]
-    assert (first["bucket"], first["count"], first["culprit"]) == ("AV_myfault!unknown_function", 5, "myfault.sys")
+    # The dumps of the batch are a large and small ones of one crash, and copies; two are of another one.
+    assert document["crashes"] == 2 and document["culprits"] == [{"name": "myfault.sys", "count": 2}]
+    second, first = document["groups"]
+    assert (first["bucket"], first["count"], first["culprit"]) == ("AV_myfault!unknown_function", 1, "myfault.sys")
+    assert first["dumps"] == 5
     assert first["hash"] == "9745090a-9bce-ccba-c096-ca6e9ca04c64" and first["bug_check"] is None
     assert first["first_utc"] == first["last_utc"] == "2021-10-07T11:33:12.945381+00:00"
     assert [(Path(example["path"]).name, example["member"]) for example in first["examples"]] == [
         *[("again.DMP", None), ("kernel.dmp", None), ("small.dmp", None)],
         *[("small.dmp.gz", "small.dmp"), ("three.zip", "x/one.dmp")],
     ]
-    assert second["count"] == 2 and second["bucket"] == "0x7f_8_myfault!unknown_function"
+    assert (second["count"], second["dumps"]) == (1, 2) and second["bucket"] == "0x7f_8_myfault!unknown_function"
     assert sum(error["count"] for error in document["errors"]) == 6
-    assert text[0].split() == [str(first["count"]), first["bucket"], "myfault.sys"]
-    assert text[-1] == "7 analysed in 2 groups, 6 failed"
+    assert text[0].split() == ["1", second["bucket"], "myfault.sys"]
+    assert "        5 dumps of 1 crash" in text
+    assert text[-1] == "7 analysed of 2 crashes in 2 groups, 6 failed"
+
+
+def test_dumps_of_one_crash_are_counted_once() -> None:
+    """A small dump and a large one that saw more; the same time on another machine is another crash."""
+
+    def dump(number: int, size: int, confidence: str, machine: str | None, value: str = "1") -> Line:
+        line = crash(
+            "2021-02-03T04:05:06+00:00",
+            f"/{number}",
+            suspect=f"s{number}.sys",
+            confidence=confidence,
+            bucket=f"b{number}",
+        )
+        line["bug_check"]["arguments"] = [{"value": value}]
+        line["file"]["size"] = size
+        return {**line, "machine": {"smbios_digest": machine}}
+
+    summary = Summary()
+    for line in (
+        dump(1, 10, "medium", "m"),
+        dump(2, 99, "high", None),
+        dump(3, 999, "low", "m"),
+        dump(4, 10, "high", None, "2"),
+    ):
+        summary.add(line)
+    groups = summary.document()["groups"]
+    assert [(group["bucket"], group["count"], group["dumps"]) for group in groups] == [("b2", 1, 3), ("b4", 1, 1)]
+    summary.add(dump(5, 10, "high", "other"))
+    # Now nothing tells which of the two machines the second dump is of.
+    found = [(group["bucket"], group["dumps"]) for group in summary.document()["groups"]]
+    assert found == [("b1", 2), ("b2", 1), ("b4", 1), ("b5", 1)]
 
 
 def crash(when: str | None, path: str, **verdict: Any) -> Line:

@@ -13,9 +13,9 @@ from volatility3_kdump import cli
 from volatility3_kdump.analysis.pasted.source import LARGEST
 
 VECTOR = next(vector for vector in vectors() if vector["id"] == "d1-vrf-vmswitch")
-KEYS = ["bug_check", "symbol_name", "module_name", "image_name", "function_offset", "bucket", "hash", "group", "rule"]
-KEYS += ["runner_up", "runner_up_rule", "confidence", "confidence_reason", "process", "generation", "used", "pasted"]
-KEYS += ["differences", "notes"]
+KEYS = ["bug_check", "symbol_name", "module_name", "image_name", "suspect", "function_offset", "bucket", "hash"]
+KEYS += ["group", "rule", "runner_up", "runner_up_rule", "confidence", "confidence_reason", "process", "generation"]
+KEYS += ["used", "pasted", "differences", "notes"]
 
 
 @pytest.fixture

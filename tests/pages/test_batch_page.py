@@ -20,7 +20,7 @@ def line(when: str | None, number: int, name: str = "x.sys", machine: str = "dig
         "file": {"path": f"/dumps/{number}-{name}.dmp", "member": None},
         "error": None,
         "verdict": {"hash": f"h{number}", "bucket": f"AV_{name}_{number}!f", "suspect": name, "image_name": name},
-        "bug_check": {"name": name, "code": "0x1", "base_code": "0x1", "arguments": []},
+        "bug_check": {"name": name, "code": "0x1", "base_code": "0x1", "arguments": [{"value": f"{number:#x}"}]},
         "system": {"time_utc": when, "boot_id": number, "os_version": "10.0"},
         "machine": {"smbios_digest": machine, "manufacturer": name, "product": "p"},
         "plausibility": None,
@@ -43,7 +43,7 @@ def test_the_page_of_a_batch(sample: Callable[..., Path], tmp_path: Path, capsys
     text = Page(out.read_text(encoding="utf-8"))
     assert "2 crash dumps in 1 groups" in text.text and "AV_myfault!unknown_function" in text.text
     assert "{9745090a-9bce-ccba-c096-ca6e9ca04c64}" in text.text
-    assert "2021-10-07: 2" in text.text  # the column of the day
+    assert "2021-10-07: 1" in text.text  # the column of the day
     assert "NotACrashDump" in text.text and "bad.dmp" in text.text
     assert "Contoso Ltd, Workstation 5" in text.text
 

@@ -235,6 +235,11 @@ def reports_exception(bug_check: BugCheck) -> bool:
     return bool(record.get("violation")) or "exception" in record or "ip" in _failure_rule(bug_check.code)
 
 
+def exception_code(bug_check: BugCheck) -> int | None:
+    """The exception that an argument of the bug check names, as an NTSTATUS value."""
+    return _exception(bug_check, record_of(bug_check.code))
+
+
 def _exception(bug_check: BugCheck, record: Mapping[str, Any]) -> int | None:
     value = argument(bug_check, record["exception"]) if "exception" in record else None
     return None if value is None else value & 0xFFFFFFFF

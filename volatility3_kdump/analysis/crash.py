@@ -23,7 +23,7 @@ from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case, Reasoning
 from volatility3_kdump.analysis.stack_entries import entry_at, stack_entries
 from volatility3_kdump.analysis.verdict import Verdict, decide, no_verdict
-from volatility3_kdump.analysis.weighing import astray, weigh
+from volatility3_kdump.analysis.weighing import astray, settled, unseen, weigh
 from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
@@ -60,6 +60,7 @@ class Crash:
     stopped where that is none of the thread's: process and thread are then only what the processor had been running.
     ``no_bug_check`` is the sentence that says why there is no bug check. ``crashed`` is false for an image of a machine
     that runs: then nobody is to blame, and what is shown is what its first processor does.
+    ``faulting_module`` is the base of the module blamed where something else than a frame of the stack names it.
     """
 
     bug_check: BugCheck | None
@@ -78,6 +79,7 @@ class Crash:
     interrupted: str | None = None
     no_bug_check: str | None = None
     crashed: bool | None = True
+    faulting_module: int | None = None
 
     @property
     def source(self) -> SourceLine | None:
@@ -115,10 +117,12 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         lambda address: entry_at(target, address),
     )
     verdict = weigh(decided, judged, bug_check, identity.vendor if identity else None)
-    verdict = astray(verdict, judged, failure)
+    verdict = unseen(astray(verdict, judged, failure), bug_check, judged)
+    verdict = settled(verdict, bug_check)
     if target.header.crashed is False:
         verdict = no_verdict("the machine has not crashed")
     blamed = next((module for module in target.modules if module.name == verdict.module_name), None)
+    named = blamed if verdict.frame is None else None
     return Crash(
         bug_check,
         recorded,
@@ -136,6 +140,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         None if reasoning.thread else _interrupted(target),
         None if bug_check is not None else why_no_bug_check(target),
         target.header.crashed,
+        named.base if named is not None and named.name != "nt" else None,
     )
 
 

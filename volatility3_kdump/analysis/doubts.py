@@ -17,16 +17,19 @@ _STOPS = re.compile(r"KeBugCheck|KiBugCheck(?!Dispatch)|DbgBreakPoint|RtlpBreakW
 _MOST_CALLS = 6
 
 
-def doubt(bug_check: BugCheck | None, entries: Sequence[StackEntry], rules: OwnerRules) -> Mapping[str, Any]:
+def doubt(
+    bug_check: BugCheck | None, entries: Sequence[StackEntry], rules: OwnerRules, stopped_by: str | None = None
+) -> Mapping[str, Any]:
     """The reason not to trust the stack (``uncertain``), whether it acquits all that is on it (``blameless``), and what
     is left to suspect (``remains``): for these arguments or for the code.
 
-    Nothing of it holds where a driver borrowed a code that Windows itself raises at start-up only, or has its own.
+    ``stopped_by`` names the driver that called KeBugCheckEx, where more than the stack's names tells that. Nothing of
+    it holds where a driver borrowed a code that Windows itself raises at start-up only, or has its own.
     """
     if bug_check is None:
         return {}
     startup, unknown = buckets.startup_only(bug_check.code), tables.bug_check_record(bug_check.code) is None
-    if (startup or unknown) and _stopped_by_a_driver(entries, rules):
+    if (startup or unknown) and (stopped_by is not None or _stopped_by_a_driver(entries, rules)):
         return {}
     if unknown:
         return {"uncertain": "what this code means is not known"}

@@ -14,6 +14,7 @@ from volatility3_kdump.windows.stacks.frames import BUG_CHECK, SCAN, Stack
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
+CALLER = "BUGCHECK_CALLER"
 _KERNEL = ("nt", "hal")
 #: Frames at the top that are the call of the bug check itself.
 _MOST_CALLS = 4
@@ -47,6 +48,6 @@ def own_bug_check(
         said = "after a check of its own"
     place = target.name_of(frame.ip) or f"{frame.ip:#x}"
     return Reasoning(
-        (Finding("BUGCHECK_CALLER", place, frame.ip, f"{module.image_name} called KeBugCheckEx"),),
+        (Finding(CALLER, place, frame.ip, f"{module.image_name} called KeBugCheckEx"),),
         (f"{module.image_name} itself stopped the system, {said}.",),
     )

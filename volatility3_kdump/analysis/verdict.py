@@ -18,6 +18,7 @@ from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.buckets import FailureFacts
 from volatility3_kdump.analysis.bugcheck import BugCheck
 from volatility3_kdump.analysis.doubts import doubt
+from volatility3_kdump.analysis.own_bug_check import CALLER
 from volatility3_kdump.analysis.owners import (
     DEFAULT_OWNER,
     IGNORE,
@@ -54,7 +55,8 @@ class Verdict:
     ``symbol_name``, ``module_name``, ``image_name``, ``bucket``, ``bucket_hash`` (no braces) and ``function_offset``
     are the debugger's SYMBOL_NAME, MODULE_NAME, IMAGE_NAME, FAILURE_BUCKET_ID, FAILURE_ID_HASH and
     BUCKET_ID_FUNC_OFFSET, chosen as the debugger chooses. ``suspect`` is the file, else the module, that we hold most
-    probably responsible: the same component, unless the arguments name one where the debugger goes by the stack.
+    probably responsible: the same component, unless the arguments name one where the debugger goes by the stack, or
+    what is left to suspect is no module. It is ``None`` where nobody is.
     ``rule`` says why, ``runner_up`` and ``runner_up_rule`` who came second and why not first.
     ``confidence`` is ``high``, ``medium`` or ``low``, ``confidence_reason`` why. ``frame`` is the index of the
     entry blamed. ``all_microsoft`` says that no frame belongs to anyone but Microsoft. ``followup`` is the owner.
@@ -156,7 +158,8 @@ class _Decision:
         self.record = buckets.record_of(bug_check.code) if bug_check is not None else {}
         self.entries = entries
         self.rules = rules
-        self.doubt = doubt(bug_check, entries, rules)
+        caller = reasoning.finding(CALLER)
+        self.doubt = doubt(bug_check, entries, rules, caller.value if caller is not None else None)
         self.reporters = self._reporters()
         every = [
             _Candidate(index, entry, self._owner(entry))

@@ -18,12 +18,24 @@ from volatility3_kdump.analysis.plausibility import (
     MEMORY,
     NOT_DECODABLE,
     NOWHERE,
+    PROCESSOR,
     UNEXPLAINED,
     Plausibility,
 )
 from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, Verdict, turned_to
 
 _LEVELS = (LOW, MEDIUM, HIGH)
+_CORRUPTION = "memory_corruption"
+#: What is left to suspect where it is no module, and the name for it: the debugger's invented one where it has one.
+INVENTED = {
+    HARDWARE: HARDWARE,
+    PROCESSOR: HARDWARE,
+    MEMORY: _CORRUPTION,
+    "hypervisor": "hypervisor",
+    "disk": "disk",
+}
+#: Exceptions that say something of the instruction itself, which has to be seen for that.
+_OF_THE_INSTRUCTION = {0xC000001D: "illegal", 0xC0000096: "privileged"}
 
 
 def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | None, vendor: str | None) -> Verdict:
@@ -59,6 +71,30 @@ def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | Non
     if failure is None or told or failure.operand_agrees is not False:
         return verdict
     return _capped(verdict, MEDIUM, f"its instruction accesses {failure.operand:#x}, not the address that is reported")
+
+
+def unseen(verdict: Verdict, bug_check: BugCheck | None, judged: Plausibility | None) -> Verdict:
+    """Little certainty where the processor refused an instruction that nobody can look at."""
+    code = buckets.exception_code(bug_check) if bug_check is not None else None
+    word = _OF_THE_INSTRUCTION.get(code or 0)
+    if word is None or (judged is not None and judged.outcome is not None):
+        return verdict
+    return _capped(verdict, LOW, f"nothing tells what the instruction was that the processor called {word}")
+
+
+def settled(verdict: Verdict, bug_check: BugCheck | None) -> Verdict:
+    """The verdict as every view tells it: one name in all its fields, and nobody's where somebody asked for the dump.
+
+    Where no module is left to suspect, module and image have the debugger's invented names, as in its own verdicts of
+    that kind; the symbol stays, as the place where it showed, and the bucket, so that it can be compared.
+    """
+    if bug_check is not None and buckets.asked_for(bug_check.code):
+        return replace(verdict, suspect=None)
+    invented = INVENTED.get(verdict.suspect or "")
+    if invented is None or verdict.image_name == invented:
+        return verdict
+    followup = _CORRUPTION if invented == _CORRUPTION else verdict.followup
+    return replace(verdict, module_name=invented, image_name=invented, followup=followup)
 
 
 def _hardware(verdict: Verdict, judged: Plausibility, bug_check: BugCheck | None, vendor: str | None) -> Verdict:

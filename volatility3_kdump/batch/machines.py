@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from volatility3_kdump.batch.sightings import CONFIDENCE
+
 #: How many crashes make a pattern.
 _FEWEST, _MANY_CODES = 2, 3
 #: Words that stand for no driver.
 _NO_DRIVER = frozenset({"hardware", "memory", "processor", "memory_corruption", "unknown_image", "genuineintel.sys"})
 _KERNEL = frozenset({"ntkrnlmp.exe", "ntoskrnl.exe", "nt"})
-
-
-_CONFIDENCE = {"high": 3, "medium": 2, "low": 1}
 
 
 @dataclass(frozen=True)
@@ -202,12 +201,12 @@ def _dump(line: Mapping[str, Any]) -> Dump:
     member = _mapping(file.get("member")).get("name")
     path = f"{file.get('path')}{f' ({member})' if member else ''}"
     size = file.get("size")
-    confidence = _CONFIDENCE.get(str(verdict.get("confidence")), 0)
+    confidence = CONFIDENCE.get(str(verdict.get("confidence")), 0)
     return Dump(
         (-confidence, -size if isinstance(size, int) else 0, path),
         boot_id if isinstance(boot_id, int) else None,
         str(bug_check.get("name") or bug_check.get("base_code") or bug_check.get("code") or "no bug check"),
-        _text(verdict.get("suspect")) or _text(verdict.get("image_name")),
+        _text(verdict.get("suspect")),
         tuple(bit for bit in bits if isinstance(bit, int)),
         _text(judged.get("remains")) is not None,
         _text(system.get("os_version")) or _text(system.get("build_lab")),

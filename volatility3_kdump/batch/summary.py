@@ -1,16 +1,17 @@
-"""The crashes of a batch, counted by their buckets without the addresses in them."""
+"""The crashes of a batch, counted by their buckets without the addresses in them; several dumps may be of one crash."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from volatility3_kdump.analysis.buckets import grouping
 from volatility3_kdump.batch.machines import Machines, machine_lines
+from volatility3_kdump.batch.sightings import Sighting, Sightings, rank_of
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
@@ -22,6 +23,7 @@ EXAMPLES = 5
 @dataclass
 class _Group:
     count: int = 0
+    dumps: int = 0
     hashes: set[str] = dataclasses.field(default_factory=set)
     culprits: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     first: str | None = None
@@ -29,17 +31,19 @@ class _Group:
     #: (time of the crash, path, number of the member, name of the member)
     examples: list[tuple[str, str, int, str | None]] = dataclasses.field(default_factory=list)
 
-    def add(self, line: Line, when: str | None, culprit: str | None, digest: str | None = None) -> None:
+    def add(self, sightings: Sequence[Sighting]) -> None:
+        """Count a crash, of which there may be several dumps; the first tells of it."""
+        best = sightings[0]
         self.count += 1
-        if digest is not None:
-            self.hashes.add(digest)
-        if culprit is not None:
-            self.culprits[culprit] += 1
-        if when is not None:
-            self.first = when if self.first is None else min(self.first, when)
-            self.last = when if self.last is None else max(self.last, when)
-        member = line["file"]["member"] or {}
-        self.examples.append((when or "", line["file"]["path"], member.get("number") or 0, member.get("name")))
+        self.dumps += len(sightings)
+        if best.digest is not None:
+            self.hashes.add(best.digest)
+        if best.culprit is not None:
+            self.culprits[best.culprit] += 1
+        if best.when is not None:
+            self.first = best.when if self.first is None else min(self.first, best.when)
+            self.last = best.when if self.last is None else max(self.last, best.when)
+        self.examples += [sighting.place for sighting in sightings]
         self.examples.sort(key=lambda example: example[:3])
         del self.examples[EXAMPLES:]
 
@@ -53,15 +57,12 @@ class _Group:
 
 
 class Summary:
-    """Lines counted by bucket; the result does not depend on their order."""
+    """Crashes counted by bucket; the result does not depend on the order of lines."""
 
     def __init__(self) -> None:
-        #: By bucket without addresses and bug check, the latter only where there is no hash.
-        self._groups: dict[tuple[str | None, str | None], _Group] = {}
+        self._sightings = Sightings()
         self._errors: dict[str, _Group] = {}
         self._machines = Machines()
-        self._days: collections.Counter[str] = collections.Counter()
-        self._culprits: collections.Counter[str] = collections.Counter()
         self.analysed = 0
         self.failed = 0
 
@@ -70,7 +71,8 @@ class Summary:
         error = line["error"]
         if error is not None:
             self.failed += 1
-            self._errors.setdefault(error["kind"], _Group()).add(line, None, None)
+            sighting = Sighting(rank_of(line), None, None, None, None, None, _place(line, None))
+            self._errors.setdefault(error["kind"], _Group()).add([sighting])
             return
         self.analysed += 1
         self._machines.add(line)
@@ -78,22 +80,32 @@ class Summary:
         bug_check = line["bug_check"] or {}
         name = None if verdict["hash"] else bug_check.get("name") or bug_check.get("code")
         bucket = None if verdict["bucket"] is None else grouping(verdict["bucket"])
-        group = self._groups.setdefault((bucket, name), _Group())
-        when, culprit = line["system"]["time_utc"], verdict["suspect"] or verdict["image_name"]
-        group.add(line, when, culprit, verdict["hash"])
-        day = _day(when)
-        if day is not None:
-            self._days[day] += 1
-        if culprit is not None:
-            self._culprits[culprit] += 1
+        when = line["system"]["time_utc"]
+        sighting = Sighting(rank_of(line), bucket, name, verdict["hash"], verdict["suspect"], when, _place(line, when))
+        self._sightings.add(line, sighting)
 
     def document(self) -> dict[str, Any]:
         """The summary as plain values: ``docs/batch-schema.md``."""
+        #: By bucket without addresses and bug check, the latter only where there is no hash.
+        groups: dict[tuple[str | None, str | None], _Group] = {}
+        days: collections.Counter[str] = collections.Counter()
+        culprits: collections.Counter[str] = collections.Counter()
+        crashes = 0
+        for sightings in self._sightings.crashes():
+            crashes += 1
+            best = sightings[0]
+            groups.setdefault((best.bucket, best.name), _Group()).add(sightings)
+            day = _day(best.when)
+            if day is not None:
+                days[day] += 1
+            if best.culprit is not None:
+                culprits[best.culprit] += 1
         return {
             "batch": SCHEMA,
             "kdump_version": __version__,
             "analysed": self.analysed,
             "failed": self.failed,
+            "crashes": crashes,
             "groups": [
                 {
                     "hash": min(group.hashes) if len(group.hashes) == 1 else None,
@@ -101,17 +113,18 @@ class Summary:
                     "bucket": bucket,
                     "bug_check": name,
                     "count": group.count,
+                    "dumps": group.dumps,
                     "culprit": group.culprit,
                     "first_utc": group.first,
                     "last_utc": group.last,
                     "examples": group.example_files(),
                 }
-                for (bucket, name), group in sorted(self._groups.items(), key=_rank)
+                for (bucket, name), group in sorted(groups.items(), key=_rank)
             ],
-            "days": [{"day": day, "count": count} for day, count in sorted(self._days.items())],
+            "days": [{"day": day, "count": count} for day, count in sorted(days.items())],
             "culprits": [
                 {"name": name, "count": count}
-                for name, count in sorted(self._culprits.items(), key=lambda entry: (-entry[1], entry[0]))
+                for name, count in sorted(culprits.items(), key=lambda entry: (-entry[1], entry[0]))
             ],
             "machines": self._machines.document(),
             "errors": [
@@ -127,6 +140,8 @@ class Summary:
             what = group["bucket"] or group["bug_check"] or "no bug check"
             yield printable(f"{group['count']:6}  {what}  {group['culprit'] or 'no culprit'}")
             yield printable(f"        {_hash_words(group)}")
+            if group["dumps"] > group["count"]:
+                yield f"        {group['dumps']} dumps of {counted(group['count'], 'crash')}"
             if group["first_utc"] is not None:
                 yield printable(f"        {group['first_utc']} to {group['last_utc']}")
             yield from _example_lines(group)
@@ -134,11 +149,18 @@ class Summary:
         for error in document["errors"]:
             yield printable(f"{error['count']:6}  not analysed: {error['kind']}")
             yield from _example_lines(error)
-        yield f"{self.analysed} analysed in {counted(len(document['groups']), 'group')}, {self.failed} failed"
+        crashes = f" of {counted(document['crashes'], 'crash')}" if document["crashes"] < self.analysed else ""
+        yield f"{self.analysed} analysed{crashes} in {counted(len(document['groups']), 'group')}, {self.failed} failed"
 
 
 def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    ending = "es" if noun.endswith("sh") else "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
+
+
+def _place(line: Line, when: str | None) -> tuple[str, str, int, str | None]:
+    member = line["file"]["member"] or {}
+    return when or "", line["file"]["path"], member.get("number") or 0, member.get("name")
 
 
 def _day(when: str | None) -> str | None:
@@ -162,5 +184,6 @@ def _hash_words(group: dict[str, Any]) -> str:
 def _example_lines(group: dict[str, Any]) -> Iterator[str]:
     for example in group["examples"]:
         yield printable(f"        {example['path']}" + (f" ({example['member']})" if example["member"] else ""))
-    if group["count"] > len(group["examples"]):
-        yield f"        and {group['count'] - len(group['examples'])} more"
+    total = group.get("dumps", group["count"])
+    if total > len(group["examples"]):
+        yield f"        and {total - len(group['examples'])} more"

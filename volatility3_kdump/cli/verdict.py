@@ -73,6 +73,7 @@ def as_record(judged: Any) -> dict[str, Any]:
         "symbol_name": verdict.symbol_name,
         "module_name": verdict.module_name,
         "image_name": verdict.image_name,
+        "suspect": verdict.suspect,
         "function_offset": None if verdict.function_offset is None else f"{verdict.function_offset:x}",
         "bucket": verdict.bucket,
         "hash": verdict.bucket_hash,
@@ -107,6 +108,8 @@ def as_lines(record: dict[str, Any]) -> list[str]:
     ):
         value = record[key]
         lines.append(_line(label, "none" if value is None else f"{{{value}}}" if key == "hash" else value))
+    if record["suspect"] not in (record["image_name"], record["module_name"]):
+        lines.append(_line("SUSPECT", record["suspect"] or "nobody"))
     lines.append(_line("RULE", record["rule"]))
     if record["runner_up"] is not None:
         lines.append(_line("RUNNER_UP", f"{record['runner_up']} ({record['runner_up_rule']})"))

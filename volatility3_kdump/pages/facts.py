@@ -275,7 +275,7 @@ def is_suspect(crash: Crash, name: str | None) -> bool:
     verdict = crash.verdict
     if name is None or name != verdict.module_name:
         return False
-    return verdict.suspect in (None, verdict.image_name, verdict.module_name)
+    return verdict.suspect is not None and verdict.suspect in (verdict.image_name, verdict.module_name)
 
 
 def _driver(target: Target, crash: Crash, module: Module, images: ImageSet, on_stack: set[str]) -> Driver:

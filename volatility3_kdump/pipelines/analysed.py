@@ -45,7 +45,7 @@ class Analysed:
     def suspect(self) -> str | None:
         """What is held responsible."""
         verdict = (self.document or {}).get("verdict") or {}
-        return verdict.get("suspect") or verdict.get("image_name") or verdict.get("module_name")
+        return verdict.get("suspect") or None
 
     @property
     def sentence(self) -> str:

@@ -95,9 +95,7 @@ def _confidence(document: Document, least: str) -> bool:
 
 def _third_party(document: Document) -> bool:
     verdict = document["verdict"]
-    return (
-        not verdict["all_microsoft"] and not _hardware(document) and bool(verdict["suspect"] or verdict["image_name"])
-    )
+    return not verdict["all_microsoft"] and not _hardware(document) and bool(verdict["suspect"])
 
 
 def _hardware(document: Document) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from volatility3_kdump.analysis.buckets import asked_for
 from volatility3_kdump.analysis.failure import failure_rule
 from volatility3_kdump.analysis.plausibility import MISALIGNED
+from volatility3_kdump.analysis.weighing import INVENTED
 from volatility3_kdump.cpu.exception import (
     STACK_BUFFER_OVERRUN,
     ExceptionRecord,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
     from volatility3_kdump.analysis.failure import Failure
     from volatility3_kdump.analysis.reasoning import Finding
+    from volatility3_kdump.analysis.verdict import Verdict
     from volatility3_kdump.symbols.names import Name
 
 NOTE = (
@@ -104,6 +107,8 @@ def analyze(crash: Crash, size: int, site: Name | None) -> Iterator[str]:
     yield from _key_values(crash)
     yield from _first_fields(crash)
     yield from _plausibility(crash)
+    if crash.faulting_module is not None:
+        yield from field("FAULTING_MODULE", f"{_address(crash.faulting_module, size)} {crash.verdict.module_name}")
     yield from _findings(crash, late=False)
     failure = crash.failure
     if failure is not None:
@@ -136,9 +141,14 @@ def brief(crash: Crash) -> Iterator[str]:
         yield f"BugCheck {crash.bug_check.raw_code:X}, {{{listed}}}"
     yield ""
     verdict = crash.verdict
-    if verdict.image_name:
-        site = f" ( {verdict.symbol_name} )" if verdict.symbol_name else ""
-        yield f"Probably caused by : {verdict.image_name}{site}"
+    asked = _asked(crash)
+    if asked is not None:
+        yield nobody(asked)
+        yield ""
+    elif verdict.image_name:
+        named = otherwise_named(verdict)
+        site = f" ( {verdict.symbol_name} )" if verdict.symbol_name and named is None else ""
+        yield f"Probably caused by : {named or verdict.image_name}{site}"
         yield ""
     if crash.crashed is False:
         yield _RUNNING
@@ -345,8 +355,31 @@ def _last_fields(crash: Crash) -> Iterator[str]:
     if crash.crashed is False:
         yield _RUNNING
         return
+    named, asked = otherwise_named(verdict), _asked(crash)
+    if asked is not None:
+        yield nobody(asked)
+        yield ""
+    elif verdict.suspect is not None and (named is not None or verdict.frame is None or verdict.suspect in INVENTED):
+        told = f"confidence {verdict.confidence}: {verdict.rule}"
+        yield from field("SUSPECT", f"{verdict.suspect} ({told})")
     yield f"Followup:     {verdict.followup}"
     yield "---------"
+
+
+def otherwise_named(verdict: Verdict) -> str | None:
+    """The component held responsible where the debugger, which goes by the stack, names another one."""
+    if verdict.suspect is None or verdict.suspect in (verdict.image_name, verdict.module_name):
+        return None
+    return None if verdict.image_name in INVENTED.values() else verdict.suspect
+
+
+def _asked(crash: Crash) -> str | None:
+    return asked_for(crash.bug_check.code) if crash.bug_check is not None else None
+
+
+def nobody(why: str) -> str:
+    """The sentence for crashes that nobody is to blame for."""
+    return f"No component is to blame: {why}."
 
 
 def shown_code(failure: Failure, size: int, kd: bool = True) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis import plausibility
 from volatility3_kdump.analysis.buckets import INCONCLUSIVE, UNKNOWN_IMAGE, asked_for
+from volatility3_kdump.text.analyze import nobody
 from volatility3_kdump.windows.stacks.frames import SCAN
 
 if TYPE_CHECKING:
@@ -151,13 +152,13 @@ def _who(crash: Crash) -> str:
     verdict = crash.verdict
     if crash.crashed is False:
         return "No component is to blame: nothing has failed."
-    suspect = verdict.suspect or verdict.image_name or verdict.module_name
+    asked = asked_for(crash.bug_check.code) if crash.bug_check is not None else None
+    if asked is not None:
+        return nobody(asked)
+    suspect = verdict.suspect
     if verdict.symbol_name == INCONCLUSIVE or suspect is None or suspect == UNKNOWN_IMAGE:
         return f"No component can be named: {_short(verdict.rule).removeprefix('nobody can be blamed: ')}."
     judged = crash.plausibility
-    asked = asked_for(crash.bug_check.code) if crash.bug_check is not None else None
-    if asked is not None:
-        return f"No component is to blame: {asked}."
     if judged is not None and judged.outcome == plausibility.UNEXPLAINED:
         showed = f", not {verdict.runner_up}, where it showed" if verdict.runner_up else ""
         return f"Suspect a hypervisor or the hardware{showed} (confidence {verdict.confidence})."

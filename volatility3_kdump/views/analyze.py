@@ -8,7 +8,8 @@ from pathlib import Path
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import Failure, exception_site
 from volatility3_kdump.analysis.owners import OwnerRules
-from volatility3_kdump.analysis.plausibility import MEMORY, UNEXPLAINED
+from volatility3_kdump.analysis.plausibility import UNEXPLAINED
+from volatility3_kdump.analysis.weighing import INVENTED
 from volatility3_kdump.cpu.exception import ExceptionRecord, code_name
 from volatility3_kdump.symbols.names import Name
 from volatility3_kdump.target import Target
@@ -133,6 +134,8 @@ def _plausibility_rows(crash: Crash) -> Iterator[Row]:
 def _verdict_rows(crash: Crash) -> Iterator[Row]:
     verdict = crash.verdict
     suspect = verdict.suspect if verdict.suspect != verdict.image_name else None
+    if verdict.suspect is None and verdict.image_name is not None:
+        suspect = "nobody"
     judged = crash.plausibility
     # Where memory or hardware is suspected, the symbol is no more than the place; one row says so.
     place = verdict.symbol_name is not None and verdict.runner_up == verdict.symbol_name
@@ -160,7 +163,9 @@ def _suspect_note(crash: Crash) -> str:
         return "or a hypervisor below the system"
     if judged is not None and (judged.acquits or judged.flips) and crash.verdict.suspect not in (None, "hardware"):
         return "what is left when the code is acquitted" if judged.acquits else "what the changed bit points at"
-    if crash.verdict.suspect == MEMORY:
+    if crash.verdict.suspect is None:
+        return crash.verdict.confidence_reason
+    if crash.verdict.suspect in INVENTED:
         return "what this code says itself"
     return "named by the arguments, which is stronger than the stack"
 

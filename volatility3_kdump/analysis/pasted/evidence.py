@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.buckets import FailureFacts
@@ -14,7 +14,9 @@ from volatility3_kdump.analysis.pasted.places import Places
 from volatility3_kdump.analysis.pasted.reasons import Reasons
 from volatility3_kdump.analysis.pasted.report import Report, field_of
 from volatility3_kdump.analysis.stack_entries import StackEntry
-from volatility3_kdump.analysis.verdict import Verdict, decide
+from volatility3_kdump.analysis.verdict import Verdict, decide, turned_to
+from volatility3_kdump.analysis.weighing import INVENTED, settled, unseen
+from volatility3_kdump.images.modules import debugger_name
 
 #: The first build of Windows 8.
 _WINDOWS_8 = 9200
@@ -28,6 +30,7 @@ _LIVE = re.compile(r"Dbgk(?:p)?Wer|WdDbgReport|DbgkCaptureLiveDump|IoCaptureLive
 _VERIFIER = re.compile(r"Vi[A-Z]|Vf[A-Z]|Verifier[A-Z]|Iov[A-Z]")
 #: Names of systems before Windows 8.
 _OLD_NAMES = ("7", "Vista", "Server 2008", "Longhorn", "XP", "2000", "Server 2003")
+_SUSPECT = re.compile(r"(?P<name>[\w.$~-]{1,64}) \(confidence (?P<confidence>high|medium|low): (?P<why>.{1,1000})\)")
 _EXCEPTION_STACK = "KxExceptionDispatchOnExceptionStack"
 
 
@@ -61,6 +64,7 @@ def judge(report: Report, rules: OwnerRules | None = None) -> PastedVerdict:
         rules or OwnerRules.load(),
         evidence.places.resolve,
     )
+    verdict = _of_the_dump(report, unseen(verdict, bug_check, None), bug_check)
     notes = [*report.notes, *reasons.notes]
     if not evidence.entries:
         notes.append("the text has no stack")
@@ -73,6 +77,25 @@ def judge(report: Report, rules: OwnerRules | None = None) -> PastedVerdict:
         tuple(_differences(report, verdict)),
         tuple(notes),
     )
+
+
+def _of_the_dump(report: Report, verdict: Verdict, bug_check: BugCheck) -> Verdict:
+    """The verdict with what our own analysis of the dump says in its text: it saw bytes that no text shows."""
+    if buckets.asked_for(bug_check.code):
+        return replace(verdict, suspect=None)
+    told = _SUSPECT.fullmatch(report.fields.get("SUSPECT", ""))
+    if told is None:
+        return verdict
+    report.use("SUSPECT (of an analysis by kdump)")
+    name = told["name"]
+    if name not in INVENTED:
+        verdict = replace(verdict, suspect=name, confidence=told["confidence"], rule=told["why"])
+        image = report.pasted.get("image_name")
+        if image != name or verdict.image_name in (name, buckets.UNKNOWN_IMAGE):
+            return verdict
+        return replace(verdict, symbol_name=None, module_name=debugger_name(name), image_name=name, frame=None)
+    turned = turned_to(verdict, name, told["why"], told["confidence"], "the analysis of the dump says so")
+    return settled(turned, bug_check)
 
 
 def _differences(report: Report, verdict: Verdict) -> list[str]:

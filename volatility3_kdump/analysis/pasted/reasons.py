@@ -113,7 +113,7 @@ class Reasons:
         kind = self._argument(1)
         if kind not in (3, 4):
             return Reasoning()
-        holder = self._irp_holder() if kind == 3 else None
+        holder = self._irp_holder() or self._driver_object() if kind == 3 else None
         module = self.report.fields.get("FAULTING_MODULE", "").partition(" ")[2].strip()
         device = self.places.image_of(module, 0) if module else None
         if device is not None:
@@ -138,6 +138,14 @@ class Reasons:
                         self.report.use("!irp")
                         return named["name"]
         return None
+
+    def _driver_object(self) -> str | None:
+        """The driver whose device has the IRP, as our own analysis names it behind its object."""
+        named = _DRIVER_NAME.search(self.report.fields.get("DRIVER_OBJECT", ""))
+        if named is None:
+            return None
+        self.report.use("DRIVER_OBJECT")
+        return named["name"]
 
     def _critical_process(self) -> Reasoning:
         report = self.report
