@@ -174,7 +174,7 @@ def test_a_root_that_was_never_set_or_other_machines_have_no_tables(tmp_path: Pa
     memory, values = paging.machine("x64")
     for change in (
         {"DirectoryTableBase": 0x4547415045474150},
-        {"MachineImageType": 0xAA64},
+        {"MachineImageType": 0x1C4},
         {"MachineImageType": 0x200},
     ):
         _, layer = virtual_layer(tmp_path / "made.dmp", memory, {**values, **change}, 64)

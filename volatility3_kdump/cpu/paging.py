@@ -1,13 +1,18 @@
 """Page tables: the levels that the processor walks, and what Windows writes into entries that the processor skips.
 
 This is the only place that knows the bits of an entry. Valid entries are the processor's (Intel SDM volume 3, 4.3 for
-32-bit paging, 4.4 for PAE, 4.5 for 4-level and 5-level paging). An entry whose valid bit is clear is the memory
-manager's: ``_MMPTE_SOFTWARE``, ``_MMPTE_TRANSITION``, ``_MMPTE_PROTOTYPE`` and ``_MMPTE_SUBSECTION`` of the kernel's
-symbols, tested in the order prototype, transition, page file. The bits Prototype (10) and Transition (11) have not
-moved since Windows XP; the number of the paging file has.
+32-bit paging, 4.4 for PAE, 4.5 for 4-level and 5-level paging; Arm ARM, D8.3 for the 4 KB granule of ARM64). An entry
+whose valid bit is clear is the memory manager's: ``_MMPTE_SOFTWARE``, ``_MMPTE_TRANSITION``, ``_MMPTE_PROTOTYPE`` and
+``_MMPTE_SUBSECTION`` of the kernel's symbols, tested in the order prototype, transition, page file. The bits Prototype
+(10) and Transition (11) have not moved since Windows XP; the number of the paging file has.
 
 Against L1TF, later kernels write every entry that is not valid with one bit set that lies above all memory
 (nt!MiSwizzleInvalidPte, ``MiState.Hardware.InvalidPteMask``): where SwizzleBit is clear, the mask is to be cleared.
+
+Windows on ARM64 has T0SZ and T1SZ of 17 and the table of TTBR1 behind that of TTBR0, half a page each (TCR_EL1,
+TTBR0_EL1 and TTBR1_EL1 in the KPRCB of a real dump): one page of 512 entries maps both halves, and maps itself, as on
+x64. What entries that are not valid have where is ``_MMPTE_SOFTWARE`` of the kernels 22000 and 26100; they have no
+SwizzleBit.
 """
 
 from __future__ import annotations
@@ -36,8 +41,9 @@ _UNKNOWN_WIDTH = 45 - PAGE_SHIFT
 class TableLevel(NamedTuple):
     """A level of page tables: the lowest address bit that indexes it, and how many do.
 
-    ``large`` says whether its entries may map pages. ``reserved`` are the bits that must be clear in a valid entry,
-    ``reserved_large`` those in one that maps a large page: the processor faults on them, so nothing is mapped.
+    ``large`` says whether its entries may map pages. ``reserved`` are the bits that must be as in ``expected`` (clear)
+    in a valid entry, ``reserved_large`` those that must be clear in one that maps a large page: the processor faults
+    otherwise, so nothing is mapped.
     """
 
     shift: int
@@ -45,6 +51,7 @@ class TableLevel(NamedTuple):
     large: bool = False
     reserved: int = 0
     reserved_large: int = 0
+    expected: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class PagingMode:
     """A paging mode: levels from the top down, bytes of an entry, bits of an address.
 
     ``root`` and ``frame`` mask the address of the top table (out of CR3) and that of a table or page (out of an entry).
+    An entry whose bit ``large_bit`` is ``large_set`` maps a large page. ``marks_invalid`` says whether the kernel may
+    set a bit above all memory in entries that are not valid.
     """
 
     name: str
@@ -60,6 +69,13 @@ class PagingMode:
     address_bits: int
     root: int
     frame: int
+    large_bit: int = LARGE
+    large_set: bool = True
+    marks_invalid: bool = True
+
+    def is_large(self, entry: int, level: TableLevel) -> bool:
+        """Whether a valid entry maps a large page."""
+        return level.large and bool(entry & self.large_bit) == self.large_set
 
     def large_base(self, entry: int, level: TableLevel) -> int:
         """The physical address of the large page that an entry maps; its PAT bit (12) is no address bit."""
@@ -92,6 +108,24 @@ _LOWER_LEVELS = (
     TableLevel(12, 9),
 )
 INTEL_4_LEVEL = PagingMode("4-level", _LOWER_LEVELS, 8, 48, FRAME_64, FRAME_64)
+#: Bits 47 to 12 name a table or page of 4 KB; bit 1 tells a table, or a page of the last level, from a large page.
+ARM64_FRAME, _NOT_LARGE = 0x0000FFFFFFFFF000, 1 << 1
+ARM64_4_LEVEL = PagingMode(
+    "ARM64",
+    (
+        TableLevel(39, 9, False, _NOT_LARGE, expected=_NOT_LARGE),
+        TableLevel(30, 9, True),
+        TableLevel(21, 9, True),
+        TableLevel(12, 9, False, _NOT_LARGE, expected=_NOT_LARGE),
+    ),
+    8,
+    48,
+    ARM64_FRAME,
+    ARM64_FRAME,
+    _NOT_LARGE,
+    False,
+    False,
+)
 INTEL_5_LEVEL = PagingMode("5-level", (TableLevel(48, 9, False, LARGE), *_LOWER_LEVELS), 8, 57, FRAME_64, FRAME_64)
 
 #: What an entry that is not valid says.
@@ -126,10 +160,15 @@ class EntryForms:
 POSSIBLE_MASKS = 0x1FFFF << 35
 #: The first build whose kernels, of any revision, keep PageFileLow at bit 12 and have a SwizzleBit.
 _FIRST_SWIZZLED_BUILD = 17763
+#: The first build whose form on ARM64 is known.
+_FIRST_ARM64_BUILD = 22000
 
 
-def default_forms(build: int | None, width: int) -> EntryForms:
-    """What is known without the kernel's symbols. Kernels before 17763 got the newer form by an update."""
+def default_forms(build: int | None, width: int, arm64: bool = False) -> EntryForms:
+    """What is known without the kernel's symbols. Kernels of x64 before 17763 got the newer form by an update."""
+    if arm64:
+        place = 6 if build is not None and build >= _FIRST_ARM64_BUILD else None
+        return EntryForms(page_file=place, protection=1, swizzle=None, mask=0)
     if width == 4:
         return EntryForms(page_file=1, swizzle=None, mask=0)
     return EntryForms(page_file=12 if build is not None and build >= _FIRST_SWIZZLED_BUILD else None)
@@ -151,11 +190,12 @@ def frame_width(frames: int) -> int:
     return (frames - 1).bit_length() if frames else _UNKNOWN_WIDTH
 
 
-def transition_frame(entry: int, bits: int, width: int = 8) -> int | None:
+def transition_frame(entry: int, bits: int, width: int = 8, marked: bool = True) -> int | None:
     """The page frame of an entry in transition, on a machine whose page frame numbers have ``bits`` bits.
 
     The L1TF bit lies above all memory, so that it can be told from the page frame without the kernel's mask. ``None``
-    where more than this bit is set above memory: such an entry names no page of the machine.
+    where more than this bit, or any if no entries are ``marked`` by it, is set above memory: such an entry names no
+    page of the machine.
     """
     if width == 4:
         return (entry & FRAME_32) >> PAGE_SHIFT
@@ -163,7 +203,9 @@ def transition_frame(entry: int, bits: int, width: int = 8) -> int | None:
         return None
     frame = (entry & FRAME_64) >> PAGE_SHIFT
     above = frame >> bits
-    return None if above & (above - 1) else frame & ((1 << bits) - 1)
+    if above & (above - 1) or (above and not marked):
+        return None
+    return frame & ((1 << bits) - 1)
 
 
 def prototype_address(entry: int, forms: EntryForms, mode: PagingMode) -> int | None:

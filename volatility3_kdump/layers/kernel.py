@@ -24,11 +24,11 @@ vollog = logging.getLogger(__name__)
 _ENTRY_SIZE = 8
 
 
-def _entry_forms(identity: PdbIdentity, kernel: Kernel, build: int | None, read: ReadMemory) -> EntryForms:
+def _entry_forms(identity: PdbIdentity, kernel: Kernel, build: int | None, arm64: bool, read: ReadMemory) -> EntryForms:
     """What the kernel's symbols say of page table entries, else its build; read when an entry first needs it."""
     table = load_kernel_table(identity)
     forms = entry_forms(table, kernel.base, read) if table is not None else None
-    return forms or default_forms(build, _ENTRY_SIZE)
+    return forms or default_forms(build, _ENTRY_SIZE, arm64)
 
 
 class KdumpKernelFinder(pdbscan.KernelPDBScanner):
@@ -63,7 +63,12 @@ class KdumpKernelFinder(pdbscan.KernelPDBScanner):
                 continue
             vollog.debug(f"Kernel {kernel.identity.isf_name} at {kernel.base:#x}, by {kernel.base_known_by}")
             physical.page_tables.learn = functools.partial(
-                _entry_forms, kernel.identity, kernel, physical.page_tables.build, read
+                _entry_forms,
+                kernel.identity,
+                kernel,
+                physical.page_tables.build,
+                physical.dump.header.architecture == "arm64",
+                read,
             )
             return (
                 name,

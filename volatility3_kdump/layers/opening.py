@@ -245,7 +245,7 @@ def _layer(layer_class: type[Any], context: interfaces.context.ContextInterface,
 
 def _why_no_translation(dump: CrashDump) -> str:
     header = dump.header
-    if header.architecture not in ("x64", "x86"):
+    if header.architecture not in ("x64", "x86", "arm64"):
         return f"no address translation for {header.architecture}: only the header and the tagged data can be shown"
     if header.directory_table_base is None:
         return "DirectoryTableBase in the dump header was never set: no address can be translated"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump.cpu import paging
-from volatility3_kdump.cpu.paging import LARGE, PAGE_SHIFT, PAGE_SIZE, VALID, EntryForms, PagingMode, TableLevel
+from volatility3_kdump.cpu.paging import PAGE_SHIFT, PAGE_SIZE, VALID, EntryForms, PagingMode, TableLevel
 from volatility3_kdump.dump import CrashDump, PageMap, Source, extents
 from volatility3_kdump.errors import KdumpError
 
@@ -106,6 +106,7 @@ class PageTables:
         self.pages: PageMap = dump.pages
         self.source: Source = dump.source
         self.build = dump.header.build_number
+        self._arm64 = dump.header.architecture == "arm64"
         #: Bits of a page frame number of the machine.
         self.frame_bits = paging.frame_width(dump.machine_frames)
         #: Gives what the kernel's symbols say of entries that are not valid, ``None`` as long as they are not loaded.
@@ -124,7 +125,7 @@ class PageTables:
             except KdumpError:
                 # A damaged symbol table is reported where it is used for itself.
                 pass
-        return self._learnt or paging.default_forms(self.build, width)
+        return self._learnt or paging.default_forms(self.build, width, self._arm64)
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes within a physical page; ``None`` where it is not in the dump."""
@@ -210,17 +211,17 @@ class AddressSpace:
                 steps.append(Step(level, table + at, which, entry))
             which = PHYSICAL
             if entry & VALID:
-                if level.large and entry & LARGE:
+                if level.large and mode.is_large(entry, level):
                     if entry & level.reserved_large:
                         return Fault(level.shift, entry)
                     return Place(mode.large_base(entry, level), 1 << level.shift, PHYSICAL, entry)
-                if entry & level.reserved:
+                if entry & level.reserved != level.expected:
                     return Fault(level.shift, entry)
                 table = entry & mode.frame
                 continue
             kind = paging.kind_of(entry, width)
             if kind == paging.TRANSITION:
-                frame = paging.transition_frame(entry, self.tables.frame_bits, width)
+                frame = self._transition_frame(entry)
                 if frame is None:
                     return Fault(level.shift, entry)
                 table = frame << PAGE_SHIFT
@@ -247,7 +248,7 @@ class AddressSpace:
             return Place(value & self.mode.frame, PAGE_SIZE, PHYSICAL, entry)
         kind = paging.kind_of(value)
         if kind == paging.TRANSITION:
-            frame = paging.transition_frame(value, self.tables.frame_bits)
+            frame = self._transition_frame(value)
             return Fault(PAGE_SHIFT, entry) if frame is None else Place(frame << PAGE_SHIFT, PAGE_SIZE, PHYSICAL, entry)
         if kind == paging.PAGE_FILE:
             located = paging.page_file_place(value, self.forms)
@@ -255,6 +256,10 @@ class AddressSpace:
                 return Place(located[1] << PAGE_SHIFT, PAGE_SIZE, located[0], entry)
             return Fault(PAGE_SHIFT, entry, True, located)
         return Fault(PAGE_SHIFT, entry)
+
+    def _transition_frame(self, entry: int) -> int | None:
+        mode = self.mode
+        return paging.transition_frame(entry, self.tables.frame_bits, mode.width, mode.marks_invalid)
 
     def _has_page(self, number: int, page: int) -> bool:
         source = self.paging_files.get(number)
@@ -326,7 +331,7 @@ class AddressSpace:
         for first, stop in zip(firsts.tolist(), [*firsts[1:].tolist(), len(slots)], strict=True):
             inner = indexes[first:stop]
             entry = int(entries[slots[first]])
-            if entry & VALID and level.large and entry & LARGE:
+            if entry & VALID and self.mode.is_large(entry, level):
                 if not entry & level.reserved_large:
                     base = self.mode.large_base(entry, level)
                     within = (pages[inner].astype(np.int64) << PAGE_SHIFT) & (1 << level.shift) - 1
@@ -347,10 +352,10 @@ class AddressSpace:
     def _lower_table(self, entry: int, level: TableLevel) -> tuple[int, int] | None:
         """The table that an entry above the last level leads to, and which file it is in."""
         if entry & VALID:
-            return None if entry & level.reserved else (entry & self.mode.frame, PHYSICAL)
+            return (entry & self.mode.frame, PHYSICAL) if entry & level.reserved == level.expected else None
         kind = paging.kind_of(entry, self.mode.width)
         if kind == paging.TRANSITION:
-            frame = paging.transition_frame(entry, self.tables.frame_bits, self.mode.width)
+            frame = self._transition_frame(entry)
             return None if frame is None else (frame << PAGE_SHIFT, PHYSICAL)
         if kind == paging.PAGE_FILE:
             located = paging.page_file_place(entry, self.forms, self.mode.width)
@@ -372,9 +377,9 @@ class AddressSpace:
         import numpy as np
 
         valid = entries & np.uint64(VALID) != 0
-        reserved = self.mode.levels[-1].reserved
-        if reserved:
-            valid &= entries & np.uint64(reserved) == 0
+        last = self.mode.levels[-1]
+        if last.reserved:
+            valid &= entries & np.uint64(last.reserved) == np.uint64(last.expected)
         frames = ((entries & np.uint64(self.mode.frame)) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
         both = np.uint64(VALID | paging.PROTOTYPE_BIT | paging.TRANSITION_BIT)
         moved = entries & both == np.uint64(paging.TRANSITION_BIT)
@@ -382,7 +387,8 @@ class AddressSpace:
             return np.where(valid | moved, frames, -1)
         bits = self.tables.frame_bits
         above = frames >> bits
-        moved &= (above & (above - 1) == 0) & (entries >> np.uint64(paging.POINTER_SHIFT) != np.uint64(paging.POINTER))
+        one_bit = above & (above - 1) if self.mode.marks_invalid else above
+        moved &= (one_bit == 0) & (entries >> np.uint64(paging.POINTER_SHIFT) != np.uint64(paging.POINTER))
         return np.where(valid, frames, np.where(moved, frames & (1 << bits) - 1, -1))
 
     def batches(self, low: int = 0, high: int | None = None, notes: list[str] | None = None) -> Iterator[Batch]:
@@ -435,7 +441,7 @@ class _Range:
             start = base + (index << level.shift)
             if not entry:
                 continue
-            if entry & VALID and level.large and entry & LARGE:
+            if entry & VALID and space.mode.is_large(entry, level):
                 if not entry & level.reserved_large:
                     yield from self._batch([self._large(entry, level, start)])
                 continue
@@ -456,7 +462,7 @@ class _Range:
         present = np.flatnonzero(entries[first:stop]) + first
         for index, entry in zip(present.tolist(), entries[present].tolist(), strict=True):
             start = base + (index << level.shift)
-            if entry & VALID and level.large and entry & LARGE:
+            if entry & VALID and space.mode.is_large(entry, level):
                 if not entry & level.reserved_large and self._spend(0):
                     parts.append(self._large(entry, level, start))
                 continue

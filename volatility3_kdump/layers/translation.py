@@ -7,6 +7,7 @@ them, and answer from :mod:`volatility3_kdump.layers.page_tables`.
 
 from __future__ import annotations
 
+import collections
 import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -280,10 +281,17 @@ class KdumpIntel57Layer(KdumpTranslation, intel.WindowsIntel32e):
     mode = paging.INTEL_5_LEVEL
 
 
+class KdumpArm64Layer(KdumpTranslation, intel.WindowsIntel32e):
+    """ARM64 with pages of 4 KB. The host has no such layer: its own plugins are to know that this is no x64."""
+
+    _direct_metadata = collections.ChainMap({"architecture": "AArch64"}, intel.WindowsIntel32e._direct_metadata)
+    mode = paging.ARM64_4_LEVEL
+
+
 def build_virtual_layer(
     context: interfaces.context.ContextInterface, physical_name: str, config_path: str
 ) -> interfaces.layers.TranslationLayerInterface | None:
-    """The Intel layer that the dump header's DirectoryTableBase selects, or ``None`` when no paging mode verifies.
+    """The layer that the dump header's DirectoryTableBase selects, or ``None`` when no paging mode verifies.
 
     The layer is not added to the context. The user half of the address space is that of the process that crashed.
     """
@@ -308,6 +316,8 @@ def build_virtual_layer(
 def _paging_modes(header: DumpHeader) -> list[type[KdumpTranslation]]:
     if header.architecture == "x64":
         return [KdumpIntel32eLayer, KdumpIntel57Layer]
+    if header.architecture == "arm64":
+        return [KdumpArm64Layer]
     if header.architecture == "x86":
         # PaeEnabled is not always set truthfully: it decides which mode is tried first, no more.
         modes: list[type[KdumpTranslation]] = [KdumpIntelPAELayer, KdumpIntelLayer]

@@ -20,17 +20,38 @@ from volatility3_kdump.windows.memory.translation import Entry, Invalid, Transla
 _COLUMN = 27
 #: Bit of a valid entry, its letter, and what stands there when it is clear, in KD's order.
 _FLAGS = ((9, "C", "-"), (8, "G", "-"), (7, "L", "-"), (6, "D", "-"), (5, "A", "-"), (4, "N", "-"), (3, "T", "-"))
+#: Bits of ARM64 (_MMPTE_HARDWARE of its kernels) for the same letters; those for caching have none. The processor's
+#: bits say not global, not large and not dirty.
+_ARM64_COPY, _ARM64_LOCAL, _ARM64_SMALL, _ARM64_CLEAN, _ARM64_ACCESSED = 1 << 56, 1 << 11, 1 << 1, 1 << 7, 1 << 10
+_ARM64_USER, _ARM64_NO_KERNEL_CODE, _ARM64_NO_USER_CODE, _ARM64_WRITABLE = 1 << 6, 1 << 53, 1 << 54, 1 << 55
 _UNKNOWN = "? (the bit that the kernel sets in entries that are not valid is not known)"
 
 
 def flags(entry: Entry) -> str:
     """The bits of a valid entry as letters: ``---DA--KWEV``. The large-page bit of a last-level entry is the PAT's."""
     value = entry.value or 0
+    if entry.arm64:
+        return _arm64_flags(entry, value)
     letters = "".join(
         letter if value >> bit & 1 and (letter != "L" or entry.large) else clear for bit, letter, clear in _FLAGS
     )
     execute = "-" if value & NO_EXECUTE else "E"
     return f"{letters}{'U' if value & USER else 'K'}{'W' if value & WRITE else 'R'}{execute}V"
+
+
+def _arm64_flags(entry: Entry, value: int) -> str:
+    user = bool(value & _ARM64_USER)
+    letters = (
+        ("C", value & _ARM64_COPY),
+        ("G", not value & _ARM64_LOCAL),
+        ("L", entry.large),
+        ("D", not value & _ARM64_CLEAN),
+        ("A", value & _ARM64_ACCESSED),
+    )
+    written = "".join(letter if there else "-" for letter, there in letters) + "--"
+    writable = value & _ARM64_WRITABLE or not value & _ARM64_CLEAN
+    closed = value & (_ARM64_NO_USER_CODE if user else _ARM64_NO_KERNEL_CODE)
+    return f"{written}{'U' if user else 'K'}{'W' if writable else 'R'}{'-' if closed else 'E'}V"
 
 
 def pte_lines(translation: Translation, size: int = 8) -> Iterator[str]:
@@ -112,8 +133,8 @@ def invalid_lines(invalid: Invalid) -> Iterator[str]:
 
 def vtop_lines(translation: Translation, directory: int, architecture: str) -> Iterator[str]:
     """The lines of ``!vtop``."""
-    wide = architecture == "x64"
-    prefix = "Amd64VtoP" if wide else "X86VtoP"
+    wide = architecture != "x86"
+    prefix = {"x64": "Amd64VtoP", "arm64": "Arm64VtoP"}.get(architecture, "X86VtoP")
     address = translation.address if wide else translation.address & 0xFFFFFFFF
     yield f"{prefix}: Virt {address:0{16 if wide else 8}x}, pagedir {directory:016x}"
     for entry in translation.entries:

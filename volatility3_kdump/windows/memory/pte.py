@@ -73,7 +73,8 @@ def entry_forms(target: Target) -> EntryForms:
         forms = kernel_forms.entry_forms(
             target.nt, target.kernel.base if target.has_names else None, target.memory.read
         )
-    return forms or paging.default_forms(target.header.build_number, target.header.pointer_size)
+    header = target.header
+    return forms or paging.default_forms(header.build_number, header.pointer_size, header.architecture == "arm64")
 
 
 def invalid_pte_mask(target: Target) -> int:
@@ -83,7 +84,7 @@ def invalid_pte_mask(target: Target) -> int:
 
 def mapped_address(target: Target, pte: int) -> int | None:
     """The first address of the page that the PTE at an address maps; ``None`` when it is not known, or no PTE's."""
-    if target.header.architecture != "x64":
+    if target.header.architecture not in ("x64", "arm64"):
         return None
     base = pte_base(target)
     if base is None or not base <= pte < base + _PTE_SPACE:

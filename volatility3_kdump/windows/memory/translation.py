@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import paging
-from volatility3_kdump.cpu.paging import LARGE, PAGE_FILE, PROTOTYPE, TRANSITION, VALID, ZERO
+from volatility3_kdump.cpu.paging import ARM64_4_LEVEL, PAGE_FILE, PROTOTYPE, TRANSITION, VALID, ZERO
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.memory.pte import entry_forms, pte_base
 from volatility3_kdump.windows.processes.processes import read_process
@@ -69,7 +69,8 @@ class Entry:
     ``address`` is where the entry lies in the map of page tables, ``None`` where that map is not known; ``physical``
     its physical address; ``value`` its bits, ``None`` where its page is not in the dump. ``large`` says that it maps a
     large page; ``invalid`` what it says when it is not valid; ``filler`` that its table holds nothing but this entry,
-    and so counts as mapping nothing; ``page_file`` the paging file that its table is in, where it is in one.
+    and so counts as mapping nothing; ``page_file`` the paging file that its table is in, where it is in one; ``arm64``
+    that it is a descriptor of ARM64.
     """
 
     name: str
@@ -82,11 +83,12 @@ class Entry:
     invalid: Invalid | None = None
     filler: bool = False
     page_file: int | None = None
+    arm64: bool = False
 
     @property
     def frame(self) -> int | None:
         """The page frame number of a valid entry."""
-        mask = paging.FRAME_64 if self.size == 8 else paging.FRAME_32
+        mask = paging.ARM64_FRAME if self.arm64 else paging.FRAME_64 if self.size == 8 else paging.FRAME_32
         return None if self.value is None or not self.value & VALID else (self.value & mask) >> paging.PAGE_SHIFT
 
 
@@ -110,6 +112,7 @@ class Translation:
 #: (name of the debugger, name of the processor) of the entries, from the top level down, by the number of levels and
 #: the size of an entry in bytes.
 _NAMES_64 = (("PXE", "PML4E"), ("PPE", "PDPE"), ("PDE", "PDE"), ("PTE", "PTE"))
+_NAMES_ARM64 = (("PXE", "L0"), ("PPE", "L1"), ("PDE", "L2"), ("PTE", "L3"))
 _NAMES = {(5, 8): (("PML5E", "PML5E"), *_NAMES_64), (4, 8): _NAMES_64, (3, 8): _NAMES_64[1:], (2, 4): _NAMES_64[2:]}
 
 
@@ -134,7 +137,7 @@ def directory_at(target: Target, directory: int) -> int:
 def translate(target: Target, address: int, directory: int | None = None) -> Translation:
     """Walk the page tables for an address; ``directory`` is CR3, by default that of the dump header.
 
-    Raises :class:`KdumpError` for a dump without physical memory, and for processors other than x64 and x86.
+    Raises :class:`KdumpError` for a dump without physical memory, and for processors other than x64, x86 and ARM64.
     """
     if target.physical_layer_name is None:
         raise KdumpError(f"{target.name}: a small memory dump holds no page tables")
@@ -147,7 +150,10 @@ def translate(target: Target, address: int, directory: int | None = None) -> Tra
     place = space.walk(address & ((1 << mode.address_bits) - 1), steps)
     count = len(mode.levels)
     entries = []
-    for number, (step, names) in enumerate(zip(steps, _NAMES[count, mode.width], strict=False)):
+    arm64 = mode is ARM64_4_LEVEL
+    for number, (step, names) in enumerate(
+        zip(steps, _NAMES_ARM64 if arm64 else _NAMES[count, mode.width], strict=False)
+    ):
         valid = step.value is not None and bool(step.value & VALID)
         virtual = _self_mapped(target, address, count - number, mode.address_bits) if mode.address_bits >= 48 else None
         entries.append(
@@ -157,10 +163,11 @@ def translate(target: Target, address: int, directory: int | None = None) -> Tra
                 step.address,
                 step.value,
                 mode.width,
-                valid and step.level.large and bool((step.value or 0) & LARGE),
+                valid and mode.is_large(step.value or 0, step.level),
                 None if step.value is None or valid else describe_invalid(target, step.value),
                 step.filler,
                 None if step.which == PHYSICAL else step.which,
+                arm64,
             )
         )
     if not isinstance(place, Place):
@@ -220,9 +227,14 @@ def literal_entries(target: Target, address: int) -> tuple[Entry, Entry]:
     width = layer.mode.width
     value = target.memory.unsigned(address, width)
     invalid = None if value is None or value & VALID else describe_invalid(target, value)
-    large = bool(value is not None and value & VALID and value & LARGE)
-    upper = Entry("PDE", "PDE", address, 0, value, width, large, invalid)
-    return upper, Entry("PTE", "PTE", address, 0, value, width, False, invalid)
+    arm64 = layer.mode is ARM64_4_LEVEL
+    above = layer.mode.levels[-2]
+    large = bool(value is not None and value & VALID and layer.mode.is_large(value, above))
+    upper, lower = _NAMES_ARM64[-2:] if arm64 else (("PDE", "PDE"), ("PTE", "PTE"))
+    return (
+        Entry(*upper, address, 0, value, width, large, invalid, arm64=arm64),
+        Entry(*lower, address, 0, value, width, False, invalid, arm64=arm64),
+    )
 
 
 def describe_invalid(target: Target, value: int) -> Invalid:
@@ -235,7 +247,7 @@ def describe_invalid(target: Target, value: int) -> Invalid:
     protection = value >> forms.protection & 0x1F
     if kind == TRANSITION:
         bits = paging.frame_width(target.dump.machine_frames)
-        frame = paging.transition_frame(value, bits, width)
+        frame = paging.transition_frame(value, bits, width, target.header.architecture != "arm64")
         return Invalid(TRANSITION, frame=frame, protection=protection, unknown=frame is None)
     plain = forms.plain(value)
     if kind == PROTOTYPE:
