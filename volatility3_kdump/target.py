@@ -18,7 +18,7 @@ from volatility3_kdump.dump import DumpHeader, MachineFacts, Segment
 from volatility3_kdump.images import modules as nt_modules
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module, UnloadedModule
-from volatility3_kdump.layers.opening import Opened, open_layers
+from volatility3_kdump.layers.opening import Opened, open_layers, open_source
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory, no_memory
 from volatility3_kdump.notebook import html_table
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from volatility3.framework import interfaces
 
     from volatility3_kdump.cpu.paging import EntryForms
+    from volatility3_kdump.dump import Source
 
 T = TypeVar("T")
 _KERNEL_START_32, _KERNEL_START_64 = 0xFFFF_FFFF_8000_0000, 0xFFFF_8000_0000_0000
@@ -86,6 +87,16 @@ class Target:
         from volatility3.framework import contexts
 
         return cls.from_context(contexts.Context(), "kdump", Path(path).absolute().as_uri(), options)
+
+    @classmethod
+    def over_source(cls, name: str, source: Source, options: Options | None = None) -> Target:
+        """A target over the bytes of a crash dump that is no file, under a name for messages.
+
+        Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the name.
+        """
+        from volatility3.framework import contexts
+
+        return cls(open_source(contexts.Context(), "kdump", name, source), places_of(options or Options()))
 
     @classmethod
     def from_context(

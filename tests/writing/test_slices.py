@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from tests.prompt import answer
 from volatility3_kdump.cli import main
 from volatility3_kdump.cli.slice import PURPOSES
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.dump import PAGE_SIZE, extents
+from volatility3_kdump.dump import PAGE_SIZE, Extent, extents
 from volatility3_kdump.dump.slices import packed_fragments, parse_fragments
 from volatility3_kdump.layers.reading import physical_memory_of
 from volatility3_kdump.windows.processes.crossview import OWNERS, cross_view
+from volatility3_kdump.writing import plan, write
+from volatility3_kdump.writing.planned import PlannedSource
 
 Sample = Callable[..., Path]
 
@@ -253,11 +256,45 @@ def test_files_are_not_overwritten(sample: Sample, tmp_path: Path, capsys: pytes
     assert sliced(sample(6), out, "-c", "r", "--force") == 0 and out.stat().st_size > 100
 
 
-def test_images_are_sent_to_kdump_dump(
-    image: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert sliced(image("elf"), tmp_path / "slice.dmp") == 1
-    assert "write a dump of it with `kdump dump`" in capsys.readouterr().err
+def pages_of(path: Path) -> list[Extent]:
+    pages = volatility3_kdump.open(path).dump.pages
+    assert pages is not None
+    return list(extents(pages, 0, (pages.highest or 0) + 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "commands"),
+    [
+        ("elf", "lm; !process 0 0; !locks; k"),
+        pytest.param("raw", "lm; !process 0 7; !running -it", marks=pytest.mark.thorough),
+        pytest.param("kdump", "!analyze -hang; !vm", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_slice_of_an_image(kind: str, commands: str, image: Callable[..., Path], tmp_path: Path) -> None:
+    """It answers as the image, and as a slice of the dump that is made of the image does."""
+    source, whole = image(kind), tmp_path / "whole.dmp"
+    one, other = tmp_path / "one.dmp", tmp_path / "other.dmp"
+    assert sliced(source, one, "-c", commands) == 0
+    assert main(["dump", str(source), str(whole), "--type", "5", "--symbol-path", ""]) == 0
+    assert sliced(whole, other, "-c", commands) == 0
+    assert one.stat().st_size < 0.8 * whole.stat().st_size
+    lines = tuple(commands.split("; "))
+    assert answers(one, lines) == answers(other, lines) == answers(source, lines)
+    assert pages_of(one) == pages_of(other)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dump_type", [1, 5, 6])
+def test_a_planned_dump_has_the_bytes_of_the_written_one(dump_type: int, sample: Sample, tmp_path: Path) -> None:
+    target, out = volatility3_kdump.open(sample(dump_type)), tmp_path / "written.dmp"
+    planned = plan(target, dump_type)
+    write(planned, out)
+    source, data = PlannedSource(planned), out.read_bytes()
+    assert source.size == len(data)
+    choose = random.Random(7)
+    for _ in range(300):
+        offset, length = choose.randrange(len(data)), choose.choice((1, 16, 0x1000, 0x12345))
+        assert source.read(offset, length) == data[offset : offset + length]
 
 
 def test_a_dump_that_changes_while_it_is_sliced(

@@ -103,16 +103,19 @@ def _read(arguments: argparse.Namespace, commands: Sequence[str], recorder: Reco
     """Open the dump and run the commands, while it is recorded what is read."""
     from volatility3_kdump.console.commands import execute
     from volatility3_kdump.console.session import Session
+    from volatility3_kdump.writing.planned import dump_of
 
-    session = Session(dataclasses.replace(opening_options(arguments), member=None))
+    class DumpSession(Session):
+        """A session that opens a memory image as the dump that can be made of it."""
+
+        def _target(self, path: str, member: str | None) -> Target:
+            opened = super()._target(path, member)
+            return opened if opened.header.container is None else dump_of(opened, self.options, self.progress)
+
+    session = DumpSession(dataclasses.replace(opening_options(arguments), member=None))
     session.progress = progress
     with recorder.active():
         target = session.open(str(arguments.dump), arguments.member).target
-        if target.header.container is not None:
-            raise KdumpError(
-                f"{target.name}: is a memory image, of which opening alone reads all: write a dump of it with "
-                "`kdump dump`, and a slice of that"
-            )
         for number, command in enumerate((*_OPENING, *commands)):
             progress(100.0 * number / (len(_OPENING) + len(commands)), command)
             for _ in execute(session, command):

@@ -20,6 +20,7 @@ from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.files import path_of
 from volatility3_kdump.layers.container import KdumpMemberLayer
 from volatility3_kdump.layers.paged_memory import PagedMemory
+from volatility3_kdump.layers.plain import SourceLayer
 
 _MAGIC_SIZE = 4
 #: The types that ``windows.crashinfo`` calls unknown.
@@ -50,7 +51,7 @@ class LayerSource:
 
 def source_of(layer: interfaces.layers.DataLayerInterface) -> Source:
     """The quickest way to the bytes of a layer: the file itself where the layer is a plain local file."""
-    if isinstance(layer, KdumpMemberLayer):
+    if isinstance(layer, (KdumpMemberLayer, SourceLayer)):
         return layer.source
     if isinstance(layer, physical.FileLayer):
         path = path_of(layer.location)

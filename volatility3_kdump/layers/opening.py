@@ -71,6 +71,27 @@ def open_layers(
         raise error.within(name) from error
 
 
+def open_source(context: interfaces.context.ContextInterface, config_path: str, name: str, source: Source) -> Opened:
+    """Build the layers of a crash dump whose bytes a source gives, under a name for messages.
+
+    Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the name.
+    """
+    from volatility3.framework import interfaces
+
+    from volatility3_kdump.layers.image import KdumpUnpackedLayer
+
+    base = KdumpUnpackedLayer(
+        context,
+        interfaces.configuration.path_join(config_path, "dump_source"),
+        context.layers.free_layer_name("KdumpUnpackedLayer"),
+        source,
+    )
+    try:
+        return _build_over(context, config_path, name, base, source, parse_header(source), None, None)
+    except KdumpError as error:
+        raise error.within(name) from error
+
+
 def _build(
     context: interfaces.context.ContextInterface,
     config_path: str,

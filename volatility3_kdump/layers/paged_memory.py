@@ -31,7 +31,10 @@ class PagedMemory:
     def over(self, dump: CrashDump) -> None:
         """Take the pages of a dump that has some. To be called before the host's constructor."""
         assert dump.pages is not None
-        pages, dump = dump.pages, dataclasses.replace(dump, source=recorded(dump.source, dump.pages))
+        pages = dump.pages
+        if dump.header.container is None:
+            # Images are searched as a whole for what a dump's header says: what is read of them says nothing.
+            dump = dataclasses.replace(dump, source=recorded(dump.source, pages))
         self.dump = dump
         self._pages = pages
         self._source = dump.source

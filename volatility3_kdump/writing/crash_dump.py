@@ -234,7 +234,7 @@ def _stream(planned: Plan, stream: BinaryIO, progress: Progress | None) -> None:
             data = source.read(stretch.offset + (first << _PAGE_SHIFT), size)
             if len(data) != size:
                 raise KdumpError(f"{planned.target.name}: page {stretch.pfn + first:#x} cannot be read")
-            data = _changed(planned.changes, stretch.pfn + first << _PAGE_SHIFT, data)
+            data = changed_pages(planned.changes, stretch.pfn + first << _PAGE_SHIFT, data)
             if data == empty[:size]:
                 # Unused memory takes no room on disks that can leave it out.
                 stream.seek(size, os.SEEK_CUR)
@@ -254,7 +254,7 @@ def _stream(planned: Plan, stream: BinaryIO, progress: Progress | None) -> None:
     stream.truncate(stream.tell())
 
 
-def _changed(pieces: dict[int, bytes], address: int, data: bytes) -> bytes:
+def changed_pages(pieces: dict[int, bytes], address: int, data: bytes) -> bytes:
     """Pages with what is changed in them."""
     inside = [place for place in pieces if address <= place < address + len(data)]
     if not inside:
