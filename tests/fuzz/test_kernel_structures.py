@@ -68,6 +68,7 @@ SCENES = {
     "teb": "wow64-stacks",
     "exqueue": "hang-workers",
     "hang": "hang-workers",
+    "dbgprint": "kernel-data",
     "dpcwatchdog": "dpc-samples",
     "errlog": "error-log",
     "errrec": "machine-check",
@@ -78,7 +79,7 @@ SCENES = {
 #: One searches memory for what the user gives, and has nothing of its own to parse; the other reads no dump.
 LEFT_OUT = {"error", "yara"}
 #: These need types that the shipped symbol table does not have; their own tests damage what they read.
-LEFT_OUT |= {"alpc", "job", "lookaside", "registry"}
+LEFT_OUT |= {"alpc", "cache", "job", "lookaside", "registry"}
 NAMES = sorted({path.stem for path in (CHECKOUT / "plugins" / "kdump").glob("[!_]*.py")} - LEFT_OUT)
 POINTERS = (0, (1 << 64) - 1, 0xFFFF800000000000, 0xFFFFFFFFFFFFF000, 0x4547415045474150, 0x7FFFFFFFFFFF, 1 << 63)
 

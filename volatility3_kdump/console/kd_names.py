@@ -36,10 +36,10 @@ _WORDS: dict[str, str] = {
     "!ps !processes !plist !p": "!process 0 0 lists processes",
     "!thread_list !threads !threadlist": "!process 0 2 or !stacks lists threads, !running what processors run",
     "!resource !erw": "!locks ADDRESS shows a resource",
-    "!kuser !sharedinfo": "dt nt!_KUSER_SHARED_DATA fffff78000000000 shows it",
+    "!sharedinfo": "!kuser shows the shared page, dt nt!_KUSER_SHARED_DATA fffff78000000000 all of it",
     "!uptime !systime !time": ".time shows when it crashed, and how long it had been up",
     "!memlist !memstat !pfnlist !mem": "!vm and !memusage show memory",
-    "!pagefile !pf !sysptes": "!vm shows page files and limits, !process 0 0 processes",
+    "!pagefile !pf": "!vm shows page files and limits, !process 0 0 processes",
     "!defwrites !wsle !wdmaud": "!vm shows page files and limits, !process 0 0 processes",
     "!poolleak !pooltag !gpool !poolinfo !ptag": "!poolused 2 shows pool by tag, !pool ADDRESS a block",
     "!frag !lookasidelist !rtllookaside !searchpool": "!poolused and !poolfind show pool",
@@ -56,16 +56,16 @@ _WORDS: dict[str, str] = {
     "!fltmc !filters !ioctl !irps !iolist !iostack !irpwalk": "!irp ADDRESS shows a request, !irpfind lists them",
     "!handles !htrace !openfiles !fileobjs !files": "!handle 0 3 lists handles, !object ADDRESS shows one",
     "!obj !objdir !objtrace !winobj !objs": "!object \\PATH shows objects and directories",
-    "!priv !privileges !tokens !groups": "!token shows user, groups and privileges",
+    "!priv !privileges !groups": "!token shows user, groups and privileges",
     "!waits !wait !waitchain !lockcheck !blocked !hang !deadlocks !blockers": "!locks shows who waits for whom; "
     "!analyze -hang all waits",
     "!runaway !cpuusage !threadtimes !ttime": "!process 0 2 has the threads' times, !running what runs",
     "!cpuid !processor !processors !smt !numa_hal !cpu": "!cpuinfo shows processors, !prcb N a control block",
-    "!irq !interrupts !ioapic !apic !pic !isr !ldt !apicerr !pciir !lapic !msr !rdmsr !wrmsr": _HARDWARE,
+    "!irq !interrupts !ioapic !apic !pic !ldt !apicerr !pciir !lapic !msr !rdmsr !wrmsr": _HARDWARE,
     "!dg": "descriptor tables: r gdtr idtr tr shows where they are, dq their words",
     "rdmsr wrmsr ib id iw ob od ow !ib !id !iw !ob !od !ow !iobench": _HARDWARE,
     "!cmci !mce !cper !cmc !mcelog": "!errrec ADDRESS shows a hardware error record",
-    "!pci !pcitree !pcm !pcr_pci !pciresources !pcilist !pcicfg": _HARDWARE + "; !devnode 0 1 shows devices",
+    "!pci !pcm !pcr_pci !pciresources !pcilist !pcicfg": _HARDWARE + "; !devnode 0 1 shows devices",
     "!acpiinf !acpicache !acpiirqarb !amli !nsobj !acpiresconflict !rsdt !fadt !mapic !facs !dsdt !nhlt": _HARDWARE,
     "!blackboxusb !blackboxhal": ".enumtag lists the data that components added",
     "!arbiter !arbinst !ioresdes !ioreslist !ecs !rlist !range !cmreslist !dpa": "devices' resources: " + _PRIVATE,
@@ -79,7 +79,7 @@ _WORDS: dict[str, str] = {
     "!wmitrace !stracedump !etw !logdump !strdump !logger !wmi !searchpath !tracelog": "trace buffers are not decoded: "
     ".enumtag lists what the dump has",
     "!rcdrkd !wpp !tmf !rcdrlogdump": "recorded traces are not decoded: .enumtag lists what the dump has",
-    "!bushnd !blockeddrv !ahcache !bcb !openmaps !filecachemaps": _PRIVATE,
+    "!bushnd !blockeddrv !ahcache !bcb !openmaps": _PRIVATE,
     "!callback_list !psnotify !notify !pscallbacks !cmcallbacks": "vol -f DUMP windows.callbacks lists callbacks",
     "!ssdt !syscalls !dumpssdt": "vol -f DUMP windows.ssdt lists system services",
     "!logonsession !lsa !kerberos !mimikatz !credentials": "secrets are not looked for here",
@@ -126,7 +126,7 @@ _WORDS: dict[str, str] = {
     "l": _SOURCE,
     "|": "!process 0 0 lists processes, || the dumps",
     # what has no data
-    "!stl !std !dstr": "dt nt!_UNICODE_STRING ADDRESS, dS, dl and !list show them",
+    "!std !dstr": "dt nt!_UNICODE_STRING ADDRESS, dS, dl and !list show them",
     "!ustring !dls !dlists": "dt nt!_UNICODE_STRING ADDRESS, dS, dl and !list show them",
     "!kdmp !triager !triage !autoexec !bucket": "!analyze -v is the analysis",
     "!dskheap !spoolsum !spoolused !spoolfind !xpool !sesspool": "session pool: " + _PRIVATE,
@@ -137,6 +137,31 @@ _WORDS: dict[str, str] = {
     "!ataport !sataport !scsiport !srb !portcls !mcerr !isainfo !flushlog": _PRIVATE,
     "!umproc !umdf !urb": "named by an extension: " + _PRIVATE,
     "!writemem !readmem": ".writemem writes memory to a file",
+    # typed at published prompts, of extensions or by mistake
+    "!gdtr !idtr !ldtr !tr !cr": "r gdtr, r idtr, r tr and r cr3 show these registers, !idt and dg what they lead to",
+    "!w !dx_w": "dw shows words of memory",
+    "!cn !graph": "of MEX or a script of its own: not there; .foreach and dx go through data",
+    "!crash !crashdump !ci": ".bugcheck shows the code, !analyze -v the analysis",
+    "!grep !findstr !egrep !fgrep": "output is not searched: --paging finds a text with /, and the shell "
+    "pipes kdump -z DUMP -q -c COMMAND to grep",
+    "!load !unload !setdll": _BUILT_IN,
+    "!wdflogdump !wdfdevext !wdfdevice !wdfqueue !wdfldr !wdfkd !wdfhandle !wdfdriverinfo !wdfdevicequeues !wdfrequest "
+    "!wdfcrashdump !wdfobject !wdftmffile !wdfspinlock !wdfiotarget !wdfverifier !wdfpoolusage": "drivers of KMDF: "
+    "their log and objects are in Wdf01000's memory, and not decoded; !drvobj, !devstack and !irp show them",
+    "!umirp !umirps !umdevstacks !umdevstack !wudfext !wudfdevice !wudfdumpobjects !umprocesses": "hosts of user-mode "
+    "drivers: "
+    "user memory is rarely in a dump; !process 0 7 WUDFHost.exe shows them",
+    "!usb_tree !usb2tree !usbtree !usb3 !hub_info !device_info !usbhcdlist !usbdstatus": "USB: " + _PRIVATE + "; "
+    "!devnode 0 1 shows the devices",
+    "!xhci_dumpall !xhci_info !xhci_capability !xhci_deviceslots !xhci_commandring !xhci_eventring": _HARDWARE,
+    "!hidpdo !hidfdo !hidtree": "input devices: " + _PRIVATE + "; !devobj and !devstack show them",
+    "!findhandle !handlefind": "handles are not searched by their object: !handle 0 3 0 TYPE lists those of a type",
+    "!devices !devlist": "!devnode 0 1 shows the tree of devices, !object \\Device their names",
+    "!wrfastmutex": "is a wait reason: !stacks and !thread show what threads wait for",
+    "!stl": "containers of C++: " + _PRIVATE + "; dt and dx show what there are types of",
+    "!fileext": "extensions of file objects: " + _PRIVATE + "; !fileobj shows a file",
+    "!pcitree": "types of pci.pdb are needed, and not public; !devnode 0 1 shows the devices",
+    "!isr !idtentry !isrs": "!idt shows interrupt vectors and their service routines",
     # documented, and in no other line
     "!exr !dt !version": "without the exclamation mark: .exr, .cxr, dt, kb, kv, version",
     "!std_map !hstring !hstring2 !slist !rtlavl !gentable": "dx and dt show structures, dl and !list follow lists",
@@ -147,11 +172,11 @@ _WORDS: dict[str, str] = {
     "!findthreads !processirps": "!stacks 2 finds threads by a function, !irpfind requests by process or thread",
     "!processfields !threadfields !tokenfields": "dt nt!_EPROCESS, dt nt!_ETHREAD and dt nt!_TOKEN show the fields",
     "!pcrs": "!pcr N shows a control region",
-    "!filecache !cchelp !filelock !findfilelockowner": "the cache manager's and locks' structures: "
+    "!cchelp !filelock !findfilelockowner": "the cache manager's and locks' structures: "
     + _PRIVATE
-    + "; !fileobj and !ca show a file",
+    + "; !filecache lists cached files, !fileobj and !ca show one",
     "!devhandles": "!handle 0 3 0 File lists the handles to files and devices",
-    "!podev !rellist": "extensions of devices: " + _PRIVATE + "; !devobj, !devnode and !poaction show devices",
+    "!rellist": "lists of devices that go together: " + _PRIVATE + "; !devobj, !devnode and !podev show devices",
     "!iovirp": "!irp ADDRESS shows a request, !verifier the counters",
     "!irpzone": "kernels have had no zone of requests since Windows XP: !irpfind finds requests in pool",
     "!pplookaside": "!lookaside shows lookaside lists",
@@ -164,7 +189,6 @@ _WORDS: dict[str, str] = {
     ),
     "!fwver !loadermemorylist !mps !ivt !gbl": "the firmware's tables are not in a dump; !sysinfo smbios has what is",
     "!mtrr !npx !pat !dcr !dcs !btb !ate !chklowmem !alignmentfaults !ih !ihs !dma": _HARDWARE,
-    "!dbgprint": "the buffer of DbgPrint: " + _PRIVATE,
     "!bth !hidppd !fxdevice !scm !swd !calldata": "of drivers and services: " + _PRIVATE,
     "!driveinfo !asd !gs !diskspace !homedir !net_send !bpid !can_write_kdump !bitcount": _DEBUGGER,
     "!owner": "!analyze -v names the driver that is blamed",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from volatility3_kdump import tables
+from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 
 ADDRESS_64 = 0xFFFFF78000000000
@@ -80,3 +81,41 @@ def _system_time(data: bytes) -> int | None:
     high1 = int.from_bytes(data[4:8], "little", signed=True)
     high2 = int.from_bytes(data[8:12], "little", signed=True)
     return high1 << 32 | low if high1 == high2 else None
+
+
+@dataclass(frozen=True)
+class SharedPage:
+    """What ``!kuser`` shows of the page: ``ntddk.h`` has these fields in every version. ``None`` is torn or absent.
+
+    ``ticks`` times ``multiplier`` divided by 2^24 are milliseconds.
+    """
+
+    address: int
+    multiplier: int | None
+    ticks: int | None
+    time_zone: int | None
+    image_low: int | None
+    image_high: int | None
+    crypto_exponent: int | None
+    system_root: str | None
+
+
+def read_shared_page(memory: Memory, layouts: Layouts) -> SharedPage | None:
+    """The page's fields by ``layouts``, which have its type; ``None`` where it is not in the dump."""
+    address = ADDRESS_64 if memory.pointer_size == 8 else ADDRESS_32
+    reader = layouts.reader(
+        "_KUSER_SHARED_DATA",
+        multiplier="TickCountMultiplier",
+        ticks="TickCountQuad",
+        zone="TimeZoneId",
+        image_low="ImageNumberLow",
+        image_high="ImageNumberHigh",
+        crypto="CryptoExponent",
+        root="NtSystemRoot",
+    )
+    data = memory.read(address, reader.size)
+    if data is None:
+        return None
+    row = reader.unpack(data)
+    root = None if row.root is None else row.root.decode("utf-16-le", "replace").split("\0", 1)[0]
+    return SharedPage(address, row.multiplier, row.ticks, row.zone, row.image_low, row.image_high, row.crypto, root)
