@@ -137,7 +137,7 @@ def test_a_module_off_the_stack_is_got_when_it_is_looked_at(
     toy = made.drivers["toy"]
     assert server.asked[before:] == [toy.image_url, "/blob/2.sys", toy.pdb_url, "/blob/2.pdb"]
     states = {line.split()[2]: line for line in answer(session, "lm")[1:] if "(" in line}
-    assert "(pdb symbols)" in states["toy"]
+    assert "(private pdb symbols)" in states["toy"]
     assert any("hal (no symbols)" in line for line in answer(session, ".reload /f hal"))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -217,9 +218,25 @@ def test_a_table_for_another_build_is_refused_and_the_pdb_used(sources: Sources,
     names = sources.names([tmp_path], [xcpt4.parent])
     entry = sources.pe.OPTIONAL_HEADER.AddressOfEntryPoint
     assert names.lookup(BASE + entry + 4) == Name("xcpt4", "mainCRTStartup", 4, "pdb")
-    assert names.status_of(sources.module) == "pdb symbols"
+    assert names.status_of(sources.module) == "private pdb symbols"
     assert names.reason_of(sources.module) == str(xcpt4.with_suffix(".pdb"))
     assert sources.problems == [f"{path}: holds the symbols of {'0' * 32}-1, not of {GUID}-1; refused"]
+
+
+def test_a_stripped_pdb_has_public_symbols_only(sources: Sources, xcpt4: Path, tmp_path: Path) -> None:
+    """The bit of the DBI stream's header, as LLVM reads it."""
+    data = bytearray(xcpt4.with_suffix(".pdb").read_bytes())
+    for header in re.finditer(re.escape(struct.pack("<iI", -1, 19990903)), bytes(data)):  # earlier ones are left over
+        data[header.start() + 56] |= 2
+    stripped = tmp_path / "xcpt4.pdb"
+    stripped.write_bytes(data)
+    if tool := shutil.which("llvm-pdbutil"):
+        for path, told in ((stripped, "true"), (xcpt4.with_suffix(".pdb"), "false")):
+            shown = subprocess.run([tool, "dump", "--summary", path], capture_output=True, text=True, check=True).stdout
+            assert f"Is stripped: {told}" in shown
+    names = sources.names([], [tmp_path])
+    names.load(sources.module)
+    assert names.status_of(sources.module) == "pdb symbols"
 
 
 def test_every_function_of_unwind_data_is_named_by_its_own_symbol(sources: Sources, xcpt4: Path) -> None:
@@ -296,7 +313,7 @@ def test_names_in_a_real_dump_through_image_file_and_pdb(
     entry = pefile.PE(str(xcpt4)).OPTIONAL_HEADER.AddressOfEntryPoint
     assert target.name_of(driver.base + entry + 4) == "disk!mainCRTStartup+0x4"
     assert target.names.lookup(driver.base + entry) == Name("disk", "mainCRTStartup", 0, "pdb")
-    assert target.names.status_of(driver) == "pdb symbols"
+    assert target.names.status_of(driver) == "private pdb symbols"
     assert target.warnings == []
 
     wrong = tmp_path / "wrong"

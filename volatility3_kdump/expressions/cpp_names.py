@@ -13,6 +13,7 @@ from volatility3_kdump.expressions import cpp_values as cpp
 from volatility3_kdump.expressions.cpp_values import CppValue, EvaluationError
 from volatility3_kdump.expressions.grammar import Names, Unresolved
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.names import PDB_SYMBOLS, PRIVATE_SYMBOLS
 from volatility3_kdump.symbols.types import TypeReference
 from volatility3_kdump.windows.typed_values import TypedReader
 
@@ -170,7 +171,7 @@ class CppNames:
             yield nt
         if not module_name:
             for module in self.target.modules[1:]:
-                if self.target.names.status_of(module) == "pdb symbols":
+                if self.target.names.status_of(module) in (PDB_SYMBOLS, PRIVATE_SYMBOLS):
                     reader = self.reader(module)
                     if reader is not None:
                         yield reader

@@ -30,9 +30,10 @@ _WITH_LINES = frozenset({"pdb", "coff"})
 #: Below this many addresses, one by one is quicker than arrays.
 _FEW = 256
 #: What the debugger's ``lm`` says about the symbols of a module, by their source. A table is a PDB in another form.
+PDB_SYMBOLS, PRIVATE_SYMBOLS = "pdb symbols", "private pdb symbols"
 _STATES = {
-    "isf": "pdb symbols",
-    "pdb": "pdb symbols",
+    "isf": PDB_SYMBOLS,
+    "pdb": PDB_SYMBOLS,
     "coff": "coff symbols",
     "exports": "export symbols",
     "": "no symbols",
@@ -194,13 +195,17 @@ class AddressNames:
     def status_of(self, module: Module) -> str:
         """The state of a module's symbols, nothing being searched for it.
 
-        ``pdb symbols`` (of a symbol table as well), ``coff symbols``, ``export symbols``, ``no symbols``, or
-        ``deferred`` as long as no address of the module was looked up.
+        ``private pdb symbols`` of a PDB that was not stripped, ``pdb symbols`` (of a symbol table as well), ``coff
+        symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as nobody looked up an address in it.
         """
         if module.base in self._tables:
             return _STATES["isf"]
         prepared = self._prepared_of(module)
-        return "deferred" if prepared is None else _STATES[prepared.source or ""]
+        if prepared is None:
+            return "deferred"
+        if prepared.table is not None and prepared.table.private:
+            return PRIVATE_SYMBOLS
+        return _STATES[prepared.source or ""]
 
     def reason_of(self, module: Module) -> str | None:
         """Where a module's symbols come from, or why there are none; ``None`` while they are deferred."""

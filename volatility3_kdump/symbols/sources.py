@@ -35,7 +35,7 @@ class SymbolTable:
     ``source`` is ``isf``, ``pdb``, ``coff`` or ``exports``; ``origin`` names the file, or says ``export table``.
     ``symbols`` holds (RVA, name) in ascending order, the preferred name of an address first. ``unnamed`` holds RVAs
     where something without a usable name begins, so that the name before must not reach beyond. ``complete`` is false
-    when the dump lacks parts of the table.
+    when the dump lacks parts of the table; ``private`` where a PDB was not stripped of private symbols.
     """
 
     source: str
@@ -43,6 +43,7 @@ class SymbolTable:
     symbols: Sequence[tuple[int, str]]
     unnamed: Sequence[int] = ()
     complete: bool = True
+    private: bool = False
 
     @functools.cached_property
     def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -215,7 +216,7 @@ class SymbolSources:
             return None
         # Any other name of a literal's address says more.
         symbols = sorted(pdb.symbols, key=lambda pair: (pair[0], pair[1] == LITERAL_NAME))
-        return SymbolTable("pdb", str(pdb.path), symbols)
+        return SymbolTable("pdb", str(pdb.path), symbols, private=pdb.private)
 
     def _from_coff(self, module: Module) -> SymbolTable | None:
         """The symbols that gcc and clang leave in image files, or in files that they were split off to."""

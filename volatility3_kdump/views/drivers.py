@@ -61,8 +61,8 @@ DRIVERS = table(
     Column(
         "SymbolStatus",
         TEXT,
-        "`pdb symbols` (of a symbol table as well), `coff symbols`, `export symbols`, `no symbols`, or `deferred` as "
-        "long as none were looked for",
+        "`private pdb symbols` of a PDB that was not stripped, `pdb symbols` (of a symbol table as well), "
+        "`coff symbols`, `export symbols`, `no symbols`, or `deferred` as long as none were looked for",
     ),
     keys.CODE(more="the sum of the sizes of executable sections"),
     Column("Data", BYTES, "the sum of the sizes of the other sections"),

@@ -29,6 +29,8 @@ _DBI = struct.Struct("<iII6H8iHH4x")
 _DBI_SIGNATURE = -1
 #: Positions in the list of debug streams at the end of the DBI stream.
 _OMAP_FROM_SOURCE, _SECTIONS, _ORIGINAL_SECTIONS = 4, 5, 10
+#: Of the flags.
+_STRIPPED = 2
 _NO_STREAM = 0xFFFF
 _SECTION_HEADER = 40
 _MODULE_HEADER = 64
@@ -62,10 +64,14 @@ class PdbRefused(KdumpError):
 
 @dataclass(frozen=True)
 class PdbSymbols:
-    """The named addresses of one PDB: ``symbols`` holds (RVA, name) in ascending order, the best name first."""
+    """The named addresses of one PDB: ``symbols`` holds (RVA, name) in ascending order, the best name first.
+
+    ``private`` says that the file was not stripped of what no other module can name.
+    """
 
     path: Path
     symbols: tuple[tuple[int, str], ...]
+    private: bool = False
 
 
 class PdbFile:
@@ -95,6 +101,8 @@ class PdbFile:
         self.guid: str = uuid.UUID(bytes_le=information[12:28]).hex.upper()
         self.age: int = fields[2]
         self.machine: int = fields[18]
+        #: Whether private symbols were taken out of it (the linker's ``/PDBSTRIPPED``, or ``PDBCopy``).
+        self.stripped = bool(fields[17] & _STRIPPED)
         self._symbol_stream: int = fields[7]
         #: Bytes of the list of modules, section contributions, section map, sources, type servers, MFC (an index, no
         #: part), debug streams, edit and continue.
@@ -375,7 +383,7 @@ def load_pdb(path: Path, identity: PdbIdentity) -> PdbSymbols:
     """The symbols of a PDB file. Raises :class:`PdbRefused` when it does not have that identity or cannot be read."""
     try:
         with open_pdb(path, identity) as pdb:
-            return PdbSymbols(path, _symbols(pdb))
+            return PdbSymbols(path, _symbols(pdb), not pdb.stripped)
     except (OSError, CorruptPdb) as error:
         raise _unreadable(path, error) from error
 

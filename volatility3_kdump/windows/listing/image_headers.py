@@ -10,7 +10,8 @@ from volatility3_kdump.images.pe import reproducible
 
 if TYPE_CHECKING:
     from volatility3_kdump.memory import Memory
-    from volatility3_kdump.target import Target
+    from volatility3_kdump.symbols.names import PDB_SYMBOLS, PRIVATE_SYMBOLS
+from volatility3_kdump.target import Target
 
 
 class ModuleHeaders(NamedTuple):
@@ -46,5 +47,5 @@ def headers_at(target: Target, base: int, memory: Memory) -> Headers:
 def symbol_match(target: Target, module: Module) -> SymbolMatch:
     """Look for a module's symbols, and say whether they are there."""
     target.names.load(module)
-    matches = target.names.status_of(module) == "pdb symbols"
+    matches = target.names.status_of(module) in (PDB_SYMBOLS, PRIVATE_SYMBOLS)
     return SymbolMatch(matches, target.names.reason_of(module) or "no symbols")
