@@ -76,7 +76,11 @@ def test_unloaded_modules_without_time_stamps(session: Session, line: str) -> No
 def test_symbols_that_were_looked_up(session: Session) -> None:
     session.target.name_of(0xFFFFF80060DA1981)
     assert "myfault" in modules(answer(session, "lm e"))
-    assert "myfault" in modules(answer(session, "lm l"))
+    assert "myfault" not in modules(answer(session, "lm l"))
+    nt = answer(session, "lm l")[1]
+    assert nt.endswith(
+        f"nt          (pdb symbols)          {session.target.names.reason_of(session.target.modules[0])}"
+    )
     assert "nt" not in modules(answer(session, "lm e"))
 
 

@@ -23,6 +23,9 @@ class JoinedNames(AddressNames):
     def status_of(self, module: Module) -> str:
         return self._parts[module.base].status_of(module)
 
+    def file_of(self, module: Module) -> str:
+        return self._parts[module.base].file_of(module)
+
     def reason_of(self, module: Module) -> str | None:
         return self._parts[module.base].reason_of(module)
 

@@ -214,6 +214,15 @@ class AddressNames:
         prepared = self._prepared_of(module)
         return None if prepared is None else prepared.reason
 
+    def file_of(self, module: Module) -> str:
+        """The file that names a module: of exports its image's name, as KD has it; empty without one so far."""
+        if module.base in self._tables:
+            return self._tables[module.base].origin
+        prepared = self._prepared_of(module)
+        if prepared is None or prepared.table is None:
+            return ""
+        return module.image_name if prepared.source == "exports" else prepared.table.origin
+
     def load(self, module: Module) -> None:
         """Look for a module's symbols now."""
         index = self._index_of(module)

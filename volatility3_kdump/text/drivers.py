@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 
+from volatility3_kdump.escape import printable
 from volatility3_kdump.findings.image_check import Difference, ImageCheck
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.images.version_resource import ImageVersion
@@ -85,9 +86,9 @@ def sizes_line(details: DriverDetails, size: int = 8) -> str:
     return f"{pointer(details.module.base, size)} {columns} {details.module.image_name:<16} {stamp(details)}"
 
 
-def symbols_line(module: Module, status: str, size: int = 8) -> str:
-    """A row of ``lm``."""
-    return f"{_range(module.base, module.end, size)}   {module.name:<11} {f'({status})':<23}"
+def symbols_line(module: Module, status: str, size: int = 8, file: str = "") -> str:
+    """A row of ``lm``. ``file`` is where the symbols are from."""
+    return f"{_range(module.base, module.end, size)}   {module.name:<11} {f'({status})':<23}{printable(file)}"
 
 
 def path_line(module: Module, size: int = 8) -> str:
@@ -106,11 +107,16 @@ def _range(start: int, end: int, size: int) -> str:
 
 
 def verbose(
-    details: DriverDetails, status: str, drivers: Sequence[FoundDriver], vendor: str, size: int = 8
+    details: DriverDetails,
+    status: str,
+    drivers: Sequence[FoundDriver],
+    vendor: str,
+    size: int = 8,
+    file: str = "",
 ) -> Iterator[str]:
     """The block of ``lmv``, and below it what the debugger has other commands for."""
     module = details.module
-    yield symbols_line(module, status, size)
+    yield symbols_line(module, status, size, file)
     yield f"    Image path: {module.path or 'not in the dump'}"
     yield f"    Image name: {module.image_name}"
     if details.stamp_kind == HASH:

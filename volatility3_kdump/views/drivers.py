@@ -161,7 +161,8 @@ def _kd_lines(listed: DriverList, verbose: bool) -> Iterator[str]:
         if verbose:
             status = target.names.status_of(details.module)
             shown = f"{vendor.kind} ({vendor.reason})"
-            yield from words.verbose(details, status, listed.objects.of(details.module), shown, size)
+            drivers, file = listed.objects.of(details.module), target.names.file_of(details.module)
+            yield from words.verbose(details, status, drivers, shown, size, file)
         else:
             yield words.line(details, size)
     if listed.unloaded:
@@ -359,7 +360,7 @@ def _address_lines(places: AddressPlaces, size: int) -> Iterator[str]:
         return
     yield words.header(size)
     if place is not None:
-        yield words.symbols_line(place.module, place.symbol_status, size)
+        yield words.symbols_line(place.module, place.symbol_status, size, place.symbol_file)
         inside = f", section {place.section}+0x{place.section_offset:x}" if place.section is not None else ""
         yield f"    {shown} = {place.symbol}{inside}"
     for module in places.unloaded:

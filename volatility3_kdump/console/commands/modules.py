@@ -26,6 +26,9 @@ from volatility3_kdump.windows.user.spaces import user_space
 
 _LM_WORD = re.compile(r"\s*(1m|sm|[A-Za-z])")
 #: Options that choose which modules are listed, how, and those that change nothing here.
+#: States of symbols, for the options ``l`` and ``e``.
+_NOT_LOADED = frozenset({"deferred", "no symbols"})
+_IN_TROUBLE = frozenset({"no symbols", "export symbols"})
 _LM_LETTERS = frozenset("lekuovtfnpcidD") | {"sm", "1m"}
 
 
@@ -45,7 +48,7 @@ _LM_LETTERS = frozenset("lekuovtfnpcidD") | {"sm", "1m"}
         Option("u", "user modules of the current process"),
         Option("o", "loaded modules only"),
         Option("l", "those whose symbols are loaded"),
-        Option("e", "those that have no symbols"),
+        Option("e", "those that have no symbols, or only exports"),
         Option("1m", "names alone, for loops"),
         Option("sm", "sorted by name"),
         Option("m", "modules that a pattern fits", value="PATTERN"),
@@ -110,9 +113,9 @@ def _lines(session: Session, target: Target, options: set[str], names: list[str]
     if "sm" in options:
         modules.sort(key=lambda module: module.name.lower())
     if "l" in options:
-        modules = [module for module in modules if target.names.status_of(module) != "deferred"]
+        modules = [module for module in modules if target.names.status_of(module) not in _NOT_LOADED]
     if "e" in options:
-        modules = [module for module in modules if target.names.status_of(module) == "no symbols"]
+        modules = [module for module in modules if target.names.status_of(module) in _IN_TROUBLE]
     if "1m" in options:
         yield from (module.name for module in modules)
         return
@@ -139,7 +142,8 @@ def _show(target: Target, options: set[str]) -> Callable[[Module], str]:
         return lambda module: text.line(read_details(target, module), size)
     if "f" in options:
         return lambda module: text.path_line(module, size)
-    return lambda module: text.symbols_line(module, target.names.status_of(module), size)
+    names = target.names
+    return lambda module: text.symbols_line(module, names.status_of(module), size, names.file_of(module))
 
 
 def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:

@@ -23,6 +23,7 @@ class LoadedPlace:
     offset: int
     symbol: str | None
     symbol_status: str
+    symbol_file: str
     has_headers: bool
     section: str | None
     section_offset: int | None
@@ -70,6 +71,7 @@ def _loaded(target: Target, module: Module, address: int) -> LoadedPlace:
         offset,
         symbol,
         target.names.status_of(module),
+        target.names.file_of(module),
         headers is not None,
         section.name if section else None,
         offset - section.address if section else None,
