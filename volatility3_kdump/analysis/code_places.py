@@ -63,11 +63,11 @@ def nowhere(fault: Fault) -> Plausibility | None:
 
 
 def absent(fault: Fault) -> Plausibility | None:
-    """Code bytes that are no instruction."""
-    if fault.instruction is not None:
-        return None
+    """Code bytes that are no instruction, or zeros, which decode as one that no compiler makes."""
     fixed = fault.target.header.architecture == "arm64"
     data = _bytes_at(fault.target, fault.ip, _FIXED_SIZE if fixed else _ZEROED)
+    if fault.instruction is not None and (any(data) or len(data) < _ZEROED):
+        return None
     if len(data) < (_FIXED_SIZE if fixed else _LONGEST):
         return None
     what = "zeros" if not any(data) else data.hex()

@@ -118,7 +118,8 @@ def _where(crash: Crash) -> str | None:
         interrupted = f", {crash.interrupted}"
         if process:
             interrupted += f": process {process} was only interrupted"
-    return f"It happened {' '.join(parts)}{interrupted}."
+    what = "The dump was taken" if crash.facts.live else "It happened"
+    return f"{what} {' '.join(parts)}{interrupted}."
 
 
 def _access_is_told(crash: Crash) -> bool:
