@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import Session
+from tests.prompt import answer, session_over
 from volatility3_kdump.memory import LIMIT_VARIABLE, ReadBudget, ReadLimit
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -31,8 +30,7 @@ def test_the_budget_is_by_what_the_dump_holds(monkeypatch: pytest.MonkeyPatch) -
 
 def test_each_command_has_all_of_it(sample: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, "64k")
-    session = Session()
-    session.open(str(sample()))
+    session = session_over(sample())
     for _ in range(30):
         lines = answer(session, "db @rsp L10")
         assert len(lines) == 1 and lines[0].startswith("ffff")
@@ -70,8 +68,7 @@ def test_lists_that_lead_through_each_other_end(
     monkeypatch.setenv(LIMIT_VARIABLE, "4M")
     path = tmp_path / "chain.dmp"
     path.write_bytes(lzma.decompress(source.read_bytes()))
-    session = Session()
-    session.open(str(path))
+    session = session_over(path)
     assert answer(session, command)[-1].startswith("stopped: this has read 4,194,304 bytes")
 
 
@@ -85,8 +82,7 @@ def test_what_was_read_before_the_end_is_shown(
     monkeypatch.setenv(LIMIT_VARIABLE, "96M")
     path = tmp_path / "chain.dmp"
     path.write_bytes(lzma.decompress(source.read_bytes()))
-    session = Session()
-    session.open(str(path))
+    session = session_over(path)
     lines = answer(session, "!process 0 0")
     assert lines[:2] == ["**** NT ACTIVE PROCESS DUMP ****", "PROCESS ffffa00000010bb8"]
     assert lines[-1].startswith("stopped: this has read 100,663,296 bytes")

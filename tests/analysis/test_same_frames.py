@@ -15,13 +15,11 @@ import pytest
 import volatility3_kdump
 from kdump_sample.scenes import scene_names
 from tests import small_machines
-from tests.prompt import answer
+from tests.prompt import answer, session_on
 from tests.windows.stacks.test_arm64_stacks import READ_ABORT
 from tests.windows.stacks.test_arm64_stacks import crashed as crashed_arm64
 from tests.windows.stacks.test_x86_stacks import dispatched, written
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.analyze import analyze
 from volatility3_kdump.text.stacks import call_site
@@ -36,8 +34,7 @@ _MOST_ROWS = 64
 
 def prompt_rows(path: Path, target: Target, crash: Crash) -> list[str]:
     """What ``kv`` shows where STACK_COMMAND leads to: without numbers and notes on trap frames."""
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump(str(path), target))
+    session = session_on(target)
     for command in crash.facts.stack_command.split(";")[:-1]:
         if command.strip() not in (".thread", ".cxr"):
             answer(session, command.strip())

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.prompt import session_on
 from volatility3_kdump.console import application
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 
 
@@ -43,6 +43,4 @@ def opened(sample: Callable[..., Path]) -> Target:
 @pytest.fixture
 def session(sample: Callable[..., Path], opened: Target) -> Session:
     """A new session over it."""
-    fresh = Session(Options(offline=True))
-    fresh.dumps.append(OpenDump(str(sample()), opened))
-    return fresh
+    return session_on(opened, sample())

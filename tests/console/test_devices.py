@@ -14,8 +14,8 @@ import pytest
 
 import volatility3_kdump
 from tests.edited import edited
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.io.device_tree import DeviceTree, root_address
@@ -27,16 +27,10 @@ At = Callable[[str], Session]
 REQUEST = "  IRP: ffff91894ef3a010 (set/D3,), PDO: ffff91894ef40060, CURRENT: ffff91894ef42b10"
 
 
-def over(target: Target) -> Session:
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump(target.name, target))
-    return session
-
-
 @pytest.fixture
 def at(sample: Sample, isf_path: Path) -> At:
     """A session over a scene, laid out for a kernel with all of its types."""
-    return lambda scene: over(
+    return lambda scene: session_on(
         Target.open(sample(isf=isf_path, scene=scene), Options(offline=True, isf_file=str(isf_path)))
     )
 
@@ -122,7 +116,7 @@ def test_fast_io_and_a_device_that_is_busy(sample: Sample, isf_path: Path, tmp_p
     }
     changed = edited(target, path, tmp_path / "changed.dmp", changes, offline=True, isf_file=str(isf_path))
     assert [name for name, _, _ in fast_io_routines(changed, table)] == names[1 : names.index("FastIoUnlockAll")]
-    session = over(changed)
+    session = session_on(changed)
     lines = answer(session, "!drvobj MYFAULT 7")
     at = lines.index("Fast I/O routines:")
     assert lines[at + 1 : at + 3] == [
@@ -244,7 +238,7 @@ def test_rules(session: Session) -> None:
 
 
 def test_small_dumps_say_what_they_lack(sample: Sample) -> None:
-    session = over(volatility3_kdump.open(sample(4)))
+    session = session_on(volatility3_kdump.open(sample(4)))
     for line in ("!devnode 0 1", "!poaction", "!verifier", "!deadlock"):
         lines = answer(session, line)
         assert any("not in the dump" in shown or "need the kernel's symbols" in shown for shown in lines), line

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 
@@ -18,9 +18,7 @@ Opened = Callable[[str], Session]
 @pytest.fixture
 def opened_scene(scene: Callable[..., Target]) -> Opened:
     def opened(name: str) -> Session:
-        session = Session(Options(offline=True))
-        session.dumps.append(OpenDump(name, scene(name)))
-        return session
+        return session_on(scene(name))
 
     return opened
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.edited import edited
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
@@ -18,16 +18,10 @@ from volatility3_kdump.target import Target
 FILE, DEVICE = 0xFFFF91894E251A20, 0xFFFF91894E237060
 
 
-def over(target: Target) -> Session:
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump(target.name, target))
-    return session
-
-
 @pytest.fixture
 def memory_scene(sample: Callable[..., Path], isf_path: Path) -> Session:
     path = sample(isf=isf_path, scene="memory")
-    return over(Target.open(path, Options(offline=True, isf_file=str(isf_path))))
+    return session_on(Target.open(path, Options(offline=True, isf_file=str(isf_path))))
 
 
 def test_a_file_object(session: Session) -> None:
@@ -86,7 +80,7 @@ def test_a_file_with_a_volume_and_a_cache(
     )
     changes[vpb + layouts.offset("_VPB", "VolumeLabel")] = label
     changes[pointers] = bytes(0x18)
-    other = over(edited(session.target, sample(), tmp_path / "changed.dmp", changes, offline=True))
+    other = session_on(edited(session.target, sample(), tmp_path / "changed.dmp", changes, offline=True))
     assert answer(other, f"!fileobj {FILE:x}")[3:] == [
         f"Device Object: 0x{DEVICE:x}   \\FileSystem\\Ntfs",
         f"Vpb: 0x{vpb:x}",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.options import Options
 
 
 def test_parts_of_a_made_dump(session: Session) -> None:
@@ -37,8 +36,7 @@ def test_what_it_refuses(session: Session) -> None:
 
 
 def test_a_real_machine(shared_data: Path) -> None:
-    session = Session(Options(offline=True))
-    session.open(str(shared_data / "dumps" / "triage_x64_26100_0x3b.dmp"))
+    session = session_over(shared_data / "dumps" / "triage_x64_26100_0x3b.dmp")
     assert answer(session, "!sysinfo cpumicrocode")[1] == "Cached Microcode Version: 000000000a201205"
     assert answer(session, "!sysinfo cpuspeed") == [
         'CPUID: "AMD Ryzen 5 5600X 6-Core Processor"',

@@ -12,11 +12,10 @@ import pytest
 
 from kdump_sample.scenes.waits import DEADLOCK
 from tests.edited import edited
-from tests.prompt import answer
+from tests.prompt import answer, session_on
 from volatility3_kdump.console.commands import split
-from volatility3_kdump.console.session import OpenDump, Session
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.images.modules import find_module
-from volatility3_kdump.options import Options
 from volatility3_kdump.windows.processes.process_lists import process_addresses
 
 MYFAULT = 0xFFFFF80060DA0000
@@ -76,8 +75,7 @@ def test_a_list_that_disagrees(session: Session, sample: Callable[..., Path], tm
     first = session.target.memory.pointer(head) or 0
     changes = {first + 8: (0xFFFF800000001000).to_bytes(8, "little")}
     changed = edited(session.target, sample(), tmp_path / "changed.dmp", changes, offline=True)
-    other = Session(Options(offline=True))
-    other.dumps.append(OpenDump("changed", changed))
+    other = session_on(changed)
     assert answer(other, "!validatelist nt!PsActiveProcessHead") == [
         f"Blink of {first:016x} is ffff800000001000, but {head:016x} leads to it",
         f"List is damaged: 1 links disagree in {count} entries; the list leads back to its first element",
@@ -89,8 +87,7 @@ def test_a_list_that_disagrees(session: Session, sample: Callable[..., Path], tm
 def test_commands_for_each_process_and_thread(sample: Callable[..., Path]) -> None:
     from volatility3_kdump.target import Target
 
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump("waits", Target.open(sample(scene="waits"))))
+    session = session_on(Target.open(sample(scene="waits")))
     lines = answer(session, '!for_each_process "dt nt!_EPROCESS @#Process UniqueProcessId"')
     assert f"   +0x440 UniqueProcessId  : 0x00000000`0000{DEADLOCK:04x} Void" in lines
     assert len(lines) == 15

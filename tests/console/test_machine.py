@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.edited import edited
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 
 PCR, TABLE, GDT = 0xFFFFC3014F460000, 0xFFFF91894D629000, 0xFFFF91894D62A000
@@ -27,12 +26,6 @@ SEGMENTS = (
     *(0, 0, 0x00209B0000000000, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x0020FB0000000000, 0),
     *(0x4F008B4710000067, 0x00000000FFFFC301, 0x0040F3007C00),
 )
-
-
-def over(target: Target) -> Session:
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump(target.name, target))
-    return session
 
 
 def gate(handler: int, level: int = 0, stack: int = 0) -> bytes:
@@ -61,7 +54,7 @@ def with_tables(sample: Callable[..., Path], layouts: Layouts, tmp_path_factory:
 
 
 def test_interrupt_gates(with_tables: Target) -> None:
-    session = over(with_tables)
+    session = session_on(with_tables)
     everything = answer(session, "!idt -a")
     assert everything[:3] == ["", f"Dumping IDT: {TABLE:x}", ""]
     assert [line.split()[0] for line in everything[3:]] == ["02:", "0e:", "51:"]
@@ -76,7 +69,7 @@ def test_interrupt_gates(with_tables: Target) -> None:
 
 def test_segments(with_tables: Target) -> None:
     """The listing of ``dg`` that the debugger gives for the descriptors of x64 Windows."""
-    session = over(with_tables)
+    session = session_on(with_tables)
     assert answer(session, "dg 10 18")[2:] == [
         "---- ----------------- ----------------- ---------- - -- -- -- -- --------",
         "0010 00000000`00000000 00000000`00000000 Code RE Ac 0 Nb By P  Lo 0000029b",
@@ -119,7 +112,7 @@ def test_global_flags(session: Session, sample: Callable[..., Path], tmp_path: P
     if address is None or session.target.memory.unsigned(address, 4) is None:
         pytest.skip("nt!NtGlobalFlag is not in the sample")
     changes = {address: (0x4400).to_bytes(4, "little")}
-    other = over(edited(session.target, sample(), tmp_path / "changed.dmp", changes, offline=True))
+    other = session_on(edited(session.target, sample(), tmp_path / "changed.dmp", changes, offline=True))
     assert answer(other, "!gflag") == [
         f"NtGlobalFlag at {address:x}",
         "Current NtGlobalFlag contents: 0x00004400",
@@ -129,7 +122,7 @@ def test_global_flags(session: Session, sample: Callable[..., Path], tmp_path: P
 
 
 def test_processes_that_ended(sample: Callable[..., Path], session: Session) -> None:
-    lines = answer(over(Target.open(sample(scene="waits"))), "!zombies")
+    lines = answer(session_on(Target.open(sample(scene="waits"))), "!zombies")
     assert [line.split()[-1] for line in lines if line.startswith("0x")] == ["exited.exe"]
     assert answer(session, "!zombies") == ["No process in the list has ended"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.options import Options
@@ -155,8 +155,7 @@ def test_a_page_that_is_missing_in_the_middle(sample, tmp_path) -> None:
 def both(sample, isf_paths):
     """A full dump: a session over it, and the host's own virtual layer over the same file."""
     path = sample(1, isf_paths[-1])
-    opened = Session(Options(isf_file=str(isf_paths[-1])))
-    opened.open(str(path))
+    opened = session_over(path, Options(isf_file=str(isf_paths[-1])))
     kernel = host_kernel(path, isf_paths[-1])
     return opened, kernel.context.layers[kernel.layer_name]
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.mex import duration
 
@@ -22,9 +21,7 @@ def opened_waits(sample: Callable[..., Path]) -> Target:
 @pytest.fixture
 def waits(opened_waits: Target) -> Session:
     """A session over threads in every state."""
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump("waits", opened_waits))
-    return session
+    return session_on(opened_waits)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +141,8 @@ def test_the_same_as_the_commands_behind_them(waits: Session) -> None:
 
 
 def test_small_dumps_say_what_they_lack(sample: Callable[..., Path]) -> None:
-    session = Session(Options(offline=True))
     path = sample(4)
-    session.dumps.append(OpenDump(str(path), Target.open(path)))
+    session = session_on(Target.open(path))
     assert answer(session, "!mex.t")[1].startswith("notmyfault64.e (")
     assert "the list of processes is not in the dump" in answer(session, "!tl")[0]
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.amounts import part
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 
@@ -90,8 +90,7 @@ def test_user_modules_are_not_in_a_kernel_dump(session: Session) -> None:
 
 
 def test_user_modules(sample) -> None:
-    whole = Session(Options(offline=True))
-    whole.open(str(sample(1)))
+    whole = session_over(sample(1))
     # The made process has no loader data.
     assert answer(whole, ".process ffff9189527e9080; lmu")[1].endswith("the loader's lists: PEB.Ldr leads nowhere")
     whole.open(str(sample(1, None, "user-stacks")))
@@ -144,8 +143,7 @@ def test_a_device(session: Session) -> None:
 def test_image_check_needs_files(session: Session, sample: Callable[..., Path]) -> None:
     # Without a path of the user's there is the store in the cache, which has none here.
     assert answer(session, "!chkimg myfault") == ["myfault: not compared: no file for myfault.sys on the image path"]
-    without = Session(Options(symbol_path=""))
-    without.open(str(sample()))
+    without = session_over(sample(), Options(symbol_path=""))
     assert answer(without, "!chkimg myfault") == [
         "!chkimg needs the drivers' files: .exepath or -i names their directory"
     ]

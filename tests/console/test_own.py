@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.options import Options
 from volatility3_kdump.serving.confinement import refuse
 from volatility3_kdump.target import Target
 
@@ -31,8 +30,7 @@ def test_a_report_is_written_once(session: Session, tmp_path: Path) -> None:
 
 def test_waits_and_big_pool(scene: Callable[..., Target]) -> None:
     for name, line in (("locks", "!kdump.waits"), ("memory", "!kdump.bigpool")):
-        session = Session(Options(offline=True))
-        session.dumps.append(OpenDump(name, scene(name)))
+        session = session_on(scene(name))
         lines = answer(session, line)
         assert len(lines) > 1
         assert not any("knows no" in shown or "mistake" in shown for shown in lines)

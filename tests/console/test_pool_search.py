@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.edited import edited
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 
 
@@ -19,10 +18,8 @@ def at(sample: Callable[..., Path]) -> Callable[[str], Session]:
     """A session over a scene."""
 
     def opened(scene: str) -> Session:
-        session = Session(Options(offline=True))
         path = sample(scene=scene)
-        session.dumps.append(OpenDump(str(path), Target.open(path)))
-        return session
+        return session_on(Target.open(path))
 
     return opened
 
@@ -101,8 +98,7 @@ def test_one_bit_that_mends_a_page(at: Callable[[str], Session], sample: Callabl
 
     def checked(data: bytes) -> list[str]:
         changed = edited(session.target, source, tmp_path / "changed.dmp", {0xFFFF91894EF70000: data}, offline=True)
-        other = Session(Options(offline=True))
-        other.dumps.append(OpenDump("changed", changed))
+        other = session_on(changed)
         return answer(other, "!poolval ffff91894ef70123")
 
     assert checked(bytes(page))[-1] == "Pool page [ ffff91894ef70000 ] is VALID."

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute, registry
 from volatility3_kdump.console.script import split
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 
 DUMPS = ("triage_arm64_22000", "triage_x64_17763", "triage_x64_19041", "triage_x64_19041_0x1a", "triage_x64_9600")
@@ -22,8 +22,9 @@ LINES = """
 
 @pytest.mark.parametrize("name", DUMPS)
 def test_every_command_is_answered(shared_data: Path, name: str) -> None:
-    session = Session(Options(isf_directories=[str(shared_data / "isf")], offline=True))
-    session.open(str(shared_data / "dumps" / f"{name}.dmp"))
+    session = session_over(
+        shared_data / "dumps" / f"{name}.dmp", Options(isf_directories=[str(shared_data / "isf")], offline=True)
+    )
     rest = sorted({entry.names[0] for entry in registry().values()} - {"q", ".reload", ".logopen"})
     for line in (*split(LINES), *rest):
         shown = list(execute(session, line))
@@ -31,8 +32,10 @@ def test_every_command_is_answered(shared_data: Path, name: str) -> None:
 
 
 def test_a_stack_of_a_real_dump(shared_data: Path) -> None:
-    session = Session(Options(isf_directories=[str(shared_data / "isf")], offline=True))
-    session.open(str(shared_data / "dumps" / "triage_x64_19041.dmp"))
+    session = session_over(
+        shared_data / "dumps" / "triage_x64_19041.dmp",
+        Options(isf_directories=[str(shared_data / "isf")], offline=True),
+    )
     assert next(execute(session, ".bugcheck")) == "Bugcheck code 1000007E"
     assert next(execute(session, "u . L1")) == "amdppm+0x334c:"
     first = list(execute(session, "kc 1"))[1]
@@ -41,8 +44,7 @@ def test_a_stack_of_a_real_dump(shared_data: Path) -> None:
 
 
 def test_black_boxes(shared_data: Path) -> None:
-    session = Session(Options(offline=True))
-    session.open(str(shared_data / "dumps" / "triage_x64_26100_0xbe.dmp"))
+    session = session_over(shared_data / "dumps" / "triage_x64_26100_0xbe.dmp")
     assert "Last boot id: 171" in list(execute(session, "!blackboxbsd"))
     assert list(execute(session, "!blackboxwinlogon")) == ["State: ShellStartupShellStarted"]
     assert "has no black box of that kind" in " ".join(execute(session, "!blackboxpnp"))

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 
@@ -114,8 +114,7 @@ def test_minus_one(session: Session) -> None:
 
 def test_vectors_of_arm64_have_their_names(shared_data) -> None:
     path = shared_data / "dumps" / "triage_arm64_22000.dmp"
-    fresh = Session(Options(offline=True))
-    fresh.dumps.append(OpenDump(str(path), Target.open(path, Options(offline=True))))
+    fresh = session_on(Target.open(path, Options(offline=True)))
     context = fresh.target.header_context
     assert context is not None and context.xmm is not None and context.xmm[4] is not None
     assert answer(fresh, "r v4:uq") == [f"v4={context.xmm[4] >> 64:016x} {context.xmm[4] & (1 << 64) - 1:016x}"]
@@ -127,15 +126,13 @@ def test_vectors_of_arm64_have_their_names(shared_data) -> None:
 @pytest.mark.parametrize("dump_type", [4, 5])
 def test_other_types_of_dump(sample, dump_type: int) -> None:
     """A small memory dump copies the control block of the processor that crashed."""
-    fresh = Session(Options(offline=True))
-    fresh.dumps.append(OpenDump(str(sample(dump_type)), Target.open(sample(dump_type))))
+    fresh = session_on(Target.open(sample(dump_type)))
     assert answer(fresh, "r cr3, tr") == ["cr3=00000001f3a2a000 tr=0040"]
 
 
 def test_every_kernel(isf_path, sample) -> None:
     target = Target.open(sample(6, isf_path), Options(isf_file=isf_path, offline=True))
-    fresh = Session(Options(offline=True))
-    fresh.dumps.append(OpenDump("x", target))
+    fresh = session_on(target)
     assert answer(fresh, "r cr3, tr")[0].endswith(" tr=0040")
     assert answer(fresh, "? @$pcr == poi(@$pcr+@@(#FIELD_OFFSET(nt!_KPCR, Self)))")[0].endswith("00000001")
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.crashed import settle
 
@@ -239,8 +238,7 @@ _QUICK = ("R1",)
 )
 def test_replay(scene: Callable[[str], Target], name: str) -> None:
     made, steps = _REPLAYS[name]
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump(made, settle(scene(made))))
+    session = session_on(settle(scene(made)))
     _play(session, steps)
 
 
@@ -256,8 +254,7 @@ def _play(session: Session, steps: list[Step]) -> None:
 def test_the_small_dump(sample: Callable[..., Path]) -> None:
     """R13: what a small dump holds is shown, and each command that has nothing to show says why."""
     path = sample(4)
-    session = Session(Options(offline=True))
-    session.dumps.append(OpenDump(str(path), settle(Target.open(path))))
+    session = session_on(settle(Target.open(path)))
     _play(
         session,
         [

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.edited import edited
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
-from volatility3_kdump.options import Options
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 
 #: A page of the sample's nonpaged pool.
@@ -44,9 +43,7 @@ def holding(sample: Callable[..., Path], session: Session, tmp_path: Path) -> Ca
 
     def make(data: bytes) -> Session:
         target: Target = edited(session.target, sample(), tmp_path / "changed.dmp", {PLACE: data}, offline=True)
-        other = Session(Options(offline=True))
-        other.dumps.append(OpenDump("changed", target))
-        return other
+        return session_on(target)
 
     return make
 

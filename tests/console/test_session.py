@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests import transcript
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.console.commands import registry
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.options import Options
 
 TRAP = ".trap ffffd48f`77af97e0"
 NOTEPAD, NOTEPAD_THREAD = "ffff9189527e9080", "ffff91895309d080"
@@ -251,8 +250,7 @@ def test_the_exception_context(session: Session) -> None:
     "scene", ("myfault", "bad-pointer", "double-fault", "hung-processor", "pnp-timeout", "system-thread", "no-execute")
 )
 def test_the_stack_command_of_the_analysis_shows_its_stack(sample, scene: str) -> None:
-    session = Session(Options(offline=True))
-    session.open(str(sample(6, None, scene)))
+    session = session_over(sample(6, None, scene))
     analysis = answer(session, "!analyze -v")
     (line,) = (text for text in analysis if text.startswith("STACK_COMMAND: "))
     start = analysis.index("STACK_TEXT:  ") + 1
@@ -265,8 +263,7 @@ def test_the_stack_command_of_the_analysis_shows_its_stack(sample, scene: str) -
 
 
 def test_a_fast_fail_exception_names_its_code(sample) -> None:
-    session = Session()
-    session.open(str(sample(6, None, "list-corruption")))
+    session = session_over(sample(6, None, "list-corruption"))
     arguments = answer(session, ".bugcheck")[1].split()
     assert "Subcode: 0x3 FAST_FAIL_CORRUPT_LIST_ENTRY" in answer(session, f".exr {arguments[3]}")
 
@@ -376,8 +373,7 @@ def test_machine_and_processors(session: Session) -> None:
 
 
 def test_a_hardware_error(sample: Callable[..., Path]) -> None:
-    session = Session(Options(offline=True))
-    session.open(str(sample(6, None, "machine-check")))
+    session = session_over(sample(6, None, "machine-check"))
     record = session.target.header.bug_check_parameters[1]
     shown = answer(session, f"!errrec {record:x}")
     assert shown[1] == f"Common Platform Error Record @ {record:016x}"

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.output import parsed
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
@@ -246,10 +246,8 @@ def test_types_from_a_pdb_alone(sample, isf_paths, tmp_path, monkeypatch: pytest
     place = tmp_path / "store" / "ntkrnlmp.pdb" / store_key(identity) / "ntkrnlmp.pdb"
     place.parent.mkdir(parents=True)
     place.write_bytes(kernel_pdb(document))
-    from_isf = Session(Options(isf_file=str(isf), symbol_path=""))
-    from_isf.open(str(sample(6, isf)))
-    from_pdb = Session(Options(symbol_path=f"srv*{tmp_path / 'store'}"))
-    from_pdb.open(str(sample(6, isf)))
+    from_isf = session_over(sample(6, isf), Options(isf_file=str(isf), symbol_path=""))
+    from_pdb = session_over(sample(6, isf), Options(symbol_path=f"srv*{tmp_path / 'store'}"))
     assert from_pdb.target.symbol_status.startswith(str(tmp_path))
     for line in (
         "dt nt!_EPROCESS @$proc",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdump_sample.scenes import user_stacks as scene
+from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
@@ -18,8 +19,7 @@ Shown = Callable[[str], list[str]]
 
 
 def _prompt(path: Path) -> tuple[Session, Shown]:
-    session = Session()
-    session.open(str(path))
+    session = session_over(path)
     return session, lambda line: list(execute(session, line))
 
 

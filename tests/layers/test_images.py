@@ -19,9 +19,8 @@ from kdump_sample.memory_images import KINDS
 from kdump_sample.physical import PhysicalMemory
 from tests import output
 from tests.layers.paging import SHARED_DATA, Tables, kernel_pages
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.analysis.crash import analyze_crash
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError, NotACrashDump
 from volatility3_kdump.layers import machine
 from volatility3_kdump.layout import Layouts
@@ -59,8 +58,7 @@ WITH_REGISTERS = ("elf", "kdump", "vmem")
 
 
 def shown(path: Path, commands: tuple[str, ...] = COMMANDS) -> dict[str, list[str]]:
-    session = Session()
-    session.open(str(path))
+    session = session_over(path)
     told = {}
     for line in commands:
         try:
@@ -171,8 +169,7 @@ def test_without_symbols_the_index_of_kernels_and_the_shared_page_remain(
     target = volatility3_kdump.open(image("elf"), symbol_path="")
     assert not target.has_names and target.header.build_number == 19041
     assert [module.name for module in target.modules][:1] == ["nt"] or not target.modules
-    session = Session()
-    session.open(str(image("elf")))
+    session = session_over(image("elf"))
     assert answer(session, "!analyze")
 
 

@@ -11,8 +11,8 @@ from kdump_sample import pe
 from kdump_sample.memory_images import Image, Processor, _elf
 from kdump_sample.physical import PAGE, PhysicalMemory
 from tests.layers.paging import HEADS, Tables, kernel_pages, machine
+from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import NotACrashDump
 
 BASE, SIZE, ROOT = 0x81800000, 0x3000, 0x40
@@ -61,8 +61,7 @@ def test_a_32_bit_windows_is_opened_by_its_cr3(mode: str, tmp_path: Path) -> Non
     head = HEADS[4][0]
     assert target.memory.pointer(HIGH | head) == HIGH | (head & ~0xFFF) + 0x800
     assert target.dump.why_no_registers == "registers of a 32-bit Windows are not taken out of memory images"
-    session = Session()
-    session.open(str(tmp_path / "narrow.elf"))
+    session = session_over(tmp_path / "narrow.elf")
     assert list(execute(session, f"dd {head:x} L1")) == [f"{head:08x}  {(head & ~0xFFF) + 0x800:08x}"]
     assert list(execute(session, ".effmach")) == ["Effective machine: x86 compatible (x86)"]
 

@@ -6,8 +6,8 @@ import pytest
 
 import volatility3_kdump
 from tests.output import lines, parsed, rows_of
+from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.views.hang import hang_grid
 
 
@@ -42,8 +42,7 @@ def test_verbose_shows_stacks_and_empty_subjects(sample) -> None:
 
 
 def test_at_the_prompt(sample) -> None:
-    session = Session()
-    session.open(str(sample(6, None, "hang-none")))
+    session = session_over(sample(6, None, "hang-none"))
     shown = list(execute(session, "!analyze -hang"))
     assert "VERDICT: Nothing points at a hang." in shown
     assert "LOCKS: nothing unusual" in list(execute(session, "!analyze -v -hang"))

@@ -15,10 +15,9 @@ import pytest
 
 from kdump_sample.scenes import make_scene
 from tests.archives.cabinets import cabinet
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from tests.stores.server import SymbolServer, redirect, running
 from tests.symbols.linked import Linked, MadeMachine, compile_source, link, require_tools, write_machine
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.options import Options
 from volatility3_kdump.symbols import places
@@ -126,8 +125,7 @@ def test_one_path_names_the_stack_and_asks_for_no_more(made: MadeMachine, server
 def test_a_module_off_the_stack_is_got_when_it_is_looked_at(
     made: MadeMachine, server: SymbolServer, tmp_path: Path
 ) -> None:
-    session = Session(Options(symbol_path=f"srv*{tmp_path / 'store'}*{server.url}", image_path=""))
-    session.open(str(made.dump))
+    session = session_over(made.dump, Options(symbol_path=f"srv*{tmp_path / 'store'}*{server.url}", image_path=""))
     states = {line.split()[2]: line for line in answer(session, "lm")[1:] if "(" in line}
     assert "(pdb symbols)" in states["nt"]
     assert "(deferred)" in states["toy"] and "(deferred)" in states["hal"]
@@ -144,8 +142,7 @@ def test_a_module_off_the_stack_is_got_when_it_is_looked_at(
 @pytest.mark.thorough  # links a kernel, for ten seconds
 def test_source_lines_of_the_stack(made: MadeMachine) -> None:
     """The made driver's lines are 100 for a prologue, then 110, 120 and so on for what its body has."""
-    session = Session(Options(symbol_path=str(made.dump.parent), image_path=""))
-    session.open(str(made.dump))
+    session = session_over(made.dump, Options(symbol_path=str(made.dump.parent), image_path=""))
     assert not [line for line in answer(session, "k") if "made.c" in line]
     assert answer(session, ".lines") == ["Line number information will be loaded"]
     shown = answer(session, "kv")

@@ -9,7 +9,7 @@ import lzma
 import pytest
 
 import volatility3_kdump
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.options import Options
@@ -18,9 +18,7 @@ from volatility3_kdump.symbols.listing import matching, nearby
 
 @pytest.fixture(scope="module")
 def session(sample, isf_paths) -> Session:
-    opened = Session(Options(isf_file=str(isf_paths[-1])))
-    opened.open(str(sample(6, isf_paths[-1])))
-    return opened
+    return session_over(sample(6, isf_paths[-1]), Options(isf_file=str(isf_paths[-1])))
 
 
 def test_patterns_against_the_table(session: Session, isf_paths) -> None:

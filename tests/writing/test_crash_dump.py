@@ -15,9 +15,8 @@ from volatility3.framework import contexts
 from volatility3.framework.layers import crash, physical
 
 import volatility3_kdump
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.cli import main
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.dump import extents
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.windows.machine.processors import processors
@@ -34,8 +33,7 @@ SOME = [number if number == 6 else pytest.param(number, marks=pytest.mark.thorou
 
 
 def shown(path: Path) -> dict[str, list[str]]:
-    session = Session()
-    session.open(str(path))
+    session = session_over(path)
     return {line: [text.replace(path.name, "FILE") for text in answer(session, line)] for line in COMMANDS}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import volatility3_kdump
 from tests.output import rows_of
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.cli import main
 from volatility3_kdump.cli.slice import PURPOSES
 from volatility3_kdump.console.session import Session
@@ -26,8 +26,7 @@ Sample = Callable[..., Path]
 
 
 def answers(path: Path, commands: tuple[str, ...]) -> dict[str, list[str]]:
-    session = Session()
-    session.open(str(path))
+    session = session_over(path)
     return {line: [text.replace(path.name, "FILE") for text in answer(session, line)] for line in commands}
 
 

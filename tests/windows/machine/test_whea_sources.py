@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prompt import answer
-from volatility3_kdump.console.session import Session
+from tests.prompt import answer, session_over
 from volatility3_kdump.errors import CorruptDump
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
@@ -59,8 +58,7 @@ def test_a_packet_of_the_second_version() -> None:
 
 
 def test_sources(sample: Callable[..., Path], isf_path: Path) -> None:
-    session = Session(Options(offline=True, isf_file=str(isf_path)))
-    session.open(str(sample(6, isf_path, "machine-check")))
+    session = session_over(sample(6, isf_path, "machine-check"), Options(offline=True, isf_file=str(isf_path)))
     nt = session.target.nt
     assert nt is not None
     lines = answer(session, "!whea")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import volatility3_kdump
 from tests.archives import packing
 from tests.layers import paging
-from tests.prompt import answer
+from tests.prompt import answer, session_over
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
@@ -83,9 +83,7 @@ def test_addresses_of_the_sample_against_its_layer_and_its_self_map(sample, isf_
 
 @pytest.fixture(scope="module")
 def session(sample) -> Session:
-    opened = Session()
-    opened.open(str(sample()))
-    return opened
+    return session_over(sample())
 
 
 def test_kd_columns(session: Session) -> None:

@@ -14,10 +14,9 @@ import volatility3_kdump
 from tests.amounts import part
 from tests.host import ADDRESS, host_kernel, plain
 from tests.patched import patched
-from tests.prompt import answer
-from volatility3_kdump.console.session import OpenDump, Session
+from tests.prompt import answer, session_on
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.options import Options
 from volatility3_kdump.symbols.kernel_table import KernelTable
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.vads import protection_text, vad_lines
@@ -34,9 +33,7 @@ def target(sample: Callable[..., Path]) -> Target:
 
 @pytest.fixture
 def session(sample: Callable[..., Path], target: Target) -> Session:
-    fresh = Session(Options(offline=True))
-    fresh.dumps.append(OpenDump(str(sample(1, None, "user-mode")), target))
-    return fresh
+    return session_on(target)
 
 
 def test_the_host_finds_the_same(isf_path: Path, sample: Callable[..., Path]) -> None:

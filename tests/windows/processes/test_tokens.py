@@ -16,10 +16,9 @@ import volatility3_kdump
 from tests.amounts import part
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
-from tests.prompt import answer
+from tests.prompt import answer, session_on
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.tokens import attributes_text, privilege_name, token_lines
 from volatility3_kdump.windows.processes.processes import read_process
@@ -36,9 +35,7 @@ def target(sample: Callable[..., Path]) -> Target:
 
 @pytest.fixture
 def session(sample: Callable[..., Path], target: Target) -> Session:
-    fresh = Session(Options(offline=True))
-    fresh.dumps.append(OpenDump(str(sample(1, None, "user-mode")), target))
-    return fresh
+    return session_on(target)
 
 
 def token_of(target: Target, process: int) -> Token:

@@ -11,8 +11,8 @@ import pytest
 import volatility3_kdump
 from kdump_sample.scenes import user_stacks as scene
 from tests.host import ADDRESS, host_kernel
+from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.stacks.frames import Stack
 from volatility3_kdump.windows.stacks.starts import thread_start
@@ -115,8 +115,7 @@ def test_an_area_that_is_none_is_said(sample: Sample) -> None:
 
 
 def test_commands(sample: Sample) -> None:
-    session = Session()
-    session.open(str(sample(1, None, "wow64-stacks")))
+    session = session_over(sample(1, None, "wow64-stacks"))
     list(execute(session, f".process /p {scene.NARROW_PROCESS:x}; .thread {scene.NARROW_THREADS[0]:x}"))
     listed = list(execute(session, "lm u"))
     assert sum("SysWOW64" in line for line in listed) == 2

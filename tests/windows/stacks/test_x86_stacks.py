@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from tests.patched import patched
-from tests.prompt import answer
+from tests.prompt import answer, session_on
 from tests.small_machines import (
     AV,
     FPO_FAULT_32,
@@ -41,9 +41,7 @@ from tests.small_machines import (
     x86_trap,
 )
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
-from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.cpu import x86
-from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.crashed import crash_context
 from volatility3_kdump.windows.stacks.frames import MOST_FRAMES
@@ -365,9 +363,8 @@ def test_the_prompt_over_a_small_dump(tmp_path: Path, command: str) -> None:
     arguments = (AV, INNER_FAULT_32, trap, 0)
     _, ebp = dispatched(machine, trap, 0x8E, arguments)
     x86_blocks(machine)
-    session = Session(Options(offline=True))
     target = written(machine, tmp_path, 0x8E, arguments, ebp)
-    session.dumps.append(OpenDump(str(tmp_path / "x86.dmp"), target))
+    session = session_on(target)
     expected = {
         "r": "eip=8040001e esp=",
         "kv": f"04 {machine.registers['ebp']:08x} f7a01014 00000000 00000000 00000000 widget+0x1046",

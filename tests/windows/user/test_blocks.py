@@ -11,8 +11,8 @@ import volatility3_kdump
 from kdump_sample.scenes import user_stacks as scene
 from tests.host import host_kernel
 from tests.output import rows_of
+from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
-from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.user_mode import peb_grid, teb_grid
@@ -109,8 +109,7 @@ def test_rows(sample: Sample) -> None:
 
 
 def test_commands(sample: Sample) -> None:
-    session = Session()
-    session.open(str(sample(1, None, "user-stacks")))
+    session = session_over(sample(1, None, "user-stacks"))
 
     def shown(line: str) -> list[str]:
         return list(execute(session, line))
