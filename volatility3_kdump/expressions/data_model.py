@@ -25,6 +25,16 @@ Make = Callable[[], Any]
 MOST_ELEMENTS, MOST_STEPS = 1_000_000, 2_000_000
 #: How deep functions may call each other.
 _DEEPEST = 50
+#: What debuggers and their scripts add, by what shows it here.
+_ELSEWHERE = {
+    "Registry": "!reg hivelist, querykey and openkeys show the registry",
+    "Objects": "!object \\ shows the tree of objects",
+    "Settings": "the debugger's settings are not those of KD: .help lists what can be set",
+    "Scripts": "JavaScript is not run: $$>a< runs command files",
+    "Extensions": "extensions are built in: .help lists all commands",
+    "TTD": "a dump has no trace of what ran before",
+    "Heaps": "heaps of user mode are not read",
+}
 
 
 class Failure:
@@ -63,6 +73,8 @@ class Model:
             return self.properties[name]()
         if name in self.methods:
             return Function(self.methods[name])
+        if name in _ELSEWHERE:
+            raise EvaluationError(f"Unable to bind name '{name}': {_ELSEWHERE[name]}")
         shown = ", ".join([*self.properties, *(f"{method}()" for method in self.methods)])
         raise EvaluationError(f"Unable to bind name '{name}': the object has {shown or 'no properties'}")
 

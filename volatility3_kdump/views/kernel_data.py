@@ -34,7 +34,7 @@ DEBUG_PRINT = table(
 FILE_CACHE = table(
     "kdump.cache",
     keys.CONTROL_AREA(lambda file: file.control_area, "of the file's data section"),
-    Column("SharedCacheMap", POINTER, "_SHARED_CACHE_MAP", lambda file: file.cache_map),
+    Column("SharedCacheMap", POINTER, "the cache manager's structure", lambda file: file.cache_map),
     keys.FILE_OBJECT(lambda file: file.file),
     keys.NAME(lambda file: file.name, "path in its volume; empty for metadata without a name"),
     Column("CachedBytes", BYTES, "the file's size as the cache manager knows it", lambda file: file.size),

@@ -84,3 +84,18 @@ def _rows(usage: MemoryUsage) -> Iterator[Row]:
         yield MEMUSAGE.row(0, record)
     for problem in usage.problems:
         yield MEMUSAGE.row(0, Kind="note", Notes=[problem])
+
+
+def no_write_lines(target: Target) -> Iterator[str]:
+    """``!memusage 1``: how many modified pages are not to be written. Raises a KdumpError."""
+    usage = memory_usage(target, True)
+    chosen = [entry for entry in usage.lists if entry.name == "ModifiedNoWrite"]
+    return text.lines(MemoryUsage(chosen, None, []), 2 * target.memory.pointer_size)
+
+
+def control_area_lines(target: Target, progress: Progress | None = None) -> Iterator[str]:
+    """``!ca 0``: the control areas that have pages, by the page-frame database. Raises a KdumpError."""
+    usage = memory_usage(target, False, progress)
+    digits = 2 * target.memory.pointer_size
+    uses = [use for use in usage.uses or () if use.control_area is not None]
+    yield from text.lines(MemoryUsage([], uses, usage.problems), digits)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.findings.kernel_space import kernel_space, usage
 from volatility3_kdump.findings.regions import Region, place_of
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
-from volatility3_kdump.text.regions import region_lines
+from volatility3_kdump.text.regions import region_lines, stretch_lines, usage_lines, usage_word
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid
 from volatility3_kdump.views.table import BLANK, TEXT, Column, table
@@ -44,3 +49,25 @@ def region_grid(target: Target, address: int, memory: Memory | None = None) -> K
     row = REGIONS.row(0, region, Address=address, Symbol=symbol, InDump=place.absent or "yes")
     contents = place.absent or "in the dump"
     return REGIONS.grid([row], lambda: region_lines(region, contents, target.memory.pointer_size))
+
+
+def space_text(target: Target, chosen: str | None, summary: bool, progress: Progress | None = None) -> Iterator[str]:
+    """``!address`` over the kernel's address space; ``chosen`` are uses, separated by commas.
+
+    Raises a :class:`KdumpError` for a use that this dump does not have.
+    """
+    stretches = kernel_space(target, progress)
+    if not stretches:
+        raise KdumpError(f"{target.name}: nothing in the dump says what the kernel's address space is used for")
+    if chosen is not None:
+        words = {usage_word(stretch.kind).lower(): usage_word(stretch.kind) for stretch in stretches}
+        wanted = {{"stack": "kernelstack"}.get(word, word) for word in chosen.lower().split(",")}
+        unknown = sorted(wanted - words.keys())
+        if unknown:
+            raise KdumpError(f"!address -f: knows no {unknown[0]} here: {', '.join(sorted(words.values()))}")
+        stretches = [stretch for stretch in stretches if usage_word(stretch.kind).lower() in wanted]
+    if summary:
+        yield from usage_lines(usage(target, stretches))
+        return
+    for stretch in stretches:
+        yield from stretch_lines(stretch, target.memory.pointer_size)

@@ -6,17 +6,26 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from volatility3_kdump.errors import SymbolsNotFound
+from volatility3_kdump.findings.kernel_space import kernel_space, usage
 from volatility3_kdump.findings.memory_use import MemoryUse, ProcessCommit, Warning, memory_use
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import vm as text
+from volatility3_kdump.text.regions import usage_lines
 from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, PAGES, Column, table
+from volatility3_kdump.views.thread import thread_lines
+from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer, every_thread
 from volatility3_kdump.windows.memory.memory_counters import Counter
 from volatility3_kdump.windows.memory.page_files import PageFile
+from volatility3_kdump.windows.processes.process_lists import process_addresses
+from volatility3_kdump.windows.processes.processes import read_process
 
 _KILOBYTES = 4
+_SYSTEM = 4
+#: Where threads of memory management begin: its own routines, the balance set manager, the swapper.
+_MEMORY_ROUTINES = ("nt!Mi", "nt!Mm", "nt!KeBalanceSetManager", "nt!KeSwapProcessOrStack")
 
 
 def _of_file(name: str, says: str, get: Callable[[PageFile], int | None]) -> Column[Any]:
@@ -104,3 +113,46 @@ def _rows(use: MemoryUse, with_processes: bool) -> Iterator[Row]:
         yield VM.row(0, record)
     for problem in use.problems:
         yield VM.row(0, Kind="note", Notes=[problem])
+
+
+def more_vm_lines(
+    target: Target, threads: bool, sessions: bool, address_space: bool, progress: Progress | None = None
+) -> Iterator[str]:
+    """What flags 2, 4 and 20 of ``!vm`` add: threads of memory management, sessions, the kernel's address space."""
+    if threads:
+        yield ""
+        for listed in _memory_threads(target, progress):
+            yield from thread_lines(target, listed, "", True, True)
+    if sessions:
+        yield ""
+        yield "Terminal Server Memory Usage By Session:"
+        for number, (count, pages) in sorted(_commit_by_session(target).items()):
+            yield ""
+            amount = "?" if pages is None else f"{pages} pages ({_kilobytes(pages)} Kb)"
+            yield f"Session ID {number:x}: {count} processes, {amount} committed by them"
+    if address_space:
+        yield ""
+        yield from usage_lines(usage(target, kernel_space(target, progress)))
+
+
+def _memory_threads(target: Target, progress: Progress | None) -> Iterator[ListedThread]:
+    """Threads of the process System that begin in the memory manager or swap processes and stacks."""
+    if not target.has_names:
+        raise SymbolsNotFound(f"{target.name}: threads of memory management need symbols: {target.symbol_status}")
+    namer = ThreadNamer(target)
+    for thread in every_thread(target, {_SYSTEM}, progress):
+        listed = namer.named(thread)
+        if (listed.start_symbol or "").startswith(_MEMORY_ROUTINES):
+            yield listed
+
+
+def _commit_by_session(target: Target) -> dict[int, tuple[int, int | None]]:
+    """The number and the commit in pages of the processes of each session, ``None`` where one is not in the dump."""
+    sessions: dict[int, tuple[int, int | None]] = {}
+    for address in process_addresses(target):
+        process = read_process(target, address)
+        if process.session is not None:
+            count, pages = sessions.get(process.session, (0, 0))
+            known = pages is not None and process.commit_charge is not None
+            sessions[process.session] = count + 1, (pages or 0) + (process.commit_charge or 0) if known else None
+    return sessions

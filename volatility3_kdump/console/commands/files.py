@@ -18,6 +18,9 @@ _CHUNK = 1 << 20
 _MOST_WRITTEN = 1 << 36
 
 
+_UNUSED_SEGMENTS = (1 << 64) - 1
+
+
 @command(
     "!fileobj",
     help="a file object: device, flags, cache",
@@ -47,8 +50,8 @@ def volume(session: Session, arguments: Arguments) -> Iterable[str]:
 @command(
     "!ca",
     help="a control area: what is mapped of a file",
-    arguments=(number("ADDRESS", "of a CONTROL_AREA", required=True),),
-    examples=(Example("!ca ffff9189`4d6320b0"),),
+    arguments=(number("ADDRESS", "of a CONTROL_AREA; 0 for all that have pages", required=True),),
+    examples=(Example("!ca ffff9189`4d6320b0"), Example("!ca 0", "all that have pages")),
     plugin="file",
 )
 def control_area(session: Session, arguments: Arguments) -> Iterable[str]:
@@ -56,7 +59,11 @@ def control_area(session: Session, arguments: Arguments) -> Iterable[str]:
 
     address = arguments.number("ADDRESS") or 0
     if not address:
-        raise KdumpError("!ca 0 is not there: !memusage lists the control areas that have pages")
+        from volatility3_kdump.views.memusage import control_area_lines
+
+        return control_area_lines(session.target, session.progress)
+    if address == _UNUSED_SEGMENTS:
+        raise KdumpError("!ca -1 is not there: no public symbol names the list of unused segments")
     return control_area_grid(session.target, address).kd_lines()
 
 

@@ -62,6 +62,7 @@ def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
             Bit(1, "the handles"),
             Bit(_OBJECTS, "what the objects are"),
             Bit(_FREE, "free entries"),
+            Bit(8, "what a type has of its own", "only in user mode: !object and dt show an object"),
             Bit(_KERNEL, "the kernel's handle table"),
             Bit(_ID, "HANDLE is the id of a process or thread"),
         ),

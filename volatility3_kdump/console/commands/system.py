@@ -9,7 +9,7 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 
-_WITHOUT_PROCESSES = 1
+_WITHOUT_PROCESSES, _ADDRESS_SPACE = 1, 0x20
 #: Flags of !poolused.
 _VERBOSE, _BY_NONPAGED, _BY_PAGED = 1, 2, 4
 #: Flag of !memusage.
@@ -236,21 +236,24 @@ def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
     arguments=(
         flags(
             Bit(_WITHOUT_PROCESSES, "without the processes"),
-            Bit(2, "stacks of the threads of memory management", "not shown here: !process 4 7 shows the threads"),
-            Bit(4, "sessions", "not shown here"),
-            Bit(8, "the log of page file writes", "not shown here"),
-            Bit(0x10, "stacks of threads that own working sets", "not shown here"),
-            Bit(0x20, "use of the kernel's address space", "not shown here"),
+            Bit(2, "stacks of the threads of memory management"),
+            Bit(4, "commit of the processes by session"),
+            Bit(8, "the log of page file writes", "the log is in no public symbols"),
+            Bit(0x10, "stacks of threads that own working sets", "!locks and !stacks 2 show who holds a lock"),
+            Bit(0x20, "use of the kernel's address space"),
         ),
     ),
-    examples=(Example("!vm 1", "without the processes"),),
+    examples=(Example("!vm 1", "without the processes"), Example("!vm 21", "with the kernel's address space")),
     plugin="vm",
 )
 def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.views.vm import vm_grid
+    from volatility3_kdump.views.vm import more_vm_lines, vm_grid
 
     wanted = arguments.number("FLAGS") or 0
-    return vm_grid(session.target, not wanted & _WITHOUT_PROCESSES, session.progress).kd_lines()
+    yield from vm_grid(session.target, not wanted & _WITHOUT_PROCESSES, session.progress).kd_lines()
+    yield from more_vm_lines(
+        session.target, bool(wanted & 2), bool(wanted & 4), bool(wanted & _ADDRESS_SPACE), session.progress
+    )
 
 
 @command(
@@ -258,8 +261,8 @@ def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
     help="physical memory by list and by use",
     arguments=(
         flags(
-            Bit(1, "modified pages that are not to be written", "not shown apart here"),
-            Bit(2, "standby and modified pages in detail", "not shown apart here"),
+            Bit(1, "modified pages that are not to be written: how many"),
+            Bit(2, "modified pages that are not to be written: by use", "uses do not tell these pages from others"),
             Bit(_SUMMARY, "the lengths of the lists alone"),
         ),
     ),
@@ -267,9 +270,11 @@ def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
     plugin="memusage",
 )
 def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.views.memusage import memusage_grid
+    from volatility3_kdump.views.memusage import memusage_grid, no_write_lines
 
     wanted = arguments.number("FLAGS") or 0
+    if wanted in (1, 2):
+        return no_write_lines(session.target)
     return memusage_grid(session.target, bool(wanted & _SUMMARY), session.progress).kd_lines()
 
 

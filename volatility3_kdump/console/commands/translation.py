@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.console.syntax import Example, number
+from volatility3_kdump.console.syntax import Example, Option, number
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.expressions import parse_bounds
 
@@ -76,15 +76,30 @@ def virtual_to_physical(session: Session, arguments: Arguments) -> Iterable[str]
 
 @command(
     "!address",
-    help="what an address belongs to",
-    arguments=(number("ADDRESS", "an address", required=True),),
-    examples=(Example("!address @rsp"),),
+    help="what an address belongs to; without one all of the kernel's address space",
+    options=(
+        Option("-summary", "how much there is of each use"),
+        Option("-f:", "only these uses: Image, KernelStack, PagedPool...", value="USE,USE..."),
+        Option("-o:", "as a table", value="FORMAT", refused="vol -r csv -f DUMP kdump.address writes tables"),
+        Option("-c:", "a command for each range", value="COMMAND", refused=".foreach runs commands over output"),
+    ),
+    arguments=(number("ADDRESS", "an address"),),
+    examples=(
+        Example("!address @rsp"),
+        Example("!address -summary", "how much there is of each use"),
+        Example("!address -f:Image,KernelStack", "images and stacks"),
+    ),
     plugin="address",
 )
 def region(session: Session, arguments: Arguments) -> Iterable[str]:
-    from volatility3_kdump.views.regions import region_grid
+    from volatility3_kdump.views.regions import region_grid, space_text
 
-    return region_grid(session.target, arguments.number("ADDRESS") or 0, session.current.memory).kd_lines()
+    address = arguments.number("ADDRESS")
+    if address is None:
+        return space_text(session.target, arguments.option("-f:"), arguments.has("-summary"), session.progress)
+    if arguments.has("-summary") or arguments.has("-f:"):
+        raise KdumpError("!address takes an address, or -summary and -f: for all of the address space")
+    return region_grid(session.target, address, session.current.memory).kd_lines()
 
 
 @command(
