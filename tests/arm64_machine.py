@@ -8,8 +8,11 @@ package has a part in them.
 
 from __future__ import annotations
 
+import json
+import lzma
 import struct
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from tests.archives import packing
 from volatility3_kdump import tables
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.machine.processors import processors
 
 DUMP = "triage_arm64_22000.dmp"
 #: DirectoryTableBase of its header, which KPROCESS, TTBR0_EL1 (with an ASID) and TTBR1_EL1 (800h on) have as well.
@@ -209,3 +213,102 @@ def _set(made: Machine, nt: Layouts, address: int, path: str, value: int) -> Non
 def flat(made: Machine) -> Mapping[int, bytes]:
     """Pages by page frame."""
     return {frame: bytes(page) for frame, page in made.memory.pages.items()}
+
+
+# images ---------------------------------------------------------------------------------------------------------------
+
+#: The kernel's variables by KDDEBUGGER_DATA64 of the dump, which stand in for its symbols.
+_VARIABLES = {
+    "PsLoadedModuleList": "PsLoadedModuleList",
+    "PsActiveProcessHead": "PsActiveProcessHead",
+    "KiProcessorBlock": "KiProcessorBlock",
+    "KiBugCheckData": "KiBugCheckData",
+    "MmPfnDatabase": "MmPfnDatabase",
+}
+
+
+def symbols(made: Machine, shared_data: Path, directory: Path) -> Path:
+    """A directory with the table of the made kernel: the types of its generation, and its variables."""
+    table = json.loads(lzma.decompress((shared_data / "layouts" / "ntkrnlmp-22000-arm64.json.xz").read_bytes()))
+    debugger = made.small.debugger
+    assert debugger is not None
+    addresses = {name: debugger[field] or 0 for name, field in _VARIABLES.items()}
+    addresses["KdDebuggerDataBlock"] = made.small.header.kd_debugger_data_block or 0
+    table["symbols"] = {name: {"address": address - KERNEL} for name, address in addresses.items()}
+    table["metadata"]["windows"]["pdb"].update(GUID=GUID, age=1)
+    place = directory / "ntkrnlmp.pdb" / f"{GUID}-1.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(table))
+    return directory
+
+
+def runs_on(made: Machine) -> None:
+    """Have the kernel record no bug check, as a machine that goes on."""
+    debugger = made.small.debugger
+    assert debugger is not None
+    made.put(debugger["KiBugCheckData"] or 0, bytes(40))
+
+
+def regions(made: Machine) -> dict[int, dict[str, int]]:
+    """The registers of each processor that the dump has, by number; Self of their KPCRs is put into memory."""
+    states = {}
+    for processor in processors(made.small):
+        assert processor.prcb is not None and processor.context is not None
+        region = processor.prcb - 0x980
+        assert processor.context.registers["x18"] == region
+        made.put(region + 0x18, region.to_bytes(8, "little"))
+        states[processor.number] = dict(processor.context.registers)
+    return states
+
+
+def notes(states: Iterable[Mapping[str, int]]) -> bytes:
+    """NT_PRSTATUS and NT_PRFPREG of each processor, as QEMU writes them (``target/arm/arch_dump.c``)."""
+    written = b""
+    for number, registers in enumerate(states, 1):
+        values = [registers[f"x{index}"] for index in range(29)]
+        values += [registers[name] for name in ("fp", "lr", "sp", "pc", "cpsr")]
+        status = bytes(32) + struct.pack("<I", number) + bytes(76) + struct.pack("<34QII", *values, 1, 0)
+        for kind, data in ((1, status), (2, bytes(528))):
+            written += struct.pack("<III", 5, len(data), kind) + b"CORE\0\0\0\0" + data
+    return written
+
+
+def elf(made: Machine, path: Path, states: Iterable[Mapping[str, int]] = (), machine: int = 183) -> Path:
+    """``dump-guest-memory``: a segment of notes, then one for each stretch of memory."""
+    noted = notes(states)
+    ranges = [
+        (first * PAGE, b"".join(bytes(made.memory.pages[frame]) for frame in range(first, first + count)))
+        for first, count in made.memory.runs()
+    ]
+    begin = 0x40 + 0x38 * (len(ranges) + 1)
+    header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 0x40, 0, 0, 0x40, 0x38, len(ranges) + 1, 0, 0, 0)
+    programs = [struct.pack("<IIQQQQQQ", 4, 0, begin, 0, 0, len(noted), len(noted), 0)]
+    offset = begin + len(noted)
+    for address, data in ranges:
+        programs.append(struct.pack("<IIQQQQQQ", 1, 0, offset, 0, address, len(data), len(data), 0))
+        offset += len(data)
+    path.write_bytes(b"".join((header, *programs, noted, *(data for _, data in ranges))))
+    return path
+
+
+def kdump(made: Machine, path: Path, states: Iterable[Mapping[str, int]] = ()) -> Path:
+    """``dump-guest-memory -z``, not flattened: blocks, and so pages, of 64 KB, as QEMU has them on ARM64."""
+    block, memory, noted = 0x10000, made.memory.pages, notes(states)
+    frames = sorted({frame >> 4 for frame in memory})
+    half = -(-(frames[-1] + 1) // 8 // block)
+    bitmap = packing.bits_of(frames, half * block * 8)
+    head, sub = bytearray(block), bytearray(block)
+    struct.pack_into("<8si", head, 0, b"KDUMP   ", 6)
+    struct.pack_into("<IiIII", head, 428, block, 1, 2 * half, frames[-1] + 1, 0)
+    struct.pack_into("<QQ", sub, 48, block + 0x100, len(noted))
+    struct.pack_into("<Q", sub, 96, frames[-1] + 1)
+    sub[0x100 : 0x100 + len(noted)] = noted
+    offset = (2 + 2 * half) * block + 24 * len(frames)
+    descriptors, body = b"", b""
+    for frame in frames:
+        packed = zlib.compress(b"".join(bytes(memory.get(frame << 4 | n, bytes(PAGE))) for n in range(16)), 1)
+        descriptors += struct.pack("<qIIQ", offset + len(body), len(packed), 1, 0)
+        body += packed
+    path.write_bytes(bytes(head) + bytes(sub) + bytes(bitmap) * 2 + descriptors + body)
+    return path

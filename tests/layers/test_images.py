@@ -146,14 +146,14 @@ def test_every_fact_says_where_it_is_from(image: Image) -> None:
         assert getattr(header, name) == getattr(reference, name), name
 
 
-def test_without_registers_and_start_block_the_hosts_scan_finds_the_page_tables(image: Image, tmp_path: Path) -> None:
+def test_without_registers_and_start_block_a_search_finds_the_page_tables(image: Image, tmp_path: Path) -> None:
     def spoil(data: bytearray) -> None:
         place = data.index((0x00000001000600E9).to_bytes(8, "little"))
         data[place : place + 0x1000] = bytes(0x1000)
 
     target = volatility3_kdump.open(edited(image("lime"), tmp_path / "scanned.lime", spoil))
     facts = target.dump.header
-    assert facts.source_of("directory_table_base") == "host's scan for page tables"
+    assert facts.source_of("directory_table_base") == "search for page tables that map themselves"
     assert facts.directory_table_base == 0x1AD000
     assert facts.source_of("kernel_base") == "image of the kernel's name among the mapped pages"
     assert target.header.bug_check_code == 0xD1 and target.kernel is not None
@@ -367,13 +367,13 @@ def test_elf_files_that_are_no_cores_are_refused(image: Image, tmp_path: Path) -
         data[16] = 2
 
     def arm(data: bytearray) -> None:
-        struct.pack_into("<H", data, 18, 183)
+        struct.pack_into("<H", data, 18, 40)
 
     def many(data: bytearray) -> None:
         struct.pack_into("<H", data, 0x38, 0xFFFE)
 
     assert "no core file" in refusal(edited(image("elf"), tmp_path / "executable", executable))
-    assert "e_machine 0xb7" in refusal(edited(image("elf"), tmp_path / "arm.elf", arm))
+    assert "e_machine 0x28" in refusal(edited(image("elf"), tmp_path / "arm.elf", arm))
     edited(image("elf"), tmp_path / "many.elf", many)
     (tmp_path / "cut.elf").write_bytes(image("elf").read_bytes()[:0x50])
     assert "program headers" in refusal(tmp_path / "cut.elf")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 
 import volatility3_kdump
 from kdump_sample import pe
-from kdump_sample.memory_images import Image, Processor, _elf
+from kdump_sample.memory_images import Image, Processor, _elf, _lime
 from kdump_sample.physical import PAGE, PhysicalMemory
 from tests.layers.paging import HEADS, Tables, kernel_pages, machine
 from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.errors import NotACrashDump
+from volatility3_kdump.options import Options
+from volatility3_kdump.windows.opening import open_target
 
 BASE, SIZE, ROOT = 0x81800000, 0x3000, 0x40
 GUID = "0123456789ABCDEF0123456789ABCDEF"
@@ -37,7 +40,7 @@ def _memory(mode: str, root: int = ROOT) -> PhysicalMemory:
         tables.map(BASE + PAGE * number, 0x100 + number)
         pages[0x100 + number] = bytes(content[PAGE * number : PAGE * (number + 1)])
     pages |= {pfn: bytes(table) for pfn, table in tables.memory.items()}
-    memory = PhysicalMemory({}, [(0, 0x110)])
+    memory = PhysicalMemory({}, [(0, 0x200)])
     memory.pages = {pfn: bytearray(page) for pfn, page in pages.items()}
     return memory
 
@@ -64,6 +67,35 @@ def test_a_32_bit_windows_is_opened_by_its_cr3(mode: str, tmp_path: Path) -> Non
     session = session_over(tmp_path / "narrow.elf")
     assert list(execute(session, f"dd {head:x} L1")) == [f"{head:08x}  {(head & ~0xFFF) + 0x800:08x}"]
     assert list(execute(session, ".effmach")) == ["Effective machine: x86 compatible (x86)"]
+
+
+def _with_self_map(memory: PhysicalMemory, mode: str, root: int) -> PhysicalMemory:
+    """The tables as Windows lays them: mapped by themselves at C0000000, with PAE in a row."""
+    pages = memory.pages
+    pages[root] = pages.pop(ROOT)
+    if mode == "x86":
+        # The entry behind it has the working set list.
+        struct.pack_into("<II", pages[root], 4 * 0x300, root << 12 | 3, 0x80 << 12 | 3)
+    else:
+        for index in range(4):
+            (entry,) = struct.unpack_from("<Q", pages[root], 8 * index)
+            pages[root + 1 + index] = pages[entry >> 12] if entry & 1 else bytearray(PAGE)
+            struct.pack_into("<Q", pages[root], 8 * index, (root + 1 + index) << 12 | 1)
+        for index in range(4):
+            struct.pack_into("<Q", pages[root + 4], 8 * index, (root + 1 + index) << 12 | 3)
+    return memory
+
+
+@pytest.mark.parametrize("mode", ["pae", "x86"])
+def test_without_registers_the_hosts_scan_finds_the_page_tables(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "narrow.lime"
+    _lime(path, Image(_with_self_map(_memory(mode), mode, 0x185), ()))
+    told: list[float] = []
+    target = open_target(path, Options(progress=lambda percent, _: told.append(percent)))
+    header = target.header
+    assert header.source_of("directory_table_base") == "host's scan for page tables"
+    assert (header.architecture, header.pae_enabled, told != []) == ("x86", mode == "pae", True)
+    assert target.kernel is not None and target.kernel.base == HIGH | BASE
 
 
 def test_page_tables_of_neither_kind_are_refused(tmp_path: Path) -> None:

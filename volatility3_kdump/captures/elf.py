@@ -18,7 +18,7 @@ from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 MAGIC = b"\x7fELF"
 _CLASS_32, _CLASS_64, _LITTLE_ENDIAN = 1, 2, 1
 _CORE = 4
-_MACHINES = {62: "x86-64", 3: "x86"}
+_MACHINES = {62: "x86-64", 3: "x86", 183: "AArch64"}
 _LOAD, _NOTE = 1, 4
 #: e_phnum of a file with more program headers than it can say; section 0 has their number in sh_info.
 _MANY = 0xFFFF
@@ -70,8 +70,8 @@ def read_elf(source: Source) -> Capture:
         raise UnsupportedDump("this is an ELF file, but no core file (e_type at offset 0x10): no memory is in it")
     if machine not in _MACHINES:
         raise UnsupportedDump(
-            f"this is an ELF core file of a machine with e_machine {machine:#x} (at offset 0x12), which is not x86: "
-            "its page tables cannot be walked here"
+            f"this is an ELF core file of a machine with e_machine {machine:#x} (at offset 0x12), which is neither "
+            "x86 nor ARM64: its page tables cannot be walked here"
         )
     table = _sections(source, layout, sections, section_size, section_count)
     xen = _named(source, table, names)

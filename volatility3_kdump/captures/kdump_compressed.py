@@ -20,6 +20,9 @@ from volatility3_kdump.errors import CorruptDump, UnsupportedDump
 MAGIC, FLAT_MAGIC = b"KDUMP   ", b"makedumpfile\0"
 _FLAT_HEADER, _FLAT_BLOCK = 0x1000, struct.Struct(">qq")
 _PAGE = 0x1000
+#: Bytes of a block, which is a page of the file: QEMU takes the largest page of the architecture, 64 KB on ARM64
+#: (``page_size`` in its ``target/arm/arch_dump.c``).
+_BLOCKS = (0x1000, 0x10000)
 #: block_size, sub_hdr_size, bitmap_blocks, max_mapnr: where 64-bit writers have them, and 32-bit ones.
 _HEADER, _PLACES = struct.Struct("<IiII"), (428, 416)
 _NOTE = struct.Struct("<QQ")
@@ -45,10 +48,12 @@ def read_kdump(source: Source) -> Capture:
         raise CorruptDump("no kdump header ('KDUMP   ') at its begin: the file is damaged")
     for place in _PLACES:
         block, sub_header, bitmap_blocks, frames = _HEADER.unpack_from(head, place)
-        if block == _PAGE:
+        if block in _BLOCKS:
             break
     else:
-        raise UnsupportedDump("the kdump header has no block size of 4096: another architecture than x86")
+        raise UnsupportedDump(
+            "the kdump header has no block size of 4 or 64 KB: another architecture than x86 and ARM64"
+        )
     sub = file.read(block, _PAGE)
     version = int.from_bytes(head[8:12], "little", signed=True)
     if version >= 6 and len(sub) >= _FRAMES_AT + 8 and place == _PLACES[0]:
@@ -62,7 +67,7 @@ def read_kdump(source: Source) -> Capture:
         states, complaints = processors_of(notes)
         header = header_in(notes)
     bitmap = _second_bitmap(file, block, 1 + sub_header, bitmap_blocks, frames)
-    unpacked, ranges = _pages(file, bitmap, (1 + sub_header + bitmap_blocks) * block, warnings)
+    unpacked, ranges = _pages(file, bitmap, (1 + sub_header + bitmap_blocks) * block, block, warnings)
     pages = page_map(unpacked, ranges, "pages of the kdump file", [*warnings, *complaints])
     return Capture(
         "kdump-compressed file",
@@ -85,7 +90,9 @@ def _second_bitmap(file: Source, block: int, first: int, blocks: int, frames: in
     return bitmap
 
 
-def _pages(file: Source, bitmap: bytes, descriptors: int, warnings: list[str]) -> tuple[BlockSource, list[Segment]]:
+def _pages(
+    file: Source, bitmap: bytes, descriptors: int, block: int, warnings: list[str]
+) -> tuple[BlockSource, list[Segment]]:
     """Note where each stored page is packed, and which page frames they are."""
     import numpy as np
 
@@ -100,11 +107,11 @@ def _pages(file: Source, bitmap: bytes, descriptors: int, warnings: list[str]) -
         data = data[: len(data) // _DESCRIPTOR.size * _DESCRIPTOR.size]
         for offset, size, flags, _ in _DESCRIPTOR.iter_unpack(data):
             method = _METHODS.get(flags)
-            if method is None or not 0 < size <= _PAGE or offset < 0:
+            if method is None or not 0 < size <= block or offset < 0:
                 unknown.add(flags)
                 method = STORED
             methods.add(method)
-            unpacked.add(max(offset, 0), size, _PAGE, method)
+            unpacked.add(max(offset, 0), size, block, method)
         have += len(data) // _DESCRIPTOR.size
         if len(data) < count * _DESCRIPTOR.size:
             warnings.append(f"the file is truncated: it describes {have:,} of {len(frames):,} pages")
@@ -117,7 +124,7 @@ def _pages(file: Source, bitmap: bytes, descriptors: int, warnings: list[str]) -
     firsts = np.flatnonzero(np.concatenate(([True], np.diff(frames) != 1)))[: len(frames)]
     stops = np.append(firsts[1:], len(frames))
     return unpacked, [
-        Segment(int(frames[first]) * _PAGE, int(first) * _PAGE, int(stop - first) * _PAGE)
+        Segment(int(frames[first]) * block, int(first) * block, int(stop - first) * block)
         for first, stop in zip(firsts, stops, strict=True)
         if stop > first
     ]

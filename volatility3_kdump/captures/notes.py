@@ -4,6 +4,9 @@ QEMU writes two notes for each processor, in their order: ``CORE`` (NT_PRSTATUS,
 with control registers, segments and tables besides the general registers; the layout of the latter is QEMUCPUState in
 QEMU's ``target/i386/arch_dump.c``. libvirt's ``dump --memory-only`` has QEMU write them. A driver in a Windows guest
 may leave a crash-dump header with QEMU, which is then a note as well.
+
+Of ARM64 there is NT_PRSTATUS only (aarch64_elf_prstatus in QEMU's ``target/arm/arch_dump.c``): general registers,
+SP, PC and PSTATE, no system registers.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ _PRSTATUS = (
     *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", ""),
     *("rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
 )
+#: elf_prstatus of ARM64: x0 to x30, sp, pc, pstate at 112.
+_ARM64_PRSTATUS_SIZE = 392
+_ARM64_PRSTATUS = (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc", "cpsr")
 _HEADER_MAGIC, _HEADER_SIZE = b"PAGEDU64", 0x2000
 #: Notes that are read at most: a machine of QEMU has up to 4,096 processors.
 _MOST_NOTES = 1 << 14
@@ -119,6 +125,10 @@ def _of_qemu(number: int, data: bytes) -> ProcessorState:
 
 
 def _of_prstatus(number: int, data: bytes) -> ProcessorState:
+    source = f"NT_PRSTATUS note of processor {number}"
+    if len(data) == _ARM64_PRSTATUS_SIZE:
+        packed = struct.unpack_from(f"<{len(_ARM64_PRSTATUS)}Q", data, _REGISTERS_AT)
+        return ProcessorState(number, source, dict(zip(_ARM64_PRSTATUS, packed, strict=True)), architecture="arm64")
     values = dict(zip(_PRSTATUS, struct.unpack_from(f"<{len(_PRSTATUS)}Q", data, _REGISTERS_AT), strict=True))
     gs_base = values.pop("gs_base")
     values.pop("fs_base")
@@ -126,4 +136,4 @@ def _of_prstatus(number: int, data: bytes) -> ProcessorState:
     for name in ("cs", "ss", "ds", "es", "fs", "gs"):
         values[name] &= 0xFFFF
     values["eflags"] &= 0xFFFFFFFF
-    return ProcessorState(number, f"NT_PRSTATUS note of processor {number}", values, gs_base=gs_base)
+    return ProcessorState(number, source, values, gs_base=gs_base)

@@ -21,11 +21,16 @@ _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number
 #: CONTEXT_AMD64 with control, integer and segment registers; with the vector unit's control word besides.
 _FLAGS, _FLOATING_POINT = 0x100007, 0x8
 _CONTEXT_SIZE = 0x4D0
+#: CONTEXT of ARM64 with control and integer registers.
+_ARM64_FLAGS, _ARM64_SIZE = 0x400003, 0x390
+_ARM64_GENERAL = (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc")
+#: The exception level in PSTATE: 0 is user mode.
+_EXCEPTION_LEVEL = 0xC
 
 
 @dataclass(frozen=True)
 class ProcessorState:
-    """One x64 processor. ``number`` counts in the order of the container.
+    """One processor, x64 or ARM64. ``number`` counts in the order of the container.
 
     ``registers`` has the names of :class:`~volatility3_kdump.cpu.context.Context`. ``control`` are CR0 to CR4 by
     number. The bases are of GS, of KERNEL_GS_BASE (what SWAPGS exchanges for GS), of the interrupt and global
@@ -42,6 +47,7 @@ class ProcessorState:
     idt_base: int | None = None
     gdt_base: int | None = None
     task_base: int | None = None
+    architecture: str = "x64"
 
     @property
     def page_tables(self) -> int | None:
@@ -54,12 +60,26 @@ class ProcessorState:
     @property
     def context(self) -> Context:
         """The registers as a context."""
-        return Context("x64", self.registers, self.source)
+        return Context(self.architecture, self.registers, self.source)
+
+    @property
+    def in_user_mode(self) -> bool:
+        """Whether an ARM64 processor ran user mode."""
+        return not self.registers.get("cpsr", 0) & _EXCEPTION_LEVEL
+
+    @property
+    def platform_register(self) -> int | None:
+        """x18 of an ARM64 processor: Windows keeps the KPCR there in the kernel, the TEB in user mode."""
+        return self.registers.get("x18")
 
 
 def context_record(context: Context) -> bytes:
-    """A CONTEXT record of x64 with the registers of a context; groups that are not known whole are not flagged."""
+    """A CONTEXT record with the registers of a context; groups that are not known whole are not flagged."""
     values = context.registers
+    if context.architecture == "arm64":
+        packed = struct.pack("<II", _ARM64_FLAGS, values.get("cpsr", 0) & 0xFFFFFFFF)
+        packed += struct.pack("<33Q", *(values.get(name, 0) for name in _ARM64_GENERAL))
+        return packed.ljust(_ARM64_SIZE, b"\0")
     flags = _FLAGS if context.has_segments else 0x100003
     record = bytearray(_CONTEXT_SIZE)
     if "mxcsr" in values:

@@ -2,8 +2,11 @@
 
 The registers of the container come first: CR3 is where the page tables are, and the handlers of the interrupt
 descriptor table lie in the kernel, so that nothing is searched for. Without registers the block by which Windows starts
-further processors has both, in the lowest megabyte. The host's scan for page tables comes last. Of a 32-bit Windows the
-page tables are found in the same way, and the kernel by its image.
+further processors has both, in the lowest megabyte. Then page tables that map themselves are searched for, and the
+host's scan comes last. Of a 32-bit Windows the page tables are found in the same way, and the kernel by its image.
+
+Containers hold no system registers of ARM64, so that its page tables are those that map themselves and lead to a kernel
+for ARM64. Its processors are known by x18, where Windows has the KPCR, whose Self points at itself.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from volatility3_kdump.errors import NotACrashDump
 from volatility3_kdump.images.pe import code_view, parse_headers
 from volatility3_kdump.layers.image import KdumpImageLayer
 from volatility3_kdump.layers.reading import memory_of
+from volatility3_kdump.layers.self_maps import self_maps
 from volatility3_kdump.layers.translation import (
+    KdumpArm64Layer,
     KdumpIntel32eLayer,
     KdumpIntel57Layer,
     KdumpIntelLayer,
@@ -44,7 +49,9 @@ _KERNEL_HALF = 0xFFFF800000000000
 #: The kernel's half of a 32-bit Windows.
 _NARROW_REGION = 0xFFFFFFFF80000000, 1 << 31
 _NARROW = 4
-_X64, _X86 = 0x8664, 0x14C
+_X64, _X86, _ARM64 = 0x8664, 0x14C, 0xAA64
+#: KPCR.Self of ARM64.
+_SELF_IN_REGION = 0x18
 _NO_NARROW_REGISTERS = "registers of a 32-bit Windows are not taken out of memory images"
 #: Interrupt gates that are looked at: divide error, breakpoint, page fault, of which one is the kernel's own anywhere.
 _VECTORS = (0, 3, 14)
@@ -58,13 +65,17 @@ _LOW_MEMORY = 0x100000
 
 
 class _Root(NamedTuple):
-    """A top page table that may be Windows': its address, how it is known, and an address in the kernel's image."""
+    """A top page table that may be Windows': its address, how it is known, and an address in the kernel's image.
+
+    ``architecture`` is that of the processors where the container holds some.
+    """
 
     address: int
     source: str
     hint: int | None = None
     five_levels: bool = False
     state: ProcessorState | None = None
+    architecture: str | None = None
 
 
 class Found(NamedTuple):
@@ -95,6 +106,8 @@ def find_windows(physical: KdumpImageLayer, capture: Capture, config_path: str, 
     tried: set[int] = set()
     windows = _first(physical, config_path, given, tried)
     if windows is None:
+        windows = _first(physical, config_path, _self_mapped_roots(physical, capture, progress), tried)
+    if windows is None and _architecture(capture) != "arm64":
         windows = _first(physical, config_path, _scanned_roots(physical, progress), tried)
     if windows is None:
         raise NotACrashDump(_why_none(capture, given))
@@ -121,11 +134,16 @@ def _why_none(capture: Capture, given: list[_Root]) -> str:
             f"{begin}: neither the page tables of its processors (CR3 {tables[:80]}) nor a scan for others led to one: "
             "another operating system, or Windows early in its start"
         )
+    if _architecture(capture) == "arm64":
+        return (
+            f"{begin}: no page table of ARM64 that maps itself led to one: another operating system, or Windows early "
+            "in its start"
+        )
     if capture.processors:
         return f"{begin}: no processor had paging on: the machine was stopped before an operating system ran"
     return (
-        f"{begin}: no page tables of Windows on x64 or x86 were found: another operating system, Windows on ARM64 "
-        "(whose page tables are not read), or no memory image at all"
+        f"{begin}: no page tables of Windows on x64, x86 or ARM64 were found: another operating system, or no memory "
+        "image at all"
     )
 
 
@@ -149,6 +167,18 @@ def _given_roots(physical: KdumpImageLayer, capture: Capture) -> Iterator[_Root]
         target, directory = (int.from_bytes(block[at : at + 8], "little") for at in (_LONG_MODE_TARGET, _START_CR3))
         if directory & CR3_TABLE and target >= _KERNEL_HALF:
             yield _Root(directory & CR3_TABLE, f"block at {page:#x} that starts processors", target)
+
+
+def _architecture(capture: Capture) -> str | None:
+    """That of the processors in an image, ``None`` where it has none."""
+    return next((state.architecture for state in capture.processors), None)
+
+
+def _self_mapped_roots(physical: KdumpImageLayer, capture: Capture, progress: Progress | None) -> Iterator[_Root]:
+    """The page tables that map themselves."""
+    tables, architecture = physical.page_tables, _architecture(capture)
+    for address in self_maps(tables.pages, tables.source, progress):
+        yield _Root(address, "search for page tables that map themselves", architecture=architecture)
 
 
 def _scanned_roots(physical: KdumpImageLayer, progress: Progress | None) -> Iterator[_Root]:
@@ -178,6 +208,10 @@ def _windows_of(physical: KdumpImageLayer, config_path: str, root: _Root) -> _Wi
     join = interfaces.configuration.path_join
     modes: list[type[KdumpTranslation]] = [KdumpIntel32eLayer, KdumpIntel57Layer]
     modes = [*(modes[::-1] if root.five_levels else modes), KdumpIntelPAELayer, KdumpIntelLayer]
+    if root.architecture == "arm64":
+        modes = [KdumpArm64Layer]
+    elif root.architecture is None and root.state is None:
+        modes.insert(2, KdumpArm64Layer)
     directory = root.state.control.get(3, 0) if root.state is not None else root.address
     for layer_class in modes:
         narrow = layer_class in (KdumpIntelPAELayer, KdumpIntelLayer)
@@ -192,7 +226,8 @@ def _windows_of(physical: KdumpImageLayer, config_path: str, root: _Root) -> _Wi
         shared = read_shared_data(memory)
         if shared is None:
             continue
-        placed = next(_mapped_kernels(layer, memory, _NARROW_REGION) if narrow else _kernels(layer, memory, root), None)
+        kernels = _mapped_kernels(layer, memory, _NARROW_REGION) if narrow else _kernels(layer, memory, root)
+        placed = next((kernel for kernel in kernels if _is_for(memory, kernel[0], layer)), None)
         if placed is not None:
             return _Windows(root._replace(address=address), layer, memory, shared, *placed)
     return None
@@ -259,6 +294,12 @@ def _image_around(memory: Memory, address: int) -> int | None:
     return None
 
 
+def _is_for(memory: Memory, base: int, layer: KdumpTranslation) -> bool:
+    """Whether an image is of the architecture of page tables: those of x64 may look like those of ARM64."""
+    image = parse_headers(lambda rva, size: memory.read(base + rva, size))
+    return image is not None and (image.machine == _ARM64) == isinstance(layer, KdumpArm64Layer)
+
+
 def _is_kernel(memory: Memory, base: int) -> bool:
     def read(rva: int, size: int) -> bytes | None:
         return memory.read(base + rva, size)
@@ -279,6 +320,8 @@ def _fitting_states(
         return (), capture.why_no_registers, []
     if windows.memory.pointer_size == _NARROW:
         return (), _NO_NARROW_REGISTERS, []
+    if isinstance(windows.layer, KdumpArm64Layer):
+        return _fitting_arm64(capture, windows)
     fitting, problems = [], []
     for state in capture.processors:
         handlers = [_handler(windows.memory, state, vector) for vector in _VECTORS]
@@ -310,11 +353,32 @@ def _fitting_states(
     return (), why, [f"{why}: no interrupt table of its {len(capture.processors)} processors leads to the kernel"]
 
 
+def _fitting_arm64(capture: Capture, windows: _Windows) -> tuple[tuple[ProcessorState, ...], str, list[str]]:
+    """As :func:`_fitting_states`, of ARM64. Nothing can be said of processors in user mode: they go with the others."""
+    kernel_mode = [state for state in capture.processors if not state.in_user_mode]
+    fitting = [state.number for state in kernel_mode if _has_region(windows.memory, state)]
+    if not fitting:
+        why = f"no processor's x18 in the {capture.container} leads to its KPCR: the registers are of another machine"
+        return (), why, [why]
+    wrong = [state.number for state in kernel_mode if state.number not in fitting]
+    problems = [
+        f"the registers of processor {number} do not fit this memory: its x18 leads to no KPCR; they are not used"
+        for number in wrong
+    ]
+    return tuple(state for state in capture.processors if state.number not in wrong), "", problems
+
+
+def _has_region(memory: Memory, state: ProcessorState) -> bool:
+    region = state.platform_register or 0
+    return region >= _KERNEL_HALF and memory.pointer(region + _SELF_IN_REGION) == region
+
+
 def _facts(capture: Capture, windows: _Windows, states: tuple[ProcessorState, ...]) -> MachineFacts:
     shared, page = windows.shared, "KUSER_SHARED_DATA"
     narrow = windows.memory.pointer_size == _NARROW
+    wide = _ARM64 if isinstance(windows.layer, KdumpArm64Layer) else _X64
     facts = {
-        "machine_type": Fact(_X86 if narrow else _X64, "page tables"),
+        "machine_type": Fact(_X86 if narrow else wide, "page tables"),
         "pae_enabled": Fact(isinstance(windows.layer, KdumpIntelPAELayer) if narrow else None, "page tables"),
         "directory_table_base": Fact(windows.root.address, windows.root.source),
         "kernel_base": Fact(windows.base, windows.base_source),

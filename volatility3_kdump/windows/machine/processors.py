@@ -118,12 +118,15 @@ def _registers(target: Target, prcb: int, number: int) -> Context | None:
 def _state_of(target: Target, prcb: int) -> ProcessorState | None:
     """What the container of an image holds of the processor with a control block.
 
-    GS leads to the control region in the kernel, KERNEL_GS_BASE in user mode; the tables' addresses stand in it.
+    GS leads to the control region in the kernel, KERNEL_GS_BASE in user mode; the tables' addresses stand in it. On
+    ARM64 x18 leads to it in the kernel, and to the TEB of the current thread in user mode.
     """
     inside = field_offset(target, "_KPCR", "Prcb", "OffsetPcrContainedPrcb")
     if inside is None:
         return None
     region = prcb - inside
+    if target.header.architecture == "arm64":
+        return _arm64_state_of(target, prcb, region)
     for state in target.dump.processors:
         if region in (state.gs_base, state.kernel_gs_base):
             return state
@@ -133,6 +136,17 @@ def _state_of(target: Target, prcb: int) -> ProcessorState | None:
         for state in target.dump.processors:
             if base and base == getattr(state, name):
                 return state
+    return None
+
+
+def _arm64_state_of(target: Target, prcb: int, region: int) -> ProcessorState | None:
+    current = field_offset(target, "_KPRCB", "CurrentThread", "OffsetPrcbCurrentThread")
+    place = field_offset(target, "_KTHREAD", "Teb", "OffsetKThreadTeb")
+    thread = target.memory.pointer(prcb + current) if current is not None else None
+    teb = target.memory.pointer(thread + place) if thread and place is not None else None
+    for state in target.dump.processors:
+        if state.platform_register == (teb if state.in_user_mode else region) and state.platform_register:
+            return state
     return None
 
 
