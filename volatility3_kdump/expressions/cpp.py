@@ -8,33 +8,22 @@ begin with ``0x`` or ``0``, or hold a backtick. Nothing can be assigned to: a du
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.expressions import cpp_operators as operators
 from volatility3_kdump.expressions import cpp_values as cpp
 from volatility3_kdump.expressions.cpp_names import TYPE_WORDS, CppNames
+from volatility3_kdump.expressions.cpp_tokens import Node, Tokens
 from volatility3_kdump.expressions.cpp_values import CppValue, EvaluationError
-from volatility3_kdump.expressions.grammar import DEEPEST, LONGEST, ExpressionError
+from volatility3_kdump.expressions.grammar import ExpressionError
 from volatility3_kdump.expressions.grammar import Parser as MasmParser
 from volatility3_kdump.symbols.types import TypeReference
 from volatility3_kdump.windows.typed_values import TypedReader
 
-#: What a part of an expression is read into: its value, given the local names.
-Node = Callable[[dict[str, Any]], Any]
 Typed = tuple[TypeReference, "TypedReader | None"]
 
-_SPACE = re.compile(r"(?:\s+|//.*$)*")
-_TOKEN = re.compile(
-    r"""(?P<number>0[xX][0-9a-fA-F`]+(?:[uUlL]{0,3}|[iI]64)\b|[0-9a-fA-F]{1,8}`[0-9a-fA-F]{8}\b
-        |\d+\.\d*(?:[eE][-+]?\d+)?[fF]?|\d+(?:[uUlL]{0,3}|[uU]?[iI]64)\b)
-      |(?P<name>[A-Za-z_]\w*(?:!(?!=)[A-Za-z_?][\w?$@`]*)?(?:::~?[A-Za-z_]\w*)*)
-      |(?P<string>"(?:[^"\\]|\\.)*")|(?P<character>'(?:[^'\\]|\\.)')
-      |(?P<register>@(?:\$)?[A-Za-z_]\w*|@(?=@)|\$[A-Za-z_]\w*)|(?P<macro>\#[A-Za-z_]\w*)
-      |(?P<sign>=>|->|<<=|>>=|<<|>>|<=|>=|==|!=|&&|\|\||\+\+|--|[-+*/%&|^]=|[-+*/%&|^~!<>=?:.,()\[\]{}@])""",
-    re.VERBOSE,
-)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,4}|.)")
 #: Binary operators by precedence, the lowest first; ``&&`` and ``||`` end as soon as the value is known.
@@ -51,20 +40,16 @@ _NO_OPERAND = frozenset({"", ")", "]", "}", ",", ".", "->", "[", "?", ":", "=>",
 _NO_OPERAND |= {"==", "!=", "|", "^", "&&", "||", "<<", ">>"}
 
 
-class CppParser:
+class CppParser(Tokens):
     """Reads C++ expressions from a text; ``position`` is where the next one begins.
 
     Every failure is an :class:`ExpressionError` (of the text) or an :class:`EvaluationError` (of the values).
     """
 
     def __init__(self, text: str, names: CppNames, position: int = 0) -> None:
-        self.text = text
+        super().__init__(text, position)
         self.names = names
-        self.position = position
-        self._depth = 0
         self._locals: list[str] = []
-        if len(text) > LONGEST:
-            raise ExpressionError("Overflow error at", text, LONGEST, f"the text is longer than {LONGEST} characters")
 
     def whole(self) -> Node:
         """The text as one expression."""
@@ -87,50 +72,6 @@ class CppParser:
             node = _last(node, self._conditional())
         return node
 
-    # tokens -----------------------------------------------------------------------------------------------------
-
-    def _match(self) -> re.Match[str] | None:
-        space = _SPACE.match(self.text, self.position)
-        self.position = space.end() if space else self.position
-        return _TOKEN.match(self.text, self.position)
-
-    def _peek(self) -> str:
-        """The next token, empty at the end of the text."""
-        match = self._match()
-        if match is None:
-            if self.position < len(self.text):
-                raise self._error("Syntax error at")
-            return ""
-        return match[0]
-
-    def _accept(self, sign: str) -> bool:
-        if self._peek() != sign:
-            return False
-        self.position += len(sign)
-        return True
-
-    def _expect(self, sign: str) -> None:
-        if not self._accept(sign):
-            raise self._error("Syntax error at", f"{sign} is missing")
-
-    def _name(self) -> str:
-        match = self._match()
-        if match is None or match["name"] is None or "!" in match[0]:
-            raise self._error("Syntax error at", "a name is expected")
-        self.position = match.end()
-        return match[0]
-
-    def _error(self, complaint: str, reason: str | None = None) -> ExpressionError:
-        return ExpressionError(complaint, self.text, self.position, reason)
-
-    def _nested(self, rule: Callable[..., Node], *arguments: Any) -> Node:
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise self._error("Overflow error at", "the expression is nested too deeply")
-        node = rule(*arguments)
-        self._depth -= 1
-        return node
-
     # operators --------------------------------------------------------------------------------------------------
 
     def _conditional(self) -> Node:
@@ -150,7 +91,7 @@ class CppParser:
             value = (chosen if true else other)(local)
             try:
                 # The result has the type that both have in common, where the one that is not taken has a value.
-                return cpp.converted(value, (other if true else chosen)(local))
+                return operators.converted(value, (other if true else chosen)(local))
             except KdumpError:
                 return value
 
@@ -191,7 +132,7 @@ class CppParser:
         if sign == "&":
             size = self.names.pointer_size
             return lambda local: cpp.address_of(operand(local), size)
-        return lambda local: cpp.unary(sign, operand(local))
+        return lambda local: operators.unary(sign, operand(local))
 
     def _size(self) -> Node:
         unsigned = cpp.UNSIGNED_LONG_LONG if self.names.pointer_size == 8 else cpp.UNSIGNED_INT
@@ -503,7 +444,7 @@ def _combined(sign: str, left: Node, right: Node) -> Node:
         return lambda local: cpp.truth(left(local)) and cpp.truth(right(local))
     if sign == "||":
         return lambda local: cpp.truth(left(local)) or cpp.truth(right(local))
-    return lambda local: cpp.binary(sign, left(local), right(local))
+    return lambda local: operators.binary(sign, left(local), right(local))
 
 
 def _contains(structure: Any, given: int, path: str) -> bool:

@@ -17,8 +17,9 @@ from typing import Any
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.expressions import cpp_values as cpp
-from volatility3_kdump.expressions.cpp import CppParser, Node
+from volatility3_kdump.expressions.cpp import CppParser
 from volatility3_kdump.expressions.cpp_names import CppNames
+from volatility3_kdump.expressions.cpp_tokens import Node
 from volatility3_kdump.expressions.cpp_values import CppValue, EvaluationError
 from volatility3_kdump.expressions.data_model import Failure, Function, Items, Make, Model, Steps, items_of
 from volatility3_kdump.expressions.grammar import ExpressionError

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.expressions import cpp_operators as operators
 from volatility3_kdump.expressions import cpp_values as cpp
 from volatility3_kdump.expressions.cpp_values import CppValue, EvaluationError
 from volatility3_kdump.expressions.data_model import (
@@ -74,7 +75,7 @@ class Queries:
         left, right = plain(left), plain(right)
         if isinstance(left, (CppValue, bool, str, float)) and isinstance(right, (CppValue, bool, str, float)):
             try:
-                return cpp.compare("==", left, right)
+                return operators.compare("==", left, right)
             except EvaluationError:
                 return isinstance(left, CppValue) and isinstance(right, CppValue) and left == right
         return bool(_hashed(left) == _hashed(right))
@@ -302,7 +303,7 @@ class Queries:
     def _sum(self, items: Items, projection: Any = None) -> Any:
         total: Any = _number(0)
         for value in self._values(items):
-            total = cpp.binary("+", total, value if projection is None else self._steps.call(projection, value))
+            total = operators.binary("+", total, value if projection is None else self._steps.call(projection, value))
         return total
 
     def _extreme(self, items: Items, projection: Any, sign: int) -> Any:
@@ -406,9 +407,9 @@ def _collection(value: Any) -> Items:
 
 def _order(left: Any, right: Any) -> int:
     left, right = plain(left), plain(right)
-    if cpp.compare("<", left, right):
+    if operators.compare("<", left, right):
         return -1
-    return 1 if cpp.compare(">", left, right) else 0
+    return 1 if operators.compare(">", left, right) else 0
 
 
 def _hashed(value: Any) -> Any:
