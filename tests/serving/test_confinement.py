@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from volatility3_kdump.serving.confinement import Refused, is_within, refuse
+from volatility3_kdump.serving.confinement import Refused, refuse
+from volatility3_kdump.serving.folders import is_within
 
 _TRY = """
 import os, sys, socket, subprocess, pathlib, shutil
 sys.path.insert(0, sys.argv[1])
 inside, outside, cache = sys.argv[2:5]
-from volatility3_kdump.serving.confinement import confine, limit_memory, program_folders
+from volatility3_kdump.serving.confinement import confine, limit_memory
+from volatility3_kdump.serving.folders import program_folders
 import json
 limit_memory(1 << 30)
 confine([inside, *program_folders()], [cache], sys.executable, True)
@@ -126,3 +128,17 @@ def test_within(tmp_path: Path) -> None:
     assert is_within(str(tmp_path / "a"), folders) and is_within(str(tmp_path / "a" / "x"), folders)
     assert not is_within(str(tmp_path / "ab"), folders) and not is_within(str(tmp_path / "a" / ".." / "ab"), folders)
     assert not is_within("x\0y", folders)
+
+
+def test_the_process_of_a_dump_starts_before_the_protocol_is_imported(tmp_path: Path) -> None:
+    """The two imports, each longer than an analysis, then go on beside each other."""
+    pytest.importorskip("mcp")
+    program = """
+import sys, anyio
+from volatility3_kdump.cli import main
+late = ("mcp", "pydantic", "volatility3_kdump.console")
+anyio.run = lambda *given: print([name for name in late if name in sys.modules])
+main(["mcp", "--root", sys.argv[1]])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -162,6 +164,40 @@ def test_the_first_verdict_takes_no_longer_than_the_prompt(folder: Path) -> None
         prompt.append(time.monotonic() - started)
         anyio.run(connected, folder, first)
     assert min(asked) < min(prompt) + 0.3
+
+
+def test_the_first_verdict_from_the_start_of_the_process(folder: Path) -> None:
+    """Of a dump that is named at the start, as the prompt's is: the longer of the two processes is waited for."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if not children.exists():
+        pytest.skip("processor times of other processes are read from Linux's /proc")
+    dump = folder / "waits.dmp"
+    served, prompt = [], []
+
+    async def first(client: Any) -> None:
+        name = (await call(client, "open_dump", path="waits.dmp"))["dump"]
+        await call(client, "analyze", dump=name)
+        (server,) = (pid for pid in _children(os.getpid()) if b"mcp" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        served.append(max(map(_seconds, [server, *_children(server)])))
+
+    command = [sys.executable, "-c", START, "-z", str(dump), "--offline", "-c", "!analyze -v;q"]
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, env=environment(), capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        prompt.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        anyio.run(connected, folder, first, "--open", str(dump))
+    assert min(served) < min(prompt) + 0.3
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _seconds(pid: int) -> float:
+    """Processor time, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_later_commands_cost_little(ask: Callable[..., Any]) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
+from volatility3_kdump.collecting import no_collection
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.options import parse_size
 
 if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
     from volatility3_kdump.serving.dumps import Dumps
 
 _LOOPBACK = "127.0.0.1"
@@ -72,13 +76,11 @@ def _count(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """``kdump mcp``: 0 when the client has left. Raises :class:`KdumpError`."""
-    try:
-        import anyio
-        import mcp  # noqa: F401
-    except ImportError as error:
-        raise KdumpError(
-            "kdump mcp needs the package mcp: pip install 'volatility3-kdump[mcp]' into this environment"
-        ) from error
+    # Asked for, not imported: that takes longer than an analysis, and the process of the first dump starts before.
+    if any(importlib.util.find_spec(name) is None for name in ("anyio", "mcp", "mcp_types", "pydantic")):
+        raise KdumpError("kdump mcp needs the package mcp: pip install 'volatility3-kdump[mcp]' into this environment")
+    import anyio
+
     from volatility3_kdump.analysis.owners import OwnerRules
     from volatility3_kdump.serving.dumps import Dumps, Limits
 
@@ -108,13 +110,30 @@ def _listen(port: int) -> socket.socket:
 async def _serve(dumps: Dumps, listening: socket.socket | None) -> None:
     # The first process imports what it needs while this one imports the protocol.
     async with dumps.running():
-        from volatility3_kdump.serving.server import build
-
-        server = build(dumps)
+        server = _built(dumps)
         if listening is None:
             await server.run_stdio_async()
         else:
             await _serve_http(server, listening)
+
+
+def _built(dumps: Dumps) -> MCPServer[Any]:
+    """The server. Its protocol is hundreds of models, of which a client uses a few."""
+    from pydantic import BaseModel
+
+    models = BaseModel.model_config
+    deferred = models.get("defer_build")
+    models["defer_build"] = True
+    try:
+        with no_collection():
+            from volatility3_kdump.serving.server import build
+
+            return build(dumps)
+    finally:
+        if deferred is None:
+            del models["defer_build"]
+        else:
+            models["defer_build"] = deferred
 
 
 async def _serve_http(server: Any, listening: socket.socket) -> None:

@@ -13,15 +13,14 @@ import errno
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from volatility3_kdump.console.commands import find
 from volatility3_kdump.console.script import split
 from volatility3_kdump.console.syntax import Kind
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.serving.folders import is_within
 from volatility3_kdump.stores.servers import MICROSOFT
 
 #: Commands that have to do with files, other dumps, or the end of the session.
@@ -109,27 +108,6 @@ def _refuse_path(name: str, text: str, allowed: Sequence[str]) -> None:
 
 
 # files ----------------------------------------------------------------------------------------------------------------
-
-
-def is_within(path: str, folders: Iterable[str]) -> bool:
-    """Whether a path, its links followed, is one of some folders or lies in one; these have no links in them."""
-    try:
-        real = os.path.realpath(path)
-    except (OSError, ValueError):
-        return False
-    return any(real == folder or real.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
-
-
-def program_folders() -> list[str]:
-    """Where Python and its libraries are, and this package."""
-    package = Path(__file__).resolve().parents[2]
-    broad = {Path("/"), Path.home(), Path(tempfile.gettempdir()).resolve()}
-    places = [Path(place).resolve() for place in sys.path if place]
-    # The directory that a program is started in stands on the path as well; evidence may lie there.
-    here = Path.cwd()
-    kept = [place for place in places if place not in broad and (place != here or place == package)]
-    kept += [Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve() / "lib"]
-    return [str(place) for place in dict.fromkeys(kept)]
 
 
 def confine(readable: Iterable[str], writable: Iterable[str], executable: str, offline: bool) -> None:

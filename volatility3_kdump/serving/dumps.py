@@ -17,7 +17,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.files import is_directory, is_file
 from volatility3_kdump.options import Options
-from volatility3_kdump.serving.confinement import is_within, program_folders
+from volatility3_kdump.serving.folders import is_within, program_folders
 from volatility3_kdump.serving.processes import Worker, WorkerDied
 from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.servers import offline_by_default
