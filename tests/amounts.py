@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+from typing import Any
+
+import pytest
+
 #: Whether ``--thorough`` was given; set before any test is imported.
 thorough = False
 
@@ -17,3 +22,8 @@ def part(count: int) -> int:
 def step() -> int:
     """The step through a long list of cases: every one with ``--thorough``, else every fifth."""
     return 1 if thorough else _SHARE
+
+
+def only(quick: Container[Any], of: Iterable[Any]) -> list[Any]:
+    """The cases of a test, of which all but the quick ones are marked ``thorough``: the rest is more of the same."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.thorough) for case in of]

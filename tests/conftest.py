@@ -76,6 +76,9 @@ def _keeping_tables(parse: Callable[..., Layouts]) -> Callable[..., Layouts]:
     return kept
 
 
+# Looking for garbage every seven hundred objects was a fourteenth of all processor time of the tests.
+gc.set_threshold(20_000, 50, 100)
+
 isf._parsed_file = _keeping_tables(isf._parsed_file.__wrapped__)
 
 # Where jsonschema is installed, the host holds each symbol table that it reads against a schema, for ten seconds.

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# One worker imports everything.
+pytestmark = pytest.mark.xdist_group("import_cost")
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 HEAVY = ("numpy", "capstone", "pefile", "yara", "jinja2", "mcp")
 

@@ -23,6 +23,10 @@ from pathlib import Path
 
 _LONGEST_REQUEST = 1 << 16
 
+#: Seconds of processor time that command lines have taken and that the system does not count for this process yet: it
+#: does so when a server ends.
+uncounted = [0.0]
+
 
 class VolServer:
     """Runs ``vol`` with plugins of a directory. ``environment`` is that of every run."""
@@ -37,6 +41,7 @@ class VolServer:
                 pass_fds=[theirs.fileno()],
             )
         self._answers = self._ours.makefile("r")
+        self._uncounted = 0.0
 
     @staticmethod
     def possible() -> bool:
@@ -51,7 +56,7 @@ class VolServer:
             self._ours.settimeout(timeout)
             child = int(self._answers.readline())
             try:
-                status = int(self._answers.readline())
+                status, seconds = self._answers.readline().split()
             except TimeoutError as error:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
@@ -63,12 +68,18 @@ class VolServer:
             for stream in (out, err):
                 stream.seek(0)
                 texts.append(stream.read().decode().replace("\r\n", "\n").replace("\r", "\n"))
-        return subprocess.CompletedProcess(["vol", *arguments], status, *texts)
+        self._count(float(seconds))
+        return subprocess.CompletedProcess(["vol", *arguments], int(status), *texts)
+
+    def _count(self, seconds: float) -> None:
+        self._uncounted += seconds
+        uncounted[0] += seconds
 
     def close(self) -> None:
         self._answers.close()
         self._ours.close()
         self._process.wait()
+        self._count(-self._uncounted)
 
 
 def serve(connection: socket.socket) -> bool:
@@ -90,8 +101,9 @@ def serve(connection: socket.socket) -> bool:
         for file in files:
             os.close(file)
         connection.sendall(b"%d\n" % child)
-        _, status = os.waitpid(child, 0)
-        connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+        _, status, usage = os.wait4(child, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)} {seconds}\n".encode())
 
 
 def prepare() -> None:
@@ -99,12 +111,15 @@ def prepare() -> None:
     import gc
     import gettext
 
-    from volatility3 import schemas
+    from volatility3 import framework, schemas
+    from volatility3.framework import layers
 
     from volatility3_kdump import views
     from volatility3_kdump.symbols.isf import load_table_file
     from volatility3_kdump.tables import kernel_table_path
 
+    # The host's layers for storage in clouds bring hundreds of modules, where those are installed.
+    framework.import_files(layers, True)
     load_table_file(kernel_table_path())
     for module in pkgutil.iter_modules(views.__path__):
         importlib.import_module(f"{views.__name__}.{module.name}")

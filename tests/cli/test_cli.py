@@ -124,6 +124,7 @@ def test_vol_indexes_no_symbol_tables_for_our_plugins(
     assert indexed("windows.info") == 1
 
 
+@pytest.mark.thorough
 def test_vol_hands_its_status_on(tmp_path: Path) -> None:
     finished = run_module("vol", "-q", "no.such.plugin", home=tmp_path)
     assert finished.returncode == 2

@@ -161,16 +161,16 @@ def test_scripts_that_call_themselves_end(session: Session, tmp_path: Path) -> N
 @pytest.mark.parametrize("line", (".while (1) { }", ".for (;;) { .echo x }", ".do { .catch { !nosuch } } (1)", "z (1)",
                                   '.while (1) { .foreach /s (x "a b c") { .echo x } }'))  # fmt: skip
 def test_endless_loops_end_in_batch(session: Session, line: str) -> None:
-    session.most_steps = 2000
-    assert answer(session, line)[-1] == "stopped after 2000 commands: --steps allows more"
+    session.most_steps = 500
+    assert answer(session, line)[-1] == "stopped after 500 commands: --steps allows more"
     assert answer(session, ".echo on") == ["on"]
 
 
 def test_foreach_is_streamed(session: Session) -> None:
     """The first word is handled before the commands have said all: nothing is gathered."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert answer(session, ".foreach (x { .while (1) { .echo a } }) { .echo x ; .break }") == ["a"]
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 def test_brackets_without_end() -> None:

@@ -127,7 +127,7 @@ def _difference(unwound: Unwound, frame: Any) -> str:
 @pytest.mark.parametrize(
     "name, seeds, share",
     [
-        ("nested_collided.exe", 8, 0.75),
+        pytest.param("nested_collided.exe", 8, 0.75, marks=pytest.mark.thorough),
         pytest.param("xframe_eh_exe.exe", 8, 0.70, marks=pytest.mark.thorough),
         ("xframe_eh_dll.dll", 8, 0.75),
         pytest.param("WinDivert64.sys", 12, 0.60, marks=pytest.mark.thorough),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.amounts import only
 from volatility3_kdump.cpu import amd64_unwind
 from volatility3_kdump.cpu.calls import cannot_follow_call
 from volatility3_kdump.cpu.disasm import decode_many
@@ -74,7 +75,7 @@ def test_without_bytes_nothing_is_ruled_out() -> None:
     assert not cannot_follow_call(reader(bytes(0x40)), BASE, "arm64")
 
 
-@pytest.mark.parametrize("image", ["xcpt4.exe", "xframe_eh_exe.exe"])
+@pytest.mark.parametrize("image", only(("xframe_eh_exe.exe",), ("xcpt4.exe", "xframe_eh_exe.exe")))
 def test_no_call_of_a_real_image_is_ruled_out(shared_data, image: str) -> None:
     pefile = pytest.importorskip("pefile")
     path = shared_data / "pe" / "seh" / "x64" / image

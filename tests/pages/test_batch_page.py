@@ -74,6 +74,7 @@ def test_hostile_names_stay_text() -> None:
     assert "<script>alert(1)</script>" in read.text and "<script" not in page
 
 
+@pytest.mark.thorough
 def test_ten_thousand_dumps_make_a_small_page() -> None:
     lines = (
         line(f"20{n % 20 + 10}-0{n % 9 + 1}-1{n % 9}T10:00:00+00:00", n, f"driver{n}.sys", f"m{n % 500}")

@@ -15,6 +15,7 @@ import volatility3_kdump
 from kdump_sample import pe
 from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
+from tests.amounts import part
 from tests.archives import packing
 from tests.output import lines, parsed
 from volatility3_kdump.layout import Layouts
@@ -430,7 +431,7 @@ def test_a_truncated_dump_without_modules(sample, run_plugin, tmp_path: Path) ->
         assert "in the dump: the file is truncated" in finished.stderr
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=part(25), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 0x3FF), st.integers(0, 255)), min_size=1, max_size=24))
 def test_damaged_headers_never_fail(sample, tmp_path_factory: pytest.TempPathFactory, damage) -> None:
     def change(headers: bytearray) -> None:

@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
     ("before", "after"),
     [
         pytest.param([], [], id="online"),
-        pytest.param([], ["--offline"], id="option"),
+        pytest.param([], ["--offline"], id="option", marks=pytest.mark.thorough),
         pytest.param(["--offline"], [], id="of the host", marks=pytest.mark.thorough),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import volatility3_kdump
 from kdump_sample.memory_use import MemoryUse, PageFile
 from kdump_sample.myfault import high_irql_fault
+from tests.amounts import only
 from tests.edited import edited, write_scene
 from tests.host import host_kernel
 from tests.output import lines, parsed
@@ -160,7 +161,7 @@ def test_every_kernel(isf_path: Path, sample) -> None:
     assert not any(line.startswith(tuple(f"{label}:" for label in lacking)) for line in shown)
 
 
-@pytest.mark.parametrize("number", (1, 12))
+@pytest.mark.parametrize("number", only((1,), (1, 12)))
 def test_the_host_reads_the_same(isf_paths: list[Path], sample, number: int) -> None:
     """The host's objects over the structures, on its own layers."""
     path = sample(1, isf_paths[number])

@@ -21,6 +21,9 @@ from volatility3_kdump.target import Target
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
 
+# One worker reads the tables of all kernels.
+pytestmark = pytest.mark.xdist_group("siblings")
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: The first digits of the GUIDs of the kernels at hand, and their builds.
 BUILDS = {
@@ -88,6 +91,7 @@ def test_what_is_shown_is_true(truth: dict[str, Layouts]) -> None:
         assert sibling.layouts.offset("_EPROCESS", "UniqueProcessId") == own.offset("_EPROCESS", "UniqueProcessId")
 
 
+@pytest.mark.thorough
 def test_a_hidden_kernel_is_read_with_its_siblings(maker: Any, shared_data: Path, truth: dict[str, Layouts]) -> None:
     directory = shared_data / "isf" / "windows" / "ntkrnlmp.pdb"
     reduced = {

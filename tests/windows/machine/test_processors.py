@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from tests.amounts import only
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel
 from volatility3_kdump.text.machine import model_lines
@@ -24,7 +25,7 @@ COUNTERS = {"InterruptCount": 0x11223344, "DpcTime": 0x21, "InterruptTime": 0x32
 _LEAF_0, _LEAF_1 = 8, 48
 
 
-@pytest.mark.parametrize("which", (0, 7, -1))
+@pytest.mark.parametrize("which", only((7,), (0, 7, -1)))
 def test_fields_are_those_of_the_host(isf_paths: list[Path], sample: Sample, tmp_path: Path, which: int) -> None:
     table = isf_paths[which]
     source = sample(1, table)
@@ -91,7 +92,7 @@ def test_a_block_that_is_not_in_the_dump(sample: Sample, tmp_path: Path) -> None
     assert "Threads--  Current ???????????????? Next ???????????????? Idle ????????????????" in list(block_lines(found))
 
 
-@pytest.mark.parametrize("which", (0, 7, -1))
+@pytest.mark.parametrize("which", only((0,), (0, 7, -1)))
 def test_models_are_those_of_the_host(isf_paths: list[Path], sample: Sample, tmp_path: Path, which: int) -> None:
     table = isf_paths[which]
     source = sample(1, table)

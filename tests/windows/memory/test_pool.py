@@ -17,7 +17,7 @@ from kdump_sample.contents import make_contents
 from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
 from kdump_sample.pool_contents import NONPAGED as NONPAGED_POOL
-from tests.amounts import part
+from tests.amounts import only, part
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
 from volatility3_kdump.layout import Layouts
@@ -131,7 +131,7 @@ def test_the_host_sees_the_same_big_pages(isf_paths: list[Path], sample: Sample,
 
 
 @pytest.mark.newest_host
-@pytest.mark.parametrize("kernel", ["03A0", "1B4A"])
+@pytest.mark.parametrize("kernel", only(("03A0",), ("03A0", "1B4A")))
 def test_the_host_scans_the_same_headers(isf_paths: list[Path], sample: Sample, kernel: str) -> None:
     """The host's pool scanner reads tag, type and size of headers: those of loader entries are all in blocks."""
     from volatility3.plugins.windows.poolscanner import PoolConstraint, PoolScanner, PoolType
