@@ -10,7 +10,9 @@ from array import array
 from typing import NamedTuple
 
 from volatility3_kdump.captures.capture import Capture, page_map
+from volatility3_kdump.captures.hypervisor_cores import virtualbox_processors, xen_processors
 from volatility3_kdump.captures.notes import Note, header_in, notes_in, processors_of
+from volatility3_kdump.cpu.state import ProcessorState
 from volatility3_kdump.dump import Segment, Source
 from volatility3_kdump.dump.pagemap import PAGE_SHIFT, RunPageMap
 from volatility3_kdump.errors import CorruptDump, UnsupportedDump
@@ -89,6 +91,9 @@ def read_elf(source: Source) -> Capture:
         elif kind == _LOAD and file_size:
             ranges.append(Segment(address, offset, min(file_size, memory_size or file_size)))
     states, complaints = processors_of(notes)
+    if not states:
+        states, more = virtualbox_processors(notes)
+        complaints += more
     pages = page_map(source, ranges, "segments of the ELF file", complaints)
     owner = "QEMU" if any(note.name == b"QEMU" for note in notes) else ""
     owner = owner or ("VirtualBox" if any(note.name.startswith(b"VB") for note in notes) else "")
@@ -170,8 +175,15 @@ def _xen(source: Source, sections: dict[str, _Section]) -> Capture:
     if count:
         ranges.append(_stretch(first, pages.offset, start, count))
     warnings = [] if len(frames) == most else [f"{frames_of} is cut short by the end of the file"]
-    mapped: RunPageMap = page_map(source, ranges, "pages of Xen's core file", warnings)
-    return Capture("Xen core file", source, mapped, (), "registers of Xen's core files are not read")
+    status = sections.get(".xen_prstatus")
+    states: list[ProcessorState] = []
+    complaints: list[str] = []
+    if status is not None:
+        data = source.read(status.offset, min(status.size, _MOST_NOTES))
+        states, complaints = xen_processors(data, status.entry_size)
+    mapped: RunPageMap = page_map(source, ranges, "pages of Xen's core file", [*warnings, *complaints])
+    why = "" if states else "Xen's core file has no registers that are understood here"
+    return Capture("Xen core file", source, mapped, tuple(states), why)
 
 
 def _stretch(frame: int, offset: int, index: int, count: int) -> Segment:
