@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ def test_every_command_is_answered(shared_data: Path, name: str) -> None:
     for line in (*split(LINES), *rest):
         shown = list(execute(session, line))
         assert not [text for text in shown if "mistake of kdump" in text], line
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_hardly_anything_of_the_thread_is_unknown(shared_data: Path, name: str) -> None:
+    """With the types of a sibling, and without one name; whatever is unknown has its reason."""
+    offline = Options(symbol_path="", image_path="", offline=True)
+    shown = list(execute(session_over(shared_data / "dumps" / f"{name}.dmp", offline), "!thread"))
+    block = shown[: next(number for number, line in enumerate(shown) if line.startswith("Child-SP"))]
+    unknown = [line.split()[0] for line in block for _ in re.findall(r"(?<!\?)\?+", line)]
+    reasons = " ".join(line for line in block if line.startswith("    NOTE: "))
+    # The idle process of the last is not in the dump.
+    assert len(unknown) <= (4 if name == "triage_x64_9600" else 3), unknown
+    assert ("Wait" in unknown) == ("tick count is not in the dump" in reasons)
+    assert bool({"UserTime", "KernelTime"} & set(unknown)) == ("KeMaximumIncrement is not in the dump" in reasons)
+    assert bool({"DeviceMap", "Owning"} & set(unknown)) == ("EPROCESS is not in the dump" in reasons)
 
 
 def test_a_stack_of_a_real_dump(shared_data: Path) -> None:

@@ -103,8 +103,9 @@ def test_a_small_memory_dump(shared_data: Path, run_plugin) -> None:
     shown = lines(run_plugin("-q", "-f", dump, "-r", "windbg", "kdump.thread", "--isf-dir", shared_data / "isf"))
     assert shown[0].startswith("THREAD ffffc08bde9e1640  Cid 0004.0108  Teb: 0000000000000000 ")
     assert "Win32 Start Address nt!ExpWorkerThread (0xfffff8047bc25870)" in shown
-    # What is not in the dump is no number.
-    assert "UserTime                  ?" in shown
+    # It was never seen in user mode by the clock. What a tick is is not in the dump, so the other time is no number.
+    assert "UserTime                  00:00:00.000" in shown and "KernelTime                ?" in shown
+    assert "    NOTE: its times are not known: KeMaximumIncrement is not in the dump" in shown
     for options in (("--tid", "4"), ("--waits",)):
         finished = run_plugin("-q", "-f", dump, "kdump.thread", *options, "--isf-dir", shared_data / "isf")
         assert finished.returncode == 1

@@ -222,6 +222,11 @@ def test_a_thread_of_another_process_than_its_types_say_speaks_against_them() ->
         ("triage_x64_19041_0xef", "19041.804-3570", None, None),
         ("triage_x64_17763", "17763.2114-2803", 4, "System"),
         ("triage_x64_9600", "9600.18821", None, "System"),
+        ("triage_x64_19041", "19041.804-3570", 4, "System"),
+        ("triage_x64_19041_0x1a", "19041.804-3570", 4, "System"),
+        ("triage_x64_19041_0x1e", "19041.804-3570", 0x6E0, "obs64.exe"),
+        ("triage_x64_19041_0x7e_q9400", "19041.804-3570", 4, "System"),
+        ("triage_x64_19041_0x9f", "19041.804-3570", 0x2B20, "EpicGamesLaunc"),
         ("triage_arm64_22000", "22000.1 (ARM64)", 4, "System"),
     ],
 )
@@ -230,7 +235,12 @@ def test_real_small_dumps(shared_data: Path, dump: str, label: str, pid: int | N
     assert target.symbol_status.startswith(f"layouts of {label}, the same generation")
     assert target.nt is not None and not target.has_names
     kernel = target.modules[0]
-    assert f"(time stamp {kernel.timestamp:08X}, size {kernel.size:x}) leads to its symbols" in target.symbol_remedy
+    assert target.kernel is not None
+    if target.kernel.identity is None:
+        named = f"(time stamp {kernel.timestamp:08X}, size {kernel.size:x}) leads to its symbols"
+    else:  # its distances are those of one kernel in the index
+        named = f"needs ntkrnlmp.pdb {target.kernel.identity.identifier.replace('-', '')} on the symbol path"
+    assert named in target.symbol_remedy
     thread, process = crash_thread(target), crash_process(target)
     assert thread is not None and process is not None
     if pid is not None:

@@ -232,6 +232,8 @@ def thread_lines(
         for line in lines or text.thread_waits(thread, size):
             yield indent + line
     yield from text.notes(thread.notes, indent + "    ")
+    if block and thread.present and listed.owner is not None and not listed.owner.present:
+        yield from text.notes(listed.owner.notes, indent + "    ")
     if stack and thread.present:
         yield from stack_lines(target, listed.stack, indent, arguments)
     yield ""

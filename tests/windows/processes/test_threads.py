@@ -188,7 +188,8 @@ def test_thread_of_real_small_memory_dumps(
     assert (thread.stack_limit, thread.stack_base) == stack
     assert thread.state_name == "Running"
     # Few small memory dumps hold the length of a tick, none the present one.
-    assert (thread.user_time, thread.wait_time) == (0 if "arm64" in name else None, None)
+    assert (thread.user_time, thread.wait_time) == (0, None)
+    assert (thread.kernel_time is None) == ("arm64" not in name)
 
 
 # damage -------------------------------------------------------------------------------------------------------------

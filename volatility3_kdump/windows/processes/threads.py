@@ -282,6 +282,8 @@ class ThreadReader:
         notes: list[str] = []
         increment = clock_increment(self._target)
         ticks = self._ticks(row, notes)
+        if increment is None and (row.user or row.kernel):
+            notes.append("its times are not known: KeMaximumIncrement is not in the dump")
         attached = row.process if row.attached else None if row.attached is None else 0
         ended = bool(row.terminated) or row.state == TERMINATED
         impersonating = None if row.impersonating is None else bool(row.impersonating)
@@ -310,8 +312,8 @@ class ThreadReader:
             ideal_processor=row.ideal,
             stack_swap=None if row.swap is None else bool(row.swap),
             large_stack=None if row.large is None else bool(row.large),
-            user_time=None if row.user is None or increment is None else row.user * increment,
-            kernel_time=None if row.kernel is None or increment is None else row.kernel * increment,
+            user_time=_span(row.user, increment),
+            kernel_time=_span(row.kernel, increment),
             start_address=row.start,
             win32_start_address=row.win32_start,
             initial_stack=row.initial,
@@ -346,7 +348,10 @@ class ThreadReader:
     def _ticks(self, row: Any, notes: list[str]) -> int | None:
         shared = shared_data(self._target)
         now = shared.tick_count if shared is not None else None
-        if now is None or row.wait_time is None:
+        if row.wait_time is None:
+            return None
+        if now is None:
+            notes.append("how long ago it began to wait is not known: the tick count is not in the dump")
             return None
         # KTHREAD.WaitTime is the low half of the tick count.
         ticks: int = (now - row.wait_time) & 0xFFFFFFFF
@@ -536,3 +541,10 @@ def stack_limits(target: Target, thread: int) -> tuple[int, int] | None:
 def _signed(value: int | None) -> int | None:
     """A byte of the type CHAR."""
     return value - 0x100 if value is not None and value & 0x80 else value
+
+
+def _span(ticks: int | None, increment: int | None) -> int | None:
+    """Clock ticks as a time; none at all need no length of a tick."""
+    if not ticks:
+        return ticks
+    return None if increment is None else ticks * increment
