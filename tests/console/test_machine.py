@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.edited import edited
+from tests.patched import patched
 from tests.prompt import answer, session_on
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.layout import Layouts
@@ -79,7 +80,35 @@ def test_segments(with_tables: Target) -> None:
     assert answer(session, "dg 0x33")[3] == "0033 00000000`00000000 00000000`00000000 Code RE Ac 3 Nb By P  Lo 000002fb"
     assert answer(session, "dg 40")[3] == "0040 ffffc301`4f471000 00000000`00000067 TSS32 Busy 0 Nb By P  Nl 0000008b"
     assert len(answer(session, "!gdt")) == 3 + 11
-    assert "has no selector 60" in answer(session, "dg 60")[-1]
+    assert answer(session, "dg 60")[-1] == "0060 Unable to get descriptor"
+    assert answer(session, "dg 0 1000")[-1] == "no more than 256 selectors are shown at once"
+
+
+def test_a_published_table(with_tables: Target, layouts: Layouts) -> None:
+    """The words of a GDT and what ``dg 0 60`` showed of them, as a hypervisor's test has both.
+
+    The debugger cut the base of the TSS to 32 bits.
+    """
+    words = (
+        *(0, 0, 0x00209B0000000000, 0x0040930000000000, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x0020FB0000000000, 0),
+        *(0x71008BE7B0000067, 0x00000000FFFFF805, 0x0040F30000003C00),
+    )
+    table = patched(with_tables, {GDT: struct.pack(f"<{len(words)}Q", *words)})
+    assert answer(session_on(table), "dg 0 60")[3:] == [
+        "0000 00000000`00000000 00000000`00000000 <Reserved> 0 Nb By Np Nl 00000000",
+        "0008 00000000`00000000 00000000`00000000 <Reserved> 0 Nb By Np Nl 00000000",
+        "0010 00000000`00000000 00000000`00000000 Code RE Ac 0 Nb By P  Lo 0000029b",
+        "0018 00000000`00000000 00000000`00000000 Data RW Ac 0 Bg By P  Nl 00000493",
+        "0020 00000000`00000000 00000000`ffffffff Code RE Ac 3 Bg Pg P  Nl 00000cfb",
+        "0028 00000000`00000000 00000000`ffffffff Data RW Ac 3 Bg Pg P  Nl 00000cf3",
+        "0030 00000000`00000000 00000000`00000000 Code RE Ac 3 Nb By P  Lo 000002fb",
+        "0038 00000000`00000000 00000000`00000000 <Reserved> 0 Nb By Np Nl 00000000",
+        "0040 fffff805`71e7b000 00000000`00000067 TSS32 Busy 0 Nb By P  Nl 0000008b",
+        "0048 00000000`0000ffff 00000000`0000f805 <Reserved> 0 Nb By Np Nl 00000000",
+        "0050 00000000`00000000 00000000`00003c00 Data RW Ac 3 Bg By P  Nl 000004f3",
+        "0058 Unable to get descriptor",
+        "0060 Unable to get descriptor",
+    ]
 
 
 def test_tables_that_are_not_in_the_dump(session: Session) -> None:

@@ -68,7 +68,12 @@ SCENES = {
     "teb": "wow64-stacks",
     "exqueue": "hang-workers",
     "hang": "hang-workers",
+    "alpc": "kernel-objects",
+    "cache": "kernel-data",
     "dbgprint": "kernel-data",
+    "job": "kernel-objects",
+    "lookaside": "kernel-objects",
+    "registry": "registry",
     "dpcwatchdog": "dpc-samples",
     "errlog": "error-log",
     "errrec": "machine-check",
@@ -78,8 +83,8 @@ SCENES = {
 }
 #: One searches memory for what the user gives, and has nothing of its own to parse; the other reads no dump.
 LEFT_OUT = {"error", "yara"}
-#: These need types that the shipped symbol table does not have; their own tests damage what they read.
-LEFT_OUT |= {"alpc", "cache", "job", "lookaside", "registry"}
+#: These need types that the shipped symbol table does not have.
+OWN_TABLE = {"alpc", "cache", "job", "lookaside", "registry"}
 NAMES = sorted({path.stem for path in (CHECKOUT / "plugins" / "kdump").glob("[!_]*.py")} - LEFT_OUT)
 POINTERS = (0, (1 << 64) - 1, 0xFFFF800000000000, 0xFFFFFFFFFFFFF000, 0x4547415045474150, 0x7FFFFFFFFFFF, 1 << 63)
 
@@ -128,12 +133,12 @@ Original = tuple[bytes, list[int]]
 
 
 @pytest.fixture(scope="module")
-def original(sample: Callable[..., Path]) -> Callable[[str], Original]:
+def original(sample: Callable[..., Path]) -> Callable[[str, Path | None], Original]:
     """The full dump of a scene, and the offsets of what looks like a pointer into the kernel's half."""
 
     @functools.lru_cache(maxsize=2)
-    def make(scene: str) -> Original:
-        data = sample(1, None, scene).read_bytes()
+    def make(scene: str, kernel: Path | None) -> Original:
+        data = sample(1, kernel, scene).read_bytes()
         values = struct.unpack_from(f"<{(len(data) - 0x2000) // 8}Q", data, 0x2000)
         places = [0x2000 + 8 * number for number, value in enumerate(values) if 0xFFFF8 <= value >> 44 < 0xFFFFF + 1]
         return data, places
@@ -174,16 +179,27 @@ def damaged(original: Original, generator: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_structures(name: str, original: Callable[[str], Original], fuzz: Runner, tmp_path: Path) -> None:
+def test_damaged_structures(
+    name: str,
+    original: Callable[[str, Path | None], Original],
+    fuzz: Runner,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
     path = tmp_path / "damaged.dmp"
-    data, places = original(SCENES.get(name, "myfault"))
+    kernel: Path | None = None
+    if name in OWN_TABLE:
+        (kernel, *_) = request.getfixturevalue("some_kernels")(name)
+    data, places = original(SCENES.get(name, "myfault"), kernel)
     path.write_bytes(data)
-    for options in OPTIONS.get(name, [{}]):
+    table = {} if kernel is None else {"isf-file": str(kernel)}
+    several = [{**table, **options} for options in OPTIONS.get(name, [{}])]
+    for options in several:
         assert show(name, options, path), options
 
     def feed(data: bytes) -> None:
         path.write_bytes(data)
-        for options in OPTIONS.get(name, [{}]):
+        for options in several:
             try:
                 show(name, options, path)
             except (KdumpError, PluginFailure) as error:

@@ -35,10 +35,13 @@ def segment_lines(descriptors: Iterable[SegmentDescriptor]) -> Iterator[str]:
     yield "Sel        Base              Limit          Type    l ze an es ng Flags"
     yield "---- ----------------- ----------------- ---------- - -- -- -- -- --------"
     for one in descriptors:
+        if one.base is None or one.limit is None:
+            yield f"{one.selector:04X} Unable to get descriptor"
+            continue
         flags = one.access | one.flags << 8
         traits = (
             f"{one.access >> 5 & 3} {'Bg' if one.flags & 4 else 'Nb'} {'Pg' if one.flags & 8 else 'By'} "
-            f"{'P ' if one.access & 0x80 else 'NP'} {'Lo' if one.flags & 2 else 'Nl'}"
+            f"{'P ' if one.access & 0x80 else 'Np'} {'Lo' if one.flags & 2 else 'Nl'}"
         )
         yield f"{one.selector:04X} {pointer(one.base)} {pointer(one.limit)} {_kind(one):<10} {traits} {flags:08x}"
 

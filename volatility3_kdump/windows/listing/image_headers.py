@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from volatility3_kdump.images.headers import Headers, read_headers
 from volatility3_kdump.images.modules import Module, find_module
 from volatility3_kdump.images.pe import reproducible
+from volatility3_kdump.symbols.names import PDB_SYMBOLS, PRIVATE_SYMBOLS
 
 if TYPE_CHECKING:
     from volatility3_kdump.memory import Memory
-    from volatility3_kdump.symbols.names import PDB_SYMBOLS, PRIVATE_SYMBOLS
 from volatility3_kdump.target import Target
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _VECTORS, _GATE = 256, struct.Struct("<HHHHII")
 _LARGEST_TABLE = 0x10000
+#: As documented for ``dg``.
+_MOST_SELECTORS = 256
 _PRESENT = 0x8000
 
 
@@ -46,8 +48,8 @@ class SegmentDescriptor:
     """An entry of the GDT, with the upper half of its base where it is a system segment."""
 
     selector: int
-    base: int
-    limit: int
+    base: int | None
+    limit: int | None
     access: int
     flags: int
 
@@ -124,13 +126,18 @@ def interrupt_gates(target: Target, tables: Tables) -> list[Gate]:
 def segments(target: Target, tables: Tables, first: int, last: int) -> Iterator[SegmentDescriptor]:
     """The descriptors of some selectors; one alone keeps the privilege level that it asks for.
 
+    Beyond the end of the table they have no base.
+
     Raises :class:`KdumpError` where they are not in the dump.
     """
     asked = first & 7 if first == last else 0
     end = min(tables.gdt_size, _LARGEST_TABLE)
+    if (last >> 3) - (first >> 3) >= _MOST_SELECTORS:
+        raise KdumpError(f"no more than {_MOST_SELECTORS} selectors are shown at once")
     for selector in range(first & ~7, (last & ~7) + 8, 8):
         if selector + 8 > end:
-            raise KdumpError(f"{target.name}: the GDT of processor {tables.processor} has no selector {selector:x}")
+            yield SegmentDescriptor(selector | asked, None, None, 0, 0)
+            continue
         data = target.memory.read(tables.gdt + selector, 8)
         if data is None:
             why = target.memory.why_unreadable(tables.gdt + selector)
