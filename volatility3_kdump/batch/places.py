@@ -115,7 +115,8 @@ def _file(url: str, system: Any, path: str, explicit: bool) -> File:
 
     try:
         info = system.info(path)
-        head = system.cat_file(path, 0, HEAD_SIZE)[:HEAD_SIZE]
+        # Bytes by name: s3fs has the version of an object in front of them. None are to be had of what is empty.
+        head = system.cat_file(path, start=0, end=HEAD_SIZE)[:HEAD_SIZE] if info.get("size") != 0 else b""
     except Exception as error:
         return File(url, explicit=explicit, problem=f"cannot be reached: {_line(error)}")
     size = info.get("size")
