@@ -294,6 +294,12 @@ def _image_around(memory: Memory, address: int) -> int | None:
     return None
 
 
+def _extent(windows: _Windows) -> range:
+    """The addresses of the kernel's image."""
+    image = parse_headers(lambda rva, size: windows.memory.read(windows.base + rva, size))
+    return range(windows.base, windows.base + (image.size_of_image if image is not None else 0))
+
+
 def _is_for(memory: Memory, base: int, layer: KdumpTranslation) -> bool:
     """Whether an image is of the architecture of page tables: those of x64 may look like those of ARM64."""
     image = parse_headers(lambda rva, size: memory.read(base + rva, size))
@@ -323,11 +329,12 @@ def _fitting_states(
     if isinstance(windows.layer, KdumpArm64Layer):
         return _fitting_arm64(capture, windows)
     fitting, problems = [], []
+    kernel = _extent(windows)
     for state in capture.processors:
         handlers = [_handler(windows.memory, state, vector) for vector in _VECTORS]
-        bases = {_image_around(windows.memory, handler) for handler in handlers if handler is not None}
         ip = state.registers.get("rip", 0)
-        if windows.base in bases or (state.idt_base is None and state.gs_base is not None):
+        in_kernel = any(handler in kernel for handler in handlers if handler is not None)
+        if in_kernel or (state.idt_base is None and state.gs_base is not None):
             fitting.append(state)
             continue
         other = None
@@ -340,7 +347,7 @@ def _fitting_states(
                 f"processor {state.number} ran another Windows kernel, at {other.base:#x} with the page tables at "
                 f"{state.page_tables:#x}: a guest of this machine; it is not shown"
             )
-        elif _image_around(windows.memory, ip) == windows.base:
+        elif ip in kernel:
             fitting.append(state)
         else:
             problems.append(
