@@ -63,7 +63,8 @@ def test_the_debug_record_equals_that_of_pefile(image: tuple[Any, bytes]) -> Non
     assert found is not None
     entries = expected.DIRECTORY_ENTRY_DEBUG
     assert debug_entries(over(mapped), found) == [
-        (entry.struct.Type, entry.struct.AddressOfRawData, entry.struct.SizeOfData) for entry in entries
+        (record.Type, record.AddressOfRawData, record.SizeOfData, record.PointerToRawData)
+        for record in (entry.struct for entry in entries)
     ]
     record = code_view(over(mapped), found)
     (theirs,) = [entry.entry for entry in entries if entry.struct.Type == 2]

@@ -22,8 +22,8 @@ _DIRECTORIES = (
 class Headers:
     """The fields of IMAGE_FILE_HEADER, IMAGE_OPTIONAL_HEADER and of each IMAGE_SECTION_HEADER, by name.
 
-    ``directories`` are (name, RVA, size); ``debug`` are (type, RVA, size) of the debug directory, ``code_view`` its
-    record of the PDB.
+    ``directories`` are (name, RVA, size); ``debug`` are (type, RVA, size, place in the file) of the debug directory,
+    ``code_view`` its record of the PDB.
     """
 
     wide: bool
@@ -31,7 +31,7 @@ class Headers:
     optional: Mapping[str, int]
     sections: tuple[tuple[str, Mapping[str, int]], ...]
     directories: tuple[tuple[str, int, int], ...]
-    debug: tuple[tuple[int, int, int], ...]
+    debug: tuple[tuple[int, int, int, int], ...]
     code_view: CodeView | None
     image: PeImage
 

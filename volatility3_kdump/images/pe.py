@@ -141,22 +141,22 @@ def _sections(read: ReadImage, start: int, count: int) -> tuple[Section, ...]:
     return tuple(sections)
 
 
-def debug_entries(read: ReadImage, image: PeImage) -> list[tuple[int, int, int]]:
-    """(type, RVA, size) of each debug directory entry; empty when the directory is not readable."""
+def debug_entries(read: ReadImage, image: PeImage) -> list[tuple[int, int, int, int]]:
+    """(type, RVA, size, place in the file) of each debug directory entry; empty when the directory is not readable."""
     located = image.directory(DEBUG)
     if located is None:
         return []
     data = read(located[0], min(located[1], 28 * 64)) or b""
     entries = []
     for offset in range(0, len(data) - 27, 28):
-        kind, size, rva = struct.unpack_from("<III", data, offset + 12)
-        entries.append((kind, rva, size))
+        kind, size, rva, place = struct.unpack_from("<IIII", data, offset + 12)
+        entries.append((kind, rva, size, place))
     return entries
 
 
 def code_view(read: ReadImage, image: PeImage) -> CodeView | None:
     """The RSDS record of an image, ``None`` when it has none or the dump does not hold it."""
-    for kind, rva, size in debug_entries(read, image):
+    for kind, rva, size, _ in debug_entries(read, image):
         if kind != _CODEVIEW or size < 0x19:
             continue
         data = read(rva, min(size, 0x18 + 1024))
@@ -171,4 +171,4 @@ def code_view(read: ReadImage, image: PeImage) -> CodeView | None:
 def reproducible(read: ReadImage, image: PeImage) -> bool | None:
     """Whether TimeDateStamp is a hash of the content (debug entry of type 16); ``None`` when that cannot be read."""
     entries = debug_entries(read, image)
-    return any(kind == _REPRO for kind, _, _ in entries) if entries else None
+    return any(kind == _REPRO for kind, _, _, _ in entries) if entries else None

@@ -34,7 +34,9 @@ _DLL = {
 _SUBSYSTEMS = {1: "Native", 2: "Windows GUI", 3: "Windows CUI", 10: "EFI application", 16: "Windows Boot Application"}
 _CONTENTS = {0x20: "Code", 0x40: "Initialized Data", 0x80: "Uninitialized Data"}
 _TRAITS = {0x02000000: "Discardable", 0x04000000: "Not Cached", 0x08000000: "Not Paged", 0x10000000: "Shared"}
-_DEBUG = {2: "cv", 12: "vc_feature", 13: "pogo", 16: "repro", 20: "dllchar"}
+#: The others are numbers in published output.
+_DEBUG = {2: "cv"}
+_SIZE = "Misc_VirtualSize"
 _ALIGNMENT, _EXECUTE, _READ, _WRITE = 0xF00000, 0x20000000, 0x40000000, 0x80000000
 
 
@@ -105,13 +107,17 @@ def _version(fields: object, name: str, *parts: str) -> str:
 
 
 def section_lines(headers: Headers) -> Iterator[str]:
-    """``!dh -s``: the sections, and the debug directory."""
+    """``!dh -s``: the sections; behind the one that it lies in the debug directory."""
+    directory = next((address for name, address, _ in headers.directories if name == "Debug"), 0)
+    shown = False
     for number, (name, section) in enumerate(headers.sections, 1):
+        if number == 1:
+            yield ""
         yield ""
         yield f"SECTION HEADER #{number:X}"
         yield f"{name:>8} name"
         for field, label in (
-            ("Misc_VirtualSize", "virtual size"),
+            (_SIZE, "virtual size"),
             ("VirtualAddress", "virtual address"),
             ("SizeOfRawData", "size of raw data"),
             ("PointerToRawData", "file pointer to raw data"),
@@ -127,17 +133,30 @@ def section_lines(headers: Headers) -> Iterator[str]:
         if not flags & _ALIGNMENT:
             yield "         (no align specified)"
         access = [("Execute", _EXECUTE), ("Read", _READ), ("Write", _WRITE)]
-        yield "         " + " ".join(word for word, bit in access if flags & bit)
+        words = [word for word, bit in access if flags & bit]
+        yield "         " + ("Read Only" if words == ["Read"] else " ".join(words))
+        start = section["VirtualAddress"]
+        if not shown and start <= directory < start + max(section.get(_SIZE, 0), section["SizeOfRawData"]):
+            shown = True
+            yield from _debug_lines(headers)
+    if not shown:
+        yield from _debug_lines(headers)
+
+
+def _debug_lines(headers: Headers) -> Iterator[str]:
+    if not headers.debug:
+        return
+    yield ""
     yield ""
     yield f"Debug Directories({len(headers.debug)})"
-    if headers.debug:
-        yield "\tType       Size     Address  Pointer"
-    for kind, address, size in headers.debug:
+    yield "\tType       Size     Address  Pointer"
+    for kind, address, size, place in headers.debug:
         record = ""
         if kind == 2 and headers.code_view is not None:
             pdb = headers.code_view
             record = f"\tFormat: RSDS, guid, {pdb.age}, {pdb.pdb_path}"
-        yield f"\t{_DEBUG.get(kind, f'({kind:X})'):<10} {size:4x} {address:11x}{record}"
+        named = f"{_DEBUG[kind]:<10} {size:4x}" if kind in _DEBUG else f"({kind:6}) {size:7x}"
+        yield f"\t{named} {address:11x} {place:8x}{record}"
 
 
 def module_lines(
@@ -160,7 +179,7 @@ def module_lines(
     yield f"       CheckSum: {optional['CheckSum']:x}"
     yield f"Characteristics: {flags:x} {'stripped' if flags & 0x200 else ''}".rstrip()
     yield "Debug Data Dirs: Type  Size     VA"
-    for kind, address, length in headers.debug:
+    for kind, address, length, _ in headers.debug:
         label = {2: "CODEVIEW"}.get(kind, _DEBUG.get(kind, f"{kind:X}").upper())
         yield f"{label:>21} {length:5x}, {address:6x}"
         if kind == 2 and headers.code_view is not None:
