@@ -101,6 +101,10 @@ def facts(vector: dict) -> list[str]:
             "   ExceptionCode: c0000005 (Access violation)",
         ]
         lines += [f"   Parameter[0]: {0:016x}", f"   Parameter[1]: {int(vector['address'], 16):016x}", ""]
+    if vector.get("record"):
+        code, parameters = vector["record"]
+        lines += ["EXCEPTION_RECORD:  fffffc8bec01ed68 -- (.exr 0xfffffc8bec01ed68)", f"   ExceptionCode: {code}"]
+        lines += [f"   Parameter[{index}]: {int(value, 16):016x}" for index, value in enumerate(parameters)]
     return lines
 
 

@@ -109,7 +109,7 @@ def test_the_exception_of_the_store(case: MakeCase, dump_type: int) -> None:
     assert value(found, "IO_ERROR_CODE") == "0xc000000e"
     assert value(found, "READ_ADDRESS") == "000001e35fb24000"
     assert found.finding("CONTEXT") is not None
-    assert found.specifiers == ("c0000006",)
+    assert found.specifiers == ("c0000006", "c000000e")
 
 
 def test_changed_kernel_code(case: MakeCase) -> None:

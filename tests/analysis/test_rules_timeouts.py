@@ -52,7 +52,7 @@ def test_a_processor_that_hangs(case: MakeCase, dump_type: int) -> None:
     assert value(found, "HUNG_PROCESSOR_IP") == "myfault+0x1a60"
     assert value(found, "HUNG_PROCESSOR_STATE") == "IpiFrozen 0x5"
     assert found.thread == 0xFFFF91894C2D3040
-    assert (found.prefix, found.specifiers, found.notes) == ("CLOCK_WATCHDOG_TIMEOUT", ("3_PROC",), ())
+    assert (found.prefix, found.specifiers, found.notes) == ("CLOCK_WATCHDOG_TIMEOUT", (), ())
 
 
 def test_a_processor_that_stopped_when_it_was_told_to(other_arguments: MakeCase) -> None:

@@ -46,13 +46,13 @@ _STATUS_CODES = 0xC0000000
 #: MM_INTERNAL_CODE (argument 4 of 0x50): the address has no page table entry.
 _NO_PAGE_TABLE = 2
 #: Words that the debugger adds after it has seen to Driver Verifier.
-_LATE = ("CODE_AV", "BAD_IP", "NULL_IP")
+_LATE = ("CODE_AV", "BAD_IP", "NULL_IP", "DPC", "ISR")
 _ILLEGAL_INSTRUCTION = 0xC000001D
 #: A driver left pool behind; Driver Verifier finds nothing else out here, and its mark is left away.
 LEAKED_POOL = "LEAKED_POOL"
 #: What a function's name has that a bucket has not: ``ST_STORE<SM_TRAITS>::StDmPageError`` is there as
 #: ``ST_STORE_SM_TRAITS_::StDmPageError``.
-_NO_WORD = re.compile(r"[`'<> ]")
+_NO_WORD = re.compile(r"[`'<>&~ ]")
 #: What differs from crash to crash of one kind: an address; the low half of one, where a code is meant to be.
 _ADDRESS = re.compile(r"_[0-9a-f]{9,16}(?=_)", re.IGNORECASE)
 _THREAD = re.compile(r"(?<=_BUGCHECK_CRITICAL_PROCESS)(_TERMINATED_BY_.+?)??_[0-9a-f]{1,8}(?=_)", re.IGNORECASE)
@@ -310,7 +310,9 @@ def _tabled(bug_check: BugCheck, facts: FailureFacts) -> list[str]:
         if not record.get("access_word") or letter:
             parts += _words(bug_check, record, facts)
         # Codes that report a fault at a raised IRQL say more of code that could not be fetched.
-        return parts + (_outside(_code_words(facts)) if not record.get("code_words") else [])
+        if record.get("code_words"):
+            return parts
+        return parts + (["NULL_IP"] if _at_null(bug_check, record) else _outside(_code_words(facts)))
     # Classic debuggers do not know the names of statuses.
     parts.append(f"0x{bug_check.code:X}" if classic and "prefix" not in record else _prefix(bug_check, record))
     # Classic debuggers name the exception for 0x1E only.
@@ -328,6 +330,12 @@ def _tabled(bug_check: BugCheck, facts: FailureFacts) -> list[str]:
     if facts.small_dump and "small_dump_word" in record:
         parts.append(record["small_dump_word"])
     return parts
+
+
+def _at_null(bug_check: BugCheck, record: Mapping[str, Any]) -> bool:
+    """Whether the argument for the instruction of an exception is null: what was fetched there is what failed."""
+    number = _failure_rule(bug_check.code).get("ip")
+    return "exception" in record and number is not None and argument(bug_check, number) == 0
 
 
 def _prefix(bug_check: BugCheck, record: Mapping[str, Any]) -> str:
@@ -390,7 +398,7 @@ def _cookie_word(expected: int | None, found: int | None) -> str | None:
     """How far the stack cookie that was found differs from the one that should be there."""
     if expected is None or found is None:
         return None
-    return {1: "ONE_BIT", 2: "TWO_BIT"}.get((expected ^ found).bit_count())
+    return {1: "ONE_BIT", 2: "TWO_BIT", 3: "THREE_BIT"}.get((expected ^ found).bit_count())
 
 
 def _page_state(bug_check: BugCheck, facts: FailureFacts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -250,6 +251,14 @@ def exception_reasoning(case: Case, code: int, record: ExceptionRecord | None, a
             f"A page could not be read back (look at the disk and its cable first): status {status:#x}{said}."
         )
     return Reasoning(tuple(findings), tuple(sentences))
+
+
+def exception_words(code: int, parameters: Sequence[int]) -> tuple[str, ...]:
+    """The words of a bucket for an exception: its code, and why a page could not be read."""
+    words = [f"{code & 0xFFFFFFFF:x}"]
+    if code & 0xFFFFFFFF == IN_PAGE_ERROR and len(parameters) > 2:
+        words.append(f"{parameters[2] & 0xFFFFFFFF:x}")
+    return tuple(words)
 
 
 def exception_record_at(target: Target, address: int | None) -> ExceptionRecord | None:

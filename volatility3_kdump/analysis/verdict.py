@@ -201,8 +201,7 @@ class _Decision:
     def _reporters(self) -> frozenset[str]:
         """Modules that only report what another one did, for this code and these arguments."""
         condition = self.record.get("reporters")
-        value = self._argument(condition["argument"]) if condition else None
-        if condition is None or value is None or f"{value:x}" not in condition["values"]:
+        if condition is None or not self._holds(condition):
             return frozenset()
         return frozenset(name.lower() for name in condition["modules"])
 
@@ -250,7 +249,9 @@ class _Decision:
         if special is not None:
             return self._special(special)
         if self._goes_by_name():
-            named = self._named(culprit) or self._driver() or self._unnamed()
+            named = self._named(culprit) or self._driver()
+            if named is None and not self._waits():
+                named = self._unnamed()
             if named is not None:
                 return named
         chosen = self._routine() or self._unloaded() or self._walked()
@@ -270,6 +271,16 @@ class _Decision:
             return False
         value = self._argument(condition.get("argument"))
         return not condition or (value is not None and f"{value:x}" in condition["values"])
+
+    def _waits(self) -> bool:
+        """Whether the stack is that of a thread that waits, which the debugger shows where it has the request."""
+        top = self.entries[0] if self.entries else None
+        return top is not None and top.module == "nt" and top.symbol == "KiSwapContext"
+
+    def _shows_the_report(self) -> bool:
+        """Whether the stack is that of whoever reported the failure."""
+        top = self.entries[0] if self.entries else None
+        return top is None or top.reports or (top.module == "nt" and (top.symbol or "").startswith("KeBugCheck"))
 
     def _suspecting(self, chosen: Verdict, culprit: Culprit | None) -> Verdict:
         """A verdict on the stack, with the component that the arguments name where that is another one."""
@@ -327,6 +338,8 @@ class _Decision:
             module = entry.module
         if module is None and image is None:
             return None
+        if self.reasoning.uncertain:
+            return self._by_argument(module, image, entry, culprit.why, MEDIUM, self.reasoning.uncertain)
         return self._by_argument(module, image, entry, culprit.why, HIGH, "the arguments of the bug check name it")
 
     def _unnamed(self) -> Verdict | None:
@@ -503,7 +516,11 @@ class _Decision:
     def _bucket(self, tail: str | None, extra: Sequence[str] = ()) -> dict[str, str | None]:
         if self.bug_check is None:
             return {"bucket": None, "bucket_hash": None}
-        head = buckets.head(self.bug_check, self._placed(), self.reasoning, extra)
+        facts = self._placed()
+        if not self._shows_the_report():
+            # The registers of whoever the failure is about were in the small dump.
+            facts = replace(facts, small_dump=False)
+        head = buckets.head(self.bug_check, facts, self.reasoning, extra)
         bucket = head if tail is None or buckets.image_of(self.reasoning.specifiers) else f"{head}_{tail}"
         return {"bucket": bucket, "bucket_hash": buckets.failure_hash(bucket)}
 

@@ -6,11 +6,12 @@ import re
 
 from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis.bugcheck import BugCheck
+from volatility3_kdump.analysis.faults import exception_words
 from volatility3_kdump.analysis.pasted.frames import number
 from volatility3_kdump.analysis.pasted.places import Places
 from volatility3_kdump.analysis.pasted.report import Report, field_of
 from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
-from volatility3_kdump.analysis.rules.hardware import hardware_words
+from volatility3_kdump.analysis.rules.hardware import hardware_words, hypervisor_reasoning, nmi_reasoning
 from volatility3_kdump.analysis.rules.pool import single_bit
 from volatility3_kdump.analysis.rules.processes import critical_process_words
 from volatility3_kdump.windows.machine import machine_check
@@ -57,7 +58,10 @@ class Reasons:
             if why is not None:
                 culprit = Culprit("memory_corruption", "memory_corruption", None, why)
                 return Reasoning(prefix="MEMORY_CORRUPTION_ONE_BIT", culprit=culprit)
-        steps = {0x9F: self._power, 0xEF: self._critical_process, 0x124: self._hardware, 0xC4: self._leaked_pool}
+        steps = {
+            **{0x9F: self._power, 0xEF: self._critical_process, 0x124: self._hardware, 0xC4: self._leaked_pool},
+            **{0x3D: self._exception, 0x154: self._exception, 0x80: self._interrupt, 0x20001: self._hypervisor},
+        }
         if code in steps:
             return steps[code]()
         if code in (0x116, 0x117, 0x141):
@@ -119,7 +123,9 @@ class Reasons:
         if device is not None:
             self.report.use("FAULTING_MODULE")
         if holder is None and device is None:
-            return Reasoning(specifiers=(f"{kind:x}",))
+            # The debugger shows the thread that has the request where it knows it: the display's own watch of requests.
+            waits = kind == 3 and any(row.module == "dxgkrnl" for row in self.report.rows)
+            return Reasoning(specifiers=(f"{kind:x}", *(["DXG_POWER_IRP_TIMEOUT"] if waits else [])))
         name = holder or device or ""
         why = (
             f"{name} has the power IRP that was not completed in time" if holder else f"the device belongs to {device}"
@@ -165,7 +171,23 @@ class Reasons:
         terminator = self.process if died is not None and self.process is not None else None
         return Reasoning(specifiers=critical_process_words(name, terminator, int(matched[1], 16) if matched else None))
 
-    def _hardware(self) -> Reasoning:
+    def _exception(self) -> Reasoning:
+        """0x3D and 0x154 name no exception themselves; its record tells."""
+        code, parameters = self.report.exception_code, self.report.exception_parameters
+        if code is None:
+            return Reasoning()
+        self.report.use("EXCEPTION_RECORD")
+        ordered = [parameters[index] for index in range(len(parameters)) if index in parameters]
+        return Reasoning(specifiers=exception_words(code, ordered))
+
+    def _interrupt(self) -> Reasoning:
+        return nmi_reasoning(self._argument(1), self._vendor())
+
+    def _hypervisor(self) -> Reasoning:
+        return hypervisor_reasoning(self._argument(1), self._vendor())
+
+    def _vendor(self) -> str | None:
+        """The maker of the processor, where the text says it outside the verdict."""
         report = self.report
         evidence_text = "\n".join(
             line for line in report.text.split("\n") if not line.lstrip().startswith(_VERDICT_LINES)
@@ -173,6 +195,10 @@ class Reasons:
         vendor = next((name for name in _VENDORS if name in evidence_text), None)
         if vendor is not None:
             report.use(f"the processor's maker ({vendor})")
+        return vendor
+
+    def _hardware(self) -> Reasoning:
+        vendor = self._vendor()
         source, high, low = self._argument(1), self._argument(3), self._argument(4)
         kind = None
         if source == 0 and high is not None and low is not None and not high >> 32 and not low >> 32 and (high or low):

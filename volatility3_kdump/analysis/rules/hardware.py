@@ -29,6 +29,13 @@ _ADVICE = {
 }
 
 
+#: Argument 1 of 0x80: the bytes of "ODT" or "TDO", by which no error source asked for the interrupt.
+_NO_RECORD = 0x4F4454
+#: Argument 1 of 0x20001: an internal error of the module for the I/O MMU.
+_IO_MMU = 0x28
+_INTEL = "GenuineIntel"
+
+
 @rule(0x124)
 def uncorrectable_hardware_error(case: Case) -> Reasoning:
     """P1 error source, P2 WHEA_ERROR_RECORD; for machine checks P3 and P4 are MCi_STATUS, its upper half first."""
@@ -64,6 +71,42 @@ def uncorrectable_hardware_error(case: Case) -> Reasoning:
         tuple(notes),
         hardware_words(source, vendor, section, kind),
         culprit=culprit,
+    )
+
+
+@rule(0x80)
+def nmi_hardware_failure(case: Case) -> Reasoning:
+    """P1 says who asked for the interrupt: ``ODT`` in ASCII where nobody did who left a record."""
+    return nmi_reasoning(case.argument(1), _vendor(case.target, None))
+
+
+def nmi_reasoning(requester: int | None, vendor: str | None) -> Reasoning:
+    """The debugger names the processor where the interrupt came without an error record."""
+    if requester != _NO_RECORD or vendor is None:
+        return Reasoning()
+    why = "the hardware raised a non-maskable interrupt without an error record; no driver is to blame"
+    return Reasoning(
+        specifiers=(f"{requester:X}", vendor, "NOERRREC", "IMAGE", f"{vendor}.sys"),
+        culprit=Culprit(f"{vendor}.sys", vendor, None, why),
+        uncertain="no error record says which device raised it",
+    )
+
+
+@rule(0x20001)
+def hypervisor_error(case: Case) -> Reasoning:
+    """P1 says what the hypervisor met."""
+    return hypervisor_reasoning(case.argument(1), _vendor(case.target, None))
+
+
+def hypervisor_reasoning(kind: int | None, vendor: str | None) -> Reasoning:
+    """The I/O MMU that did not answer is the processor's own; the debugger says so for Intel's."""
+    if kind != _IO_MMU or vendor != _INTEL:
+        return Reasoning()
+    why = "the hypervisor met an error of the processor's I/O MMU; no driver is named"
+    return Reasoning(
+        prefix="INTEL_IOMMU_TIMEOUT",
+        culprit=Culprit(f"{vendor}.sys", vendor, None, why),
+        uncertain="a device, its driver or the firmware can keep the I/O MMU from answering",
     )
 
 

@@ -7,6 +7,7 @@ from volatility3_kdump.analysis.faults import (
     code_reasoning,
     exception_reasoning,
     exception_record_at,
+    exception_words,
     fault_access,
     is_access_violation,
 )
@@ -28,7 +29,7 @@ def interrupt_exception_not_handled(case: Case) -> Reasoning:
     reasoning = exception_reasoning(case, record.code, record, address)
     if is_access_violation(record.code):
         reasoning = code_reasoning(case) + reasoning + access_reasoning(case, fault_access(case, record))
-    return reasoning
+    return reasoning + Reasoning(specifiers=exception_words(record.code, record.parameters))
 
 
 @rule(0x4A)

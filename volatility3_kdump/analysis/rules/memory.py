@@ -11,6 +11,7 @@ from volatility3_kdump.analysis.faults import (
     code_reasoning,
     exception_reasoning,
     exception_record_at,
+    exception_words,
     fault_access,
     interrupted,
     stem,
@@ -205,7 +206,7 @@ def unexpected_store_exception(case: Case) -> Reasoning:
         sentences=(
             "The compressed memory store read data back wrongly: suspect the disk with the page file, or memory.",
         ),
-        specifiers=(f"{record.code:x}",),
+        specifiers=exception_words(record.code, record.parameters),
     )
 
 

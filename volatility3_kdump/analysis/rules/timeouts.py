@@ -259,8 +259,6 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
         findings += described.findings
         sentences += described.sentences
         specifiers, uncertain = described.specifiers, described.uncertain
-    if not specifiers and count:
-        specifiers = (f"{count:x}_PROC",)
     return Reasoning(
         tuple(findings),
         tuple(sentences),
