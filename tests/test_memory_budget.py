@@ -72,6 +72,23 @@ def test_lists_that_lead_through_each_other_end(
     assert answer(session, command)[-1].startswith("stopped: this has read 4,194,304 bytes")
 
 
+@pytest.mark.parametrize(
+    "command", ["!for_each_process", '!for_each_process "!process @#Process 7"', '!list -x "dt nt!_LIST_ENTRY" {}']
+)
+def test_commands_for_each_entry_share_one_budget(
+    command: str, sample: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of a dump says how many they are: with a budget each, one command would take hours."""
+    monkeypatch.setenv(LIMIT_VARIABLE, "64k")
+    session = Session()
+    session.open(str(sample()))
+    lines = answer(session, command.format("nt!PsActiveProcessHead"))
+    assert [line.startswith("stopped: this has read 65,536 bytes") for line in lines].count(True) == 1
+    assert lines[-1].startswith("stopped:")
+    # The next command has all of its own.
+    assert len(answer(session, "db @rsp L10")) == 1
+
+
 @pytest.mark.thorough
 def test_what_was_read_before_the_end_is_shown(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

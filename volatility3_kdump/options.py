@@ -16,7 +16,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 def parse_size(text: str) -> int | None:
     """A size in bytes, as people write it (``20G``, ``500 MiB``); ``None`` for what is none."""
-    size = re.fullmatch(r"(\d{1,15})\s*([kmgt]?)(i?b)?", text.strip().lower())
+    size = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(i?b)?", text.strip().lower())
     return int(size[1]) * _UNITS[size[2]] if size else None
 
 

@@ -247,3 +247,9 @@ def test_versions_of_modules(session: Session) -> None:
     shown = "\n".join(answer(session, "lmvm myfault"))
     assert line == "myfault fver = 4.0.0.0 pver = 4.0.0.0"
     assert "File version:     4.0.0.0" in shown and "Product version:  4.0.0.0" in shown
+
+
+def test_long_lines_are_split_in_time_that_grows_with_them() -> None:
+    begin = time.process_time()
+    assert len(list(split("? 1;" * 50_000 + ";" * 150_000 + "q"))) == 50_001
+    assert time.process_time() - begin < 3

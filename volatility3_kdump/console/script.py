@@ -21,6 +21,7 @@ _SCRIPT = re.compile(r"\$\$(<|>a?<)")
 _TOKEN = re.compile(r"\.(if|elsif|else|for|while|do|foreach|block|catch)(?![\w.])", re.IGNORECASE)
 _FOLLOWS = re.compile(r"[\s;]*\.(elsif|else)(?![\w.])", re.IGNORECASE)
 _GAP = re.compile(r"[\s;]*")
+_BLANK = re.compile(r"\s*")
 #: A condition may say whose expression it is: ``.if @@(@$t0->Level) { ... }``.
 _EVALUATOR = re.compile(r"@@(?:masm|c\+\+)?(?=\()", re.IGNORECASE)
 _TWO_COMMANDS = re.compile(r"j\s", re.IGNORECASE)
@@ -162,29 +163,35 @@ def split(line: str) -> Iterator[str]:
     """The commands of a text, stripped; comments and empty commands are left out."""
     position = 0
     while position < len(line):
-        rest = line[position:].lstrip()
-        begin = len(line) - len(rest)
-        if _WHOLE_LINE.match(rest) and not _PHRASE_ALIAS.match(rest):
-            whole, _, _ = rest.partition("\n")
-            if not rest.startswith("*"):
-                yield whole.rstrip()
-            position = begin + len(whole) + 1
+        begin = _gap_end(line, position)
+        if _WHOLE_LINE.match(line, begin) and not _PHRASE_ALIAS.match(line, begin):
+            end = line.find("\n", begin)
+            end = len(line) if end < 0 else end
+            if line[begin] != "*":
+                yield line[begin:end].rstrip()
+            position = end + 1
             continue
-        end = token_end(line, begin)
-        if end is not None:
+        end = token_end(line, begin) or 0
+        if end:
             yield line[begin:end].strip()
             # What stands behind the brace is a command of its own.
             position = end
             continue
-        end = _end_of_command(line, position if not rest else begin)
-        while _TAKES_PATH.match(rest) and end < len(line) and _PATH_ELEMENT.match(line, end + 1):
+        end = _end_of_command(line, begin if begin < len(line) else position)
+        takes_path = _TAKES_PATH.match(line, begin)
+        while takes_path and end < len(line) and _PATH_ELEMENT.match(line, end + 1):
             end = _end_of_command(line, end + 1)
-        if _TWO_COMMANDS.match(rest) and end < len(line):
+        if _TWO_COMMANDS.match(line, begin) and end < len(line):
             end = _end_of_command(line, end + 1)
         command = line[begin:end].strip()
         if command and not (command.startswith("$$") and not _SCRIPT.match(command)):
             yield command
         position = end + 1
+
+
+def _gap_end(text: str, start: int) -> int:
+    gap = _BLANK.match(text, start)
+    return gap.end() if gap else start
 
 
 def _end_of_command(line: str, start: int) -> int:

@@ -269,6 +269,8 @@ class Session:
         self.depth = self.catching = 0
         #: How many ``!for_each_module`` are inside of each other.
         self.module_loops = 0
+        #: How many commands that run others share one budget of reads with them.
+        self.sharing = 0
         self.aliases = Aliases()
         #: Asked before each command, also those of blocks: raises :class:`KdumpError` for one that may not run.
         self.guard: Callable[[str], None] | None = None

@@ -33,6 +33,7 @@ import pkgutil
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from volatility3_kdump.console.kd_names import pointer
@@ -270,10 +271,21 @@ def run(session: Session, typed_line: str) -> Iterator[str]:
         session.depth -= 1
 
 
+@contextmanager
+def one_budget(session: Session) -> Iterator[None]:
+    """What commands in here read is read by the one around them: how many they are is said by lists of the dump."""
+    session.sharing += 1
+    try:
+        yield
+    finally:
+        session.sharing -= 1
+
+
 def _run_one(session: Session, command: str) -> Iterator[str]:
     session.step()
     for dump in session.dumps:
-        dump.target.memory.budget.begin()
+        if not session.sharing:
+            dump.target.memory.budget.begin()
         # What an earlier command found wrong is nothing that this one has to say.
         dump.told.update(dump.target.warnings)
     failed = False
@@ -286,6 +298,8 @@ def _run_one(session: Session, command: str) -> Iterator[str]:
     except StepsSpent:
         raise
     except (KdumpError, ReadLimit) as error:
+        if session.sharing and isinstance(error, ReadLimit):
+            raise
         failed = True
         yield str(error)
     except (Leaving, RecursionError):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.console.commands import Arguments, command, find, registry, run
+from volatility3_kdump.console.commands import Arguments, command, find, one_budget, registry, run
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, file, number, rest
 from volatility3_kdump.console.usage import described, listed
@@ -360,7 +360,8 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
             if not body:
                 yield f"{index:02x}: {values['base']} {values['end']} {module.name} {module.image_name}"
                 continue
-            yield from run(session, _replaced(body, values))
+            with one_budget(session):
+                yield from run(session, _replaced(body, values))
     finally:
         session.module_loops -= 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from volatility3_kdump.console.commands import Arguments, command, run
+from volatility3_kdump.console.commands import Arguments, command, one_budget, run
 from volatility3_kdump.console.script import inert
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
@@ -59,7 +59,8 @@ def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
                     "modname": symbol.module,
                     "functionname": symbol.name,
                 }
-                yield from run(session, _filled(given["c"], values))
+                with one_budget(session):
+                    yield from run(session, _filled(given["c"], values))
     finally:
         session.module_loops -= 1
 

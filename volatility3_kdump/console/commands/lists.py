@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from volatility3_kdump.console.commands import Arguments, command, execute
+from volatility3_kdump.console.commands import Arguments, command, execute, one_budget
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number, rest
 from volatility3_kdump.errors import KdumpError
@@ -30,7 +30,8 @@ def _nested(session: Session, name: str) -> Iterator[None]:
     try:
         if session.depth > _MOST_NESTED:
             raise KdumpError(f"{name} inside of itself is too deep")
-        yield
+        with one_budget(session):
+            yield
     finally:
         session.depth -= 1
 
