@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.files import (
     FileFailure,
     is_directory,
@@ -19,6 +20,8 @@ from volatility3_kdump.files import (
     path_of,
     read_bytes,
     read_lines,
+    refuse_binary,
+    write_text,
 )
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
@@ -100,3 +103,25 @@ def test_file_urls(tmp_path: Path) -> None:
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.dmp"))
     assert path_of(path.as_uri()) == path
+
+
+@pytest.mark.parametrize(
+    "kept", [b"PAGEDU64" + bytes(100), b"\x7fELF\x02\0", b"PK\x03\x04\xff", "log\n".encode("utf-16")]
+)
+def test_what_is_no_text_is_not_replaced_by_one(kept: bytes, tmp_path: Path) -> None:
+    """A name typed twice must not cost the evidence."""
+    path = tmp_path / "out"
+    path.write_bytes(kept)
+    with pytest.raises(KdumpError, match=r"^-o .*out: is there already, and is no text: name another file$"):
+        write_text("-o", path, "new")
+    assert path.read_bytes() == kept
+
+
+def test_texts_are_replaced_by_texts(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for text in ("", "{}\n", "\u4e2d" * 30_000, "a" + "\u4e2d" * 30_000, "x"):
+        write_text("-o", path, text)
+        assert path.read_text("utf-8") == text
+        refuse_binary(path)
+    with pytest.raises(KdumpError, match=r"-o .*: cannot be written: "):
+        write_text("-o", tmp_path, "x")

@@ -80,8 +80,7 @@ def test_commands_for_each_entry_share_one_budget(
 ) -> None:
     """A list of a dump says how many they are: with a budget each, one command would take hours."""
     monkeypatch.setenv(LIMIT_VARIABLE, "64k")
-    session = Session()
-    session.open(str(sample()))
+    session = session_over(sample())
     lines = answer(session, command.format("nt!PsActiveProcessHead"))
     assert [line.startswith("stopped: this has read 65,536 bytes") for line in lines].count(True) == 1
     assert lines[-1].startswith("stopped:")

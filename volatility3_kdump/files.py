@@ -7,6 +7,7 @@ environment and command lines, so every answer here is a value or one line.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ _KINDS = {
 }
 #: Opening a pipe for reading must not wait for a writer; Windows has neither flag nor such pipes.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+#: What of a file shows whether it is a text.
+_START = 1 << 16
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -130,6 +133,39 @@ def lines_of_stream(stream: IO[bytes], longest: int, most: int) -> Iterator[str]
         if len(line) > longest:
             raise FileFailure(f"line {number} is longer than {longest:,} bytes")
         yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n")
+
+
+def refuse_binary(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`FileFailure` for a file that is there and is no text: nobody's output takes evidence's place."""
+    try:
+        with open_file(path) as file:
+            start = file.read(_START)
+    except (FileFailure, OSError):
+        return  # a file that is not there, or that writing will complain of
+    if not start:
+        return
+    try:
+        # The last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise FileFailure("is there already, and is no text: name another file")
+
+
+def write_text(option: str, path: Path, text: str) -> None:
+    """Write a text as a file in UTF-8, in the place of another text at most.
+
+    Raises :class:`KdumpError`, which begins with the option and the file's name.
+    """
+    named = f"{option} {path}".lstrip()
+    try:
+        refuse_binary(path)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except FileFailure as error:
+        raise KdumpError(f"{named}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise KdumpError(f"{named}: cannot be written: {reason(error)}") from error
 
 
 def parse_url(text: str) -> SplitResult | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.amounts import only
+from volatility3_kdump.cli import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -99,3 +100,27 @@ def test_names_that_are_not_utf_8(sample: Callable[..., Path], tmp_path: Path) -
     os.symlink(os.fsencode(sample()), path)
     done = run('$KDUMP -z "$1" -c "!analyze; q"', os.fsdecode(path))
     assert done.returncode == 0 and b"Followup:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "symbols --manifest {0} -o {0}",
+        "analyze {0} --format json={0}",
+        "-z {0} -c .logopen\\x20{0};q",
+        "-z {0} -logo {1} -c q",
+    ],
+)
+def test_no_output_replaces_a_dump(
+    arguments: str, sample: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    evidence, other = tmp_path / "evidence.dmp", tmp_path / "other.dmp"
+    for path in (evidence, other):
+        path.write_bytes(sample(4).read_bytes())
+    filled = [part.replace("\\x20", " ") for part in arguments.format(evidence, other).split()]
+    status = main(filled)
+    shown = capfd.readouterr()
+    assert status == 1 or ".logopen" in arguments
+    assert ("is no text: name another file" in shown.err + shown.out) or "is the dump" in shown.err + shown.out
+    for path in (evidence, other):
+        assert path.read_bytes() == sample(4).read_bytes()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import write_text
 
 if TYPE_CHECKING:
     from volatility3_kdump.pipelines.analysed import Analysed
@@ -88,11 +89,7 @@ def _write(text: str, path: Path | None) -> None:
     if path is None:
         sys.stdout.write(text)
         return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise KdumpError(f"--format {path}: cannot be written: {reason}") from error
+    write_text("--format", path, text)
 
 
 COMMAND = Command("analyze", "say of each dump in one line what crashed: for build pipelines", run, add_arguments)

@@ -19,6 +19,7 @@ from volatility3_kdump.batch.workers import MOST_JOBS, Progress, lines_of
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.files import write_text
 from volatility3_kdump.stores.servers import offline_by_default
 
 if TYPE_CHECKING:
@@ -191,10 +192,7 @@ def _progress_line() -> Progress:
 
 
 def _write_summary(path: Path, summary: Summary) -> None:
-    try:
-        path.write_text(json.dumps(summary.document(), indent=2) + "\n", encoding="ascii")
-    except OSError as error:
-        raise KdumpError(f"--summary {path}: cannot be written: {error.strerror or error}") from error
+    write_text("--summary", path, json.dumps(summary.document(), indent=2) + "\n")
 
 
 COMMAND = Command("batch", "analyse many dumps: one JSON line each, and a summary", run, add_arguments)

@@ -12,7 +12,7 @@ from typing import TextIO
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
-from volatility3_kdump.files import FileFailure, lines_of_stream, read_lines
+from volatility3_kdump.files import FileFailure, lines_of_stream, read_lines, write_text
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.stores import stores
@@ -81,10 +81,7 @@ def _write(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         sys.stdout.write(manifest)
         return 0
-    try:
-        arguments.output.write_text(manifest, "utf-8")
-    except OSError as error:
-        raise KdumpError(f"{arguments.output}: {error.strerror or error}") from error
+    write_text("-o", arguments.output, manifest)
     print(f"{arguments.output}: {len(entries)} modules", file=sys.stderr)
     return 0
 

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from volatility3_kdump.console.script import Aliases, StepsSpent
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.files import FileFailure, refuse_binary
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import Progress
@@ -391,11 +392,16 @@ class Session:
 
         Raises :class:`KdumpError`, also for a file that is a dump of the session.
         """
+        place = Path(os.path.expanduser(path))
         for dump in self.dumps:
             refuse_same_file(path, dump.path)
+        try:
+            refuse_binary(place)
+        except FileFailure as error:
+            raise KdumpError(f"{path}: {error}") from error
         self.close_log()
         try:
-            self.log = Path(os.path.expanduser(path)).open("a" if append else "w", encoding="utf-8", newline="")
+            self.log = place.open("a" if append else "w", encoding="utf-8", newline="")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise KdumpError(f"{path}: the log cannot be opened: {reason}") from error

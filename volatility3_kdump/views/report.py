@@ -8,8 +8,8 @@ from typing import Any
 
 from volatility3_kdump.analysis.crash import Crash
 from volatility3_kdump.analysis.failure import Failure
-from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.files import write_text
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.registers import code_line
 from volatility3_kdump.text.stacks import call_site
@@ -24,10 +24,7 @@ SCHEMA = 1
 def write_report(path: Path, target: Target, crash: Crash) -> None:
     """Write the document. Raises :class:`KdumpError` when the file cannot be written."""
     document = json.dumps(report(target, crash), indent=2, ensure_ascii=True) + "\n"
-    try:
-        path.write_text(document, encoding="ascii")
-    except OSError as error:
-        raise KdumpError(f"--report {path}: cannot be written: {error.strerror or error}") from error
+    write_text("--report", path, document)
 
 
 def report(target: Target, crash: Crash) -> dict[str, Any]:
