@@ -54,13 +54,12 @@ def record_and_context(made: Scene, draft: Draft, handler: str, record: bytes) -
     return add(made, records=records), record_address, context_address
 
 
-@scene("unhandled-exception")
-def unhandled_exception(layouts: Layouts) -> Scene:
-    """0x1E: a write through a null pointer that nobody handles."""
+def _unhandled_access(layouts: Layouts, code: Function, address: int, kind: int) -> tuple[Scene, Draft, int]:
+    """An access through rbx that nobody handles: the scene, its stack, and where the instruction is."""
     made = request(
-        touch("WriteNull", bytes.fromhex("8903")),
+        code,
         (
-            Frame("myfault!WriteNull", sets={"rbx": 0x10}, stopped_at=TOUCHES),
+            Frame(f"myfault!{code.name}", sets={"rbx": address}, stopped_at=TOUCHES),
             Frame("KiPageFault", trap=kernel_trap(), call=TO_EXCEPTION),
             Frame("KiExceptionDispatch"),
             Frame("KiDispatchException", call=UNHANDLED),
@@ -68,8 +67,17 @@ def unhandled_exception(layouts: Layouts) -> Scene:
         EXCEPTIONS,
     )
     draft = draft_stack(made, layouts)
-    ip = draft.frame("myfault!WriteNull").ip
-    made, _, _ = record_and_context(made, draft, "KiPageFault", exception_record(ACCESS_VIOLATION, ip, (_WRITE, 0x10)))
+    ip = draft.frame(f"myfault!{code.name}").ip
+    record = exception_record(ACCESS_VIOLATION, ip, (kind, address))
+    made, _, _ = record_and_context(made, draft, "KiPageFault", record)
+    return made, draft, ip
+
+
+@scene("unhandled-exception")
+def unhandled_exception(layouts: Layouts) -> Scene:
+    """0x1E: a write through a null pointer that nobody handles."""
+    code = touch("WriteNull", bytes.fromhex("8903"))
+    made, _, ip = _unhandled_access(layouts, code, 0x10, _WRITE)
     return crashed(made, 0x1E, (_SIGN | ACCESS_VIOLATION, ip, _WRITE, 0x10))
 
 
@@ -143,19 +151,7 @@ def system_thread(layouts: Layouts) -> Scene:
 @scene("kernel-exception")
 def kernel_exception(layouts: Layouts) -> Scene:
     """0x8E: a read through a null pointer; argument 3 is the trap frame."""
-    made = request(
-        touch("ReadNull", bytes.fromhex("8b03")),
-        (
-            Frame("myfault!ReadNull", sets={"rbx": 0}, stopped_at=TOUCHES),
-            Frame("KiPageFault", trap=kernel_trap(), call=TO_EXCEPTION),
-            Frame("KiExceptionDispatch"),
-            Frame("KiDispatchException", call=UNHANDLED),
-        ),
-        EXCEPTIONS,
-    )
-    draft = draft_stack(made, layouts)
-    ip = draft.frame("myfault!ReadNull").ip
-    made, _, _ = record_and_context(made, draft, "KiPageFault", exception_record(ACCESS_VIOLATION, ip, (_READ, 0)))
+    made, draft, ip = _unhandled_access(layouts, touch("ReadNull", bytes.fromhex("8b03")), 0, _READ)
     return crashed(made, 0x8E, (_SIGN | ACCESS_VIOLATION, ip, draft.trap_frame("KiPageFault"), 0))
 
 

@@ -154,3 +154,19 @@ def test_the_sample_as_a_memory_image(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "machine.lime"
     assert cli.main(["sample", "--image", "lime", "--running", str(path)]) == 0
     assert "memory image (lime)" in capsys.readouterr().out and path.read_bytes()[:4] == b"EMiL"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (("batch", "dumps", "--jsonl", "out", "--jobs", "0"), "--jobs: '0' is no whole number from 1 to "),
+        (("batch", "dumps", "--jsonl", "out", "--jobs", "two"), "--jobs: 'two' is no whole number from 1 to "),
+        (("batch", "dumps", "--jsonl", "out", "--time-limit", "nan"), "--time-limit: 'nan' is no number of seconds"),
+        (("mcp", "--root", ".", "--http", "65536"), "--http: '65536' is no whole number from 0 to 65535"),
+    ],
+)
+def test_numbers_out_of_range(arguments: tuple[str, ...], refused: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert ended.value.code == 2
+    assert f"error: argument {refused}" in capsys.readouterr().err

@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.amounts import only
-from volatility3_kdump.cpu import amd64_unwind
+from tests.cpu.code_images import BASE, REAL_IMAGES, functions_of, reader
 from volatility3_kdump.cpu.alignment import ALIGNED, MISALIGNED, UNKNOWN, alignment
 from volatility3_kdump.cpu.disasm import decode_many
-
-BASE = 0xFFFFF80600001000
 
 #: nt!KiPageFault and KeBugCheckEx have such instructions; each entry is one.
 INSTRUCTIONS = [
@@ -25,14 +23,6 @@ INSTRUCTIONS = [
         " 8bf8 85c0 7905 ba01000000 488b5c2440 488b6c2448 488b742450 4883c420 415f 415e 5f c3 cccccc"
     ).split()
 ]
-
-
-def reader(code: bytes, base: int = BASE):
-    def read(address: int, size: int) -> bytes | None:
-        offset = address - base
-        return code[offset : offset + size] if offset >= 0 and offset + size <= len(code) else None
-
-    return read
 
 
 def starts_of(instructions: list[bytes]) -> list[int]:
@@ -82,20 +72,12 @@ def test_other_processors_are_not_judged():
     assert alignment(reader(b""), BASE, "arm").state == UNKNOWN
 
 
-@pytest.mark.parametrize("image", only(("xframe_eh_exe.exe",), ("xcpt4.exe", "xframe_eh_exe.exe")))
+@pytest.mark.parametrize("image", only(REAL_IMAGES[1:], REAL_IMAGES))
 def test_against_the_functions_of_real_images(shared_data, image):
     """Every function's own start gives its boundaries; the answer looks at the bytes before the place alone."""
-    pefile = pytest.importorskip("pefile")
-    path = shared_data / "pe" / "seh" / "x64" / image
-    if not path.exists():
-        pytest.skip(f"{image} is not at hand")
-    pe = pefile.PE(str(path))
-    memory = pe.get_memory_mapped_image()
-    read = reader(memory, 0)
-    directory = pe.OPTIONAL_HEADER.DATA_DIRECTORY[3]
-    table = amd64_unwind.FunctionTable(read, (directory.VirtualAddress, directory.Size), len(memory))
+    read, functions = functions_of(shared_data, image)
     judged = wrong = 0
-    for function in list(table.functions())[::3]:
+    for function in functions[::3]:
         boundaries = {instruction.address for instruction in decode_many(read, function.begin, 200, "x64")}
         for rva in range(function.begin + 0x40, min(function.end, max(boundaries, default=0)), 7):
             answer = alignment(read, rva, "x64")

@@ -7,19 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.amounts import only
-from volatility3_kdump.cpu import amd64_unwind
+from tests.cpu.code_images import BASE, REAL_IMAGES, functions_of, reader
 from volatility3_kdump.cpu.calls import cannot_follow_call
 from volatility3_kdump.cpu.disasm import decode_many
-
-BASE = 0xFFFFF80600001000
-
-
-def reader(code: bytes, base: int = BASE):
-    def read(address: int, size: int) -> bytes | None:
-        offset = address - base
-        return code[offset : offset + size] if offset >= 0 and offset + size <= len(code) else None
-
-    return read
 
 
 def cannot(code: str, size: int = 0x40) -> bool:
@@ -75,19 +65,11 @@ def test_without_bytes_nothing_is_ruled_out() -> None:
     assert not cannot_follow_call(reader(bytes(0x40)), BASE, "arm64")
 
 
-@pytest.mark.parametrize("image", only(("xframe_eh_exe.exe",), ("xcpt4.exe", "xframe_eh_exe.exe")))
+@pytest.mark.parametrize("image", only(REAL_IMAGES[1:], REAL_IMAGES))
 def test_no_call_of_a_real_image_is_ruled_out(shared_data, image: str) -> None:
-    pefile = pytest.importorskip("pefile")
-    path = shared_data / "pe" / "seh" / "x64" / image
-    if not path.exists():
-        pytest.skip(f"{image} is not at hand")
-    pe = pefile.PE(str(path))
-    memory = pe.get_memory_mapped_image()
-    read = reader(memory, 0)
-    directory = pe.OPTIONAL_HEADER.DATA_DIRECTORY[3]
-    table = amd64_unwind.FunctionTable(read, (directory.VirtualAddress, directory.Size), len(memory))
+    read, functions = functions_of(shared_data, image)
     judged = 0
-    for function in list(table.functions())[::2]:
+    for function in functions[::2]:
         for instruction in decode_many(read, function.begin, 120, "x64"):
             behind = instruction.address + instruction.size
             if instruction.mnemonic == "call" and behind < function.end:

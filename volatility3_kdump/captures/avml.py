@@ -9,9 +9,8 @@ from __future__ import annotations
 import struct
 
 from volatility3_kdump.captures.blocks import SNAPPY, STORED, BlockSource, require
-from volatility3_kdump.captures.capture import Capture, page_map
+from volatility3_kdump.captures.capture import Capture, no_range_here, page_map, range_header
 from volatility3_kdump.dump import Segment, Source
-from volatility3_kdump.errors import CorruptDump
 
 MAGIC = b"AVML"
 _HEADER = struct.Struct("<4sIQQQ")
@@ -35,16 +34,12 @@ def read_avml(source: Source) -> Capture:
     warnings: list[str] = []
     position = 0
     while position < source.size:
-        data = source.read(position, _HEADER.size)
-        if len(data) < _HEADER.size:
-            warnings.append(f"the file ends inside the header of a range at {position:#x}: the copy is truncated")
+        header = range_header(source, position, _HEADER, warnings)
+        if header is None:
             break
-        magic, version, first, end, _ = _HEADER.unpack(data)
+        magic, version, first, end, _ = header
         if magic != MAGIC or version != 2 or end <= first:
-            message = f"no header of an AVML range (version 2) at offset {position:#x}"
-            if not ranges:
-                raise CorruptDump(f"{message}: the image is damaged")
-            warnings.append(f"{message}: what follows is left out")
+            warnings.append(no_range_here("an AVML range (version 2)", position, ranges))
             break
         begin = unpacked.size
         position, complaint = _chunks(source, position + _HEADER.size, end - first, unpacked)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from volatility3_kdump.cpu.state import ProcessorState
 from volatility3_kdump.dump import PageMap, Segment, Source
@@ -34,6 +36,23 @@ class Capture:
     why_no_registers: str = ""
     warnings: tuple[str, ...] = ()
     header: bytes | None = None
+
+
+def range_header(source: Source, position: int, layout: struct.Struct, warnings: list[str]) -> tuple[Any, ...] | None:
+    """The fields of the header in front of a range; ``None``, and a warning, where the file ends inside of it."""
+    data = source.read(position, layout.size)
+    if len(data) < layout.size:
+        warnings.append(f"the file ends inside the header of a range at {position:#x}: the copy is truncated")
+        return None
+    return layout.unpack(data)
+
+
+def no_range_here(what: str, position: int, ranges: Sequence[Segment]) -> str:
+    """The warning where no header of a range is. Raises :class:`CorruptDump` where no range was read before."""
+    message = f"no header of {what} at offset {position:#x}"
+    if not ranges:
+        raise CorruptDump(f"{message}: the image is damaged")
+    return f"{message}: what follows is left out"
 
 
 def page_map(source: Source, ranges: Iterable[Segment], what: str, warnings: Sequence[str] = ()) -> RunPageMap:

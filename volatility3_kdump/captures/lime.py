@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import struct
 
-from volatility3_kdump.captures.capture import Capture, page_map
+from volatility3_kdump.captures.capture import Capture, no_range_here, page_map, range_header
 from volatility3_kdump.dump import Segment, Source
-from volatility3_kdump.errors import CorruptDump
 
 MAGIC = b"EMiL"
 _HEADER = struct.Struct("<4sIQQQ")
@@ -19,19 +18,15 @@ _MOST_RANGES = 1 << 20
 def read_lime(source: Source) -> Capture:
     """The memory in a LiME image. Raises :class:`CorruptDump` for one that holds no range."""
     ranges: list[Segment] = []
-    warnings = []
+    warnings: list[str] = []
     position = 0
     while position < source.size:
-        data = source.read(position, _HEADER.size)
-        if len(data) < _HEADER.size:
-            warnings.append(f"the file ends inside the header of a range at {position:#x}: the copy is truncated")
+        header = range_header(source, position, _HEADER, warnings)
+        if header is None:
             break
-        magic, version, first, last, _ = _HEADER.unpack(data)
+        magic, version, first, last, _ = header
         if magic != MAGIC or version != 1 or last < first or len(ranges) >= _MOST_RANGES:
-            message = f"no header of a LiME range (version 1) at offset {position:#x}"
-            if not ranges:
-                raise CorruptDump(f"{message}: the image is damaged")
-            warnings.append(f"{message}: what follows is left out")
+            warnings.append(no_range_here("a LiME range (version 1)", position, ranges))
             break
         ranges.append(Segment(first, position + _HEADER.size, last - first + 1))
         position += _HEADER.size + last - first + 1

@@ -17,6 +17,7 @@ from volatility3_kdump.batch.task import Line, Options
 from volatility3_kdump.batch.watching import watched
 from volatility3_kdump.batch.workers import MOST_JOBS, Progress, lines_of
 from volatility3_kdump.cli.command import Command
+from volatility3_kdump.cli.numbers import seconds, whole_number
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.files import write_text
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``kdump batch``."""
     parser.add_argument("paths", metavar="DIR", nargs="+", help="directories, dumps, archives with dumps; URLs")
     parser.add_argument("--jsonl", metavar="OUT", type=Path, required=True, help="the file that gets the lines")
-    parser.add_argument("--jobs", metavar="N", type=_count, help="dumps analysed at a time (default: processors)")
+    parser.add_argument(
+        "--jobs", metavar="N", type=whole_number(1, MOST_JOBS), help="dumps analysed at a time (default: processors)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with OUT: files that have a line are left out")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the summary as JSON as well")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the summary as one HTML page as well")
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pattern", metavar="GLOB", action="append", default=[], help="only names in the directories that match"
     )
-    parser.add_argument("--time-limit", metavar="S", type=_seconds, help="give up on a dump after so many seconds")
+    parser.add_argument("--time-limit", metavar="S", type=seconds, help="give up on a dump after so many seconds")
     for options, explanation in (
         (("--isf-dir",), "directories searched for symbol tables before the host's own"),
         (
@@ -62,20 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*options, metavar="DIR", action="append", default=[], help=explanation)
     parser.add_argument("--offline", action="store_true", help="ask no symbol server, whatever the paths say")
     parser.add_argument("--triage-ini", metavar="FILE", help="rules of yours for choosing the culprit")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= MOST_JOBS:
-        raise ValueError
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e7:
-        raise ValueError
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

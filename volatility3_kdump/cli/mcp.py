@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
+from volatility3_kdump.cli.numbers import seconds, whole_number
 from volatility3_kdump.collecting import no_collection
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.options import parse_size
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.serving.dumps import Dumps
 
 _LOOPBACK = "127.0.0.1"
+#: Dumps that may be open at a time, each in a process of its own.
+_MOST_DUMPS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,41 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--open", metavar="DUMP", action="append", default=[], help="open and analyse it while the client connects"
     )
     parser.add_argument(
-        "--http", metavar="PORT", type=_port, help=f"serve http://{_LOOPBACK}:PORT/mcp instead (0: any free port)"
+        "--http",
+        metavar="PORT",
+        type=whole_number(0, 0xFFFF),
+        help=f"serve http://{_LOOPBACK}:PORT/mcp instead (0: any free port)",
     )
-    parser.add_argument("--time-limit", metavar="S", type=_seconds, default=60.0, help="seconds of a call (default 60)")
+    parser.add_argument("--time-limit", metavar="S", type=seconds, default=60.0, help="seconds of a call (default 60)")
     parser.add_argument(
         "--memory-limit", metavar="SIZE", type=_size, default=4 << 30, help="memory of a dump's process (default 4G)"
     )
-    parser.add_argument("--dumps", metavar="N", type=_count, default=8, help="dumps open at a time (default 8)")
+    parser.add_argument(
+        "--dumps", metavar="N", type=whole_number(1, _MOST_DUMPS), default=8, help="dumps open at a time (default 8)"
+    )
     add_dump_options(parser, member=False)
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 0xFFFF:
-        raise ValueError
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e7:
-        raise ValueError
-    return value
 
 
 def _size(text: str) -> int:
     value = parse_size(text)
     if value is None or value < 256 << 20:
         raise argparse.ArgumentTypeError("is no size of at least 256M, such as 4G")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 64:
-        raise ValueError
     return value
 
 

@@ -7,7 +7,7 @@ but compiled files are of one library each, and a compiled file is code: only lo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -128,7 +128,27 @@ def _bad_compiled(path: Path, library: str, error: BaseException) -> KdumpError:
     return KdumpError(f"{path}: not rules that {library} compiled: {' '.join(str(error).split())}")
 
 
-class _YaraX:
+class _Library:
+    """What both libraries have: notes, each once, and one :class:`Rule` for all matches of a rule."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._rules_seen: dict[tuple[str, str], Rule] = {}
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _rule(self, name: str, matching_rule: Any, metadata: Iterable[tuple[str, Any]]) -> Rule:
+        key = matching_rule.namespace, name
+        rule = self._rules_seen.get(key)
+        if rule is None:
+            rule = Rule(name, matching_rule.namespace, tuple(matching_rule.tags), tuple(metadata))
+            self._rules_seen[key] = rule
+        return rule
+
+
+class _YaraX(_Library):
     library = YARA_X
     # A scanner works only in the thread that made it, and keeps the others from running.
     threads = False
@@ -136,10 +156,9 @@ class _YaraX:
     def __init__(self, rules: Any) -> None:
         import yara_x
 
-        self.notes: list[str] = []
+        super().__init__()
         # One scanner for all data: making one takes several times as long as scanning a page.
         self._scanner = yara_x.Scanner(rules)
-        self._known: dict[tuple[str, str], Rule] = {}
 
     @classmethod
     def compile(cls, text: str, path: Path | None) -> _YaraX:
@@ -173,10 +192,6 @@ class _YaraX:
         except Exception as error:  # the library raises whatever its decoder raises
             raise _bad_compiled(path, cls.library, error) from error
 
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-
     def matches(self, data: bytes) -> Iterator[Match]:
         import yara_x
 
@@ -185,16 +200,7 @@ class _YaraX:
         except (yara_x.ScanError, yara_x.TimeoutError) as error:
             raise KdumpError(f"yara-x gave up: {' '.join(str(error).split())}") from error
         for matching_rule in matching:
-            key = matching_rule.namespace, matching_rule.identifier
-            rule = self._known.get(key)
-            if rule is None:
-                rule = Rule(
-                    matching_rule.identifier,
-                    matching_rule.namespace,
-                    tuple(matching_rule.tags),
-                    tuple(matching_rule.metadata),
-                )
-                self._known[key] = rule
+            rule = self._rule(matching_rule.identifier, matching_rule, matching_rule.metadata)
             for pattern in matching_rule.patterns:
                 identifier, matches = pattern.identifier, pattern.matches
                 if len(matches) >= _MOST_MATCHES:
@@ -203,26 +209,23 @@ class _YaraX:
                     yield Match(match.offset, match.length, rule, identifier)
 
 
-class _YaraPython:
+class _YaraPython(_Library):
     library = YARA_PYTHON
     threads = True
 
     def __init__(self, rules: Any) -> None:
         import yara
 
-        self.notes: list[str] = []
+        super().__init__()
         self._rules = rules
         # Where the library has no warnings, it gives up at too many matches.
         self._options = {"warnings_callback": self._warned} if hasattr(yara, "CALLBACK_TOO_MANY_MATCHES") else {}
-        self._known: dict[tuple[str, str], Rule] = {}
 
     def _warned(self, kind: int, message: Any) -> int:
         import yara
 
         what = "too many matches" if kind == yara.CALLBACK_TOO_MANY_MATCHES else f"warning {kind}"
-        note = f"yara-python: {what} for string {message.string} in rule {message.rule!r}"
-        if note not in self.notes:
-            self.notes.append(note)
+        self._note(f"yara-python: {what} for string {message.string} in rule {message.rule!r}")
         return int(yara.CALLBACK_CONTINUE)
 
     @classmethod
@@ -254,16 +257,7 @@ class _YaraPython:
         except yara.Error as error:
             raise KdumpError(f"yara-python gave up: {' '.join(str(error).split())}") from error
         for matching_rule in matching:
-            key = matching_rule.namespace, matching_rule.rule
-            rule = self._known.get(key)
-            if rule is None:
-                rule = Rule(
-                    matching_rule.rule,
-                    matching_rule.namespace,
-                    tuple(matching_rule.tags),
-                    tuple(matching_rule.meta.items()),
-                )
-                self._known[key] = rule
+            rule = self._rule(matching_rule.rule, matching_rule, matching_rule.meta.items())
             for string in matching_rule.strings:
                 if isinstance(string, tuple):  # before 4.3
                     offset, identifier, matched = string

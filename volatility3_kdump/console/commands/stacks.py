@@ -259,11 +259,15 @@ def trap(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _set_trap(session: Session, address: int) -> Iterable[str]:
     from volatility3_kdump.analysis.failure import failure_at_trap
-    from volatility3_kdump.views.trap import failure_grid
     from volatility3_kdump.windows.stacks.starts import trap_start
 
-    failure = failure_at_trap(session.target, address)
-    start = trap_start(session.target, address)
+    return _made_current(session, failure_at_trap(session.target, address), trap_start(session.target, address))
+
+
+def _made_current(session: Session, failure: Failure, start: Start) -> Iterable[str]:
+    """Registers become those of the session; what is shown of them."""
+    from volatility3_kdump.views.trap import failure_grid
+
     _set_failure(session.current, failure, start)
     return failure_grid(session.target, failure).kd_lines()
 
@@ -289,13 +293,9 @@ def context_record(session: Session, arguments: Arguments) -> Iterable[str]:
 
 def _set_context(session: Session, address: int) -> Iterable[str]:
     from volatility3_kdump.analysis.failure import failure_at_context
-    from volatility3_kdump.views.trap import failure_grid
     from volatility3_kdump.windows.stacks.starts import context_start
 
-    failure = failure_at_context(session.target, address)
-    start = context_start(session.target, address)
-    _set_failure(session.current, failure, start)
-    return failure_grid(session.target, failure).kd_lines()
+    return _made_current(session, failure_at_context(session.target, address), context_start(session.target, address))
 
 
 @command(".ecxr", help="registers of the exception of the crash, and makes them current", plugin="trap")
