@@ -25,7 +25,8 @@ def test_the_command(dumps: Path, lines: list[Line], tmp_path: Path, capsys: pyt
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.endswith(
-        "7 analysed in 2 groups, 6 failed\nleft out: 2 other files in the directories, without a crash dump\n"
+        "7 analysed of 2 crashes in 2 groups, 6 failed\n"
+        "left out: 2 other files in the directories, without a crash dump\n"
     )
     document = json.loads(summary.read_text("ascii"))
     assert document["analysed"] == 7
