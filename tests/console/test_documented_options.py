@@ -142,3 +142,21 @@ def test_flags_of_ready(opened_scene: Opened) -> None:
         assert [line for line in lines if line.startswith(("Processor", "    THREAD"))] == [
             line for line in plain if line.startswith(("Processor", "    THREAD"))
         ]
+
+
+def test_texts_in_commands_for_modules(session: Session) -> None:
+    """The quotes of a command are its own; those around several commands hold them together."""
+    wanted = answer(session, "lm1m m my*")
+    assert wanted
+    line = '!for_each_module .if ($spat("@#ModuleName","my*")) {.echo @#ModuleName}'
+    assert answer(session, line) == wanted
+    outer = '!for_each_module ".if ($spat(\\"@#ModuleName\\",\\"my*\\")) {.echo @#ModuleName; .echo on}"'
+    assert answer(session, outer) == [line for name in wanted for line in (name, "on")]
+    assert answer(session, '!for_each_module ".echo @#ModuleName; .echo b"')[1::2] == ["b"] * len(
+        session.target.modules
+    )
+
+
+def test_every_flag_of_a_thread_at_once(session: Session) -> None:
+    plain = answer(session, "!thread")
+    assert [line for line in answer(session, "!thread @$thread 1f") if not line.startswith("NOTE")][:5] == plain[:5]

@@ -114,7 +114,7 @@ def test_headers_as_another_reader_has_them(session: Session) -> None:
     assert values["checksum"] == image.OPTIONAL_HEADER.CheckSum
     assert text.count("SECTION HEADER #") == len(image.sections)
     assert "SECTION HEADER" not in "\n".join(answer(session, "!dh -f myfault"))
-    assert answer(session, "!dh -s myfault")[2] == "   .text name"
+    assert answer(session, "!dh -s myfault")[3] == "   .text name"
 
 
 def test_a_module_in_short(session: Session) -> None:

@@ -336,7 +336,10 @@ def help_lines() -> Iterator[str]:
     examples=(Example('!for_each_module "s -a @#Base @#End Leak"'),),
 )
 def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
-    body = " ".join(arguments.words)
+    body = arguments.text.strip()
+    if len(body) > 1 and body[0] == body[-1] == '"':
+        # Quotes around all of it hold commands together; those of the commands themselves are theirs.
+        body = body[1:-1].replace('\\"', '"')
     if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:
         raise KdumpError("!for_each_module inside of itself would never end")
     session.module_loops += 1

@@ -89,6 +89,7 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     arguments=(
         number("ADDRESS", "an ETHREAD"),
         flags(
+            Bit(1, "nothing more: people type 1f for all flags"),
             Bit(2, "what it waits for"),
             Bit(4, "its stack"),
             Bit(8, "the stack without arguments"),
