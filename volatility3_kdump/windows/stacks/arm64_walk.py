@@ -10,6 +10,7 @@ from typing import Any
 
 from volatility3_kdump.cpu import arm64, arm64_unwind
 from volatility3_kdump.cpu.context import Context
+from volatility3_kdump.windows.stacks.arm64_user_walk import walk_arm64_user
 from volatility3_kdump.windows.stacks.frames import FRAME_POINTER, INTERRUPTED, TRAP_FRAME, UNWIND, Stack
 from volatility3_kdump.windows.stacks.parts import with_parts
 from volatility3_kdump.windows.stacks.places import may_follow_call
@@ -74,7 +75,7 @@ class Arm64Walk(Walk):
             return "start of the thread", True
         if not self.target.is_kernel_address(ip) and (call_site or not sp or not self.target.is_kernel_address(sp)):
             self.add(ip, sp, trust, call_site)
-            return "user mode", True
+            return self.user_mode(registers, call_site)
         # The outermost frame record has no frame pointer, and nothing above it to judge.
         before = self.segment
         problem = self.enter(registers.stack_address, trust == TRAP_FRAME) if registers.stack_address else None
@@ -83,6 +84,19 @@ class Arm64Walk(Walk):
         if problem and not self.rows:
             self.add(ip, sp, trust, call_site)
         return (problem, False) if problem else None
+
+    def user_mode(self, registers: Any, call_site: bool) -> tuple[str, bool]:
+        """Go on in user mode, where the dump holds that of the process."""
+        code = self.user_code()
+        if code is None or len(self.rows) >= self.most:
+            return "user mode", True
+        most = self.most - len(self.rows)
+        walked = walk_arm64_user(code, registers, call_site, most, self.walker.authentication)
+        for row in walked.rows:
+            self.add(row.ip, row.sp, row.trust, row.call_site)
+        if len(self.rows) >= self.most:
+            return f"{self.most} frames, the limit", False
+        return walked.end, walked.complete
 
     def step(self, registers: Any, call_site: bool) -> tuple[Any, str]:
         """One step by the image's unwind data, else by what the code tells, else by the frame-pointer chain."""

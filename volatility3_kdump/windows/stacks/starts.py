@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cpu import x86
@@ -167,7 +168,9 @@ def thread_start(target: Target, thread: int) -> Start:
     if not limits[0] <= stack < limits[1]:
         raise NoStack(f"KernelStack {stack:#x} lies outside the stack {limits[0]:#x} to {limits[1]:#x}")
     if target.header.architecture == "arm64":
-        return arm64_waiting(target, thread, stack, limits)
+        waiting = arm64_waiting(target, thread, stack, limits)
+        user_memory = _maps_user_memory(target, saved)
+        return dataclasses.replace(waiting, user_memory=user_memory, process=saved.owner, thread=thread)
     held = stack, present(target, stack, min(limits[1], stack + LARGEST_STACK))
     read = Covered(target.memory.read, *held).read
     if target.header.architecture == "x64":

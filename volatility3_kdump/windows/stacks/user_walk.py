@@ -38,7 +38,7 @@ def walk_user(code: UserCode, registers: Any, call_site: bool, most: int, wanted
     ``wanted`` is the number of the frame behind it (0 the next one) whose registers are kept.
     """
     memory = code.space.memory
-    read = _covered(memory.read, registers.rsp)
+    read = covered(memory.read, registers.rsp)
     rows: list[UserRow] = []
     kept: Any = None
 
@@ -77,7 +77,7 @@ def walk_user(code: UserCode, registers: Any, call_site: bool, most: int, wanted
     return end("the limit")
 
 
-def _covered(read: Read, sp: int | None) -> Read:
+def covered(read: Read, sp: int | None) -> Read:
     """The memory of the process, with the pages from the stack pointer on read once."""
     if sp is None:
         return read

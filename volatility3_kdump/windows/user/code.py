@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 from typing import TYPE_CHECKING, Any
 
-from volatility3_kdump.cpu import amd64_unwind
+from volatility3_kdump.cpu import amd64_unwind, arm64_unwind
 from volatility3_kdump.cpu.x86_frames import FrameData
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.image_files import ModuleImage
@@ -29,6 +29,7 @@ _MOST_MEMORIES = 8
 _MOST_REMEMBERED = 0x4000
 #: No image is larger.
 _LARGEST = 1 << 31
+_ARM64 = 0xAA64
 
 
 class UserImage:
@@ -47,6 +48,9 @@ class UserImage:
         self.names = AddressNames([module], {}, sources.find, lambda module: self.image.headers(), sources.lines)
         self._table: Any = None
         self._made = False
+        self._arm64 = target.header.architecture == "arm64"
+        #: Why there is no function table, where it is not for absent headers.
+        self.why_no_table = ""
 
     def add(self, memory: Memory) -> None:
         """Another process that has the module."""
@@ -76,7 +80,12 @@ class UserImage:
             headers = self.image.headers()
             if headers is not None and headers.directories:
                 located = headers.directory(EXCEPTION)
-                self._table = amd64_unwind.FunctionTable(self.image.read, located, self.module.size)
+                if not self._arm64:
+                    self._table = amd64_unwind.FunctionTable(self.image.read, located, self.module.size)
+                elif headers.machine == _ARM64:
+                    self._table = arm64_unwind.FunctionTable(self.image.read, located, self.module.size)
+                else:
+                    self.why_no_table = f"code for another machine ({headers.machine:#x}), which is not walked"
         return self._table
 
 
