@@ -29,6 +29,8 @@ _NOT_STOPPED = 5
 _IPI_STATE = 0xF
 _KERNEL_MODULES = ("nt", "hal")
 #: What the processor pushes for a fault in the kernel, and how many of these make a row.
+#: RFLAGS.IF.
+_INTERRUPTS_ENABLED = 0x200
 _KERNEL_SELECTOR, _STACK_SELECTORS, _FEWEST_FAULTS = (0x10).to_bytes(8, "little"), (0, 0x18), 3
 _MOST_STACK = 0x6000
 #: The routines that run DPCs: what they called is the routine of a DPC.
@@ -321,7 +323,13 @@ def _hung_state(target: Target, processor: Processor) -> tuple[Reasoning, int | 
     name = target.name_of(ip)
     findings.append(Finding("HUNG_PROCESSOR_IP", name or f"{ip:016x}", ip))
     sentences.append(f"Its last known instruction is {name or f'{ip:#x}, which is in no driver'}.")
-    return Reasoning(tuple(findings), tuple(sentences), uncertain=uncertain), processor.current_thread
+    words = ["IDLE_THREAD"] if idle else []
+    flags = processor.context.get("eflags") if processor.context is not None else None
+    if flags is not None and not flags & _INTERRUPTS_ENABLED:
+        findings.append(Finding("HUNG_PROCESSOR_INTERRUPTS", "disabled", None, "its saved flags"))
+        words.append("INTERRUPTS_DISABLED")
+    described = Reasoning(tuple(findings), tuple(sentences), specifiers=tuple(words), uncertain=uncertain)
+    return described, processor.current_thread
 
 
 def _nested_faults(target: Target, processor: Processor) -> tuple[Finding, str] | None:
