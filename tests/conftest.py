@@ -259,10 +259,9 @@ def image(tmp_path_factory: pytest.TempPathFactory, layouts: Layouts) -> Callabl
 @pytest.fixture(scope="session")
 def layouts() -> Layouts:
     """The layouts of the kernel whose symbol table the package ships."""
-    from volatility3_kdump.layout import Layouts
     from volatility3_kdump.tables import kernel_table_path
 
-    return Layouts.load(kernel_table_path())
+    return isf.load_table_file(kernel_table_path())
 
 
 @pytest.fixture(scope="session")

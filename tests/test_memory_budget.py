@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import lzma
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.prompt import answer, session_over
+from tests.vol_here import VolHere
 from volatility3_kdump.memory import LIMIT_VARIABLE, ReadBudget, ReadLimit
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -104,27 +103,9 @@ def test_what_was_read_before_the_end_is_shown(
     assert lines[-1].startswith("stopped: this has read 100,663,296 bytes")
 
 
-def test_plugins_end_with_one_line(sample: Callable[..., Path]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "volatility3_kdump",
-        "vol",
-        "-q",
-        "--offline",
-        "-f",
-        str(sample()),
-        "kdump.process",
-    ]
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=CHECKOUT,
-        env={**os.environ, LIMIT_VARIABLE: "20k"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_plugins_end_with_one_line(sample: Callable[..., Path], vol_environment: dict[str, str], home: Path) -> None:
+    vol = VolHere({**vol_environment, LIMIT_VARIABLE: "20k"})
+    done = vol.run(["-q", "--offline", "-f", str(sample()), "kdump.process"], home)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "kdump: stopped: this has read 20,480 bytes" in done.stderr
 

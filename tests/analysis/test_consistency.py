@@ -21,7 +21,7 @@ from volatility3_kdump.analysis.bugcheck import header_bug_check
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.target import Target
 
 BASE, SIZE, FAULT = 0xFFFFF80060DA0000, 0x9000, 0x1981
@@ -112,7 +112,7 @@ def test_without_a_file_nothing_is_said(dump: Path) -> None:
 def with_counters(
     path: Path, isf: Path, structures: tuple[KernelStructure, ...], variables: tuple[Variable, ...]
 ) -> Case:
-    layouts = Layouts.load(isf)
+    layouts = load_table_file(isf)
     scene = dataclasses.replace(high_irql_fault(), structures=structures, variables=variables)
     write(path, 6, make_contents(Machine(scene, layouts)))
     return case_of(volatility3_kdump.open(path, isf_file=isf))
@@ -120,7 +120,7 @@ def with_counters(
 
 def test_counters_of_every_kernel(isf_path: Path, tmp_path: Path) -> None:
     """New kernels keep them in MiState, old ones in variables of their own; both are filled here with other values."""
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     structures: tuple[KernelStructure, ...] = ()
     state = layouts.symbol("MiState")
     new = layouts.has("_MI_SYSTEM_INFORMATION", "Errors.BadPagesDetected")

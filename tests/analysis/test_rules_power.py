@@ -26,7 +26,7 @@ from volatility3_kdump.analysis.crash import analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import RULES, Case
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 
@@ -68,7 +68,7 @@ def test_its_bucket_is_the_published_one(case: MakeCase, dump_type: int) -> None
 
 
 def test_every_kernel(isf_path: Path, tmp_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     for name in ("blocked-power-irp", "pnp-timeout"):
         path = tmp_path / f"{name}.dmp"
         containers.write(path, TRIAGE, make_contents(Machine(make_scene(name, layouts), layouts)))
@@ -91,7 +91,7 @@ def case_of(target: Target) -> Case:
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
     """``pieces(without)``: the small memory dump of the blocked IRP without the blocks at some addresses."""
     directory = tmp_path_factory.mktemp("pieces")
-    layouts = Layouts.load(kernel_table_path())
+    layouts = load_table_file(kernel_table_path())
     scene = make_scene("blocked-power-irp", layouts)
 
     def make(*without: int) -> Case:
@@ -251,7 +251,7 @@ def test_a_device_that_the_power_framework_waits_for(isf_paths: list[Path], tmp_
     """0x9F, P1 = 5, and 0x15F, P1 = 2: a POP_FX_DEVICE leads to the device node, and that to the service."""
     device = 0xFFFF91894EF4D010
     for isf in isf_paths[-3:] if amounts.thorough else isf_paths[-1:]:
-        layouts = Layouts.load(isf)
+        layouts = load_table_file(isf)
         scene = make_scene("blocked-power-irp", layouts)
         fields = {"Irp": IRP, ("DevNode", "DeviceNode"): NODE}
         scene = dataclasses.replace(

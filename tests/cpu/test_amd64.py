@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from volatility3_kdump.cpu import Read, amd64
 from volatility3_kdump.cpu.amd64 import exception_frame, looks_like_trap_frame, trap_frame, why_not_trap_frame
 from volatility3_kdump.cpu.context import parse_context
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 FAULT_FRAME = 0xFFFF850429891F90
 
@@ -62,7 +62,7 @@ def test_the_fault_frame_is_the_only_one_on_the_real_stack(
 
 def test_the_transcript_frame(isf_path: Path) -> None:
     """The frame of a page fault in the kernel, laid out by each kernel's own symbols."""
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     frame = bytearray(layouts.size_of("_KTRAP_FRAME"))
     values = {
         "ExceptionActive": 1,
@@ -93,7 +93,7 @@ def test_the_transcript_frame(isf_path: Path) -> None:
 
 
 def test_fixed_offsets_equal_the_kernel_symbols(isf_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     for type_name, fixed, size in (
         ("_KTRAP_FRAME", amd64.TRAP_FRAME_FIELDS, amd64.TRAP_FRAME_SIZE),
         ("_KEXCEPTION_FRAME", amd64.EXCEPTION_FRAME_FIELDS, amd64.EXCEPTION_FRAME_SIZE),

@@ -332,7 +332,8 @@ def _blocks(image: Image, function: Function) -> list[int]:
 @pytest.mark.parametrize(
     "name, seeds, covered, steps",
     [
-        ("nested_collided.exe", 20, 0.88, 5000),
+        ("nested_collided.exe", 8, 0.85, 5000),
+        pytest.param("nested_collided.exe", 20, 0.88, 5000, marks=pytest.mark.thorough),
         pytest.param("xcpt4.exe", 6, 0.70, 20000, marks=pytest.mark.thorough),
         pytest.param("xframe_eh_dll.dll", 20, 0.90, 5000, marks=pytest.mark.thorough),
         pytest.param("xframe_eh_exe.exe", 20, 0.68, 5000, marks=pytest.mark.thorough),

@@ -17,7 +17,7 @@ from volatility3_kdump.cpu.context import (
     register_names,
     why_not_context,
 )
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 HEADER_CONTEXT = 0x348
 
@@ -75,7 +75,7 @@ def test_vector_registers_of_a_real_context(dump_bytes: Callable[[str], bytes]) 
 
 
 def test_offsets_equal_the_kernel_symbols(isf_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     assert context_size("x64") == layouts.size_of("_CONTEXT")
     record = bytearray(layouts.size_of("_CONTEXT"))
     flags = layouts.field("_CONTEXT", "ContextFlags")

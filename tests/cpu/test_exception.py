@@ -17,7 +17,7 @@ from volatility3_kdump.cpu.exception import (
     parse_exception_record,
     record_size,
 )
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 
 def test_the_synthetic_record_in_real_headers(dump_bytes: Callable[[str], bytes]) -> None:
@@ -40,7 +40,7 @@ def test_the_record_of_a_real_access_violation(triage_reader: Callable[[str], Re
 
 
 def test_offsets_equal_the_kernel_symbols(isf_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     type_name = "_EXCEPTION_RECORD"
     assert record_size(8) == layouts.size_of(type_name)
     data = bytearray(layouts.size_of(type_name))

@@ -23,9 +23,9 @@ from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.images.pe import parse_headers
 from volatility3_kdump.images.version_resource import image_version
-from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.stores.paths import SearchPath
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 
@@ -38,7 +38,7 @@ SIZE = 0x9000
 @pytest.fixture(scope="session")
 def image_file() -> Callable[[str], bytes]:
     """``image_file("myfault")``: the image file of a driver."""
-    machine = Machine(high_irql_fault(), Layouts.load(kernel_table_path()))
+    machine = Machine(high_irql_fault(), load_table_file(kernel_table_path()))
 
     def make(stem: str) -> bytes:
         image = machine.images.module(stem).image

@@ -17,6 +17,7 @@ from kdump_sample.machine import Machine
 from kdump_sample.myfault import high_irql_fault
 from tests.host import ADDRESS, BASE, SYSTEM_DIRECTORY, host_kernel
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 PROCESSES = {
     4: "System",
@@ -64,7 +65,7 @@ def pointer(module: Any, name: str) -> int:
 
 def test_host_reads_the_scene(isf_path: Path, sample: Callable[..., Path]) -> None:
     """On a full dump, which the host opens at once: its bitmap reader takes seconds."""
-    path, layouts = sample(1, isf_path), Layouts.load(isf_path)
+    path, layouts = sample(1, isf_path), load_table_file(isf_path)
     module = host_kernel(path, isf_path)
     check_processes(module)
     check_modules(module)
@@ -142,7 +143,7 @@ def test_host_crash_layer_opens(dump_type: int, session_kernel: Path, sample: Ca
 
 def test_every_field_exists(isf_path: Path) -> None:
     """A misspelt field name would be passed over like one that an old kernel lacks: the lacking ones are all known."""
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     machine = Machine(high_irql_fault(), layouts)
     assert machine.work.structures.missing == ABSENT.get(layouts.size_of("_EPROCESS"), set())
 

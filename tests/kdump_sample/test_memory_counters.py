@@ -6,14 +6,14 @@ from pathlib import Path
 
 from kdump_sample.memory_counters import PARTITION, STATE, VARIABLES
 from kdump_sample.memory_use import MemoryUse
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 
 def test_no_place_is_misspelt(isf_paths: list[Path]) -> None:
     """What a kernel lacks is passed over: so every field and variable must be there in one kernel at least."""
     left = {*PARTITION.values(), *STATE.values(), *(symbol for symbol, _ in VARIABLES.values())}
     for path in isf_paths:
-        table = Layouts.load(path)
+        table = load_table_file(path)
         left = {
             place
             for place in left

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 BASE = 0xFFFFF80062600000
 
@@ -58,7 +59,7 @@ def rows(text: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def layouts(session_kernel: Path) -> Layouts:
-    return Layouts.load(session_kernel)
+    return load_table_file(session_kernel)
 
 
 @pytest.fixture(scope="module")

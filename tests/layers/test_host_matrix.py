@@ -25,10 +25,8 @@ QUICK = [
     "windows.bigpools.BigPools",
     "windows.cmdline.CmdLine",
     "windows.dlllist.DllList",
-    "windows.driverscan.DriverScan",
     "windows.kpcrs.KPCRs",
     "windows.mftscan.MFTScan",
-    "windows.modscan.ModScan",
     "windows.poolscanner.PoolScanner",
     "windows.pslist.PsList",
     "windows.vadinfo.VadInfo",
@@ -112,7 +110,7 @@ def test_some_plugins_on_two_types(
     kernel_only: bool, made: Callable[[int, bool], Path], run_all: Callable[..., Outcomes]
 ) -> None:
     stock = run_all(made(1, kernel_only), QUICK, stock=True)
-    assert sum(bool(outcome.rows) for outcome in stock.values()) >= 9
+    assert sum(bool(outcome.rows) for outcome in stock.values()) >= 7
     for dump_type in (6, 9):
         compare(run_all(made(dump_type, kernel_only), QUICK), stock)
 

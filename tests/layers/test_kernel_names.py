@@ -37,7 +37,9 @@ print([name for name in opened if "..-" in str(name) or "/../" in str(name) or "
     assert done.stdout.splitlines()[-1] == "[]", done.stdout
 
 
-@pytest.mark.parametrize("value, expected", [("1", "True"), ("0", "False"), ("", "False")])
+@pytest.mark.parametrize(
+    "value, expected", [("1", "True"), ("0", "False"), pytest.param("", "False", marks=pytest.mark.thorough)]
+)
 def test_the_host_is_offline_too(value: str, expected: str) -> None:
     code = "import volatility3_kdump.layers; from volatility3.framework import constants; print(constants.OFFLINE)"
     done = subprocess.run(

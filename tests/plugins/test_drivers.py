@@ -18,7 +18,7 @@ from kdump_sample.myfault import high_irql_fault
 from tests.amounts import part
 from tests.archives import packing
 from tests.output import lines, parsed
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.drivers import drivers_grid
@@ -109,7 +109,7 @@ def test_devices_are_those_of_the_hosts_tree(sample, run_plugin, host) -> None:
 
 def test_versions_and_sections_are_pefiles(drivers) -> None:
     pefile = pytest.importorskip("pefile")
-    machine = Machine(high_irql_fault(), Layouts.load(kernel_table_path()))
+    machine = Machine(high_irql_fault(), load_table_file(kernel_table_path()))
     image = machine.images.module("myfault").image
     file = bytearray(image.size)
     for rva, data in pe.build(image).items():
@@ -200,7 +200,7 @@ def test_address(sample, run_plugin) -> None:
 
 
 def test_check(sample, run_plugin, tmp_path: Path) -> None:
-    machine = Machine(high_irql_fault(), Layouts.load(kernel_table_path()))
+    machine = Machine(high_irql_fault(), load_table_file(kernel_table_path()))
     image = machine.images.module("myfault").image
     file = bytearray(image.size)
     for rva, data in pe.build(image).items():

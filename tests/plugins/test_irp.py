@@ -19,7 +19,7 @@ from kdump_sample.scene import DriverObject, Scene
 from tests.output import parsed
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.requests import view_irp
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.views import irp as views
@@ -204,7 +204,7 @@ def rows_of(grid) -> list[tuple[Any, ...]]:
 
 
 def opened(scene: Scene, tmp_path: Path) -> Target:
-    layouts = Layouts.load(kernel_table_path())
+    layouts = load_table_file(kernel_table_path())
     path = tmp_path / "made.dmp"
     containers.write(path, 6, make_contents(Machine(scene, layouts)))
     return volatility3_kdump.open(path)

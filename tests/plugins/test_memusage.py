@@ -21,6 +21,7 @@ from tests.host import host_kernel
 from tests.output import lines, parsed
 from volatility3_kdump.findings.page_owners import MemoryUsage, Use, memory_usage
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.text import memusage as text
 
@@ -62,12 +63,12 @@ def made(frames: list[Frame], *owners: Any) -> Counter[str]:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Machine]:
     path = tmp_path_factory.mktemp("memory") / "memory.dmp"
-    layouts = Layouts.load(kernel_table_path())
+    layouts = load_table_file(kernel_table_path())
     return path, write_scene(path, make_scene("memory", layouts), layouts)
 
 
 def test_every_kernel(isf_path: Path, tmp_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     path = tmp_path / "memory.dmp"
     machine = write_scene(path, make_scene("memory", layouts), layouts)
     target = volatility3_kdump.open(path, isf_file=isf_path)
@@ -219,7 +220,7 @@ def test_rows(session: tuple[Path, Machine], run_plugin) -> None:
 @pytest.mark.parametrize("number", (1, pytest.param(9, marks=pytest.mark.thorough)))
 def test_the_host_reads_the_same(isf_paths: list[Path], tmp_path: Path, number: int) -> None:
     """The host's objects, entry by entry, on its own layers."""
-    layouts = Layouts.load(isf_paths[number])
+    layouts = load_table_file(isf_paths[number])
     path = tmp_path / "full.dmp"
     scene = make_scene("memory", layouts)
     write_scene(path, scene, layouts, dump_type=1)
@@ -326,7 +327,7 @@ def test_lists_longer_than_memory(session: tuple[Path, Machine], tmp_path: Path)
 def test_memory_described_by_the_header_alone(sample, tmp_path: Path) -> None:
     """A full dump's header has runs as well; the kernel's block is damaged here."""
     path = tmp_path / "full.dmp"
-    layouts = Layouts.load(kernel_table_path())
+    layouts = load_table_file(kernel_table_path())
     machine = write_scene(path, make_scene("memory", layouts), layouts, dump_type=1)
     target = volatility3_kdump.open(path)
     variable = target.symbol("MmPhysicalMemoryBlock")
@@ -354,7 +355,7 @@ def test_files_that_cannot_be_named(session: tuple[Path, Machine], tmp_path: Pat
 
 def test_reversed_bits_of_invalid_ptes(tmp_path: Path) -> None:
     """Kernels that protect from L1TF may keep the address of a subsection with the bits of a mask reversed."""
-    layouts, path, mask = Layouts.load(kernel_table_path()), tmp_path / "memory.dmp", 0x0000200000000000
+    layouts, path, mask = load_table_file(kernel_table_path()), tmp_path / "memory.dmp", 0x0000200000000000
     scene = make_scene("memory", layouts)
     state = scene.kernel_base + (layouts.symbol("MiState") or 0)
     hardware = KernelStructure("_MI_SYSTEM_INFORMATION", state, {"Hardware.InvalidPteMask": mask})
@@ -386,8 +387,8 @@ def test_processes_that_are_gone(session: tuple[Path, Machine], tmp_path: Path) 
 
 
 def test_without_symbols_only_what_the_debugger_block_names(isf_paths: list[Path], tmp_path: Path) -> None:
-    oldest = next(path for path in isf_paths if Layouts.load(path).size_of("_EPROCESS") == 0x4F8)
-    layouts = Layouts.load(oldest)
+    oldest = next(path for path in isf_paths if load_table_file(path).size_of("_EPROCESS") == 0x4F8)
+    layouts = load_table_file(oldest)
     path = tmp_path / "x.dmp"
     write_scene(path, make_scene("memory", layouts), layouts)
     usage = memory_usage(volatility3_kdump.open(path))

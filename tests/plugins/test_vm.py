@@ -16,7 +16,7 @@ from tests.edited import edited, write_scene
 from tests.host import host_kernel
 from tests.output import lines, parsed
 from volatility3_kdump.findings.memory_use import memory_use
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.text import vm as text
 from volatility3_kdump.windows.memory import memory_counters
@@ -186,7 +186,7 @@ def test_the_host_reads_the_same(isf_paths: list[Path], sample, number: int) -> 
 
 def test_without_symbols(isf_paths: list[Path], sample, tmp_path: Path) -> None:
     """KDDEBUGGER_DATA64 names the variables of Windows 7; later kernels have no variables to name."""
-    oldest = next(path for path in isf_paths if Layouts.load(path).size_of("_EPROCESS") == 0x4F8)
+    oldest = next(path for path in isf_paths if load_table_file(path).size_of("_EPROCESS") == 0x4F8)
     use = memory_use(volatility3_kdump.open(sample(6, oldest)))
     known = {label: counter.value for label, counter in use.counters.items() if counter.value is not None}
     # With types of a sibling the processes can be listed, and what they own summed up.
@@ -199,7 +199,7 @@ def test_without_symbols(isf_paths: list[Path], sample, tmp_path: Path) -> None:
 
 
 def test_no_counter_at_all(sample, run_plugin, isf_paths: list[Path]) -> None:
-    newest = next(path for path in isf_paths if Layouts.load(path).size_of("_EPROCESS") == 0xBC0)
+    newest = next(path for path in isf_paths if load_table_file(path).size_of("_EPROCESS") == 0xBC0)
     finished = run_plugin("-q", "-f", sample(6, newest), "kdump.vm")
     if "Physical Memory" not in finished.stdout:
         assert finished.returncode == 1
@@ -207,7 +207,7 @@ def test_no_counter_at_all(sample, run_plugin, isf_paths: list[Path]) -> None:
 
 
 def test_paged_pools(isf_paths: list[Path], sample, tmp_path: Path) -> None:
-    oldest = next(path for path in isf_paths if Layouts.load(path).size_of("_EPROCESS") == 0x4F8)
+    oldest = next(path for path in isf_paths if load_table_file(path).size_of("_EPROCESS") == 0x4F8)
     path = sample(6, oldest)
     target = volatility3_kdump.open(path, isf_file=oldest)
     shown = list(text.lines(memory_use(target), False, False))
@@ -231,7 +231,7 @@ def use_of(tmp_path: Path, **changes) -> tuple:
     counters = {**plain.counters, **changes.pop("counters", {})}
     scene = dataclasses.replace(high_irql_fault(), memory_use=dataclasses.replace(plain, counters=counters, **changes))
     path = tmp_path / "x.dmp"
-    write_scene(path, scene, Layouts.load(kernel_table_path()))
+    write_scene(path, scene, load_table_file(kernel_table_path()))
     use = memory_use(volatility3_kdump.open(path))
     return use, list(text.lines(use, False, False))
 

@@ -25,7 +25,7 @@ from kdump_sample.images import Module
 from kdump_sample.machine import Machine
 from kdump_sample.pe import Codeview
 from kdump_sample.scene import Driver, Scene
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 
 CLANG, LINK = "clang", "lld-link"
 PAGE = 0x1000
@@ -330,7 +330,7 @@ def write_machine(directory: Path, table: Mapping[str, Any], scene: Scene, extra
     moved = {**table, "symbols": {name: {"address": address} for name, address in symbols.items()}}
     isf = directory / "made.json"
     isf.write_text(json.dumps(moved))
-    layouts = Layouts.load(isf)
+    layouts = load_table_file(isf)
     parts = Machine(scene, layouts).images
     pad = scene.kernel_size - _TEXT - 0x20000
     source = source_of(parts.kernel, symbols, lambda target: call_of(target, symbols), _TEXT, pad)

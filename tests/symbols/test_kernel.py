@@ -13,7 +13,7 @@ import pytest
 from tests.archives import packing
 from volatility3_kdump import tables
 from volatility3_kdump.dump import BytesSource, CrashDump, open_dump
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.symbols.kdbg import DebuggerData
 from volatility3_kdump.symbols.kernel import find_kernel
 
@@ -65,7 +65,7 @@ def test_the_index_holds_every_kernel_that_is_known(shared_data: Path) -> None:
 
 
 def test_each_table_at_hand_is_identified_by_its_own_variables(isf_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     names = ("PsLoadedModuleList", "PsActiveProcessHead", "MmPfnDatabase", "KiProcessorBlock", "MmUnloadedDrivers")
     rvas = {name: layouts.symbol(name) for name in names}
     block = layouts.symbol("KdDebuggerDataBlock")
@@ -218,7 +218,7 @@ def test_a_dump_without_any_trace_of_a_kernel() -> None:
 
 
 def test_generations_are_those_of_the_tables(isf_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     size, thread = layouts.size_of("_EPROCESS"), layouts.size_of("_ETHREAD")
     fitting = [
         record

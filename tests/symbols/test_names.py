@@ -21,6 +21,7 @@ from volatility3_kdump.images.pe import PeImage, Section
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.stores.paths import SearchPath
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable, isf_symbols
 
@@ -55,7 +56,7 @@ def with_table(table: SymbolTable, *sections: Section) -> AddressNames:
 
 
 def test_nearest_lower_symbol_by_a_search_through_all(isf_path: Path) -> None:
-    table = Layouts.load(isf_path)
+    table = load_table_file(isf_path)
     kernel = module("nt", BASE, 0x2000000)
     names = AddressNames([kernel], {BASE: table})
     symbols = {name: table.symbol(name) or 0 for name in table.symbol_names()}

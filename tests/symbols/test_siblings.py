@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.amounts import step
 from volatility3_kdump import tables
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.options import Options
 from volatility3_kdump.symbols import siblings
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.symbols.kdbg import DebuggerData
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.machine.processors import processors
@@ -78,7 +80,7 @@ def differences(shown: Layouts, truth: Layouts) -> list[str]:
 def truth(shared_data: Path) -> dict[str, Layouts]:
     """The kernels' own tables, by the first digits of their GUIDs."""
     directory = shared_data / "isf" / "windows" / "ntkrnlmp.pdb"
-    return {path.name[:8]: Layouts.load(path) for path in sorted(directory.glob("*.json.xz"))}
+    return {path.name[:8]: load_table_file(path) for path in sorted(directory.glob("*.json.xz"))}
 
 
 def test_what_is_shown_is_true(truth: dict[str, Layouts]) -> None:
@@ -123,9 +125,11 @@ def test_generations_of_one_build_are_told_apart(truth: dict[str, Layouts]) -> N
 
 def test_every_shipped_table_is_what_its_index_says() -> None:
     total = 0
-    for record in tables.json_lines("layouts.jsonl"):
+    for number, record in enumerate(tables.json_lines("layouts.jsonl")):
         path = tables.data_path(record["table"])
         total += path.stat().st_size
+        if number % step():
+            continue
         with lzma.open(path) as stream:
             layouts = Layouts(json.load(stream))
         assert siblings.debugger_values(layouts) == record["debugger"], path.name

@@ -231,12 +231,12 @@ def test_a_host_that_does_not_connect_is_given_up(tmp_path: Path) -> None:
             client.connect_ex(address)
             waiting.append(client)
         told: list[str] = []
-        servers = Servers(Limits(connect=0.3, stall=5.0), offline=False)
+        servers = Servers(Limits(connect=0.3, stall=60.0), offline=False)
         started = time.monotonic()
         url = f"http://127.0.0.1:{address[1]}"
         for name in ("x.pdb", "y.pdb"):
             assert servers.get(url, name, "AB1", lambda path: None, tmp_path / "store", told.append) is None
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 30
         assert told[0] == told[1] and "cannot be connected to within 0.3 s" in told[0]
         for client in waiting:
             client.close()

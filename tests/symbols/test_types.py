@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.symbols.pdb.names import PdbFile
 from volatility3_kdump.symbols.pdb.types import document_of
 from volatility3_kdump.symbols.types import TypeTable
@@ -77,7 +78,7 @@ def test_names(table: TypeTable) -> None:
 
 
 def test_every_type_of_a_kernel_can_be_described(isf_paths: list[Path]) -> None:
-    layouts = Layouts.load(isf_paths[0])
+    layouts = load_table_file(isf_paths[0])
     table = TypeTable(layouts)
     names = [*table.names()]
     assert len(names) > 1000

@@ -14,6 +14,7 @@ from volatility3_kdump.errors import KdumpError, SymbolsNotFound, Unreadable
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.windows.io import devices
 from volatility3_kdump.windows.io import requests as io
@@ -86,7 +87,7 @@ def machine() -> dict[int, int]:
 
 @pytest.fixture(scope="module")
 def shipped() -> Layouts:
-    return Layouts.load(kernel_table_path())
+    return load_table_file(kernel_table_path())
 
 
 def target_of(memory: dict[int, int], nt: Layouts | None, pointer_size: int = 8) -> SimpleNamespace:
@@ -128,9 +129,9 @@ def test_an_irp_and_its_locations(shipped: Layouts, with_symbols: bool) -> None:
 
 
 def test_every_kernel_has_them_at_the_same_place(isf_path) -> None:
-    irp = io.read_irp(target_of(machine(), Layouts.load(isf_path)), IRP)  # type: ignore[arg-type]
+    irp = io.read_irp(target_of(machine(), load_table_file(isf_path)), IRP)  # type: ignore[arg-type]
     assert irp.current is not None and irp.current.device == UPPER
-    stack = devices.device_stack(target_of(machine(), Layouts.load(isf_path)), LOWER)  # type: ignore[arg-type]
+    stack = devices.device_stack(target_of(machine(), load_table_file(isf_path)), LOWER)  # type: ignore[arg-type]
     assert [device.address for device in stack] == [UPPER, LOWER]
 
 

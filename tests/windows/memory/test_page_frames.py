@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.amounts import part
 from tests.conftest import kernel_tables
 from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.windows.memory import page_frames
 from volatility3_kdump.windows.memory.page_frames import FrameLayout, SelfMap, _Counting
 
@@ -29,7 +30,7 @@ FIELDS = (
 
 @functools.lru_cache(maxsize=2)
 def kernel(path: Path) -> Layouts:
-    return Layouts.load(path)
+    return load_table_file(path)
 
 
 def entry(nt: Layouts, values: dict[str, int]) -> bytes:
@@ -187,7 +188,7 @@ def test_keys_are_merged(isf_paths: list[Path], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_kernel_has_the_fields(isf_path: Path) -> None:
-    nt = Layouts.load(isf_path)
+    nt = load_table_file(isf_path)
     layout = FrameLayout.of(nt)
     assert layout.stride == 48
     assert (layout.deleted is None) == (layout.va_type is not None and not nt.has_type("_MI_PARTITION"))

@@ -20,7 +20,7 @@ from kdump_sample.pool_contents import NONPAGED as NONPAGED_POOL
 from tests.amounts import only, part
 from tests.host import ADDRESS, host_kernel
 from tests.patched import patched
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.memory.pool import (
@@ -51,7 +51,7 @@ def overrun(sample: Sample) -> Target:
 
 def make(path: Path, isf: Path | None) -> tuple[Machine, Target]:
     """A made machine, and its dump opened."""
-    machine = Machine(high_irql_fault(), Layouts.load(isf or kernel_table_path()))
+    machine = Machine(high_irql_fault(), load_table_file(isf or kernel_table_path()))
     containers.write(path, KERNEL, make_contents(machine))
     return machine, volatility3_kdump.open(path, isf_file=isf)
 
@@ -267,7 +267,7 @@ class _Sizes:
     class memory:
         pointer_size = 8
 
-    nt = Layouts.load(kernel_table_path())
+    nt = load_table_file(kernel_table_path())
 
     def once(self, make: Any) -> Any:
         return make(self)

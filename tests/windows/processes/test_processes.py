@@ -14,7 +14,7 @@ import volatility3_kdump
 from kdump_sample.scenes import waits as scene
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel, plain, whole_seconds
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import data_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.times import filetime
@@ -402,7 +402,7 @@ def test_protection_by_its_byte(sample: Sample, tmp_path: Path) -> None:
 def test_protection_is_named_as_the_enumerations_of_kernels_name_it(shared_data: Path) -> None:
     seen = 0
     for path in sorted((shared_data / "isf" / "windows" / "ntkrnlmp.pdb").glob("*.json.xz"))[:6]:
-        layouts = Layouts.load(path)
+        layouts = load_table_file(path)
         signers = layouts.enum("_PS_PROTECTED_SIGNER")
         for value, constant in signers.items():
             if value and not constant.endswith("Max"):
@@ -416,7 +416,7 @@ def test_protection_that_this_windows_does_not_have_says_so(sample: Sample) -> N
     target = volatility3_kdump.open(sample())
     listed = ListedProcess(target, Process(NOTEPAD, 1, "a", None), None)
     assert listed.why_no_protection == "not in the dump"
-    old = Layouts.load(Path(str(data_path("layout-9200-x64.isf.xz"))))
+    old = load_table_file(Path(str(data_path("layout-9200-x64.isf.xz"))))
     assert not old.has("_EPROCESS", "Protection.Level")
     listed = ListedProcess(cast(Target, SimpleNamespace(nt=old)), Process(NOTEPAD, 1, "a", None), None)
     assert listed.why_no_protection == "this Windows has no EPROCESS.Protection, which came with Windows 8.1"

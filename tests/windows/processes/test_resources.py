@@ -19,6 +19,7 @@ from tests.host import ADDRESS, host_kernel
 from tests.pieces import target_over
 from volatility3_kdump.errors import SymbolsNotFound, Unreadable
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.processes.crashed import crash_thread
@@ -146,7 +147,7 @@ def seen(found: Resource) -> tuple[Any, ...]:
 
 def test_bytes_laid_by_hand(isf_path: Path) -> None:
     """Owners and waiters of every generation; what is laid out comes from literal offsets alone."""
-    nt = Layouts.load(isf_path)
+    nt = load_table_file(isf_path)
     generation = generation_of(nt)
     shift = 2 if generation in ("Windows 7", "Windows 8") else 3
     pieces, shared, exclusive = waiting(generation, [SECOND, THIRD], [FOURTH])
@@ -350,7 +351,7 @@ def test_a_real_dump(shared_data: Path) -> None:
 
 @pytest.fixture(scope="module")
 def nt() -> Layouts:
-    return Layouts.load(kernel_table_path())
+    return load_table_file(kernel_table_path())
 
 
 def scanned(pieces: Mapping[int, bytes], nt: Layouts) -> ResourceScan:
@@ -541,5 +542,5 @@ _TABLES: list[Layouts] = []
 
 def _table() -> Layouts:
     if not _TABLES:
-        _TABLES.append(Layouts.load(kernel_table_path()))
+        _TABLES.append(load_table_file(kernel_table_path()))
     return _TABLES[0]

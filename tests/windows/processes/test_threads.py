@@ -12,7 +12,7 @@ import volatility3_kdump
 from kdump_sample.scenes import waits as scene
 from tests.edited import edited
 from tests.host import ADDRESS, host_kernel, plain, whole_seconds
-from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.processes.crashed import crash_thread
@@ -163,7 +163,7 @@ def test_names_and_states(busy: Target) -> None:
 def test_wait_reasons_are_those_of_the_kernel(isf_path: Path, sample: Sample) -> None:
     """The value of a reason differs between kernels: a later name moves up when one is added before it."""
     target = volatility3_kdump.open(sample(6, isf_path, "waits"), isf_file=isf_path)
-    table = Layouts.load(isf_path).enum("_KWAIT_REASON")
+    table = load_table_file(isf_path).enum("_KWAIT_REASON")
     thread = read_thread(target, scene.thread_address(7, 0))
     assert thread.wait_reason_name == table[27] == "WrResource"
 

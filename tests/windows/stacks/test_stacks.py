@@ -34,6 +34,7 @@ from tests.archives import packing
 from tests.edited import calls_on_stack, edited, write_scene
 from tests.layers import paging
 from volatility3_kdump.layout import Layouts
+from volatility3_kdump.symbols.isf import load_table_file
 from volatility3_kdump.tables import kernel_table_path
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as stack_text
@@ -150,7 +151,7 @@ def test_every_scene_is_walked_call_by_call(name: str, layouts: Layouts, tmp_pat
 
 
 def test_every_kernel_layout_gives_the_same_call_sites(isf_path: Path, tmp_path: Path) -> None:
-    layouts = Layouts.load(isf_path)
+    layouts = load_table_file(isf_path)
     scene = high_irql_fault()
     machine = write_scene(tmp_path / "kernel.dmp", scene, layouts)
     target = volatility3_kdump.open(tmp_path / "kernel.dmp", isf_file=isf_path)
