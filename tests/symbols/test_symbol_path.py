@@ -215,6 +215,31 @@ def test_an_unreachable_host_is_remembered_for_the_next_runs(tmp_path: Path, mon
         assert Hosts(lambda: record).why_dead("a") is None
 
 
+@pytest.mark.usefixtures("may_ask")
+def test_a_host_that_says_nothing_is_remembered_and_one_that_stops_is_not(server: SymbolServer, tmp_path: Path) -> None:
+    record = tmp_path / "hosts.json"
+    limits, told = Limits(stall=0.3), list[str]()
+
+    def get(url: str, key: str) -> Path | None:
+        servers = Servers(limits, offline=False, hosts=hosts)
+        return servers.get(url, "x.pdb", key, lambda path: None, tmp_path / "store", told.append)
+
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        for _ in range(2):
+            hosts = Hosts(lambda: record)
+            assert get(url, "AB1") is None
+    assert told == 2 * [f"symbol server {url[7:]}: does not answer within 0.3 s; not asked again for 5 minutes"]
+    hosts = Hosts(lambda: record)
+    assert get(server.url, "AB2") is None and len(told) == 2
+    server.routes["/x.pdb/AB3/x.pdb"] = lambda request: time.sleep(1)
+    assert get(server.url, "AB3") is None
+    assert told[2].endswith("does not answer within 0.3 s; not asked again")
+    assert Hosts(lambda: record).why_dead(server.url[7:]) is None
+
+
 def test_what_does_not_connect_costs_three_seconds_at_most() -> None:
     assert Limits().connect <= 3
 

@@ -70,14 +70,16 @@ def is_url(text: str) -> bool:
 class Hosts:
     """Hosts that are of no use, and the line that says why; and how often others failed.
 
-    With a ``record`` the hosts that could not be reached are remembered there for :data:`REMEMBERED` seconds, so that
-    the next run does not wait for them again.
+    With a ``record`` the hosts that could not be reached, or said nothing at all, are remembered there for
+    :data:`REMEMBERED` seconds, so that the next run does not wait for them again.
     """
 
     def __init__(self, record: Callable[[], Path] | None = None) -> None:
         self.dead: dict[str, str] = {}
         self.failures: dict[str, int] = {}
         self.told: set[str] = set()
+        #: Hosts that have answered, whatever they said.
+        self.answered: set[str] = set()
         self._record = record
         self._read = record is None
 
@@ -234,7 +236,9 @@ class Servers:
         """The line about a failure; the host is given up where it is of no use."""
         if failure.kind in (Failure.UNREACHABLE, Failure.STALLED):
             line = f"symbol server {host}: {failure}; not asked again"
-            if failure.kind == Failure.UNREACHABLE and self._hosts.lasting:
+            # One that takes connections and has not said a word is as good as out of reach.
+            silent = failure.kind == Failure.UNREACHABLE or host not in self._hosts.answered
+            if silent and self._hosts.lasting:
                 line += f" for {REMEMBERED / 60:g} minutes"
                 self._hosts.remember(host, line)
             self._hosts.dead[host] = line
@@ -361,5 +365,7 @@ class Servers:
                     raise Failure(Failure.STALLED, f"takes more than {self.limits.total:g} s for {name}")
         finally:
             transfer.abandoned = True
+            if transfer.answered:
+                self._hosts.answered.add(host_of(url))
         if transfer.failure is not None:
             raise transfer.failure

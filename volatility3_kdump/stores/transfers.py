@@ -96,6 +96,7 @@ class Transfer(threading.Thread):
         self.finished = threading.Event()
         self.abandoned = False
         self.connected = False
+        self.answered = False
         self.received = 0
         self.moved = time.monotonic()
         self.failure: Exception | None = None
@@ -220,11 +221,13 @@ class Transfer(threading.Thread):
                 response: http.client.HTTPResponse = self._opener.open(request, timeout=self._limits.stall)
             except urllib.error.HTTPError as error:
                 with error:
+                    self.answered = True
                     self.moved = time.monotonic()
                     if error.code in _REDIRECTIONS and error.headers.get("Location"):
                         url = self._redirected(url, error.headers["Location"])
                         continue
                     raise self._status(error.code) from error
+            self.answered = True
             if response.status != 200:
                 with response:
                     raise self._status(response.status)
