@@ -162,6 +162,12 @@ def test_paths(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     assert answer(session, ".reload /f nosuch.sys") == ['"nosuch.sys" was not found in the image list: lm lists it']
     assert session.target is not before
+    # Symbols that were looked for stay so while others are loaded; all are deferred where all are read anew.
+    states = {line.split()[2]: line for line in answer(session, "lm") if "(" in line}
+    assert "(no symbols)" in states["myfault"] and "(no symbols)" in states["tcpip"] and "(deferred)" in states["Ntfs"]
+    answer(session, ".reload")
+    states = {line.split()[2]: line for line in answer(session, "lm") if "(" in line}
+    assert "(deferred)" in states["myfault"] and "(pdb symbols)" in states["nt"]
     # The context outlives it.
     assert answer(session, "kv") == transcript.KV_AFTER_TRAP.splitlines()
 

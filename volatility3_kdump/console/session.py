@@ -17,6 +17,7 @@ from volatility3_kdump.console.script import Aliases, StepsSpent
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.files import FileFailure, refuse_binary
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
 from volatility3_kdump.progress import Progress
@@ -332,13 +333,16 @@ class Session:
         self.index = len(self.dumps) - 1
         return dump
 
-    def reload(self) -> None:
-        """Read the symbols of every dump anew, with the paths as they are now; the state of commands stays."""
+    def reload(self, module: Module | None = None) -> None:
+        """Read symbols anew, with the paths as they are now: those of one module of the current dump, else all of every
+        dump. The state of commands stays."""
         from volatility3_kdump.stores.servers import KNOWN_HOSTS
 
         KNOWN_HOSTS.forget()
-        for dump in self.dumps:
-            dump.target = self._target(dump.path, dump.member)
+        for dump in self.dumps if module is None else [self.current]:
+            earlier, dump.target = dump.target, self._target(dump.path, dump.member)
+            if module is not None:
+                dump.target.names.keep(earlier.names, module.base)
             dump.heard = 0
             dump.choose_process(dump.state.process)
 

@@ -229,6 +229,12 @@ class AddressNames:
         if index is not None and self._prepared[index] is None:
             self._prepare(index)
 
+    def keep(self, earlier: AddressNames, but: int) -> None:
+        """Take over what was found for the modules of the same dump, but for the one at the base address ``but``."""
+        for index, module in enumerate(self._modules):
+            if module.base != but and module.base not in self._tables:
+                self._prepared[index] = earlier._prepared_of(module)
+
     def prepared(self, module: Module) -> Prepared:
         """The symbols of one of the modules for bisection, which are looked for now."""
         index = self._index_of(module)

@@ -12,6 +12,7 @@ from volatility3_kdump.console.commands.stacks import load_user_modules
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, rest, word
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.images.modules import Module
 from volatility3_kdump.stores.paths import expanded
 from volatility3_kdump.stores.servers import MICROSOFT
 from volatility3_kdump.text.banner import dotted
@@ -104,11 +105,14 @@ def reload(session: Session, arguments: Arguments) -> Iterable[str]:
     name, _, place = (module or "").partition("=")
     if name and place and session.dumps:
         _check_place(session, name, place)
-    yield from _reload(session)
+    wanted = module_named(session.seen, name) if name and session.dumps else None
+    if name and session.dumps and wanted is None:
+        raise KdumpError(f'"{name}" was not found in the image list: lm lists it')
+    yield from _reload(session, wanted)
     if not session.dumps:
         return
-    if name:
-        yield from _load(session.seen, name, forced)
+    if wanted is not None:
+        yield from _load(session.seen, wanted, forced)
     elif arguments.has("/user"):
         yield from load_user_modules(session.current)
     else:
@@ -135,11 +139,8 @@ def _check_place(session: Session, name: str, place: str) -> None:
             raise KdumpError(f"the {what} of {module.name} is {told} in the image list: {part} is not taken for it")
 
 
-def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
+def _load(target: Target, module: Module, forced: bool) -> Iterator[str]:
     """``.reload /f MODULE``: its symbols now, and where they come from, or why there are none."""
-    module = module_named(target, name)
-    if module is None:
-        raise KdumpError(f'"{name}" was not found in the image list: lm lists it')
     symbols = symbols_of(target, module, forced)
     if symbols.state == "no symbols":
         yield f"*** ERROR: Module load completed but symbols could not be loaded for {module.image_name}"
@@ -147,8 +148,8 @@ def _load(target: Target, name: str, forced: bool) -> Iterator[str]:
     yield "; ".join(filter(None, (f"{module.name} ({symbols.state}){because}", symbols.remedy)))
 
 
-def _reload(session: Session) -> Iterator[str]:
-    session.reload()
+def _reload(session: Session, module: Module | None = None) -> Iterator[str]:
+    session.reload(module)
     for dump in session.dumps:
         for problem in dump.target.problems:
             dump.told.add(problem)
