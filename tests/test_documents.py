@@ -40,3 +40,19 @@ def test_every_part_of_the_maker_is_in_its_description() -> None:
     modules = {path.stem for path in (CHECKOUT / "kdump_sample").glob("[!_]*") if path.suffix in (".py", "")}
     described = re.findall(r"``(\w+)``", (CHECKOUT / "kdump_sample" / "__init__.py").read_text(encoding="utf-8"))
     assert {name for name in modules if name not in described} == set()
+
+
+def _examples() -> list[list[str]]:
+    """The pieces of source that the guide shows, as lines: those that begin with a decorator or a column."""
+    blocks = re.findall(r"(?:^(?: {4,}\S.*)?\n)+", GUIDE, re.MULTILINE)
+    pieces = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
+    return [piece for piece in pieces if piece and piece[0].startswith(("@", "Column("))]
+
+
+def test_worked_examples_are_in_the_source() -> None:
+    """Every line of an example stands in one file, so that the guide shows what there is."""
+    assert len(_examples()) == 4
+    files = [path for room in ROOMS[:2] for path in (CHECKOUT / room).rglob("*.py")]
+    sources = [{line.strip() for line in path.read_text(encoding="utf-8").splitlines()} for path in files]
+    for example in _examples():
+        assert any(source.issuperset(example) for source in sources), example[0]
