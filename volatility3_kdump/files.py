@@ -146,10 +146,10 @@ def refuse_binary(path: str | os.PathLike[str]) -> None:
         return
     try:
         # The last character may be cut.
-        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+        decoded = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
+        decoded = "\0"
+    if "\0" in decoded:
         raise FileFailure("is there already, and is no text: name another file")
 
 

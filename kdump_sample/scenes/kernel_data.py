@@ -28,12 +28,12 @@ DEVICE, EXTENSION, IDLE = 0xFFFF91894F750000, 0xFFFF91894F751000, 0xFFFF91894F75
 def kernel_data(layouts: Layouts) -> Scene:
     """A ring of debug output that has rolled over, two cached files, a bitmap of system PTEs, a device in D3."""
     made = high_irql_fault()
-    text = OLDEST.encode(), NEWEST.encode()
-    ring = text[1].ljust(PRINTED_SIZE - len(text[0]), b"\0") + text[0]
+    messages = OLDEST.encode(), NEWEST.encode()
+    ring = messages[1].ljust(PRINTED_SIZE - len(messages[0]), b"\0") + messages[0]
     variables = [
         Variable("KdPrintCircularBuffer", PRINTED),
         Variable("KdPrintBufferSize", PRINTED_SIZE, 4),
-        Variable("KdPrintWritePointer", PRINTED + len(text[1])),
+        Variable("KdPrintWritePointer", PRINTED + len(messages[1])),
         Variable("KdPrintRolloverCount", 3, 4),
     ]
     if not layouts.has_type("_VACB"):

@@ -255,10 +255,10 @@ def exception_reasoning(case: Case, code: int, record: ExceptionRecord | None, a
 
 def exception_words(code: int, parameters: Sequence[int]) -> tuple[str, ...]:
     """The words of a bucket for an exception: its code, and why a page could not be read."""
-    words = [f"{code & 0xFFFFFFFF:x}"]
+    parts = [f"{code & 0xFFFFFFFF:x}"]
     if code & 0xFFFFFFFF == IN_PAGE_ERROR and len(parameters) > 2:
-        words.append(f"{parameters[2] & 0xFFFFFFFF:x}")
-    return tuple(words)
+        parts.append(f"{parameters[2] & 0xFFFFFFFF:x}")
+    return tuple(parts)
 
 
 def exception_record_at(target: Target, address: int | None) -> ExceptionRecord | None:

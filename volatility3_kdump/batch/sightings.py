@@ -56,12 +56,12 @@ class Sightings:
         for sighting in self._single:
             yield [sighting]
         for machines in self._joined.values():
-            known = [sightings for identity, sightings in machines.items() if identity is not None]
+            identified = [sightings for identity, sightings in machines.items() if identity is not None]
             unknown = machines.get(None, [])
-            if len(known) == 1:
+            if len(identified) == 1:
                 # What does not say which machine it is of, is of the only one that crashed so.
-                known, unknown = [[*known[0], *unknown]], []
-            for sightings in (*known, unknown):
+                identified, unknown = [[*identified[0], *unknown]], []
+            for sightings in (*identified, unknown):
                 if sightings:
                     yield sorted(sightings, key=lambda sighting: sighting.rank)
 

@@ -95,10 +95,10 @@ def usage(target: Target, stretches: list[Stretch]) -> list[Usage]:
     kinds: dict[str, list[Stretch]] = {}
     for stretch in stretches:
         kinds.setdefault(stretch.kind, []).append(stretch)
-    found = []
+    usages = []
     for kind, of_kind in kinds.items():
         present = None
         if memory is not None:
             present = sum(memory.size_between(signed(part.low), signed(part.high - 1) + 1) for part in of_kind)
-        found.append(Usage(kind, len(of_kind), sum(part.size for part in of_kind), present))
-    return sorted(found, key=lambda entry: (-entry.size, entry.kind))
+        usages.append(Usage(kind, len(of_kind), sum(part.size for part in of_kind), present))
+    return sorted(usages, key=lambda entry: (-entry.size, entry.kind))

@@ -28,7 +28,7 @@ def self_maps(pages: PageMap, source: Source, progress: Progress | None = None) 
     """The physical addresses of pages that map themselves, in ascending order."""
     import numpy as np
 
-    left, found = min(_MOST_PAGES, pages.present), 0
+    left, maps = min(_MOST_PAGES, pages.present), 0
     whole = max(left, 1)
     bits = np.uint64(ARM64_FRAME | VALID)
     for stretch in extents(pages, 0, (pages.highest or 0) + 1):
@@ -47,6 +47,6 @@ def self_maps(pages: PageMap, source: Source, progress: Progress | None = None) 
             own = (frames << np.uint64(PAGE_SHIFT)) | np.uint64(VALID)
             for index in np.flatnonzero(((tables & bits) == own[:, None]).any(axis=1)).tolist():
                 yield int(frames[index]) << PAGE_SHIFT
-                found += 1
-                if found >= _MOST_FOUND:
+                maps += 1
+                if maps >= _MOST_FOUND:
                     return

@@ -133,8 +133,8 @@ def section_lines(headers: Headers) -> Iterator[str]:
         if not flags & _ALIGNMENT:
             yield "         (no align specified)"
         access = [("Execute", _EXECUTE), ("Read", _READ), ("Write", _WRITE)]
-        words = [word for word, bit in access if flags & bit]
-        yield "         " + ("Read Only" if words == ["Read"] else " ".join(words))
+        rights = [word for word, bit in access if flags & bit]
+        yield "         " + ("Read Only" if rights == ["Read"] else " ".join(rights))
         start = section["VirtualAddress"]
         if not shown and start <= directory < start + max(section.get(_SIZE, 0), section["SizeOfRawData"]):
             shown = True

@@ -60,11 +60,11 @@ def space_text(target: Target, chosen: str | None, summary: bool, progress: Prog
     if not stretches:
         raise KdumpError(f"{target.name}: nothing in the dump says what the kernel's address space is used for")
     if chosen is not None:
-        words = {usage_word(stretch.kind).lower(): usage_word(stretch.kind) for stretch in stretches}
+        usages = {usage_word(stretch.kind).lower(): usage_word(stretch.kind) for stretch in stretches}
         wanted = {{"stack": "kernelstack"}.get(word, word) for word in chosen.lower().split(",")}
-        unknown = sorted(wanted - words.keys())
+        unknown = sorted(wanted - usages.keys())
         if unknown:
-            raise KdumpError(f"!address -f: knows no {unknown[0]} here: {', '.join(sorted(words.values()))}")
+            raise KdumpError(f"!address -f: knows no {unknown[0]} here: {', '.join(sorted(usages.values()))}")
         stretches = [stretch for stretch in stretches if usage_word(stretch.kind).lower() in wanted]
     if summary:
         yield from usage_lines(usage(target, stretches))

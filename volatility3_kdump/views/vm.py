@@ -153,6 +153,6 @@ def _commit_by_session(target: Target) -> dict[int, tuple[int, int | None]]:
         process = read_process(target, address)
         if process.session is not None:
             count, pages = sessions.get(process.session, (0, 0))
-            known = pages is not None and process.commit_charge is not None
-            sessions[process.session] = count + 1, (pages or 0) + (process.commit_charge or 0) if known else None
+            charged = pages is not None and process.commit_charge is not None
+            sessions[process.session] = count + 1, (pages or 0) + (process.commit_charge or 0) if charged else None
     return sessions

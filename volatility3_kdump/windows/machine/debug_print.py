@@ -75,8 +75,8 @@ def debug_print(target: Target) -> DebugPrint:
             low += length
     if absent and not any(pieces):
         raise Unreadable.at(start, "the buffer of DbgPrint", memory.why_unreadable(start))
-    text = b"".join(pieces).replace(b"\0", b"").decode("utf-8", "replace")
-    return DebugPrint(start, size, rollovers, text, absent)
+    printed = b"".join(pieces).replace(b"\0", b"").decode("utf-8", "replace")
+    return DebugPrint(start, size, rollovers, printed, absent)
 
 
 def _of_debugger(target: Target, field: str) -> int | None:

@@ -56,19 +56,19 @@ class SystemPtes:
 def system_ptes(target: Target) -> list[SystemPtes]:
     """The types that this kernel has. Raises a KdumpError without symbols, or where none is in the dump."""
     nt = require_symbols(target, "system PTEs", _TYPE, names=True)
-    found = []
+    kinds = []
     for name, path, variable in _PLACES:
         address = _address(target, nt, path, variable)
         if address is not None:
             row = _read(target, nt, address)
             if row is not None:
-                found.append(SystemPtes(name, address, *row))
-    if not found:
+                kinds.append(SystemPtes(name, address, *row))
+    if not kinds:
         state = target.symbol("MiState") or target.symbol("MiSystemPteInfo")
         if state is None:
             raise SymbolsNotFound(f"{target.name}: the kernel's symbols do not say where system PTEs are counted")
         raise Unreadable.at(state, "the counters of system PTEs", target.memory.why_unreadable(state))
-    return found
+    return kinds
 
 
 def _address(target: Target, nt: Layouts, path: str, variable: str | None) -> int | None:
