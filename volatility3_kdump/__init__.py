@@ -30,6 +30,7 @@ def open(
     image_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     member: str | None = None,
     offline: bool | None = None,
+    kernel: int | None = None,
 ) -> Target:
     """Open a crash dump or a memory image, or the one in an archive.
 
@@ -39,4 +40,4 @@ def open(
     from volatility3_kdump.options import Options
     from volatility3_kdump.windows.opening import open_target
 
-    return open_target(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline))
+    return open_target(path, Options(isf_directories, isf_file, symbol_path, image_path, member, offline, None, kernel))

@@ -20,6 +20,18 @@ def parse_size(text: str) -> int | None:
     return int(size[1]) * _UNITS[size[2]] if size else None
 
 
+def kernel_base(text: str) -> int:
+    """A kernel's base address in hexadecimal, as KD writes it or others do.
+
+    Raises :class:`ValueError` for what is none; a 32-bit address is sign-extended.
+    """
+    digits = re.fullmatch(r"(?:0x)?([0-9a-f`]{1,17})", text.strip().lower())
+    if digits is None or not digits[1].strip("`"):
+        raise ValueError(f"{text[:40]!r} is no address")
+    address = int(digits[1].replace("`", ""), 16)
+    return address | 0xFFFFFFFF << 32 if 1 << 31 <= address < 1 << 32 else address
+
+
 @dataclass(frozen=True)
 class Options:
     """Where the parts of a dump and its symbols are looked for.
@@ -32,7 +44,8 @@ class Options:
     Servers are asked unless ``offline`` is true; where it is not, the environment variable ``KDUMP_OFFLINE`` and the
     host's ``--offline`` decide. ``member`` is
     the name or number of the dump in an archive that holds several, and ``progress`` is told the percentage and what is
-    done while it is extracted or a file is fetched.
+    done while it is extracted or a file is fetched. ``kernel`` is the base address of the Windows kernel to show, of a
+    memory image that holds several; by default it is the first to which the evidence leads.
     """
 
     isf_directories: Sequence[PathText] = ()
@@ -42,3 +55,4 @@ class Options:
     member: str | None = None
     offline: bool | None = None
     progress: Progress | None = None
+    kernel: int | None = None

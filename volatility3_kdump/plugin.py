@@ -14,7 +14,7 @@ import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with t
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.memory import ReadLimit
-from volatility3_kdump.options import Options
+from volatility3_kdump.options import Options, kernel_base
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.grid import KdumpGrid
 from volatility3_kdump.windows.opening import target_in
@@ -110,6 +110,11 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
                 description="The dump inside an archive (CAB, zip, 7z): its name or number; by default the only one",
                 optional=True,
             ),
+            requirements.StringRequirement(
+                name="kernel-base",
+                description="Address of the kernel to show, of a memory image that holds several",
+                optional=True,
+            ),
             *cls.options(),
         ]
 
@@ -150,8 +155,16 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
                 self.config.get("member", None),
                 bool(self.config.get("offline", None)) or None,
                 self._progress_callback,
+                self._kernel(),
             ),
         )
+
+    def _kernel(self) -> int | None:
+        text = self.config.get("kernel-base", None)
+        try:
+            return kernel_base(text) if text else None
+        except ValueError as error:
+            raise KdumpError(f"--kernel-base: {error}") from error
 
     def option(self, name: str) -> Any:
         """The value of one of the plugin's options."""

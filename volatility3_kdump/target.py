@@ -113,7 +113,7 @@ class Target:
         """
         options = options or Options()
         places = places_of(options)
-        return cls(open_layers(context, config_path, location, options.member, options.progress), places)
+        return cls(open_layers(context, config_path, location, options), places)
 
     # the file ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from volatility3_kdump.console.switches import without_meaning
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable, terminal_line
 from volatility3_kdump.files import FileFailure, read_lines
-from volatility3_kdump.options import Options
+from volatility3_kdump.options import Options, kernel_base
 from volatility3_kdump.progress import ProgressLine
 from volatility3_kdump.text import banner
 
@@ -60,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--isf-dir", action="append", default=[], metavar="DIR", help="searched for symbol tables before the host's own"
     )
     parser.add_argument("--isf-file", metavar="FILE", help="the kernel's symbol table itself")
+    parser.add_argument(
+        "--kernel", type=kernel_base, metavar="ADDRESS", help="the kernel to show, of a memory image with several"
+    )
     parser.add_argument("--offline", action="store_true", help="ask no symbol server (also KDUMP_OFFLINE)")
     parser.add_argument(
         "--steps",
@@ -89,6 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         options.symbol_path,
         options.image_path,
         offline=options.offline or None,
+        kernel=options.kernel,
     )
     session = Session(opening_options, options.verbose)
     session.noisy, session.quiet, session.lines = options.noisy, options.quiet, options.lines

@@ -55,7 +55,10 @@ _NOTHING = {
     "-cimp": ("there is no import of a command line", False),
 }
 #: Our switches behind which a value stands.
-_VALUES = ("-z", "-y", "-i", "-c", "-cf", "-logo", "-loga", "-logau", "-logou", "--member", "--isf-dir", "--isf-file")
+_VALUES = (
+    *("-z", "-y", "-i", "-c", "-cf", "-logo", "-loga", "-logau", "-logou"),
+    *("--member", "--isf-dir", "--isf-file", "--kernel"),
+)
 
 
 def without_meaning(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -97,18 +97,28 @@ class _Windows(NamedTuple):
     base_source: str
 
 
-def find_windows(physical: KdumpImageLayer, capture: Capture, config_path: str, progress: Progress | None) -> Found:
+def find_windows(
+    physical: KdumpImageLayer,
+    capture: Capture,
+    config_path: str,
+    progress: Progress | None,
+    kernel: int | None = None,
+) -> Found:
     """The Windows that runs in a machine whose memory is in an image.
 
-    The layer is not added to the context. Raises :class:`NotACrashDump` where there is none.
+    ``kernel`` is the base of the one that is wanted, where there are several. The layer is not added to the context.
+    Raises :class:`NotACrashDump` where there is none.
     """
     given = list(_given_roots(physical, capture))
-    tried: set[int] = set()
-    windows = _first(physical, config_path, given, tried)
+    search = _Search(physical, config_path, kernel)
+    windows = search.first(given)
     if windows is None:
-        windows = _first(physical, config_path, _self_mapped_roots(physical, capture, progress), tried)
+        windows = search.first(_self_mapped_roots(physical, capture, progress))
     if windows is None and _architecture(capture) != "arm64":
-        windows = _first(physical, config_path, _scanned_roots(physical, progress), tried)
+        windows = search.first(_scanned_roots(physical, progress))
+    if windows is None and kernel is not None and search.others:
+        bases = ", ".join(f"{base:#x}" for base in search.others)
+        raise NotACrashDump(f"{capture.container}: no Windows kernel at {kernel:#x} in it; there is one at {bases}")
     if windows is None:
         raise NotACrashDump(_why_none(capture, given))
     states, why, problems = _fitting_states(physical, config_path, capture, windows)
@@ -190,15 +200,25 @@ def _scanned_roots(physical: KdumpImageLayer, progress: Progress | None) -> Iter
         yield _Root(layer.config["page_map_offset"] & CR3_TABLE, "host's scan for page tables")
 
 
-def _first(physical: KdumpImageLayer, config_path: str, roots: Iterable[_Root], tried: set[int]) -> _Windows | None:
-    for root in roots:
-        if root.address in tried:
-            continue
-        tried.add(root.address)
-        windows = _windows_of(physical, config_path, root)
-        if windows is not None:
-            return windows
-    return None
+class _Search:
+    """The Windows to which page tables lead, each table once; ``others`` are the kernels that are not wanted."""
+
+    def __init__(self, physical: KdumpImageLayer, config_path: str, kernel: int | None) -> None:
+        self._physical, self._config_path, self._kernel = physical, config_path, kernel
+        self._tried: set[int] = set()
+        self.others: list[int] = []
+
+    def first(self, roots: Iterable[_Root]) -> _Windows | None:
+        for root in roots:
+            if root.address in self._tried:
+                continue
+            self._tried.add(root.address)
+            windows = _windows_of(self._physical, self._config_path, root)
+            if windows is not None and self._kernel in (None, windows.base):
+                return windows
+            if windows is not None and windows.base not in self.others:
+                self.others.append(windows.base)
+        return None
 
 
 def _windows_of(physical: KdumpImageLayer, config_path: str, root: _Root) -> _Windows | None:
@@ -345,7 +365,7 @@ def _fitting_states(
         elif other is not None:
             problems.append(
                 f"processor {state.number} ran another Windows kernel, at {other.base:#x} with the page tables at "
-                f"{state.page_tables:#x}: a guest of this machine; it is not shown"
+                f"{state.page_tables:#x}: one is a guest in the other (--kernel {other.base:#x} shows this one)"
             )
         elif ip in kernel:
             fitting.append(state)

@@ -13,6 +13,7 @@ from volatility3_kdump.dump.facts import no_facts
 from volatility3_kdump.dump.header import is_something_else, refuse_empty
 from volatility3_kdump.errors import KdumpError, NotACrashDump
 from volatility3_kdump.files import is_directory, open_file, path_of
+from volatility3_kdump.options import Options
 
 if TYPE_CHECKING:
     from volatility3.framework import interfaces
@@ -48,21 +49,20 @@ def open_layers(
     context: interfaces.context.ContextInterface,
     config_path: str,
     location: str,
-    member: str | None = None,
-    progress: Progress | None = None,
+    options: Options | None = None,
 ) -> Opened:
     """Build the layers of the dump at a file URL, whose fragment may name the member of an archive.
 
     Raises a :class:`~volatility3_kdump.errors.KdumpError` whose text starts with the file's name.
     """
-    name = _display_name(location)
+    name, options = _display_name(location), options or Options()
     try:
         _refuse_unopenable(location)
         from volatility3_kdump.layers.container import extract
 
-        extracted = extract(location, member, progress)
+        extracted = extract(location, options.member, options.progress)
         try:
-            return _build(context, config_path, location, name, extracted, progress)
+            return _build(context, config_path, location, name, extracted, options)
         except KdumpError as error:
             if extracted is None:
                 raise
@@ -98,7 +98,7 @@ def _build(
     location: str,
     name: str,
     extracted: Extracted | None,
-    progress: Progress | None,
+    options: Options,
 ) -> Opened:
     from volatility3.framework import interfaces
     from volatility3.framework.layers import physical
@@ -117,12 +117,14 @@ def _build(
         file_layer.held_open = held
     source = source_of(file_layer)
     if source.read(0, 4) != _SIGNATURE:
-        opened = _build_image(context, config_path, name, file_layer, source, extracted, progress)
+        opened = _build_image(context, config_path, name, file_layer, source, extracted, options)
         if opened is not None:
             return opened
     header = parse_header(source)
+    if options.kernel is not None:
+        raise KdumpError("a crash dump holds one kernel: choosing one is for memory images")
     try:
-        return _build_over(context, config_path, name, file_layer, source, header, extracted, progress)
+        return _build_over(context, config_path, name, file_layer, source, header, extracted, options.progress)
     except KdumpError as error:
         raise type(error)(f"{error}; its header says: {header.brief()}") from error
 
@@ -134,7 +136,7 @@ def _build_image(
     file_layer: interfaces.layers.DataLayerInterface,
     source: Source,
     extracted: Extracted | None,
-    progress: Progress | None,
+    options: Options,
 ) -> Opened | None:
     """The layers over a memory image; ``None`` for a file that is neither one nor large enough for a raw one."""
     from volatility3.framework import interfaces
@@ -164,7 +166,7 @@ def _build_image(
     physical = KdumpImageLayer(context, layer_path, context.layers.free_layer_name("KdumpImageLayer"), dump)
     context.add_layer(physical)
     try:
-        windows = find_windows(physical, capture, join(config_path, "virtual_layer"), progress)
+        windows = find_windows(physical, capture, join(config_path, "virtual_layer"), options.progress, options.kernel)
     except NotACrashDump:
         if capture.container == RAW:
             # What the file seems to be says more than that a search of it failed.
