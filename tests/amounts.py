@@ -12,6 +12,7 @@ thorough = False
 
 #: What ``make test`` does of the repetitions: one of so many.
 _SHARE = 5
+_THOROUGH = pytest.mark.thorough
 
 
 def part(count: int) -> int:
@@ -25,5 +26,11 @@ def step() -> int:
 
 
 def only(quick: Container[Any], of: Iterable[Any]) -> list[Any]:
-    """The cases of a test, of which all but the quick ones are marked ``thorough``: the rest is more of the same."""
-    return [case if case in quick else pytest.param(case, marks=pytest.mark.thorough) for case in of]
+    """The cases of a test, of which all but the quick ones are marked ``thorough``: the rest is more of the same.
+
+    A case that is a tuple is that of a test with several parameters.
+    """
+    return [
+        case if case in quick else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=_THOROUGH)
+        for case in of
+    ]

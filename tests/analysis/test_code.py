@@ -19,6 +19,9 @@ from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.names import Name
 
+# One worker decodes the functions of the images.
+pytestmark = pytest.mark.xdist_group("code")
+
 BASE = 0xFFFFF80012340000
 
 

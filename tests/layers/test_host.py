@@ -20,6 +20,7 @@ from volatility3.framework.configuration.requirements import (
 from volatility3.framework.layers import intel
 
 import volatility3_kdump.layers
+from tests.amounts import only
 from volatility3_kdump.layers.crash import KdumpCrash64Layer
 
 Sample = Callable[..., Path]
@@ -122,7 +123,12 @@ def on_type_1() -> dict[str, Any]:
 
 
 @pytest.mark.newest_host
-@pytest.mark.parametrize("dump_type, plugin", [(6, plugin) for plugin in PLUGINS] + [(10, "windows.info")])
+@pytest.mark.parametrize(
+    "dump_type, plugin",
+    only(
+        [(10, "windows.info"), (6, "windows.crashinfo")], [*((6, plugin) for plugin in PLUGINS), (10, "windows.info")]
+    ),
+)
 def test_host_plugins_run_from_the_command_line(
     dump_type: int, plugin: str, sample: Sample, run_vol: RunVol, plain_table: Path
 ) -> None:

@@ -24,6 +24,9 @@ from volatility3_kdump.symbols.pdb.msf import CorruptPdb
 from volatility3_kdump.symbols.pdb.names import PdbFile
 from volatility3_kdump.symbols.pdb.types import TypeStream, document_of
 
+# One worker reads the documents of three kernels.
+pytestmark = pytest.mark.xdist_group("pdb_types")
+
 DATA = Path(__file__).parents[1] / "data"
 
 
