@@ -26,10 +26,7 @@ _ROUNDS = 2
 #: The same work per worker, at 0.85 of the throughput.
 _LIMIT = 1 / 0.85
 _SCENES = ("myfault", "double-fault", "locks", "memory")
-_SETTINGS = {
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
-}
+_SETTINGS = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
 #: DUMP_HEADER64.SystemTime.
 _SYSTEM_TIME = 0xFA8
 

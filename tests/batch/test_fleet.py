@@ -65,6 +65,23 @@ def test_dumps_are_sent(dumps: Path, lines: list[Any], cluster: Any) -> None:
         executor.shutdown()
 
 
+def test_workers_do_less_for_themselves_meanwhile(cluster: Any) -> None:
+    """And are as they were when the batch is over."""
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        before = client.run(_own_work)
+        assert all({"profile", "profile-cycle"} <= set(own) for own in before.values())
+        made = FleetExecutor(cluster.scheduler_address)
+        meanwhile = client.run(_own_work)
+        made.shutdown()
+        assert all(not {"profile", "profile-cycle"} & set(own) for own in meanwhile.values())
+        assert all(own["tick"] == (True, 500.0) for own in meanwhile.values())
+        assert client.run(_own_work) == before
+
+
+def _own_work(dask_worker: Any) -> dict[str, tuple[bool, float]]:
+    return {name: (own.is_running(), own.callback_time) for name, own in dask_worker.periodic_callbacks.items()}
+
+
 def test_a_dump_that_kills_its_workers(executor: FleetExecutor, tmp_path: Path) -> None:
     mark = tmp_path / "deaths"
     future = executor.submit(_die, str(mark))

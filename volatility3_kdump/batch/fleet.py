@@ -6,6 +6,7 @@ Tasks and results travel as pickles between machines that trust each other: conn
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -46,7 +47,19 @@ class FleetExecutor(concurrent.futures.Executor):
         except Exception as error:
             self._client.close()
             raise KdumpError(f"{address}: the scheduler has no workers: dask worker {address}") from error
+        self._quiet = self._make_quiet()
         self.jobs = max(1, sum(self._client.nthreads().values()))
+
+    def _make_quiet(self) -> str | None:
+        """Have workers do less for themselves; the name of what does that, ``None`` where they do not let it."""
+        from volatility3_kdump.batch.quiet import Quiet
+
+        try:
+            self._client.register_plugin(Quiet())
+        except Exception:
+            # A version of Dask that has it otherwise, or workers without this module: they work all the same.
+            return None
+        return Quiet.name
 
     def submit(self, task: Callable[..., Any], /, *arguments: Any, **more: Any) -> concurrent.futures.Future[Any]:
         """Hand a task to a worker. Raises ``BrokenExecutor`` where the scheduler is gone."""
@@ -79,7 +92,10 @@ class FleetExecutor(concurrent.futures.Executor):
         return outcome
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the scheduler; it and its workers go on."""
+        """Leave the scheduler; it and its workers go on, as they were."""
+        if self._quiet is not None and self._client.status == "running":
+            with contextlib.suppress(Exception):
+                self._client.unregister_worker_plugin(self._quiet)
         self._client.close(timeout=_TIMEOUT)
 
 
