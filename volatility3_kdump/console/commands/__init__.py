@@ -28,6 +28,7 @@ characters (``~``, ``||``, ``?``) may be followed by anything (``~2s``).
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 import re
@@ -150,9 +151,24 @@ def command(
 
 def registry() -> dict[str, Command]:
     """Every command by each of its names."""
+    _import_all()
+    return _COMMANDS
+
+
+@functools.cache
+def _import_all() -> None:
+    """Import the modules of commands, which register them; once, since programs run commands by the thousand."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return _COMMANDS
+
+
+@functools.lru_cache(maxsize=2)
+def _folded(names: tuple[str, ...]) -> tuple[dict[str, list[str]], int]:
+    """Names by their lower-case form, in their order, and how long the longest is."""
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.lower(), []).append(name)
+    return folded, max(map(len, folded), default=0)
 
 
 def find(typed_line: str) -> tuple[Command, Arguments]:
@@ -175,14 +191,13 @@ def find(typed_line: str) -> tuple[Command, Arguments]:
 
 def _longest(text: str, commands: dict[str, Command], fold: bool) -> str | None:
     """The longest name, in the case that it is registered in, or in any (``fold``)."""
-    best = None
-    given = text.lower() if fold else text
-    for name, entry in commands.items():
-        if best is not None and len(name) <= len(best):
-            continue
-        if given.startswith(name.lower() if fold else name) and _may_end(name, entry, text):
-            best = name
-    return best
+    names, longest = _folded(tuple(commands))
+    given = text[:longest].lower()
+    for length in range(len(given), 0, -1):
+        for name in names.get(given[:length], ()):
+            if (fold or text.startswith(name)) and _may_end(name, commands[name], text):
+                return name
+    return None
 
 
 def _may_end(name: str, entry: Command, text: str) -> bool:

@@ -210,18 +210,23 @@ def _named(name: str, source: str) -> KernelRegion:
 
 
 def _pools(target: Target) -> Iterator[KernelRange]:
-    """The pools by the variables that KDDEBUGGER_DATA64 names, where both bounds are there."""
-    debugger, memory = target.debugger, target.memory
-    if debugger is None:
-        return
-    for kind, low, high in (
-        (PAGED_POOL, "MmPagedPoolStart", "MmPagedPoolEnd"),
-        (NONPAGED_POOL, "MmNonPagedPoolStart", "MmNonPagedPoolEnd"),
+    """The pools by the variables that KDDEBUGGER_DATA64 names, or by those of Windows 7 to 8.1 that symbols name.
+
+    Only where both bounds are there.
+    """
+    memory = target.memory
+    for kind, names, other_names in (
+        (PAGED_POOL, ("MmPagedPoolStart", "MmPagedPoolEnd"), ("MiPagedPoolStart", "MmPagedPoolEnd")),
+        (NONPAGED_POOL, ("MmNonPagedPoolStart", "MmNonPagedPoolEnd"), ("MmNonPagedPoolStart", "MiNonPagedPoolEnd")),
     ):
-        names = [debugger[low], debugger[high]]
-        start, end = (memory.pointer(variable) if variable else None for variable in names)
-        if start and end and start <= end:
-            yield KernelRange(start, end + 1, KernelRegion(kind, "KDDEBUGGER_DATA64"))
+        by_debugger = [target.debugger[name] if target.debugger is not None else None for name in names]
+        by_symbols = [target.symbol(name) for name in other_names]
+        for variables, source in ((by_debugger, "KDDEBUGGER_DATA64"), (by_symbols, " and ".join(other_names))):
+            start, end = (memory.pointer(variable) if variable else None for variable in variables)
+            if start and end and target.is_kernel_address(start) and start <= end:
+                # Some kernels keep the last byte, others the first page behind it.
+                yield KernelRange(start, end + (end & 1), KernelRegion(kind, source))
+                break
 
 
 def _fixed(target: Target) -> Iterator[KernelRange]:
