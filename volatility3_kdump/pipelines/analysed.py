@@ -59,6 +59,8 @@ class Analysed:
             if self.suspect
             else "nobody is named"
         )
+        if self.suspect and verdict["all_microsoft"]:
+            blamed = f"it showed in {self.suspect}, but every frame of the stack is Windows' own"
         bucket = f"; {verdict['bucket']}" if verdict["bucket"] else ""
         digest = f" {{{verdict['hash']}}}" if verdict["hash"] else ""
         return f"{self.bug_check}{at}: {blamed}{bucket}{digest}"
