@@ -132,7 +132,7 @@ _WORDS: dict[str, str] = {
     "!dskheap !spoolsum !spoolused !spoolfind !xpool !sesspool": "session pool: " + _PRIVATE,
     "!kb !kv !kd !kp": "k, kb and kv show the stack",
     "!vpdd !ptree !pagetables !pxe !ppe !pde !dtb": "!pte ADDRESS shows every level of a translation",
-    "!trueref !obtrace !tp !trap !fpo !fnseh !frameworks": _PRIVATE,
+    "!trueref !obtrace !tp !fpo !fnseh !frameworks": _PRIVATE,
     "!perfctr !pmc !pmssa !pmpicr !psp !pars !pnpenum !cbreg !cxr !exca !msft": _HARDWARE,
     "!ataport !sataport !scsiport !srb !portcls !mcerr !isainfo !flushlog": _PRIVATE,
     "!umproc !umdf !urb": "named by an extension: " + _PRIVATE,
@@ -163,7 +163,7 @@ _WORDS: dict[str, str] = {
     "!pcitree": "types of pci.pdb are needed, and not public; !devnode 0 1 shows the devices",
     "!isr !idtentry !isrs": "!idt shows interrupt vectors and their service routines",
     # documented, and in no other line
-    "!exr !dt !version": "without the exclamation mark: .exr, .cxr, dt, kb, kv, version",
+    "!exr !trap !dt !version": "without the exclamation mark: .exr, .trap, .cxr, dt, kb, kv, version",
     "!std_map !hstring !hstring2 !slist !rtlavl !gentable": "dx and dt show structures, dl and !list follow lists",
     "!obja": "dt nt!_OBJECT_ATTRIBUTES ADDRESS shows it",
     "!winrterr !cppexr": "!error names codes, .exr shows an exception record",
