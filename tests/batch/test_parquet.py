@@ -19,6 +19,7 @@ duckdb = pytest.importorskip("duckdb")
 CHECKOUT = Path(__file__).parent.parent.parent
 
 from tests.batch.executors import Here  # noqa: E402
+from tests.pages.hostile import NAME, unsafe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,24 @@ def test_lines_of_any_shape(analysed: list[Any], damage: Any, tmp_path: Path) ->
     line = {**analysed[0], **dict.fromkeys(("bug_check", "stack", "verdict", "machine", "system", "modules"), damage)}
     assert parquet.write(tmp_path, [line]) == 1
     assert query(tmp_path, "select code, suspect from dumps") == [(None, None)]
+
+
+def test_hostile_names_are_escaped(analysed: list[Any], tmp_path: Path) -> None:
+    """Lines of an earlier run may be anybody's; a database's client and a spreadsheet show what is in a table."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [changed(inner) for inner in value]
+        return NAME if isinstance(value, str) else value
+
+    assert parquet.write(tmp_path / "tables", [changed(analysed[0])]) == 1
+    (shown,) = query(tmp_path / "tables", "select suspect from dumps")
+    assert "<script>" in shown[0] and "\\x1b" in shown[0]
+    for name in parquet.TABLES:
+        for row in query(tmp_path / "tables", f"select * from {name}"):
+            assert not unsafe("".join(map(str, row)))
 
 
 def test_a_place_that_cannot_be_written(analysed: list[Any], tmp_path: Path) -> None:

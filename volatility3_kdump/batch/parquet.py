@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.batch.task import Line
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,7 +118,7 @@ def _number(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else printable(str(value))
 
 
 def _time(value: object) -> datetime.datetime | None:
@@ -215,8 +216,8 @@ def _machine_rows(line: Line) -> Iterator[Row]:
             "product": _text(machine.get("product")),
             "processor": _text(machine.get("processor")),
             "microcode": _number(machine.get("microcode")),
-            "firmware": [str(entry) for entry in _entries(machine, "firmware") if entry is not None],
-            "board": [str(entry) for entry in _entries(machine, "board") if entry is not None],
+            "firmware": [printable(str(entry)) for entry in _entries(machine, "firmware") if entry is not None],
+            "board": [printable(str(entry)) for entry in _entries(machine, "board") if entry is not None],
         }
 
 
