@@ -134,6 +134,17 @@ def test_names_that_are_not_in_the_dump() -> None:
     assert (modules[1].image_name, modules[1].path) == (f"{modules[1].base:x}", None)
 
 
+def test_names_that_are_longer_than_any_are_none() -> None:
+    """Each may claim 64 KB: four thousand entries of a damaged list took half a gigabyte."""
+    space, entries = made(8, ["a.sys", "b.sys", "c.sys"])
+    space.string(entries[1] + 0x58, "b" * 255, POOL[8] + 0x100000)
+    space.string(entries[2] + 0x58, "c" * 256, POOL[8] + 0x200000)
+    space.string(entries[2] + 0x48, "\\c" * 0x3000, POOL[8] + 0x300000)
+    modules, _ = loaded_modules(space.memory(), HEAD[8], None)
+    assert [module.image_name for module in modules] == ["a.sys", "b" * 255, f"{modules[2].base:x}"]
+    assert modules[2].path is None
+
+
 def test_no_list() -> None:
     assert loaded_modules(Space(8).memory(), None, None)[0] == []
     modules, problems = loaded_modules(Space(8).memory(), HEAD[8], None)

@@ -14,6 +14,8 @@ from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import Memory, sign_extended
 
 _MOST_MODULES = 4096
+#: Bytes of the longest file name that a volume of Windows has (255 characters), and of a path that is still one.
+_LONGEST_NAME, _LONGEST_PATH = 510, 4096
 _MOST_UNLOADED = 50
 _KERNEL_NAMES = {"ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe"}
 #: Largest image that a kernel module can sensibly have, in bytes.
@@ -125,8 +127,8 @@ def loaded_modules(memory: Memory, head: int | None, nt: Layouts | None) -> tupl
 def _module(
     memory: Memory, entry: int, row: object, base: int, image: PeImage | None, full: int, short: int, first: bool
 ) -> Module:
-    path = memory.unicode_string(entry + full)
-    image_name = memory.unicode_string(entry + short) or (path.rsplit("\\", 1)[-1] if path else f"{base:x}")
+    path = _name(memory, entry + full, _LONGEST_PATH)
+    image_name = _name(memory, entry + short, _LONGEST_NAME) or (path.rsplit("\\", 1)[-1] if path else f"{base:x}")
     return Module(
         debugger_name(image_name, first),
         image_name,
@@ -137,6 +139,12 @@ def _module(
         row.checksum or (image.checksum if image else None),  # type: ignore[attr-defined]
         entry,
     )
+
+
+def _name(memory: Memory, address: int, most: int) -> str | None:
+    """A name, unless it is longer than any: four thousand entries of a damaged list may share one that is endless."""
+    length = memory.unsigned(address, 2)
+    return None if length is None or length > most else memory.unicode_string(address)
 
 
 def _entry_type(nt: Layouts | None, pointer_size: int) -> tuple[Layouts, str]:
