@@ -11,7 +11,9 @@ import pytest
 
 from tests.prompt import answer, session_over
 from tests.vol_here import VolHere
-from volatility3_kdump.memory import LIMIT_VARIABLE, ReadBudget, ReadLimit
+from volatility3_kdump.cli import main
+from volatility3_kdump.errors import ReadLimit
+from volatility3_kdump.memory import LIMIT_VARIABLE, ReadBudget
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 Vol = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -114,3 +116,12 @@ def test_errors_while_rows_are_made_end_with_one_line(sample: Callable[..., Path
     done = run_plugin("-f", str(sample()), "kdump.type", "--type", "nt!_KTHREAD", "--address", "$thread", "--link", "q")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "kdump: " in done.stderr and "field" in done.stderr
+
+
+def test_commands_end_with_one_line(
+    sample: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "4k")
+    assert main(["report", str(sample()), "-o", str(tmp_path / "page.html")]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("kdump: stopped: this has read 4,096 bytes") and shown.err.count("\n") == 1

@@ -26,6 +26,13 @@ class KdumpError(Exception):
         return type(self)(f"{place}: {self}", name=self.name, address=self.address, reason=self.reason)
 
 
+class ReadLimit(Exception):
+    """A command has read more than a sound dump gives it reason to.
+
+    Not a :class:`KdumpError`: those are caught where one structure of many cannot be read.
+    """
+
+
 class NotACrashDump(KdumpError):
     """The file is something else: empty, zero-filled, a user-mode minidump, a raw image."""
 

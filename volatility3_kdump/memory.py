@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
+from volatility3_kdump.errors import ReadLimit
 from volatility3_kdump.options import parse_size
 
 ReadMemory = Callable[[int, int], "bytes | None"]
@@ -20,13 +21,6 @@ _LEAST = 128 << 20
 
 PAGE_SIZE = 0x1000
 _LONGEST_STRING = 0x10000
-
-
-class ReadLimit(Exception):
-    """A command has read more than a sound dump gives it reason to.
-
-    Not a :class:`~volatility3_kdump.errors.KdumpError`: those are caught where one structure of many cannot be read.
-    """
 
 
 class ReadBudget:

@@ -11,9 +11,8 @@ from volatility3.framework.configuration import requirements
 
 import volatility3_kdump.layers
 import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with the host
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.escape import printable
-from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.options import Options, kernel_base
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.grid import KdumpGrid

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.escape import printable
 
 _HOST_CACHE = "volatility3.framework.constants"
@@ -25,7 +25,7 @@ def run_guarded(run: Callable[[], int]) -> int:
         status = run()
         sys.stdout.flush()
         return status
-    except KdumpError as error:
+    except (KdumpError, ReadLimit) as error:
         message = str(error)
     except BrokenPipeError:
         _abandon_output()

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from volatility3_kdump.analysis.code import instructions_before, instructions_from
 from volatility3_kdump.analysis.crash import Crash
 from volatility3_kdump.analysis.vendors import vendor_of
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.findings.memory_use import MemoryUse, memory_use
 from volatility3_kdump.findings.wait_chains import WaitChains
 from volatility3_kdump.images.image_files import ImageSet
 from volatility3_kdump.images.modules import Module
-from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.text.registers import absent_code_line, code_line
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.io.drivers import read_details

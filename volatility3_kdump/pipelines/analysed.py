@@ -10,9 +10,8 @@ from typing import Any
 
 from volatility3_kdump.batch.files import File, collect
 from volatility3_kdump.collecting import let_go_of_dump
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.escape import printable
-from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.options import Options
 from volatility3_kdump.pipelines.conditions import Condition
 

@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.memory import ReadLimit
+from volatility3_kdump.errors import KdumpError, ReadLimit
 
 #: Characters of a page.
 LEAST_PAGE, USUAL_PAGE, LARGEST_PAGE = 500, 20_000, 100_000

@@ -14,9 +14,8 @@ import threading
 import traceback
 from typing import Any, BinaryIO
 
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.escape import printable
-from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.serving import confinement, frames
 
 _LONGEST_ERROR = 2000

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 from volatility3.framework import interfaces, renderers
 from volatility3.framework.renderers import format_hints
 
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.escape import printable, terminal_line
-from volatility3_kdump.memory import ReadLimit
 from volatility3_kdump.notebook import html_table
 
 Row = tuple[int, tuple[Any, ...]]

@@ -42,8 +42,7 @@ from volatility3_kdump.console.script import Again, Leave, Leaving, StepsSpent, 
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Argument, Example, Given, Kind, Option, Syntax
 from volatility3_kdump.console.usage import described
-from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.memory import ReadLimit
+from volatility3_kdump.errors import KdumpError, ReadLimit
 
 _WORD = re.compile(r'"([^"]*)"?|([^\s"]+)')
 #: The name of the extension library in front of its command: ``!kdexts.locks``, ``!kdext*.locks``.
