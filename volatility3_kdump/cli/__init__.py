@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`kdump -?` lists the options of the prompt.",
     )
     parser.add_argument("--version", action="version", version=f"kdump {__version__}")
-    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND", prog="kdump")
     for command in commands():
         command.add_to(parsers)
     return parser
