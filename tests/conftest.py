@@ -99,7 +99,13 @@ RunVol = Callable[..., subprocess.CompletedProcess[str]]
 def pytest_configure(config: pytest.Config) -> None:
     """The same examples in every run, and how many; how long one takes depends on what else the machine does."""
     amounts.thorough = config.getoption("--thorough")
-    hypothesis.settings.register_profile("same", derandomize=True, deadline=None, max_examples=amounts.part(100))
+    hypothesis.settings.register_profile(
+        "same",
+        derandomize=True,
+        deadline=None,
+        max_examples=amounts.part(100),
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
     hypothesis.settings.load_profile("same")
     if config.getoption("--cpu-times"):
         config.pluginmanager.register(CpuTimes())

@@ -31,7 +31,7 @@ def test_offline(before: list[str], after: list[str], sample: Callable[..., Path
         path = f"srv*{tmp_path / 'store'}*{server.url}"
         command = [sys.executable, "-m", "volatility3_kdump", "vol", "-q", *before, "-f", str(sample(4))]
         command += ["kdump.stack", "--symbol-path", path, "--image-path", path, *after]
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
         assert finished.returncode == 0, finished.stderr
         assert "KeBugCheckEx" in finished.stdout
         assert bool(server.asked) == (not before and not after)
