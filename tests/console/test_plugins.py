@@ -95,8 +95,8 @@ WITHOUT_PAIR = {
     *(".cxr", ".ecxr", ".exr", "r", ".frame", "uf", "#", "kd", "??", "dx", "dtx"),
     *("!stacks", "!irql", "!devobj", "!chkimg"),
     *("!pcr", "!prcb", "!cpuinfo", "!errrec", "!token", "!vad"),
-    # The sample has no work queues.
-    "!exqueue",
+    # The sample has no work queues, no debug output, and no types of the cache.
+    *("!exqueue", "!dbgprint", "!filecache"),
     *("!poaction", "!verifier", "!deadlock", "!vpb", "!ca", "!pfn", "!idt"),
     *("!peb", "!teb", "!dlls", "!gle"),
     # Types that the table of the sample does not have.
