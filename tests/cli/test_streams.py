@@ -59,6 +59,19 @@ def test_no_output_at_all(sample: Callable[..., Path]) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "told"),
+    [
+        ('-z "$1" -c "lm"', 0, b""),
+        ("verdict -", 1, b"kdump: standard input: there is no text in it\n"),
+        pytest.param("mcp --root .", 0, b"", marks=pytest.mark.thorough),
+    ],
+)
+def test_no_input_at_all(command: str, status: int, told: bytes, sample: Callable[..., Path]) -> None:
+    done = run(f"$KDUMP {command} <&-", str(sample(4)))
+    assert (done.returncode, done.stderr) == (status, told)
+
+
 @pytest.mark.parametrize("command", [pytest.param("doctor", marks=pytest.mark.thorough), "symbols --manifest $1"])
 def test_a_reader_that_leaves(command: str, sample: Callable[..., Path]) -> None:
     done = run(f"$KDUMP {command} | true", str(sample()))

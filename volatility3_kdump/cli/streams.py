@@ -16,11 +16,11 @@ def run_guarded(run: Callable[[], int]) -> int:
     """Run a command and give the exit status; what the process cannot write ends it with one line and status 1.
 
     A reader that has seen enough (``| head``) is no failure. Where the process was started without an output, there is
-    nobody to tell.
+    nobody to tell, and without an input, nothing to read.
     """
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     try:
         status = run()
         sys.stdout.flush()
