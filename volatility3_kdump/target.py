@@ -31,7 +31,7 @@ from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, rea
 from volatility3_kdump.symbols.kernel import Kernel, find_kernel
 from volatility3_kdump.symbols.machine_facts import machine_facts
 from volatility3_kdump.symbols.names import AddressNames
-from volatility3_kdump.symbols.objects import Types
+from volatility3_kdump.symbols.objects import TypedObject, Types
 from volatility3_kdump.symbols.places import Places, places_of
 from volatility3_kdump.symbols.sources import SymbolSources, identity_in
 from volatility3_kdump.symbols.types import TypeTable
@@ -79,8 +79,6 @@ class Target:
         made: T = self._made[make]
         return made
 
-    # opening ----------------------------------------------------------------------------------------------------
-
     @classmethod
     def open(cls, path: str | os.PathLike[str], options: Options | None = None) -> Target:
         """Open a dump file, or the dump in an archive. Raises a :class:`~volatility3_kdump.errors.KdumpError`."""
@@ -115,8 +113,6 @@ class Target:
         places = places_of(options)
         return cls(open_layers(context, config_path, location, options), places)
 
-    # the file ---------------------------------------------------------------------------------------------------
-
     @property
     def dump_file(self) -> str:
         """The dump file's own name, without directories: inside a container, that of the member."""
@@ -139,8 +135,6 @@ class Target:
     def warnings(self) -> list[str]:
         """Everything that is wrong with the dump as far as it was looked at, one line each."""
         return [*self.dump.warnings, *self.problems]
-
-    # memory -----------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def memory(self) -> Memory:
@@ -275,8 +269,16 @@ class Target:
 
     @functools.cached_property
     def types(self) -> Types:
-        """Types and variables of all modules by name, ``types.object("nt!_EPROCESS", address)``."""
+        """Types and variables of all modules by name."""
         return Types(self.memory, lambda: self.modules, self.types_of, self.names.address_of)
+
+    def object(self, type_name: str, address: int) -> TypedObject:
+        """Memory as a type, ``object("nt!_EPROCESS", address)``. Raises :class:`KdumpError` for a type not known."""
+        return self.types.object(type_name, address)
+
+    def symbol_object(self, name: str, type_name: str | None = None) -> TypedObject:
+        """A variable as its type. Raises :class:`KdumpError` where its place or its type is not known."""
+        return self.types.symbol_object(name, type_name)
 
     def _repr_html_(self) -> str:
         return html_table(("Dump", self.name), [("Crash", self.header.brief()), ("Symbols", self.symbol_status)])
@@ -292,8 +294,6 @@ class Target:
         if address is None and debugger_field is not None and self.debugger is not None:
             address = self.debugger[debugger_field]
         return address
-
-    # shared values ----------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def modules(self) -> list[Module]:

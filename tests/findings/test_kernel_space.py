@@ -61,7 +61,7 @@ def test_options_of_address(scene: Callable[[str], Target], scene_name: str) -> 
     assert summary[0].startswith("--- Usage Summary ---")
     assert {line.split()[0] for line in summary[1:]} >= {"NonPagedPool", "Image", "KernelStack"}
     assert answer(session, "!vm 21")[-len(summary) :] == summary
-    assert answer(session, "!address -f:nothing")[0].startswith("!address -f: knows no nothing here: ")
+    assert answer(session, "!address -f:nothing")[0].startswith("!address -f: nothing is not among ")
     assert answer(session, "!address -f:image @rsp") == [
         "!address takes an address, or -summary and -f: for all of the address space"
     ]

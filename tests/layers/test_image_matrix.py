@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz.test_kernel_structures import NAMES, OPTIONS, SCENES, run_with
+from tests.fuzz.test_kernel_structures import NAMES, OPTIONS, OWN_TABLE, SCENES, run_with
 from tests.layers import host_matrix
 from tests.layers.test_host_matrix import LARGE_PAGE, MEMMAP
 from tests.layers.test_images import ALL, KINDS, one_table
@@ -73,7 +73,7 @@ def of_dump(image: Image) -> Callable[[str], list[Rows]]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN_TABLE])
 def test_every_plugin_of_ours(name: str, kind: str, image: Image, of_dump: Callable[[str], list[Rows]]) -> None:
     path = image(kind, scene=SCENES.get(name, "myfault"))
     if name in IN_TAGGED_DATA:

@@ -23,7 +23,7 @@ def target(sample: Callable[..., Path]) -> Any:
 
 @pytest.fixture(scope="module")
 def process(target: Any) -> Any:
-    return target.types.object("nt!_EPROCESS", crash_process(target).address)
+    return target.object("nt!_EPROCESS", crash_process(target).address)
 
 
 def test_members(target: Any, process: Any) -> None:
@@ -35,16 +35,16 @@ def test_members(target: Any, process: Any) -> None:
     # A bit field, a pointer that is followed, an array.
     assert process.ExitTime.QuadPart.value == read.exit_time
     assert process.ImageFileName[0].value == ord(read.image_name[0]) and len(process.ImageFileName) == 15
-    assert process == target.types.object("_EPROCESS", process.address_)
+    assert process == target.object("_EPROCESS", process.address_)
 
 
 def test_lists(target: Any, process: Any) -> None:
-    head = target.types.symbol_object("nt!PsActiveProcessHead", "_LIST_ENTRY")
+    head = target.symbol_object("nt!PsActiveProcessHead", "_LIST_ENTRY")
     entries = [entry.address_ for entry in head.entries("nt!_EPROCESS", "ActiveProcessLinks")]
     assert entries == process_addresses(target)
     threads = [thread.address_ for thread in process.ThreadListHead.entries("_ETHREAD", "ThreadListEntry")]
     assert threads == thread_addresses(target, process.address_)
-    thread = target.types.object("_ETHREAD", crash_thread(target).address)
+    thread = target.object("_ETHREAD", crash_thread(target).address)
     assert thread.ThreadListEntry.containing("_ETHREAD", "ThreadListEntry") == thread
     assert thread.Tcb.Process.pointer() == process.address_
     assert thread.Tcb.Process.deref().type_.name == "_KPROCESS"
@@ -56,13 +56,13 @@ def test_what_is_not_there(target: Any, process: Any) -> None:
     with pytest.raises(AttributeError, match="has no member Nothing"):
         _ = process.Nothing
     with pytest.raises(KdumpError, match="has no such type"):
-        target.types.object("nt!_NOTHING", 0)
+        target.object("nt!_NOTHING", 0)
     with pytest.raises(KdumpError, match="the types of nowhere are not at hand"):
-        target.types.object("nowhere!_EPROCESS", 0)
+        target.object("nowhere!_EPROCESS", 0)
     with pytest.raises(KdumpError, match="no such symbol"):
-        target.types.symbol_object("nt!Nothing", "_LIST_ENTRY")
+        target.symbol_object("nt!Nothing", "_LIST_ENTRY")
     with pytest.raises(NotInDump, match="not mapped"):
-        _ = target.types.object("_EPROCESS", 0xFFFF_8000_0000_0000).UniqueProcessId.value
+        _ = target.object("_EPROCESS", 0xFFFF_8000_0000_0000).UniqueProcessId.value
     for wrong in (lambda: process.value, lambda: process.Pcb[0], process.UniqueProcessId.text):
         with pytest.raises(TypeError):
             wrong()
@@ -81,4 +81,4 @@ def test_notebooks_show_them(target: Any, process: Any) -> None:
 def test_no_field_that_the_type_has_breaks_it(target: Any, process: Any) -> None:
     """Every member of the largest structures is shown, or says why it is not."""
     for name in ("_EPROCESS", "_ETHREAD", "_KPCR", "_KPRCB", "_MMPFN", "_OBJECT_TYPE"):
-        assert target.types.object(f"nt!{name}", process.address_)._repr_html_().startswith("<table>")
+        assert target.object(f"nt!{name}", process.address_)._repr_html_().startswith("<table>")

@@ -2,13 +2,13 @@
 
 ::
 
-    process = target.types.object("nt!_EPROCESS", 0xFFFF91895309D080)
+    process = target.object("nt!_EPROCESS", 0xFFFF91895309D080)
     process.ImageFileName.text()
     process.Pcb.DirectoryTableBase.value
     for thread in process.ThreadListHead.entries("nt!_ETHREAD", "ThreadListEntry"):
         thread.Cid.UniqueThread.value
 
-    head = target.types.symbol_object("nt!PsActiveProcessHead", "_LIST_ENTRY")
+    head = target.symbol_object("nt!PsActiveProcessHead", "_LIST_ENTRY")
     names = [entry.ImageFileName.text() for entry in head.entries("nt!_EPROCESS", "ActiveProcessLinks")]
 
 Nothing is read before it is asked for. What the dump does not hold raises :class:`NotInDump` with its reason.

@@ -64,7 +64,7 @@ def space_text(target: Target, chosen: str | None, summary: bool, progress: Prog
         wanted = {{"stack": "kernelstack"}.get(word, word) for word in chosen.lower().split(",")}
         unknown = sorted(wanted - usages.keys())
         if unknown:
-            raise KdumpError(f"!address -f: knows no {unknown[0]} here: {', '.join(sorted(usages.values()))}")
+            raise KdumpError(f"!address -f: {unknown[0]} is not among {', '.join(sorted(usages.values()))}")
         stretches = [stretch for stretch in stretches if usage_word(stretch.kind).lower() in wanted]
     if summary:
         yield from usage_lines(usage(target, stretches))
