@@ -153,18 +153,25 @@ def _lime(path: Path, image: Image) -> None:
 
 def _elf(path: Path, image: Image) -> None:
     """As QEMU writes it: a segment of notes, then one for each stretch of memory."""
-    ranges = image.ranges()
     notes = b"".join(map(_prstatus, range(len(image.processors)), image.processors))
     notes += b"".join(map(_qemu_note, image.processors))
+    path.write_bytes(elf_core(notes, image.ranges()))
+
+
+def elf_core(notes: bytes, ranges: Sequence[tuple[int, bytes]], machine: int = 62, flags: int = 0) -> bytes:
+    """A 64-bit ELF core file: a segment of notes, then one for each range (address, bytes) with these ``p_flags``.
+
+    ``machine`` is its ``e_machine``. The layout is that of the ELF specification.
+    """
     begin = 0x40 + 0x38 * (len(ranges) + 1)
-    offset = begin + len(notes)
     header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0x40, 0, 0, 0x40, 0x38, len(ranges) + 1, 0, 0, 0)
+    header += struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 0x40, 0, 0, 0x40, 0x38, len(ranges) + 1, 0, 0, 0)
     programs = [struct.pack("<IIQQQQQQ", 4, 0, begin, 0, 0, len(notes), len(notes), 0)]
+    offset = begin + len(notes)
     for address, data in ranges:
-        programs.append(struct.pack("<IIQQQQQQ", 1, 0, offset, 0, address, len(data), len(data), 0))
+        programs.append(struct.pack("<IIQQQQQQ", 1, flags, offset, 0, address, len(data), len(data), 0))
         offset += len(data)
-    path.write_bytes(b"".join((header, *programs, notes, *(data for _, data in ranges))))
+    return b"".join((header, *programs, notes, *(data for _, data in ranges)))
 
 
 def _note(name: bytes, kind: int, data: bytes) -> bytes:

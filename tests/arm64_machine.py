@@ -18,6 +18,7 @@ from pathlib import Path
 
 import volatility3_kdump
 from kdump_sample import pe
+from kdump_sample.memory_images import elf_core
 from kdump_sample.physical import PAGE, PhysicalMemory
 from tests.archives import packing
 from volatility3_kdump import tables
@@ -275,20 +276,11 @@ def notes(states: Iterable[Mapping[str, int]]) -> bytes:
 
 def elf(made: Machine, path: Path, states: Iterable[Mapping[str, int]] = (), machine: int = 183) -> Path:
     """``dump-guest-memory``: a segment of notes, then one for each stretch of memory."""
-    noted = notes(states)
     ranges = [
         (first * PAGE, b"".join(bytes(made.memory.pages[frame]) for frame in range(first, first + count)))
         for first, count in made.memory.runs()
     ]
-    begin = 0x40 + 0x38 * (len(ranges) + 1)
-    header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 0x40, 0, 0, 0x40, 0x38, len(ranges) + 1, 0, 0, 0)
-    programs = [struct.pack("<IIQQQQQQ", 4, 0, begin, 0, 0, len(noted), len(noted), 0)]
-    offset = begin + len(noted)
-    for address, data in ranges:
-        programs.append(struct.pack("<IIQQQQQQ", 1, 0, offset, 0, address, len(data), len(data), 0))
-        offset += len(data)
-    path.write_bytes(b"".join((header, *programs, noted, *(data for _, data in ranges))))
+    path.write_bytes(elf_core(notes(states), ranges, machine))
     return path
 
 

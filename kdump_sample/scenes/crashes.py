@@ -38,19 +38,22 @@ def request(
     return dataclasses.replace(scene, kernel_functions=tuple(kernel_functions), paged_out=())
 
 
+def called_out(address: int, handler: int, frames: Sequence[Frame], kernel_functions: Sequence[Function]) -> Scene:
+    """The request of a driver that calls an address whose page is not there to run.
+
+    ``handler`` is which call of the page fault handler it is, ``frames`` those behind it.
+    """
+    call = Function("CallOut", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "register:rbx"),))
+    stack = (
+        Frame("myfault!CallOut", sets={"rbx": address}),
+        Frame("KiPageFault", trap=kernel_trap(rip=address, called=True), call=handler),
+    )
+    return request(call, (*stack, *frames), kernel_functions)
+
+
 def called_pool(pool: int) -> Scene:
     """The request of a driver that calls an address in pool, where a block begins with its tag."""
-    call = Function("CallOut", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "register:rbx"),))
-    made = request(
-        call,
-        (
-            Frame("myfault!CallOut", sets={"rbx": pool}),
-            Frame("KiPageFault", trap=kernel_trap(rip=pool, called=True), call=TO_MEMORY_MANAGER),
-            Frame("MmAccessFault"),
-            Frame("MiSystemFault"),
-        ),
-        MEMORY_MANAGER,
-    )
+    made = called_out(pool, TO_MEMORY_MANAGER, (Frame("MmAccessFault"), Frame("MiSystemFault")), MEMORY_MANAGER)
     return add(made, records=(Record(pool, bytes.fromhex("4d79466101000000")),))
 
 

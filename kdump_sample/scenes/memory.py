@@ -15,7 +15,7 @@ from kdump_sample.dispatch import (
 )
 from kdump_sample.scene import Record, Scene
 from kdump_sample.scenes import scene
-from kdump_sample.scenes.crashes import MYFAULT, TOUCHES, add, called_pool, request, touch
+from kdump_sample.scenes.crashes import MYFAULT, TOUCHES, add, called_out, called_pool, request, touch
 from kdump_sample.stacks import Frame
 from kdump_sample.variants import crashed, draft_stack, exception_record, kernel_trap
 from volatility3_kdump.layout import Layouts
@@ -52,16 +52,7 @@ def null_event(layouts: Layouts) -> Scene:
 @scene("unloaded-driver")
 def unloaded_driver(layouts: Layouts) -> Scene:
     """0xD1: a call into a driver that has been unloaded."""
-    call = Function("CallOut", (*pushes("rbx"), Allocate(0x20)), (Call(0x1C, "register:rbx"),))
-    made = request(
-        call,
-        (
-            Frame("myfault!CallOut", sets={"rbx": _UNLOADED_CODE}),
-            Frame("KiPageFault", trap=kernel_trap(rip=_UNLOADED_CODE, called=True), call=TO_BUG_CHECK),
-            Frame("KiBugCheckDispatch"),
-        ),
-        (PAGE_FAULT,),
-    )
+    made = called_out(_UNLOADED_CODE, TO_BUG_CHECK, (Frame("KiBugCheckDispatch"),), (PAGE_FAULT,))
     parameters = (_UNLOADED_CODE, 2, _EXECUTE, _UNLOADED_CODE)
     return crashed(made, 0xD1, parameters, called_with=(0xA, *parameters))
 

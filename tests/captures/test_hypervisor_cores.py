@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
+from kdump_sample.memory_images import elf_core
 from volatility3_kdump.captures import Capture, open_capture
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
@@ -58,15 +59,7 @@ def virtualbox(source: Path, path: Path, version: int = 0x10006, cut: int = 0, d
         (stretch.pfn << 12, reference.source.read(stretch.offset or 0, stretch.count << 12))
         for stretch in extents(reference.pages, 0, (reference.pages.highest or 0) + 1)
     ]
-    begin = 0x40 + 0x38 * (len(ranges) + 1)
-    header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0x40, 0, 0, 0x40, 0x38, len(ranges) + 1, 0, 0, 0)
-    programs = [struct.pack("<IIQQQQQQ", 4, 0, begin, 0, 0, len(notes), 0, 0)]
-    offset = begin + len(notes)
-    for address, data in ranges:
-        programs.append(struct.pack("<IIQQQQQQ", 1, 7, offset, 0, address, len(data), len(data), 0))
-        offset += len(data)
-    path.write_bytes(b"".join((header, *programs, notes, *(data for _, data in ranges))))
+    path.write_bytes(elf_core(notes, ranges, flags=7))
     return path
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from volatility3_kdump.batch.sightings import CONFIDENCE
+from volatility3_kdump.batch.sightings import CrashKey, crash_of, mapping, rank_of
 
 #: How many crashes make a pattern.
 _FEWEST, _MANY_CODES = 2, 3
@@ -25,7 +25,7 @@ _KERNEL = frozenset({"ntkrnlmp.exe", "ntoskrnl.exe", "nt"})
 class Dump:
     """What a line says of a crash. ``rank`` orders the dumps of one crash: the surest, then the largest first."""
 
-    rank: tuple[int, int, str]
+    rank: tuple[int, int, str, int]
     boot_id: int | None
     bug_check: str
     suspect: str | None
@@ -69,12 +69,8 @@ class Crash:
         return sorted(dump.file for dump in self.dumps)
 
 
-def _rank(dump: Dump) -> tuple[int, int, str]:
+def _rank(dump: Dump) -> tuple[int, int, str, int]:
     return dump.rank
-
-
-#: Time and bug check with arguments: what dumps of one crash have in common.
-_Key = tuple[str | None, str]
 
 
 @dataclass
@@ -82,7 +78,7 @@ class Machine:
     """A machine by its SMBIOS tables: its name, and its crashes by time and bug check with arguments."""
 
     name: str
-    crashes: dict[_Key, Crash] = field(default_factory=dict)
+    crashes: dict[CrashKey, Crash] = field(default_factory=dict)
 
     def ordered(self) -> list[Crash]:
         """The crashes, the earliest first; those without a time last."""
@@ -117,24 +113,19 @@ class Machines:
     def __init__(self) -> None:
         self._machines: dict[str, Machine] = {}
         #: Dumps that do not say which machine they are of.
-        self._others: dict[_Key, list[Dump]] = {}
+        self._others: dict[CrashKey, list[Dump]] = {}
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take note of a line."""
-        machine = _mapping(line.get("machine"))
-        system, bug_check = _mapping(line.get("system")), _mapping(line.get("bug_check"))
-        time = _text(system.get("time_utc"))
-        code = str(bug_check.get("base_code") or bug_check.get("code"))
-        arguments = bug_check.get("arguments")
-        values = [str(_mapping(entry).get("value")) for entry in arguments] if isinstance(arguments, list) else []
-        key, dump = (time, " ".join((code, *values))), _dump(line)
+        machine = mapping(line.get("machine"))
+        key, dump = crash_of(line), _dump(line)
         identity = machine.get("smbios_digest")
         if not isinstance(identity, str) or not identity:
-            if time is not None:
+            if key.time is not None:
                 self._others.setdefault(key, []).append(dump)
             return
         counted = self._machines.setdefault(identity, Machine(_name(machine)))
-        counted.crashes.setdefault(key, Crash(time, code)).dumps.append(dump)
+        counted.crashes.setdefault(key, Crash(key.time, key.code)).dumps.append(dump)
 
     def _joined(self) -> dict[str, Machine]:
         """The machines, with the dumps of their crashes that do not say which machine they are of."""
@@ -193,17 +184,15 @@ def machine_lines(machines: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _dump(line: Mapping[str, Any]) -> Dump:
-    system, bug_check = _mapping(line.get("system")), _mapping(line.get("bug_check"))
-    verdict, judged = _mapping(line.get("verdict")), _mapping(line.get("plausibility"))
+    system, bug_check = mapping(line.get("system")), mapping(line.get("bug_check"))
+    verdict, judged = mapping(line.get("verdict")), mapping(line.get("plausibility"))
     boot_id, flips = system.get("boot_id"), judged.get("flips")
-    bits = [_mapping(flip).get("bit") for flip in flips] if isinstance(flips, list) else []
-    file = _mapping(line.get("file"))
-    member = _mapping(file.get("member")).get("name")
+    bits = [mapping(flip).get("bit") for flip in flips] if isinstance(flips, list) else []
+    file = mapping(line.get("file"))
+    member = mapping(file.get("member")).get("name")
     path = f"{file.get('path')}{f' ({member})' if member else ''}"
-    size = file.get("size")
-    confidence = CONFIDENCE.get(str(verdict.get("confidence")), 0)
     return Dump(
-        (-confidence, -size if isinstance(size, int) else 0, path),
+        rank_of(line),
         boot_id if isinstance(boot_id, int) else None,
         str(bug_check.get("name") or bug_check.get("base_code") or bug_check.get("code") or "no bug check"),
         _text(verdict.get("suspect")),
@@ -223,10 +212,6 @@ def _name(machine: Mapping[str, Any]) -> str:
     parts = [machine.get("manufacturer"), machine.get("product"), *(board if isinstance(board, list) else ())]
     parts.append(machine.get("processor"))
     return ", ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part)) or "without a name"
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-CONFIDENCE = {"high": 3, "medium": 2, "low": 1}
+_CONFIDENCE = {"high": 3, "medium": 2, "low": 1}
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,31 @@ class Sighting:
     place: tuple[str, str, int, str | None]
 
 
+class CrashKey(NamedTuple):
+    """What dumps of one crash have in common: time, bug check without the mark of small dumps, and its arguments.
+
+    ``time`` and ``arguments`` are ``None`` where the line has none.
+    """
+
+    time: str | None
+    code: str
+    arguments: tuple[str, ...] | None
+
+
 class Sightings:
     """The dumps of a batch by their crashes; the result does not depend on the order of lines."""
 
     def __init__(self) -> None:
-        self._joined: dict[tuple[str, ...], dict[str | None, list[Sighting]]] = {}
+        self._joined: dict[CrashKey, dict[str | None, list[Sighting]]] = {}
         self._single: list[Sighting] = []
 
     def add(self, line: Mapping[str, Any], sighting: Sighting) -> None:
         """Take note of a line."""
-        bug_check = _mapping(line.get("bug_check"))
-        arguments = bug_check.get("arguments")
-        if sighting.when is None or not isinstance(arguments, list):
+        key = crash_of(line)
+        if key.time is None or key.arguments is None:
             self._single.append(sighting)
             return
-        values = [str(_mapping(entry).get("value")) for entry in arguments]
-        key = (sighting.when, str(bug_check.get("base_code") or bug_check.get("code")), *values)
-        identity = _mapping(line.get("machine")).get("smbios_digest")
+        identity = mapping(line.get("machine")).get("smbios_digest")
         machines = self._joined.setdefault(key, {})
         machines.setdefault(identity if isinstance(identity, str) and identity else None, []).append(sighting)
 
@@ -66,18 +74,30 @@ class Sightings:
                     yield sorted(sightings, key=lambda sighting: sighting.rank)
 
 
+def crash_of(line: Mapping[str, Any]) -> CrashKey:
+    """The crash that a line is of."""
+    bug_check, time = mapping(line.get("bug_check")), mapping(line.get("system")).get("time_utc")
+    arguments = bug_check.get("arguments")
+    return CrashKey(
+        time if isinstance(time, str) and time else None,
+        str(bug_check.get("base_code") or bug_check.get("code")),
+        tuple(str(mapping(entry).get("value")) for entry in arguments) if isinstance(arguments, list) else None,
+    )
+
+
 def rank_of(line: Mapping[str, Any]) -> tuple[int, int, str, int]:
     """The order among dumps of one crash: the surest, the largest, then by name."""
-    file = _mapping(line.get("file"))
-    confidence, size = _mapping(line.get("verdict")).get("confidence"), file.get("size")
-    member = _mapping(file.get("member")).get("number")
+    file = mapping(line.get("file"))
+    confidence, size = mapping(line.get("verdict")).get("confidence"), file.get("size")
+    member = mapping(file.get("member")).get("number")
     return (
-        -CONFIDENCE.get(str(confidence), 0),
+        -_CONFIDENCE.get(str(confidence), 0),
         -size if isinstance(size, int) else 0,
         str(file.get("path")),
         member if isinstance(member, int) else 0,
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """An object of a line, empty where there is none: lines may come from a file."""
     return value if isinstance(value, Mapping) else {}

@@ -57,7 +57,7 @@ class WorkerDied(Exception):
 def analyze_file(file: File, member: Inside | None, options: Options, earlier: Sequence[str] = ()) -> Line:
     """Analyse one dump and give its line. This is what executors are given to do.
 
-    ``member`` is the dump in an archive. Where the file has one of the ``known`` hashes, the line is
+    ``member`` is the dump in an archive. Where the file has one of the ``earlier`` hashes, the line is
     only ``{"same": HASH}``. Whatever goes wrong is in the line.
     """
     from volatility3_kdump.archives.cache_files import releasing
@@ -128,7 +128,7 @@ def _digest(file: File) -> str:
 def dumps_inside(file: File, options: Options, earlier: Sequence[str] = ()) -> Line:
     """The dumps of an archive as ``{"members": [(number, name, size), ...], "same": HASH}``.
 
-    The hash is there if it is one of the ``known`` ones. Where the archive cannot be listed, this is its line.
+    The hash is there if it is one of the ``earlier`` ones. Where the archive cannot be listed, this is its line.
     """
     from volatility3_kdump.archives.containers import dump_members
 

@@ -18,7 +18,6 @@ from volatility3.framework.symbols.windows.extensions import crash as crash_exte
 from volatility3_kdump.dump import PAGE_SIZE, PHYSICAL_TYPES, DumpType, FileSource, Source, open_dump
 from volatility3_kdump.errors import KdumpError, UnsupportedDump
 from volatility3_kdump.files import path_of
-from volatility3_kdump.layers.container import KdumpMemberLayer
 from volatility3_kdump.layers.paged_memory import PagedMemory
 from volatility3_kdump.layers.plain import SourceLayer
 
@@ -51,7 +50,7 @@ class LayerSource:
 
 def source_of(layer: interfaces.layers.DataLayerInterface) -> Source:
     """The quickest way to the bytes of a layer: the file itself where the layer is a plain local file."""
-    if isinstance(layer, (KdumpMemberLayer, SourceLayer)):
+    if isinstance(layer, SourceLayer):
         return layer.source
     if isinstance(layer, physical.FileLayer):
         path = path_of(layer.location)

@@ -20,7 +20,7 @@ from volatility3_kdump.captures import Capture
 from volatility3_kdump.cpu.state import CR3_TABLE, ProcessorState
 from volatility3_kdump.dump import BytesSource, CrashDump, Fact, MachineFacts, no_facts, parse_header
 from volatility3_kdump.errors import NotACrashDump
-from volatility3_kdump.images.pe import code_view, parse_headers
+from volatility3_kdump.images.pe import PeImage, code_view, parse_headers
 from volatility3_kdump.layers.image import KdumpImageLayer
 from volatility3_kdump.layers.reading import memory_of
 from volatility3_kdump.layers.self_maps import self_maps
@@ -306,32 +306,32 @@ def _image_around(memory: Memory, address: int) -> int | None:
     top = address & ~(_PAGE - 1)
     for base in range(top, top - _LARGEST_KERNEL, -_PAGE):
         if memory.read(base, 2) == b"MZ":
-            image = parse_headers(lambda rva, size, base=base: memory.read(base + rva, size))  # type: ignore[misc]
+            image = _headers(memory, base)
             if image is None:
                 continue
-            holds: bool = address < base + image.size_of_image
-            return base if holds and _is_kernel(memory, base) else None
+            return base if address < base + image.size_of_image and _is_kernel(memory, base) else None
     return None
 
 
 def _extent(windows: _Windows) -> range:
     """The addresses of the kernel's image."""
-    image = parse_headers(lambda rva, size: windows.memory.read(windows.base + rva, size))
+    image = _headers(windows.memory, windows.base)
     return range(windows.base, windows.base + (image.size_of_image if image is not None else 0))
 
 
 def _is_for(memory: Memory, base: int, layer: KdumpTranslation) -> bool:
     """Whether an image is of the architecture of page tables: those of x64 may look like those of ARM64."""
-    image = parse_headers(lambda rva, size: memory.read(base + rva, size))
+    image = _headers(memory, base)
     return image is not None and (image.machine == _ARM64) == isinstance(layer, KdumpArm64Layer)
 
 
-def _is_kernel(memory: Memory, base: int) -> bool:
-    def read(rva: int, size: int) -> bytes | None:
-        return memory.read(base + rva, size)
+def _headers(memory: Memory, base: int) -> PeImage | None:
+    return parse_headers(lambda rva, size: memory.read(base + rva, size))
 
-    image = parse_headers(read)
-    record = code_view(read, image) if image is not None else None
+
+def _is_kernel(memory: Memory, base: int) -> bool:
+    image = _headers(memory, base)
+    record = code_view(lambda rva, size: memory.read(base + rva, size), image) if image is not None else None
     return record is not None and record.pdb_name.lower() in _KERNEL_NAMES
 
 

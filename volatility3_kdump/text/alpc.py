@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.addresses import plain
 from volatility3_kdump.windows.processes.alpc import CLIENT, CONNECTION, SERVER, AlpcMessage, AlpcPort
 
 _WIDE, _NARROW = 25, 21
-
-
-def _plain(address: int | None, size: int) -> str:
-    return pointer(address, size, tick=False)
 
 
 def _number(value: int | None) -> str:
@@ -19,22 +15,22 @@ def _number(value: int | None) -> str:
 
 
 def _owner(port: AlpcPort, size: int) -> str:
-    return "0" * 2 * size if port.owner is None else f"{_plain(port.owner.address, size)} ({port.owner.name or '?'})"
+    return "0" * 2 * size if port.owner is None else f"{plain(port.owner.address, size)} ({port.owner.name or '?'})"
 
 
 def port_lines(port: AlpcPort, size: int = 8) -> Iterator[str]:
     """``!alpc /p``."""
     named = f" ({port.name})" if port.name and port.connection == port.address else ""
-    yield f"Port @ {_plain(port.address, size)}"
+    yield f"Port @ {plain(port.address, size)}"
     for label, value in (
         ("Type", port.kind or "?"),
-        ("CommunicationInfo", _plain(port.information, size)),
-        ("  ConnectionPort", _plain(port.connection, size) + named),
-        ("  ClientCommunicationPort", _plain(port.client, size)),
-        ("  ServerCommunicationPort", _plain(port.server, size)),
+        ("CommunicationInfo", plain(port.information, size)),
+        ("  ConnectionPort", plain(port.connection, size) + named),
+        ("  ClientCommunicationPort", plain(port.client, size)),
+        ("  ServerCommunicationPort", plain(port.server, size)),
         ("OwnerProcess", _owner(port, size)),
         ("SequenceNo", _number(port.sequence)),
-        ("CompletionPort", _plain(port.completion, size)),
+        ("CompletionPort", plain(port.completion, size)),
         *((name, "Yes" if value else "No") for name, value in port.flags.items()),
     ):
         yield f"  {label:<{_WIDE}} : {value}"
@@ -44,14 +40,14 @@ def port_lines(port: AlpcPort, size: int = 8) -> Iterator[str]:
             yield f"  {name} queue is empty."
             continue
         yield f"  {name} queue has {len(messages)} message(s)"
-        yield from (f"    {_plain(message, size)}" for message in messages)
+        yield from (f"    {plain(message, size)}" for message in messages)
     yield from (f"NOTE: {problem}" for problem in port.problems)
 
 
 def message_lines(message: AlpcMessage, size: int = 8) -> Iterator[str]:
     """``!alpc /m``."""
     port = message.port
-    yield f"Message @ {_plain(message.address, size)}"
+    yield f"Message @ {plain(message.address, size)}"
     rows = [
         ("MessageID", _short(message.identifier)),
         ("CallbackID", _short(message.callback)),
@@ -60,13 +56,13 @@ def message_lines(message: AlpcMessage, size: int = 8) -> Iterator[str]:
         ("DataLength", _short(message.data_length)),
         ("TotalLength", _short(message.total_length)),
         *((name, "Yes" if value else "No") for name, value in message.flags.items()),
-        ("OwnerPort", _plain(message.owner_port, size)),
-        ("WaitingThread", _plain(message.waiting, size)),
+        ("OwnerPort", plain(message.owner_port, size)),
+        ("WaitingThread", plain(message.waiting, size)),
         ("QueueType", f"ALPC_MSGQUEUE_{(message.queue or '?').split()[0].upper()}"),
-        ("QueuePort", "?" if port is None else f"{_plain(port.address, size)} [{port.kind or '?'}]"),
+        ("QueuePort", "?" if port is None else f"{plain(port.address, size)} [{port.kind or '?'}]"),
         ("QueuePortOwnerProcess", "?" if port is None else _owner(port, size)),
-        ("ServerThread", _plain(message.server_thread, size)),
-        ("ConnectionPort", _plain(message.connection, size)),
+        ("ServerThread", plain(message.server_thread, size)),
+        ("ConnectionPort", plain(message.connection, size)),
     ]
     yield from (f"  {label:<{_NARROW}} : {value}" for label, value in rows)
 
@@ -80,20 +76,20 @@ def process_lines(process: int, ports: Iterable[AlpcPort], problems: Iterable[st
     every = list(ports)
     by_address = {port.address: port for port in every}
     own = [port for port in every if port.owner is not None and port.owner.address == process]
-    yield f"Ports created by the process {_plain(process, size)}:"
+    yield f"Ports created by the process {plain(process, size)}:"
     yield ""
     for port in (port for port in own if port.kind == CONNECTION):
         clients = [other for other in every if other.kind == CLIENT and other.connection == port.address]
-        yield f"\t{_plain(port.address, size)}('{port.name or ''}'), {len(clients)} connections"
+        yield f"\t{plain(port.address, size)}('{port.name or ''}'), {len(clients)} connections"
         for client in clients:
-            yield f"\t\t{_plain(client.server, size)} -> {_plain(client.address, size)} {_owner(client, size)}"
+            yield f"\t\t{plain(client.server, size)} -> {plain(client.address, size)} {_owner(client, size)}"
     yield ""
-    yield f"Ports the process {_plain(process, size)} is connected to:"
+    yield f"Ports the process {plain(process, size)} is connected to:"
     yield ""
     for port in (port for port in own if port.kind == CLIENT):
         connection = by_address.get(port.connection or 0)
         shown = "" if connection is None else f"('{connection.name or ''}') {_owner(connection, size)}"
-        yield f"\t{_plain(port.address, size)} -> {_plain(port.connection, size)}{shown}"
+        yield f"\t{plain(port.address, size)} -> {plain(port.connection, size)}{shown}"
     strange = [port for port in own if port.kind not in (CONNECTION, CLIENT, SERVER)]
     yield from (f"NOTE: the port {port.address:x} is of no known kind" for port in strange)
     yield from (f"NOTE: {problem}" for problem in problems)

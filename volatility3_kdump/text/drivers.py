@@ -12,7 +12,7 @@ from volatility3_kdump.escape import printable
 from volatility3_kdump.findings.image_check import Difference, ImageCheck
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.images.version_resource import ImageVersion
-from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.addresses import plain, pointer
 from volatility3_kdump.text.times import session_time
 from volatility3_kdump.windows.io.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
 from volatility3_kdump.windows.user.loader import UserModule
@@ -241,7 +241,7 @@ def check_lines(check: ImageCheck, size: int = 8) -> Iterator[str]:
     explained = len(check.differences) - len(errors)
     count = sum(difference.size for difference in errors)
     ends = (errors[0].address, errors[-1].address + errors[-1].size - 1) if errors else ()
-    span = f" ({'-'.join(dict.fromkeys(_plain(end, size) for end in ends))})" if errors else ""
+    span = f" ({'-'.join(dict.fromkeys(plain(end, size) for end in ends))})" if errors else ""
     yield f"{count} error{'' if count == 1 else 's'} : {module.name}{span}"
     yield f"    {check.compared} of {check.size} bytes of code compared with {check.file}"
     if explained:
@@ -250,14 +250,10 @@ def check_lines(check: ImageCheck, size: int = 8) -> Iterator[str]:
 
 def _difference(difference: Difference, previous: Difference | None, size: int) -> Iterator[str]:
     last = difference.address + difference.size - 1
-    where = _plain(difference.address, size) + (
-        f"-{_plain(last, size)}  {difference.size} bytes" if difference.size > 1 else ""
+    where = plain(difference.address, size) + (
+        f"-{plain(last, size)}  {difference.size} bytes" if difference.size > 1 else ""
     )
     gap = "" if previous is None else f" (+0x{difference.address - previous.address:x})"
     note = f": {difference.note}" if difference.note else ""
     yield f"    {where} - {difference.symbol or '?'}{gap}  {difference.kind}{note}"
     yield f"\t[ {difference.file[:16].hex(' ')}:{difference.memory[:16].hex(' ')} ]"
-
-
-def _plain(address: int, size: int) -> str:
-    return pointer(address, size, tick=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.symbols.shared_data import SharedPage
-from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.addresses import plain
+from volatility3_kdump.text.numbers import decimal
+from volatility3_kdump.text.times import TICKS_PER_MILLISECOND, span
 from volatility3_kdump.windows.io.device_power import DevicePower
 from volatility3_kdump.windows.io.file_cache import VIEW_SIZE, CachedFile, FileCache
 from volatility3_kdump.windows.machine.debug_print import DebugPrint
@@ -13,14 +15,6 @@ from volatility3_kdump.windows.memory.system_ptes import FreeBlock, SystemPtes
 from volatility3_kdump.windows.processes.tokens import Token
 
 _PAGE_KILOBYTES = 4
-
-
-def _plain(address: int | None, size: int) -> str:
-    return pointer(address, size, tick=False)
-
-
-def _count(value: int | None) -> str:
-    return "?" if value is None else str(value)
 
 
 def debug_print_lines(ring: DebugPrint) -> Iterator[str]:
@@ -34,43 +28,37 @@ def debug_print_lines(ring: DebugPrint) -> Iterator[str]:
 
 def shared_page_lines(page: SharedPage, size: int) -> Iterator[str]:
     """``!kuser``, fields and order as documented."""
-    yield f"_KUSER_SHARED_DATA at {_plain(page.address, size)}"
+    yield f"_KUSER_SHARED_DATA at {plain(page.address, size)}"
     ticks, multiplier = page.ticks, page.multiplier
     if ticks is None or multiplier is None:
         yield "TickCount:    ?"
     else:
-        yield f"TickCount:    {multiplier:x} * {ticks:08x} ({_uptime(ticks * multiplier >> 24)})"
-    yield f"TimeZone Id: {_count(page.time_zone)}"
+        since = span((ticks * multiplier >> 24) * TICKS_PER_MILLISECOND, days=True)
+        yield f"TickCount:    {multiplier:x} * {ticks:08x} ({since})"
+    yield f"TimeZone Id: {decimal(page.time_zone)}"
     low, high = ("?" if value is None else f"{value:x}" for value in (page.image_low, page.image_high))
     yield f"ImageNumber Range: [{low} .. {high}]"
-    yield f"Crypto Exponent: {_count(page.crypto_exponent)}"
+    yield f"Crypto Exponent: {decimal(page.crypto_exponent)}"
     yield f"SystemRoot: '{'?' if page.system_root is None else page.system_root}'"
-
-
-def _uptime(milliseconds: int) -> str:
-    """Days, hours, minutes, seconds, milliseconds: ``0:20:30:56.093``."""
-    seconds, rest = divmod(milliseconds, 1000)
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    return f"{days}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}.{rest:03}"
 
 
 def system_pte_lines(kinds: Sequence[SystemPtes]) -> Iterator[str]:
     """``!sysptes``: the counters of each type; the first as KD has it."""
     yield "System PTE Information"
     for ptes in kinds:
-        yield f"  Total {'System' if ptes is kinds[0] else ptes.name} Ptes {_count(ptes.total)}"
-        yield f"     free {_count(ptes.free)}, allocations that failed {_count(ptes.failures)}"
+        yield f"  Total {'System' if ptes is kinds[0] else ptes.name} Ptes {decimal(ptes.total)}"
+        yield f"     free {decimal(ptes.free)}, allocations that failed {decimal(ptes.failures)}"
 
 
 def free_pte_lines(ptes: SystemPtes, blocks: Sequence[FreeBlock], free: int, count: int, size: int) -> Iterator[str]:
     """``!sysptes 1``: the largest of ``count`` blocks with ``free`` PTEs in all."""
     end = None if ptes.base is None or not ptes.entries else ptes.base + size * (ptes.entries - 1)
     yield ""
-    yield f"    starting PTE: {_plain(ptes.base, size)}"
-    yield f"    ending PTE:   {_plain(end, size)}"
+    yield f"    starting PTE: {plain(ptes.base, size)}"
+    yield f"    ending PTE:   {plain(end, size)}"
     yield ""
     for block in blocks:
-        yield f"      free ptes: {_plain(block.address, size)}   number free: {block.ptes}."
+        yield f"      free ptes: {plain(block.address, size)}   number free: {block.ptes}."
     if count > len(blocks):
         yield f"      and {count - len(blocks)} smaller blocks"
     largest = max((block.ptes for block in blocks), default=0)
@@ -102,17 +90,17 @@ def _cached(file: CachedFile, size: int) -> str:
         for pages in (file.valid, file.dirty, len(file.views) * VIEW_SIZE // 1024 // _PAGE_KILOBYTES)
     )
     name = "?" if file.name is None else file.name.rpartition("\\")[2] or file.name or "  No Name for File"
-    return f"{_plain(file.control_area, size)} {' '.join(numbers)}  {name}"
+    return f"{plain(file.control_area, size)} {' '.join(numbers)}  {name}"
 
 
 def device_power_lines(power: DevicePower, name: str | None, size: int) -> Iterator[str]:
     """``!podev``: no page shows its layout; what it says of the device is that of ``!devobj``."""
     device = power.device
-    yield f"Device object ({_plain(device.address, size)}) is for:"
-    yield f" {name or ''} {device.driver_text or '?'} DriverObject {_plain(device.driver_address, size)}"
+    yield f"Device object ({plain(device.address, size)}) is for:"
+    yield f" {name or ''} {device.driver_text or '?'} DriverObject {plain(device.driver_address, size)}"
     yield (
-        f"DevExt {_plain(device.extension, size)}  DevObjExt {_plain(device.more, size)}"
-        f"  AttachedDevice (Upper) {_plain(device.above, size)}"
+        f"DevExt {plain(device.extension, size)}  DevObjExt {plain(device.more, size)}"
+        f"  AttachedDevice (Upper) {plain(device.above, size)}"
     )
     flags = "?" * 8 if power.flags is None else f"{power.flags:08x}"
     system, own = _state("S", power.system_state), _state("D", power.device_state)
@@ -121,9 +109,9 @@ def device_power_lines(power: DevicePower, name: str | None, size: int) -> Itera
     if idle is None:
         yield f"Dope: none: {power.why_no_idle}"
         return
-    yield f"Dope: {_plain(idle.address, size)}"
-    yield f"  IdleCount: {_count(idle.idle)}  BusyCount: {_count(idle.busy)}"
-    yield f"  ConservationIdleTime: {_count(idle.conservation)} s  PerformanceIdleTime: {_count(idle.performance)} s"
+    yield f"Dope: {plain(idle.address, size)}"
+    yield f"  IdleCount: {decimal(idle.idle)}  BusyCount: {decimal(idle.busy)}"
+    yield f"  ConservationIdleTime: {decimal(idle.conservation)} s  PerformanceIdleTime: {decimal(idle.performance)} s"
     yield f"  IdleState: {_state('D', idle.state)}  CurrentState: {_state('D', idle.current)}"
 
 
@@ -137,10 +125,10 @@ def token_line(
 ) -> str:
     """A process with its token, or why there is none; ``also`` is an earlier process with the same."""
     cid = "?" if pid is None else f"{pid:04x}"
-    start = f"PROCESS {_plain(process, size)}  Cid: {cid}  Image: {image or '?'}"
+    start = f"PROCESS {plain(process, size)}  Cid: {cid}  Image: {image or '?'}"
     if isinstance(token, str):
         return f"{start}  Token: ? ({token})"
     user = token.groups.items[0].text if token.groups.items else None
     session = "?" if token.session is None else f"{token.session:x}"
-    same = f"  (the token of process {_plain(also, size)} too)" if also is not None else ""
-    return f"{start}  Token: {_plain(token.address, size)}  SessionId: {session}  User: {user or '?'}{same}"
+    same = f"  (the token of process {plain(also, size)} too)" if also is not None else ""
+    return f"{start}  Token: {plain(token.address, size)}  SessionId: {session}  User: {user or '?'}{same}"

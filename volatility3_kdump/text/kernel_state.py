@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.addresses import plain
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.windows.machine.bug_check_callbacks import BugCheckCallback
 from volatility3_kdump.windows.machine.processor_state import IpiState, Node, TaskState
 from volatility3_kdump.windows.memory.lookaside import Lookaside
@@ -14,10 +15,6 @@ _PAGED, _RAISE = 1, 0x10
 _NX = 0x200
 
 
-def _plain(address: int | None, size: int = 8) -> str:
-    return pointer(address, size, tick=False)
-
-
 def _hex(value: int | None) -> str:
     return "?" if value is None else f"{value:x}"
 
@@ -25,11 +22,11 @@ def _hex(value: int | None) -> str:
 def apc_lines(apc: Apc, size: int = 8) -> Iterator[str]:
     """One APC of ``!apc``."""
     mode = MODES[apc.mode] if apc.mode is not None and apc.mode < len(MODES) else "?"
-    yield f"    KAPC @ {_plain(apc.address, size)} {mode}Mode{'' if apc.inserted else ' not inserted'}"
-    yield f"        {'Thread':<16} {_plain(apc.thread, size)}"
+    yield f"    KAPC @ {plain(apc.address, size)} {mode}Mode{'' if apc.inserted else ' not inserted'}"
+    yield f"        {'Thread':<16} {plain(apc.thread, size)}"
     for label, address, symbol in apc.routines:
-        yield f"        {f'{label}Routine':<16} {_plain(address, size)} {symbol or ''}".rstrip()
-    yield f"        {'NormalContext':<16} {_plain(apc.context, size)}"
+        yield f"        {f'{label}Routine':<16} {plain(address, size)} {symbol or ''}".rstrip()
+    yield f"        {'NormalContext':<16} {plain(apc.context, size)}"
 
 
 def _pool(kind: int | None) -> str:
@@ -44,9 +41,6 @@ def _pool(kind: int | None) -> str:
 def lookaside_lines(lookaside: Lookaside, size: int = 8) -> Iterator[str]:
     """``!lookaside`` for one list."""
 
-    def count(value: int | None) -> str:
-        return "?" if value is None else str(value)
-
     def rate(total: int | None, misses: int | None) -> str:
         if total is None or misses is None:
             return "?"
@@ -55,13 +49,13 @@ def lookaside_lines(lookaside: Lookaside, size: int = 8) -> Iterator[str]:
     most = None if lookaside.most is None or lookaside.size is None else lookaside.most * lookaside.size
     kind = "????" if lookaside.kind is None else f"{lookaside.kind:04x}"
     value = "?" if lookaside.tag_value is None else f"0x{lookaside.tag_value:08x}"
-    yield f'Lookaside "" @ 0x{_plain(lookaside.address, size)}  Tag(hex): {value} "{lookaside.tag or "?"}"'
+    yield f'Lookaside "" @ 0x{plain(lookaside.address, size)}  Tag(hex): {value} "{lookaside.tag or "?"}"'
     yield f"    Type           = {kind:>10}  {_pool(lookaside.kind)}"
-    yield f"    Current Depth  = {count(lookaside.depth):>10}  Max Depth  = {count(lookaside.most):>10}"
-    yield f"    Size           = {count(lookaside.size):>10}  Max Alloc  = {count(most):>10}"
+    yield f"    Current Depth  = {decimal(lookaside.depth):>10}  Max Depth  = {decimal(lookaside.most):>10}"
+    yield f"    Size           = {decimal(lookaside.size):>10}  Max Alloc  = {decimal(most):>10}"
     misses, free_misses = lookaside.allocate_misses, lookaside.free_misses
-    yield f"    AllocateMisses = {count(misses):>10}  FreeMisses = {count(free_misses):>10}"
-    yield f"    TotalAllocates = {count(lookaside.allocates):>10}  TotalFrees = {count(lookaside.frees):>10}"
+    yield f"    AllocateMisses = {decimal(misses):>10}  FreeMisses = {decimal(free_misses):>10}"
+    yield f"    TotalAllocates = {decimal(lookaside.allocates):>10}  TotalFrees = {decimal(lookaside.frees):>10}"
     allocated, freed = (
         rate(lookaside.allocates, lookaside.allocate_misses),
         rate(lookaside.frees, lookaside.free_misses),
@@ -96,11 +90,11 @@ def frozen_lines(states: Iterable[IpiState], current: int | None) -> Iterator[st
 
 def task_lines(task: TaskState) -> Iterator[str]:
     """``.tss`` of x64, which the debugger has for x86 alone: the stacks that it names."""
-    yield f"KTSS64 at {_plain(task.address)}"
+    yield f"KTSS64 at {plain(task.address)}"
     for number, stack in enumerate(task.rings):
-        yield f"  Rsp{number}  {_plain(stack)}"
+        yield f"  Rsp{number}  {plain(stack)}"
     for number, stack in enumerate(task.interrupt_stacks, 1):
-        yield f"  Ist{number}  {_plain(stack)}"
+        yield f"  Ist{number}  {plain(stack)}"
     yield f"  I/O map base {task.io_map:04x}"
 
 
@@ -111,7 +105,7 @@ def node_lines(nodes: Iterable[Node]) -> Iterator[str]:
     for node in listed:
         where = f"group {_hex(node.group)}"
         mask = "in its subnodes" if node.mask is None else f"{node.mask:016x}"
-        yield f"  Node {node.number}: KNODE {_plain(node.address)}  {where}  processors {mask}"
+        yield f"  Node {node.number}: KNODE {plain(node.address)}  {where}  processors {mask}"
 
 
 def callback_lines(callbacks: Iterable[BugCheckCallback], size: int = 8) -> Iterator[str]:
@@ -120,10 +114,10 @@ def callback_lines(callbacks: Iterable[BugCheckCallback], size: int = 8) -> Iter
     for callback in callbacks:
         count += 1
         yield f"**** Component: {callback.component or '?'}"
-        yield f"     Record {_plain(callback.address, size)}  {callback.reason or 'KbCallback'}"
-        yield f"     Routine {_plain(callback.routine, size)} {callback.symbol or ''}".rstrip()
+        yield f"     Record {plain(callback.address, size)}  {callback.reason or 'KbCallback'}"
+        yield f"     Routine {plain(callback.routine, size)} {callback.symbol or ''}".rstrip()
         if not callback.reason:
-            yield f"     Buffer {_plain(callback.buffer, size)} of {_hex(callback.length)} bytes"
+            yield f"     Buffer {plain(callback.buffer, size)} of {_hex(callback.length)} bytes"
     yield f"{count} callbacks are registered"
     if count:
         yield "NOTE: since Windows Server 2003 the dump is written before these routines fill their buffers"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from volatility3_kdump.escape import printable
 from volatility3_kdump.text import stacks as stack_words
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.listing.threads import ListedThread
 from volatility3_kdump.windows.processes.processes import Process
@@ -66,10 +67,6 @@ def _hex(value: int | None) -> str:
     return "?" if value is None else f"{value:x}"
 
 
-def _decimal(value: int | None) -> str:
-    return "?" if value is None else str(value)
-
-
 # threads --------------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +104,7 @@ def running_list(threads: Sequence[ListedThread]) -> Iterator[str]:
         thread = listed.thread
         numbers = (thread.priority, thread.base_priority, thread.processor, thread.context_switches)
         times = (thread.user_time, thread.kernel_time)
-        rows.append([*row[:4], *map(_decimal, numbers), *map(duration, times), *row[4:]])
+        rows.append([*row[:4], *map(decimal, numbers), *map(duration, times), *row[4:]])
     right = (False, True, False, *(True,) * 7, False, True, False)
     yield from columns(titles, right, rows)
     yield ""
@@ -119,7 +116,7 @@ def thread_lines(listed: ListedThread, stack: Stack, size: int = 8) -> Iterator[
     thread = listed.thread
     state = thread.state_name or "?"
     if thread.state == RUNNING:
-        state = f"Running on processor {_decimal(thread.processor)}"
+        state = f"Running on processor {decimal(thread.processor)}"
     process = f"{_name(listed.image)} ({pointer(listed.process, size, tick=False)})"
     cells = [
         process,
@@ -127,7 +124,7 @@ def thread_lines(listed: ListedThread, stack: Stack, size: int = 8) -> Iterator[
         f"{_hex(listed.pid)}.{_hex(thread.tid)}",
         duration(thread.user_time),
         duration(thread.kernel_time),
-        _decimal(thread.context_switches),
+        decimal(thread.context_switches),
         thread.wait_reason_name or "?",
         duration(thread.wait_time),
         state,
@@ -150,7 +147,7 @@ def thread_lines(listed: ListedThread, stack: Stack, size: int = 8) -> Iterator[
     parts = (None, None) if decrement is None else (decrement >> 4, decrement & 15)
     values = (thread.priority, thread.base_priority, *parts, thread.io_priority, thread.page_priority)
     widths = (7, 4, 9, 15, 2, 4)
-    shown = (f"{_decimal(value):<{width}}" for value, width in zip(values, widths, strict=True))
+    shown = (f"{decimal(value):<{width}}" for value, width in zip(values, widths, strict=True))
     yield "    " + " ".join(shown).rstrip()
     yield ""
     yield from stack_lines(stack, size)
@@ -236,12 +233,12 @@ def process_lines(process: Process, threads: int | None, size: int = 8) -> Itera
     cells = [
         _name(process.name),
         f"{process.address:x}",
-        _decimal(process.session),
+        decimal(process.session),
         *pids,
         pointer(process.peb, size, tick=False),
         f"{created:%m/%d/%Y %H:%M:%S}.{created.microsecond // 1000:03}" if created else "?",
-        _decimal(process.handle_count),
-        _decimal(threads),
+        decimal(process.handle_count),
+        decimal(threads),
     ]
     titles = ("Name", "Address", "Ses", "PID", "Parent", "PEB", "Create Time (UTC)", "Handle", "Thrd")
     yield from columns(titles, (False, False, True, False, False, False, False, True, True), [cells])

@@ -62,3 +62,8 @@ def _time(value: int) -> str:
     except OverflowError:
         return "***** Invalid FILETIME"
     return f"{time:%a %b} {time.day:2} {time:%H:%M:%S}.{time.microsecond // 1000:03} {time.year} (UTC)"
+
+
+def decimal(value: int | None) -> str:
+    """A number in decimal digits; a question mark for an unknown one."""
+    return "?" if value is None else str(value)

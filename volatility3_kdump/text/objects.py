@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.windows.processes.handle_table import FreeEntry
 from volatility3_kdump.windows.processes.namespace import Directory
 from volatility3_kdump.windows.processes.objects import Handle, ObjectInfo
@@ -32,10 +33,7 @@ def object_lines(info: ObjectInfo, size: int = 8, flags: int = NAMES) -> Iterato
 
 
 def _names(info: ObjectInfo, plain: Callable[[int | None], str], flags: int) -> Iterator[str]:
-    def count(value: int | None) -> str:
-        return "?" if value is None else str(value)
-
-    yield f"    HandleCount: {count(info.handle_count)}  PointerCount: {count(info.pointer_count)}"
+    yield f"    HandleCount: {decimal(info.handle_count)}  PointerCount: {decimal(info.pointer_count)}"
     if info.name is None:
         yield "    Name: not in the dump"
     elif info.name:

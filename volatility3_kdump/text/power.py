@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.windows.machine.power import PowerAction, PowerIrp, PowerState, PowerWorker
 
 #: POWER_ACTION_ bits as published listings name them.
@@ -13,22 +14,18 @@ _MINORS = {0: "wait-wake", 1: "power-sequence", 2: "set", 3: "query"}
 _IDLE = 0
 
 
-def _number(value: int | None) -> str:
-    return "?" if value is None else str(value)
-
-
 def action_lines(action: PowerAction, size: int = 8) -> Iterator[str]:
     """What the power manager is about to do."""
     flags = "?" if action.flags is None else f"{action.flags:08x}"
     named = "|".join(name for bit, name in _FLAGS.items() if (action.flags or 0) & bit)
     yield f"PopAction: {pointer(action.address, size, tick=False)}"
-    yield f"  State..........: {_number(action.state)}{' - Idle' if action.state == _IDLE else ''}"
-    yield f"  Updates........: {_number(action.updates)}"
-    yield f"  Action.........: {action.action_name or _number(action.action)}"
-    yield f"  Lightest State.: {action.lightest_name or _number(action.lightest)}"
+    yield f"  State..........: {decimal(action.state)}{' - Idle' if action.state == _IDLE else ''}"
+    yield f"  Updates........: {decimal(action.updates)}"
+    yield f"  Action.........: {action.action_name or decimal(action.action)}"
+    yield f"  Lightest State.: {action.lightest_name or decimal(action.lightest)}"
     yield f"  Flags..........: {flags} {named}".rstrip()
     yield f"  Irp minor......: {_MINORS.get(action.minor or 0, '??') if action.minor else '??'}"
-    yield f"  System State...: {action.system_name or _number(action.system)}"
+    yield f"  System State...: {action.system_name or decimal(action.system)}"
     yield f"  Hiber Context..: {pointer(action.hiber_context, size, tick=False)}"
 
 

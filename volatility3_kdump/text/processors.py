@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.windows.machine.dpcs import Dpc, DpcQueue
 from volatility3_kdump.windows.machine.processors import ControlRegion
 
@@ -19,7 +20,7 @@ def region_lines(control: ControlRegion, size: int = 8) -> Iterator[str]:
 
     region, block = control.region, control.block
     yield f"KPCR for Processor {control.number} at {pointer(control.address, size, tick=False)}:"
-    yield f"    Major {_number(region['major'])} Minor {_number(region['minor'])}"
+    yield f"    Major {decimal(region['major'])} Minor {decimal(region['minor'])}"
     yield labelled("SelfPcr", region["own"])
     yield labelled("Prcb", region["prcb"])
     yield f"\t{'Irql':>{_WIDTH}}: {_hex(region['irql'], 8)}"
@@ -42,11 +43,11 @@ def block_lines(control: ControlRegion, size: int = 8) -> Iterator[str]:
     block = control.block
     threads = (pointer(block[name], size, tick=False) for name in ("current", "next", "idle"))
     yield f"PRCB for Processor {control.number} at {pointer(control.prcb, size, tick=False)}:"
-    yield f"Current IRQL -- {_number(None if block['saved_irql'] is None else block['saved_irql'] & 0xFF)}"
+    yield f"Current IRQL -- {decimal(None if block['saved_irql'] is None else block['saved_irql'] & 0xFF)}"
     yield "Threads--  Current {} Next {} Idle {}".format(*threads)
-    group = f"({_number(block['group'] or 0)}, {_number(block['group_index'])})"
+    group = f"({decimal(block['group'] or 0)}, {decimal(block['group_index'])})"
     member = "?" if block["group_member"] is None else f"{block['group_member']:x}"
-    yield f"Processor Index {_number(block['number'])} Number {group} GroupSetMember {member}"
+    yield f"Processor Index {decimal(block['number'])} Number {group} GroupSetMember {member}"
     yield f"Interrupt Count -- {_hex(block['interrupts'], 8)}"
     yield f"Times -- Dpc    {_hex(block['dpc_time'], 8)} Interrupt {_hex(block['interrupt_time'], 8)} "
     yield f"         Kernel {_hex(block['kernel_time'], 8)} User      {_hex(block['user_time'], 8)} "
@@ -77,10 +78,6 @@ def dpc_lines(queues: Iterable[DpcQueue], size: int = 8) -> Iterator[str]:
     if none:
         yield "no DPC is queued"
     yield from notes
-
-
-def _number(value: int | None) -> str:
-    return "?" if value is None else str(value)
 
 
 def _hex(value: int | None, digits: int) -> str:

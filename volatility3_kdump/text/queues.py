@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.text.times import filetime, session_time
 from volatility3_kdump.windows.machine.spin_locks import QueuedLock, QueuedLocks
 from volatility3_kdump.windows.machine.timers import Timer, TimerList
@@ -16,9 +17,9 @@ _NEVER = 1 << 63
 def queue_heading(queue: WorkQueue) -> str:
     """A queue with its counts."""
     node = f"NUMA Node {queue.node} "
-    threads = f"{_number(queue.thread_count if queue.thread_count is not None else len(queue.threads))}"
+    threads = f"{decimal(queue.thread_count if queue.thread_count is not None else len(queue.threads))}"
     most = "" if queue.most_threads is None else f"/{queue.most_threads}"
-    concurrency = f"{_number(queue.running)}/{_number(queue.concurrency)}"
+    concurrency = f"{decimal(queue.running)}/{decimal(queue.concurrency)}"
     return f"**** {node}{queue.name} WorkQueue ( Threads: {threads}{most}, Concurrency: {concurrency} )"
 
 
@@ -98,7 +99,3 @@ def notes(lines: Iterable[str]) -> Iterator[str]:
     """Notes of ours."""
     for line in lines:
         yield f"NOTE: {line}"
-
-
-def _number(value: int | None) -> str:
-    return "?" if value is None else str(value)

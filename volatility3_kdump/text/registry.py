@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.addresses import plain
 from volatility3_kdump.text.times import filetime
 from volatility3_kdump.windows.registry.control_blocks import KeyControlBlock
 from volatility3_kdump.windows.registry.hives import Hive
@@ -13,10 +13,6 @@ from volatility3_kdump.windows.registry.keys import Key, Value
 _NAME, _KIND = 30, 20
 #: No more bytes of a value's data are shown.
 _MOST_BYTES = 0x1000
-
-
-def _plain(address: int | None, size: int = 8) -> str:
-    return pointer(address, size, tick=False)
 
 
 def hive_lines(hives: Iterable[Hive], size: int = 8) -> Iterator[str]:
@@ -34,8 +30,8 @@ def hive_lines(hives: Iterable[Hive], size: int = 8) -> Iterator[str]:
         more, volatile = hive.volatile
         count = "?" if hive.use_count is None else str(hive.use_count)
         yield (
-            f"| {_plain(hive.address, size)} |{_hex(length):>11}  | {_plain(stable, size)} |{_hex(more):>11}    |  "
-            f"{_plain(volatile, size)}  |{count:>6}| {_plain(hive.base_block, size)}  | {_file(hive)}"
+            f"| {plain(hive.address, size)} |{_hex(length):>11}  | {plain(stable, size)} |{_hex(more):>11}    |  "
+            f"{plain(volatile, size)}  |{count:>6}| {plain(hive.base_block, size)}  | {_file(hive)}"
         )
     yield "-" * 120
 
@@ -67,7 +63,7 @@ def _hash(block: KeyControlBlock) -> str:
 def block_line(block: KeyControlBlock, size: int = 8) -> str:
     """A key control block in a list."""
     cell, flags = ("????????" if value is None else f"{value:08x}" for value in (block.cell, block.flags))
-    return f"kcb={_plain(block.address, size)} cell={cell} f={flags} {block.path or '?'}"
+    return f"kcb={plain(block.address, size)} cell={cell} f={flags} {block.path or '?'}"
 
 
 def block_lines(block: KeyControlBlock, size: int = 8) -> Iterator[str]:
@@ -75,10 +71,10 @@ def block_lines(block: KeyControlBlock, size: int = 8) -> Iterator[str]:
     yield f"Key              : {block.path or '?'}"
     yield f"RefCount         : {_hex(block.references)}"
     yield f"ExtFlags         : {_hex(block.flags)}"
-    yield f"Parent           : 0x{_plain(block.parent, size)}"
-    yield f"KeyHive          : 0x{_plain(block.hive, size)}"
+    yield f"Parent           : 0x{plain(block.parent, size)}"
+    yield f"KeyHive          : 0x{plain(block.hive, size)}"
     yield f"KeyCell          : 0x{_hex(block.cell)} [cell index]"
-    yield f"NameBlock        : 0x{_plain(block.name_block, size)}"
+    yield f"NameBlock        : 0x{plain(block.name_block, size)}"
     written = None if block.written is None else filetime(block.written)
     yield f"LastWriteTime    : {'?' if written is None else f'{written:%Y-%m-%d %H:%M:%S}'}"
 
@@ -94,16 +90,16 @@ def key_lines(
 ) -> Iterator[str]:
     """``!reg querykey`` and ``keyinfo``: a key with its subkeys and values."""
     width = 2 * size + 5
-    yield f"Hive         {_plain(hive.address, size)}"
-    yield f"KeyNode      {_plain(key.address, size)}"
+    yield f"Hive         {plain(hive.address, size)}"
+    yield f"KeyNode      {plain(key.address, size)}"
     yield ""
     for title, below in (("SubKeyName", list(stable)), ("VolatileSubKeyName", list(volatile))):
         if below:
             yield f"{'[SubKeyAddr]':<{width}}[{title}]"
-            yield from (f"{_plain(child.address, size):<{width}}{child.name or '?'}" for child in below)
+            yield from (f"{plain(child.address, size):<{width}}{child.name or '?'}" for child in below)
             yield ""
     if any(key.counts):
-        yield f" Use '!reg keyinfo {_plain(hive.address, size)} <SubKeyAddr>' to dump the subkey details"
+        yield f" Use '!reg keyinfo {plain(hive.address, size)} <SubKeyAddr>' to dump the subkey details"
         yield ""
     yield from value_lines(values)
     yield from (f"NOTE: {problem}" for problem in problems)
@@ -134,7 +130,7 @@ def value_text(value: Value) -> str:
 
 def node_lines(key: Key, size: int = 8) -> Iterator[str]:
     """``!reg knode``."""
-    yield f"Signature: CM_KEY_NODE_SIGNATURE (kn) at {_plain(key.address, size)}"
+    yield f"Signature: CM_KEY_NODE_SIGNATURE (kn) at {plain(key.address, size)}"
     yield f"Name                 : {key.name or '?'}"
     yield f"ParentCell           : {key.parent:#x}"
     yield f"Flags                : {key.flags:#x}"

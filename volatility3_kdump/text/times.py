@@ -7,7 +7,7 @@ import datetime
 _EPOCH = datetime.datetime(1601, 1, 1, tzinfo=datetime.timezone.utc)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_TICKS_PER_MILLISECOND = 10_000
+TICKS_PER_MILLISECOND = 10_000
 #: The last FILETIME that a calendar date exists for (year 9999).
 _LAST = 2_650_467_743_999_999_999
 
@@ -24,7 +24,7 @@ def session_time(value: int | None, bias: int | None = 0) -> str | None:
     moment = filetime(value)
     if moment is None or bias is None:
         return None
-    minutes = -round(bias / (60 * 1000 * _TICKS_PER_MILLISECOND))
+    minutes = -round(bias / (60 * 1000 * TICKS_PER_MILLISECOND))
     if abs(minutes) > 24 * 60:
         return None
     local = moment + datetime.timedelta(minutes=minutes)
@@ -38,7 +38,7 @@ def uptime(value: int | None) -> str | None:
     """``0 days 0:00:54.755`` from 100 ns units; ``None`` for none or zero."""
     if not value or value < 0:
         return None
-    milliseconds = value // _TICKS_PER_MILLISECOND
+    milliseconds = value // TICKS_PER_MILLISECOND
     seconds, milliseconds = divmod(milliseconds, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
@@ -53,7 +53,7 @@ def span(value: int | None, days: bool = False) -> str | None:
     """
     if value is None or value < 0:
         return None
-    seconds, milliseconds = divmod(value // _TICKS_PER_MILLISECOND, 1000)
+    seconds, milliseconds = divmod(value // TICKS_PER_MILLISECOND, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     number, hours = divmod(hours, 24)

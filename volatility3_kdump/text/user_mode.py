@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.text.addresses import pointer
 from volatility3_kdump.text.drivers import built
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.windows.machine.error_codes import NTSTATUS, WIN32, ErrorCode
 from volatility3_kdump.windows.user.blocks import ProcessBlock, ThreadBlock
 from volatility3_kdump.windows.user.loader import UserModule
@@ -88,10 +89,10 @@ def teb_lines(block: ThreadBlock, size: int = 8, narrow: bool = False) -> Iterat
     yield f"    RpcHandle:            {shown('rpc')}"
     yield f"    Tls Storage:          {shown('tls')}"
     yield f"    PEB Address:          {shown('peb')}"
-    yield f"    LastErrorValue:       {_number(values['last_error'])}"
+    yield f"    LastErrorValue:       {decimal(values['last_error'])}"
     yield f"    LastStatusValue:      {_hex(values['last_status'])}"
-    yield f"    Count Owned Locks:    {_number(values['owned_locks'])}"
-    yield f"    HardErrorMode:        {_number(values['hard_errors'])}"
+    yield f"    Count Owned Locks:    {decimal(values['owned_locks'])}"
+    yield f"    HardErrorMode:        {decimal(values['hard_errors'])}"
 
 
 def dll_lines(module: UserModule, size: int = 8) -> Iterator[str]:
@@ -133,7 +134,3 @@ def _hex(value: int | None) -> str:
 
 def _wide(value: int | None) -> str:
     return "????????" if value is None else f"{value:08x}"
-
-
-def _number(value: int | None) -> str:
-    return "?" if value is None else str(value)

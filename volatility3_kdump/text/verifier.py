@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.numbers import decimal
 from volatility3_kdump.windows.machine.verified import Deadlock, VerifiedDriver, VerifierData
 
 #: The flags of verifier.exe and what they are called: those of /standard, then the others.
@@ -97,17 +98,13 @@ def verifier_lines(data: VerifierData, drivers: tuple[VerifiedDriver, ...] | Non
         yield "  Entry             State         Loads  Unloads  Module"
         yield ""
         for driver in drivers:
-            counts = f"{_count(driver.loads):>6} {_count(driver.unloads):>8}"
+            counts = f"{decimal(driver.loads):>6} {decimal(driver.unloads):>8}"
             address = pointer(driver.address, 8, tick=False)
             yield f"  {address:<17} {driver.state or '?':<13} {counts}  {driver.name or '?'}"
         if not drivers:
             yield "  None"
     for problem in data.problems:
         yield f"NOTE: {problem}"
-
-
-def _count(value: int | None) -> str:
-    return "?" if value is None else str(value)
 
 
 def deadlock_lines(deadlock: Deadlock, stacks: bool, size: int = 8) -> Iterator[str]:

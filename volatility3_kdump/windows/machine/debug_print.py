@@ -42,7 +42,7 @@ class DebugPrint:
 def debug_print(target: Target) -> DebugPrint:
     """The ring of debug output. Raises :class:`KdumpError` where it is not in the dump or cannot be one."""
     pointer, size_variable, write_variable, rollovers_variable = (
-        target.symbol(name) or _of_debugger(target, field)
+        target.variable(name, field)
         for name, field in (
             ("KdPrintCircularBuffer", "KdPrintCircularBufferPtr"),
             ("KdPrintBufferSize", "KdPrintBufferSize"),
@@ -51,19 +51,19 @@ def debug_print(target: Target) -> DebugPrint:
         )
     )
     memory = target.memory
-    if not pointer or not size_variable or not write_variable:
+    if not pointer or not size_variable or not write_variable or not rollovers_variable:
         raise KdumpError(f"{target.name}: where the buffer of DbgPrint is, is not known: {target.symbol_status}")
     start, size = memory.pointer(pointer), memory.unsigned(size_variable, 4)
-    write = memory.pointer(write_variable)
-    if start is None or size is None or write is None:
-        missing = pointer if start is None else size_variable if size is None else write_variable
+    write, rollovers = memory.pointer(write_variable), memory.unsigned(rollovers_variable, 4)
+    if start is None or size is None or write is None or rollovers is None:
+        tried = ((pointer, start), (size_variable, size), (write_variable, write), (rollovers_variable, rollovers))
+        missing = next(variable for variable, value in tried if value is None)
         raise Unreadable.at(missing, "the variable of the buffer of DbgPrint", memory.why_unreadable(missing))
     if not 0 < size <= _MOST_BYTES or not start <= write <= start + size or not target.is_kernel_address(start):
         raise KdumpError(
             f"{target.name}: the buffer of DbgPrint at {start:#x} cannot have {size:#x} bytes "
             f"and be written at {write:#x}"
         )
-    rollovers = memory.unsigned(rollovers_variable, 4) or 0 if rollovers_variable else 0
     spans = [(write, start + size), (start, write)] if rollovers else [(start, write)]
     pieces, absent = [], 0
     for low, high in spans:
@@ -77,7 +77,3 @@ def debug_print(target: Target) -> DebugPrint:
         raise Unreadable.at(start, "the buffer of DbgPrint", memory.why_unreadable(start))
     printed = b"".join(pieces).replace(b"\0", b"").decode("utf-8", "replace")
     return DebugPrint(start, size, rollovers, printed, absent)
-
-
-def _of_debugger(target: Target, field: str) -> int | None:
-    return target.debugger[field] if target.debugger is not None else None
