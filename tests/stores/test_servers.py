@@ -530,3 +530,19 @@ def test_image_and_pdb_of_a_driver_in_a_dump(
             offline.names.load(module)
         assert len(server.asked) == before
         assert [line for line in offline.warnings if "symbol server" in line] == []
+
+
+def test_the_opener_of_the_host_is_its_own() -> None:
+    """The host gives every class of a handler that there is to its opener, which its layers hold and pickle."""
+    import pickle
+    import urllib.request
+
+    from volatility3 import framework
+    from volatility3.framework.layers.resources import ResourceAccessor
+
+    from volatility3_kdump.stores.transfers import plain_opener
+
+    plain_opener()
+    handlers = framework.class_subclasses(urllib.request.BaseHandler)
+    assert [handler for handler in handlers if handler.__module__.startswith("volatility3_kdump.stores")] == []
+    pickle.dumps(ResourceAccessor())

@@ -8,6 +8,7 @@ into a time-out of a socket.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
@@ -270,7 +271,8 @@ class Transfer(threading.Thread):
 def plain_opener() -> urllib.request.OpenerDirector:
     """An opener that knows proxies, HTTP and HTTPS, and follows no redirection.
 
-    Making it may take a tenth of a second: it reads the certificates of the system.
+    Making it may take a tenth of a second: it reads the certificates of the system. No class is derived from one of
+    the library's handlers: the host gives every such class to its own opener, and its layers hold them.
     """
     import http.client
     import urllib.request
@@ -285,20 +287,15 @@ def plain_opener() -> urllib.request.OpenerDirector:
             super().connect()
             _note_connection()
 
-    class PlainHandler(urllib.request.HTTPHandler):
-        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Plain, request)
-
-    class EncryptedHandler(urllib.request.HTTPSHandler):
-        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Encrypted, request)
-
+    plain, encrypted = urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()
+    plain.http_open = functools.partial(plain.do_open, Plain)  # type: ignore[method-assign]
+    encrypted.https_open = functools.partial(encrypted.do_open, Encrypted)  # type: ignore[method-assign]
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
-        PlainHandler(),
-        EncryptedHandler(),
+        plain,
+        encrypted,
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
     ):
