@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from kdump_sample.memory_images import write_image
 from tests.fuzz.test_kernel_structures import NAMES, OPTIONS, OWN_TABLE, SCENES, run_with
 from tests.layers import host_matrix
 from tests.layers.test_host_matrix import LARGE_PAGE, MEMMAP
-from tests.layers.test_images import ALL, KINDS, one_table
+from tests.layers.test_images import ALL, HAS_SNAPPY, KINDS, one_table
 from tests.output import rows_of
 from volatility3_kdump.plugin import PluginFailure
+from volatility3_kdump.symbols import isf
 
 __all__ = ["one_table"]
 
@@ -82,6 +84,21 @@ def test_every_plugin_of_ours(name: str, kind: str, image: Image, of_dump: Calla
         return
     for options, expected in zip(OPTIONS.get(name, [{}]), of_dump(name), strict=True):
         assert rows(name, options, path) == expected, options
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", sorted(OWN_TABLE))
+def test_plugins_with_other_types(name: str, some_kernels: Callable[[str], list[Path]], tmp_path: Path) -> None:
+    """The plugins whose types the shipped symbol table lacks, on a machine of a kernel whose own table has them."""
+    (kernel, *_) = some_kernels(name)
+    layouts, told = isf.load_table_file(kernel), {}
+    for kind in ("dump", *(kind for kind in KINDS if kind != "avml" or HAS_SNAPPY)):
+        path = tmp_path / f"made.{kind}"
+        write_image(path, kind, layouts, SCENES[name], False)
+        several = [{"isf-file": str(kernel), **options} for options in OPTIONS.get(name, [{}])]
+        told[kind] = repr([rows(name, options, path) for options in several]).replace(path.name, "FILE")
+    assert told["dump"] != repr([[]])
+    assert {kind: shown for kind, shown in told.items() if shown != told["dump"]} == {}
 
 
 @pytest.fixture(scope="module")

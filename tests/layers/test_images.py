@@ -52,7 +52,7 @@ COMMANDS = (
     "!session",
     ".lastevent",
 )
-_HAS_SNAPPY = importlib.util.find_spec("cramjam") is not None
+HAS_SNAPPY = importlib.util.find_spec("cramjam") is not None
 _NO_SNAPPY = pytest.mark.skip(reason="cramjam is not installed")
 WITH_REGISTERS = ("elf", "kdump", "vmem")
 
@@ -74,7 +74,7 @@ def of_dump(image: Image) -> dict[str, list[str]]:
 
 
 #: AVML needs a library for snappy.
-ALL = [pytest.param(kind, marks=() if kind != "avml" or _HAS_SNAPPY else _NO_SNAPPY) for kind in KINDS]
+ALL = [pytest.param(kind, marks=() if kind != "avml" or HAS_SNAPPY else _NO_SNAPPY) for kind in KINDS]
 
 
 @pytest.mark.parametrize("kind", ALL)
