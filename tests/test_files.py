@@ -125,3 +125,14 @@ def test_texts_are_replaced_by_texts(tmp_path: Path) -> None:
         refuse_binary(path)
     with pytest.raises(KdumpError, match=r"-o .*: cannot be written: "):
         write_text("-o", tmp_path, "x")
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from volatility3_kdump import files
+
+    path = tmp_path / "sparse.yar"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 33)
+    monkeypatch.setattr(files, "read_at_most", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(files.FileFailure, match="is longer than the 1,024 bytes"):
+        files.read_bytes(path, 1024)

@@ -89,10 +89,12 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
     """All of an ordinary file. Raises :class:`FileFailure`, also for more than ``most`` bytes."""
     with open_file(path) as file:
         try:
-            data = read_at_most(file, most + 1)
+            size = os.fstat(file.fileno()).st_size
+            # A file may grow while it is read.
+            data = read_at_most(file, most + 1) if size <= most else b""
         except OSError as error:
             raise FileFailure(f"cannot be read: {reason(error)}") from error
-    if len(data) > most:
+    if max(size, len(data)) > most:
         raise FileFailure(f"is longer than the {most:,} bytes that such a file may have")
     return data
 
