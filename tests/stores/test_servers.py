@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import volatility3_kdump
-from tests.stores.server import Route, SymbolServer, answer, redirect, running, silent, slowly
+from tests.stores.server import Handler, Route, SymbolServer, answer, redirect, running, silent, slowly
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores import servers as subject
 from volatility3_kdump.stores import transfers
@@ -317,6 +320,11 @@ REFUSED: list[tuple[str, Route | bytes, str]] = [
     (
         "slow-body",
         slowly(b"HTTP/1.0 200 OK\r\nContent-Length: 5000\r\n\r\n" + MAGIC, b"a", 0.05),
+        "symbol server HOST: sends less than 1024 bytes a second; not asked again",
+    ),
+    (
+        "no-end",
+        slowly(b"HTTP/1.0 200 OK\r\nContent-Length: 500000\r\n\r\n" + MAGIC, b"a" * 300, 0.05),
         "symbol server HOST: takes more than 1 s for x.pdb; not asked again",
     ),
 ]
@@ -414,8 +422,93 @@ def test_a_look_up_that_hangs_does_not_hang_us(ask: Asked, monkeypatch: pytest.M
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     assert ask("https://name.invalid/symbols") is None
-    assert ask.problems == ["symbol server name.invalid: does not answer within 0.3 s; not asked again"]
+    assert ask.problems == ["symbol server name.invalid: cannot be connected to within 0.3 s; not asked again"]
     ended.set()
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """The URL of a port that no connection is made to: the queue of its listener is full."""
+    with contextlib.ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(deaf.getsockname())
+        yield f"http://127.0.0.1:{deaf.getsockname()[1]}"
+
+
+#: Hosts that give nothing, by what they do with a request.
+USELESS: dict[str, Route] = {
+    "silent": silent,
+    "trickling head": slowly(b"HTTP/1.0 200 OK\r\nA: ", b"a", 0.05),
+    "trickling body": slowly(b"HTTP/1.0 200 OK\r\nContent-Length: 500000\r\n\r\n" + MAGIC, b"a", 0.05),
+}
+
+
+@pytest.mark.parametrize("kind", [*USELESS, "black hole", "look-up that hangs"])
+def test_a_host_that_gives_nothing_costs_its_time_once_however_much_is_wanted(
+    kind: str, server: SymbolServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, at_a_time, record = [f"AB{number}" for number in range(40)], 6, tmp_path / "hosts.json"
+    limits = Limits(connect=0.3, stall=30.0, attempts=3, backoff=5.0)
+    ended = threading.Event()
+    with contextlib.ExitStack() as stack:
+        url = server.url
+        if kind == "black hole":
+            url = stack.enter_context(black_hole())
+        elif kind == "look-up that hangs":
+            url = "http://name.invalid"
+            stack.callback(ended.set)
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **keywords: ended.wait(30) and [])
+        for key in keys:
+            server.routes[f"/x.pdb/{key}/x.pdb"] = USELESS.get(kind, silent)
+        servers = Servers(limits, hosts=subject.Hosts(lambda: record))
+        lines: list[str] = []
+
+        def get(key: str) -> Path | None:
+            return servers.get(url, "x.pdb", key, lambda path: None, tmp_path / "store", lines.append)
+
+        started = time.monotonic()
+        with ThreadPoolExecutor(at_a_time) as pool:
+            assert set(pool.map(get, keys)) == {None}
+        # One after the other they take 12 s, and at the limit of a silence 30 s each.
+        assert time.monotonic() - started < 6
+        assert len(server.asked) <= at_a_time
+        assert len(lines) == len(keys) and len(set(lines)) == 1
+        assert lines[0].endswith("; not asked again for 5 minutes")
+        later = Servers(limits, hosts=subject.Hosts(lambda: record))
+        asked = len(server.asked)
+        assert later.get(url, "y.pdb", "AB1", lambda path: None, tmp_path / "store", lines.append) is None
+        assert lines[-1] == lines[0] and len(server.asked) == asked
+
+
+def test_attempts_are_paid_from_the_time_that_a_host_has(server: SymbolServer, tmp_path: Path) -> None:
+    def busy(request: Handler) -> None:
+        answer(request, b"", 503)
+
+    for number in range(9):
+        server.routes[f"/x.pdb/AB{number}/x.pdb"] = busy
+    servers, lines = Servers(Limits(connect=0.4, attempts=9, backoff=0.25)), list[str]()
+    for number in range(9):
+        assert servers.get(server.url, "x.pdb", f"AB{number}", lambda path: None, tmp_path, lines.append) is None
+    # A pause of a quarter of a second is taken once; the next one of half a second is more than is left.
+    assert server.asked.count("/x.pdb/AB0/x.pdb") == 2
+    assert len(server.asked) <= 5 and set(lines) == {f"symbol server {server.url[7:]}: answers with status 503"}
+
+
+def test_one_that_answers_is_waited_for_longer(server: SymbolServer, tmp_path: Path) -> None:
+    def late(request: Handler) -> None:
+        time.sleep(0.8)
+        answer(request, CONTENT)
+
+    server.routes[PLACE] = late
+    servers, lines = Servers(Limits(connect=0.4, stall=20.0)), list[str]()
+    assert servers.get(server.url, "y.pdb", "AB1", lambda path: None, tmp_path, lines.append) is None  # 404
+    assert servers.get(server.url, "x.pdb", "AB1", lambda path: None, tmp_path, lines.append) is not None
+    assert lines == []
 
 
 def test_a_certificate_that_does_not_fit(ask: Asked, server: SymbolServer) -> None:

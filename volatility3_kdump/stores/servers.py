@@ -23,6 +23,7 @@ from urllib.parse import quote
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.stores import stores
+from volatility3_kdump.stores.patience import Patience
 from volatility3_kdump.stores.transfers import (
     Failure,
     Limits,
@@ -42,8 +43,6 @@ OFFLINE_VARIABLE = "KDUMP_OFFLINE"
 
 
 _POLL = 0.1
-#: Seconds after which the rate of a transfer is judged.
-_SLOW_AFTER = 30.0
 _MOST_FAILURES = 3
 #: Seconds for which a host that could not be reached is not tried again by later runs.
 REMEMBERED = 300.0
@@ -78,8 +77,9 @@ class Hosts:
         self.dead: dict[str, str] = {}
         self.failures: dict[str, int] = {}
         self.told: set[str] = set()
-        #: Hosts that have answered, whatever they said.
+        #: Hosts that have given a whole answer, if only that they have no such file, or enough of one.
         self.answered: set[str] = set()
+        self._patience: dict[str, Patience] = {}
         self._record = record
         self._read = record is None
 
@@ -87,6 +87,7 @@ class Hosts:
         """Let every host be asked again."""
         self.dead.clear()
         self.failures.clear()
+        self._patience.clear()
         if self._record is not None:
             self._read = True
             with contextlib.suppress(OSError):
@@ -96,6 +97,11 @@ class Hosts:
     def lasting(self) -> bool:
         """Whether later runs know of the hosts that could not be reached."""
         return self._record is not None
+
+    def patience(self, host: str, limits: Limits) -> Patience:
+        """How long a host may still keep this run waiting, by the limits of who asks it first."""
+        first = min(limits.connect, limits.stall)
+        return self._patience.setdefault(host, Patience(first, limits.stall))
 
     def why_dead(self, host: str) -> str | None:
         """Why a host is not asked; ``None`` where it is."""
@@ -234,6 +240,8 @@ class Servers:
 
     def _judge(self, host: str, failure: Failure) -> str:
         """The line about a failure; the host is given up where it is of no use."""
+        if host in self._hosts.dead:
+            return self._hosts.dead[host]  # others that waited for it said so already
         if failure.kind in (Failure.UNREACHABLE, Failure.STALLED):
             line = f"symbol server {host}: {failure}; not asked again"
             # One that takes connections and has not said a word is as good as out of reach.
@@ -321,51 +329,71 @@ class Servers:
     def _transfer(self, url: str, store: Path, name: str, text: bool = False) -> Path | None:
         """What a URL gives, as an incoming file of the store; ``None`` where the server has nothing there."""
         limits = self.limits
-        for attempt in range(max(limits.attempts, 1)):
-            if attempt:
-                time.sleep(limits.backoff * 2 ** (attempt - 1))
-            path = stores.incoming(store)
-            try:
-                self._once(url, path, name, text)
-                return path
-            except BaseException as error:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-                if not isinstance(error, Failure):
-                    raise
-                if error.kind == Failure.ABSENT:
-                    if str(error):
-                        self._forbidding.add(host_of(url))
-                    return None
-                if error.kind != Failure.BROKEN or attempt + 1 >= limits.attempts:
-                    raise
+        host = host_of(url)
+        with self._hosts.patience(host, limits) as patience:
+            for attempt in range(max(limits.attempts, 1)):
+                if attempt:
+                    time.sleep(limits.backoff * 2 ** (attempt - 1))
+                path = stores.incoming(store)
+                try:
+                    self._once(url, path, name, text, patience)
+                    return path
+                except BaseException as error:
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
+                    if not isinstance(error, Failure):
+                        raise
+                    if error.kind == Failure.ABSENT:
+                        if str(error):
+                            self._forbidding.add(host)
+                        return None
+                    pause = limits.backoff * 2**attempt
+                    if error.kind != Failure.BROKEN or attempt + 1 >= limits.attempts or pause >= patience.left:
+                        raise
         return None
 
-    def _once(self, url: str, path: Path, name: str, text: bool) -> None:
+    def _once(self, url: str, path: Path, name: str, text: bool, patience: Patience) -> None:
         if self._opener is None:
             self._opener = plain_opener()
+        host = host_of(url)
         transfer = Transfer(url, path, self.limits, text, self._opener)
         transfer.start()
+        paid = redirected = 0
         try:
             started = time.monotonic()
             while not transfer.finished.wait(_POLL):
                 now = time.monotonic()
                 if self._progress is not None and not text:
                     self._progress(transfer.percent, f"Downloading {name}")
+                received = transfer.received
+                if received - paid >= self.limits.rate:
+                    patience.pay((received - paid) / self.limits.rate)
+                    paid = received
+                    self._hosts.answered.add(host)
+                if transfer.redirected > redirected:
+                    redirected = transfer.redirected
+                    patience.fill()
+                    self._hosts.answered.add(host)
                 late = now - transfer.moved
-                if not transfer.connected and now - started > self.limits.connect:
-                    raise Failure(Failure.UNREACHABLE, f"cannot be connected to within {self.limits.connect:g} s")
                 # A socket's own time-out comes first where there is one; this bounds everything else.
-                if late > self.limits.stall + 4 * _POLL:
-                    raise Failure(Failure.STALLED, f"does not answer within {self.limits.stall:g} s")
-                took = now - started
-                if took > _SLOW_AFTER and transfer.received < self.limits.rate * took:
-                    raise Failure(Failure.STALLED, f"sends less than {self.limits.rate} bytes a second")
-                if took > self.limits.total:
+                if patience.left <= 0 or late > self.limits.stall + 4 * _POLL:
+                    raise self._out_of_patience(host, transfer, late)
+                if now - started > self.limits.total:
                     raise Failure(Failure.STALLED, f"takes more than {self.limits.total:g} s for {name}")
         finally:
             transfer.abandoned = True
-            if transfer.answered:
-                self._hosts.answered.add(host_of(url))
-        if transfer.failure is not None:
-            raise transfer.failure
+        failure = transfer.failure
+        if failure is None or (isinstance(failure, Failure) and failure.kind == Failure.ABSENT):
+            patience.fill()
+            self._hosts.answered.add(host)
+        if failure is not None:
+            raise failure
+
+    def _out_of_patience(self, host: str, transfer: Transfer, late: float) -> Failure:
+        limits = self.limits
+        given = limits.stall if host in self._hosts.answered else min(limits.connect, limits.stall)
+        if not transfer.connected:
+            return Failure(Failure.UNREACHABLE, f"cannot be connected to within {given:g} s")
+        if transfer.received and late < given / 2:
+            return Failure(Failure.STALLED, f"sends less than {limits.rate} bytes a second")
+        return Failure(Failure.STALLED, f"does not answer within {given:g} s")

@@ -43,10 +43,10 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)
 class Limits:
     """What a server may cost. Times in seconds, sizes in bytes.
 
-    ``connect`` is the longest time until there is a connection, look-up of the name included; ``stall`` the longest
-    time without a byte; ``total`` the longest transfer of one file;
-    ``rate`` the fewest bytes a second that a transfer may have after half a minute; ``attempts`` how often a file is
-    asked for when an answer breaks off, with ``backoff`` seconds between the first two and twice as much each time.
+    ``connect`` is how long a host may keep a run waiting that has given no answer yet, for all files together: look-up
+    of the name, connection and answer; ``stall`` the longest time without a byte of one that has answered; ``total``
+    the longest transfer of one file; ``rate`` the bytes that earn a host another second; ``attempts`` how often a file
+    is asked for when an answer breaks off, with ``backoff`` seconds between the first two and twice as much each time.
     """
 
     connect: float = 3.0
@@ -97,7 +97,8 @@ class Transfer(threading.Thread):
         self.finished = threading.Event()
         self.abandoned = False
         self.connected = False
-        self.answered = False
+        #: How many redirections were followed.
+        self.redirected = 0
         self.received = 0
         self.moved = time.monotonic()
         self.failure: Exception | None = None
@@ -222,13 +223,12 @@ class Transfer(threading.Thread):
                 response: http.client.HTTPResponse = self._opener.open(request, timeout=self._limits.stall)
             except urllib.error.HTTPError as error:
                 with error:
-                    self.answered = True
                     self.moved = time.monotonic()
                     if error.code in _REDIRECTIONS and error.headers.get("Location"):
                         url = self._redirected(url, error.headers["Location"])
+                        self.redirected += 1
                         continue
                     raise self._status(error.code) from error
-            self.answered = True
             if response.status != 200:
                 with response:
                     raise self._status(response.status)
