@@ -40,6 +40,8 @@ def pasted(vector: dict) -> str:
         lines += [f"DEFAULT_BUCKET_ID:  {'VERIFIER_ENABLED_' if vector.get('verifier') else known}DRIVER_FAULT", ""]
     elif vector.get("verifier"):
         lines += ["VERIFIER_DRIVER_ENTRY: dt nt!_MI_VERIFIER_DRIVER_ENTRY ffffd68517af2670", ""]
+    if vector.get("bugcheck_str"):
+        lines += [f"BUGCHECK_STR:  {vector['bugcheck_str']}", ""]
     lines += facts(vector)
     if vector.get("process"):
         lines += [f"PROCESS_NAME:  {vector['process']}", ""]

@@ -61,7 +61,8 @@ class Reasoning:
     ``sentences`` are for the analyst, each a full sentence; ``notes`` are contradictions and failures of consistency.
     ``specifiers`` are the words between prefix and module in the bucket, ``prefix`` its prefix when it is not the
     default. ``thread`` is the ETHREAD whose stack is to be shown in place of the crashing one, ``process`` the EPROCESS
-    that the crash is about. ``uncertain`` says why the stack may show nothing of the reason.
+    that the crash is about. ``uncertain`` says why the stack may show nothing of the reason. ``by_name`` says that the
+    culprit goes before the stack, whatever the table says of the code.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -73,6 +74,7 @@ class Reasoning:
     thread: int | None = None
     process: int | None = None
     uncertain: str | None = None
+    by_name: bool = False
 
     def __add__(self, other: Reasoning) -> Reasoning:
         """Both: tuples joined without repetition, single values from the left where it has them."""
@@ -86,6 +88,7 @@ class Reasoning:
             self.thread if self.thread is not None else other.thread,
             self.process if self.process is not None else other.process,
             self.uncertain if self.uncertain is not None else other.uncertain,
+            self.by_name or other.by_name,
         )
 
     def finding(self, tag: str) -> Finding | None:

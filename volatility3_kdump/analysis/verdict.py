@@ -263,7 +263,7 @@ class _Decision:
 
     def _goes_by_name(self) -> bool:
         """Whether the debugger blames a file that the arguments name, for this code and these arguments."""
-        return self._holds(self.record.get("named"))
+        return self.reasoning.by_name or self._holds(self.record.get("named"))
 
     def _holds(self, condition: Mapping[str, Any] | None) -> bool:
         """Whether a condition on an argument holds; one without an argument always does."""

@@ -481,3 +481,32 @@ def test_pages_that_should_be_zero_are_the_verdict() -> None:
     found = judged(f"BAD_PAGES_DETECTED: 2\n{pasted(SAMPLES['7e-bedaisy'])}")
     assert (found.verdict.bucket, found.verdict.image_name) == ("PAGE_NOT_ZERO_AV", "Unknown_Image")
     assert "BAD_PAGES_DETECTED" in found.used
+
+
+@pytest.mark.parametrize(
+    ("told", "bucket"),
+    [
+        # The debugger's own words go before ours: "0x5A_c0000428" is the published beginning of a bucket.
+        ("0xC2_7_CKBJ", "0xC2_7_CKBJ_driver!unknown_function"),
+        # Where ours go on from its words, ours stay.
+        ("0xc2", "0xc2_7_driver!unknown_function"),
+        # What cannot be the beginning of a bucket is none.
+        ("../../etc/passwd", "0xc2_7_driver!unknown_function"),
+        ("0x" + "C2" * 4000, "0xc2_7_driver!unknown_function"),
+        ("\x1b[2J0xC2", "0xc2_7_driver!unknown_function"),
+        ("", "0xc2_7_driver!unknown_function"),
+    ],
+)
+def test_the_first_words_of_a_bucket_that_the_text_tells(told: str, bucket: str) -> None:
+    text = f"""BAD_POOL_CALLER (c2)
+Arg1: 0000000000000007, freed twice
+
+BUGCHECK_STR:  {told}
+
+BUGCHECK_CODE:  c2
+
+STACK_TEXT:
+fffff802`12345678 fffff802`12345678     : 0 0 0 0 : nt!KeBugCheckEx
+fffff802`12345688 fffff802`12345678     : 0 0 0 0 : driver+0x1234
+"""
+    assert judged(text).verdict.bucket == bucket

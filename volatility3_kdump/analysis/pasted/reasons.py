@@ -14,6 +14,7 @@ from volatility3_kdump.analysis.reasoning import Culprit, Reasoning
 from volatility3_kdump.analysis.rules.hardware import hardware_words, hypervisor_reasoning, nmi_reasoning
 from volatility3_kdump.analysis.rules.pool import single_bit
 from volatility3_kdump.analysis.rules.processes import critical_process_words
+from volatility3_kdump.cpu.exception import IN_PAGE_ERROR
 from volatility3_kdump.windows.machine import machine_check
 
 _VENDORS = ("GenuineIntel", "AuthenticAMD", "CentaurHauls", "HygonGenuine")
@@ -27,6 +28,8 @@ _DISPLAY_DRIVERS = frozenset(
 _FREED_AGAIN = {0x13A: (0x11,), 0xC2: (0x6, 0x7)}
 _CHKIMG = re.compile(r"(?P<count>\d{1,9}) errors? : !?(?P<module>\S{1,64})")
 _CHKIMG_BYTES = re.compile(r"\[ (?P<held>[0-9a-f]{2}(?: [0-9a-f]{2})*):(?P<stored>[0-9a-f]{2}(?: [0-9a-f]{2})*) \]")
+#: BUGCHECK_STR: a code or a name, with words behind it.
+_FIRST_WORDS = re.compile(r"(?:0x[0-9A-Fa-f]{1,8}|[A-Z][A-Z0-9_]{1,60})(?:_[\w.!:$-]{1,64})?")
 _IRP_CURRENT = re.compile(r"\s*>\s*\[")
 _DRIVER_NAME = re.compile(r"\\(?:Driver|FileSystem)\\(?P<name>[\w.$-]{1,64})")
 _VERDICT_LINES = (
@@ -49,6 +52,21 @@ class Reasons:
         self.notes: list[str] = []
 
     def reasoning(self) -> Reasoning:
+        """What the text says besides the stack."""
+        found = self._by_code()
+        if found.prefix is None and not found.specifiers:
+            return found + Reasoning(prefix=self._told_words())
+        return found
+
+    def _told_words(self) -> str | None:
+        """The first words of the bucket, which debuggers up to 2019 show before the stack."""
+        told = _FIRST_WORDS.fullmatch(self.report.fields.get("BUGCHECK_STR", "").strip())
+        if told is None:
+            return None
+        self.report.use("BUGCHECK_STR")
+        return told[0]
+
+    def _by_code(self) -> Reasoning:
         code = self.bug_check.code
         corrupt = self._chkimg() or self._bad_pages()
         if corrupt is not None:
@@ -59,7 +77,7 @@ class Reasons:
                 culprit = Culprit("memory_corruption", "memory_corruption", None, why)
                 return Reasoning(prefix="MEMORY_CORRUPTION_ONE_BIT", culprit=culprit)
         steps = {
-            **{0x9F: self._power, 0xEF: self._critical_process, 0x124: self._hardware, 0xC4: self._leaked_pool},
+            **{0x9F: self._power, 0xEF: self._critical_process, 0x124: self._hardware, 0xC4: self._verified},
             **{0x3D: self._exception, 0x154: self._exception, 0x80: self._interrupt, 0x20001: self._hypervisor},
         }
         if code in steps:
@@ -169,7 +187,9 @@ class Reasons:
             )
         matched = re.search(r"(?:0x)?([0-9a-fA-F]{2,8})\b(?!\))", re.sub(r"\(\w+\)", "", code or ""))
         terminator = self.process if died is not None and self.process is not None else None
-        return Reasoning(specifiers=critical_process_words(name, terminator, int(matched[1], 16) if matched else None))
+        status = int(matched[1], 16) if matched else None
+        prefix = "IN_PAGE_ERROR" if status == IN_PAGE_ERROR else None
+        return Reasoning(specifiers=critical_process_words(name, terminator, status), prefix=prefix)
 
     def _exception(self) -> Reasoning:
         """0x3D and 0x154 name no exception themselves; its record tells."""
@@ -212,13 +232,16 @@ class Reasons:
         culprit = Culprit(file or "hardware", maker or "hardware", None, why)
         return Reasoning(specifiers=parts, culprit=culprit)
 
-    def _leaked_pool(self) -> Reasoning:
+    def _verified(self) -> Reasoning:
+        """0xC4: the driver that broke the rule, where Driver Verifier knows it; the debugger names it before the
+        stack."""
         module = self.report.fields.get("FAULTING_MODULE", "").partition(" ")[2].strip()
-        if self._argument(1) != 0x62 or not module:
+        if not module or module.lower() in ("nt", "verifierext"):
             return Reasoning()
         self.report.use("FAULTING_MODULE")
-        why = f"{module} was unloaded without freeing its pool"
-        return Reasoning(culprit=Culprit(self.places.image_of(module, 0), module, None, why))
+        leaked = self._argument(1) == 0x62
+        why = f"{module} {'was unloaded without freeing its pool' if leaked else 'is the driver that broke the rule'}"
+        return Reasoning(culprit=Culprit(self.places.image_of(module, 0), module, None, why), by_name=True)
 
     def _display(self) -> Reasoning:
         """0x116 and its kin name an address inside the display driver; where no list of modules tells whose it is, the

@@ -10,6 +10,7 @@ from volatility3_kdump.analysis.failure import reported_address
 from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
 from volatility3_kdump.analysis.records import kernel_stack_records, user_stack_records
 from volatility3_kdump.cpu.exception import (
+    IN_PAGE_ERROR,
     STACK_BUFFER_OVERRUN,
     ExceptionRecord,
     access_kind,
@@ -87,7 +88,8 @@ def critical_process_words(name: str | None, terminator: str | None, code: int |
     pieces = [name, "BUGCHECK_CRITICAL_PROCESS"]
     if None not in (terminator, name) and terminator != name:
         pieces.append(f"TERMINATED_BY_{terminator}")
-    pieces.append(f"{code:x}" if code else None)
+    # A page that could not be read has a word of its own.
+    pieces.append("IOERR" if code == IN_PAGE_ERROR else f"{code:x}" if code else None)
     return tuple(word for word in pieces if word)
 
 
