@@ -37,11 +37,15 @@ _CONTROL = (0x80050033, 0, 0, 0, 0x3506F8)
 
 @dataclass(frozen=True)
 class Processor:
-    """What a hypervisor saves of a processor: its CONTEXT, CR3, and the address of its KPCR."""
+    """What a hypervisor saves of a processor: its CONTEXT, CR3, and the address of its KPCR.
+
+    ``leads`` is the segment register whose base is that address: FS of a 32-bit Windows.
+    """
 
     context: bytes
     directory: int
     region: int
+    leads: str = "gs"
 
     def register(self, name: str) -> int:
         """A general register, rip or rflags."""
@@ -195,7 +199,8 @@ def _qemu_note(processor: Processor) -> bytes:
     order = "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip eflags".split()
     region = processor.region
     segments = [
-        (processor.selector(name), region if name == "gs" else 0) for name in ("cs", "ds", "es", "fs", "gs", "ss")
+        (processor.selector(name), region if name == processor.leads else 0)
+        for name in ("cs", "ds", "es", "fs", "gs", "ss")
     ]
     segments += [(0, 0), (0x40, region + _TSS), (0, region + _GDT), (0, region + _IDT)]
     control = (*_CONTROL[:3], processor.directory, _CONTROL[4])

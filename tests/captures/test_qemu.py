@@ -16,6 +16,7 @@ import pytest
 
 import volatility3_kdump
 from volatility3_kdump.captures import Capture, open_capture
+from volatility3_kdump.captures.notes import notes_in, processors_of
 from volatility3_kdump.dump import FileSource, extents
 from volatility3_kdump.errors import NotACrashDump
 
@@ -36,17 +37,27 @@ BOOT = bytes.fromhex(
 )
 
 
+#: A boot sector: a page directory at 1000h that maps 4 MB onto themselves; CR4.PSE, CR3, CR0.PG; FS with a base, values
+#: in all general registers, then HLT for ever. GDT at 7C80h, IDT at 6000h. Assembled with GNU as.
+BOOT_32 = bytes.fromhex(
+    "fa31c08ed88ec066c706001083000000660f0116a07c660f011ea67c66b8100000000f22e066b8001000000f22d80f20c0660d01"
+    "0000800f22c066ea427c0000080066b810008ed88ec08ed066b818008ee0bc00700000b844332211bb88776655b9ccbbaa99ba01"
+    "ffeeddbe89674523bf12efcdabbd90785634f4ebfd8d76000000000000000000ffff0000009acf00ffff00000092cf00ff008067"
+    "459240831f00807c0000ff0700600000"
+)
+
+
 class Guest:
     """A running machine, and its monitor."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, boot: bytes = BOOT, emulator: str | None = QEMU) -> None:
         self.directory = directory
         disk, monitor = directory / "boot.img", directory / "qmp"
-        disk.write_bytes(BOOT.ljust(510, b"\0") + b"\x55\xaa")
-        assert QEMU is not None
+        disk.write_bytes(boot.ljust(510, b"\0") + b"\x55\xaa")
+        assert emulator is not None
         self.process = subprocess.Popen(
             [
-                *(QEMU, "-accel", "tcg", "-smp", "2", "-m", "32", "-display", "none", "-nodefaults"),
+                *(emulator, "-accel", "tcg", "-smp", "2", "-m", "32", "-display", "none", "-nodefaults"),
                 *("-drive", f"file={disk},format=raw,if=ide", "-qmp", f"unix:{monitor},server=on,wait=off"),
             ]
         )
@@ -128,6 +139,44 @@ def test_registers_of_every_processor(name: str, options: dict[str, Any], guest:
         assert state.control[0] == value(told, r"CR0=([0-9a-f]+)")
     # The other processor waits in the firmware, without paging.
     assert states[1].page_tables is None
+
+
+@pytest.fixture(scope="module", params=["qemu-system-i386", "qemu-system-x86_64"])
+def narrow_guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    emulator = shutil.which(request.param)
+    if emulator is None:
+        pytest.skip(f"{request.param} is not installed")
+    machine = Guest(tmp_path_factory.mktemp("narrow"), BOOT_32, emulator)
+    try:
+        for _ in range(200):
+            if "EIP=00007c7" in machine.registers(0):
+                break
+            time.sleep(0.1)
+        machine.ask("stop")
+        yield machine
+    finally:
+        machine.process.kill()
+        machine.process.wait()
+
+
+@pytest.mark.parametrize("name, options", [("a.elf", {}), ("p.elf", {"paging": True}), ("z", {"format": "kdump-zlib"})])
+def test_registers_of_a_32_bit_guest(name: str, options: dict[str, Any], narrow_guest: Guest) -> None:
+    """QEMU's own notes have them, and NT_PRSTATUS of x86 the same: each by itself."""
+    path, told = narrow_guest.dump(name, **options), narrow_guest.registers(0)
+    state = opened(path).processors[0].narrowed()
+    general = ("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "eip")
+    expected = {register: value(told, rf"{register.upper()}=([0-9a-f]+)") for register in general}
+    expected["eflags"] = value(told, "EFL=([0-9a-f]+)")
+    expected |= {name: value(told, rf"{name.upper()} =([0-9a-f]+)") for name in ("cs", "ds", "es", "fs", "gs", "ss")}
+    assert dict(state.registers) == expected and expected["eax"] == 0x11223344
+    assert state.architecture == "x86" and state.page_tables == value(told, r"CR3=([0-9a-f]+)") == 0x1000
+    assert state.fs_base == value(told, r"FS =\w+ ([0-9a-f]+)") == 0x83456780
+    assert (state.idt_base, state.gdt_base) == (value(told, r"IDT= +(\w+)"), value(told, r"GDT= +(\w+)"))
+    data = path.read_bytes()
+    if name != "z":
+        records = [note for note in notes_in(data[data.index(b"CORE\0") - 12 :]) if note.name == b"CORE"]
+        (alone, *_), complaints = processors_of(records)
+        assert dict(alone.registers) == expected and complaints == []
 
 
 def test_every_page(guest: Guest) -> None:

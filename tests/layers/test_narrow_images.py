@@ -1,4 +1,4 @@
-"""Memory images of 32-bit Windows, with PAE and without: page tables by CR3, the kernel by its image."""
+"""Memory images of 32-bit Windows, with PAE and without: page tables by CR3, the kernel by its image, registers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import pytest
 
 import volatility3_kdump
 from kdump_sample import pe
-from kdump_sample.memory_images import Image, Processor, _elf, _lime
+from kdump_sample.memory_images import KINDS, Image, Processor, _elf, _lime
 from kdump_sample.physical import PAGE, PhysicalMemory
 from tests.layers.paging import HEADS, Tables, kernel_pages, machine
+from tests.narrow_machine import TEBS, THREADS, NarrowMachine, symbols
 from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
+from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import NotACrashDump
 from volatility3_kdump.options import Options
+from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.opening import open_target
 
 BASE, SIZE, ROOT = 0x81800000, 0x3000, 0x40
@@ -63,7 +66,8 @@ def test_a_32_bit_windows_is_opened_by_its_cr3(mode: str, tmp_path: Path) -> Non
     assert (target.kernel.identity.pdb_name, target.kernel.identity.guid) == ("ntkrpamp.pdb", GUID)
     head = HEADS[4][0]
     assert target.memory.pointer(HIGH | head) == HIGH | (head & ~0xFFF) + 0x800
-    assert target.dump.why_no_registers == "registers of a 32-bit Windows are not taken out of memory images"
+    # A processor of which nothing leads to Windows: no interrupt table, and FS leads to no KPCR.
+    assert target.dump.processors == () and "are of another machine or moment" in target.dump.why_no_registers
     session = session_over(tmp_path / "narrow.elf")
     assert list(execute(session, f"dd {head:x} L1")) == [f"{head:08x}  {(head & ~0xFFF) + 0x800:08x}"]
     assert list(execute(session, ".effmach")) == ["Effective machine: x86 compatible (x86)"]
@@ -107,3 +111,61 @@ def test_page_tables_of_neither_kind_are_refused(tmp_path: Path) -> None:
     _elf(path, Image(memory, (processor,)))
     with pytest.raises(NotACrashDump, match="no Windows kernel in it"):
         volatility3_kdump.open(path)
+
+
+# registers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def isf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return symbols(tmp_path_factory.mktemp("isf"))
+
+
+@pytest.mark.parametrize("mode, kind", [("pae", "elf"), ("x86", "elf"), ("pae", "kdump"), ("x86", "vmem")])
+def test_registers_of_every_processor(mode: str, kind: str, isf: Path, tmp_path: Path) -> None:
+    """By FS where the container has its base, else by the interrupt table that each processor has for itself."""
+    machine, path = NarrowMachine(mode), tmp_path / f"vm.{kind}"
+    KINDS[kind](path, machine.image())
+    target = volatility3_kdump.open(path, isf_directories=[isf])
+    assert target.problems == [] and target.header.crashed is False
+    shown = processors(target)
+    assert [processor.current_thread for processor in shown] == [HIGH | thread for thread in THREADS]
+    for processor in shown:
+        assert processor.context is not None and processor.context.architecture == "x86"
+        expected = machine.expected[processor.number]
+        known = processor.context.registers
+        assert known == {name: expected[name] for name in known} and len(known) == (10 if kind == "vmem" else 16)
+    session = Session(Options(isf_directories=(isf,)))
+    session.open(str(path))
+    assert [line.split() for line in execute(session, "k")][1:4] == [
+        ["00", "8b342e00", "80401015", "nt+0x1005"],
+        ["01", "8b342e40", "80401045", "nt+0x1015"],
+        ["02", "8b342e80", "00000000", "nt+0x1045"],
+    ]
+    (first, *_) = execute(session, "~1s;r")
+    assert first == "eax=11110001 ebx=44440001 ecx=22220001 edx=33330001 esi=e0000001 edi=d0000001"
+    assert [line for line in execute(session, "!running -it") if "nt+0x1005" in line] != []
+
+
+def test_a_processor_in_user_mode(isf: Path, tmp_path: Path) -> None:
+    """FS leads to the TEB there, and is that of one thread only."""
+    machine, path = NarrowMachine("pae"), tmp_path / "vm.elf"
+    machine.in_user_mode(1)
+    # The interrupt table is still in the kernel.
+    image = machine.image()
+    _elf(path, image)
+    data = path.read_bytes().replace(struct.pack("<Q", TEBS[1] + 0x10000), struct.pack("<Q", 0x807D8000))
+    path.write_bytes(data)
+    target = volatility3_kdump.open(path, isf_directories=[isf])
+    context = processors(target)[1].context
+    assert context is not None and (context.ip, context.sp) == (0x401000, 0x12FF00)
+    assert target.problems == []
+
+
+def test_registers_of_another_machine(isf: Path, tmp_path: Path) -> None:
+    machine, path = NarrowMachine("x86"), tmp_path / "vm.elf"
+    machine.another(0x83000000, 0x83001000)
+    _elf(path, machine.image())
+    target = volatility3_kdump.open(path, isf_directories=[isf])
+    assert target.dump.processors == () and len(target.problems) == 1
+    assert "are of another machine or moment than its memory" in target.problems[0]

@@ -91,6 +91,7 @@ def _of_virtualbox(number: int, data: bytes) -> ProcessorState:
         idt_base=interrupt_table,
         gdt_base=global_table,
         task_base=task,
+        fs_base=bases["fs"],
     )
 
 

@@ -34,6 +34,13 @@ _PRSTATUS = (
     *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", ""),
     *("rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
 )
+#: elf_prstatus of x86, which QEMU writes for a processor that is not in long mode, into 64-bit files as well
+#: (x86_elf_prstatus in ``target/i386/arch_dump.c``): registers at 72, each segment with two bytes of padding.
+_X86_PRSTATUS_SIZE, _X86_REGISTERS_AT = 144, 72
+_X86_PRSTATUS = (
+    *("ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", ""),
+    *("eip", "cs", "eflags", "esp", "ss"),
+)
 #: elf_prstatus of ARM64: x0 to x30, sp, pc, pstate at 112.
 _ARM64_PRSTATUS_SIZE = 392
 _ARM64_PRSTATUS = (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc", "cpsr")
@@ -85,7 +92,7 @@ def processors_of(notes: list[Note]) -> tuple[list[ProcessorState], list[str]]:
             continue
         states.append(_of_qemu(number, data))
     if not own:
-        states = [_of_prstatus(number, data) for number, data in enumerate(general) if len(data) >= _PRSTATUS_SIZE]
+        states = [_of_prstatus(number, data) for number, data in enumerate(general) if _is_prstatus(data)]
     return states, complaints
 
 
@@ -121,11 +128,23 @@ def _of_qemu(number: int, data: bytes) -> ProcessorState:
         idt_base=bases["idt"],
         gdt_base=bases["gdt"],
         task_base=bases["tr"],
+        fs_base=bases["fs"],
     )
+
+
+def _is_prstatus(data: bytes) -> bool:
+    return len(data) == _X86_PRSTATUS_SIZE or len(data) >= _PRSTATUS_SIZE
 
 
 def _of_prstatus(number: int, data: bytes) -> ProcessorState:
     source = f"NT_PRSTATUS note of processor {number}"
+    if len(data) == _X86_PRSTATUS_SIZE:
+        words = struct.unpack_from(f"<{len(_X86_PRSTATUS)}I", data, _X86_REGISTERS_AT)
+        values = dict(zip(_X86_PRSTATUS, words, strict=True))
+        values.pop("")
+        for name in ("cs", "ss", "ds", "es", "fs", "gs"):
+            values[name] &= 0xFFFF
+        return ProcessorState(number, source, values, architecture="x86")
     if len(data) == _ARM64_PRSTATUS_SIZE:
         packed = struct.unpack_from(f"<{len(_ARM64_PRSTATUS)}Q", data, _REGISTERS_AT)
         return ProcessorState(number, source, dict(zip(_ARM64_PRSTATUS, packed, strict=True)), architecture="arm64")

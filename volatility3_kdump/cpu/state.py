@@ -6,6 +6,7 @@ hypervisor keeps them for every virtual processor.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,17 +24,41 @@ _FLAGS, _FLOATING_POINT = 0x100007, 0x8
 _CONTEXT_SIZE = 0x4D0
 #: CONTEXT of ARM64 with control and integer registers.
 _ARM64_FLAGS, _ARM64_SIZE = 0x400003, 0x390
+_X86_GENERAL = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip")
+_X86_SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
+#: CONTEXT of x86 with control and integer registers, and with segments; where each of them stands.
+_X86_FLAGS, _X86_SEGMENTS, _X86_SIZE = 0x10003, 0x4, 0x2CC
+_X86_ORDER = (
+    "gs",
+    "fs",
+    "es",
+    "ds",
+    "edi",
+    "esi",
+    "ebx",
+    "edx",
+    "ecx",
+    "eax",
+    "ebp",
+    "eip",
+    "cs",
+    "eflags",
+    "esp",
+    "ss",
+)
+_X86_AT = 0x8C
 _ARM64_GENERAL = (*(f"x{number}" for number in range(29)), "fp", "lr", "sp", "pc")
 #: The exception level in PSTATE: 0 is user mode.
 _EXCEPTION_LEVEL = 0xC
+_NARROW, _USER_RING = 0xFFFFFFFF, 3
 
 
 @dataclass(frozen=True)
 class ProcessorState:
-    """One processor, x64 or ARM64. ``number`` counts in the order of the container.
+    """One processor, x64, x86 or ARM64. ``number`` counts in the order of the container.
 
     ``registers`` has the names of :class:`~volatility3_kdump.cpu.context.Context`. ``control`` are CR0 to CR4 by
-    number. The bases are of GS, of KERNEL_GS_BASE (what SWAPGS exchanges for GS), of the interrupt and global
+    number. The bases are of FS, of GS, of KERNEL_GS_BASE (what SWAPGS exchanges for GS), of the interrupt and global
     descriptor tables, and of the task state segment. What the container does not hold is absent or ``None``.
     ``source`` says in words which record it is.
     """
@@ -48,6 +73,16 @@ class ProcessorState:
     gdt_base: int | None = None
     task_base: int | None = None
     architecture: str = "x64"
+    fs_base: int | None = None
+
+    def narrowed(self) -> ProcessorState:
+        """The processor as a 32-bit system uses it: hypervisors write the wide registers of any guest."""
+        if self.architecture != "x64":
+            return self
+        wide = {name: f"r{name[1:]}" for name in _X86_GENERAL}
+        registers = {name: self.registers[of] & _NARROW for name, of in wide.items() if of in self.registers}
+        registers.update((name, self.registers[name]) for name in (*_X86_SELECTORS, "eflags") if name in self.registers)
+        return dataclasses.replace(self, registers=registers, architecture="x86")
 
     @property
     def page_tables(self) -> int | None:
@@ -64,12 +99,16 @@ class ProcessorState:
 
     @property
     def in_user_mode(self) -> bool:
-        """Whether an ARM64 processor ran user mode."""
+        """Whether an ARM64 or x86 processor ran user mode; of x86 only where its code segment is known."""
+        if self.architecture == "x86":
+            return self.registers.get("cs", 0) & _USER_RING == _USER_RING
         return not self.registers.get("cpsr", 0) & _EXCEPTION_LEVEL
 
     @property
     def platform_register(self) -> int | None:
-        """x18 of an ARM64 processor: Windows keeps the KPCR there in the kernel, the TEB in user mode."""
+        """Where Windows keeps the KPCR in the kernel and the TEB in user mode: x18 of ARM64, the base of FS of x86."""
+        if self.architecture == "x86":
+            return self.fs_base
         return self.registers.get("x18")
 
 
@@ -80,6 +119,12 @@ def context_record(context: Context) -> bytes:
         packed = struct.pack("<II", _ARM64_FLAGS, values.get("cpsr", 0) & 0xFFFFFFFF)
         packed += struct.pack("<33Q", *(values.get(name, 0) for name in _ARM64_GENERAL))
         return packed.ljust(_ARM64_SIZE, b"\0")
+    if context.architecture == "x86":
+        flags = _X86_FLAGS | (_X86_SEGMENTS if context.has_segments else 0)
+        block = bytearray(_X86_SIZE)
+        struct.pack_into("<I", block, 0, flags)
+        struct.pack_into("<16I", block, _X86_AT, *(values.get(name, 0) & _NARROW for name in _X86_ORDER))
+        return bytes(block)
     flags = _FLAGS if context.has_segments else 0x100003
     record = bytearray(_CONTEXT_SIZE)
     if "mxcsr" in values:

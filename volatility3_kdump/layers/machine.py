@@ -3,7 +3,8 @@
 The registers of the container come first: CR3 is where the page tables are, and the handlers of the interrupt
 descriptor table lie in the kernel, so that nothing is searched for. Without registers the block by which Windows starts
 further processors has both, in the lowest megabyte. Then page tables that map themselves are searched for, and the
-host's scan comes last. Of a 32-bit Windows the page tables are found in the same way, and the kernel by its image.
+host's scan comes last. Of a 32-bit Windows the page tables are found in the same way, and the kernel by its image; its
+registers are those of the container, as far as a 32-bit system uses them.
 
 Containers hold no system registers of ARM64, so that its page tables are those that map themselves and lead to a kernel
 for ARM64. Its processors are known by x18, where Windows has the KPCR, whose Self points at itself.
@@ -12,7 +13,6 @@ for ARM64. Its processors are known by x18, where Windows has the KPCR, whose Se
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +32,7 @@ from volatility3_kdump.layers.translation import (
     KdumpIntelPAELayer,
     KdumpTranslation,
 )
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.symbols.shared_data import SharedData, read_shared_data
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ _NARROW = 4
 _X64, _X86, _ARM64 = 0x8664, 0x14C, 0xAA64
 #: KPCR.Self of ARM64.
 _SELF_IN_REGION = 0x18
-_NO_NARROW_REGISTERS = "registers of a 32-bit Windows are not taken out of memory images"
+#: KPCR.SelfPcr of x86, behind NT_TIB.
+_NARROW_SELF_IN_REGION = 0x1C
 #: Interrupt gates that are looked at: divide error, breakpoint, page fault, of which one is the kernel's own anywhere.
 _VECTORS = (0, 3, 14)
-_GATE = 16
+_GATE, _NARROW_GATE = 16, 8
 _LA57 = 1 << 12
 #: PROCESSOR_START_BLOCK of x64: a near jump and a completion flag begin it; the address in the kernel where long mode
 #: goes on, and CR3.
@@ -291,12 +293,16 @@ def _by_registers(memory: Memory, state: ProcessorState) -> Iterator[tuple[int, 
 
 
 def _handler(memory: Memory, state: ProcessorState, vector: int) -> int | None:
-    """The address that an interrupt gate leads to (Intel SDM volume 3, 64-bit IDT gate descriptors)."""
-    gate = memory.read(state.idt_base + _GATE * vector, _GATE) if state.idt_base else None
+    """The address that an interrupt gate leads to (Intel SDM volume 3, IDT gate descriptors)."""
+    narrow = memory.pointer_size == _NARROW
+    size = _NARROW_GATE if narrow else _GATE
+    gate = memory.read(state.idt_base + size * vector, size) if state.idt_base else None
     if gate is None or not gate[5] & 0x80:
         return None
-    parts: tuple[int, ...] = struct.unpack_from("<HHHHI", gate)
-    return parts[0] | parts[3] << 16 | parts[4] << 32
+    low, high = int.from_bytes(gate[:2], "little"), int.from_bytes(gate[6:8], "little")
+    if narrow:
+        return sign_extended(low | high << 16, _NARROW)
+    return low | high << 16 | int.from_bytes(gate[8:12], "little") << 32
 
 
 def _image_around(memory: Memory, address: int) -> int | None:
@@ -344,17 +350,18 @@ def _fitting_states(
     """The processors that run the Windows that was found, why none does, and what was left out."""
     if not capture.processors:
         return (), capture.why_no_registers, []
-    if windows.memory.pointer_size == _NARROW:
-        return (), _NO_NARROW_REGISTERS, []
+    narrow = windows.memory.pointer_size == _NARROW
     if isinstance(windows.layer, KdumpArm64Layer):
         return _fitting_arm64(capture, windows)
     fitting, problems = [], []
     kernel = _extent(windows)
     for state in capture.processors:
         handlers = [_handler(windows.memory, state, vector) for vector in _VECTORS]
-        ip = state.registers.get("rip", 0)
+        state = state.narrowed() if narrow else state
+        ip = sign_extended(state.context.ip or 0, windows.memory.pointer_size)
         in_kernel = any(handler in kernel for handler in handlers if handler is not None)
-        if in_kernel or (state.idt_base is None and state.gs_base is not None):
+        trusted = _has_region(windows.memory, state) if narrow else state.gs_base is not None
+        if in_kernel or (state.idt_base is None and trusted):
             fitting.append(state)
             continue
         other = None
@@ -396,8 +403,10 @@ def _fitting_arm64(capture: Capture, windows: _Windows) -> tuple[tuple[Processor
 
 
 def _has_region(memory: Memory, state: ProcessorState) -> bool:
-    region = state.platform_register or 0
-    return region >= _KERNEL_HALF and memory.pointer(region + _SELF_IN_REGION) == region
+    """Whether a processor in the kernel has its KPCR where Windows keeps it."""
+    place = _NARROW_SELF_IN_REGION if memory.pointer_size == _NARROW else _SELF_IN_REGION
+    region = sign_extended(state.platform_register or 0, memory.pointer_size)
+    return region >= _KERNEL_HALF and memory.pointer(region + place) == region
 
 
 def _facts(capture: Capture, windows: _Windows, states: tuple[ProcessorState, ...]) -> MachineFacts:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.layout import FieldPath
+from volatility3_kdump.memory import sign_extended
 from volatility3_kdump.windows.structures import field_offset, read_row
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _MOST_PROCESSORS = 2048
 _LIVE, _USER_CODE = 0x161, 0x33
 #: Fields of KPCR that say where a processor's tables are, by what a hypervisor calls them.
 _TABLE_BASES = {"idt_base": "IdtBase", "task_base": "TssBase", "gdt_base": "GdtBase"}
+_X86_TABLE_BASES = {"idt_base": "IDT", "task_base": "TSS", "gdt_base": "GDT"}
 
 
 @dataclass(frozen=True)
@@ -119,33 +121,40 @@ def _state_of(target: Target, prcb: int) -> ProcessorState | None:
     """What the container of an image holds of the processor with a control block.
 
     GS leads to the control region in the kernel, KERNEL_GS_BASE in user mode; the tables' addresses stand in it. On
-    ARM64 x18 leads to it in the kernel, and to the TEB of the current thread in user mode.
+    ARM64 x18 leads to it in the kernel, and to the TEB of the current thread in user mode; on x86 FS does.
     """
-    inside = field_offset(target, "_KPCR", "Prcb", "OffsetPcrContainedPrcb")
+    architecture = target.header.architecture
+    # Of x86 Prcb is a pointer, and the block itself is PrcbData.
+    inside = field_offset(target, "_KPCR", "PrcbData" if architecture == "x86" else "Prcb", "OffsetPcrContainedPrcb")
     if inside is None:
         return None
     region = prcb - inside
-    if target.header.architecture == "arm64":
-        return _arm64_state_of(target, prcb, region)
+    if architecture in ("arm64", "x86"):
+        state = _by_platform_register(target, prcb, region)
+        if state is not None or architecture == "arm64":
+            return state
     for state in target.dump.processors:
         if region in (state.gs_base, state.kernel_gs_base):
             return state
-    tables = {name: field_offset(target, "_KPCR", path, None) for name, path in _TABLE_BASES.items()}
+    bases = _X86_TABLE_BASES if architecture == "x86" else _TABLE_BASES
+    tables = {name: field_offset(target, "_KPCR", path, None) for name, path in bases.items()}
     for name, place in tables.items():
         base = target.memory.pointer(region + place) if place is not None else None
         for state in target.dump.processors:
-            if base and base == getattr(state, name):
+            held = getattr(state, name)
+            if base and held and base == sign_extended(held, target.memory.pointer_size):
                 return state
     return None
 
 
-def _arm64_state_of(target: Target, prcb: int, region: int) -> ProcessorState | None:
+def _by_platform_register(target: Target, prcb: int, region: int) -> ProcessorState | None:
     current = field_offset(target, "_KPRCB", "CurrentThread", "OffsetPrcbCurrentThread")
     place = field_offset(target, "_KTHREAD", "Teb", "OffsetKThreadTeb")
     thread = target.memory.pointer(prcb + current) if current is not None else None
     teb = target.memory.pointer(thread + place) if thread and place is not None else None
     for state in target.dump.processors:
-        if state.platform_register == (teb if state.in_user_mode else region) and state.platform_register:
+        held = sign_extended(state.platform_register or 0, target.memory.pointer_size)
+        if held and held == (teb if state.in_user_mode else region):
             return state
     return None
 
