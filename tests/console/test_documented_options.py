@@ -160,3 +160,62 @@ def test_texts_in_commands_for_modules(session: Session) -> None:
 def test_every_flag_of_a_thread_at_once(session: Session) -> None:
     plain = answer(session, "!thread")
     assert [line for line in answer(session, "!thread @$thread 1f") if not line.startswith("NOTE")][:5] == plain[:5]
+
+
+def test_processes_by_session_and_module(session: Session) -> None:
+    """``/s`` and ``/m`` narrow each form, and are not dropped where a process or a name is given too."""
+    by_module = answer(session, "!process /m notepad 0 0")
+    assert [line for line in by_module if "Image:" in line] == ["    Image: notepad.exe"]
+    assert by_module == answer(session, "!process 0 0 notepad.exe")
+    assert answer(session, "!process /s 2 0 0 notepad.exe") == by_module
+    (line,) = answer(session, "!process /s 0 0 0 notepad.exe")
+    assert line.endswith("no process is in session 0 and like that")
+    (line,) = answer(session, "!process /s 0 @$proc 0")
+    assert line.endswith("no process is in session 0 and like that")
+    (line,) = answer(session, "!process /m a 0 0 b")
+    assert line.startswith("!process takes one name")
+
+
+def test_a_session_is_made_current(session: Session) -> None:
+    before = answer(session, "!session")[-1]
+    assert answer(session, "!session -s 0")[-1] == "Using session 0"
+    assert answer(session, "!session")[-1] == "Current Session 0" != before
+    assert answer(session, "!session -s -1")[-1] == "Using that of the crash"
+    assert answer(session, "!session")[-1] == before
+    assert answer(session, "!session -s 77")[-1].endswith("no process is in session 77")
+
+
+@pytest.mark.parametrize("line", ["kn L3", "k L3", "k L 3", "kL 3", "kL3", "kn3", "k 3"])
+def test_a_number_of_frames_in_every_spelling(session: Session, line: str) -> None:
+    assert answer(session, line) == answer(session, "k 3")
+
+
+def test_what_search_flags_do_not_do(session: Session) -> None:
+    lines = answer(session, '! s -[w1]a nt L1000 "This"'.removeprefix("! "))
+    assert lines[0].startswith("NOTE: s -[w]: ") and lines[1].startswith("0x")
+    assert answer(session, "s -[z]a nt L1000 x")[0].startswith("s knows no flag z in [z]")
+    assert answer(session, "s -v nt nt") == ["s -v: the classes of C++ objects need private symbols"]
+
+
+def test_no_type_like_that(session: Session) -> None:
+    assert answer(session, "dt nt!Ki*Bug*") == ["no type fits nt!Ki*Bug*: x nt!Ki*Bug* lists functions and variables"]
+
+
+def test_a_note_has_the_name_that_was_typed(session: Session) -> None:
+    assert answer(session, ".reload /o")[0].startswith("NOTE: .reload /o: ")
+
+
+def test_commands_for_all_of_the_debugger(session: Session) -> None:
+    assert answer(session, "~*e r rip") == answer(session, "~*r rip")
+
+
+def test_addresses_that_are_something_else(session: Session) -> None:
+    (line,) = answer(session, "!vad @$proc")
+    assert line.endswith(" is a process, no VAD: its VadRoot is 0")
+    (line,) = answer(session, "!devobj myfault")
+    assert line == "no device is named myfault, which is a module: !drvobj myfault lists a driver's devices"
+
+
+def test_the_kind_of_symbols_of_each_module(session: Session) -> None:
+    """DEBUG_SYMTYPE_PDB is 3."""
+    assert "nt 3" in answer(session, "!for_each_module .echo @#ModuleName @#SymbolType")

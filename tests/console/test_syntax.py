@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.prompt import answer
-from volatility3_kdump.console.commands import Command, registry
+from volatility3_kdump.console.commands import Command, find, registry
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Given, Kind, Option, Syntax, flags, number, rest, word
 from volatility3_kdump.errors import KdumpError
@@ -196,3 +197,22 @@ def test_text_is_all_of_the_rest() -> None:
 def test_usage_says_what_may_be_left_out() -> None:
     assert _SYNTAX.usage == "[-v] [-i] [-t TID] [-f:FILTER] ADDRESS [FLAGS [NAME]]"
     assert Syntax().takes == "takes no arguments"
+
+
+_README = Path(__file__).parents[2] / "README.md"
+
+
+def _of_readme() -> list[str]:
+    """The commands in the tables of the README, as they are typed there."""
+    _, _, section = _README.read_text(encoding="utf-8").partition("\n| KD | ")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    firsts = [row.replace("\\|", "\0").split("|")[1] for row in rows]
+    return [typed.replace("\0", "|") for first in firsts for typed in re.findall(r"`([^`]+)`", first)]
+
+
+def test_the_readme_names_commands_that_are_there() -> None:
+    """So that each of them is given an unknown option above."""
+    typed = [line for line in _of_readme() if not re.match(r"-|symchk|@@|d\*$", line)]
+    assert len(typed) > 150
+    for line in typed:
+        assert find(line)[0] in registry().values(), line

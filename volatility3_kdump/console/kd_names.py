@@ -106,9 +106,10 @@ _WORDS: dict[str, str] = {
     "sx sxd sxe sxi sxn sxr sx- sq ss so .prompt_on_event": _LIVE,
     "ld": "symbols load by themselves when they are needed; .reload /f MODULE loads one now",
     "c": "memory is not compared: s searches it, d shows it",
-    "dv x_local !locals !for_each_local !for_each_frame !for_each_register": "local variables need "
-    "private "
-    "symbols; kv and .frame /r show what is there",
+    "dv x_local !locals !for_each_local": "local variables need private symbols; kv, .frame /r and !for_each_frame "
+    "show what is there",
+    "ux ur": "real mode code of a BIOS is in no dump; u and up show code",
+    "!pool2chunk !heapchunk": "!pool ADDRESS names the block and its segment, !pool ADDRESS 2 the block alone",
     "ds_dlist dbr": "dl shows lists",
     ".dumpcab .dump_cab": "no cabinet is written: kdump slice writes smaller dumps",
     ".jit .attach_kernel .restart_target .tlist_remote .createdir": _LIVE,
@@ -243,6 +244,8 @@ _EXTENSIONS: dict[str, str] = {
     "minipkd": _PRIVATE,
     "dbgkit": "is an extension of its own; dx and dt show structures",
 }
+#: Libraries whose commands are of all kinds.
+_OF_ANY_SUBJECT = frozenset({"mex", "exts", "uext", "ntsdexts", "kdexts", "ext", "kext"})
 _NAME = re.compile(r"[.!]?[A-Za-z_$][\w+-]*|[^\w\s]+")
 _OF_EXTENSION = re.compile(r"!([A-Za-z]\w*)\.([\w?]+)")
 
@@ -270,8 +273,12 @@ def pointer(typed: str) -> tuple[str, str] | None:
         shown = f"!{of_extension[1]}.{of_extension[2]}"
         if name == "help":
             return shown, _BUILT_IN
-        advice = _table().get(f"!{name}") or _EXTENSIONS.get(library)
+        of_name, of_library = _table().get(f"!{name}"), _EXTENSIONS.get(library)
+        # A library of one subject knows better what its commands are; names alone are often those of others too.
+        advice = of_name or of_library if library in _OF_ANY_SUBJECT else of_library or of_name
         return None if advice is None else (shown, advice)
     match = _NAME.match(typed)
     advice = _table().get(match[0].lower()) if match else None
+    if advice is None and match is not None and match[0].startswith("!"):
+        advice = _EXTENSIONS.get(match[0][1:].lower())
     return None if match is None or advice is None else (match[0], advice)

@@ -193,11 +193,11 @@ class Syntax:
             if option is not None:
                 if option.value and not value and not option.glued:
                     value, position = self._value(command, option, typed, position)
-                self._accept(command, option, value, given)
+                self._accept(command, option, value, given, typed_word)
                 continue
             cluster = [] if quoted else self._cluster(typed_word)
             for option in cluster:
-                self._accept(command, option, "", given)
+                self._accept(command, option, "", given, "")
             if cluster:
                 continue
             if not left or (not quoted and _is_option(typed_word, left[0].kind)):
@@ -250,11 +250,12 @@ class Syntax:
         return token[0], token[3]
 
     @staticmethod
-    def _accept(command: str, option: Option, value: str, given: Given) -> None:
+    def _accept(command: str, option: Option, value: str, given: Given, typed_word: str) -> None:
+        shown = typed_word if typed_word in option.spellings else option.key
         if option.refused:
-            raise KdumpError(f"{command} {option.key}: {option.refused}")
+            raise KdumpError(f"{command} {shown}: {option.refused}")
         if option.note:
-            given.notes.append(f"NOTE: {command} {option.key}: {option.note}")
+            given.notes.append(f"NOTE: {command} {shown}: {option.note}")
         given.options[option.key] = value
 
     def _flags(self, command: str, argument: Argument, value: int) -> Iterator[str]:

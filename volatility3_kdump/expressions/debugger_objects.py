@@ -84,6 +84,7 @@ class DebuggerObjects:
             "$curstack": lambda: self._stack(self._start),
             "$curframe": lambda: self._frame(self._frames(self._start)[0]),
             "$vars": self._user_variables,
+            "$debuggerRootNamespace": lambda: Model({"Debugger": self._debugger}),
         }
 
     def _note(self, lines: Iterable[str]) -> None:

@@ -291,7 +291,8 @@ class DxParser(CppParser):
 
 #: Names that cannot be variables of the user.
 _FIXED = frozenset(
-    "curprocess curthread cursession curstack curframe vars proc thread peb teb pcr pcrb prcb ip csp ra".split()
+    "curprocess curthread cursession curstack curframe vars debuggerRootNamespace "
+    "proc thread peb teb pcr pcrb prcb ip csp ra".split()
 )
 
 

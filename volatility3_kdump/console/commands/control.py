@@ -358,6 +358,8 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
                 "timedatestamp": "?" if module.timestamp is None else f"{module.timestamp:x}",
                 "moduleindex": f"{index:x}",
             }
+            if "symboltype" in body.lower():
+                values |= _symbols(session, module)
             if "version" in body.lower():
                 values |= _versions(session, module)
             if not body:
@@ -377,6 +379,17 @@ def _versions(session: Session, module: Module) -> dict[str, str]:
     if version is None:
         return {"fileversion": "?", "productversion": "?"}
     return {"fileversion": version.file_version, "productversion": version.product_version}
+
+
+#: DEBUG_SYMTYPE_XXX of dbgeng.h, by our words.
+_SYMBOL_TYPES = {"coff symbols": 1, "pdb symbols": 3, "private pdb symbols": 3, "export symbols": 4, "deferred": 5}
+
+
+def _symbols(session: Session, module: Module) -> dict[str, str]:
+    """What kind of symbols a module has, by KD's numbers."""
+    from volatility3_kdump.windows.listing.modules import symbols_of
+
+    return {"symboltype": str(_SYMBOL_TYPES.get(symbols_of(session.target, module).state, 0))}
 
 
 _OF_FUNCTIONS = frozenset({"symbolname", "symboladdress", "modname", "functionname"})

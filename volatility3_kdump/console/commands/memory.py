@@ -16,6 +16,14 @@ _POINTED = tuple(f"{size}{what}" for size in "dpq" for what in "sapu")
 _POINTERS = ("p", "ps", "pp", "pa", "pu")
 _OPTION = re.compile(r"/(?:c\s*(?P<columns>[0-9]+)|p(?P<caching>\[(?:c|uc|wc)\])?)(?:\s+|$)")
 _SEARCH = re.compile(r"-(\[(?P<flags>[^\]]*)\])?(?P<kind>s[au]|[bwdqau])(?=\s|$)\s*")
+#: Flags in brackets, and those of KD that change nothing here.
+_FLAGS = re.compile(r"1|l[0-9]+|[\s,]+")
+_UNUSED = {
+    "s": "results are not kept: .foreach goes through those of -[1]",
+    "r": "results are not kept: the whole range is searched",
+    "n": "results are never kept",
+    "w": "pages that cannot be written are searched too",
+}
 _LEAST = re.compile(r"l([0-9]+)")
 
 
@@ -77,6 +85,7 @@ def display(session: Session, arguments: Arguments) -> Iterator[str]:
         Option("-a -u", "for text, for UTF-16 text"),
         Option("-sa -su", "for all texts; -[l5]sa for those of 5 characters or more"),
         Option("-[1]b", "addresses alone"),
+        Option("-v", "objects of one C++ class", refused="the classes of C++ objects need private symbols"),
     ),
     examples=(Example('s -a nt L1000 "text"'), Example("s -[1]d @rsp L100 deadbeef", "addresses alone")),
     plugin="memory",
@@ -88,8 +97,15 @@ def search(session: Session, arguments: Arguments) -> Iterator[str]:
 
     match = _SEARCH.match(arguments.text)
     if match is None and arguments.text.startswith("-"):
+        if re.match(r"-(\[[^\]]*\])?v\b", arguments.text):
+            raise KdumpError("s -v: the classes of C++ objects need private symbols")
         raise arguments.unknown(arguments.text.split()[0])
     kind, flags = (match["kind"], match["flags"] or "") if match else ("b", "")
+    unknown = _FLAGS.sub("", flags)
+    for letter in unknown:
+        if letter not in _UNUSED:
+            raise KdumpError(f"s knows no flag {letter} in [{flags}]: 1 shows addresses, lN wants N characters")
+        yield f"NOTE: s -[{letter}]: {_UNUSED[letter]}"
     names, radix, memory = session.names, session.state.radix, session.current.memory
     wanted, rest = parse_bounds(arguments.text[match.end() :] if match else arguments.text, names, radix)
     if wanted is None:

@@ -342,4 +342,9 @@ def _device(session: Session, arguments: Arguments) -> int:
     named = device_named(session.target, typed)
     if named is None and typed.startswith("\\"):
         raise KdumpError(f"{session.target.name}: no device is named {typed}")
-    return session.evaluate(typed) if named is None else named
+    if named is not None:
+        return named
+    address = session.evaluate(typed)
+    if any(module.base == address for module in session.target.modules) and not typed[:1].isdigit():
+        raise KdumpError(f"no device is named {typed}, which is a module: !drvobj {typed} lists a driver's devices")
+    return address

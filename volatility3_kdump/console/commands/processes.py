@@ -19,6 +19,8 @@ from volatility3_kdump.windows.listing.processes import ProcessChoice
 from volatility3_kdump.windows.listing.threads import ThreadChoice
 from volatility3_kdump.windows.listing.tokens import token_of
 from volatility3_kdump.windows.memory.vads import process_vads, read_vads, vads_with
+from volatility3_kdump.windows.processes.process_lists import process_addresses
+from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.ready import processor_states
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.processes.tokens import read_token
@@ -32,7 +34,10 @@ _MINUS_ONE = (1 << 64) - 1
 @command(
     "!process",
     help="processes with what they run",
-    options=(Option("/s", "those of a session", value="SESSION"),),
+    options=(
+        Option("/s", "those of a session", value="SESSION"),
+        Option("/m", "those whose image is this module, with PROCESS 0", value="MODULE"),
+    ),
     arguments=(
         number("PROCESS", "an EPROCESS, a process id, 0 for all, -1 for the current one"),
         flags(
@@ -59,20 +64,23 @@ def processes(session: Session, arguments: Arguments) -> Iterable[str]:
     which = _MINUS_ONE if which is None else which
     everything = which == 0
     flags = arguments.number("FLAGS")
-    image = arguments.word("IMAGE")
+    image, module = arguments.word("IMAGE"), arguments.option("/m")
+    if image and module:
+        raise KdumpError("!process takes one name: /m MODULE or IMAGE")
+    images = [image] if image else []
+    if module:
+        images = [module] if "." in module else [module, f"{module}.exe"]
     if flags is None:
         flags = _FLAGS_OF_CURRENT if which in (0, _MINUS_ONE) else _FLAGS_OF_ONE
     if which == _MINUS_ONE:
-        chosen = ProcessChoice([_current_process(session)])
-    elif everything and number is not None:
-        chosen = ProcessChoice(session=number)
+        chosen = ProcessChoice([_current_process(session)], names=images, whole=True, session=number)
     elif everything:
-        chosen = ProcessChoice(names=[image] if image else [], whole=True)
+        chosen = ProcessChoice(names=images, whole=True, session=number)
     elif target.is_kernel_address(which):
-        chosen = ProcessChoice([which])
+        chosen = ProcessChoice([which], names=images, whole=True, session=number)
     else:
         yield f"Searching for Process with Cid == {which:x}"
-        chosen = ProcessChoice(pids=[which])
+        chosen = ProcessChoice(pids=[which], names=images, whole=True, session=number)
     detail = flags & 7
     if detail & STACKS and not detail & THREADS:
         detail = detail & ~STACKS | THREADS
@@ -208,6 +216,9 @@ def address_space(session: Session, arguments: Arguments) -> Iterable[str]:
     target = session.target
     address = arguments.number("ROOT|ADDRESS") or 0
     if target.is_kernel_address(address):
+        if address in process_addresses(target):
+            root = read_process(target, address).vad_root
+            raise KdumpError(f"{address:x} is a process, no VAD: its VadRoot is {root or 0:x}")
         tree = read_vads(target, address)
     else:
         tree = process_vads(target, _current_process(session))

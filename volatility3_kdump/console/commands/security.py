@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
-from volatility3_kdump.console.syntax import Bit, Example, flags, number
+from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number
 from volatility3_kdump.errors import KdumpError
+
+if TYPE_CHECKING:
+    from volatility3_kdump.windows.processes.processes import Process
 
 _NAMES = Bit(1, "names of the SIDs", "the names are not in a dump of the kernel")
 _CURRENT = (1 << 64) - 1
@@ -58,18 +62,38 @@ def identifier(session: Session, arguments: Arguments) -> Iterator[str]:
     yield f"SID is: {sid.text}"
 
 
-@command("!session", help="the sessions that processes are in")
+@command(
+    "!session",
+    help="the sessions that processes are in, or makes one current",
+    options=(Option("-s /s", "its first process is the current one from now on; -1: that of the crash", value="N"),),
+    examples=(Example("!session"), Example("!session -s 1", "session space is read as session 1 has it")),
+)
 def sessions(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.views.mex import processes_named
     from volatility3_kdump.windows.processes.processes import read_process
 
     processes = processes_named(session.target, None)
+    wanted = arguments.option("-s")
+    if wanted is not None:
+        yield from _choose_session(session, wanted, processes)
+        return
     numbers = sorted({process.session for process in processes if process.session is not None})
     yield f"Sessions on machine: {len(numbers)}"
     yield f"Valid Sessions: {' '.join(map(str, numbers))}"
     current = session.current.process
     own = read_process(session.target, current).session if current is not None else None
     yield f"Current Session {'?' if own is None else own}"
+
+
+def _choose_session(session: Session, wanted: str, processes: list[Process]) -> Iterator[str]:
+    """Its first process becomes the current one. Raises :class:`KdumpError` where no process is in it."""
+    number = _CURRENT if wanted == "-1" else session.evaluate(wanted)
+    first = next((process for process in processes if process.session == number), None)
+    if number != _CURRENT and first is None:
+        raise KdumpError(f"{session.target.name}: no process is in session {number:x}")
+    session.current.choose_process(None if first is None else first.address)
+    yield f"Sessions on machine: {len({process.session for process in processes if process.session is not None})}"
+    yield "Using that of the crash" if first is None else f"Using session {number}"
 
 
 @command(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _RESET = "Resetting default scope"
 #: Words that kd shows where no number is given.
 _RAW_WORDS = 0x20
+_RANGE_COUNT = re.compile(r"^L(?=[0-9]|@)")
 _K_OPTIONS = re.compile(r"[bcpPvnLMDf]*")
 
 
@@ -126,9 +127,11 @@ def backtrace(session: Session, arguments: Arguments) -> Iterable[str]:
 def each_processor(session: Session, arguments: Arguments) -> Iterator[str]:
     if not arguments.text:
         raise KdumpError("~* needs a command: ~*k")
+    # In KD "e" stands before commands that act on all of the debugger, not on one thread.
+    typed = re.sub(r"^e\s+", "", arguments.text)
     for processor in processors(session.target):
         yield f"Processor {processor.number}:"
-        yield from run(session, f"~{processor.number} {arguments.text}")
+        yield from run(session, f"~{processor.number} {typed}")
 
 
 @command(
@@ -190,9 +193,12 @@ def _k_arguments(session: Session, text: str) -> tuple[Start | None, int | None]
 def _frame_count(session: Session, text: str, name: str = "k") -> int:
     what = "frames" if name == "k" else "words"
     operands = text.split()
+    if name == "k" and operands and operands[0] == "L" and len(operands) == 2:
+        del operands[0]
     if len(operands) != 1:
         raise KdumpError(f"{name} takes a number of {what}, not {text.strip()!r}")
-    count = session.evaluate(operands[0])
+    # As in "kn L5": a letter of the options, or that of a range; both mean five.
+    count = session.evaluate(_RANGE_COUNT.sub("", operands[0]) if name == "k" else operands[0])
     if not 1 <= count <= MOST_FRAMES:
         raise KdumpError(f"{name} shows 1 to {MOST_FRAMES:x} {what} (hexadecimal), not {count:x}")
     return count

@@ -165,6 +165,9 @@ def _matching(session: Session, wanted: _Wanted) -> Iterator[str]:
         for type_name, _ in sized_names(target, name, size):
             yield from TypeView(target, type_name, None, None, None, verbose=True).lines()
         return
+    if next(sized_names(target, name, size), None) is None:
+        of_size = "" if size is None else f" of {size:#x} bytes"
+        raise KdumpError(f"no type{of_size} fits {name}: x {name} lists functions and variables")
     if size is None and "v" not in wanted.letters:
         yield from names_lines(target, name)
         return

@@ -158,7 +158,9 @@ class ProcessList:
         target = self.target
         if self.chosen.addresses:
             for address in self.chosen.addresses:
-                yield ListedProcess(target, read_process(target, address), None)
+                process = read_process(target, address)
+                if self.chosen.fits(process):
+                    yield ListedProcess(target, process, None)
             return
         cross = cross_view(target)
         addresses: Sequence[int]
@@ -200,5 +202,6 @@ class ProcessList:
         if self.chosen.all:
             return f"found: the process list is empty ({target.symbol_status})"
         if self.chosen.session is not None:
-            return f"is in session {self.chosen.session:x}"
+            also = " and like that" if self.chosen.names or self.chosen.addresses or self.chosen.pids else ""
+            return f"is in session {self.chosen.session:x}{also}"
         return "found: none is like that"
