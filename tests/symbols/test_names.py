@@ -144,7 +144,16 @@ def test_many_at_once_are_the_same_as_one_by_one() -> None:
     assert names.lookup_many(addresses) == [names.lookup(address) for address in addresses]
     assert names.lookup_many(addresses[:100]) == [names.lookup(address) for address in addresses[:100]]
     assert names.lookup_many([]) == []
+    assert names.lookup_many(addresses[:9] * 100) == [names.lookup(address) for address in addresses[:9] * 100]
     assert AddressNames([], {}).lookup_many([1, 2] * 500) == [None] * 1000
+
+
+def test_many_addresses_of_a_32_bit_target_may_be_sign_extended_or_not() -> None:
+    base = 0xFFFFFFFF82600000
+    names = AddressNames([module("nt", base)], {base: Layouts(isf({"One": 0x1000}))}, pointer_size=4)
+    extended = [base + 0x1000 + offset for offset in range(300)]
+    assert names.lookup_many([address & 0xFFFFFFFF for address in extended]) == names.lookup_many(extended)
+    assert names.lookup_many(extended)[7] == Name("nt", "One", 7, "isf")
 
 
 def test_symbols_are_looked_for_when_first_needed_and_once() -> None:

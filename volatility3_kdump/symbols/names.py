@@ -139,20 +139,48 @@ class AddressNames:
             return [self._named(address, 0) for address in addresses]
         import numpy as np
 
-        unique, places = np.unique(np.array(addresses, np.uint64), return_inverse=True)
-        edges = [*np.searchsorted(unique, np.array(self._bases, np.uint64)).tolist(), len(unique)]
-        named: list[Name | None] = [None] * edges[0]
-        for index, (low, high) in enumerate(itertools.pairwise(edges)):
-            if low < high:
-                module = self._modules[index]
-                offsets = unique[low:high] - np.uint64(module.base)
-                inside = offsets[: np.searchsorted(offsets, module.size)]
-                named += self._named_inside(index, inside.astype(np.int64))
-                named += [None] * (high - len(named))
-        return list(map(named.__getitem__, places.tolist()))
+        values = np.array(addresses, np.uint64)
+        if self._narrow:
+            values = values.astype(np.uint32).astype(np.int32).astype(np.uint64)
+        ordered = np.sort(values)
+        first = np.append(True, ordered[1:] != ordered[:-1])
+        if 2 * np.count_nonzero(first) > len(values):
+            return self._named_each(values)
+        unique = ordered[first]
+        named = self._named_each(unique)
+        return list(map(named.__getitem__, np.searchsorted(unique, values).tolist()))
+
+    def _named_each(self, addresses: NDArray[np.uint64]) -> list[Name | None]:
+        """The names of addresses, in their order."""
+        import numpy as np
+
+        owners = np.searchsorted(np.array(self._bases, np.uint64), addresses, side="right") - 1
+        if owners.min() == owners.max():
+            return self._named_of(int(owners[0]), addresses)
+        order = np.argsort(owners, kind="stable")
+        named: list[Name | None] = []
+        for places in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
+            named += self._named_of(int(owners[places[0]]), addresses[places])
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return list(map(named.__getitem__, back.tolist()))
+
+    def _named_of(self, index: int, addresses: NDArray[np.uint64]) -> list[Name | None]:
+        """The names of addresses from one module's base up to the next; a negative ``index`` is below all modules."""
+        import numpy as np
+
+        if index < 0:
+            return [None] * len(addresses)
+        offsets = addresses - np.uint64(self._modules[index].base)
+        inside = offsets < self._modules[index].size
+        if inside.all():
+            return self._named_inside(index, offsets.astype(np.int64))
+        # No module's symbols are looked for because of an address beyond it.
+        named = iter(self._named_inside(index, offsets[inside].astype(np.int64)) if inside.any() else ())
+        return [next(named) if within else None for within in inside.tolist()]
 
     def _named_inside(self, index: int, offsets: NDArray[np.int64]) -> list[Name | None]:
-        """The names of places in one module, by their offsets from its base in ascending order."""
+        """The names of places in one module, by their offsets from its base."""
         import numpy as np
 
         module_name = self._modules[index].name
@@ -165,10 +193,9 @@ class AddressNames:
         # What Name() does, without the calls. No name is part of a cycle.
         with no_collection():
             named: list[Name | None] = list(map(functools.partial(tuple.__new__, Name), values))
-        if None in symbols:
-            for place, offset in enumerate(offsets.tolist()):
-                if symbols[place] is None:
-                    named[place] = Name(module_name, None, offset)
+        nameless = np.array([symbol is None for symbol in prepared.names])[nearest]
+        for place in np.flatnonzero(nameless).tolist():
+            named[place] = Name(module_name, None, int(offsets[place]))
         return named
 
     def text(self, address: int) -> str | None:
