@@ -181,6 +181,22 @@ class NarrowMachine:
         self._kernel()
         self._processes()
         self._processors()
+        self._self_map()
+
+    def _self_map(self) -> None:
+        """Page tables are mapped by themselves at C0000000, the directories of PAE in a row."""
+        tables = self._tables.memory
+        if self.mode == "x86":
+            struct.pack_into("<I", tables[ROOT], 4 * 0x300, ROOT << 12 | 3)
+            return
+        pointers = list(struct.unpack_from("<4Q", tables[ROOT]))
+        if not pointers[3] & 1:
+            pointers[3] = 0x7F << 12 | 1
+            tables[0x7F] = bytearray(PAGE)
+            struct.pack_into("<Q", tables[ROOT], 24, pointers[3])
+        for index, entry in enumerate(pointers):
+            if entry & 1:
+                struct.pack_into("<Q", tables[pointers[3] >> 12], 8 * index, entry & -PAGE | 3)
 
     def put(self, address: int, data: bytes) -> None:
         for at, byte in enumerate(data):

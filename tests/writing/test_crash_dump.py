@@ -224,7 +224,7 @@ def test_a_small_memory_dump_has_no_pages(sample: Sample, tmp_path: Path) -> Non
 
 
 def test_more_runs_than_a_header_holds_are_refused(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crash_dump, "MOST_RUNS", 3)
+    monkeypatch.setattr(crash_dump, "most_runs", lambda _: 3)
     with pytest.raises(KdumpError, match="has room for 3: --type 5"):
         plan(volatility3_kdump.open(image("elf")), 1)
 

@@ -6,6 +6,7 @@ a machine that runs neither has happened: the registers are in the container.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3.framework import exceptions
@@ -60,18 +61,24 @@ def _decode_debugger_data(target: Target, pieces: dict[int, bytes], notes: list[
 
 
 def _save_registers(target: Target, pieces: dict[int, bytes], notes: list[str]) -> None:
-    place = field_offset(target, "_KPRCB", "Context", "OffsetPrcbContext")
-    saved = missing = 0
+    pointed = field_offset(target, "_KPRCB", "Context", "OffsetPrcbContext")
+    inside = field_offset(target, "_KPRCB", "ProcessorState.ContextFrame", "OffsetPrcbProcStateContext")
+    saved: Counter[str] = Counter()
     for processor in processors(target):
-        if processor.context is None:
+        if processor.context is None or not processor.prcb:
             continue
-        pointer = target.memory.pointer(processor.prcb + place) if processor.prcb and place is not None else None
-        if pointer and _put(target, pointer, context_record(processor.context), pieces):
-            saved += 1
+        record = context_record(processor.context)
+        pointer = target.memory.pointer(processor.prcb + pointed) if pointed is not None else None
+        if pointer and _put(target, pointer, record, pieces):
+            saved["where KPRCB.Context leads to"] += 1
+        elif pointed is None and inside is not None and _put(target, processor.prcb + inside, record, pieces):
+            # Kernels that have no such pointer keep the record itself in the block.
+            saved["to KPRCB.ProcessorState"] += 1
         else:
-            missing += 1
-    if saved:
-        notes.append(f"the registers of {saved} processors are written where KPRCB.Context leads to")
+            saved[""] += 1
+    missing = saved.pop("", 0)
+    for place, count in saved.items():
+        notes.append(f"the registers of {count} processors are written {place}")
     if missing:
         notes.append(f"the registers of {missing} processors have no place: KPRCB.Context leads nowhere")
     if not saved and not missing:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from volatility3_kdump.dump import DumpType, Extent, extents
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.writing.changes import changes
-from volatility3_kdump.writing.header import LIVE, MOST_RUNS, bug_check_of, header_of
+from volatility3_kdump.writing.header import LIVE, bug_check_of, header_of, header_size, most_runs
 from volatility3_kdump.writing.kernel_pages import kernel_pages
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 TYPES = (DumpType.FULL, DumpType.BITMAP_FULL, DumpType.BITMAP_KERNEL)
-_HEADER_SIZE = 0x2000
+#: Machines whose dumps are written.
+_ARCHITECTURES = ("x64", "arm64", "x86")
 _PAGE, _PAGE_SHIFT = 0x1000, 12
 _BITMAP_HEADER = struct.Struct("<4s4s24xQQQ")
 _BITS_OF_WORD = 64
@@ -77,8 +78,9 @@ def plan(target: Target, dump_type: int, progress: Progress | None = None, selec
     pages = target.dump.pages
     if pages is None:
         raise KdumpError(f"{target.name}: a small memory dump holds no physical memory, of which a dump could be made")
-    if target.header.bits != 64 or target.header.architecture != "x64":
-        raise KdumpError(f"{target.name}: only dumps of x64 machines are written, not of {target.header.architecture}")
+    bits, architecture = target.header.bits, target.header.architecture
+    if architecture not in _ARCHITECTURES:
+        raise KdumpError(f"{target.name}: dumps of x64, ARM64 and x86 machines are written, not of {architecture}")
     # Readers stop at whole words of a bitmap.
     frames = -(-((pages.highest or 0) + 1) // _BITS_OF_WORD) * _BITS_OF_WORD
     if frames > _MOST_BITS:
@@ -89,17 +91,19 @@ def plan(target: Target, dump_type: int, progress: Progress | None = None, selec
         raise KdumpError(f"{target.name}: no page would be in a dump of type {dump_type}")
     runs = _runs(stretches)
     if dump_type == DumpType.FULL:
-        if len(runs) > MOST_RUNS:
+        room = most_runs(bits)
+        if len(runs) > room:
             raise KdumpError(
-                f"{target.name}: its memory lies in {len(runs):,} runs, and a dump of type 1 has room for {MOST_RUNS}: "
+                f"{target.name}: its memory lies in {len(runs):,} runs, and a dump of type 1 has room for {room}: "
                 "--type 5 holds the same pages"
             )
         table = b""
     else:
-        table = _bitmap(stretches, frames, count, b"FDMP" if dump_type == DumpType.BITMAP_FULL else b"SDMP")
+        magic = b"FDMP" if dump_type == DumpType.BITMAP_FULL else b"SDMP"
+        table = _bitmap(stretches, frames, count, magic, header_size(bits))
     tail = _tail(target) if selection is None else (0, 0)
     behind = b"" if selection is None else selection.behind
-    size = _HEADER_SIZE + len(table) + (count << _PAGE_SHIFT) + tail[1] + len(behind)
+    size = header_size(bits) + len(table) + (count << _PAGE_SHIFT) + tail[1] + len(behind)
     changed = changes(target)
     code, _ = bug_check_of(target.header)
     notes = list(changed.notes)
@@ -144,15 +148,15 @@ def _runs(stretches: list[Extent]) -> list[tuple[int, int]]:
     return runs
 
 
-def _bitmap(stretches: list[Extent], frames: int, count: int, magic: bytes) -> bytes:
-    """BITMAP_DUMP, its bitmap, and the gap before the first page."""
+def _bitmap(stretches: list[Extent], frames: int, count: int, magic: bytes, begin: int) -> bytes:
+    """BITMAP_DUMP behind a header that ends at ``begin``, its bitmap, and the gap before the first page."""
     import numpy as np
 
     bits = np.zeros(-(-frames // 8) * 8, np.uint8)
     for stretch in stretches:
         bits[stretch.pfn : stretch.pfn + stretch.count] = 1
     bitmap = np.packbits(bits, bitorder="little").tobytes()
-    end = _HEADER_SIZE + _BITMAP_HEADER.size + len(bitmap)
+    end = begin + _BITMAP_HEADER.size + len(bitmap)
     first = -(-end // _PAGE) * _PAGE
     return _BITMAP_HEADER.pack(magic, b"DUMP", first, count, frames) + bitmap + bytes(first - end)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3_kdump import tables
+from volatility3_kdump.cpu.context import context_size, parse_context
 from volatility3_kdump.cpu.state import context_record
 from volatility3_kdump.dump import DumpHeader, DumpType
 from volatility3_kdump.version import __version__
@@ -14,17 +15,32 @@ from volatility3_kdump.windows.processes.crashed import crash_context
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
-_TYPE = "_DUMP_HEADER64"
 #: LIVE_SYSTEM_DUMP: no bug check, a dump that was made of a machine while it ran.
 LIVE = 0x161
 _MAJOR_VERSION = 0xF
 _BREAKPOINT, _NOT_CONTINUABLE = 0x80000003, 1
 _COMMENT = 128
-_CONTEXT_SIZE = 0x4D0
-_DESCRIPTOR = struct.Struct("<IIQ")
-#: Bytes of PhysicalMemoryBlockBuffer, and how many runs fit in behind its counts.
+#: Bytes of PhysicalMemoryBlockBuffer.
 _DESCRIPTOR_ROOM = 700
-MOST_RUNS = (_DESCRIPTOR_ROOM - _DESCRIPTOR.size) // 16
+_FILL = b"PAGE"
+
+
+class _Form(NamedTuple):
+    """What differs between the headers: the mark in ValidDump, the counts of PHYSICAL_MEMORY_DESCRIPTOR and a run, the
+    room of the context and of the exception record, and the begin of that record up to the number of parameters."""
+
+    mark: bytes
+    counts: struct.Struct
+    run: struct.Struct
+    context_room: int
+    exception_room: int
+    exception: struct.Struct
+
+
+_FORMS = {
+    64: _Form(b"DU64", struct.Struct("<I4xQ"), struct.Struct("<QQ"), 3000, 152, struct.Struct("<IIQQI")),
+    32: _Form(b"DUMP", struct.Struct("<II"), struct.Struct("<II"), 1200, 80, struct.Struct("<IIIII")),
+}
 
 #: Facts by the fields that they go into.
 _FIELDS = {
@@ -46,31 +62,43 @@ _FIELDS = {
 class Block:
     """Bytes of a header whose fields are set by name."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, bits: int) -> None:
         self.data = bytearray(data)
+        self._type = f"_DUMP_HEADER{bits}"
 
     def set(self, name: str, value: int) -> None:
-        field = tables.structures().field(_TYPE, name)
+        field = tables.structures().field(self._type, name)
         self.data[field.offset : field.offset + field.size] = (value & (1 << 8 * field.size) - 1).to_bytes(
             field.size, "little"
         )
 
     def put(self, name: str, data: bytes) -> None:
         """Bytes of a field that has more room than they need."""
-        field = tables.structures().field(_TYPE, name)
+        field = tables.structures().field(self._type, name)
         self.data[field.offset : field.offset + len(data)] = data
+
+
+def header_size(bits: int) -> int:
+    """Bytes of the header of a dump of a 32- or 64-bit machine."""
+    return tables.structures().size_of(f"_DUMP_HEADER{bits}")
+
+
+def most_runs(bits: int) -> int:
+    """How many runs of physical memory the header has room for."""
+    form = _FORMS[bits]
+    return (_DESCRIPTOR_ROOM - form.counts.size) // form.run.size
 
 
 def header_of(
     target: Target, dump_type: int, runs: list[tuple[int, int]], size: int, comment: str | None = None
 ) -> bytes:
-    """DUMP_HEADER64 for a dump of a type with these runs (first page frame, pages), and of so many bytes in all.
+    """The header of a dump of a type with these runs (first page frame, pages), and of so many bytes in all.
 
     A header with a ``comment`` of its own still describes the memory of the machine, whatever pages the dump has.
     """
     header = target.header
     if header.container is None:
-        block = Block(target.dump.source.read(0, header.header_size))
+        block = Block(target.dump.source.read(0, header.header_size), header.bits)
     else:
         block = _from_facts(target, header, dump_type)
     block.set("DumpType", dump_type)
@@ -78,10 +106,11 @@ def header_of(
     if comment is not None:
         block.put("Comment", comment.encode("ascii", "replace")[: _COMMENT - 1].ljust(_COMMENT, b"\0"))
         return bytes(block.data)
-    room = b"PAGE" * (_DESCRIPTOR_ROOM // 4)
-    if len(runs) <= MOST_RUNS:
-        described = _DESCRIPTOR.pack(len(runs), 0, sum(count for _, count in runs))
-        described += b"".join(struct.pack("<QQ", *run) for run in runs)
+    form = _FORMS[header.bits]
+    room = _FILL * (_DESCRIPTOR_ROOM // 4)
+    if len(runs) <= most_runs(header.bits):
+        described = form.counts.pack(len(runs), sum(count for _, count in runs))
+        described += b"".join(form.run.pack(*run) for run in runs)
         room = described + room[len(described) :]
     block.put("PhysicalMemoryBlockBuffer", room)
     return bytes(block.data)
@@ -95,9 +124,9 @@ def bug_check_of(header: DumpHeader) -> tuple[int, tuple[int, ...]]:
 
 
 def _from_facts(target: Target, header: DumpHeader, dump_type: int) -> Block:
-    layouts = tables.structures()
-    block = Block(b"PAGE" * (layouts.size_of(_TYPE) // 4))
-    block.put("ValidDump", b"DU64")
+    form = _FORMS[header.bits]
+    block = Block(_FILL * (header_size(header.bits) // 4), header.bits)
+    block.put("ValidDump", form.mark)
     block.set("MajorVersion", _MAJOR_VERSION)
     for name, field in _FIELDS.items():
         value = getattr(header, field)
@@ -119,10 +148,13 @@ def _from_facts(target: Target, header: DumpHeader, dump_type: int) -> Block:
     comment = f"Written by kdump {__version__} from a {header.container}".encode("ascii", "replace")
     block.put("Comment", comment[: _COMMENT - 1].ljust(_COMMENT, b"\0"))
     record = context_bytes(target)
-    if record is not None:
-        block.put("ContextRecord", record.ljust(3000, b"\0"))
-        (ip,) = struct.unpack_from("<Q", record, 0xF8)
-        block.put("Exception", struct.pack("<IIQQI", _BREAKPOINT, _NOT_CONTINUABLE, 0, ip, 0).ljust(152, b"\0"))
+    context = None if record is None else parse_context(record, header.architecture, "")
+    if record is not None and context is not None:
+        block.put("ContextRecord", record.ljust(form.context_room, b"\0"))
+        exception = form.exception.pack(_BREAKPOINT, _NOT_CONTINUABLE, 0, context.ip or 0, 0)
+        block.put("Exception", exception.ljust(form.exception_room, b"\0"))
+    if header.bits == 32:
+        block.set("PaeEnabled", bool(header.pae_enabled))
     return block
 
 
@@ -131,5 +163,6 @@ def context_bytes(target: Target) -> bytes | None:
     context = crash_context(target)
     if context is None or context.ip is None:
         return None
-    saved = target.memory.read(context.address, _CONTEXT_SIZE) if context.address is not None else None
+    size = context_size(context.architecture)
+    saved = target.memory.read(context.address, size) if context.address is not None else None
     return saved or context_record(context)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _PAGE_SHIFT = 12
+#: Bytes of an entry without PAE.
+_NARROW = 4
 _PHYSICAL = -1
-_ENTRIES = 512
-_VALID = 1
 
 
 def kernel_pages(target: Target, frames: int, progress: Progress | None = None) -> NDArray[np.bool_]:
@@ -44,12 +44,17 @@ def kernel_pages(target: Target, frames: int, progress: Progress | None = None) 
         if progress is not None:
             progress(100.0 * number / len(done), "looking for the kernel's pages")
         space = layer.space_of(root)
-        table = space.tables.read(root, 8 * _ENTRIES)
+        top, width = space.mode.levels[0], space.mode.width
+        count = 1 << top.bits
+        table = space.tables.read(root, width * count)
         if table is None:
             continue
-        step = 1 << space.mode.address_bits - 9
-        entries = np.frombuffer(table, np.uint64).tolist()
-        for index in range(_ENTRIES // 2, _ENTRIES):
+        if root >> _PAGE_SHIFT < frames:
+            chosen[root >> _PAGE_SHIFT] = True
+        step = 1 << top.shift
+        entries = np.frombuffer(table, np.uint32 if width == _NARROW else np.uint64).tolist()
+        # Of 32-bit machines too the upper half is the kernel's, but for those that give 3 GB to user mode.
+        for index in range(count // 2, count):
             entry = entries[index]
             if not entry or (index, entry) in followed:
                 continue

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 _MOST_PROCESSORS = 2048
-#: LIVE_SYSTEM_DUMP, and the code selector of 64-bit user mode.
-_LIVE, _USER_CODE = 0x161, 0x33
+#: LIVE_SYSTEM_DUMP; the ring of user mode in code selectors, the exception level in PSTATE of ARM64.
+_LIVE, _USER_RING, _EXCEPTION_LEVEL = 0x161, 3, 0xC
 #: Fields of KPCR that say where a processor's tables are, by what a hypervisor calls them.
 _TABLE_BASES = {"idt_base": "IdtBase", "task_base": "TssBase", "gdt_base": "GdtBase"}
 _X86_TABLE_BASES = {"idt_base": "IDT", "task_base": "TSS", "gdt_base": "GDT"}
@@ -180,12 +180,17 @@ def _context(target: Target, prcb: int, number: int) -> Context | None:
 
 
 def _plausible(target: Target, context: Context) -> bool:
-    """Whether registers are those of a stopped processor: in the kernel, or in user mode by their code segment.
+    """Whether registers are those of a stopped processor: in the kernel, or in user mode by what they say of it.
 
     A processor that stops for a bug check is in the kernel; one of a dump that was made from outside may be anywhere.
     """
     ip = context.ip or 0
-    return target.is_kernel_address(ip) or (target.header.bug_check_code == _LIVE and context.get("cs") == _USER_CODE)
+    if target.is_kernel_address(ip):
+        return True
+    state = context.get("cpsr" if context.architecture == "arm64" else "cs")
+    if target.header.bug_check_code != _LIVE or state is None:
+        return False
+    return not state & _EXCEPTION_LEVEL if context.architecture == "arm64" else state & _USER_RING == _USER_RING
 
 
 #: Fields of KPCR, newest layout first: x64 has the tables' bases, x86 their addresses and NT_TIB.
