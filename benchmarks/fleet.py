@@ -62,18 +62,18 @@ def _write(directory: Path) -> None:
             stream.write(struct.pack("<Q", moment + number * 600_000_000))
 
 
-def _seconds(directory: Path, executor: Any) -> float:
+def _seconds(directory: Path, executor: Any, jobs: int) -> float:
     from volatility3_kdump import batch
 
     paths = sorted(directory.glob("*.dmp"))
-    _analyse(batch, paths[:_WARM], executor)
+    _analyse(batch, paths[:_WARM], executor, jobs)
     before = _processor_times()
-    _analyse(batch, paths[_WARM:], executor)
+    _analyse(batch, paths[_WARM:], executor, jobs)
     return _processor_times() - before
 
 
-def _analyse(batch: Any, paths: list[Path], executor: Any) -> None:
-    lines = list(batch.batch(paths, executor=executor, jobs=_WORKERS))
+def _analyse(batch: Any, paths: list[Path], executor: Any, jobs: int) -> None:
+    lines = list(batch.batch(paths, executor=executor, jobs=jobs))
     assert len(lines) == len(paths) and all(line["error"] is None for line in lines)
 
 
@@ -90,7 +90,7 @@ def _local(directory: Path) -> float:
 
     pool = WorkerPool(_WORKERS)
     try:
-        return _seconds(directory, pool)
+        return _seconds(directory, pool, _WORKERS)
     finally:
         pool.stop()
 
@@ -104,9 +104,9 @@ def _fleet(directory: Path) -> float:
     with distributed.LocalCluster(
         n_workers=_WORKERS, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
     ) as cluster:
-        executor = FleetExecutor(cluster.scheduler_address)
+        executor = FleetExecutor(cluster.scheduler_address, ahead=1)
         try:
-            return _seconds(directory, executor)
+            return _seconds(directory, executor, executor.jobs)
         finally:
             executor.shutdown()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ def test_the_same_lines_as_here(dumps: Path, lines: list[Any], executor: FleetEx
     assert by_path(batch.batch([dumps], executor=executor, jobs=executor.jobs)) == by_path(lines)
 
 
+def test_tasks_wait_at_the_workers(dumps: Path, lines: list[Any], cluster: Any) -> None:
+    executor = FleetExecutor(cluster.scheduler_address, ahead=1)
+    try:
+        assert executor.jobs == 4
+        assert by_path(batch.batch([dumps], executor=executor, jobs=executor.jobs)) == by_path(lines)
+    finally:
+        executor.shutdown()
+
+
 def test_dumps_are_sent(dumps: Path, lines: list[Any], cluster: Any) -> None:
     executor = FleetExecutor(cluster.scheduler_address, send=True)
     try:
@@ -83,6 +93,29 @@ def _own_work(dask_worker: Any) -> dict[str, tuple[bool, float]]:
     changed = {"profile", "profile-cycle", "tick"}
     callbacks = dask_worker.periodic_callbacks.items()
     return {name: (own.is_running(), own.callback_time) for name, own in callbacks if name in changed}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_workers_keep_memory_meanwhile(cluster: Any) -> None:
+    """Dask has glibc give back each 64 KiB, and the system zeroes every page anew: a quarter of an analysis."""
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        before = client.run(_page_faults)
+        made = FleetExecutor(cluster.scheduler_address)
+        meanwhile = client.run(_page_faults)
+        made.shutdown()
+        after = client.run(_page_faults)
+    assert all(faults > 4000 for faults in [*before.values(), *after.values()])
+    assert all(faults < 1500 for faults in meanwhile.values())
+
+
+def _page_faults() -> int:
+    """Those of twenty times 256 pages, each freed before the next."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        bytearray(1 << 20)[::4096] = bytes(256)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def test_a_dump_that_kills_its_workers(executor: FleetExecutor, tmp_path: Path) -> None:

@@ -23,12 +23,13 @@ _ALLOWED_FAILURES = 0
 
 
 class FleetExecutor(concurrent.futures.Executor):
-    """Does tasks on the workers of a scheduler. ``jobs`` is how many they do at a time.
+    """Does tasks on the workers of a scheduler. ``jobs`` is how many to give them at a time.
 
-    ``send`` reads files here and sends their bytes along, for workers that do not see the same paths.
+    ``send`` reads files here and sends their bytes along, for workers that do not see the same paths. ``ahead`` tasks
+    wait at each thread of a worker, so that it does not wait for the next one.
     """
 
-    def __init__(self, address: str, send: bool = False) -> None:
+    def __init__(self, address: str, send: bool = False, ahead: int = 0) -> None:
         """Connect. Raises :class:`KdumpError` where nobody answers, or no worker is there."""
         try:
             distributed: Any = importlib.import_module("distributed")
@@ -48,7 +49,7 @@ class FleetExecutor(concurrent.futures.Executor):
             self._client.close()
             raise KdumpError(f"{address}: the scheduler has no workers: dask worker {address}") from error
         self._quiet = self._make_quiet()
-        self.jobs = max(1, sum(self._client.nthreads().values()))
+        self.jobs = max(1, sum(self._client.nthreads().values())) * (1 + ahead)
 
     def _make_quiet(self) -> str | None:
         """Have workers do less for themselves; the name of what does that, ``None`` where they do not let it."""

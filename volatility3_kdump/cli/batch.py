@@ -99,7 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.scheduler is not None:
         from volatility3_kdump.batch.fleet import FleetExecutor
 
-        executor = FleetExecutor(arguments.scheduler, arguments.send)
+        # What waits at a worker counts as under way: its time would pass, and its bytes would be sent.
+        ahead = 0 if arguments.send or arguments.time_limit is not None else 1
+        executor = FleetExecutor(arguments.scheduler, arguments.send, ahead)
     try:
         out = LineFile(arguments.jsonl, arguments.resume)
         try:
