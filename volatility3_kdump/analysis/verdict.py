@@ -579,6 +579,8 @@ class _Decision:
         failed = self.top >= 0 or any(
             candidate.number < 0 or candidate.ownership.strength == LAST_IGNORE for candidate in above
         )
+        # Driver Verifier stops the system by itself, where no instruction has failed.
+        failed = failed and (self._reports_exception() or not self.facts.verifier or not self.record.get("verifier"))
         failed = failed or chosen.number < 0 or (not above and self._reports_exception())
         failed = failed or chosen.entry.part == FAULT
         between = [candidate for candidate in above if candidate.ownership.strength not in (IGNORE, LAST_IGNORE)]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from volatility3_kdump.analysis.crash import Crash
 
 MOST_LINES = 6
+#: Who it was, and what to look at next.
+_LAST_LINES = 2
 
 _CONFIDENCE = {
     "high": "{suspect} is most probably to blame",
@@ -34,6 +36,8 @@ _STANDS_FOR = {
     "AuthenticAMD.sys": "the hardware",
 }
 
+#: MANUALLY_INITIATED_CRASH: whoever asked for the dump as a rule did so because the machine hung.
+_MANUAL = 0xE2
 #: What a code or its arguments alone can leave to suspect.
 _BY_THE_CODE = (plausibility.MEMORY, plausibility.PROCESSOR, "hypervisor", "disk")
 
@@ -47,11 +51,22 @@ def summary(crash: Crash, named: bool) -> list[str]:
     where = _where(crash)
     if where:
         first.append(where)
-    last = [_who(crash), f"Next: {'; '.join(_next(crash, named))}."]
-    room = MOST_LINES - len(first) - len(last)
+    room = MOST_LINES - len(first) - _LAST_LINES
     between = [*crash.reasoning.sentences, *(f"Mind: {note}." for note in crash.notes)]
-    said = [sentence for sentence in between if _adds(crash, sentence)]
-    return [*first, *(said or _meaning(crash))[:room], *last]
+    said = [_unsaid(sentence, first) for sentence in between if _adds(crash, sentence)]
+    lines = [*first, *(said or _meaning(crash))[:room]]
+    return [*lines, _who(crash, lines), f"Next: {'; '.join(_next(crash, named))}."]
+
+
+def _told(text: str, lines: list[str]) -> bool:
+    """Whether one of the lines has said something already."""
+    return any(text.lower() in line.lower() for line in lines)
+
+
+def _unsaid(sentence: str, lines: list[str]) -> str:
+    """A sentence without the reason behind its colon where a line has said that already."""
+    head, colon, reason = sentence.rpartition(": ")
+    return f"{head}." if colon and _told(reason.rstrip("."), lines) else sentence
 
 
 def _what(crash: Crash) -> str:
@@ -88,6 +103,8 @@ def _judged(crash: Crash) -> str | None:
         return f"The instruction cannot have caused this: {judged.says}."
     if judged.outcome in (None, plausibility.EXPLAINED):
         return f"Mind one bit: {judged.flips[0].says}." if judged.flips else None
+    if judged.instruction is not None and judged.says.startswith(judged.instruction):
+        return f"The instruction {judged.says}."
     return f"{judged.says[0].upper()}{judged.says[1:]}."
 
 
@@ -139,6 +156,14 @@ def _adds(crash: Crash, sentence: str) -> bool:
     failure = crash.failure
     if judged is not None and judged.outcome == plausibility.NOWHERE:
         return not sentence.startswith(("The instruction pointer ", "The processor tried "))
+    if judged is not None and judged.flips and failure is not None and failure.address is not None:
+        # The flip names both addresses.
+        if sentence.startswith("No memory is mapped there"):
+            return False
+        if sentence.startswith("The processor reported a ") and f"{failure.address:#x}" in judged.flips[0].says:
+            return False
+    if failure is not None and failure.at_fault and sentence == f"The instruction that wrote is at {failure.name}.":
+        return False
     if failure is not None and failure.unloaded is not None and failure.module is None:
         return not sentence.startswith(("The processor tried ", f"{failure.unloaded.name} was unloaded "))
     # Who made the access is not to be said where the instruction did not make it.
@@ -149,13 +174,13 @@ def _adds(crash: Crash, sentence: str) -> bool:
     return True
 
 
-def _who(crash: Crash) -> str:
+def _who(crash: Crash, lines: list[str]) -> str:
     verdict = crash.verdict
     if crash.crashed is False:
         return "No component is to blame: nothing has failed."
     asked = asked_for(crash.bug_check.code) if crash.bug_check is not None else None
     if asked is not None:
-        return nobody(asked)
+        return "No component is to blame." if _told(asked, lines) else nobody(asked)
     suspect = verdict.suspect
     if verdict.symbol_name == INCONCLUSIVE or suspect is None or suspect == UNKNOWN_IMAGE:
         return f"No component can be named: {_short(verdict.rule).removeprefix('nobody can be blamed: ')}."
@@ -178,7 +203,8 @@ def _who(crash: Crash) -> str:
     named = _STANDS_FOR.get(suspect, suspect)
     sentence = stated.format(suspect=f"{named[0].upper()}{named[1:]}" if suspect in _STANDS_FOR else named)
     reasons = [_short(verdict.rule), verdict.confidence_reason.rstrip(".")]
-    return f"{sentence}: {'; '.join(dict.fromkeys(reason for reason in reasons if reason))}."
+    why = "; ".join(dict.fromkeys(reason for reason in reasons if reason and not _told(reason, lines)))
+    return f"{sentence}: {why}." if why else f"{sentence}."
 
 
 def _showed(crash: Crash, suspect: str) -> str:
@@ -203,6 +229,8 @@ def _next(crash: Crash, named: bool) -> list[str]:
     commands.append("kdump.stack for the whole stack")
     if crash.crashed is False:
         commands[-1:] = ["kdump.ready and kdump.stack --all-cpus for what runs", "kdump.hang for what holds it up"]
+    if crash.bug_check is not None and crash.bug_check.code == _MANUAL:
+        commands.append("kdump.hang for what holds the machine up")
     if any(frame.trust == SCAN for frame in crash.stack.frames):
         commands.append("--image-path with the drivers' files turns the stack scan into a real backtrace")
     if not named:

@@ -25,6 +25,9 @@ from volatility3_kdump.windows.memory.kernel_regions import STACK
 _DISPATCH_LEVEL = 2
 _HIGHEST_IRQL = 15
 _VALID, _NO_EXECUTE = 1, 1 << 63
+#: Bits of the error code of a page fault.
+_PRESENT, _WRITE, _RESERVED, _FETCH = 1, 2, 8, 0x10
+_ERROR_CODE = 0x1F
 
 _FREED_AGAIN = 0x11
 _HEAP_PREFIX = "heap_failure_"
@@ -58,6 +61,18 @@ def irql_not_less_or_equal(case: Case) -> Reasoning:
     return reasoning + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV")
 
 
+def _refused(error: int | None) -> str | None:
+    """What a page that was present was not good for, where argument 2 of 0x50 is the processor's error code, a set of
+    bits (Intel's manual, volume 3, "Page-Fault Exceptions"). 1 alone was a write before Windows 10."""
+    if error is None or error & ~_ERROR_CODE or not error & _PRESENT:
+        return None
+    if error & _RESERVED:
+        return "its page table entry has a reserved bit set"
+    if error & _FETCH:
+        return "its memory must not be executed"
+    return "it may only be read" if error & _WRITE else None
+
+
 @rule(0x50)
 def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
     """P1 address, P2 access, P3 instruction, P4 the memory manager's code for the fault."""
@@ -68,7 +83,10 @@ def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
     sentences = []
     if access.address is not None:
         region = region_of(case.target, access.address)
-        if case.target.memory.read(access.address, 1) is not None:
+        refused = _refused(case.argument(2))
+        if refused is not None:
+            sentences.append(f"The page was there, but {refused}.")
+        elif case.target.memory.read(access.address, 1) is not None:
             sentences.append(
                 "The dump holds that memory now: it was mapped after the fault, or the fault was one of protection."
             )

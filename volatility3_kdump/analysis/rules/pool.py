@@ -308,7 +308,7 @@ def _one_bit(case: Case, kind: int, reasoning: Reasoning) -> Reasoning:
         (*reasoning.findings, Finding("MEMORY_CORRUPTOR", "ONE_BIT", None, why)),
         (
             *reasoning.sentences,
-            f"{why[0].upper()}{why[1:]}: that is a memory error in all likelihood: test the memory.",
+            f"{why[0].upper()}{why[1:]}, which is a memory error in all likelihood; test the memory.",
         ),
         reasoning.notes,
         prefix=_ONE_BIT,
