@@ -136,11 +136,11 @@ def _scanned(
         executor.shutdown(cancel_futures=True)
 
 
-def _find(memory: PresentMemory, batch: Iterable[_Chunk], rules: Rules) -> _Found:
+def _find(memory: PresentMemory, batch: list[_Chunk], rules: Rules) -> _Found:
     """For each chunk, what was found in the bytes that are scanned for it, with its signed address."""
     matches = []
-    for chunk in batch:
-        data = memory.read(chunk.first, chunk.stop - chunk.first)
+    parts = [(chunk.first, chunk.stop - chunk.first) for chunk in batch]
+    for chunk, data in zip(batch, memory.read_each(parts), strict=True):
         matches.append(
             [
                 (

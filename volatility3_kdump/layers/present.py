@@ -6,7 +6,7 @@ Small memory dumps have no page tables: their pieces are stored with their addre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from volatility3.framework import interfaces
@@ -90,23 +90,36 @@ class PresentMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes of a run, or of a part of one. Raises :class:`Unreadable` where there is a gap."""
+        (data,) = self.read_each([(address, size)])
+        return data
+
+    def read_each(self, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """As :meth:`read` for each address and size; quicker than as many calls."""
         import numpy as np
 
-        first = max(0, int(np.searchsorted(self._starts, address, "right")) - 1)
-        stop = int(np.searchsorted(self._starts, address + size, "left"))
-        starts, sizes, offsets = (column[first:stop].tolist() for column in (self._starts, self._sizes, self._offsets))
-        if starts and starts[0] <= address:
-            # Cut the first and the last piece to what is wanted.
-            sizes[-1] = min(sizes[-1], address + size - starts[-1])
-            offsets[0] += address - starts[0]
-            sizes[0] -= address - starts[0]
-            sources = map(self._sources.__getitem__, self._which[first:stop].tolist())
-            parts = [
-                source.read(offset, length) for source, offset, length in zip(sources, offsets, sizes, strict=True)
-            ]
-            if sum(map(len, parts)) == size:
-                return b"".join(parts)
-        raise Unreadable(f"not all of {size:#x} bytes at {address % _WRAP:#x} are in the dump")
+        addresses, sizes = np.array(parts, np.int64).reshape(-1, 2).T
+        firsts = np.maximum(0, np.searchsorted(self._starts, addresses, "right") - 1).tolist()
+        stops = np.searchsorted(self._starts, addresses + sizes, "left").tolist()
+        for (address, size), first, stop in zip(parts, firsts, stops, strict=True):
+            data = self._read_pieces(address, size, slice(first, stop))
+            if len(data) != size:
+                raise Unreadable(f"not all of {size:#x} bytes at {address % _WRAP:#x} are in the dump")
+            yield data
+
+    def _read_pieces(self, address: int, size: int, pieces: slice) -> bytes:
+        """What is present of a range in some pieces, of which only the first and the last may reach out of it."""
+        starts, sizes, offsets = (column[pieces].tolist() for column in (self._starts, self._sizes, self._offsets))
+        if not starts or starts[0] > address:
+            return b""
+        sizes[-1] = min(sizes[-1], address + size - starts[-1])
+        offsets[0] += address - starts[0]
+        sizes[0] -= address - starts[0]
+        if len(self._sources) == 1:
+            return b"".join(map(self._sources[0].read, offsets, sizes))
+        sources = map(self._sources.__getitem__, self._which[pieces].tolist())
+        return b"".join(
+            [source.read(offset, length) for source, offset, length in zip(sources, offsets, sizes, strict=True)]
+        )
 
 
 def present_memory(
