@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
-from kdump_sample.memory_images import Image, _lime
+from kdump_sample.memory_images import Image, _lime, _raw
 from kdump_sample.physical import PAGE
 from tests import arm64_machine as made
-from volatility3_kdump.captures import open_capture
+from volatility3_kdump.captures import open_capture, open_raw
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.dump import FileSource
@@ -19,6 +19,7 @@ from volatility3_kdump.layers.self_maps import self_maps
 from volatility3_kdump.options import Options
 from volatility3_kdump.target import Target
 from volatility3_kdump.windows.machine.processors import processors
+from volatility3_kdump.windows.opening import open_target
 
 States = dict[int, dict[str, int]]
 
@@ -130,3 +131,41 @@ def test_pages_that_map_themselves(running: tuple[made.Machine, States], tmp_pat
     told: list[float] = []
     assert list(self_maps(capture.pages, capture.source, lambda percent, _: told.append(percent))) == [made.ROOT]
     assert told == sorted(told) and 0 < told[0] <= told[-1] == 100
+
+
+@pytest.mark.thorough
+def test_a_raw_image_whose_first_gigabytes_are_empty(
+    running: tuple[made.Machine, States], tables: Path, tmp_path: Path
+) -> None:
+    """Raw images count from 0, and the memory of the machine begins at 2 GB: nothing leads to it but its own map."""
+    path = tmp_path / "vm.raw"
+    _raw(path, Image(running[0].memory, ()))
+    told: list[float] = []
+    options = Options(isf_directories=(tables,), progress=lambda percent, _: told.append(percent))
+    target = open_target(path, options)
+    assert (target.header.architecture, target.header.directory_table_base) == ("arm64", made.ROOT)
+    assert target.kernel is not None and target.kernel.base == made.KERNEL and target.problems == []
+    assert [module.base for module in target.modules] == [module.base for module in running[0].small.modules]
+    assert len(told) > 100 and told == sorted(told)
+
+
+def test_empty_stretches_do_not_count_as_searched(
+    running: tuple[made.Machine, States], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A raw image of 48 MB: a page that maps itself behind 40 MB of nothing, with room for one stretch."""
+    from volatility3_kdump.layers import self_maps as searching
+
+    path = tmp_path / "vm.raw"
+    frame = (40 << 20) // PAGE
+    page = bytearray(PAGE)
+    page[8 * 300 : 8 * 301] = (frame << 12 | 0x703).to_bytes(8, "little")
+    with path.open("wb") as stream:
+        stream.truncate(48 << 20)
+        stream.seek(frame * PAGE)
+        stream.write(page)
+    monkeypatch.setattr(searching, "_MOST_PAGES", 512)
+    capture = open_raw(FileSource(path))
+    assert capture is not None
+    assert list(self_maps(capture.pages, capture.source)) == [frame * PAGE]
+    monkeypatch.setattr(searching, "_MOST_READ", 512)
+    assert list(self_maps(capture.pages, capture.source)) == []

@@ -17,6 +17,9 @@ _READERS: dict[bytes, Callable[[Source], Capture]] = {
     kdump_compressed.FLAT_MAGIC: kdump_compressed.read_kdump,
 }
 _LONGEST_MAGIC = 16
+_PAGE = 0x1000
+#: A page is looked at every 512 KB, or less often where that would be more than 65,536 pages.
+_STEP, _MOST_STEPS = 512 << 10, 1 << 16
 
 
 def open_capture(source: Source, path: Path | None = None) -> Capture | None:
@@ -37,7 +40,15 @@ def open_capture(source: Source, path: Path | None = None) -> Capture | None:
 
 
 def open_raw(source: Source) -> Capture | None:
-    """A file as a raw image, ``None`` for one that is too small to be one, or empty where every machine has code."""
-    if source.size < raw.SMALLEST or not source.read(0, raw.SMALLEST).strip(b"\0"):
+    """A file as a raw image, ``None`` for one that is too small to be one, or empty wherever it is looked at."""
+    if source.size < raw.SMALLEST or not _holds_something(source):
         return None
     return raw.read_raw(source)
+
+
+def _holds_something(source: Source) -> bool:
+    """Whether a file has any bytes in its first part, or in single pages of the rest: ARM64's memory begins high."""
+    if source.read(0, raw.SMALLEST).strip(b"\0"):
+        return True
+    step = max(_STEP, source.size // _MOST_STEPS & -_PAGE)
+    return any(source.read(place, _PAGE).strip(b"\0") for place in range(raw.SMALLEST, source.size, step))

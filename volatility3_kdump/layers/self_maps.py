@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _ENTRIES, _UPPER = 512, 256
 #: Pages that are read at once: 2 MB.
 _AT_ONCE = 512
-#: Pages that are looked at: 4 GB. The System process's table is made early, and lies low.
-_MOST_PAGES = 1 << 20
+#: Pages that are looked at: 4 GB. The System process's table is made early, and lies low. Stretches of zeros do not
+#: count, up to 32 GB: ARM64's memory begins at 1 or 2 GB, and raw images count from 0.
+_MOST_PAGES, _MOST_READ = 1 << 20, 1 << 23
 #: Pages that are given at most: noise may look like tables.
 _MOST_FOUND = 4096
 
@@ -28,21 +29,25 @@ def self_maps(pages: PageMap, source: Source, progress: Progress | None = None) 
     """The physical addresses of pages that map themselves, in ascending order."""
     import numpy as np
 
-    left, maps = min(_MOST_PAGES, pages.present), 0
-    whole = max(left, 1)
+    left, maps, seen = min(_MOST_PAGES, pages.present), 0, 0
+    whole = max(min(_MOST_READ, pages.present), 1)
     bits = np.uint64(ARM64_FRAME | VALID)
     for stretch in extents(pages, 0, (pages.highest or 0) + 1):
         if stretch.offset is None:
             continue
         for first in range(0, stretch.count, _AT_ONCE):
             count = min(_AT_ONCE, stretch.count - first, left)
-            if count <= 0:
+            if count <= 0 or seen >= _MOST_READ:
                 return
-            left -= count
+            seen += count
             if progress is not None:
-                progress(100 * (whole - left) / whole, "Searching for page tables that map themselves")
+                progress(100 * min(seen / whole, 1), "Searching for page tables that map themselves")
             data = source.read(stretch.offset + (first << PAGE_SHIFT), count << PAGE_SHIFT)
-            tables = np.frombuffer(data[: len(data) & -PAGE_SIZE], np.uint64).reshape(-1, _ENTRIES)[:, _UPPER:]
+            words = np.frombuffer(data[: len(data) & -PAGE_SIZE], np.uint64)
+            if not words.any():
+                continue
+            left -= count
+            tables = words.reshape(-1, _ENTRIES)[:, _UPPER:]
             frames = np.arange(stretch.pfn + first, stretch.pfn + first + len(tables), dtype=np.uint64)
             own = (frames << np.uint64(PAGE_SHIFT)) | np.uint64(VALID)
             for index in np.flatnonzero(((tables & bits) == own[:, None]).any(axis=1)).tolist():
