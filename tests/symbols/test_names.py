@@ -21,7 +21,9 @@ from volatility3_kdump.images.pe import PeImage, Section
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.stores.paths import SearchPath
+from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.isf import load_table_file
+from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.names import AddressNames, Name
 from volatility3_kdump.symbols.sources import SymbolSources, SymbolTable, isf_symbols
 
@@ -70,7 +72,8 @@ def test_nearest_lower_symbol_by_a_search_through_all(isf_path: Path) -> None:
         found = names.lookup(address)
         assert found is not None
         if not there:
-            assert found == Name("nt", "`string'", address - BASE - below, "isf")
+            assert found.symbol is not None and found.symbol.endswith("`string'")
+            assert found == Name("nt", found.symbol, address - BASE - below, "isf")
             continue
         assert found.offset == address - BASE - below
         assert found.source == "isf"
@@ -247,6 +250,28 @@ def test_a_stripped_pdb_has_public_symbols_only(sources: Sources, xcpt4: Path, t
     names = sources.names([], [tmp_path])
     names.load(sources.module)
     assert names.status_of(sources.module) == "pdb symbols"
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_table_made_of_a_pdb_says_what_that_had(
+    sources: Sources, xcpt4: Path, tmp_path: Path, stripped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KD's word for a converted kernel; functions that only their own module can name are there or not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = bytearray(xcpt4.with_suffix(".pdb").read_bytes())
+    for header in re.finditer(re.escape(struct.pack("<iI", -1, 19990903)), bytes(data)):
+        data[header.start() + 56] |= 2 * stripped
+    (tmp_path / "xcpt4.pdb").write_bytes(data)
+    identity = PdbIdentity("xcpt4.pdb", GUID, 1, "test")
+    made = table_from_pdb(identity, SearchPath([tmp_path]), [])
+    kept = table_from_pdb(identity, SearchPath(), [])
+    assert made is not None and kept is not None and kept.origin.endswith(".json.gz")
+    for table in (made, kept):
+        names = AddressNames([sources.module], {BASE: table})
+        assert names.status_of(sources.module) == ("pdb symbols" if stripped else "private pdb symbols")
+        # A static function of the C run-time, S_LPROC32 at 0001:3150 to LLVM, between publics that others can name.
+        name = str(names.lookup(BASE + 0x4150))
+        assert (name == "xcpt4!__scrt_common_main_seh") is not stripped
 
 
 def test_every_function_of_unwind_data_is_named_by_its_own_symbol(sources: Sources, xcpt4: Path) -> None:

@@ -25,7 +25,7 @@ from volatility3_kdump.symbols.pdb.msf import CorruptPdb
 from volatility3_kdump.symbols.pdb.names import PdbRefused, find_pdb_file, open_pdb
 from volatility3_kdump.symbols.pdb.types import document_of
 
-_VERSION = 2
+_VERSION = 3
 _SYMBOLS_TOGETHER = 512
 
 

@@ -19,7 +19,7 @@ from volatility3_kdump.images.pe import PeImage
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.memory import PAGE_SIZE, sign_extended
 from volatility3_kdump.symbols.lines import Lines, SourceLine
-from volatility3_kdump.symbols.sources import SymbolTable, isf_symbols
+from volatility3_kdump.symbols.sources import SymbolTable, is_private, isf_symbols
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,11 +222,12 @@ class AddressNames:
     def status_of(self, module: Module) -> str:
         """The state of a module's symbols, nothing being searched for it.
 
-        ``private pdb symbols`` of a PDB that was not stripped, ``pdb symbols`` (of a symbol table as well), ``coff
-        symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as nobody looked up an address in it.
+        ``private pdb symbols`` of a PDB that was not stripped, and of a table that was made here of one; ``pdb
+        symbols`` of others; ``coff symbols``, ``export symbols``, ``no symbols``, or ``deferred`` as long as nobody
+        looked up an address in it.
         """
         if module.base in self._tables:
-            return _STATES["isf"]
+            return PRIVATE_SYMBOLS if is_private(self._tables[module.base]) else _STATES["isf"]
         prepared = self._prepared_of(module)
         if prepared is None:
             return "deferred"

@@ -24,7 +24,7 @@ from volatility3_kdump.symbols.pdb.frames import frame_table
 from volatility3_kdump.symbols.pdb.lines import load_lines
 from volatility3_kdump.symbols.pdb.msf import CorruptPdb
 from volatility3_kdump.symbols.pdb.names import PdbRefused, find_pdb, find_pdb_file, open_pdb
-from volatility3_kdump.symbols.pdb.undecorate import LITERAL, LITERAL_NAME, undecorate_cpp
+from volatility3_kdump.symbols.pdb.undecorate import LITERAL, is_literal, undecorate_cpp
 from volatility3_kdump.symbols.types import TypeTable
 
 
@@ -99,11 +99,17 @@ def _isf_symbols(table: Layouts) -> SymbolTable:
         if not name.startswith("?"):
             symbols.append((rva, 0, name))
         elif name.startswith(LITERAL):
-            symbols.append((rva, 2, LITERAL_NAME))
+            symbols.append((rva, 2, undecorate_cpp(name)))
         else:
             symbols.append((rva, 1, undecorate_cpp(name)))
     symbols.sort()
-    return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols])
+    return SymbolTable("isf", table.origin, [(rva, name) for rva, _, name in symbols], private=is_private(table))
+
+
+def is_private(table: Layouts) -> bool:
+    """Whether a table was made here of a PDB that was not stripped; other tables do not say."""
+    producer = table.metadata.get("producer")
+    return isinstance(producer, dict) and producer.get("symbols") == "private"
 
 
 def identity_in(image: ModuleImage) -> PdbIdentity | None:
@@ -215,7 +221,7 @@ class SymbolSources:
         if pdb is None:
             return None
         # Any other name of a literal's address says more.
-        symbols = sorted(pdb.symbols, key=lambda pair: (pair[0], pair[1] == LITERAL_NAME))
+        symbols = sorted(pdb.symbols, key=lambda pair: (pair[0], is_literal(pair[1])))
         return SymbolTable("pdb", str(pdb.path), symbols, private=pdb.private)
 
     def _from_coff(self, module: Module) -> SymbolTable | None:

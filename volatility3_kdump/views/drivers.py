@@ -61,7 +61,7 @@ DRIVERS = table(
     Column(
         "SymbolStatus",
         TEXT,
-        "`private pdb symbols` of a PDB that was not stripped, `pdb symbols` (of a symbol table as well), "
+        "`private pdb symbols` of a PDB that was not stripped (or of a table made here of one), `pdb symbols`, "
         "`coff symbols`, `export symbols`, `no symbols`, or `deferred` as long as none were looked for",
     ),
     keys.CODE(more="the sum of the sizes of executable sections"),

@@ -221,8 +221,12 @@ def pdb(
     original: Sequence[bytes] = (),
     moved: bytes = b"",
     block_size: int = 0x1000,
+    stripped: bool = False,
 ) -> bytes:
-    """A PDB file. ``original`` are the sections before the image was rearranged, ``moved`` the address map for it."""
+    """A PDB file, ``stripped`` of private symbols or not.
+
+    ``original`` are the sections before the image was rearranged, ``moved`` the address map for it.
+    """
     information = struct.pack("<III", 20000404, 0x5F000000, age) + uuid.UUID(guid).bytes_le + bytes(20)
     debug = [0xFFFF] * 11
     debug[5] = 6
@@ -235,14 +239,17 @@ def pdb(
         streams.append(moved)
     tail = struct.pack("<11H", *debug)
     head = struct.pack(
-        "<iII6H8iHH4x", -1, 19990903, age, 0xFFFF, 0, 0xFFFF, 0, 5, 0, *([0] * 6), len(tail), 0, 0, machine
+        "<iII6H8iHH4x", -1, 19990903, age, 0xFFFF, 0, 0xFFFF, 0, 5, 0, *([0] * 6), len(tail), 0, 2 * stripped, machine
     )
     streams[3] = head + tail
     return msf(streams, block_size)
 
 
 def kernel_pdb(document: Mapping[str, Any], block_size: int = 0x1000) -> bytes:
-    """The PDB of an ISF document that the host's converter made: public symbols and types are those of the document."""
+    """The PDB of an ISF document that the host's converter made: public symbols and types are those of the document.
+
+    As Microsoft's, it is stripped of private symbols.
+    """
     identity = document["metadata"]["windows"]["pdb"]
     symbols = b"".join(
         public(symbol.get("linkage_name", name), 1 if symbol["address"] >= 0x1000 else 3, symbol["address"] - 0x1000)
@@ -259,4 +266,5 @@ def kernel_pdb(document: Mapping[str, Any], block_size: int = 0x1000) -> bytes:
         identity["age"],
         identity["machine_type"],
         block_size=block_size,
+        stripped=True,
     )

@@ -5,6 +5,7 @@ import lzma
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_c_names_of_32_bit_images(decorated: str, shown: str) -> None:
         ("?Negative@?$T@$0?0@@SAXXZ", "T<-1>::Negative"),
         ("?One@?$T@$00@@SAXXZ", "T<1>::One"),
         ("??_C@_0BA@JFNIOLAK@string?5too?5long?$AA@", "`string'"),
+        # As listings of the debugger have it: nt! ?? ::FNODOBFM::`string'+0x2935c.
+        ("??_C@_00CNPNBAHC@@FNODOBFM@", " ?? ::FNODOBFM::`string'"),
+        ("??_C@_1DA@HOOFFHMM@?$AAK?$AAe?$AAr?$AAn@PBOPGDP@", " ?? ::PBOPGDP::`string'"),
+        ("??_C@_0BA@JFNIOLAK@cut?5off", "`string'"),
+        ("??R<lambda_0e8a8c4f0e1a3f1a1f>@@QEBA@HH@Z", "<lambda_0e8a8c4f0e1a3f1a1f>::operator()"),
+        ("?<lambda_invoker_cdecl>@<lambda_1>@@CA@HH@Z", "<lambda_1>::<lambda_invoker_cdecl>"),
+        ("?f@?$T@V<lambda_1>@@@@SAXXZ", "T<<lambda_1> >::f"),
+        ("??_DS@@QEAAXXZ", "S::`vbase destructor'"),
+        ("??$?0H@?$A@D@@QEAA@H@Z", "A<char>::A<char><int>"),
         ("??_R0?AVexception@@@8", "exception `RTTI Type Descriptor'"),
         ("??_R0?AUBase@N@@@8", "N::Base `RTTI Type Descriptor'"),
         ("??_R0H@8", "int `RTTI Type Descriptor'"),
@@ -124,6 +134,14 @@ def test_cpp_names(decorated: str, shown: str) -> None:
         "??_R5exception@@8",
         "??_R4@@6B@",
         "??_R0",
+        "?<lambda_1@@YAXXZ",
+        "?<>@@YAXXZ",
+        "??BS@@QEBAHX"[:9],  # cut within what it gives
+        "??BS@@QEBA",
+        "??BS@@ZZHXZ",
+        "??$?0H@@QEAA@H@Z",  # of no class
+        "??$?_7H@S@@6B@",
+        "??$?BH@S@@QEAAHXZ",  # how the debugger writes it is not known
     ],
 )
 def test_what_is_not_understood_stays(name: str) -> None:
@@ -172,6 +190,39 @@ def test_statics_of_functions_of_cpp(decorated: str, by_llvm: str) -> None:
     assert re.search(rf"[` ]{re.escape(named)}", by_llvm.replace(", ", ","))
 
 
+def by_llvm(tool: str, names: Sequence[str]) -> dict[str, str]:
+    """What llvm-undname says of names, without what the debugger's short form lacks, by name."""
+    options = ["calling-convention", "access-specifier", "member-type", "return-type", "variable-type"]
+    finished = subprocess.run(
+        [tool, *(f"--no-{option}" for option in options)],
+        input="\n".join([*names, ""]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    blocks = [block.strip().splitlines() for block in finished.stdout.split("\n\n")]
+    # A name that llvm does not understand stands alone before the next one.
+    return {block[-2]: block[-1] for block in blocks if len(block) >= 2}
+
+
+def as_the_debugger_writes(name: str) -> str:
+    """A name of llvm-undname with the blanks and words of Microsoft's."""
+    expected = re.sub(r"\b(struct|class|union|enum) ", "", name).replace(", ", ",")
+    expected = (
+        expected.replace('extern "C" ', "")
+        .removeprefix("const ")
+        .replace(" dtor'", " destructor'")
+        .replace("(__cdecl *)", "(__cdecl*)")
+    )
+    while ">>" in expected.replace("operator>>", ""):
+        expected = re.sub(r"(?<!operator)>>", "> >", expected)
+    # Functions in the name: llvm gives them access, type and convention; the one of a lambda has another in its own.
+    expected = re.sub(r"`(?:[\w:<>, *&]* )?([\w:<>,~]+)\([^`']*\)'::`", r"`\1'::`", expected)
+    lambdas = r"^`(?:[\w:<>, *&]* )?(`.*'::[\w<>:]+(?:\(\))?)\([^()]*\)(?: const)?'::`"
+    expected = re.sub(lambdas, r"`\1'::`", expected)
+    return expected
+
+
 def decorated_names(data: Path) -> list[str]:
     names: set[str] = set()
     for path in sorted((data / "isf" / "windows" / "ntkrnlmp.pdb").glob("*.json.xz"))[:: step()]:
@@ -185,29 +236,106 @@ def test_every_name_of_the_kernels_equals_llvm(shared_data: Path) -> None:
     names = decorated_names(shared_data)
     if tool is None or not names:
         pytest.skip("llvm-undname is not installed" if tool is None else "no kernel symbol tables")
-    options = ["calling-convention", "access-specifier", "member-type", "return-type", "variable-type"]
-    finished = subprocess.run(
-        [tool, *(f"--no-{option}" for option in options)],
-        input="\n".join([*names, ""]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    blocks = [block.strip().splitlines() for block in finished.stdout.split("\n\n")]
-    # A name that llvm does not understand stands alone before the next one.
-    reference = {block[-2]: block[-1] for block in blocks if len(block) >= 2}
+    reference = by_llvm(tool, names)
     understood = 0
     for name in names:
         shown = undecorate_cpp(name)
         if shown == name:
             continue
         understood += 1
-        expected = re.sub(r"\b(struct|class|union|enum) ", "", reference[name]).replace(", ", ",")
-        expected = expected.replace('extern "C" ', "").removeprefix("const ").replace(" dtor'", " destructor'")
-        while ">>" in expected:
-            expected = expected.replace(">>", "> >")
-        if expected.startswith("`"):  # a function in the name: llvm gives it access, type and convention
-            expected = re.sub(r"`(?:[\w:<>, *&]* )?([\w:<>,~]+)\([^`']*\)'::`", r"`\1'::`", expected)
+        expected = as_the_debugger_writes(reference[name])
         # llvm adds the types of the parameters.
         assert expected == shown or expected.startswith(f"{shown}("), name
     assert understood > 0.97 * len(names)
+
+
+#: A function of each kind that a driver may have, and what uses it.
+_SOURCE = """
+struct Bar { int value; };
+namespace N { struct Inner { int value; }; }
+template <class T> struct Smart {
+    T *held;
+    operator T *() const { return held; }
+    operator bool() const { return held != 0; }
+    template <class U> Smart(U *other) : held((T *)other) {}
+    Smart() : held(0) {}
+    T *operator->() const { return held; }
+};
+struct Foo {
+    int number; Bar bar;
+    operator int() const;
+    operator unsigned __int64() volatile;
+    operator Bar &();
+    operator const Bar &() const;
+    operator N::Inner() &;
+    operator bool() const &&;
+    operator const char *() const;
+    operator void **();
+    operator decltype(nullptr)() const;
+    Foo &operator+=(int);
+    Foo &operator/=(int);
+    Foo &operator%=(int);
+    Foo &operator<<=(int);
+    Foo &operator>>=(int);
+    Foo &operator&=(int);
+    Foo &operator|=(int);
+    Foo &operator^=(int);
+    template <class T> bool operator==(const T &) const;
+    template <class T> Foo &operator<<(T);
+};
+Foo::operator int() const { return number; }
+Foo::operator unsigned __int64() volatile { return 1; }
+Foo::operator Bar &() { return bar; }
+Foo::operator const Bar &() const { return bar; }
+Foo::operator N::Inner() & { return {1}; }
+Foo::operator bool() const && { return true; }
+Foo::operator const char *() const { return ""; }
+Foo::operator void **() { return 0; }
+Foo::operator decltype(nullptr)() const { return nullptr; }
+Foo &Foo::operator+=(int) { return *this; }
+Foo &Foo::operator/=(int) { return *this; }
+Foo &Foo::operator%=(int) { return *this; }
+Foo &Foo::operator<<=(int) { return *this; }
+Foo &Foo::operator>>=(int) { return *this; }
+Foo &Foo::operator&=(int) { return *this; }
+Foo &Foo::operator|=(int) { return *this; }
+Foo &Foo::operator^=(int) { return *this; }
+template <class T> bool Foo::operator==(const T &) const { return false; }
+template <class T> Foo &Foo::operator<<(T) { return *this; }
+template bool Foo::operator==<Bar>(const Bar &) const;
+template Foo &Foo::operator<< <int>(int);
+template <class F> int call(F f) { return f(1); }
+int outer(int x) {
+    auto captures = [x](int y) { static int kept = y; return x + kept; };
+    auto free = [](int y) { return y; };
+    int (*pointer)(int) = free;
+    return call(captures) + call(free) + pointer(3);
+}
+struct Maker { int number; Maker(); int run() { return [this](int y) { return number + y; }(1); } };
+Maker::Maker() { number = [](int y) { return y; }(2); }
+int use(Maker &maker, Bar *bar) {
+    Smart<Bar> smart(bar), other((int *)0);
+    Bar *raw = smart;
+    return maker.run() + (raw == bar) + (smart ? smart->value : 0);
+}
+"""
+
+
+def test_lambdas_and_conversion_operators_equal_llvm(tmp_path: Path) -> None:
+    tools = {name: shutil.which(name) for name in ("clang", "llvm-nm", "llvm-undname")}
+    if None in tools.values():
+        pytest.skip(f"not all of {', '.join(tools)} are installed")
+    source, object_file = tmp_path / "made.cpp", tmp_path / "made.obj"
+    source.write_text(_SOURCE)
+    compiler = [str(tools["clang"]), "--target=x86_64-windows-msvc", "-std=c++17", "-O0", "-c", str(source)]
+    subprocess.run([*compiler, "-o", str(object_file)], check=True, capture_output=True)
+    listed = subprocess.run(
+        [str(tools["llvm-nm"]), "-j", "--defined-only", str(object_file)], check=True, capture_output=True, text=True
+    )
+    names = [name for name in listed.stdout.split() if name.startswith("?") and not name.startswith("??_C@")]
+    assert sum("<lambda_" in name for name in names) > 8 and sum(name.startswith("??B") for name in names) > 10
+    reference = by_llvm(str(tools["llvm-undname"]), names)
+    for name in names:
+        expected, shown = as_the_debugger_writes(reference[name]), undecorate_cpp(name)
+        assert shown != name, name
+        assert expected == shown or expected.startswith(f"{shown}("), (name, shown)

@@ -139,14 +139,22 @@ class PdbFile:
     def named(self) -> Iterator[tuple[int, int, str]]:
         """(RVA, rank, name) of procedures, public symbols and thunks, the names as they stand in the file."""
         address = self.addresses()
-        for rank, offset, segment, name in self._of_modules():
-            rva = address(segment, offset)
-            if rva:
-                yield rva, rank, name
+        yield from self._procedures(address)
         for offset, segment, name in self._publics():
             rva = address(segment, offset)
             if rva:
                 yield rva, _PUBLIC, name
+
+    def procedures(self) -> Iterator[tuple[int, str]]:
+        """(RVA, name) of procedures and thunks, in the order of the file; names are those of the source."""
+        for rva, _, name in self._procedures(self.addresses()):
+            yield rva, name
+
+    def _procedures(self, address: Callable[[int, int], int | None]) -> Iterator[tuple[int, int, str]]:
+        for rank, offset, segment, name in self._of_modules():
+            rva = address(segment, offset)
+            if rva:
+                yield rva, rank, name
 
     def debug_data(self, index: int) -> bytes:
         """One of the debug streams that the DBI stream lists; empty without it. Raises :class:`CorruptPdb`."""

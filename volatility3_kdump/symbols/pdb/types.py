@@ -136,12 +136,19 @@ def document_of(pdb: PdbFile, database: str) -> dict[str, Any]:
         symbol = symbols.setdefault(name, {"address": rva})
         if symbol["address"] == rva:
             symbol["type"] = types.reference(index)
+    if not pdb.stripped:
+        for rva, name in pdb.procedures():
+            symbols.setdefault(name, {"address": rva})
     return {
         "base_types": types.base_types,
         "enums": enums,
         "metadata": {
             "format": "6.1.0",
-            "producer": {"name": "volatility3-kdump", "version": __version__},
+            "producer": {
+                "name": "volatility3-kdump",
+                "version": __version__,
+                "symbols": "public" if pdb.stripped else "private",
+            },
             "windows": {
                 "pdb": {"GUID": pdb.guid, "age": pdb.age, "database": database, "machine_type": pdb.machine},
             },

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 
 _STDCALL = re.compile(r"([_@]?)([^@?]+)@{1,2}\d+")
-_IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
+#: The compiler writes names of its own in angle brackets: ``<lambda_...>``, ``<unnamed-tag>``.
+_IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*|<[A-Za-z_][A-Za-z0-9_$-]*>")
 _NAMESPACE_HASH = re.compile(r"(0x[0-9a-fA-F]{1,16})?")
 _DEEPEST = 16
 _MOST_REFERENCES = 10
@@ -74,9 +75,17 @@ _OPERATORS = {
     "X": "operator*=",
     "Y": "operator+=",
     "Z": "operator-=",
+    "_0": "operator/=",
+    "_1": "operator%=",
+    "_2": "operator>>=",
+    "_3": "operator<<=",
+    "_4": "operator&=",
+    "_5": "operator|=",
+    "_6": "operator^=",
     "_U": "operator new[]",
     "_V": "operator delete[]",
     "_7": "`vftable'",
+    "_D": "`vbase destructor'",
     "_E": "`vector deleting destructor'",
     "_G": "`scalar deleting destructor'",
 }
@@ -88,9 +97,18 @@ _RTTI = {
     "3": "`RTTI Class Hierarchy Descriptor'",
     "4": "`RTTI Complete Object Locator'",
 }
-#: String literals, whose decorated names hold their text, or a part of it.
+#: String literals, whose decorated names hold their text, or a part of it: width, length, checksum, text, and in images
+#: that were optimised after linking a scope.
 LITERAL = "??_C@"
-LITERAL_NAME = "`string'"
+_LITERAL = re.compile(r"\?\?_C@_[01](?:\d|[A-P]+@)[A-P]{1,8}@[^@]*@(?:([A-Za-z_][A-Za-z0-9_]*)@)?")
+_LITERAL_NAME = "`string'"
+#: Stands for the name of the class until that is read.
+_OF_CLASS = {"0": "\0", "1": "\0~"}
+
+
+def is_literal(shown: str) -> bool:
+    """Whether a name, as :func:`undecorate` gives it, is that of a string literal."""
+    return shown.endswith(_LITERAL_NAME)
 
 
 class _NotUnderstood(Exception):
@@ -118,7 +136,9 @@ def undecorate_cpp(name: str) -> str:
     if not name.startswith("?") or len(name) > _LONGEST:
         return name
     if name.startswith(LITERAL):
-        return LITERAL_NAME
+        literal = _LITERAL.fullmatch(name)
+        # The debugger's own way to write a name that is none in a scope: nt! ?? ::FNODOBFM::`string'.
+        return f" ?? ::{literal[1]}::{_LITERAL_NAME}" if literal is not None and literal[1] else _LITERAL_NAME
     try:
         return _Parser(name).symbol()
     except (_NotUnderstood, IndexError):
@@ -150,6 +170,11 @@ class _Parser:
             name = self.identifier()
         scopes = self.scopes()
         self.must_be_typed()
+        if name.startswith("\0"):
+            if not scopes:
+                raise _NotUnderstood
+            rest = name[1:].removeprefix("~")
+            name = f"{'~' if name[1:2] == '~' else ''}{scopes[-1]}{rest}"
         return "::".join([*scopes, name])
 
     def special(self) -> str:
@@ -165,11 +190,24 @@ class _Parser:
                 raise _NotUnderstood
             stem = scopes[-1]
             return "::".join([*scopes, stem if code == "0" else f"~{stem}"])
+        if code == "B":
+            return self.conversion()
         if code not in _OPERATORS:
             raise _NotUnderstood
         scopes = self.scopes()
         self.must_be_typed()
         return "::".join([*scopes, _OPERATORS[code]])
+
+    def conversion(self) -> str:
+        """``??B``: an operator that is named after what it gives."""
+        scopes = self.scopes()
+        self.skip_access()
+        if self.next() not in _CONVENTIONS:
+            raise _NotUnderstood
+        self.accept("?A")  # how the result is qualified
+        result = self.type()
+        self.must_be_typed()
+        return "::".join([*scopes, f"operator {result}"])
 
     def type_information(self) -> str:
         """``??_R``: what the compiler writes for dynamic_cast and exceptions."""
@@ -228,17 +266,20 @@ class _Parser:
     def skip_function_type(self) -> None:
         """What follows the name of a function of C++, of which nothing is shown."""
         self.skipping = True
-        access = self.next()
-        if access in _OF_AN_OBJECT:
-            self.accept("E")
-            self.skip_qualifier()
-        elif access not in _WITHOUT_OBJECT:
-            raise _NotUnderstood
+        self.skip_access()
         self.signature()
         self.skipping = False
 
-    def skip_qualifier(self) -> None:
-        if self.next() not in _QUALIFIED:
+    def skip_access(self) -> None:
+        """Who may call a function, and how the object that it is of is qualified."""
+        access = self.next()
+        if access in _OF_AN_OBJECT:
+            self.accept("E")  # a pointer of 64 bits
+            if not self.accept("G"):  # & or &&
+                self.accept("H")
+            if self.next() not in _QUALIFIED:
+                raise _NotUnderstood
+        elif access not in _WITHOUT_OBJECT:
             raise _NotUnderstood
 
     def identifier(self) -> str:
@@ -262,13 +303,23 @@ class _Parser:
     def template(self) -> str:
         """Name and arguments, in which digits refer to the template's own names."""
         inner = _Parser(self.text, self.position, self.depth + 1)
-        name = inner.identifier()
+        name = inner.operator() if inner.accept("?") else inner.identifier()
         arguments: list[str] = []
         while not inner.accept("@"):
             arguments.append(inner.argument())
         self.position = inner.position
         listed = ",".join(arguments)
         return f"{name}<{listed}{' ' if listed.endswith('>') else ''}>"
+
+    def operator(self) -> str:
+        """The name of an operator, constructor or destructor that is a template."""
+        code = self.next()
+        if code == "_":
+            code += self.next()
+        name = _OF_CLASS.get(code) or _OPERATORS.get(code, "`")
+        if name.startswith("`"):
+            raise _NotUnderstood
+        return name
 
     def template_scope(self) -> str:
         """A template that encloses or is a type: unlike that of a function, digits may refer back to it."""
@@ -339,6 +390,8 @@ class _Parser:
     def type(self) -> str:
         if self.accept("$$T"):
             return "std::nullptr_t"
+        if self.accept("?<auto>@@"):  # a result that the compiler derives
+            return "<auto>"
         if self.skipping and self.accept("$$Q"):
             return self.pointer("&&")
         code = self.next()
