@@ -276,3 +276,47 @@ def test_without_symbols_that_know_it(other_arguments: MakeCase) -> None:
     found = reason(other_arguments(0x9F, (6, 0xFFFF91894ED31E00, 1, 0)))
     finding = found.finding("POWER_DEVICE")
     assert finding is not None and "its layout is not in the symbols" in finding.note
+
+
+def test_nobody_is_certain_where_the_holder_cannot_be_told(pieces: Callable[..., Case]) -> None:
+    """Without the IRP the device's driver is named, as in the bucket, but not with certainty."""
+    found = reason(pieces(IRP))
+    assert found.uncertain == "which driver holds the IRP cannot be told"
+    assert reason(pieces(FDO, FILTER)).uncertain == found.uncertain
+    assert reason(pieces()).uncertain is None
+
+
+def _raid(tmp_path: Path, *without: int) -> Target:
+    """The small memory dump of an IRP with one of Windows' drivers, above the device of a third party's."""
+    layouts = load_table_file(kernel_table_path())
+    scene = make_scene("raid-power-irp", layouts)
+    kept = tuple(block for block in scene.triage_blocks if block[0] not in without)
+    contents = make_contents(Machine(dataclasses.replace(scene, triage_blocks=kept), layouts))
+    pages = {address & -0x1000 for address in without}
+    blocks = [block for block in contents.triage.blocks if not (block[1] == 0x1000 and block[0] in pages)]
+    path = tmp_path / "raid.dmp"
+    triage = dataclasses.replace(contents.triage, blocks=blocks)
+    containers.write(path, TRIAGE, dataclasses.replace(contents, triage=triage))
+    return volatility3_kdump.open(path)
+
+
+def test_suspect_and_bucket_name_one_component_without_the_irp(tmp_path: Path) -> None:
+    crash = analyze_crash(_raid(tmp_path, IRP))
+    assert crash.verdict.bucket is not None and crash.verdict.bucket.endswith("IMAGE_RtsPer.sys")
+    assert (crash.verdict.suspect, crash.verdict.confidence) == ("RtsPer.sys", "medium")
+
+
+def test_a_driver_of_windows_above_an_unknown_device(tmp_path: Path) -> None:
+    """Who is below it is not in the dump: that it holds the IRP does not say that it keeps it."""
+    crash = analyze_crash(_raid(tmp_path, PDO))
+    assert (crash.verdict.suspect, crash.verdict.confidence) == ("pci.sys", "medium")
+    assert "device lies below is not in the dump" in crash.verdict.confidence_reason
+
+
+def test_a_real_raid_without_its_irp(shared_data: Path) -> None:
+    """disk.sys is the service of the device, iaStorAC drives what lies below: the bucket's image is who is named."""
+    target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041_0x9f.dmp")
+    kind, pdo, triage, irp = target.header.bug_check_parameters
+    found = reason(Case(target, describe(0x9F, (kind, pdo, triage, irp ^ 0x10)), None))
+    assert found.culprit is not None and found.culprit.image_name == "iaStorAC.sys"
+    assert found.specifiers == ("3", "disk", "IMAGE", "iaStorAC.sys") and found.uncertain is not None

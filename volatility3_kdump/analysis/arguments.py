@@ -240,7 +240,8 @@ def _driver(case: Case, number: int, meaning: str) -> Named | None:
 def _driver_reasoning(target: Target, driver: DriverObject, note: str) -> Reasoning:
     shown = hexadecimal(target, driver.address)
     findings = (Finding("DRIVER_OBJECT", shown, driver.address, _join(driver.text, note)),)
-    return Reasoning(findings, culprit=driver_culprit(driver, f"its {note}" if note.startswith("driver") else note))
+    why = f"it is the {note}" if note.startswith("driver") else note
+    return Reasoning(findings, culprit=driver_culprit(driver, why))
 
 
 def driver_culprit(driver: DriverObject, why: str) -> Culprit | None:

@@ -91,9 +91,13 @@ class Failure:
     @property
     def operand_agrees(self) -> bool | None:
         """Whether the operand covers the address that the bug check names; ``None`` when either is not known, or the
-        registers are not those of the failure, or the instruction accesses memory beyond its operand."""
+        registers are not those of the failure, or it was the fetch that failed, or the instruction accesses memory
+        beyond its operand."""
         memory = self._memory
         if self.instruction is not None and goes_beyond(self.instruction):
+            return None
+        if self.address is not None and self.address == self.context.ip:
+            # The fetch failed: the instruction never came to its operand.
             return None
         if not self.at_fault or memory is None or memory.address is None or self.address is None:
             return None

@@ -170,8 +170,9 @@ def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | N
         place = "special pool, where freed memory and the ends of blocks are not mapped"
     if failure is not None and failure.operand_agrees is False and failure.operand is not None:
         # What the instruction did not do is not to be said of it.
+        reported = {"write": "a write to", "execute": "an execution of"}.get(kind, "a read of")
         return (
-            f"The processor reported a {kind} of {address:#x} ({place}){level}, but the instruction accesses "
+            f"The processor reported {reported} {address:#x} ({place}){level}, but the instruction accesses "
             f"{failure.operand:#x}."
         )
     return f"{who} {_PAST[kind]} {address:#x} ({place}){level}."

@@ -51,8 +51,12 @@ def pointer_flips(target: Target, bug_check: BugCheck | None, failure: Failure |
     yield from _page_numbers(target, bug_check, failure)
     if failure is None:
         return
+    yield from _code(target, failure)
     yield from _operand(failure)
     yield from _links(target, bug_check, failure)
+    if failure.operand_agrees is False:
+        # The processor went to another place than the registers lead to: no bit of these explains the fault.
+        return
     places = dict.fromkeys(place for place in (failure.address, _operand_address(failure)) if place is not None)
     for place in places:
         flip = canonical_flip(target, place) or _over_null(failure, place) or _neighbour(target, failure, place)
@@ -102,6 +106,18 @@ def _operand(failure: Failure) -> Iterator[BitFlip]:
         f"in bit {bit}: possible bit flip, in memory or in the processor"
     )
     yield BitFlip("the operand", failure.address, failure.operand, bit, says, True)
+
+
+def _code(target: Target, failure: Failure) -> Iterator[BitFlip]:
+    """An instruction pointer that leads to no code, where reading something else is what failed."""
+    ip = failure.context.ip
+    if not failure.at_fault or ip is None or failure.address in (ip, None) or not target.modules:
+        return
+    if failure.module is not None or failure.unloaded is not None or target.memory.read(ip, 1) is not None:
+        return
+    flip = code_flip(target, ip, failure.context.ip_name.upper())
+    if flip is not None:
+        yield flip
 
 
 def _links(target: Target, bug_check: BugCheck | None, failure: Failure) -> Iterator[BitFlip]:

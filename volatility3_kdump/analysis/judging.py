@@ -88,10 +88,9 @@ class Fault:
     def exception(self) -> str:
         """The exception in words."""
         if self.code == ACCESS_VIOLATION:
-            where = "an address that was not reported" if self.address is None else f"{self.address:#x}"
-            return (
-                f"{ {'write': 'a write to', 'execute': 'an execution of'}.get(self.access or '', 'a read of') } {where}"
-            )
+            words = {"write": ("a write", " to"), "execute": ("an execution", " of")}
+            what, joint = words.get(self.access or "", ("a read", " of"))
+            return f"{what} without an address" if self.address is None else f"{what}{joint} {self.address:#x}"
         return code_name(self.code or 0) or f"exception {self.code or 0:#x}"
 
 

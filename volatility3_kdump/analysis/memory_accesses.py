@@ -75,6 +75,7 @@ _CHECKED_VALUES = frozenset(
     }
 )
 _LAST_ADDRESS = (1 << 64) - 1
+_LONGEST_INSTRUCTION = 15
 _SEGMENTS = ("ds", "es", "fs", "gs", "ss", "cs")
 #: Instructions that fault on an operand that is not aligned at its size, by mnemonic.
 _ALIGNED = ("movaps", "movapd", "movdqa", "movnt", "vmovaps", "vmovapd", "vmovdqa", "vmovnt", "cmpxchg16b")
@@ -89,7 +90,7 @@ def access(fault: Fault) -> Plausibility | None:
     if fault.address is not None and fault.address == fault.ip:
         return outcome_of(fault, EXPLAINED, f"the processor could not fetch the instruction at {fault.ip:#x}")
     if fault.access == "execute":
-        return None
+        return _fetched_elsewhere(fault)
     if fault.address is None and fault.instruction.mnemonic.split()[-1] in _BRANCHES:
         return _branch(fault)
     operands = list(_operands(fault.instruction))
@@ -107,6 +108,18 @@ def access(fault: Fault) -> Plausibility | None:
     if _hidden(fault.instruction):
         return None
     return _elsewhere(fault, operands)
+
+
+def _fetched_elsewhere(fault: Fault) -> Plausibility | None:
+    """A fetch that failed at an address where the processor was not: it fails at RIP, or where that instruction ends.
+
+    On ARM64 the upper bits of pc may be an authentication code.
+    """
+    if fault.address is None or fault.target.header.architecture != "x64":
+        return None
+    if fault.ip <= fault.address < fault.ip + _LONGEST_INSTRUCTION:
+        return None
+    return _contradicted(fault, f"{fault.exception} was reported, but the processor was at {fault.ip:#x}: {fault.text}")
 
 
 def _branch(fault: Fault) -> Plausibility | None:

@@ -68,6 +68,7 @@ __all__ = [
 
 _ILLEGAL_INSTRUCTION = 0xC000001D
 _BREAKPOINT = 0x80000003
+_INT3 = b"\xcc"
 #: The privilege level in a selector of user mode.
 _USER_MODE = 3
 _EXCEPTION_LEVEL = 0xC
@@ -97,7 +98,7 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
     ip = failure.context.ip if failure is not None and at_fault else None
     named = named_ip(bug_check)
     # A breakpoint's trap frame points behind it; the argument names the breakpoint itself.
-    if named is not None and (ip is None or ip == named + 1):
+    if named is not None and (ip is None or (ip == named + 1 and target.memory.read(named, 1) == _INT3)):
         ip = named
     # Where the processor was in user mode, what the process ran explains nothing that the kernel reports.
     if ip is None or (failure is not None and at_fault and _in_user_mode(failure.context)):

@@ -39,6 +39,8 @@ from volatility3_kdump.windows.stacks.frames import FAULT, INTERRUPTED
 
 HIGH, MEDIUM, LOW = "high", "medium", "low"
 _LEVELS = (LOW, MEDIUM, HIGH)
+#: Why a component comes second where what is left to suspect is no module.
+SHOWED = "where it showed"
 #: The kernel's entry points for faults, and for system calls (below which is the process).
 _TRAP_ENTRY = re.compile(r"_?KiTrap[0-9A-F]{2}|Ki\w+(?:Fault|Abort)", re.IGNORECASE)
 _SERVICE_ENTRY = re.compile(r"KiSystemService|KiSystemCall|KiFastCallEntry", re.IGNORECASE)
@@ -136,7 +138,7 @@ def turned_to(verdict: Verdict, suspect: str, rule: str, confidence: str, reason
         confidence=confidence,
         confidence_reason=reason,
         runner_up=showed or verdict.runner_up,
-        runner_up_rule="where it showed" if showed else verdict.runner_up_rule,
+        runner_up_rule=SHOWED if showed else verdict.runner_up_rule,
         all_microsoft=False,
     )
 

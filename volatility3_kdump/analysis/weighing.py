@@ -22,7 +22,7 @@ from volatility3_kdump.analysis.plausibility import (
     UNEXPLAINED,
     Plausibility,
 )
-from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, Verdict, turned_to
+from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, SHOWED, Verdict, turned_to
 
 _LEVELS = (LOW, MEDIUM, HIGH)
 _CORRUPTION = "memory_corruption"
@@ -65,12 +65,19 @@ def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | N
     return verdict
 
 
+def placed(verdict: Verdict, failure: Failure | None) -> Verdict:
+    """A failure that nobody on the stack is held responsible for showed where the instruction is, not at its caller."""
+    if verdict.runner_up_rule != SHOWED or failure is None or not failure.at_fault or not failure.name:
+        return verdict
+    return replace(verdict, runner_up=failure.name.replace("+0x", "+"))
+
+
 def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | None) -> Verdict:
-    """No certainty for a component whose instruction accesses another address than the bug check reports."""
+    """Little certainty for a component whose instruction accesses another address than the bug check reports."""
     told = judged is not None and judged.outcome is not None
     if failure is None or told or failure.operand_agrees is not False:
         return verdict
-    return _capped(verdict, MEDIUM, f"its instruction accesses {failure.operand:#x}, not the address that is reported")
+    return _capped(verdict, LOW, f"its instruction accesses {failure.operand:#x}, not the address that is reported")
 
 
 def unseen(verdict: Verdict, bug_check: BugCheck | None, judged: Plausibility | None) -> Verdict:

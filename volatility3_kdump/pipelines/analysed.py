@@ -58,11 +58,18 @@ class Analysed:
             if self.suspect
             else "nobody is named"
         )
-        if self.suspect and verdict["all_microsoft"]:
+        if self.suspect and verdict["all_microsoft"] and verdict["confidence"] != "high" and not self._by_argument():
             blamed = f"it showed in {self.suspect}, but every frame of the stack is Windows' own"
         bucket = f"; {verdict['bucket']}" if verdict["bucket"] else ""
         digest = f" {{{verdict['hash']}}}" if verdict["hash"] else ""
         return f"{self.bug_check}{at}: {blamed}{bucket}{digest}"
+
+    def _by_argument(self) -> bool:
+        """Whether the arguments name the suspect: it is neither on the stack nor at the instruction that failed."""
+        document = self.document or {}
+        verdict, failure = document["verdict"], document["failure"] or {}
+        at_fault = failure["module"] if failure.get("at_fault") else None
+        return verdict["frame"] is None and verdict["module_name"] not in ("nt", (at_fault or {}).get("name"))
 
 
 def analyse(

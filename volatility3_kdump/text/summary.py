@@ -168,7 +168,7 @@ def _adds(crash: Crash, sentence: str) -> bool:
         return not sentence.startswith(("The processor tried ", f"{failure.unloaded.name} was unloaded "))
     # Who made the access is not to be said where the instruction did not make it.
     if judged is not None and judged.acquits and failure is not None and failure.name:
-        return not sentence.startswith((failure.name, "The processor reported a "))
+        return not sentence.startswith((failure.name, "The processor reported a", "The processor reported no address"))
     if judged is not None and judged.outcome == plausibility.UNEXPLAINED:
         return not sentence.startswith("The processor reported no address")
     return True
@@ -194,7 +194,8 @@ def _who(crash: Crash, lines: list[str]) -> str:
         return f"Suspect {_STANDS_FOR[suspect]}{showed} (confidence {verdict.confidence}: {verdict.confidence_reason})."
     if judged is not None and judged.outcome == plausibility.LACKS_FEATURE:
         return f"{suspect} does not suit this processor: {verdict.confidence_reason} (an older version may)."
-    if verdict.all_microsoft:
+    # Where the arguments name a part of Windows, or are sure of it, the stack is not what decided.
+    if verdict.all_microsoft and verdict.confidence != "high" and not _by_argument(crash):
         shown = f"; {_showed(crash, suspect)}" if verdict.module_name != "nt" else ""
         return f"Every frame of the stack is Windows' own, so that the cause need not be on it{shown}."
     stated = _CONFIDENCE.get(verdict.confidence)
@@ -207,11 +208,21 @@ def _who(crash: Crash, lines: list[str]) -> str:
     return f"{sentence}: {why}." if why else f"{sentence}."
 
 
+def _by_argument(crash: Crash) -> bool:
+    """Whether neither a frame nor the instruction that failed is why a driver is named: what is left are arguments."""
+    verdict = crash.verdict
+    return verdict.frame is None and verdict.module_name not in ("nt", _failed_in(crash))
+
+
+def _failed_in(crash: Crash) -> str | None:
+    """The module of the instruction that failed."""
+    failure = crash.failure
+    return failure.module.name if failure is not None and failure.at_fault and failure.module is not None else None
+
+
 def _showed(crash: Crash, suspect: str) -> str:
     """What a component of Windows has to do with the failure: the instruction is its own, or no more than a frame."""
-    failure = crash.failure
-    at = failure.module if failure is not None and failure.at_fault else None
-    if crash.verdict.frame is None or (at is not None and at.name == crash.verdict.module_name):
+    if crash.verdict.frame is None or _failed_in(crash) == crash.verdict.module_name:
         return f"it showed in {suspect}"
     return f"the first frame outside the kernel is that of {suspect}"
 

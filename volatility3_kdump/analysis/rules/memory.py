@@ -48,6 +48,7 @@ def irql_not_less_or_equal(case: Case) -> Reasoning:
     access, irql, ip = fault_access(case), case.argument(2), case.argument(4)
     reasoning = code_reasoning(case) + access_reasoning(case, access, irql=irql)
     notes = []
+    uncertain = None
     sentences: list[str] = []
     if irql is not None:
         reasoning += Reasoning((Finding("CURRENT_IRQL", f"{irql:x}", irql),))
@@ -58,7 +59,8 @@ def irql_not_less_or_equal(case: Case) -> Reasoning:
     at = case.failure.context.ip if case.failure is not None and case.failure.at_fault else None
     if ip is not None and case.differ(at, ip):
         notes.append(f"argument 4 names the instruction {ip:#x}, but the registers are at {at or 0:#x}")
-    return reasoning + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV")
+        uncertain = "the arguments and the registers do not agree, so that one of them is damaged"
+    return reasoning + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV", uncertain=uncertain)
 
 
 def _refused(error: int | None) -> str | None:

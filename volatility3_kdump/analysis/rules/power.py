@@ -49,6 +49,9 @@ _MOST_NAMED = 16
 #: What the parts of a hardware id are joined with.
 _SEPARATORS = re.compile(r"[^0-9A-Za-z_]")
 
+_UNHELD = "which driver holds the IRP cannot be told"
+_UNKNOWN_BELOW = "whose device lies below is not in the dump, and a driver of Windows waits for that"
+
 #: SYSTEM_POWER_STATE arguments of 0xA0, and the argument that is the thread to look at.
 _TIMEOUTS = (0xD, 0xF, 0xF0, 0xF1)
 
@@ -118,7 +121,21 @@ def _holder(case: Case) -> Reasoning:
             f"The IRP {hexadecimal(target, address)} is at {driver_name}, "
             f"which waits for the device of {owner.text} below it."
         )
-    return replace(reasoning, sentences=tuple(sentences), notes=notes, specifiers=specifiers, culprit=culprit)
+    # Who is asked next by a driver of Windows is not known where the device at the bottom is not in the dump.
+    uncertain = _UNKNOWN_BELOW if pdo is None and _of_windows(device.driver) else None
+    return replace(
+        reasoning,
+        sentences=tuple(sentences),
+        notes=notes,
+        specifiers=specifiers,
+        culprit=culprit,
+        uncertain=uncertain,
+    )
+
+
+def _of_windows(driver: DriverObject | None) -> bool:
+    module = driver.module if driver is not None else None
+    return module is not None and module.name.lower() in set(microsoft_modules())
 
 
 def _third_party_below(holder: DeviceObject, pdo: DeviceObject | None) -> DriverObject | None:
@@ -128,10 +145,7 @@ def _third_party_below(holder: DeviceObject, pdo: DeviceObject | None) -> Driver
     """
     if pdo is None or pdo.driver is None or pdo.driver.module is None or pdo.address == holder.address:
         return None
-    module = holder.driver.module if holder.driver is not None else None
-    if module is None or module.name.lower() not in set(microsoft_modules()):
-        return None
-    return None if pdo.driver.module.name.lower() in set(microsoft_modules()) else pdo.driver
+    return pdo.driver if _of_windows(holder.driver) and not _of_windows(pdo.driver) else None
 
 
 def _without_irp(case: Case, why: str) -> Reasoning:
@@ -151,17 +165,28 @@ def _without_irp(case: Case, why: str) -> Reasoning:
         sentence = f"{unknown}; the device belongs to the service {service}."
         culprit = service_culprit(target, node)
         name = culprit.module_name if culprit is not None and culprit.module_name else service
-        return Reasoning(sentences=(sentence,), specifiers=_bucket_words(target, name, pdo), culprit=culprit)
+        words = _bucket_words(target, name, pdo)
+        return Reasoning(sentences=(sentence,), specifiers=words, culprit=culprit, uncertain=_UNHELD)
     if holder is None and above:
         holder = above[-1]
     if holder is None or holder.driver is None:
         return Reasoning(sentences=(f"{unknown}.",), specifiers=("3",))
     driver_name = holder.driver.text
-    culprit = driver_culprit(
-        holder.driver, f"{driver_name} drives the device whose power IRP was not completed in time"
+    why = f"{driver_name} drives the device whose power IRP was not completed in time"
+    sentence = f"{unknown}; {driver_name} drives its device"
+    culprit = driver_culprit(holder.driver, why)
+    owner = _third_party_below(holder, pdo)
+    if owner is not None:
+        culprit = (
+            driver_culprit(owner, f"{why}, but is Windows' own; the device itself is that of {owner.text}") or culprit
+        )
+        sentence += f", which is that of {owner.text}"
+    return Reasoning(
+        sentences=(f"{sentence}.",),
+        specifiers=_bucket_words(target, _name_of(holder), pdo),
+        culprit=culprit,
+        uncertain=_UNHELD,
     )
-    sentence = f"{unknown}; {driver_name} drives its device."
-    return Reasoning(sentences=(sentence,), specifiers=_bucket_words(target, _name_of(holder), pdo), culprit=culprit)
 
 
 def _has_driver(device: DeviceObject, service: str) -> bool:

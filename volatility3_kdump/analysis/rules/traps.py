@@ -39,6 +39,7 @@ _KERNEL_MODULES = ("nt", "hal")
 _RECURSION = 8
 #: How far from a stack's end a stack pointer still counts as having run over it.
 _OVERRUN = 0x4000
+_AT_ODDS = "the arguments and the records of the exception do not agree, so that one of them is damaged"
 
 
 def _status(value: int) -> int:
@@ -62,10 +63,11 @@ def _unhandled(case: Case, record_address: int | None, record: ExceptionRecord |
     failure = case.failure
     if failure is not None and failure.context_record is not None and ip and case.differ(failure.context.ip, ip):
         notes.append(f"argument 2 names the instruction {ip:#x}, but the context record is at {failure.context.ip:#x}")
+    reasoning += Reasoning(notes=tuple(notes), uncertain=_AT_ODDS if notes else None)
     if is_access_violation(code):
         reasoning += access_reasoning(case, access)
-        return reasoning + Reasoning(notes=tuple(notes), prefix="AV")
-    return reasoning + Reasoning(notes=tuple(notes), specifiers=(f"{_status(code):x}",))
+        return reasoning + Reasoning(prefix="AV")
+    return reasoning + Reasoning(specifiers=(f"{_status(code):x}",))
 
 
 @rule(0x1E)
