@@ -132,7 +132,8 @@ def test_what_a_page_refused_is_told_from_the_error_code(scene: Callable[..., Ta
 
 def test_a_flipped_bit_is_told_once_and_nothing_else_of_the_address(scene: Callable[..., Target]) -> None:
     lines = told(scene("bit-flip"))
-    assert sum("0xffffd80249431000" in line for line in lines) == 1
+    assert sum("0xffffd80249c31000" in line for line in lines) == 1
+    assert any(line.endswith("while reading 0xffffd80249431000.") for line in lines)
     assert not any(line.startswith("No memory is mapped there") for line in lines)
 
 

@@ -143,7 +143,10 @@ def _access_is_told(crash: Crash) -> bool:
     """Whether a sentence of the rules says which address was accessed, with what lies there."""
     name = crash.failure.name if crash.failure is not None else None
     starts = tuple(start for start in (name, "The kernel ", "The processor ") if start)
-    told = any(sentence.startswith(starts) and " 0x" in sentence for sentence in crash.reasoning.sentences)
+    told = any(
+        sentence.startswith(starts) and " 0x" in sentence and _adds(crash, sentence)
+        for sentence in crash.reasoning.sentences
+    )
     judged, failure = crash.plausibility, crash.failure
     if judged is not None and judged.acquits:
         return failure is not None and failure.address is not None and f"{failure.address:#x}" in judged.says
@@ -157,10 +160,11 @@ def _adds(crash: Crash, sentence: str) -> bool:
     if judged is not None and judged.outcome == plausibility.NOWHERE:
         return not sentence.startswith(("The instruction pointer ", "The processor tried "))
     if judged is not None and judged.flips and failure is not None and failure.address is not None:
-        # The flip names both addresses.
         if sentence.startswith("No memory is mapped there"):
             return False
-        if sentence.startswith("The processor reported a ") and f"{failure.address:#x}" in judged.flips[0].says:
+        # The flip names the address already, and what is wrong with it.
+        accesses = tuple(start for start in ("The processor reported a ", failure.name) if start)
+        if sentence.startswith(accesses) and f"{failure.address:#x}" in judged.flips[0].says:
             return False
     if failure is not None and failure.at_fault and sentence == f"The instruction that wrote is at {failure.name}.":
         return False

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.dump.cpuid import processor_identity
-from volatility3_kdump.dump.header import PhysicalRun
-from volatility3_kdump.errors import CorruptDump
+from volatility3_kdump.windows.memory.physical_memory import physical_memory
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -77,11 +76,12 @@ def entry_at(target: Target, address: int) -> PageEntry | None:
 
 
 def has_page(target: Target, page: int) -> bool | None:
-    """Whether the machine has a page, by the memory that the dump header lists; ``None`` where it lists none."""
+    """Whether the machine has a page, by the memory that the kernel, or else the dump header, lists; ``None`` where
+    neither lists any."""
     runs = _runs(target)
     if not runs:
         return None
-    return any(run.base_page <= page < run.base_page + run.page_count for run in runs)
+    return any(first <= page < first + count for first, count in runs)
 
 
 def page_neighbour(target: Target, page: int) -> tuple[int, int] | None:
@@ -89,7 +89,7 @@ def page_neighbour(target: Target, page: int) -> tuple[int, int] | None:
 
     ``None`` when there is none, or more than one that is above the machine's memory: then nothing is said.
     """
-    highest = max((run.base_page + run.page_count for run in _runs(target)), default=0)
+    highest = max((first + count for first, count in _runs(target)), default=0)
     neighbours = []
     for bit in range(_physical_bits(target) - _PAGE_SHIFT):
         # A bit within the machine's memory says little: holes in it are next to memory in many ways.
@@ -98,11 +98,10 @@ def page_neighbour(target: Target, page: int) -> tuple[int, int] | None:
     return neighbours[0] if len(neighbours) == 1 else None
 
 
-def _runs(target: Target) -> list[PhysicalRun]:
-    try:
-        return target.header.runs()
-    except CorruptDump:
-        return []
+def _runs(target: Target) -> tuple[tuple[int, int], ...]:
+    """(first page, pages). Headers of kernel dumps that Windows writes as a rule list no memory; their kernel does."""
+    memory = target.once(physical_memory)
+    return memory.runs if memory is not None else ()
 
 
 def _physical_bits(target: Target) -> int:
