@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunVol
+from volatility3_kdump import cli
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MAP = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")
 GUIDE = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 ROOMS = ("volatility3_kdump", "kdump_sample", "plugins", "symbols")
 
 
@@ -56,3 +64,76 @@ def test_worked_examples_are_in_the_source() -> None:
     sources = [{line.strip() for line in path.read_text(encoding="utf-8").splitlines()} for path in files]
     for example in _examples():
         assert any(source.issuperset(example) for source in sources), example[0]
+
+
+# what the README shows ------------------------------------------------------------------------------------------------
+
+_PROMPT = re.compile(r"2: kd> (?!kd:)(.*)")
+
+
+def _commands(program: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands that begin with some words, and what is shown below each."""
+    for block in re.findall(r"(?:^    .*\n)+", README, re.MULTILINE):
+        for shown in re.split(r"^    \$ ", block, flags=re.MULTILINE)[1:]:
+            command, *lines = (line.removeprefix("    ") for line in shown.splitlines())
+            if command.startswith(program):
+                yield re.sub(r"\s+# .*", "", command), lines
+
+
+def _missing(shown: list[str], printed: str) -> list[str]:
+    """The lines that do not begin any printed one, in their order; ``...`` stands for anything."""
+    rest = iter([" ".join(line.split()) for line in printed.splitlines()])
+    missing = []
+    for line in shown:
+        if line == "...":
+            continue
+        pattern = re.escape(" ".join(line.split())).replace(re.escape("..."), ".*")
+        if not any(re.match(rf"{pattern}( |$)", candidate) for candidate in rest):
+            missing.append(line)
+    return missing
+
+
+_PLUGINS = [
+    pytest.param(command, lines, id=re.sub(r"\W+", " ", command)[:60], marks=[] if of_sample else pytest.mark.thorough)
+    for command, lines in _commands("vol ")
+    for of_sample in ["MEMORY.DMP" in command or "-f" not in command]
+]
+
+
+@pytest.mark.parametrize(("command", "shown"), _PLUGINS)
+@pytest.mark.newest_host
+def test_plugins_print_what_the_readme_shows(
+    command: str, shown: list[str], sample: Callable[..., Path], run_plugin: RunVol, tmp_path: Path
+) -> None:
+    """Only the demonstration without ``--thorough``; a rendering by ``-r windbg`` is the newest host's."""
+    (tmp_path / "pooltag.txt").write_text("Cont - nt!mm - Contiguous physical memory\n", encoding="ascii")
+    arguments = shlex.split(command)[1:]
+    for argument in arguments:
+        name, _, kind = argument.partition(".")
+        if kind.lower() == "dmp":
+            (tmp_path / argument).symlink_to(sample(scene="myfault" if name == "MEMORY" else name))
+    finished = run_plugin(*arguments, cwd=tmp_path)
+    assert not finished.returncode, finished.stderr
+    assert finished.stdout
+    assert _missing([line for line in shown if not _PROMPT.match(line)], finished.stdout) == []
+
+
+def test_the_prompt_prints_what_the_readme_shows(
+    sample: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is typed at the prompt there is given as commands as well; a verdict is one for what was printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MEMORY.DMP").symlink_to(sample())
+    command, shown = next(_commands("kdump -z MEMORY.DMP"))
+    typed = [match[1] for line in shown if (match := _PROMPT.match(line))]
+    assert typed
+    arguments = shlex.split(command)[1:]
+    assert arguments[-1].endswith("; q")
+    arguments[-1] = "; ".join([arguments[-1].removesuffix("; q"), *typed, "q"])
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert _missing([line for line in shown if "2: kd>" not in line], printed) == []
+    (tmp_path / "report.txt").write_text(printed, encoding="utf-8")
+    ((command, shown),) = _commands("kdump verdict")
+    assert cli.main(shlex.split(command)[1:]) == 0
+    assert _missing(shown, capsys.readouterr().out) == []
