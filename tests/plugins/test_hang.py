@@ -57,7 +57,22 @@ def test_images_without_bug_check(image, kind: str) -> None:
     assert "VERDICT: The driver RtsPer.sys most probably holds the machine up." in hung
     assert not any("Runner-up: the thread" in line for line in hung)
     well = list(hang_grid(volatility3_kdump.open(image(kind, True, "hang-none"))).kd_lines())
-    assert "VERDICT: Nothing points at a hang." in well
+    # Whether a processor spins is seen on its stack, which takes registers.
+    unknown = kind == "lime"
+    assert f"VERDICT: Nothing points at a hang{'; not known: spin locks' if unknown else ''}." in well
+    why = "SPIN LOCKS: not known: no stack of processor 2: a LiME image holds memory only"
+    assert (why in well) is unknown
+
+
+@pytest.mark.parametrize("kind", ["lime", "elf"])
+def test_what_the_verdict_says_stands_in_the_rows(image, kind: str) -> None:
+    """How long the IRQL of a processor has been raised, and that nothing is known of spin locks without registers."""
+    hung = list(hang_grid(volatility3_kdump.open(image(kind, True, "hang-spin-lock"))).kd_lines())
+    joined = " ".join(line.strip() for line in hung)
+    raised = "at DISPATCH_LEVEL or above for 12.0 s"
+    assert f"processor 1 runs System 4.174 at IRQL 2, 12.0 s after it last waited or became ready, {raised}" in joined
+    assert "Evidence: processor 1 has been at DISPATCH_LEVEL or above for 12.0 s." in joined
+    assert ("one fact; not known: spin locks." in joined) is (kind == "lime")
 
 
 @pytest.mark.thorough

@@ -155,7 +155,7 @@ def test_a_small_dump_says_what_it_does_not_hold(sample: Sample) -> None:
     assert absent["locks"] == "a small memory dump holds one thread and its stack"
     assert {"stuck threads", "requests", "worker queues", "timers"} <= absent.keys()
     assert hang.verdict.suspect is None
-    assert hang.verdict.confidence == "low" and "not known of locks" in hang.verdict.confidence_reason
+    assert hang.verdict.confidence == "low" and "not known: locks" in hang.verdict.confidence_reason
 
 
 def test_real_small_dumps(shared_data: Path) -> None:
@@ -188,5 +188,5 @@ def test_facts_about_the_same_add_up_and_others_cast_doubt() -> None:
 def test_weak_facts_point_at_nobody() -> None:
     weak = judge([_section(Suspicion("a", "a", "one", 30)), Section("timers", absent="not there")])
     assert weak.suspect is None
-    assert weak.sentence == "nothing points at a hang: but it is not known of timers"
+    assert weak.sentence == "nothing points at a hang; not known: timers"
     assert judge([Section("timers", absent="not there")]).sentence.endswith("the dump holds none of what would show it")

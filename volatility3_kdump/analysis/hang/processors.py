@@ -110,6 +110,9 @@ def _processor(observed: Observed, running: _Running) -> Evidence:
         if age is not None:
             since = f", {seconds(age)} after it last waited or became ready"
     sentence += level + since
+    raised = _raised(observed, running)
+    if raised is not None:
+        sentence += f", at DISPATCH_LEVEL or above for {seconds(raised)}"
     suspicions = []
     busy = _long_dpc(observed, running) or _long_dispatch(observed, running)
     if busy is not None:
@@ -146,13 +149,22 @@ def _long_dpc(observed: Observed, running: _Running) -> Suspicion | None:
 
 
 def _long_dispatch(observed: Observed, running: _Running) -> Suspicion | None:
-    """KPRCB.DpcWatchdogCount: clock ticks since the IRQL was last below DISPATCH_LEVEL."""
-    state = running.state
-    raised = observed.of_ticks(running.dispatch_ticks)
-    if raised is None or raised < _LONG_DISPATCH or (state.irql or 0) < _DISPATCH:
+    raised = _raised(observed, running)
+    if raised is None:
         return None
-    why = f"processor {state.number} has been at DISPATCH_LEVEL or above for {seconds(raised)}"
+    why = f"processor {running.state.number} has been at DISPATCH_LEVEL or above for {seconds(raised)}"
     return _of_code(observed, running, why, 70)
+
+
+def _raised(observed: Observed, running: _Running) -> int | None:
+    """How long the IRQL of a processor has been raised, where that is long.
+
+    KPRCB.DpcWatchdogCount: clock ticks since it was last below DISPATCH_LEVEL.
+    """
+    raised = observed.of_ticks(running.dispatch_ticks)
+    if raised is None or raised < _LONG_DISPATCH or (running.state.irql or 0) < _DISPATCH:
+        return None
+    return raised
 
 
 def _of_code(observed: Observed, running: _Running, why: str, weight: int) -> Suspicion | None:
@@ -181,6 +193,12 @@ def spin_locks_section(observed: Observed) -> Section:
     for entry in every:
         if entry.state.number in spinning:
             evidence.append(_spinner(observed, entry, spinning[entry.state.number], every, set(spinning)))
+    unseen = [entry for entry in every if not entry.state.idle and not entry.stack.frames]
+    if unseen and not evidence:
+        numbers = ", ".join(str(entry.state.number) for entry in unseen)
+        word = "processor" if len(unseen) == 1 else "processors"
+        why = unseen[0].stack.end.removeprefix(f"no registers of processor {unseen[0].state.number}: ")
+        return Section(SPIN_LOCKS, absent=f"no stack of {word} {numbers}: {why}")
     return Section(SPIN_LOCKS, tuple(evidence))
 
 

@@ -48,7 +48,7 @@ class HangVerdict:
     def sentence(self) -> str:
         """The verdict in one sentence."""
         if self.suspect is None:
-            return f"{NOTHING}{f': {self.confidence_reason}' if self.confidence_reason else ''}"
+            return f"{NOTHING}{f'; {self.confidence_reason}' if self.confidence_reason else ''}"
         return f"{self.suspect.who} most probably holds the machine up"
 
 
@@ -78,7 +78,7 @@ def _without_suspect(sections: Sequence[Section], absent: Sequence[str]) -> tupl
     if len(absent) == len(sections):
         return LOW, "the dump holds none of what would show it"
     if absent:
-        return LOW, f"but it is not known of {', '.join(absent)}"
+        return LOW, f"not known: {', '.join(absent)}"
     return HIGH, ""
 
 
