@@ -28,7 +28,9 @@ def test_every_dump_has_one_line_in_the_order_of_names(dumps: Path, lines: list[
         assert line["batch"] == 1 and line["kdump_version"] == __version__ and line["elapsed_seconds"] >= 0
         path = Path(line["file"]["path"])
         assert line["file"]["size"] == path.stat().st_size and line["file"]["name"] == path.name
-        assert line["file"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        # What is no dump is not read to its end: it may be a sparse file of terabytes.
+        is_dump = line["error"] is None or line["error"]["kind"] != "NotACrashDump"
+        assert line["file"]["sha256"] == (hashlib.sha256(path.read_bytes()).hexdigest() if is_dump else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", line["file"]["modified"])
         if words is None:
             assert line["error"] is None and line["verdict"]["bucket"]

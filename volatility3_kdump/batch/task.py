@@ -19,7 +19,7 @@ from volatility3_kdump import options
 from volatility3_kdump.batch.files import File
 from volatility3_kdump.batch.places import at_hand
 from volatility3_kdump.collecting import let_go_of_dump
-from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.errors import KdumpError, NotACrashDump
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
 
@@ -74,11 +74,14 @@ def analyze_file(file: File, member: Inside | None, options: Options, earlier: S
                 facts["sha256"] = _digest(here)
                 if facts["sha256"] in earlier:
                     return {"same": facts["sha256"]}
+            hashed = "sha256" not in facts
             try:
                 document = _document(here, member, options)
+            except NotACrashDump:
+                hashed = False  # there may be any number of its bytes: a sparse file of terabytes
+                raise
             finally:
-                # A file that is no dump has its hash as well.
-                if "sha256" not in facts:
+                if hashed:
                     facts["sha256"] = _digest(here)
     except TimeUp:
         error = time_up_error(options.time_limit)
@@ -140,7 +143,8 @@ def dumps_inside(file: File, options: Options, earlier: Sequence[str] = ()) -> L
                 digest = _digest(here) if earlier else None
                 members = dump_members(Path(here.path)) or ()
             except KdumpError as failure:
-                facts["sha256"] = _digest(here)
+                if not isinstance(failure, NotACrashDump):
+                    facts["sha256"] = _digest(here)
                 raise type(failure)(f"{os.path.basename(file.path)}: {failure}") from failure
             return {
                 "members": [(member.number, member.name, member.size) for member in members],
