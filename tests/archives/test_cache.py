@@ -384,6 +384,9 @@ def test_a_full_disk_is_seen_before(cache: MemberCache, monkeypatch: pytest.Monk
     assert cache.store("d", 1000, give(bytes(1000))).exists()
     with pytest.raises(CacheError, match=r"takes 99,999,999,999 bytes, but the disk .* has 314,572,800 free"):
         cache.store("e", 99_999_999_999, never)
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    with pytest.raises(CacheError, match=r"takes an unknown number of bytes, but the disk .* has 1,048,576 free"):
+        cache.store("f", None, never)
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,9 @@ def test_a_pointer_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "x.pdb" / "AB1").mkdir(parents=True)
     os.mkfifo(tmp_path / "x.pdb" / "AB1" / "file.ptr")
     assert list(SearchPath.parse(f"srv*{tmp_path}", "symbol path").files("x.pdb", "AB1")) == []
+
+
+def test_directories_that_may_not_be_entered_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    path = SearchPath.parse(f"{tmp_path};srv*{tmp_path}*{tmp_path}", "symbol path")
+    assert path.complaints == (f"symbol path: {tmp_path} cannot be entered: Permission denied, ignored",) * 3

@@ -232,7 +232,7 @@ class MemberCache:
             with file:
                 with self._writing():
                     done, sums, before = take_up(file, sums_of(part), resume_point) if shared else (0, [], b"")
-                    self._make_room(size or cache_files.SEGMENT, done, written)
+                    self._make_room(size, done, written)
                     if file.seek(0, os.SEEK_END) != done:
                         file.truncate(done)
                 total = self._fill(file, written, done, sums, size, stream(done, before))
@@ -289,7 +289,7 @@ class MemberCache:
                         file.flush()
                         write_atomically(sums_of(part), "\n".join(map(str, sums)))
                     if size is None:
-                        self._make_room(done + cache_files.SEGMENT, done, part)
+                        self._make_room(None, done, part)
         with self._writing():
             file.flush()
         if done % cache_files.SEGMENT:
@@ -298,11 +298,13 @@ class MemberCache:
 
     # room -----------------------------------------------------------------------------------------------------------
 
-    def _make_room(self, needed: int, have: int, keep: Path) -> None:
-        """See that a member of ``needed`` bytes, ``have`` of them written, fits the limit and the disk."""
+    def _make_room(self, size: int | None, have: int, keep: Path) -> None:
+        """See that a member of a size, ``have`` of it written, fits the limit and the disk; else another segment."""
+        needed = have + cache_files.SEGMENT if size is None else size
+        takes = f"{needed:,} bytes" if size is not None else "an unknown number of bytes"
         if needed > self.limit:
             raise UnsupportedContainer(
-                f"the dump inside takes {needed:,} bytes, but the cache is limited to {self.limit:,}: "
+                f"the dump inside takes {takes}, but the cache is limited to {self.limit:,}: "
                 f"set {LIMIT_VARIABLE} to more, or extract the dump yourself"
             )
         self._evict(self.limit - needed + have, keep)
@@ -315,7 +317,7 @@ class MemberCache:
             free = shutil.disk_usage(self._members).free
         if missing + _HEADROOM > free:
             raise CacheError(
-                f"the dump inside takes {needed:,} bytes, but the disk of the cache {self.directory} has {free:,} "
+                f"the dump inside takes {takes}, but the disk of the cache {self.directory} has {free:,} "
                 "free: set XDG_CACHE_HOME to a directory with room"
             )
 
