@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volatility3_kdump.escape import printable
+from volatility3_kdump.escape import printable, show_every_character
 
 
 @given(st.text())
@@ -34,3 +36,13 @@ def test_escapes():
     assert printable("a\x1b[31mb") == "a\\x1b[31mb"
     assert printable("exe\u202egnp.sys") == "exe\\u202egnp.sys"
     assert printable("line\nbreak") == "line\\x0abreak"
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_characters_that_a_terminal_lacks_are_escapes(errors: str) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, "ascii", errors)
+    show_every_character(stream)
+    stream.write("größe.sys ドライバ")
+    stream.flush()
+    assert written.getvalue() == rb"gr\xf6\xdfe.sys \u30c9\u30e9\u30a4\u30d0"

@@ -16,11 +16,13 @@ from volatility3_kdump.files import (
     is_directory,
     is_file,
     open_file,
+    open_output,
     parse_url,
     path_of,
     read_bytes,
     read_lines,
     refuse_binary,
+    why_not_entered,
     write_text,
 )
 
@@ -136,3 +138,34 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(files, "read_at_most", lambda *_: pytest.fail("it was read"))
     with pytest.raises(files.FileFailure, match="is longer than the 1,024 bytes"):
         files.read_bytes(path, 1024)
+
+
+@posix
+def test_a_pipe_is_written_where_somebody_reads_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(KdumpError, match=r"^-o .*pipe: cannot be written: it is a pipe that nobody reads"):
+        write_text("-o", pipe, "lost")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text("-o", pipe, "told")
+    assert os.read(reader, 10) == b"told"
+    os.close(reader)
+
+
+def test_texts_go_behind_others(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for append in (False, True, True):
+        with open_output(path, append, newline="") as file:
+            assert os.get_blocking(file.fileno())
+            file.write("line\r\n")
+    assert path.read_bytes() == b"line\r\n" * 3
+
+
+def test_why_a_directory_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    assert why_not_entered(tmp_path) is None
+    for name in ("file", "absent", "x" * 300, "\0"):
+        assert why_not_entered(tmp_path / name) == "is not a directory"
+    # root may enter every directory.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert why_not_entered(tmp_path) == "cannot be entered: Permission denied"

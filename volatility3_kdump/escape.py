@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
+from typing import IO
 
 #: Unicode categories that must not reach a terminal raw: controls, format characters (direction overrides among them),
 #: surrogates, private use, unassigned, and line and paragraph separators.
@@ -31,6 +33,12 @@ def terminal_line(line: str) -> str:
     if line.isprintable():
         return line
     return "\t".join(printable(part) for part in line.split("\t"))
+
+
+def show_every_character(stream: IO[str]) -> None:
+    """Have a stream write what its encoding lacks as escapes too, instead of failing: names hold any character."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _escaped(code: int) -> str:

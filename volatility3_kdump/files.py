@@ -8,6 +8,7 @@ environment and command lines, so every answer here is a value or one line.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -53,6 +54,19 @@ def is_directory(path: str | os.PathLike[str]) -> bool:
     """Whether a directory is there and may be looked at."""
     mode = mode_of(path)
     return mode is not None and stat.S_ISDIR(mode)
+
+
+def why_not_entered(path: str | os.PathLike[str]) -> str | None:
+    """Why nothing in a directory can be opened; ``None`` where it can."""
+    try:
+        mode = os.stat(path).st_mode
+    except PermissionError:
+        return "cannot be entered: Permission denied"
+    except (OSError, ValueError):
+        return "is not a directory"
+    if not stat.S_ISDIR(mode):
+        return "is not a directory"
+    return None if os.access(path, os.X_OK) else "cannot be entered: Permission denied"
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -137,6 +151,24 @@ def lines_of_stream(stream: IO[bytes], longest: int, most: int) -> Iterator[str]
         yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n")
 
 
+def open_output(path: str | os.PathLike[str], append: bool = False, newline: str | None = None) -> IO[str]:
+    """Open a file for a text in UTF-8 that takes its place, or goes behind it.
+
+    Raises :class:`OSError` and :class:`ValueError` as :func:`open` does, and for a pipe that nobody reads: opening one
+    would wait.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | _NO_WAIT | _BINARY | (os.O_APPEND if append else os.O_TRUNC)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "it is a pipe that nobody reads, or a socket", os.fspath(path)) from error
+        raise
+    if _NO_WAIT:
+        os.set_blocking(handle, True)
+    return os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline=newline)
+
+
 def refuse_binary(path: str | os.PathLike[str]) -> None:
     """Raise :class:`FileFailure` for a file that is there and is no text: nobody's output takes evidence's place."""
     try:
@@ -163,7 +195,8 @@ def write_text(option: str, path: Path, text: str) -> None:
     named = f"{option} {path}".lstrip()
     try:
         refuse_binary(path)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with open_output(path) as file:
+            file.write(text)
     except FileFailure as error:
         raise KdumpError(f"{named}: {error}") from error
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from volatility3.framework.configuration import requirements
 import volatility3_kdump.layers
 import volatility3_kdump.renderers  # noqa: F401 - registers the renderer with the host
 from volatility3_kdump.errors import KdumpError, ReadLimit
-from volatility3_kdump.escape import printable
+from volatility3_kdump.escape import printable, show_every_character
 from volatility3_kdump.options import Options, kernel_base
 from volatility3_kdump.target import Target
 from volatility3_kdump.views.grid import KdumpGrid
@@ -124,6 +124,8 @@ class KdumpPlugin(interfaces.plugins.PluginInterface):  # type: ignore[misc]
 
     def run(self) -> KdumpGrid:
         """Open the dump and build the grid. Raises :class:`PluginFailure`."""
+        # The renderers of the host write names as they are.
+        show_every_character(sys.stdout)
         try:
             target = self._open() if self.needs_dump else None
             if target is not None:

@@ -5,13 +5,16 @@ Hosts from 2.28 on find renderers of plugins; ``kdump vol ...`` serves older one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from volatility3.cli import text_renderer
 
+from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.views.grid import KdumpGrid
 
 #: What spreadsheets take for the beginning of a formula (OWASP, "CSV Injection"); plain numbers are none.
@@ -34,13 +37,9 @@ class WindbgRenderer(text_renderer.CLIRenderer):
             fallback.column_hide_list = self.column_hide_list
             fallback.render(grid)
             return
-        try:
+        with _output(grid):
             for line in grid.kd_lines():
                 sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader (head, a pager) has seen enough; Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class SafeCSVRenderer(text_renderer.CSVRenderer):
@@ -57,7 +56,27 @@ class SafeCSVRenderer(text_renderer.CSVRenderer):
         if isinstance(grid, KdumpGrid):
             host: dict[Any, Any] = text_renderer.CSVRenderer._type_renderers
             self._type_renderers = {**host, str: text_renderer.optional(inert)}
-        super().render(grid)
+        with _output(grid):
+            super().render(grid)
+
+
+@contextlib.contextmanager
+def _output(grid: Any) -> Iterator[None]:
+    """Standard output for one table: what it cannot take is one line and status 1; a reader may leave."""
+    try:
+        if sys.stdout is None:
+            # The process was started without one, so that nobody reads.
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would complain once more of what is left when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            failure = getattr(grid, "failure", None)
+            if failure is None:
+                raise
+            raise failure(KdumpError(f"the output cannot be written: {error.strerror or error}")) from error
 
 
 def inert(text: str) -> str:

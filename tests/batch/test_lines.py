@@ -187,3 +187,10 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         list(lines.read(lambda line: False))
     lines.close()
     assert path.read_text() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_not_resumed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KdumpError, match="pipe: is no ordinary file"):
+        LineFile(tmp_path / "pipe", resume=True)

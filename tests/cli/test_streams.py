@@ -7,11 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import volatility3_kdump
 from tests.amounts import only
 from volatility3_kdump.cli import main
+from volatility3_kdump.plugin import PluginFailure
+from volatility3_kdump.renderers import SafeCSVRenderer, WindbgRenderer
+from volatility3_kdump.views.info import info_grid
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -137,3 +142,16 @@ def test_no_output_replaces_a_dump(
     assert ("is no text: name another file" in shown.err + shown.out) or "is the dump" in shown.err + shown.out
     for path in (evidence, other):
         assert path.read_bytes() == sample(4).read_bytes()
+
+
+@full
+@pytest.mark.parametrize("renderer", [WindbgRenderer, SafeCSVRenderer])
+def test_a_full_disk_behind_a_renderer_of_ours(
+    renderer: type[Any], sample: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = info_grid(volatility3_kdump.open(sample()))
+    grid.failure = lambda error: PluginFailure(str(error))
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with pytest.raises(PluginFailure, match=r"^the output cannot be written: No space left on device$"):
+            renderer().render(grid)

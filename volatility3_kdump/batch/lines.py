@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from volatility3_kdump.batch.files import File, Key, is_as_it_was
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
+from volatility3_kdump.files import mode_of
 from volatility3_kdump.shapes import Maybe, Range, ShapeError, Without, check
 
 #: How every line begins: a file of lines is known by it.
@@ -104,6 +106,9 @@ class LineFile:
     def __init__(self, path: Path, resume: bool) -> None:
         """Open or make the file. Raises :class:`KdumpError`, also for a file that is there, unless it is resumed."""
         self.path = path
+        mode = mode_of(path)
+        if resume and mode is not None and not stat.S_ISREG(mode):
+            raise KdumpError(f"{path}: is no ordinary file: name the file that is to be resumed")
         try:
             self._file = path.open("r+b" if resume and path.exists() else "xb", buffering=0)
         except FileExistsError as error:

@@ -158,7 +158,7 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile, executo
     if left_out[0]:
         print(f"left out: {counted(left_out[0], 'other file')} in the directories, without a crash dump")
     if interrupted:
-        print(f"kdump: interrupted: --resume goes on with {arguments.jsonl}", file=sys.stderr)
+        print(f"kdump: interrupted: --resume goes on with {printable(str(arguments.jsonl))}", file=sys.stderr)
         return 130
     if not summary.analysed and not summary.failed:
         raise KdumpError("no crash dump found in " + ", ".join(map(str, arguments.paths)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.cli.dumps import add_dump_options, opening_options
+from volatility3_kdump.escape import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     target.memory.budget.begin()
     page = crash_page(target, analyze_crash(target, rules))
     rendering.write_page("-o", arguments.out, page)
-    print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes")
+    print(f"{printable(str(arguments.out))}: {arguments.out.stat().st_size:,} bytes")
     return 0
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import stat
 from pathlib import Path
 
 from volatility3_kdump.cli.command import Command
 from volatility3_kdump.errors import KdumpError
+from volatility3_kdump.escape import printable
+from volatility3_kdump.files import mode_of
 
 #: DumpType of the header (``DUMP_TYPE_*``) of every kind of dump that the sample is written as.
 TYPES = (1, 2, 4, 5, 6, 8, 9, 10)
@@ -48,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     import kdump_sample
 
     out: Path = arguments.out
+    mode = mode_of(out)
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise KdumpError(f"{out}: is no ordinary file")
     try:
         if arguments.image is not None:
             kdump_sample.write_image_sample(out, arguments.image, arguments.isf, arguments.scene, arguments.running)
@@ -58,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         size = out.stat().st_size
     except OSError as error:
         raise KdumpError(f"{error.filename or out}: {error.strerror or error}") from error
-    print(f"{out}: {size:,} bytes, {kind}")
+    print(f"{printable(str(out))}: {size:,} bytes, {kind}")
     return 0
 
 

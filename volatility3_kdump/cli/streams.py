@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from volatility3_kdump.errors import KdumpError, ReadLimit
-from volatility3_kdump.escape import printable
+from volatility3_kdump.escape import printable, show_every_character
 
 _HOST_CACHE = "volatility3.framework.constants"
 
@@ -21,6 +21,7 @@ def run_guarded(run: Callable[[], int]) -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+    show_every_character(sys.stdout)
     try:
         status = run()
         sys.stdout.flush()

@@ -82,7 +82,7 @@ def _write(arguments: argparse.Namespace) -> int:
         sys.stdout.write(manifest)
         return 0
     write_text("-o", arguments.output, manifest)
-    print(f"{arguments.output}: {len(entries)} modules", file=sys.stderr)
+    print(f"{printable(str(arguments.output))}: {len(entries)} modules", file=sys.stderr)
     return 0
 
 

@@ -224,4 +224,4 @@ def _script(path: str) -> Iterator[str]:
     try:
         yield from read_lines(path, _LONGEST_LINE, _LONGEST_SCRIPT)
     except FileFailure as failure:
-        raise KdumpError(f"{path}: the commands cannot be read: the file {failure}") from failure
+        raise KdumpError(f"{path}: the file of commands {failure}") from failure

@@ -14,7 +14,7 @@ from typing import Any
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
-from volatility3_kdump.files import FileFailure, open_file, reason
+from volatility3_kdump.files import FileFailure, open_file, open_output, reason
 from volatility3_kdump.version import __version__
 
 #: How every page begins: only pages are written over.
@@ -101,6 +101,7 @@ def write_page(option: str, path: Path, page: str) -> None:
     """Write a page. Raises :class:`KdumpError`, which names the option, when the file cannot be written."""
     refuse_other_files(option, path)
     try:
-        path.write_text(page, encoding="utf-8", errors="backslashreplace")
+        with open_output(path) as file:
+            file.write(page)
     except (OSError, ValueError) as error:
         raise KdumpError(f"{option} {path}: cannot be written: {reason(error)}") from error
