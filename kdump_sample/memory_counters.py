@@ -28,7 +28,12 @@ PARTITION: dict[str, str] = {
     "commit limit maximum": "Commit.TotalCommitLimitMaximum",
 }
 STATE: dict[str, str] = {
+    "system ptes": "Vs.SystemPteInfo.TotalSystemPtes",
     "free system ptes": "Vs.SystemPteInfo.TotalFreeSystemPtes",
+    "view ptes": "SystemPtes.SystemViewPteInfo.TotalSystemPtes",
+    "free view ptes": "SystemPtes.SystemViewPteInfo.TotalFreeSystemPtes",
+    "stack ptes": "SystemPtes.KernelStackPteInfo.TotalSystemPtes",
+    "free stack ptes": "SystemPtes.KernelStackPteInfo.TotalFreeSystemPtes",
     "nonpaged pool": "Pools.AllocatedNonPagedPool",
     "nonpaged pool maximum": "Vs.MaximumNonPagedPoolInPages",
     "paged pool": "Vs.PagedPoolInfo.AllocatedPagedPool",
@@ -88,9 +93,12 @@ def write_memory_counters(work: Workspace, processors: Processors) -> None:
     work.variable("MmSizeOfPagedPoolInBytes", use.counters["paged pool maximum"] * _PAGE)
     work.variable("MiChargeCommitmentFailures", use.commit_failures, 4)
     _fill(work, "MmPagedPoolInfo", "_MM_PAGED_POOL_INFO", {"AllocatedPagedPool": use.counters["paged pool"]})
-    for symbol, failures in (("MiSystemPteInfo", "system"), ("MiKernelStackPteInfo", "stack")):
-        free = use.counters["free system ptes"]
-        values = {"TotalFreeSystemPtes": free, "PteFailures": use.counters[f"{failures} pte failures"]}
+    for symbol, kind in (("MiSystemPteInfo", "system"), ("MiKernelStackPteInfo", "stack")):
+        values = {
+            "TotalSystemPtes": use.counters[f"{kind} ptes"],
+            "TotalFreeSystemPtes": use.counters[f"free {kind} ptes"],
+            "PteFailures": use.counters[f"{kind} pte failures"],
+        }
         _fill(work, symbol, "_MI_SYSTEM_PTE_TYPE", values)
     for number, block in enumerate(processors.blocks):
         cached = use.processor_commit[min(number, len(use.processor_commit) - 1)]

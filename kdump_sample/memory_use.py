@@ -24,7 +24,12 @@ def _counters() -> dict[str, int]:
     return {
         "resident available": 1_689_400,
         "paging file": 21_430,
+        "system ptes": 33_554_432,
         "free system ptes": 33_548_499,
+        "view ptes": 4_194_304,
+        "free view ptes": 4_190_011,
+        "stack ptes": 1_048_576,
+        "free stack ptes": 1_020_944,
         "nonpaged pool": 61_234,
         "nonpaged pool maximum": 1_677_439,
         "paged pool": 89_552,

@@ -109,8 +109,11 @@ class MemoryUsage:
     problems: list[str] = field(default_factory=list)
 
 
-def memory_usage(target: Target, summary: bool = False, progress: Progress | None = None) -> MemoryUsage:
-    """Count physical memory. ``summary`` reads no more than the memory manager's own counters.
+def memory_usage(
+    target: Target, summary: bool = False, progress: Progress | None = None, no_write: bool = False
+) -> MemoryUsage:
+    """Count physical memory. ``summary`` reads no more than the memory manager's own counters, ``no_write`` leaves the
+    uses of modified pages that are not to be written alone.
 
     Raises a :class:`~volatility3_kdump.errors.KdumpError` where the dump cannot hold any of it.
     """
@@ -124,7 +127,7 @@ def memory_usage(target: Target, summary: bool = False, progress: Progress | Non
     if summary:
         return _of_counters(target, counters, total)
     try:
-        return _of_database(target, counters, total, progress)
+        return _of_database(target, counters, total, progress, no_write)
     except _NoDatabase as reason:
         usage = _of_counters(target, counters, total)
         usage.problems.insert(0, f"{reason}; the numbers are the memory manager's own counters")
@@ -157,7 +160,7 @@ def _of_counters(target: Target, counters: dict[str, Counter], total: Counter) -
 
 
 def _of_database(
-    target: Target, counters: dict[str, Counter], total: Counter, progress: Progress | None
+    target: Target, counters: dict[str, Counter], total: Counter, progress: Progress | None, no_write: bool
 ) -> MemoryUsage:
     nt = target.nt
     if nt is None or not target.has_names or not nt.has_type(page_frames.ENTRY):
@@ -180,6 +183,8 @@ def _of_database(
     if counts.unknown == counts.pages:
         raise _NoDatabase(f"the page-frame database at {database:x} is not in the dump")
     lists = _lists(counts, counters, total)
+    if no_write:
+        counts.owners = {owner: pages for owner, pages in counts.owners.items() if owner[2] & page_frames.NO_WRITE}
     uses, problems = owners.uses(counts)
     if counts.unknown:
         problems.insert(

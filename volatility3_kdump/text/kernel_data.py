@@ -11,6 +11,7 @@ from volatility3_kdump.text.times import TICKS_PER_MILLISECOND, span
 from volatility3_kdump.windows.io.device_power import DevicePower
 from volatility3_kdump.windows.io.file_cache import VIEW_SIZE, CachedFile, FileCache
 from volatility3_kdump.windows.machine.debug_print import DebugPrint
+from volatility3_kdump.windows.memory.pte_trackers import PteTracker
 from volatility3_kdump.windows.memory.system_ptes import FreeBlock, SystemPtes
 from volatility3_kdump.windows.processes.tokens import Token
 
@@ -64,6 +65,22 @@ def free_pte_lines(ptes: SystemPtes, blocks: Sequence[FreeBlock], free: int, cou
     largest = max((block.ptes for block in blocks), default=0)
     yield ""
     yield f"  free blocks: {count}   total free: {free}    largest free block: {largest}"
+
+
+def tracked_pte_lines(trackers: Sequence[PteTracker], problems: Sequence[str], size: int) -> Iterator[str]:
+    """``!sysptes 4``: a line for each mapping; no page shows KD's layout."""
+    yield ""
+    if not trackers and not problems:
+        yield "No mapping of locked pages is tracked: Driver Verifier or the registry's TrackPtes asks for it"
+        return
+    width = 2 * size
+    yield f"{'VA':<{width}} {'MDL':<{width}} {'PageCount':>9} {'Length':>8} {'Physical Page':>13}  Caller"
+    for tracker in trackers:
+        length = "?" if tracker.length is None else f"{tracker.length:x}"
+        page = "?" if tracker.page is None else f"{tracker.page:x}"
+        places = f"{plain(tracker.system, size)} {plain(tracker.mdl, size)}"
+        yield f"{places} {decimal(tracker.ptes):>9} {length:>8} {page:>13}  {tracker.caller or '?'}"
+    yield from (f"NOTE: {problem}" for problem in problems)
 
 
 def file_cache_lines(cache: FileCache, size: int) -> Iterator[str]:

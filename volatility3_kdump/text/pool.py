@@ -152,6 +152,14 @@ def block_line(block: PoolBlock, marked: bool, size: int = 8) -> str:
     return f"{star}{address} size: {block.size:4x} previous size: {previous}  {state:<12}{star}{tag}{protected}"
 
 
+def content_lines(rows: Sequence[tuple[int, Sequence[int | None]]], size: int = 8) -> Iterator[str]:
+    """The rows of a block's first words in the columns of the documented example, and an empty line."""
+    for number, (address, values) in enumerate(rows):
+        shown = " ".join("????????" if value is None else f"{value:08x}" for value in values)
+        yield f"{' ' if number == 0 else '    '}{pointer(address, size, tick=False)}  {shown}"
+    yield ""
+
+
 def owner_lines(block: PoolBlock, name: TagName | None, users: Sequence[Candidate]) -> Iterator[str]:
     """The second line of a marked block, and what it is known by."""
     if name is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.findings.memory_use import MemoryUse
 from volatility3_kdump.windows.memory.memory_counters import NOT_IN_KERNEL, NOT_IN_SMALL_DUMP, Counter
+from volatility3_kdump.windows.memory.page_file_log import PageFileWrite
 from volatility3_kdump.windows.memory.page_files import PageFile
 
 _KILOBYTES = 4
@@ -76,3 +77,15 @@ def _row(label: str, pages: int | None, reason: str) -> str:
     shown = "?" if pages is None else str(pages)
     start = f"{label:<20}{shown:>{max(33 - max(len(label), 20), len(shown) + 1)}}"
     return f"{start} ({reason})" if pages is None else f"{start} ({pages * _KILOBYTES:>11} Kb)"
+
+
+def page_file_log_lines(writes: Sequence[PageFileWrite]) -> Iterator[str]:
+    """The last writes to paging files, the newest first; no page shows KD's layout."""
+    yield f"Last writes to page files: {len(writes)}"
+    if writes:
+        yield f"{'Time':>16}  Status   Pri {'Available':>10} {'Modified':>10} {'PageFile':>10} {'NoWrite':>10}"
+    for write in writes:
+        status = "?" * 8 if write.status is None else f"{write.status & 0xFFFFFFFF:08x}"
+        pages = (write.available, write.modified, write.for_files, write.no_write)
+        shown = " ".join(f"{'?' if count is None else count:>10}" for count in pages)
+        yield f"{write.time:016x}  {status} {'?' if write.priority is None else write.priority:>4} {shown}"

@@ -15,7 +15,8 @@ from volatility3_kdump.views.table import BYTES, NUMBER, PAGES, POINTER, TEXT, C
 from volatility3_kdump.windows.io.device_power import device_power
 from volatility3_kdump.windows.io.file_cache import CachedFile, file_cache
 from volatility3_kdump.windows.machine.debug_print import debug_print
-from volatility3_kdump.windows.memory.system_ptes import free_blocks, system_ptes
+from volatility3_kdump.windows.memory.pte_trackers import pte_trackers
+from volatility3_kdump.windows.memory.system_ptes import SystemPtes, free_blocks, system_ptes
 from volatility3_kdump.windows.processes.namespace import object_name
 from volatility3_kdump.windows.processes.process_lists import process_addresses
 from volatility3_kdump.windows.processes.processes import read_process
@@ -81,12 +82,23 @@ def shared_page_text(target: Target) -> Iterator[str]:
     return words.shared_page_lines(page, target.memory.pointer_size)
 
 
-def system_ptes_text(target: Target, free: bool) -> Iterator[str]:
-    """``!sysptes``; with ``free`` the blocks of free PTEs of the first type. Raises a :class:`KdumpError`."""
+def system_ptes_text(target: Target, free: bool, tracked: bool = False) -> Iterator[str]:
+    """``!sysptes``; with ``free`` the blocks of free PTEs of the first type, with ``tracked`` the mappings of locked
+    pages that are tracked. Raises a :class:`KdumpError`."""
     kinds = system_ptes(target)
     yield from words.system_pte_lines(kinds)
-    if not free:
-        return
+    if free:
+        yield from _free_ptes(target, kinds)
+    if tracked:
+        try:
+            trackers, problems = pte_trackers(target)
+        except KdumpError as error:
+            yield f"NOTE: {error}"
+            return
+        yield from words.tracked_pte_lines(trackers, problems, target.memory.pointer_size)
+
+
+def _free_ptes(target: Target, kinds: list[SystemPtes]) -> Iterator[str]:
     count = total = 0
     largest: list[tuple[int, int]] = []
     by_address = {}

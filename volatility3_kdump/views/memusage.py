@@ -86,11 +86,12 @@ def _rows(usage: MemoryUsage) -> Iterator[Row]:
         yield MEMUSAGE.row(0, Kind="note", Notes=[problem])
 
 
-def no_write_lines(target: Target) -> Iterator[str]:
-    """``!memusage 1``: how many modified pages are not to be written. Raises a KdumpError."""
-    usage = memory_usage(target, True)
+def no_write_lines(target: Target, by_use: bool = False, progress: Progress | None = None) -> Iterator[str]:
+    """``!memusage 1``, or ``by_use`` 2: the modified pages that are not to be written. Raises a KdumpError."""
+    usage = memory_usage(target, not by_use, progress, no_write=by_use)
     chosen = [entry for entry in usage.lists if entry.name == "ModifiedNoWrite"]
-    return text.lines(MemoryUsage(chosen, None, []), 2 * target.memory.pointer_size)
+    problems = usage.problems if by_use else []
+    return text.lines(MemoryUsage(chosen, usage.uses if by_use else None, problems), 2 * target.memory.pointer_size)
 
 
 def control_area_lines(target: Target, progress: Progress | None = None) -> Iterator[str]:

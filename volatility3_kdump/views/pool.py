@@ -10,6 +10,7 @@ from volatility3_kdump.findings.pool_owners import TagOwners
 from volatility3_kdump.findings.pool_tags import (
     tag_fits,
 )
+from volatility3_kdump.memory import Memory
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import pool as words
@@ -17,8 +18,8 @@ from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import ADDRESS, BLANK, BYTES, FLAG, HEX, NUMBER, POINTER, Column, table
 from volatility3_kdump.windows.memory.big_pool import BigPage
-from volatility3_kdump.windows.memory.pool import PoolBlock, Unplaced, pool, type_kind
-from volatility3_kdump.windows.memory.pool_usage import NONPAGED, PoolUsage, TagUse, Use, read_usage
+from volatility3_kdump.windows.memory.pool import PoolBlock, Unplaced, first_words, pool, type_kind
+from volatility3_kdump.windows.memory.pool_usage import NONPAGED, PoolUsage, TagUse, Use, read_session_usage, read_usage
 
 #: The orders that the use of tags can be shown in.
 ORDERS = ("nonpaged", "paged", "tag")
@@ -123,9 +124,10 @@ def usage_grid(
     verbose: bool = False,
     progress: Progress | None = None,
     most: int | None = None,
+    session: Memory | None = None,
 ) -> KdumpGrid:
     """The use of pool by tag (``!poolused``): sorted by ``order``, only tags that fit the pattern ``tag``, at ``most``
-    so many.
+    so many; with the memory of a process of a ``session`` that of the session's pool.
 
     Totals are those of all tags. ``tag_file`` is the path of a ``pooltag.txt``. Raises a :class:`KdumpError`.
     """
@@ -133,7 +135,7 @@ def usage_grid(
         raise KdumpError(f"no order of tags is called {order}: use {', '.join(ORDERS)}")
     _refuse_small(target, "the use of pool")
     owners = TagOwners(target, tag_file, progress)
-    usage = read_usage(target, progress)
+    usage = read_usage(target, progress) if session is None else read_session_usage(target, session)
     shown = _sorted([use for use in usage.tags if tag_fits(tag, use.tag)], order)[:most]
     owners.want([use.tag_value for use in shown])
     return USAGE.grid(
@@ -269,10 +271,12 @@ def block_grid(
     progress: Progress | None = None,
     alone: bool = False,
     described: bool = True,
+    contents: bool = False,
 ) -> KdumpGrid:
     """The pool block that an address lies in, and those on its page (``!pool``). Raises a :class:`KdumpError`.
 
-    KD's text has that block ``alone`` if it is asked for, and what its tag means unless it is not ``described``.
+    KD's text has that block ``alone`` if it is asked for, what its tag means unless it is not ``described``, and its
+    ``contents``.
     """
     owners = TagOwners(target, tag_file, progress)
     page = pool(target).page(where)
@@ -300,6 +304,8 @@ def block_grid(
             yield words.block_line(block, block == here, size)
             if block == here and described:
                 yield from words.owner_lines(block, owners.name(block.tag), owners.candidates(block.tag_value))
+            if contents:
+                yield from words.content_lines(first_words(target, block), size)
         if isinstance(page.found, Unplaced):
             yield words.unplaced_line(page, page.found, size)
         for note in notes:

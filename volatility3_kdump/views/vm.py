@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from volatility3_kdump.errors import SymbolsNotFound
+from volatility3_kdump.errors import KdumpError, SymbolsNotFound
 from volatility3_kdump.findings.kernel_space import kernel_space, usage
 from volatility3_kdump.findings.memory_use import MemoryUse, ProcessCommit, Warning, memory_use
 from volatility3_kdump.progress import Progress
@@ -17,7 +17,9 @@ from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import BLANK, PAGES, Column, table
 from volatility3_kdump.views.thread import thread_lines
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadNamer, every_thread
+from volatility3_kdump.windows.listing.working_sets import working_set_owners
 from volatility3_kdump.windows.memory.memory_counters import Counter
+from volatility3_kdump.windows.memory.page_file_log import page_file_writes
 from volatility3_kdump.windows.memory.page_files import PageFile
 from volatility3_kdump.windows.processes.process_lists import process_addresses
 from volatility3_kdump.windows.processes.processes import read_process
@@ -115,24 +117,46 @@ def _rows(use: MemoryUse, with_processes: bool) -> Iterator[Row]:
         yield VM.row(0, Kind="note", Notes=[problem])
 
 
-def more_vm_lines(
-    target: Target, threads: bool, sessions: bool, address_space: bool, progress: Progress | None = None
-) -> Iterator[str]:
-    """What flags 2, 4 and 20 of ``!vm`` add: threads of memory management, sessions, the kernel's address space."""
-    if threads:
+def more_vm_lines(target: Target, flags: int, progress: Progress | None = None) -> Iterator[str]:
+    """What flags of ``!vm`` add: 2 threads of memory management, 4 sessions, 8 writes to page files, 10 threads that
+    own working sets, 20 the kernel's address space. What one of them lacks is a line, and the others follow."""
+    if flags & 2:
         yield ""
         for listed in _memory_threads(target, progress):
             yield from thread_lines(target, listed, "", True, True)
-    if sessions:
+    if flags & 8:
+        yield ""
+        yield from _or_why(lambda: text.page_file_log_lines(page_file_writes(target)))
+    if flags & 0x10:
+        yield ""
+        yield from _or_why(lambda: _owner_lines(target, progress))
+    if flags & 4:
         yield ""
         yield "Terminal Server Memory Usage By Session:"
         for number, (count, pages) in sorted(_commit_by_session(target).items()):
             yield ""
             amount = "?" if pages is None else f"{pages} pages ({_kilobytes(pages)} Kb)"
             yield f"Session ID {number:x}: {count} processes, {amount} committed by them"
-    if address_space:
+    if flags & 0x20:
         yield ""
         yield from usage_lines(usage(target, kernel_space(target, progress)))
+
+
+def _or_why(lines: Callable[[], Iterator[str]]) -> Iterator[str]:
+    try:
+        yield from lines()
+    except KdumpError as error:
+        yield f"NOTE: {error}"
+
+
+def _owner_lines(target: Target, progress: Progress | None) -> Iterator[str]:
+    owners = 0
+    for listed, held in working_set_owners(target, progress):
+        owners += 1
+        yield f"{' '.join(held)}:"
+        yield from thread_lines(target, listed, "", True, True)
+    if not owners:
+        yield "No thread owns a working set"
 
 
 def _memory_threads(target: Target, progress: Progress | None) -> Iterator[ListedThread]:

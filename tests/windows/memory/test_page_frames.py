@@ -108,6 +108,8 @@ def reference(nt: Layouts, entries: list[bytes]) -> page_frames.Tally:
             flags |= 4
         if references > (1 if location == 6 else 0):
             flags |= 8
+        if location == 4:
+            flags |= 16  # not to be written
         owners[(*owner(nt, data), flags)] += 1
     return page_frames.Tally(locations, cached, dangling[0], dangling[1], 0, dict(owners))
 

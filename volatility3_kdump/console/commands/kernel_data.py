@@ -8,7 +8,7 @@ from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, flags, number
 
-_SPECIAL_POOL = "special pool has no bitmap of system PTEs that public symbols describe"
+_SPECIAL_POOL = "its free PTEs are a chain through the page tables themselves, which is not followed; !vm shows its use"
 
 
 @command("!dbgprint", help="the last that was printed with DbgPrint", plugin="dbgprint")
@@ -32,7 +32,7 @@ def shared_page(session: Session, arguments: Arguments) -> Iterable[str]:
         flags(
             Bit(1, "the blocks of free PTEs, the 100 largest"),
             Bit(2, "free PTEs of special pool", _SPECIAL_POOL),
-            Bit(4, "mappings of locked pages", "the trackers of MDLs are in no public symbols"),
+            Bit(4, "mappings of locked pages, where the kernel tracks them"),
             Bit(8, "expansion of nonpaged pool", "kernels have none since Windows Vista"),
             Bit(0x10, "free PTEs of the session's special pool", _SPECIAL_POOL),
         ),
@@ -42,7 +42,8 @@ def shared_page(session: Session, arguments: Arguments) -> Iterable[str]:
 def system_page_table_entries(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.kernel_data import system_ptes_text
 
-    return system_ptes_text(session.target, bool((arguments.number("FLAGS") or 0) & 1))
+    wanted = arguments.number("FLAGS") or 0
+    return system_ptes_text(session.target, bool(wanted & 1), bool(wanted & 4))
 
 
 @command(

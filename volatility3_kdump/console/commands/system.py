@@ -9,7 +9,7 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
 
-_WITHOUT_PROCESSES, _ADDRESS_SPACE = 1, 0x20
+_WITHOUT_PROCESSES = 1
 #: Flags of !poolused.
 _VERBOSE, _BY_NONPAGED, _BY_PAGED = 1, 2, 4
 #: Flag of !memusage.
@@ -238,8 +238,8 @@ def error_log(session: Session, arguments: Arguments) -> Iterable[str]:
             Bit(_WITHOUT_PROCESSES, "without the processes"),
             Bit(2, "stacks of the threads of memory management"),
             Bit(4, "commit of the processes by session"),
-            Bit(8, "the log of page file writes", "the log is in no public symbols"),
-            Bit(0x10, "stacks of threads that own working sets", "!locks and !stacks 2 show who holds a lock"),
+            Bit(8, "the last writes to page files"),
+            Bit(0x10, "stacks of threads that own working sets"),
             Bit(0x20, "use of the kernel's address space"),
         ),
     ),
@@ -251,9 +251,7 @@ def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
 
     wanted = arguments.number("FLAGS") or 0
     yield from vm_grid(session.target, not wanted & _WITHOUT_PROCESSES, session.progress).kd_lines()
-    yield from more_vm_lines(
-        session.target, bool(wanted & 2), bool(wanted & 4), bool(wanted & _ADDRESS_SPACE), session.progress
-    )
+    yield from more_vm_lines(session.target, wanted & ~_WITHOUT_PROCESSES, session.progress)
 
 
 @command(
@@ -262,7 +260,7 @@ def virtual_memory(session: Session, arguments: Arguments) -> Iterable[str]:
     arguments=(
         flags(
             Bit(1, "modified pages that are not to be written: how many"),
-            Bit(2, "modified pages that are not to be written: by use", "uses do not tell these pages from others"),
+            Bit(2, "modified pages that are not to be written: by use"),
             Bit(_SUMMARY, "the lengths of the lists alone"),
         ),
     ),
@@ -273,8 +271,8 @@ def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[st
     from volatility3_kdump.views.memusage import memusage_grid, no_write_lines
 
     wanted = arguments.number("FLAGS") or 0
-    if wanted in (1, 2):
-        return no_write_lines(session.target)
+    if wanted in (1, 2, 3):
+        return no_write_lines(session.target, bool(wanted & 2), session.progress)
     return memusage_grid(session.target, bool(wanted & _SUMMARY), session.progress).kd_lines()
 
 
@@ -287,7 +285,7 @@ def physical_memory_usage(session: Session, arguments: Arguments) -> Iterable[st
             Bit(_VERBOSE, "allocations and frees too"),
             Bit(_BY_NONPAGED, "by nonpaged use"),
             Bit(_BY_PAGED, "by paged use"),
-            Bit(8, "session pool", "session pool is not counted apart in this kernel's table"),
+            Bit(8, "session pool, of the current process's session (!session -s)"),
         ),
         word("TAG", "only tags that this pattern fits (* and ?)"),
     ),
@@ -304,7 +302,8 @@ def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
     if counted is not None and not counted.isdecimal():
         raise KdumpError("!poolused /t needs a number of tags: /t5")
     most = None if counted is None else int(counted[:9])
-    return usage_grid(session.target, order, tag, None, verbose, session.progress, most).kd_lines()
+    own = session.current.memory if wanted & 8 else None
+    return usage_grid(session.target, order, tag, None, verbose, session.progress, most, own).kd_lines()
 
 
 @command(
@@ -313,7 +312,7 @@ def pool_used(session: Session, arguments: Arguments) -> Iterable[str]:
     arguments=(
         number("ADDRESS", "an address in a pool block", required=True),
         flags(
-            Bit(1, "the contents of the blocks", "not shown here: dd shows them"),
+            Bit(1, "the first 32 bytes of each block too"),
             Bit(2, "only the block that holds ADDRESS"),
             Bit(0x8000_0000, "without the tag's description and who uses it"),
         ),
@@ -327,4 +326,5 @@ def pool_block(session: Session, arguments: Arguments) -> Iterable[str]:
     wanted = arguments.number("FLAGS") or 0
     at = arguments.number("ADDRESS") or 0
     alone, bare = bool(wanted & 2), bool(wanted & 0x8000_0000)
-    return block_grid(session.target, at, None, session.progress, alone, not bare).kd_lines()
+    contents = bool(wanted & 1)
+    return block_grid(session.target, at, None, session.progress, alone, not bare, contents).kd_lines()

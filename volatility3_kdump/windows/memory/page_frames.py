@@ -38,9 +38,9 @@ _WORD = 8
 _AT_ONCE, _IN_CACHE, _KEYS = 65536, 16384, 1 << 19
 
 # How a page's owner, list and flags make up one number, from the low bits: flags, the owner's value, the owner's kind.
-#: Flags: two bits for what the page counts as, then shared and locked.
+#: Flags: two bits for what the page counts as, then shared, locked, and modified but not to be written.
 VALID, ON_STANDBY, DIRTY, IN_TRANSITION = range(4)
-SHARED, LOCKED = 4, 8
+SHARED, LOCKED, NO_WRITE = 4, 8, 16
 _FLAG_BITS, _KIND_SHIFT = 5, 57
 _VALUE_MASK = (1 << _KIND_SHIFT - _FLAG_BITS) - 1
 
@@ -237,6 +237,8 @@ def _flags(code: int) -> int | None:
         flags = DIRTY
     if location == ACTIVE and code & _IS_SHARED:
         flags |= SHARED
+    if location == MODIFIED_NO_WRITE:
+        flags |= NO_WRITE
     # The first reference of a page in use is that of its share count.
     if code & _IS_LOCKED or (location != ACTIVE and not code & _UNREFERENCED):
         flags |= LOCKED

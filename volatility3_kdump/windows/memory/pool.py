@@ -461,3 +461,10 @@ def _what_is_wrong(target: Target, start: int, data: bytes, position: int, previ
     if position + header.block_size > PAGE_SIZE:
         return f"its size {header.block_size:#x} reaches beyond the page"
     return f"it says that the block before it has {header.previous_size:#x} bytes, which has {previous:#x}"
+
+
+def first_words(target: Target, block: PoolBlock) -> list[tuple[int, list[int | None]]]:
+    """Two rows of four words of 32 bits from where the owner's data starts: address and values, ``None`` for what is
+    not in the dump. Of a block that is shorter the second row is what lies behind it, as in the debugger."""
+    starts = (block.data, block.data + 16)
+    return [(start, [target.memory.unsigned(start + 4 * number, 4) for number in range(4)]) for start in starts]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.layout import Layouts
-from volatility3_kdump.memory import PAGE_SIZE
+from volatility3_kdump.memory import PAGE_SIZE, Memory
 from volatility3_kdump.progress import Progress
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.memory.pool_header import tag_text
@@ -160,6 +160,28 @@ def read_usage(target: Target, progress: Progress | None = None) -> PoolUsage:
     total = [_total([getattr(tag, pool) for tag in tags]) for pool in (NONPAGED, PAGED)]
     counters = tuple(_counters(target, nt, problems))
     return PoolUsage(tags, total[0], total[1], tuple(tables), counters, tuple(problems), whole)
+
+
+def read_session_usage(target: Target, memory: Memory) -> PoolUsage:
+    """The use of the pool of a session, in the ``memory`` of a process of it: session space is mapped there.
+
+    Kernels up to Windows 10 count it in a table of each session. Raises :class:`KdumpError` where it cannot be read.
+    """
+    nt = require_symbols(target, "the counters of session pool", _TYPE, names=True)
+    name, stride = "nt!ExpSessionPoolTrackTable", nt.size_of(_TYPE)
+    bounds = table_bounds(target, "ExpSessionPoolTrackTable", "ExpSessionPoolTrackTableSize", stride, _MOST_ROWS)
+    if isinstance(bounds, str):
+        raise KdumpError(f"{target.name}: the use of session pool is not known: {bounds}")
+    address, rows = bounds
+    table = read_table(memory, nt, _TYPE, address, rows, key="Key", **_FIELDS)
+    if table.missing == rows:
+        why = memory.why_unreadable(address)
+        raise KdumpError(f"{target.name}: the use of session pool is not known: {name} at {address:#x}: {why}")
+    problems = [f"{table.missing} of {rows} rows of {name} are not in the dump"] if table.missing else []
+    tags = _sum(nt, [table])
+    total = [_total([getattr(tag, pool) for tag in tags]) for pool in (NONPAGED, PAGED)]
+    tracker = TrackerTable(name, address, rows, table.missing)
+    return PoolUsage(tags, total[0], total[1], (tracker,), (), tuple(problems), not problems)
 
 
 def _total(uses: list[Use]) -> Use:
