@@ -25,6 +25,7 @@ from volatility3_kdump.views.tagged import tagged_grid
 from volatility3_kdump.views.tokens import token_grid
 from volatility3_kdump.views.translation import pte_grid
 from volatility3_kdump.views.vads import vad_grid
+from volatility3_kdump.windows.listing.handles import HandleChoice
 from volatility3_kdump.windows.listing.tokens import token_of
 from volatility3_kdump.windows.memory.translation import directory_of
 from volatility3_kdump.windows.memory.vads import process_vads
@@ -69,7 +70,7 @@ def test_objects_of_a_directory(target: Target) -> None:
 
 def test_a_handle_table_that_cannot_be_read(target: Target) -> None:
     for wanted in (0, 4):
-        (row,) = table(handles_grid(target, NOTMYFAULT, wanted))
+        (row,) = table(handles_grid(target, NOTMYFAULT, HandleChoice(wanted)))
         assert (row["Process"], row["Image"], row["Handle"]) == (NOTMYFAULT, "notmyfault64.exe", None)
         assert row["Notes"] == "handle table ffffd8024a7c5200: TableCode 0x0 is no table"
 

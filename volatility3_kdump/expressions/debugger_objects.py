@@ -20,7 +20,7 @@ from volatility3_kdump.expressions.debugger_devices import Devices
 from volatility3_kdump.lists import walk_list
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.types import TypeReference
-from volatility3_kdump.windows.listing.handles import ListedHandle, process_handles
+from volatility3_kdump.windows.listing.handles import HandleChoice, ListedHandle, process_handles
 from volatility3_kdump.windows.processes.crashed import crash_process
 from volatility3_kdump.windows.processes.process_lists import walk_processes, walk_threads
 from volatility3_kdump.windows.processes.processes import read_process
@@ -240,14 +240,14 @@ class DebuggerObjects:
 
     def _handles(self, address: int) -> Items:
         def listed() -> Iterator[tuple[Key, Any]]:
-            handles = process_handles(self._target, address, objects=False)
+            handles = process_handles(self._target, address, HandleChoice(objects=False))
             self._note(handles.problems)
             for handle in handles.handles:
                 yield handle.handle.value, self._handle(address, handle)
 
         def find(key: Key) -> Any:
             if isinstance(key, int):
-                for handle in process_handles(self._target, address, key, objects=False).handles:
+                for handle in process_handles(self._target, address, HandleChoice(key, objects=False)).handles:
                     return self._handle(address, handle)
             raise EvaluationError(f"Unable to find object at index [{key if isinstance(key, str) else f'{key:#x}'}]")
 
@@ -258,7 +258,7 @@ class DebuggerObjects:
 
         @functools.cache
         def named() -> ListedHandle:
-            handles = process_handles(self._target, process, handle.value).handles
+            handles = process_handles(self._target, process, HandleChoice(handle.value)).handles
             if not handles or handles[0].object is None:
                 raise EvaluationError(
                     handles[0].problem or "its object is not in the dump" if handles else "it is gone"

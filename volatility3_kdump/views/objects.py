@@ -22,6 +22,8 @@ from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.table import ADDRESS, BLANK, FLAG, HEX, NUMBER, POINTER, TEXT, Column, Part, Table
 from volatility3_kdump.windows.listing.handles import (
+    ALL_HANDLES,
+    HandleChoice,
     ListedHandle,
     ProcessHandles,
     object_of_id,
@@ -140,17 +142,9 @@ def identified_grid(target: Target, number: int) -> KdumpGrid:
     return OBJECTS.grid([OBJECTS.row(0, info)], lambda: object_lines(info, target.memory.pointer_size))
 
 
-def handles_grid(
-    target: Target,
-    process: int,
-    wanted: int = 0,
-    objects: bool = True,
-    kind: str | None = None,
-    free: bool = False,
-    kernel: bool = False,
-) -> KdumpGrid:
-    """The handles of the process at an EPROCESS, or the ``wanted`` one; without ``objects`` the handles alone."""
-    handles = process_handles(target, process, wanted, objects, kind, free, kernel)
+def handles_grid(target: Target, process: int, choice: HandleChoice = ALL_HANDLES) -> KdumpGrid:
+    """The handles of the process at an EPROCESS that are asked for."""
+    handles = process_handles(target, process, choice)
     return HANDLES.grid(_handle_rows(handles), lambda: _handle_lines(handles, target.memory.pointer_size))
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Bit, Example, Option, flags, number, word
 from volatility3_kdump.errors import KdumpError
+
+if TYPE_CHECKING:
+    from volatility3_kdump.windows.listing.handles import HandleChoice
 
 #: Bit of the flags of ``!handle`` that asks for the objects.
 _OBJECTS, _DEFAULT_FLAGS = 2, 3
@@ -77,7 +81,7 @@ def show_object(session: Session, arguments: Arguments) -> Iterable[str]:
 )
 def show_handles(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.views.objects import handles_grid, identified_grid
-    from volatility3_kdump.windows.listing.handles import process_named
+    from volatility3_kdump.windows.listing.handles import HandleChoice, process_named
 
     wanted = arguments.number("HANDLE") or 0
     wanted = 0 if wanted == _ALL else wanted
@@ -89,24 +93,24 @@ def show_handles(session: Session, arguments: Arguments) -> Iterable[str]:
         yield from identified_grid(session.target, wanted).kd_lines()
         return
     if process == 0:
-        yield from _of_all(session, wanted, kind, chosen)
+        objects = kind is not None or bool(chosen & _OBJECTS)
+        yield from _of_all(session, HandleChoice(wanted, objects, kind, bool(chosen & _FREE)))
         return
     address = session.current.process if process in (None, _ALL) else process_named(session.target, process or 0)
     if address is None:
         raise KdumpError("no process is current: name one, !handle 0 3 PROCESS")
-    objects, free, kernel = bool(chosen & _OBJECTS), bool(chosen & _FREE), bool(chosen & _KERNEL)
-    yield from handles_grid(session.target, address, wanted, objects, kind, free, kernel).kd_lines()
+    choice = HandleChoice(wanted, bool(chosen & _OBJECTS), kind, bool(chosen & _FREE), bool(chosen & _KERNEL))
+    yield from handles_grid(session.target, address, choice).kd_lines()
 
 
-def _of_all(session: Session, wanted: int, kind: str | None, chosen: int) -> Iterator[str]:
+def _of_all(session: Session, choice: HandleChoice) -> Iterator[str]:
     """The handles of every process. What is wrong with one process is a line."""
     from volatility3_kdump.views.objects import handles_grid
     from volatility3_kdump.windows.processes.process_lists import process_addresses
 
-    objects, free = kind is not None or bool(chosen & _OBJECTS), bool(chosen & _FREE)
     for address in process_addresses(session.target):
         try:
-            yield from handles_grid(session.target, address, wanted, objects, kind, free).kd_lines()
+            yield from handles_grid(session.target, address, choice).kd_lines()
         except KdumpError as error:
             yield f"NOTE: {error}"
         yield ""

@@ -59,43 +59,52 @@ class TypedObjects:
     problems: tuple[str, ...]
 
 
-def process_handles(
-    target: Target,
-    process: int,
-    wanted: int = 0,
-    objects: bool = True,
-    kind: str | None = None,
-    free: bool = False,
-    kernel: bool = False,
-) -> ProcessHandles:
-    """The handles of the process at an EPROCESS, or the ``wanted`` one alone; with their ``objects``; of a ``kind``
-    (an object type) alone, if one is named; with ``free`` entries; of the ``kernel``'s table instead of its own.
+@dataclass(frozen=True)
+class HandleChoice:
+    """Which handles of a process are asked for: all, or the one of the value ``handle``; of ``kind`` (an object type)
+    alone, if one is named. ``objects`` says whether with what they stand for, ``free`` whether with free entries,
+    ``kernel`` whether of the kernel's table instead of the process's own.
+    """
+
+    handle: int = 0
+    objects: bool = True
+    kind: str | None = None
+    free: bool = False
+    kernel: bool = False
+
+
+#: Every handle, with its object.
+ALL_HANDLES = HandleChoice()
+
+
+def process_handles(target: Target, process: int, choice: HandleChoice = ALL_HANDLES) -> ProcessHandles:
+    """The handles of the process at an EPROCESS that are asked for.
 
     Raises :class:`KdumpError` where its table is not in the dump, or it has none any more.
     """
     read = read_process(target, process)
-    table = _kernel_table(target) if kernel else read.object_table
+    table = _kernel_table(target) if choice.kernel else read.object_table
     if table is None:
         raise KdumpError(f"the handle table of process {process:x} is not known: its EPROCESS is not in the dump")
     if not table:
         raise KdumpError(f"process {process:x} has no handle table any more")
     problems: list[str] = []
-    wanted &= ~(_KERNEL_HANDLE | 3)
+    wanted = choice.handle & ~(_KERNEL_HANDLE | 3)
     count = 0
     listed: list[ListedHandle] = []
     unused: list[FreeEntry] = []
     for slot in read_slots(target, table, problems):
         if isinstance(slot, FreeEntry):
-            if slot.handle == wanted if wanted else free:
+            if slot.handle == wanted if wanted else choice.free:
                 unused.append(slot)
             continue
         count += 1
         if wanted and slot.value != wanted:
             continue
-        entry = _listed(target, slot) if objects else ListedHandle(slot, None)
-        if kind is None or (entry.object is not None and entry.object.type_name == kind):
+        entry = _listed(target, slot) if choice.objects else ListedHandle(slot, None)
+        if choice.kind is None or (entry.object is not None and entry.object.type_name == choice.kind):
             listed.append(entry)
-    return ProcessHandles(read, table, count, tuple(listed), tuple(problems), kernel, tuple(unused))
+    return ProcessHandles(read, table, count, tuple(listed), tuple(problems), choice.kernel, tuple(unused))
 
 
 def _kernel_table(target: Target) -> int | None:
