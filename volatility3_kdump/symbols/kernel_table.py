@@ -102,6 +102,8 @@ def choose(
     header = dump.header
     sibling = siblings.find_sibling(header.build_number, header.machine_type, debugger)
     if sibling is None:
+        if kernel is not None:
+            reasons[0] += "; " + siblings.why_none(header.build_number, header.machine_type, debugger)
         return KernelTable(None, reasons[0], False, remedy)
     against = contradicted(sibling.layouts)
     if against is not None:

@@ -129,6 +129,23 @@ def find_sibling(build: int | None, machine: int | None, debugger: DebuggerData 
     return Sibling(Layouts(document, label), label, agreeing)
 
 
+def why_none(build: int | None, machine: int | None, debugger: DebuggerData | None) -> str:
+    """Why :func:`find_sibling` gives nothing, as one phrase."""
+    absent = "fields that KDDEBUGGER_DATA64 does not give are absent"
+    if debugger is None:
+        return "layouts of its build cannot be chosen, as KDDEBUGGER_DATA64 is not in the dump or encoded"
+    missing = [name for name in _REQUIRED if debugger[name] is None]
+    if missing:
+        return f"layouts of its build cannot be chosen, as KDDEBUGGER_DATA64 does not give {missing[0]}; {absent}"
+    candidates = [record for record in _index() if record["build"] == build and record["machine"] == machine]
+    if not candidates:
+        return f"no layouts of build {build} for this machine type are shipped; {absent}"
+    against = {record["of"]: contradictions(record["debugger"], debugger) for record in candidates}
+    nearest = min(against, key=lambda label: len(against[label]))
+    first = against[nearest][0] if against[nearest] else "they lack what KDDEBUGGER_DATA64 is compared with"
+    return f"no layouts that are shipped fit: of those of {nearest}, {first}; {absent}"
+
+
 @functools.lru_cache(maxsize=1)
 def _index() -> tuple[dict[str, Any], ...]:
     return tuple(tables.json_lines(_INDEX))

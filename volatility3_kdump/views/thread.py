@@ -211,7 +211,7 @@ def names_of(listed: ListedThread) -> text.ThreadNames:
     owner = listed.owner
     return text.ThreadNames(
         owner.device_map if owner else None,
-        owner.name if owner and listed.thread.owner else None,
+        listed.image if listed.thread.owner else None,
         listed.attached_name,
         listed.win32_start_symbol if listed.thread.win32_start_address else listed.start_symbol,
     )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from volatility3_kdump.target import Target
 
 
+_IDLE = "Idle"
+
+
 def stack_of(target: Target, thread: int) -> Stack:
     """The stack of the thread at an ETHREAD; an empty one says why there is none."""
     return walker(target).walk_from(thread_start, thread)
@@ -62,8 +65,16 @@ class ListedThread:
 
     @property
     def image(self) -> str | None:
-        """The name of its process."""
-        return self.owner.name if self.owner is not None else None
+        """The name of its process.
+
+        That of id 0 is the idle process, a variable of the kernel, which small memory dumps do not copy. Its name is
+        the debugger's: ``Owning Process fffff8071ed3ca00 Image: Idle``.
+        """
+        if self.owner is None:
+            return None
+        if self.owner.name is None and self.pid == 0 == self.thread.tid and self._in_kernel(self.owner.address):
+            return _IDLE
+        return self.owner.name
 
     @functools.cached_property
     def start_symbol(self) -> str | None:
@@ -92,6 +103,10 @@ class ListedThread:
     def stack(self) -> Stack:
         """Its stack, walked each time; an empty one says why there is none."""
         return stack_of(self._target, self.thread.address)
+
+    def _in_kernel(self, address: int) -> bool:
+        kernel, module = self._target.kernel, self._target.names.module_of(address)
+        return kernel is not None and module is not None and module.base == kernel.base
 
     def _name_of(self, address: int | None) -> str | None:
         return self._target.name_of(address) if address else None
