@@ -170,3 +170,24 @@ def test_numbers_out_of_range(arguments: tuple[str, ...], refused: str, capsys: 
         cli.main(list(arguments))
     assert ended.value.code == 2
     assert f"error: argument {refused}" in capsys.readouterr().err
+
+
+def test_commands_are_found_by_their_names() -> None:
+    names = list(cli._PLACES)
+    assert [command.name for command in cli.commands()] == names
+    assert [command.name for name in names for command in cli.commands([name])] == names
+
+
+def test_a_command_imports_no_other() -> None:
+    program = """
+import sys
+from volatility3_kdump.cli import main
+try:
+    main(["mcp", "--help"])
+except SystemExit:
+    modules = {name for name in sys.modules if name.startswith("volatility3_kdump.cli.")}
+    print(sorted(name.rpartition(".")[2] for name in modules))
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=CHECKOUT, check=True)
+    imported = printed.stdout.splitlines()[-1]
+    assert "'mcp'" in imported and not any(f"'{name}'" in imported for name in ("batch", "slice", "symbols", "verdict"))

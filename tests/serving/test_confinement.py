@@ -131,14 +131,20 @@ def test_within(tmp_path: Path) -> None:
 
 
 def test_the_process_of_a_dump_starts_before_the_protocol_is_imported(tmp_path: Path) -> None:
-    """The two imports, each longer than an analysis, then go on beside each other."""
+    """The two imports, each longer than an analysis, go on beside each other; the server never imports the host."""
     pytest.importorskip("mcp")
     program = """
 import sys, anyio
 from volatility3_kdump.cli import main
-late = ("mcp", "pydantic", "volatility3_kdump.console")
-anyio.run = lambda *given: print([name for name in late if name in sys.modules])
+late = ("mcp", "pydantic", "volatility3", "volatility3_kdump.symbols", "volatility3_kdump.analysis")
+def run(serve, dumps, listening):
+    print([name for name in late if name in sys.modules])
+    from volatility3_kdump.cli.mcp import _built
+    _built(dumps)
+    print([name for name in (*late, "volatility3_kdump.console") if name in sys.modules])
+anyio.run = run
 main(["mcp", "--root", sys.argv[1]])
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == "[]\n['mcp', 'pydantic']\n"

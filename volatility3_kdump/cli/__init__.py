@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.cli.streams import run_guarded
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 #: Options of ``kdump`` without a command; all others are those of KD, and open its prompt.
 _OWN_OPTIONS = ("-h", "--help", "--version")
+#: Each command: its module, and what it is called there.
+_PLACES = {
+    **{
+        name: (name, "COMMAND")
+        for name in ("sample", "analyze", "batch", "report", "dump", "slice", "symbols", "verdict", "mcp")
+    },
+    **{name: ("links", name.upper()) for name in ("doctor", "link", "unlink")},
+    "vol": ("vol", "COMMAND"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             from volatility3_kdump.console.application import main as run_console
 
             return run_console(arguments)
-        parsed = build_parser().parse_args(arguments)
+        # The others' modules would cost each start a quarter of a second.
+        named = arguments[:1] if arguments and arguments[0] in _PLACES else _PLACES
+        parsed = build_parser(named).parse_args(arguments)
         status: int = parsed.run(parsed)
         return status
 
     return run_guarded(chosen)
 
 
-def commands() -> tuple[Command, ...]:
-    """All commands, in the order of ``kdump -h``."""
-    from volatility3_kdump.cli import analyze, batch, dump, links, mcp, report, sample, slice, symbols, verdict, vol
+def commands(names: Iterable[str] = _PLACES) -> tuple[Command, ...]:
+    """Commands by their names, by default all in the order of ``kdump -h``; only their modules are imported."""
+    places = (_PLACES[name] for name in names)
+    return tuple(
+        getattr(importlib.import_module(f"volatility3_kdump.cli.{module}"), attribute) for module, attribute in places
+    )
 
-    modules = (sample, analyze, batch, report, dump, slice, symbols, verdict, mcp)
-    return (*(module.COMMAND for module in modules), links.DOCTOR, links.LINK, links.UNLINK, vol.COMMAND)
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The grammar of the command line; ``run`` of the result carries the chosen command out."""
+def build_parser(names: Iterable[str] = _PLACES) -> argparse.ArgumentParser:
+    """The grammar of the command line, of some commands; ``run`` of the result carries the chosen command out."""
     parser = argparse.ArgumentParser(
         prog="kdump",
         usage='kdump -z DUMP [-y SYMBOLS] [-i IMAGES] [-c "!analyze -v;q"] ...\n'
@@ -60,6 +72,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kdump {__version__}")
     parsers = parser.add_subparsers(required=True, metavar="COMMAND", prog="kdump")
-    for command in commands():
+    for command in commands(names):
         command.add_to(parsers)
     return parser

@@ -68,10 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise KdumpError("kdump mcp needs the package mcp: pip install 'volatility3-kdump[mcp]' into this environment")
     import anyio
 
-    from volatility3_kdump.analysis.owners import OwnerRules
     from volatility3_kdump.serving.dumps import Dumps, Limits
 
     if arguments.triage_ini is not None:
+        from volatility3_kdump.analysis.owners import OwnerRules
+
         OwnerRules.load(arguments.triage_ini)  # raises now what would be wrong with every analysis
     limits = Limits(arguments.time_limit, arguments.memory_limit, arguments.dumps)
     dumps = Dumps(arguments.root, opening_options(arguments), limits, arguments.triage_ini, arguments.open)

@@ -4,7 +4,7 @@
 * :mod:`dumps` - the folders that may be read, the opened dumps, and a process for each of them.
 * :mod:`processes` - starting such a process, asking it under a limit of time, ending it.
 * :mod:`worker` - what runs in it: one dump and one session of the prompt; :mod:`answers` is what it can be asked.
-* :mod:`confinement` - what it may touch, :mod:`folders` - where that is.
+* :mod:`confinement` - what it may touch, :mod:`folders` and :mod:`reach` - where that is.
 * :mod:`paging` - long results, a page at a time.
 
 The process of the server reads no dump: a dump that crashes, fills or stops its reader costs itself only. The two speak

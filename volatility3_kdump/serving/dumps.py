@@ -7,21 +7,16 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from volatility3_kdump.archives.cache import default_directory
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
 from volatility3_kdump.files import is_directory, is_file
 from volatility3_kdump.options import Options
-from volatility3_kdump.serving.folders import is_within, program_folders
+from volatility3_kdump.serving.folders import is_within
 from volatility3_kdump.serving.processes import Worker, WorkerDied
-from volatility3_kdump.stores import stores
-from volatility3_kdump.stores.servers import offline_by_default
-from volatility3_kdump.symbols.places import places_of
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -79,47 +74,24 @@ class Dumps:
         self._opening = 0
         self._numbers = itertools.count(1)
         self._spare: Worker | None = None
-        self._offline = bool(options.offline) or offline_by_default()
         self._settings = self._worker_settings()
         self._tasks: TaskGroup | None = None
         #: Dumps that are opened ahead, by their paths: done when they are open, or cannot be opened.
         self._ahead = {self.resolve(path): anyio.Event() for path in ahead}
 
     def _worker_settings(self) -> dict[str, Any]:
-        """What a process is confined to."""
-        places = places_of(self._options)
-        local: list[Path] = [*places.searched_directories]
-        caches: list[Path] = [default_directory(), stores.default_store()]
-        for path in (places.symbol_path, places.image_path):
-            local += path.directories
-            for element in path.elements:
-                local += [place for place in element.places if isinstance(place, Path)]
-                caches += element.caches
-        if places.isf_file is not None:
-            local.append(places.isf_file)
-        if self._triage_ini is not None:
-            local.append(Path(self._triage_ini))
-        self._servers = [
-            place
-            for path in (places.symbol_path, places.image_path)
-            for element in path.elements
-            for place in element.places
-            if isinstance(place, str)
-        ]
-        with contextlib.suppress(ImportError, AttributeError):
-            from volatility3.framework import constants
-
-            caches.append(Path(constants.CACHE_PATH))
-        for place in caches:
-            # The processes may write in a cache, not make the folders above it.
-            with contextlib.suppress(OSError):
-                place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._caches = [os.path.realpath(place) for place in caches]
+        """What a process is told when it starts: from where it may read, and what dumps are opened with."""
+        options = self._options
         return {
-            "readable": [*self.roots, *program_folders(), *map(str, local)],
-            "writable": self._caches,
+            "roots": self.roots,
             "memory": self.limits.memory,
-            "offline": self._offline,
+            "triage_ini": self._triage_ini,
+            "options": {
+                "isf_directories": [os.fspath(place) for place in options.isf_directories],
+                "symbol_path": options.symbol_path,
+                "image_path": options.image_path,
+                "offline": options.offline,
+            },
         }
 
     # processes --------------------------------------------------------------------------------------------------
@@ -221,21 +193,7 @@ class Dumps:
         return dump
 
     async def _open_in(self, worker: Worker, path: str, member: str | None) -> dict[str, Any]:
-        options = self._options
-        return await worker.ask(
-            "open",
-            {
-                "path": path,
-                "member": member,
-                "isf_directories": [str(place) for place in options.isf_directories],
-                "symbol_path": options.symbol_path,
-                "image_path": options.image_path,
-                "offline": self._offline or None,
-                "triage_ini": self._triage_ini,
-                "allowed": [*self.roots, *self._caches, *self._servers],
-            },
-            self.limits.seconds,
-        )
+        return await worker.ask("open", {"path": path, "member": member}, self.limits.seconds)
 
     def get(self, name: str) -> Dump:
         """An opened dump by its name. Raises :class:`KdumpError`."""

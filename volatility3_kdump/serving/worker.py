@@ -5,6 +5,7 @@ A thread reads, so that a request to stop reaches a command that is running, and
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -72,7 +73,7 @@ class Requests:
 
 
 def main(configuration: str) -> None:
-    """Serve one dump. ``configuration`` is JSON: ``readable``, ``writable``, ``memory``, ``offline``."""
+    """Serve one dump. ``configuration`` is JSON: ``roots``, ``memory``, ``triage_ini``, ``options``."""
     settings = json.loads(configuration)
     requests = Requests(os.fdopen(os.dup(0), "rb"))
     answers_to = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -83,11 +84,13 @@ def main(configuration: str) -> None:
     # Imported while nobody waits: the process is started before a dump is named.
     from volatility3_kdump.console.commands import registry
     from volatility3_kdump.serving import answers
+    from volatility3_kdump.serving.reach import options_of, reach_of
 
     registry()
     _warm()
+    options, reach = options_of(settings), reach_of(settings)
     confinement.limit_memory(settings["memory"])
-    confinement.confine(settings["readable"], settings["writable"], sys.executable, settings["offline"])
+    confinement.confine(reach.readable, reach.writable, sys.executable, reach.offline)
     dump: answers.Answers | None = None
     while True:
         message = requests.next()
@@ -96,7 +99,8 @@ def main(configuration: str) -> None:
             requests.begin(message)
             parameters = message["parameters"]
             if message["method"] == "open":
-                dump = _open(parameters)
+                opened = dataclasses.replace(options, member=parameters["member"], offline=reach.offline or None)
+                dump = answers.Answers(parameters["path"], opened, settings["triage_ini"], reach.nameable)
                 reply["answer"] = dump.facts({})
             elif dump is None:
                 raise KdumpError("no dump is open")
@@ -131,18 +135,3 @@ def _warm() -> None:
     OwnerRules.load()
     tables.structures()
     tables.bug_check_record(0)
-
-
-def _open(parameters: dict[str, Any]) -> Any:
-    from volatility3_kdump.options import Options
-    from volatility3_kdump.serving.answers import Answers
-
-    options = Options(
-        parameters["isf_directories"],
-        None,
-        parameters["symbol_path"],
-        parameters["image_path"],
-        parameters["member"],
-        parameters["offline"],
-    )
-    return Answers(parameters["path"], options, parameters["triage_ini"], tuple(parameters["allowed"]))
