@@ -219,3 +219,15 @@ def test_addresses_that_are_something_else(session: Session) -> None:
 def test_the_kind_of_symbols_of_each_module(session: Session) -> None:
     """DEBUG_SYMTYPE_PDB is 3."""
     assert "nt 3" in answer(session, "!for_each_module .echo @#ModuleName @#SymbolType")
+
+
+@pytest.mark.parametrize("option", ["-D X", "-c -load x", "-xml", "-xmi"])
+def test_options_of_analyze_that_are_not_there(session: Session, option: str) -> None:
+    (line,) = answer(session, f"!analyze {option}")
+    assert line.startswith(f"!analyze {option.split(maxsplit=1)[0]}: ") and "knows no" not in line
+
+
+def test_dumps_are_written_elsewhere(session: Session) -> None:
+    assert answer(session, ".dump /m x") == [
+        ".dump is not there: nothing is written here: kdump slice writes a smaller dump, kdump dump one of another type"
+    ]

@@ -69,7 +69,8 @@ def test_masks(session: Session) -> None:
         "       8 - Segment registers",
     ]
     assert answer(session, "rM 1000")[0].startswith("no registers for mask bits 1000")
-    assert answer(session, "r ymm0")[0].startswith("ymm0 is not known: contexts of crash dumps hold no YMM")
+    assert answer(session, "r ymm0")[0].startswith("ymm0 is not known: dump header holds no extended state: ")
+    assert answer(session, "r zmm0")[0].startswith("zmm0 is not known: contexts of crash dumps hold no ZMM")
 
 
 def test_registers_of_the_current_instruction(session: Session) -> None:

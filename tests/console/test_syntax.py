@@ -34,7 +34,7 @@ def test_an_unknown_option_is_named(session: Session, name: str) -> None:
 
 #: A word that begins with a dash and is none of their options gets the answer to what stands there instead.
 _OWN_WORDS = frozenset(
-    "# .block .catch .do .else .elsif .for .foreach .if .while .printf as aS dt dtx rF rX || ~ ~* ~s".split()
+    "# .block .catch .do .else .elsif .for .foreach .if .while .printf as aS dt dtx rF rX rY rYI || ~ ~* ~s".split()
 )
 
 
@@ -200,7 +200,7 @@ def test_usage_says_what_may_be_left_out() -> None:
 
 
 #: In its tables, and no commands: switches, other programs, operands.
-_NO_COMMAND = re.compile(r"-|symchk|@@|d\*$|(gdtr|idtr|tr|xmm0:uq)$")
+_NO_COMMAND = re.compile(r"-|symchk|@@|d\*$|(gdtr|idtr|tr|xmm0:uq|ymm0)$")
 _README = Path(__file__).parents[2] / "README.md"
 
 

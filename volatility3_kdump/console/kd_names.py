@@ -101,8 +101,9 @@ _WORDS: dict[str, str] = {
     ".event_code .event_format .eventlog .eventstr .exptr .fixup .ignore_missing_pages .imgscan .inline": _DEBUGGER,
     ".kdtrans .kdfiles .lsrcfix .netuse .noshell .nvpath .pcmd .process_prompt .pop .push .record_branches": _DEBUGGER,
     ".secure .sound_notify .step_filter .suspend_ui .typeopt .symopt .tlist_all .ttime .ttp": _DEBUGGER,
-    ".asm .fnret .apply_dbp .bpcmds .call .abandon .breakin2 .closehandle .ocom": "is not there: u shows code, "
+    ".asm .fnret .apply_dbp .bpcmds .call .abandon .breakin2 .closehandle .ocom": "u shows code, "
     "k stacks and .frame /r registers",
+    ".dump": "nothing is written here: kdump slice writes a smaller dump, kdump dump one of another type",
     "sx sxd sxe sxi sxn sxr sx- sq ss so .prompt_on_event": _LIVE,
     "ld": "symbols load by themselves when they are needed; .reload /f MODULE loads one now",
     "c": "memory is not compared: s searches it, d shows it",

@@ -27,6 +27,8 @@ MASKS = {
     0x40: "SSE XMM registers",
     0x80: "Control registers: CR0, CR2, CR3, CR8",
     0x100: "Descriptor and task state registers",
+    0x200: "AVX YMM registers",
+    0x400: "AVX YMM registers as integers",
     0x800: "SSE XMM registers as integers",
 }
 

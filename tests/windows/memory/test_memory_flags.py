@@ -24,9 +24,21 @@ from volatility3_kdump.windows.memory.pte_trackers import pte_trackers
 _FREE = 0xFFFF918952F55800
 
 
+#: Opened once for each kernel: what tests change is in copies.
+_OPENED: dict[Path, Target] = {}
+
+
 @pytest.fixture
 def target(sample: Callable[..., Path], isf_path: Path) -> Target:
-    return volatility3_kdump.open(sample(1, isf_path, "memory"), isf_file=str(isf_path))
+    if isf_path not in _OPENED:
+        _OPENED[isf_path] = volatility3_kdump.open(sample(1, isf_path, "memory"), isf_file=str(isf_path))
+    return _OPENED[isf_path]
+
+
+@pytest.fixture
+def shipped(scene: Callable[[str], Target]) -> Target:
+    """The scene in the layout of the table that is shipped, which other tests open too."""
+    return scene("memory")
 
 
 def _place(target: Target, variable: str, type_name: str, path: str, alone: str) -> int:
@@ -73,11 +85,11 @@ def test_writes_to_page_files_newest_first(target: Target) -> None:
     assert lines[at + 3].split() == ["00000000000003e8", "00000000", "0", "77", "5", "4", "0"]
 
 
-def test_no_log_of_writes(target: Target) -> None:
+def test_no_log_of_writes(shipped: Target) -> None:
     """Beside what !vm has; the reason is one line."""
-    ring = _ring(target)
-    assert "Last writes to page files: 0" in answer(session_on(target), "!vm 9")
-    gone = patched(target, absent=[ring, ring + 0x1000])
+    ring = _ring(shipped)
+    assert "Last writes to page files: 0" in answer(session_on(shipped), "!vm 9")
+    gone = patched(shipped, absent=[ring, ring + 0x1000])
     with pytest.raises(KdumpError, match="the log of page file writes at 0x"):
         page_file_writes(gone)
 
@@ -112,6 +124,7 @@ def test_tracked_mappings(target: Target) -> None:
     assert not trackers and len(problems) == 1
 
 
+@pytest.mark.thorough
 def test_nothing_is_tracked(target: Target) -> None:
     assert target.nt is not None
     lines = answer(session_on(target), "!sysptes 4")
@@ -119,9 +132,9 @@ def test_nothing_is_tracked(target: Target) -> None:
         assert lines[-1].startswith("No mapping of locked pages is tracked")
 
 
-def test_counters_of_system_ptes_fit_each_other(target: Target) -> None:
+def test_counters_of_system_ptes_fit_each_other(shipped: Target) -> None:
     """More cannot be free than there are."""
-    lines = answer(session_on(target), "!sysptes")
+    lines = answer(session_on(shipped), "!sysptes")
     assert lines[1:3] == ["  Total System Ptes 33554432", "     free 33548499, allocations that failed 0"]
     numbers = [int(line.split()[-1 if "Total" in line else 1].rstrip(",")) for line in lines[1:]]
     assert all(total >= free > 0 for total, free in zip(numbers[::2], numbers[1::2], strict=True))
@@ -142,9 +155,9 @@ def test_owners_of_working_sets(target: Target) -> None:
     assert f"THREAD {thread:x}" in lines[owner + 1]
 
 
-def test_modified_pages_that_are_not_to_be_written(target: Target) -> None:
+def test_modified_pages_that_are_not_to_be_written(shipped: Target) -> None:
     """By use they come to the length of the list; another use has none of them."""
-    session = session_on(target)
+    session = session_on(shipped)
     brief, whole = answer(session, "!memusage 1"), answer(session, "!memusage 2")
     assert whole[0] == brief[0]
     pages = int(brief[0].split()[1])
@@ -160,22 +173,22 @@ def _main_table(target: Target) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def test_session_pool_by_tag(target: Target) -> None:
+def test_session_pool_by_tag(shipped: Target) -> None:
     """The table of the session is the main one here: each row that it shows is one of that table's."""
-    assert target.nt is not None
-    session = session_on(target)
-    table, size = target.symbol("ExpSessionPoolTrackTable"), target.symbol("ExpSessionPoolTrackTableSize")
+    assert shipped.nt is not None
+    session = session_on(shipped)
+    table, size = shipped.symbol("ExpSessionPoolTrackTable"), shipped.symbol("ExpSessionPoolTrackTableSize")
     (line,) = answer(session, "!poolused 8")
     if table is None or size is None:
         assert "this kernel has no nt!ExpSessionPoolTrackTable" in line
         return
     assert line.endswith("nt!ExpSessionPoolTrackTable is empty")
-    address, rows = _main_table(target)
-    there = patched(target, {table: address.to_bytes(8, "little"), size: rows.to_bytes(8, "little")})
-    stride = target.nt.size_of("_POOL_TRACKER_TABLE")
-    data = target.memory.read(address, rows * stride)
+    address, rows = _main_table(shipped)
+    there = patched(shipped, {table: address.to_bytes(8, "little"), size: rows.to_bytes(8, "little")})
+    stride = shipped.nt.size_of("_POOL_TRACKER_TABLE")
+    data = shipped.memory.read(address, rows * stride)
     assert data is not None
-    key, used = (target.nt.field("_POOL_TRACKER_TABLE", name) for name in ("Key", "NonPagedBytes"))
+    key, used = (shipped.nt.field("_POOL_TRACKER_TABLE", name) for name in ("Key", "NonPagedBytes"))
     expected = {}
     for start in range(0, len(data), stride):
         tag = data[start + key.offset : start + key.offset + 4]
@@ -190,18 +203,18 @@ def test_session_pool_by_tag(target: Target) -> None:
     assert f"TOTAL{sum(use.nonpaged.in_use for use in usage.tags):>10}" in "".join(lines)
 
 
-def test_session_pool_that_is_not_in_the_dump(target: Target) -> None:
-    table, size = target.symbol("ExpSessionPoolTrackTable"), target.symbol("ExpSessionPoolTrackTableSize")
+def test_session_pool_that_is_not_in_the_dump(shipped: Target) -> None:
+    table, size = shipped.symbol("ExpSessionPoolTrackTable"), shipped.symbol("ExpSessionPoolTrackTableSize")
     if table is None or size is None:
         pytest.skip("this kernel has no session pool")
-    away = patched(target, {table: (0xFFFFF90000000000).to_bytes(8, "little"), size: (64).to_bytes(8, "little")})
+    away = patched(shipped, {table: (0xFFFFF90000000000).to_bytes(8, "little"), size: (64).to_bytes(8, "little")})
     (line,) = answer(session_on(away), "!poolused 8")
     assert "nt!ExpSessionPoolTrackTable at 0xfffff90000000000" in line
 
 
-def test_contents_of_pool_blocks(target: Target) -> None:
+def test_contents_of_pool_blocks(shipped: Target) -> None:
     """Two rows of four words behind the header of each block, an empty line after it, as documented."""
-    session = session_on(target)
+    session = session_on(shipped)
     found = answer(session, "!poolfind Leak")
     address = next((line.split()[0] for line in found if line.startswith("ffff") and "Leak" in line), None)
     if address is None:

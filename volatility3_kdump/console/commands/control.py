@@ -293,7 +293,7 @@ def refused(session: Session, arguments: Arguments) -> Iterable[str]:
 
 @command(
     *("a", "bp", "bu", "bm", "ba", "bl", "bc", "bd", "be", "e", "ea", "eb", "ed", "eq", "eu", "ew", "f", "m"),
-    *(".crash", ".reboot", ".dump", ".kill", ".detach", ".restart", ".breakin", ".pagein"),
+    *(".crash", ".reboot", ".kill", ".detach", ".restart", ".breakin", ".pagein"),
     help="not for a dump: it cannot run or change",
     arguments=(rest("ANY", "means nothing"),),
     hidden=True,

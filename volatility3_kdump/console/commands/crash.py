@@ -9,6 +9,15 @@ from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
 
+_XML = "no XML is written: kdump.analyze with -r json has every finding, kdump report a page"
+#: Documented options of !analyze, and why they are not there.
+_NOT_HERE = {
+    "-D": ("another bucket than the one found", "a bucket is found by the analysis, not given to it"),
+    "-c": ("the custom analysis of a configuration file", "analyses are rules of Python here: docs/architecture.md"),
+    "-xml": ("as XML", _XML),
+    **{f"-x{part}": ("as XML, in part", _XML) for part in ("mi", "cs", "ss")},
+}
+
 
 @command(".bugcheck", help="bug check code and arguments", plugin="bugcheck")
 def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
@@ -27,6 +36,7 @@ def bugcheck(session: Session, arguments: Arguments) -> Iterable[str]:
         Option("-f", "accepted: nothing keeps an analysis back here"),
         Option("-show", "what a bug check code means", value="CODE [P1 P2 P3 P4]"),
         Option("-hang", "who most probably holds the machine up, with the evidence"),
+        *(Option(name, says, refused=why) for name, (says, why) in _NOT_HERE.items()),
     ),
     examples=(
         Example("!analyze -v"),
@@ -47,7 +57,11 @@ def analyze(session: Session, arguments: Arguments) -> Iterable[str]:
         if not 1 <= len(shown) <= 5:
             raise KdumpError("!analyze -show takes a bug check code and up to four arguments, hexadecimal")
         return shown_bug_check(shown).kd_lines()
-    unknown = [word for word in options if word not in ("-f", "-vv", "-v", "-hang") and not word[2:].isdigit()]
+    refused = next((word for word in operands if word in _NOT_HERE), None)
+    if refused is not None:
+        raise KdumpError(f"!analyze {refused}: {_NOT_HERE[refused][1]}")
+    known = ("-f", "-vv", "-v", "-hang")
+    unknown = [word for word in operands if word.lower() not in known and not word[2:].isdigit()]
     if unknown:
         raise arguments.unknown(unknown[0])
     verbose = any(word.startswith("-v") for word in options)

@@ -16,6 +16,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.text import vectors, x87
 from volatility3_kdump.text.analyze import shown_code
 from volatility3_kdump.text.registers import register_block
+from volatility3_kdump.windows.machine.extended_state import upper_halves
 from volatility3_kdump.windows.machine.special_registers import NAMES as SPECIAL
 from volatility3_kdump.windows.machine.special_registers import special_registers
 
@@ -27,19 +28,22 @@ _VECTOR = re.compile(r"(?:xmm|v)([0-9]{1,2})$")
 _TYPED = re.compile(r"([@$\w]+):([0-9]{0,3})([a-z]{1,2})$")
 _X87 = re.compile(r"(st|mm)([0-7])$")
 _WIDE = re.compile(r"([yz]mm([0-9]|[12][0-9]|3[01])|k[0-7])$")
-_NO_FLOATS = "contexts of crash dumps hold no YMM, ZMM and opmask registers; r xmm0 and rX show SSE"
+_YMM = re.compile(r"ymm([0-9]|1[0-5])$")
+_NO_FLOATS = "contexts of crash dumps hold no ZMM and opmask registers; r ymm0, r xmm0 and rX show AVX and SSE"
+_YMM_FLOATS, _YMM_INTEGERS = 0x200, 0x400
 _INTEGER, _FLOATS, _SEGMENTS, _MMX, _XMM, _XMM_INTEGERS = 0x3, 0x4, 0x8, 0x10, 0x40, 0x800
 
 
 @command(
     "r",
-    *("rM", "rX", "rF"),
+    *("rM", "rX", "rF", "rY", "rYI"),
     help="registers, and the code there",
-    usage="[M MASK | F | X | . | ?] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
+    usage="[M MASK | F | X | Y | YI | . | ?] [REGISTER[:[NUMBER]TYPE][,REGISTER] | $tN=VALUE]",
     own=True,
     options=(
         Option("M", "those of a mask (rm): rM 80 shows control registers", value="MASK"),
         Option("X", "the XMM registers"),
+        Option("Y YI", "the YMM registers, of a CONTEXT with its extended state; YI as integers"),
         Option("F", "the x87 registers"),
         Option("$.uN=TEXT", "the text that $uN stands for in every command"),
         Option("?", "$tN keeps the type of a C++ expression, for ?? and @@c++( )"),
@@ -113,8 +117,9 @@ def _assign_typed(session: Session, arguments: Arguments, text: str) -> None:
 
 
 def _mask_of(session: Session, match: re.Match[str]) -> int:
-    if match[2] in ("X", "F"):
-        return _XMM if match[2] == "X" else _FLOATS
+    letters = {"X": _XMM, "F": _FLOATS, "Y": _YMM_FLOATS, "YI": _YMM_INTEGERS}
+    if match[2] in letters:
+        return letters[match[2]]
     if match[2]:
         raise KdumpError(f"r{match[2]}: {_NO_FLOATS}")
     return _known_mask(session.calculate(match[1]))
@@ -145,6 +150,15 @@ def _masked(session: Session, mask: int) -> Iterator[str]:
             yield f"{stem}{number}={'?' if value is None else vectors.elements(value, 16, kind)}"
         if context.xmm is None:
             yield f"NOTE: {context.source} does not hold the vector registers"
+    if mask & (_YMM_FLOATS | _YMM_INTEGERS):
+        try:
+            upper_halves(session.current.memory, context)
+        except KdumpError as error:
+            yield f"NOTE: YMM registers are not known: {error}"
+        else:
+            kind = "f" if mask & _YMM_FLOATS else "id"
+            for number in range(len(context.xmm or ())):
+                yield f"ymm{number}={vectors.elements(_ymm(session, context, number), 32, kind)}"
     yield from vectors.special_rows(special_registers(session.target, session.current.processor), mask, size)
     yield from shown_code(failure, size, kd=False)
 
@@ -187,6 +201,9 @@ def _one_register(session: Session, name: str) -> str:
     floating = _X87.match(plain)
     if floating is not None and context is not None and context.architecture != "arm64":
         return _x87_register(context, floating[1], int(floating[2]))
+    wide = _YMM.match(plain)
+    if wide is not None and context is not None:
+        return f"{plain}={vectors.elements(_ymm(session, context, int(wide[1])), 32)}"
     if _WIDE.match(plain):
         raise KdumpError(f"{plain} is not known: {_NO_FLOATS}")
     if plain in SPECIAL and not (context is not None and plain in context.registers):
@@ -241,6 +258,14 @@ def _vector(context: Context, name: str) -> int:
     return value
 
 
+def _ymm(session: Session, context: Context, number: int) -> int:
+    try:
+        high = upper_halves(session.current.memory, context)[number]
+    except KdumpError as error:
+        raise KdumpError(f"ymm{number} is not known: {error}; r xmm{number} shows its lower half") from error
+    return high << 128 | _vector(context, f"xmm{number}")
+
+
 def _by_element(session: Session, name: str, count: str, kind: str) -> str:
     plain = name.removeprefix("@").lower()
     if kind not in vectors.ELEMENTS:
@@ -248,6 +273,8 @@ def _by_element(session: Session, name: str, count: str, kind: str) -> str:
     context = session.current.registers
     if _is_vector(plain, context) and context is not None:
         value, size = _vector(context, plain), 16
+    elif (wide := _YMM.match(plain)) is not None and context is not None:
+        value, size = _ymm(session, context, int(wide[1])), 32
     else:
         size = session.target.memory.pointer_size
         value = session.evaluate(f"@@masm(@{plain})") & ((1 << 8 * size) - 1)
