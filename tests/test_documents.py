@@ -50,6 +50,15 @@ def test_every_part_of_the_maker_is_in_its_description() -> None:
     assert {name for name in modules if name not in described} == set()
 
 
+def test_the_pages_name_classes_functions_and_constants_that_there_are() -> None:
+    named = {name for name in re.findall(r"`(\w+)`", MAP + GUIDE) if "_" in name or not name.islower()}
+    assert len(named) > 20
+    for path in (path for room in (*ROOMS, "tests") for path in (CHECKOUT / room).rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        named -= {name for name in named if name in source}
+    assert named == set()
+
+
 def _examples() -> list[list[str]]:
     """The pieces of source that the guide shows, as lines: those that begin with a decorator or a column."""
     blocks = re.findall(r"(?:^(?: {4,}\S.*)?\n)+", GUIDE, re.MULTILINE)
