@@ -18,7 +18,16 @@ RECORD = {
 }
 VARIANT = {"when", "and", "text", "args", "kinds", "values", "symbol", "rule"}
 FAILURE = {"address", "irql", "access", "accesses", "older_accesses", "access_is", "ip", "pte"} | {
-    *("exception_code", "exception_record", "context", "trap_frame", "trap_frame_pointer", "task_state"),
+    *(
+        "exception_code",
+        "access_kind",
+        "access_address",
+        "exception_record",
+        "context",
+        "trap_frame",
+        "trap_frame_pointer",
+        "task_state",
+    ),
 }
 BUCKET = {
     *("violation", "access_word", "code_words", "exception", "no_exception_word", "accesses", "prefix", "words"),

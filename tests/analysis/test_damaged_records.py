@@ -17,12 +17,15 @@ import pytest
 import volatility3_kdump
 from tests.analysis.test_mutated_dumps import DUMPS
 from tests.patched import patched
+from volatility3_kdump.analysis import buckets
 from volatility3_kdump.analysis import plausibility as outcomes
 from volatility3_kdump.analysis.bugcheck import describe
 from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.plausibility import plausibility
-from volatility3_kdump.analysis.weighing import placed
+from volatility3_kdump.analysis.reason import reason
+from volatility3_kdump.analysis.reasoning import Case
+from volatility3_kdump.analysis.weighing import at_odds, placed
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.summary import summary
 
@@ -136,3 +139,76 @@ def test_real_dumps_show_it_where_it_happened(shared_data: Path, name: str) -> N
         assert verdict.runner_up == failure.name.replace("+0x", "+")
     if verdict.confidence == "high":
         assert not any("names" in note for note in crash.notes)
+
+
+# records that no argument names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "third", "fourth"), [(0x3B, "context", 0), (0x1E, 0, 0xF025), (0x8E, 0, 0)], ids=["3b", "1e", "8e"]
+)
+def test_the_record_on_the_stack_acquits_too(scene: Scene, code: int, third: int | str, fourth: int) -> None:
+    """0x3B, 0x1E and 0x8E name no exception record; the dispatcher's own copy on the stack tells what was accessed."""
+    target = scene("acquitted-read", TRIAGE)
+    status, ip, _, context = target.header.bug_check_parameters
+    parameters = (status & 0xFFFFFFFF, ip, context if third == "context" else 0, fourth)
+    bug_check = describe(code, parameters)
+    failure = find_failure(target, bug_check)
+    assert failure is not None and failure.exception is not None and not failure.record_named
+    assert (failure.access, failure.address) == ("read", 0xF025)
+    if code == 0x3B:
+        judged = plausibility(target, bug_check, failure)
+        assert judged is not None and judged.outcome == outcomes.CONTRADICTED
+
+
+@pytest.mark.parametrize(("fourth", "address"), [(0xF025, 0xF025), ((1 << 64) - 1, None)])
+def test_parameters_of_a_record_that_is_not_there(scene: Scene, fourth: int, address: int | None) -> None:
+    """Of 0x1E: arguments 3 and 4 are the first two parameters of the record."""
+    target = scene("acquitted-read", TRIAGE)
+    status, ip, record, _ = target.header.bug_check_parameters
+    other = patched(target, {record: bytes(0x98)})
+    failure = find_failure(other, describe(0x1E, (status, ip, 1, fourth)))
+    assert failure is not None and failure.exception is None
+    assert (failure.access, failure.address) == ("write", address)
+
+
+def test_a_real_record_that_no_argument_names(shared_data: Path) -> None:
+    for name, place in (("triage_x64_19041_0x1e", 0xFFFFF80311A7D298), ("triage_x64_26100_0x3b", 0xFFFFF6825DE0F6B8)):
+        crash = analyze_crash(volatility3_kdump.open(shared_data / "dumps" / f"{name}.dmp"))
+        assert crash.failure is not None and crash.failure.exception_record == place
+
+
+def test_no_certainty_for_an_instruction_that_is_not_in_the_dump(scene: Scene) -> None:
+    target = scene("acquitted-read", TRIAGE)
+    crash = analyze_crash(patched(target, absent=[target.header.bug_check_parameters[1]]))
+    assert crash.failure is not None and crash.failure.instruction is None
+    assert (crash.verdict.suspect, crash.verdict.confidence) == ("myfault.sys", "medium")
+
+
+def test_notes_on_arguments_cap_the_confidence(scene: Scene) -> None:
+    verdict = dataclasses.replace(analyze_crash(scene("acquitted-read", TRIAGE)).verdict, confidence="high")
+    assert at_odds(verdict, ["argument 3 points at 0x1, where there is no trap frame"]).confidence == "medium"
+    assert at_odds(verdict, ["the kernel patches code as it loads it"]).confidence == "high"
+
+
+def test_a_fetch_of_what_the_small_dump_holds_is_not_explained(scene: Scene) -> None:
+    """Small memory dumps are written from valid pages: one that is there was not paged out."""
+    target = scene("acquitted-read", TRIAGE)
+    ip = target.header.bug_check_parameters[1]
+    crash = changed(target, record={KIND: 8, WHERE: ip})
+    assert crash.plausibility is None or crash.plausibility.outcome != outcomes.EXPLAINED
+    assert "was not in memory" not in told(crash) and "its page is in the dump" in told(crash)
+
+
+@pytest.mark.parametrize("thread", [0x11826400000000, 0x1000])
+def test_a_thread_that_can_be_none(scene: Scene, thread: int) -> None:
+    target = scene("myfault", TRIAGE)
+    bug_check = describe(0xEA, (thread, 0, 0, 0))
+    reasoning = reason(Case(target, bug_check, None))
+    assert reasoning.thread is None and any("is no address of the kernel" in note for note in reasoning.notes)
+
+
+@pytest.mark.parametrize("code", [0xB9, 0xFB, 0x111, 0xE0])
+def test_codes_that_the_hardware_raises(code: int) -> None:
+    record = buckets.record_of(code)
+    assert record["remains"] == "hardware" and record["blameless"]

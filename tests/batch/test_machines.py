@@ -201,3 +201,16 @@ def test_a_machine_that_is_not_known(digest: object) -> None:
     machines = Machines()
     machines.add({"machine": {"smbios_digest": digest}})
     assert machines.document() == []
+
+
+def test_the_kernel_s_own_version_and_a_name_without_placeholders() -> None:
+    """Builds of one year share a build lab; boards whose maker was not filled in are named by what is."""
+    entry = line(1)
+    entry["system"] |= {"kernel_version": "10.0.19041.4522", "os_version": "10.0.19041.1"}
+    names = {"manufacturer": "To Be Filled By O.E.M.", "product": "Default string", "board": ["ASRock", "B560M"]}
+    entry["machine"] |= names
+    machines = Machines()
+    machines.add(entry)
+    [machine] = machines.document()
+    assert machine["crashes"][0]["kernel"] == "10.0.19041.4522"
+    assert machine["name"].startswith("ASRock, B560M")

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volatility3_kdump.dump import BytesSource, TaggedBlob, open_dump
-from volatility3_kdump.dump.smbios import TAG, MachineInformation, MemoryModule, machine_information
+from volatility3_kdump.dump.smbios import TAG, MachineInformation, MemoryModule, filled_in, machine_information
 from volatility3_kdump.dump.smbios_details import smbios_details
+from volatility3_kdump.text.machine_facts import machine_facts
 from volatility3_kdump.text.smbios import field_text
 
 
@@ -177,3 +178,18 @@ def test_fields_of_any_bytes(data):
     blob = TaggedBlob(0, uuid.UUID(str(TAG)), 0, len(data), None)
     for structure in smbios_details(BytesSource(data), [blob]):
         assert all(isinstance(field_text(field), str) for field in structure.fields)
+
+
+def test_boards_that_name_their_slots_alike(shared_data: Path) -> None:
+    """The bank tells two modules apart, and what nobody has filled in is not said."""
+    dump = open_dump(shared_data / "dumps" / "triage_x64_26100_0x3b.dmp")
+    machine = machine_information(dump.source, dump.tagged)
+    facts = list(machine_facts(machine, None))
+    assert ("System", "B550M-C") in facts
+    modules = [text for name, text in facts if name == "Memory module"]
+    assert len(modules) == 2 and len(set(modules)) == 2
+
+
+@pytest.mark.parametrize("text", ["To Be Filled By O.E.M.", "Default string", "System Product Name", " ", "", None])
+def test_what_nobody_filled_in(text: str | None) -> None:
+    assert not filled_in(text) and filled_in("B550M-C")

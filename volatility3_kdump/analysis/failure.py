@@ -17,6 +17,7 @@ from volatility3_kdump.cpu import amd64, x86
 from volatility3_kdump.cpu.context import Context, context_size, parse_context, why_not_context
 from volatility3_kdump.cpu.disasm import decode
 from volatility3_kdump.cpu.exception import (
+    ACCESS_VIOLATION,
     ExceptionRecord,
     access_kind,
     accessed_address,
@@ -33,7 +34,7 @@ from volatility3_kdump.windows.processes.crashed import crash_context, crash_pro
 from volatility3_kdump.windows.processes.threads import stack_limits
 from volatility3_kdump.windows.stacks.frames import NoStack
 from volatility3_kdump.windows.stacks.starts import crash_start
-from volatility3_kdump.windows.stacks.traps import RBP_IN_TRAP_FRAME, names_null, trap_at, trap_frames
+from volatility3_kdump.windows.stacks.traps import RBP_IN_TRAP_FRAME, find_exception, names_null, trap_at, trap_frames
 from volatility3_kdump.windows.stacks.walker import walker
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Failure:
     ``at_fault`` is false where they are only those of the call that reported the bug check.
     ``shown`` is what KD shows for the same record (a trap frame lacks the nonvolatile registers); ``recovered`` names
     registers in ``context`` that were recovered by unwinding. Addresses of records are ``None`` where there
-    is no such record. ``access`` is ``read``, ``write`` or ``execute``, and ``address`` the memory that the bug check
-    says was accessed. ``instruction`` is evaluated with ``context``, ``shown_instruction`` with ``shown``.
+    is no such record; ``record_named`` says that an argument names the exception record. ``access`` is ``read``,
+    ``write`` or ``execute``, and ``address`` the memory that the bug check says was accessed. ``instruction`` is
+    evaluated with ``context``, ``shown_instruction`` with ``shown``.
     """
 
     context: Context
@@ -76,6 +78,7 @@ class Failure:
     name: str | None
     access: str | None
     address: int | None
+    record_named: bool = False
 
     @property
     def task_state(self) -> int | None:
@@ -274,12 +277,17 @@ class _Finder:
             name=target.name_of(ip) if ip is not None else None,
             access=access,
             address=address,
+            record_named=bool(self.argument("exception_record")),
         )
 
     def _exception(self) -> tuple[int | None, ExceptionRecord | None]:
+        """The record that an argument names, else the one that the dispatcher left on a stack for these arguments."""
         address = self.argument("exception_record")
+        code, ip = self.argument("exception_code"), self.argument("ip")
         if not address:
-            return None, None
+            if "exception_record" in self.rule or not code or ip is None:
+                return None, None
+            return find_exception(self.target, code, ip) or (None, None)
         width = self.target.memory.pointer_size
         data = self.target.memory.read(address, record_size(width))
         return address, parse_exception_record(data, width) if data else None
@@ -365,6 +373,12 @@ class _Finder:
         if exception is not None and access_kind(exception):
             at_exception = ip is not None and ip == exception.address
             return access_kind(exception), reported_address(exception, instruction if at_exception else None)
+        code = self.argument("exception_code")
+        if exception is None and "access_kind" in self.rule and (code or 0) & 0xFFFFFFFF == ACCESS_VIOLATION:
+            # The first two parameters of a record that is not in the dump.
+            told = (self.argument("access_kind") or 0, self.argument("access_address") or 0)
+            record = ExceptionRecord(ACCESS_VIOLATION, 0, ip or 0, told, None, self.target.memory.pointer_size)
+            return access_kind(record), reported_address(record, instruction)
         kind = self.argument("access")
         build = self.target.header.build_number
         older = "older_accesses" in self.rule and build is not None and build < _WINDOWS_10

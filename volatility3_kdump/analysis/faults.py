@@ -217,6 +217,10 @@ def code_reasoning(case: Case) -> Reasoning:
         findings.insert(0, Finding("IP_IN_PAGED_CODE", where, ip, f"section {section.name}"))
         said = f"{where} is in the pageable section {section.name} and was paged out when it ran at a raised IRQL."
         return Reasoning(tuple(findings), (said,))
+    if case.target.memory.read(ip, 1) is not None and case.target.dump.triage is not None:
+        # Small memory dumps are written with the page tables of the crash, from valid pages only.
+        said = f"The processor could not run the code at {where}, though its page is in the dump."
+        return Reasoning(tuple(findings), (said,))
     return Reasoning(tuple(findings), (f"The code at {where} was not in memory when it was to run.",))
 
 

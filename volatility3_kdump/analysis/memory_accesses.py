@@ -88,6 +88,9 @@ def access(fault: Fault) -> Plausibility | None:
     if fault.access is None:
         return _likely(fault)
     if fault.address is not None and fault.address == fault.ip:
+        if fault.target.dump.triage is not None and fault.target.memory.read(fault.ip, 1) is not None:
+            # The page is there: it may not be executable, which the dump does not tell.
+            return None
         return outcome_of(fault, EXPLAINED, f"the processor could not fetch the instruction at {fault.ip:#x}")
     if fault.access == "execute":
         return _fetched_elsewhere(fault)

@@ -19,4 +19,17 @@ def reason(case: Case) -> Reasoning:
     checked = consistency.check(case)
     if checked.culprit is not None:
         ruled = replace(ruled, prefix=None, specifiers=(), culprit=None)
-    return ruled + checked
+    return _of_the_kernel(case, ruled + checked)
+
+
+def _of_the_kernel(case: Case, reasoning: Reasoning) -> Reasoning:
+    """Without a thread or process that an argument names where no such object can be: outside the kernel's memory."""
+    for kind, address in (("thread", reasoning.thread), ("process", reasoning.process)):
+        if address and not case.target.is_kernel_address(address):
+            note = f"argument that names the {kind}: {address:#x} is no address of the kernel"
+            notes = (*reasoning.notes, note)
+            if kind == "thread":
+                reasoning = replace(reasoning, thread=None, notes=notes)
+            else:
+                reasoning = replace(reasoning, process=None, notes=notes)
+    return reasoning

@@ -6,6 +6,7 @@ component on the stack stays as the place where it showed. The bucket stays the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from volatility3_kdump.analysis import buckets
@@ -67,9 +68,9 @@ def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | N
 
 def placed(verdict: Verdict, failure: Failure | None) -> Verdict:
     """A failure that nobody on the stack is held responsible for showed where the instruction is, not at its caller."""
-    if verdict.runner_up_rule != SHOWED or failure is None or not failure.at_fault or not failure.name:
+    if verdict.runner_up_rule != SHOWED or failure is None or not failure.at_fault or failure.context.ip is None:
         return verdict
-    return replace(verdict, runner_up=failure.name.replace("+0x", "+"))
+    return replace(verdict, runner_up=(failure.name or f"{failure.context.ip:#x}").replace("+0x", "+"))
 
 
 def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | None) -> Verdict:
@@ -78,6 +79,22 @@ def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | Non
     if failure is None or told or failure.operand_agrees is not False:
         return verdict
     return _capped(verdict, LOW, f"its instruction accesses {failure.operand:#x}, not the address that is reported")
+
+
+def at_odds(verdict: Verdict, notes: Sequence[str]) -> Verdict:
+    """No certainty where an argument of the bug check contradicts what it names."""
+    if not any(note.startswith("argument ") for note in notes):
+        return verdict
+    return _capped(verdict, MEDIUM, "an argument of the bug check does not agree with what it names")
+
+
+def unread(verdict: Verdict, failure: Failure | None) -> Verdict:
+    """No certainty for a component whose instruction is said to have made an access, and is not in the dump."""
+    if failure is None or not failure.at_fault or failure.instruction is not None or failure.access is None:
+        return verdict
+    if failure.module is None or failure.module.name != verdict.module_name:
+        return verdict
+    return _capped(verdict, MEDIUM, "the dump does not tell whether its instruction can have made that access")
 
 
 def unseen(verdict: Verdict, bug_check: BugCheck | None, judged: Plausibility | None) -> Verdict:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from volatility3_kdump.batch.sightings import CrashKey, crash_of, mapping, rank_of
+from volatility3_kdump.dump.smbios import filled_in
 
 #: How many crashes make a pattern.
 _FEWEST, _MANY_CODES = 2, 3
@@ -198,7 +199,7 @@ def _dump(line: Mapping[str, Any]) -> Dump:
         _text(verdict.get("suspect")),
         tuple(bit for bit in bits if isinstance(bit, int)),
         _text(judged.get("remains")) is not None,
-        _text(system.get("os_version")) or _text(system.get("build_lab")),
+        _text(system.get("kernel_version")) or _text(system.get("os_version")) or _text(system.get("build_lab")),
         path,
     )
 
@@ -211,7 +212,8 @@ def _name(machine: Mapping[str, Any]) -> str:
     board = machine.get("board")
     parts = [machine.get("manufacturer"), machine.get("product"), *(board if isinstance(board, list) else ())]
     parts.append(machine.get("processor"))
-    return ", ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part)) or "without a name"
+    told = dict.fromkeys(part for part in parts if isinstance(part, str) and filled_in(part))
+    return ", ".join(told) or "without a name"
 
 
 def _text(value: object) -> str | None:

@@ -25,6 +25,16 @@ _LARGEST = 1 << 20
 _DIGEST = 16
 _MOST_STRUCTURES = 4096
 
+#: What firmware holds where nobody has filled a string in.
+_UNFILLED = frozenset(
+    {
+        *("to be filled by o.e.m.", "to be filled by oem", "default string", "o.e.m.", "oem", "not specified", "none"),
+        *("not applicable", "n/a", "not available", "unknown", "undefined", "empty", "invalid", "type1productconfigid"),
+        *("system manufacturer", "system product name", "system version", "base board product name"),
+        *("base board manufacturer", "product name", "sku", "chassis manufacturer", "x.x", "-"),
+    }
+)
+
 #: Words in the maker's or the product's name, and the debugger's name for that virtual machine.
 _VIRTUAL_MACHINES = (
     ("vmware", "VMware"),
@@ -43,7 +53,7 @@ _VIRTUAL_MACHINES = (
 @dataclass(frozen=True)
 class MemoryModule:
     """A memory device that is installed (type 17): slot, size in bytes, speed in megatransfers a second, maker and part
-    number; ``None`` for what the firmware leaves out. ``configured`` is the speed that it runs at."""
+    number, bank; ``None`` for what the firmware leaves out. ``configured`` is the speed that it runs at."""
 
     slot: str | None
     size: int | None
@@ -51,6 +61,7 @@ class MemoryModule:
     configured: int | None
     manufacturer: str | None
     part: str | None
+    bank: str | None = None
 
     @property
     def text(self) -> str:
@@ -60,6 +71,11 @@ class MemoryModule:
         if speed and self.configured and self.configured != self.speed:
             speed += f", runs at {self.configured}"
         return ", ".join(part for part in (self.slot, size, speed, self.manufacturer, self.part) if part)
+
+
+def filled_in(text: str | None) -> bool:
+    """Whether a string of the firmware says anything: not one that stands for "nobody has filled this in"."""
+    return bool(text and text.strip()) and (text or "").strip().lower() not in _UNFILLED
 
 
 @dataclass(frozen=True)
@@ -180,6 +196,7 @@ def _memory_module(body: bytes, strings: list[str]) -> MemoryModule | None:
         None if configured == _UNKNOWN_SIZE else configured,
         _string(body, strings, 0x17),
         _string(body, strings, 0x1A),
+        _string(body, strings, 0x11),
     )
 
 

@@ -211,7 +211,7 @@ def _exception_keys(crash: Crash) -> Iterator[tuple[str, str]]:
     failure, bug_check = crash.failure, crash.bug_check
     if failure is None or bug_check is None:
         return
-    if failure.exception is not None and failure.exception_record is not None:
+    if failure.exception is not None and failure.exception_record is not None and _goes_by_record(failure):
         # A status is widened with its sign.
         code = failure.exception.code | (0xFFFFFFFF << 32 if failure.exception.code >> 31 else 0)
         yield "Failure.Exception.Code", f"0x{code:x}"
@@ -281,8 +281,13 @@ def _address(value: int, size: int) -> str:
     return pointer(value & (1 << 8 * size) - 1, size, tick=False)
 
 
+def _goes_by_record(failure: Failure) -> bool:
+    """Whether the debugger shows the exception record: not where the arguments name a context without one (0x3B)."""
+    return failure.record_named or failure.context_record is None
+
+
 def _records(failure: Failure, size: int, site: Name | None) -> Iterator[str]:
-    if failure.exception_record is not None and failure.exception is not None:
+    if failure.exception_record is not None and failure.exception is not None and _goes_by_record(failure):
         yield f"EXCEPTION_RECORD:  {_address(failure.exception_record, size)} -- (.exr 0x{failure.exception_record:x})"
         yield from exception_lines(failure.exception, size, site)
         yield ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from volatility3_kdump.dump.cpuid import ProcessorIdentity
-from volatility3_kdump.dump.smbios import MachineInformation
+from volatility3_kdump.dump.smbios import MachineInformation, filled_in
 
 
 def machine_facts(machine: MachineInformation | None, processor: ProcessorIdentity | None) -> Iterator[tuple[str, str]]:
@@ -21,8 +21,11 @@ def machine_facts(machine: MachineInformation | None, processor: ProcessorIdenti
         ("Board", (machine.baseboard_manufacturer, machine.baseboard_product)),
         ("Firmware", (machine.bios_vendor, machine.bios_version, machine.bios_date)),
     ):
-        joined = ", ".join(part for part in parts if part)
+        joined = ", ".join(part for part in parts if part is not None and filled_in(part))
         if joined:
             yield name, joined
+    slots = [module.slot for module in machine.memory]
     for module in machine.memory:
-        yield "Memory module", module.text
+        # Boards name the slots of each channel alike.
+        bank = f", {module.bank}" if module.bank and slots.count(module.slot) > 1 else ""
+        yield "Memory module", f"{module.text}{bank}"

@@ -56,6 +56,13 @@ def running_line(state: ProcessorState, threads: Mapping[int, Thread], size: int
     )
 
 
+def missing(states: Iterable[ProcessorState], count: int | None) -> Iterator[str]:
+    """What of the machine's processors is not shown: small memory dumps of some kernels hold one control block."""
+    shown = len(list(states))
+    if count is not None and shown < count:
+        yield f"    NOTE: the control blocks of {count - shown} of {count} processors are not in the dump"
+
+
 def activity(state: ProcessorState) -> str:
     """A line of our own: IRQL and DPCs of a processor."""
     irql = "IRQL ?" if state.irql is None else f"IRQL {irql_text(state.irql)}"

@@ -23,6 +23,7 @@ from volatility3_kdump.views import columns as keys
 from volatility3_kdump.views.grid import KdumpGrid, Row
 from volatility3_kdump.views.report import write_report
 from volatility3_kdump.views.table import BLANK, table
+from volatility3_kdump.windows.machine.releases import kernel_version, release
 from volatility3_kdump.windows.machine.version import build_lab, windows_name
 from volatility3_kdump.windows.stacks.starts import why_no_registers
 
@@ -202,7 +203,9 @@ def _bug_check_rows(crash: Crash) -> Iterator[Row]:
 def _crash_rows(target: Target, crash: Crash) -> Iterator[Row]:
     header = target.header
     build = build_lab(target) or (str(header.build_number) if header.build_number is not None else None)
-    yield _row("System", "Windows", windows_name(header.build_number), note=build or "")
+    version = kernel_version(target)
+    notes = dict.fromkeys(note for note in (version.text if version is not None else None, build) if note)
+    yield _row("System", "Windows", release(target) or windows_name(header.build_number), note=", ".join(notes))
     yield _row("System", "Time (UTC)", session_time(header.system_time))
     yield _row("System", "Uptime", uptime(header.system_up_time))
     processor, process, thread = crash.processor, crash.process, crash.thread

@@ -101,6 +101,10 @@ def _kd_lines(dispatcher: Dispatcher) -> Iterator[str]:
     yield from _queue_lines(dispatcher)
 
 
+def _missing(dispatcher: Dispatcher) -> Iterator[str]:
+    return text.missing(dispatcher.states, dispatcher.target.header.number_processors)
+
+
 def _queue_lines(dispatcher: Dispatcher, flags: int = 0) -> Iterator[str]:
     target, size = dispatcher.target, dispatcher.target.memory.pointer_size
 
@@ -116,6 +120,7 @@ def _queue_lines(dispatcher: Dispatcher, flags: int = 0) -> Iterator[str]:
         yield from text.shared_queue(queue, index, len(dispatcher.states), show)
     for state in dispatcher.states:
         yield from text.processor_queue(state, show)
+    yield from _missing(dispatcher)
 
 
 def ready_lines(target: Target, flags: int = 0) -> Iterator[str]:
@@ -136,6 +141,7 @@ def running_lines(target: Target, idle: bool, stacks: bool) -> Iterator[str]:
             yield ""
             yield from _stack_lines(target, state.number)
             yield ""
+    yield from _missing(dispatcher)
 
 
 def _stack_lines(target: Target, number: int) -> Iterator[str]:

@@ -118,6 +118,7 @@ def _machine(crash: Crash) -> dict[str, Any]:
                 "configured_speed": module.configured,
                 "manufacturer": module.manufacturer,
                 "part": module.part,
+                "bank": module.bank,
             }
             for module in machine.memory
         ]
