@@ -212,3 +212,12 @@ def test_a_thread_that_can_be_none(scene: Scene, thread: int) -> None:
 def test_codes_that_the_hardware_raises(code: int) -> None:
     record = buckets.record_of(code)
     assert record["remains"] == "hardware" and record["blameless"]
+
+
+@pytest.mark.parametrize("named", [0, AWAY])
+def test_a_record_that_the_argument_misses(scene: Scene, named: int) -> None:
+    target = scene("acquitted-read", TRIAGE)
+    code, ip, _, context = target.header.bug_check_parameters
+    bug_check = describe(0x7E, (code, ip, named, context))
+    judged = plausibility(target, bug_check, find_failure(target, bug_check))
+    assert judged is not None and judged.outcome == outcomes.CONTRADICTED

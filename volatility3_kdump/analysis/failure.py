@@ -277,20 +277,21 @@ class _Finder:
             name=target.name_of(ip) if ip is not None else None,
             access=access,
             address=address,
-            record_named=bool(self.argument("exception_record")),
+            record_named=record_address is not None and record_address == self.argument("exception_record"),
         )
 
     def _exception(self) -> tuple[int | None, ExceptionRecord | None]:
         """The record that an argument names, else the one that the dispatcher left on a stack for these arguments."""
         address = self.argument("exception_record")
-        code, ip = self.argument("exception_code"), self.argument("ip")
-        if not address:
-            if "exception_record" in self.rule or not code or ip is None:
-                return None, None
-            return find_exception(self.target, code, ip) or (None, None)
         width = self.target.memory.pointer_size
-        data = self.target.memory.read(address, record_size(width))
-        return address, parse_exception_record(data, width) if data else None
+        data = self.target.memory.read(address, record_size(width)) if address else None
+        named = parse_exception_record(data, width) if data else None
+        code, ip = self.argument("exception_code"), self.argument("ip")
+        if named is None and code and ip is not None:
+            located = find_exception(self.target, code, ip)
+            if located is not None:
+                return located
+        return address or None, named
 
     def _context_record(self) -> _Found | None:
         address = self.argument("context")
