@@ -151,6 +151,7 @@ def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
 
 
 def _stack(target: Target, address: int) -> Region | None:
+    mask = (1 << 8 * target.memory.pointer_size) - 1
     threads = [processor.current_thread for processor in processors(target)]
     crashed = crash_thread(target)
     if crashed is not None:
@@ -158,9 +159,11 @@ def _stack(target: Target, address: int) -> Region | None:
     for thread in dict.fromkeys(threads):
         limits = stack_limits(target, thread) if thread else None
         if limits and limits[0] <= address < limits[1]:
-            return Region(STACK, f"kernel stack of thread {thread:x}", "the thread's stack limits")
+            return Region(STACK, f"kernel stack of thread {thread & mask:x}", "the thread's stack limits")
         if limits and limits[0] - _PAGE_SIZE <= address < limits[0]:
-            return Region(STACK, f"guard page below the kernel stack of thread {thread:x}", "the thread's stack limits")
+            return Region(
+                STACK, f"guard page below the kernel stack of thread {thread & mask:x}", "the thread's stack limits"
+            )
     for processor in processors(target):
         for name, low, high in processor_stacks(target, processor.prcb):
             if low <= address < high:

@@ -17,7 +17,7 @@ from volatility3_kdump.cpu.exception import (
     code_text,
 )
 from volatility3_kdump.tables import fast_fail_codes
-from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.addresses import plain, pointer
 from volatility3_kdump.text.bugcheck import box, explanation
 from volatility3_kdump.text.registers import absent_code_line, code_line, register_block
 from volatility3_kdump.text.stacks import stack_text
@@ -244,7 +244,7 @@ def _first_fields(crash: Crash) -> Iterator[str]:
     # Where a rule says more of the thread, that line is the only one.
     told = any(finding.tag == "FAULTING_THREAD" for finding in crash.reasoning.findings)
     if facts.faulting_thread is not None and crash.crashed is not False and not told:
-        yield from field("FAULTING_THREAD", f"{facts.faulting_thread:016x}")
+        yield from field("FAULTING_THREAD", plain(facts.faulting_thread, 4 if facts.platform == "x86" else 8))
     if crash.recorded.driver:
         yield from field("BUGCHECKING_DRIVER", crash.recorded.driver)
 

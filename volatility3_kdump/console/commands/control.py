@@ -17,6 +17,7 @@ from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.stores.paths import safe_file_name
 from volatility3_kdump.stores.servers import offline_by_default
 from volatility3_kdump.symbols.places import DEFAULT_PATH
+from volatility3_kdump.text.addresses import plain
 
 if TYPE_CHECKING:
     from volatility3_kdump.images.modules import Module
@@ -342,14 +343,15 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
         body = body[1:-1].replace('\\"', '"')
     if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:
         raise KdumpError("!for_each_module inside of itself would never end")
+    size = session.target.memory.pointer_size
     session.module_loops += 1
     try:
         if session.module_loops > _MOST_NESTED:
             raise KdumpError("!for_each_module inside of itself is too deep")
         for index, module in enumerate(sorted(session.target.modules, key=lambda module: module.base)):
             values = {
-                "base": f"{module.base:016x}",
-                "end": f"{module.end:016x}",
+                "base": plain(module.base, size),
+                "end": plain(module.end, size),
                 "size": f"{module.size:x}",
                 "modulename": module.name,
                 "imagename": module.image_name,

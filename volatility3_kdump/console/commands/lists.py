@@ -152,6 +152,8 @@ def validate_list(session: Session, arguments: Arguments) -> Iterator[str]:
         yield f"Blink of {following} is {back}, but {entry} leads to it"
     if not wrong and end == "the list leads back to its first element":
         yield f"Found list end after {count} entries"
+    elif not wrong and " cannot be read" in end:
+        yield f"List cannot be followed to its end: {count} entries agree; {end}"
     else:
         yield f"List is damaged: {len(wrong)} links disagree in {count} entries; {end}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 
 from volatility3_kdump.console.commands import Arguments, command
@@ -122,6 +123,10 @@ def display_physical(session: Session, arguments: Arguments) -> Iterator[str]:
         raise KdumpError(f"{arguments.name} needs a physical address or range")
     if session.target.physical_layer_name is None:
         raise KdumpError(f"{session.target.name}: a small memory dump holds no physical memory")
+    if session.target.memory.pointer_size == 4 and wanted.start >> 32 == 0xFFFFFFFF:
+        # A number from 80000000 on was read as an address of the kernel, with its sign.
+        end = None if wanted.end is None else wanted.end & 0xFFFFFFFF
+        wanted = dataclasses.replace(wanted, start=wanted.start & 0xFFFFFFFF, end=end)
     if wanted.start >= 1 << 52:
         raise KdumpError(f"{wanted.start:x} is no physical address: it has more than 52 bits")
     view = MemoryView(session.target, wanted, _PHYSICAL[arguments.name], session.target.physical_memory)
