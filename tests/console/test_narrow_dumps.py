@@ -26,31 +26,9 @@ from volatility3_kdump.writing import plan, write
 FULL, SUMMARY, TRIAGE = 1, 2, 4
 #: Kernel addresses of these machines: code, data, a thread, its stack, its process, the shared page, the last page.
 PLACES = (0x80401000, 0x82F00000, 0x86DF1A00, 0x8B350000, 0x86C2E000, 0xB2342000, 0xFFDF0000, 0xFFFFF000)
-COMMANDS = (
-    *(
-        "!address {}",
-        "!pte {}",
-        "!pool {}",
-        "!thread {}",
-        "!process {} 7",
-        ".thread {}",
-        "!validatelist {}",
-        "dps {} L2",
-    ),
-    *(
-        "!process 0 7",
-        "!stacks",
-        "!ready",
-        "!running -it",
-        "!locks",
-        "!analyze -v",
-        "k",
-        "lm",
-        "!dpcs",
-        "!timer",
-        "!vm",
-    ),
-)
+_WITH_PLACE = ("!address {}", "!pte {}", "!pool {}", "!thread {}", "!process {} 7", ".thread {}", "!validatelist {}")
+_ALONE = ("!process 0 7", "!stacks", "!ready", "!running -it", "!locks", "!analyze -v", "k", "lm", "!dpcs", "!timer")
+COMMANDS = (*_WITH_PLACE, "dps {} L2", *_ALONE)
 _KERNEL_ADDRESS = re.compile(r"(?<![0-9a-f])(?:0x)?(?:ffffffff)?[89a-f][0-9a-f]{7}(?![0-9a-f])", re.IGNORECASE)
 _USER = re.compile(r"user (?:mode|address|stack|space)", re.IGNORECASE)
 _DAMAGE = re.compile(r"\btorn\b|damaged|corrupt", re.IGNORECASE)

@@ -151,19 +151,20 @@ def unloaded_at(target: Target, address: int) -> UnloadedModule | None:
 
 
 def _stack(target: Target, address: int) -> Region | None:
-    mask = (1 << 8 * target.memory.pointer_size) - 1
+    size, source = target.memory.pointer_size, "the thread's stack limits"
     threads = [processor.current_thread for processor in processors(target)]
     crashed = crash_thread(target)
     if crashed is not None:
         threads.insert(0, crashed.address)
     for thread in dict.fromkeys(threads):
         limits = stack_limits(target, thread) if thread else None
-        if limits and limits[0] <= address < limits[1]:
-            return Region(STACK, f"kernel stack of thread {thread & mask:x}", "the thread's stack limits")
-        if limits and limits[0] - _PAGE_SIZE <= address < limits[0]:
-            return Region(
-                STACK, f"guard page below the kernel stack of thread {thread & mask:x}", "the thread's stack limits"
-            )
+        if thread is None or limits is None:
+            continue
+        named = f"kernel stack of thread {thread & (1 << 8 * size) - 1:x}"
+        if limits[0] <= address < limits[1]:
+            return Region(STACK, named, source)
+        if limits[0] - _PAGE_SIZE <= address < limits[0]:
+            return Region(STACK, f"guard page below the {named}", source)
     for processor in processors(target):
         for name, low, high in processor_stacks(target, processor.prcb):
             if low <= address < high:
