@@ -201,3 +201,51 @@ def test_blocks_are_bounded() -> None:
     source.add(0, len(bomb), 64 << 20, "zlib")
     with pytest.raises(KdumpError, match="claims to unpack to"):
         source.read(0, 10)
+
+
+# files that end too early ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        (0x1100, "the file ends at 0x1100, inside the kdump header: the copy is truncated"),
+        (0x5000, "lie behind its end at 0x5000: the copy is truncated, or the header is damaged"),
+    ],
+)
+def test_a_kdump_file_that_ends_in_front_of_its_pages(size: int, message: str, image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "cut.kdump"
+    path.write_bytes(image("kdump").read_bytes()[:size])
+    with pytest.raises(KdumpError, match=message):
+        opened(path)
+
+
+def test_a_block_of_a_flattened_file_that_its_end_cuts(image: Image, tmp_path: Path) -> None:
+    """What is there of it is read, and the rest is said to be missing."""
+    path = tmp_path / "cut.kdump"
+    data = image("kdump").read_bytes()
+    path.write_bytes(data[:-0x2000])
+    capture = opened(path)
+    assert "ends at" in capture.pages.warnings[0] and "it is truncated" in capture.pages.warnings[0]
+    whole = opened(image("kdump"))
+    assert capture.source.read(0, 0x8000) == whole.source.read(0, 0x8000)
+
+
+@pytest.mark.parametrize("part, group, count", [(0.5, "cpu", 0), (0.98, "cpu", 2)])
+def test_a_state_file_that_ends_too_early(part: float, group: str, count: int, image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "cut.vmem"
+    path.write_bytes(image("vmem").read_bytes())
+    state = image("vmem").with_suffix(".vmss").read_bytes()
+    path.with_suffix(".vmss").write_bytes(state[: int(len(state) * part)])
+    capture = opened(path)
+    assert f"inside its group {group}: it is truncated" in capture.pages.warnings[0]
+    assert len(capture.processors) >= count and capture.pages.present == opened(image("vmem")).pages.present
+
+
+def test_a_note_that_claims_more_than_there_is(image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "notes.elf"
+    data = bytearray(image("elf").read_bytes())
+    place = data.index(b"QEMU\0") - 12
+    struct.pack_into("<I", data, place + 4, 0xFFFFFFF0)
+    path.write_bytes(data)
+    assert any("are left: what follows is not read" in line for line in opened(path).pages.warnings)

@@ -277,6 +277,16 @@ def test_a_truncated_image_is_opened_as_far_as_it_goes(image: Image, tmp_path: P
     assert target.header.bug_check_code == 0xD1
 
 
+def test_a_refusal_says_what_is_missing(image: Image, tmp_path: Path) -> None:
+    """An image that lacks half of its pages, and one without the page tables that its processors name."""
+    data = image("elf").read_bytes()
+    path = tmp_path / "half.elf"
+    path.write_bytes(data[: len(data) // 2])
+    assert "; the file is truncated: " in refusal(path)
+    path.write_bytes(data[: len(data) // 100 - 0x1000])
+    assert "are not in it, and a scan led to no others: pages are missing" in refusal(path)
+
+
 def _states(data: bytearray) -> list[int]:
     """Where the QEMU notes' contents begin."""
     return [match.end() + 3 for match in re.finditer(rb"QEMU\0", bytes(data))]

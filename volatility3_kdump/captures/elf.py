@@ -84,13 +84,15 @@ def read_elf(source: Source) -> Capture:
     headers = _programs(source, layout, programs, size, count)
     ranges = []
     notes: list[Note] = []
+    broken: list[str] = []
     for entry in headers:
         kind, offset, address, file_size, memory_size = entry
         if kind == _NOTE:
-            notes += notes_in(source.read(offset, min(file_size, _MOST_NOTES)))
+            notes += notes_in(source.read(offset, min(file_size, _MOST_NOTES)), broken)
         elif kind == _LOAD and file_size:
             ranges.append(Segment(address, offset, min(file_size, memory_size or file_size)))
     states, complaints = processors_of(notes)
+    complaints += broken
     if not states:
         states, more = virtualbox_processors(notes)
         complaints += more

@@ -46,6 +46,8 @@ def read_kdump(source: Source) -> Capture:
     head = file.read(0, _PAGE)
     if head[: len(MAGIC)] != MAGIC:
         raise CorruptDump("no kdump header ('KDUMP   ') at its begin: the file is damaged")
+    if len(head) < _PAGE:
+        raise CorruptDump(f"the file ends at {source.size:#x}, inside the kdump header: the copy is truncated")
     for place in _PLACES:
         block, sub_header, bitmap_blocks, frames = _HEADER.unpack_from(head, place)
         if block in _BLOCKS:
@@ -63,10 +65,12 @@ def read_kdump(source: Source) -> Capture:
     header = None
     if version >= 4 and place == _PLACES[0] and len(sub) >= _NOTE_AT + _NOTE.size:
         offset, size = _NOTE.unpack_from(sub, _NOTE_AT)
-        notes = list(notes_in(file.read(offset, min(size, _MOST_NOTES))))
+        broken: list[str] = []
+        notes = list(notes_in(file.read(offset, min(size, _MOST_NOTES)), broken))
         states, complaints = processors_of(notes)
+        complaints += broken
         header = header_in(notes)
-    bitmap = _second_bitmap(file, block, 1 + sub_header, bitmap_blocks, frames)
+    bitmap = _second_bitmap(file, block, 1 + sub_header, bitmap_blocks, frames, source.size)
     unpacked, ranges = _pages(file, bitmap, (1 + sub_header + bitmap_blocks) * block, block, warnings)
     pages = page_map(unpacked, ranges, "pages of the kdump file", [*warnings, *complaints])
     return Capture(
@@ -79,14 +83,17 @@ def read_kdump(source: Source) -> Capture:
     )
 
 
-def _second_bitmap(file: Source, block: int, first: int, blocks: int, frames: int) -> bytes:
-    """The bitmap of the pages that are stored; the first one is of those that there are."""
+def _second_bitmap(file: Source, block: int, first: int, blocks: int, frames: int, end: int) -> bytes:
+    """The bitmap of the pages that are stored, in a file that ends at ``end``; the first one is of all pages."""
     half = blocks // 2 * block
-    if not 0 < frames <= _MOST_FRAMES or half > file.size or half * 8 < min(frames, 1):
+    if not 0 < frames <= _MOST_FRAMES or half * 8 < min(frames, 1) or half > _MOST_FRAMES // 8:
         raise CorruptDump(f"the kdump header claims {blocks:,} blocks of bitmaps for {frames:,} pages: it is damaged")
-    bitmap = file.read(first * block + half, half)
+    bitmap = file.read(first * block + half, half) if (first * block + 2 * half) <= file.size else b""
     if len(bitmap) < half:
-        raise CorruptDump(f"the file ends inside the bitmaps at {first * block:#x}: the copy is truncated")
+        raise CorruptDump(
+            f"the bitmaps of the kdump file, {blocks:,} blocks at {first * block:#x}, lie behind its end at {end:#x}: "
+            "the copy is truncated, or the header is damaged"
+        )
     return bitmap
 
 
@@ -148,8 +155,10 @@ class _Flattened:
             position += _FLAT_BLOCK.size
             if offset == -1 or size < 0:
                 break
-            if offset < 0 or size > source.size:
+            if offset < 0:
                 raise CorruptDump(f"the block at {position:#x} of the flattened file is damaged")
+            # A block that the end of the file cuts is there as far as it goes, and the last one.
+            size = min(size, source.size - position)
             if self._starts and offset < self._starts[-1] + self._sizes[-1]:
                 ordered = False
             self._starts.append(offset)

@@ -57,8 +57,8 @@ class Note(NamedTuple):
     data: bytes
 
 
-def notes_in(data: bytes) -> Iterator[Note]:
-    """The notes of a segment; one that claims more than there is ends them."""
+def notes_in(data: bytes, complaints: list[str] | None = None) -> Iterator[Note]:
+    """The notes of a segment; one that claims more than there is ends them, and is said in ``complaints``."""
     position = 0
     for _ in range(_MOST_NOTES):
         if position + _NOTE.size > len(data):
@@ -66,6 +66,11 @@ def notes_in(data: bytes) -> Iterator[Note]:
         name_size, size, kind = _NOTE.unpack_from(data, position)
         begin = position + _NOTE.size + (name_size + 3 & ~3)
         if begin + size > len(data):
+            if complaints is not None:
+                complaints.append(
+                    f"the note at {position:#x} of the notes claims {name_size + size:,} bytes, and "
+                    f"{len(data) - position - _NOTE.size:,} are left: what follows is not read"
+                )
             return
         name = data[position + _NOTE.size : position + _NOTE.size + name_size].rstrip(b"\0")
         yield Note(name, kind, data[begin : begin + size])

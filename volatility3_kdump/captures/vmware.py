@@ -45,10 +45,18 @@ class _Tag(NamedTuple):
     compressed: bool
 
 
+class _State(NamedTuple):
+    """The tags of a state file by group; ``cut`` says where it ends too early."""
+
+    memory: list[_Tag]
+    cpu: list[_Tag]
+    cut: str | None
+
+
 def read_state(source: Source, path: Path | None) -> Capture:
     """The machine of a state file: its memory is in it, or in the .vmem file beside it."""
     tags = _tags(source)
-    block = next((tag for tag in tags["memory"] if tag.name == "Memory" and tag.memory_size), None)
+    block = next((tag for tag in tags.memory if tag.name == "Memory" and tag.memory_size), None)
     if block is not None:
         if block.compressed:
             raise UnsupportedDump("the memory in this VMware state file is compressed: resume and suspend it again")
@@ -90,16 +98,17 @@ def read_vmem(source: Source, path: Path) -> Capture:
     return Capture("VMware memory file", source, pages, (), "the .vmss or .vmsn file is not beside it")
 
 
-def _capture(source: Source, begin: int, size: int, tags: dict[str, list[_Tag]]) -> Capture:
-    regions = _regions(tags["memory"])
+def _capture(source: Source, begin: int, size: int, tags: _State) -> Capture:
+    regions = _regions(tags)
     ranges = [Segment(ppn * _PAGE, begin + page * _PAGE, count * _PAGE) for page, ppn, count in regions]
-    pages = page_map(source, ranges or [Segment(0, begin, size)], "regions of the VMware machine")
-    states = tuple(_processors(tags["cpu"]))
+    told = [tags.cut] if tags.cut else []
+    pages = page_map(source, ranges or [Segment(0, begin, size)], "regions of the VMware machine", told)
+    states = tuple(_processors(tags.cpu))
     why = "" if states else "the VMware state file holds no registers that are understood here"
     return Capture("VMware memory file", source, pages, states, why)
 
 
-def _tags(source: Source) -> dict[str, list[_Tag]]:
+def _tags(source: Source) -> _State:
     """The tags of the two groups that matter."""
     head = source.read(0, _HEADER.size)
     if head[:4] == OLD_MAGIC:
@@ -108,47 +117,57 @@ def _tags(source: Source) -> dict[str, list[_Tag]]:
         raise CorruptDump("no header of a VMware state file")
     _, _, count = _HEADER.unpack(head)
     tags: dict[str, list[_Tag]] = {"memory": [], "cpu": []}
+    cut = None
     data = source.read(_HEADER.size, min(count, _MOST_GROUPS) * _GROUP.size)
     for place in range(0, len(data) - _GROUP.size + 1, _GROUP.size):
         name, position, _ = _GROUP.unpack_from(data, place)
         group = name.split(b"\0")[0].decode("latin-1")
         if group in tags:
-            tags[group] += _tags_of(source, position)
+            try:
+                for tag in _tags_of(source, position):
+                    tags[group].append(tag)
+            except EOFError:
+                cut = f"the VMware state file ends at {source.size:#x}, inside its group {group}: it is truncated"
     if not tags["memory"]:
-        raise CorruptDump("the VMware state file has no group of its memory: it is damaged")
-    return tags
+        raise CorruptDump(cut or "the VMware state file has no group of its memory: it is damaged")
+    return _State(tags["memory"], tags["cpu"], cut)
 
 
 def _tags_of(source: Source, position: int) -> Iterator[_Tag]:
+    """The tags of a group. Raises ``EOFError`` where the file ends within."""
     for _ in range(_MOST_TAGS):
         head = source.read(position, _LONGEST_TAG)
-        if len(head) < 2 or head[:2] == b"\0\0":
+        if len(head) < 2:
+            raise EOFError
+        if head[:2] == b"\0\0":
             return
         kind, length = head[0] & 0x3F, head[1]
         count = head[0] >> 6
         at = 2 + length + 4 * count
         if at > len(head):
-            return
+            raise EOFError
         name = head[2 : 2 + length].decode("latin-1")
         indices = struct.unpack_from(f"<{count}I", head, 2 + length)
         if kind not in _BLOCK_SIZES:
+            if at + kind > len(head):
+                raise EOFError
             yield _Tag(name, indices, head[at : at + kind], position + at, kind, 0, False)
             position += at + kind
             continue
         if at + _BLOCK.size > len(head):
-            return
+            raise EOFError
         size, memory_size, padding = _BLOCK.unpack_from(head, at)
         place = position + at + _BLOCK.size + padding
         if place + size > source.size:
-            return
+            raise EOFError
         value = source.read(place, size) if size <= _LONGEST_VALUE else b""
         yield _Tag(name, indices, value, place, size, memory_size, kind == _COMPRESSED)
         position = place + size
 
 
-def _regions(tags: list[_Tag]) -> list[tuple[int, int, int]]:
+def _regions(state: _State) -> list[tuple[int, int, int]]:
     """Page in the file, page frame and pages of each region; none where the memory lies in one."""
-    values = {(tag.name, tag.indices): int.from_bytes(tag.value, "little") for tag in tags if tag.value}
+    values = {(tag.name, tag.indices): int.from_bytes(tag.value, "little") for tag in state.memory if tag.value}
     count = values.get(("regionsCount", ()), 0)
     if count > _MOST_REGIONS:
         raise CorruptDump(f"the VMware state file claims {count:,} regions of memory: it is damaged")
@@ -156,7 +175,7 @@ def _regions(tags: list[_Tag]) -> list[tuple[int, int, int]]:
     for index in range(count):
         keys = [(name, (index,)) for name in ("regionPageNum", "regionPPN", "regionSize")]
         if not all(key in values for key in keys):
-            raise CorruptDump(f"the VMware state file does not say where region {index} of {count} lies")
+            raise CorruptDump(state.cut or f"the VMware state file does not say where region {index} of {count} lies")
         page, frame, pages = (values[key] for key in keys)
         regions.append((page, frame, pages))
     return regions

@@ -122,7 +122,8 @@ def find_windows(
         bases = ", ".join(f"{base:#x}" for base in search.others)
         raise NotACrashDump(f"{capture.container}: no Windows kernel at {kernel:#x} in it; there is one at {bases}")
     if windows is None:
-        raise NotACrashDump(_why_none(capture, given))
+        told = "".join(f"; {warning}" for warning in capture.pages.warnings[:1])
+        raise NotACrashDump(f"{_why_none(physical, capture, given)}{told}")
     states, why, problems = _fitting_states(physical, config_path, capture, windows)
     dump = dataclasses.replace(
         physical.dump, header=_facts(capture, windows, states), processors=states, why_no_registers=why
@@ -132,15 +133,21 @@ def find_windows(
     count = windows.shared.active_processors
     if states and count and count != len(states):
         problems.append(
-            f"the {capture.container} holds the registers of {len(states)} processors, and Windows has {count} "
+            f"the {capture.container} holds the registers of {len(states)} processor{'s' * (len(states) != 1)}, and "
+            f"Windows has {count} "
             "(KUSER_SHARED_DATA)"
         )
     return Found(dump, windows.layer, problems)
 
 
-def _why_none(capture: Capture, given: list[_Root]) -> str:
+def _why_none(physical: KdumpImageLayer, capture: Capture, given: list[_Root]) -> str:
     tables = ", ".join(f"{root.address:#x}" for root in given if root.state is not None)
     begin = f"{capture.container}: no Windows kernel in it"
+    if tables and all(physical.page_tables.read(root.address, 8) is None for root in given):
+        return (
+            f"{begin}: the page tables of its processors (CR3 {tables[:80]}) are not in it, and a scan led to no "
+            "others: pages are missing"
+        )
     if tables:
         return (
             f"{begin}: neither the page tables of its processors (CR3 {tables[:80]}) nor a scan for others led to one: "

@@ -19,8 +19,8 @@ _ENTRIES, _UPPER = 512, 256
 #: Pages that are read at once: 2 MB.
 _AT_ONCE = 512
 #: Pages that are looked at: 4 GB. The System process's table is made early, and lies low. Stretches of zeros do not
-#: count, up to 32 GB: ARM64's memory begins at 1 or 2 GB, and raw images count from 0.
-_MOST_PAGES, _MOST_READ = 1 << 20, 1 << 23
+#: count, up to 8 GB: ARM64's memory begins at 1 or 2 GB, and raw images count from 0.
+_MOST_PAGES, _MOST_READ = 1 << 20, 1 << 21
 #: Pages that are given at most: noise may look like tables.
 _MOST_FOUND = 4096
 
