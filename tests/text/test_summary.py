@@ -144,3 +144,11 @@ def test_driver_verifier_needs_no_instruction_that_failed(scene: Callable[..., T
 
 def test_whoever_asked_for_a_dump_is_sent_to_what_hangs(scene: Callable[..., Target]) -> None:
     assert "kdump.hang" in told(scene("manual", 4))[-1]
+
+
+def test_an_address_that_the_processor_could_not_report_is_told_from_the_instruction(
+    scene: Callable[..., Target],
+) -> None:
+    lines = told(scene("wild-call"))
+    assert "The instruction call rbx leads to 0x4141414141414141, which is not canonical." in lines
+    assert not any("reported no address" in line for line in lines)

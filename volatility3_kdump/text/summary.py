@@ -102,10 +102,18 @@ def _judged(crash: Crash) -> str | None:
     if judged.outcome in (plausibility.CONTRADICTED, plausibility.LEGAL):
         return f"The instruction cannot have caused this: {judged.says}."
     if judged.outcome in (None, plausibility.EXPLAINED):
-        return f"Mind one bit: {judged.flips[0].says}." if judged.flips else None
+        if judged.flips:
+            return f"Mind one bit: {judged.flips[0].says}."
+        return f"The instruction {judged.says}." if _leads_nowhere(crash) else None
     if judged.instruction is not None and judged.says.startswith(judged.instruction):
         return f"The instruction {judged.says}."
     return f"{judged.says[0].upper()}{judged.says[1:]}."
+
+
+def _leads_nowhere(crash: Crash) -> bool:
+    """Whether the address that the processor could not report is known from the instruction."""
+    judged = crash.plausibility
+    return judged is not None and judged.outcome == plausibility.EXPLAINED and "not canonical" in judged.says
 
 
 def _where(crash: Crash) -> str | None:
@@ -173,7 +181,7 @@ def _adds(crash: Crash, sentence: str) -> bool:
     # Who made the access is not to be said where the instruction did not make it.
     if judged is not None and judged.acquits and failure is not None and failure.name:
         return not sentence.startswith((failure.name, "The processor reported a", "The processor reported no address"))
-    if judged is not None and judged.outcome == plausibility.UNEXPLAINED:
+    if _leads_nowhere(crash) or (judged is not None and judged.outcome == plausibility.UNEXPLAINED):
         return not sentence.startswith("The processor reported no address")
     return True
 
