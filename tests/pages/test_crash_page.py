@@ -239,3 +239,28 @@ def test_the_plugin_writes_the_same_page(
     finished = run_vol("-q", "-f", sample(), "kdump.analyze", "--report-html", tmp_path / "page.html")
     assert finished.returncode == 0, finished.stderr  # type: ignore[attr-defined]
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == page_of(volatility3_kdump.open(sample()))
+
+
+def test_counters_of_a_small_dump(shared_data: Path) -> None:
+    """It tells how far the commit limit may grow: the same counters as !vm."""
+    gauges = {
+        gauge.label: gauge
+        for gauge in facts.memory(volatility3_kdump.open(shared_data / "dumps" / "triage_x64_26100_0x3b.dmp")).gauges
+    }
+    commit = gauges["Commit (of the most the limit may be)"]
+    assert (commit.used, commit.total) == (0x1DAE56, 0xFFB8B1)
+
+
+@pytest.mark.parametrize(
+    ("manufacturer", "product", "name"),
+    [
+        ("To Be Filled By O.E.M.", "B550M-C", "B550M-C"),
+        ("ASUS", "System Product Name", "ASUS, Maker, Board"),
+        ("LENOVO", "20XX", "LENOVO, 20XX"),
+        (None, None, "Maker, Board"),
+    ],
+)
+def test_the_name_of_a_machine(manufacturer: str | None, product: str | None, name: str) -> None:
+    machine = {"manufacturer": manufacturer, "product": product, "board": ["Maker", "Board"]}
+    assert facts.machine_name(machine) == name
+    assert facts.machine_name({"manufacturer": None, "product": None, "board": None}) == ""

@@ -7,13 +7,14 @@ is an :class:`Absent` with its reason.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from volatility3_kdump.analysis.code import instructions_before, instructions_from
 from volatility3_kdump.analysis.crash import Crash
 from volatility3_kdump.analysis.vendors import vendor_of
+from volatility3_kdump.dump.smbios import filled_in
 from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.findings.memory_use import MemoryUse, memory_use
 from volatility3_kdump.findings.wait_chains import WaitChains
@@ -209,7 +210,8 @@ def memory(target: Target) -> Memory:
     gauges = tuple(_gauges(use))
     if not gauges:
         reasons = [*use.problems, *(counter.reason for counter in use.counters.values() if counter.reason)]
-        raise KdumpError(f"no counter of the memory manager is known: {reasons[0] if reasons else 'none was found'}")
+        why = reasons[0] if reasons else "none was found"
+        raise KdumpError(f"no counter of the memory manager is known together with its limit: {why}")
     return Memory(
         gauges, tuple(warning.text.strip("* ") for warning in use.warnings), tuple(dict.fromkeys(use.problems))
     )
@@ -220,8 +222,12 @@ def _gauges(use: MemoryUse) -> Iterator[Gauge]:
     if physical and available is not None and 0 <= available <= physical:
         yield Gauge("Physical memory in use", physical - available, physical)
     peak = use.value("Peak Commitment")
+    highest = f"peak {size_words(peak * PAGE_SIZE)}" if peak else ""
+    # Small memory dumps tell how far the limit may grow, not what it is.
+    grows = use.value("Commit limit") is None
     for label, used, total, note in (
-        ("Commit", "Committed pages", "Commit limit", f"peak {size_words(peak * PAGE_SIZE)}" if peak else ""),
+        ("Commit", "Committed pages", "Commit limit", highest),
+        *([("Commit (of the most the limit may be)", "Committed pages", "Commit limit maximum", highest)] * grows),
         ("Nonpaged pool", "NonPagedPool Usage", "NonPagedPool Max", ""),
         ("Paged pool", "PagedPool Usage", "PagedPool Maximum", ""),
     ):
@@ -231,6 +237,14 @@ def _gauges(use: MemoryUse) -> Iterator[Gauge]:
     for file in use.files:
         if file.size and file.free is not None and 0 <= file.free <= file.size:
             yield Gauge(f"Paging file {file.name or file.kind}", file.size - file.free, file.size)
+
+
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """Maker and product of a machine as its firmware has them, else those of its board; empty where neither is told."""
+    names = [machine["manufacturer"], machine["product"]]
+    if not filled_in(machine["product"]):
+        names += machine["board"] or ()
+    return ", ".join(dict.fromkeys(name for name in names if filled_in(name)))
 
 
 def size_words(size: int) -> str:

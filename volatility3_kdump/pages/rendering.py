@@ -81,6 +81,7 @@ def render(template: str, **values: Any) -> str:
         share=drawing.share,
         ago=drawing.ago,
         size_words=facts.size_words,
+        machine_name=facts.machine_name,
         **values,
     )
     return page
