@@ -306,6 +306,11 @@ def test_in_a_terminal(sample) -> None:
         shown.wait_for("NT ACTIVE PROCESS DUMP")
         shown.type("\x03")
         shown.wait_for("Interrupted.\n2: kd> ")
+        # Nor does a program that never ends.
+        shown.type(".echo begun; .while (1) { r $t0=@$t0+1 }\n")
+        shown.wait_for("\nbegun\n")
+        shown.type("\x03")
+        shown.wait_for("Interrupted.\n2: kd> ")
         shown.type("\x03")
         shown.wait_for("2: kd> ", again="\x03")
         shown.type(".bugcheck\n")

@@ -231,3 +231,15 @@ def test_dumps_are_written_elsewhere(session: Session) -> None:
     assert answer(session, ".dump /m x") == [
         ".dump is not there: nothing is written here: kdump slice writes a smaller dump, kdump dump one of another type"
     ]
+
+
+@pytest.mark.parametrize("pattern", ["my+fault", "my#fault", "[lm]yfault", "MYF*", "my?ault"])
+def test_wildcards_of_modules(session: Session, pattern: str) -> None:
+    """ "String Wildcard Syntax": + is one or more of what is before it, # any number."""
+    assert answer(session, f"lm1m m {pattern}") == ["myfault"]
+
+
+def test_details_of_stacks(session: Session) -> None:
+    assert answer(session, "!stacks 3") == [
+        "!stacks knows no detail 3: 0 the first frame, 1 also without stacks, 2 whole stacks"
+    ]

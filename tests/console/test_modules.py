@@ -134,7 +134,8 @@ def test_a_device(session: Session) -> None:
         "Device object (ffff91894ed31e00) is for:",
         r" \Driver\MYFAULT DriverObject ffff91894ed30c80",
     ]
-    assert answer(session, "!devobj nt")[0].endswith("its type is 23117, not 3")
+    assert answer(session, "!devobj 0xfffff80062600000")[0].endswith("its type is 23117, not 3")
+    assert answer(session, "!devobj nt")[0].startswith("no device is named nt, which is a module: ")
     assert answer(session, "!devobj") == [
         "!devobj needs ADDRESS|NAME, a device object, or its name in \\Device: it takes ADDRESS|NAME (.help !devobj)"
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -19,6 +18,7 @@ from volatility3_kdump.views.drivers import (
     drivers_grid,
 )
 from volatility3_kdump.views.irp import device_lines, device_named, driver_grid, driver_stacks, irp_grid, stack_grid
+from volatility3_kdump.wildcards import Wildcard
 from volatility3_kdump.windows.io.drivers import read_details
 from volatility3_kdump.windows.listing.modules import chosen_modules, chosen_unloaded, module_at
 from volatility3_kdump.windows.user.loader import user_modules
@@ -155,9 +155,10 @@ def _user_modules(session: Session, pattern: str | None) -> Iterator[str]:
     if not listing.modules:
         why = listing.problems[0] if listing.problems else "the loader's list is empty"
         raise KdumpError(f"{target.name}: no user modules: {why}")
+    wildcard = None if pattern is None else Wildcard(pattern)
     yield text.header(target.memory.pointer_size)
     for module in sorted(listing.modules, key=lambda module: module.base):
-        if pattern is None or fnmatch.fnmatchcase((module.name or "").lower(), pattern.lower()):
+        if wildcard is None or wildcard.matches(module.name or ""):
             yield text.user_line(module, target.memory.pointer_size)
     for problem in listing.problems:
         yield f"NOTE: {problem}"

@@ -28,6 +28,7 @@ from volatility3_kdump.windows.processes.tokens import read_token
 #: KD's flags: statistics and threads for the current process, all for one that is named.
 _FLAGS_OF_CURRENT, _FLAGS_OF_ONE, _FLAGS_OF_THREAD = 0x3, 0xF, 0x6
 _WITHOUT_ARGUMENTS, _SWITCH = 0x8, 0x10
+_WHOLE_STACKS = 2
 _MINUS_ONE = (1 << 64) - 1
 
 
@@ -173,6 +174,8 @@ def running(session: Session, arguments: Arguments) -> Iterable[str]:
 )
 def all_stacks(session: Session, arguments: Arguments) -> Iterable[str]:
     detail, wanted = arguments.word("DETAIL") or "0", arguments.word("FILTER") or ""
+    if detail.isdecimal() and int(detail[:9]) > _WHOLE_STACKS:
+        raise KdumpError(f"!stacks knows no detail {detail}: 0 the first frame, 1 also without stacks, 2 whole stacks")
     if detail not in ("0", "1", "2"):
         detail, wanted = "0", f"{detail} {wanted}".strip()
     return summary_lines(session.target, int(detail), wanted.strip('"'), session.progress)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.images.modules import Module, UnloadedModule, debugger_name
 from volatility3_kdump.symbols.isf import how_to_get_image
+from volatility3_kdump.wildcards import Wildcard
 
 if TYPE_CHECKING:
     from volatility3_kdump.target import Target
@@ -74,4 +75,9 @@ def _remedy(target: Target, module: Module, state: str) -> str:
 
 
 def _fits(patterns: Sequence[str], *names: str) -> bool:
-    return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns for name in names)
+    return any(_wildcard(pattern).matches(name) for pattern in patterns for name in names)
+
+
+@functools.lru_cache(maxsize=64)
+def _wildcard(pattern: str) -> Wildcard:
+    return Wildcard(pattern)
