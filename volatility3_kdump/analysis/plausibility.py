@@ -40,7 +40,7 @@ from volatility3_kdump.analysis.judging import (
 from volatility3_kdump.analysis.memory_accesses import access
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.disasm import decode
-from volatility3_kdump.cpu.exception import ACCESS_VIOLATION, STACK_BUFFER_OVERRUN
+from volatility3_kdump.cpu.exception import ACCESS_VIOLATION, STACK_BUFFER_OVERRUN, ExceptionRecord
 from volatility3_kdump.cpu.features import Feature, feature, requirement
 from volatility3_kdump.dump.cpuid import ProcessorIdentity, processor_identity
 
@@ -93,7 +93,6 @@ def plausibility(target: Target, bug_check: BugCheck | None, failure: Failure | 
 def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) -> Fault | None:
     if bug_check is None or target.header.architecture not in ("x64", "x86", "arm64"):
         return None
-    rule = failure_rule(bug_check.code)
     at_fault = failure is not None and failure.at_fault
     ip = failure.context.ip if failure is not None and at_fault else None
     named = named_ip(bug_check)
@@ -104,16 +103,7 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
     if ip is None or (failure is not None and at_fault and _in_user_mode(failure.context)):
         return None
     record = failure.exception if failure is not None else None
-    code = None
-    if buckets.is_access_violation(bug_check):
-        code = ACCESS_VIOLATION
-    elif record is not None:
-        code = record.code
-    elif "exception_code" in rule:
-        value = bug_check.arguments[rule["exception_code"] - 1].value
-        code = None if value is None else value & 0xFFFFFFFF
-    elif "access" in rule or "access_is" in rule:
-        code = ACCESS_VIOLATION
+    code = _exception_code(bug_check, record)
     instruction = failure.instruction if failure is not None and at_fault else None
     if instruction is None or instruction.address != ip:
         instruction = decode(target.memory.read, ip, target.header.architecture, name_of=target.name_of)
@@ -121,6 +111,19 @@ def _fault(target: Target, bug_check: BugCheck | None, failure: Failure | None) 
     address = failure.address if failure is not None else None
     reported = record is None or code != ACCESS_VIOLATION or len(record.parameters) >= 2
     return Fault(target, failure if at_fault else None, ip, instruction, code, access, address, reported)
+
+
+def _exception_code(bug_check: BugCheck, record: ExceptionRecord | None) -> int | None:
+    """The code of the exception: of an access violation, of its record, or as an argument has it."""
+    if buckets.is_access_violation(bug_check):
+        return ACCESS_VIOLATION
+    if record is not None:
+        return record.code
+    rule = failure_rule(bug_check.code)
+    if "exception_code" in rule:
+        value: int | None = bug_check.arguments[rule["exception_code"] - 1].value
+        return None if value is None else value & 0xFFFFFFFF
+    return ACCESS_VIOLATION if "access" in rule or "access_is" in rule else None
 
 
 def _in_user_mode(context: Context) -> bool:

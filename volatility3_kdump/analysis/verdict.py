@@ -565,26 +565,12 @@ class _Decision:
     def _confidence(self, chosen: _Candidate) -> tuple[str, str]:
         """How sure the choice of a frame is, and why."""
         level, reasons = 2, []
-        if self.all_microsoft:
-            level -= 2
-            reasons.append("every frame on the stack belongs to Microsoft")
-        elif chosen.ownership.strength in (LAST, LAST_IGNORE):
-            level -= 2
-            reasons.append("the stack holds nothing but frames that are blamed last")
-        elif chosen.ownership.microsoft:
-            level -= 2
-            reasons.append("the frame belongs to Microsoft, and the stack holds a driver that does not")
-        elif chosen.ownership.strength == MAYBE:
-            level -= 1
-            reasons.append("its owner rule says maybe")
+        weaker, why = self._owner_doubt(chosen)
+        if why is not None:
+            level -= weaker
+            reasons.append(why)
         above = [candidate for candidate in self.candidates if candidate.number < chosen.number]
-        failed = self.top >= 0 or any(
-            candidate.number < 0 or candidate.ownership.strength == LAST_IGNORE for candidate in above
-        )
-        # Driver Verifier stops the system by itself, where no instruction has failed.
-        failed = failed and (self._reports_exception() or not self.facts.verifier or not self.record.get("verifier"))
-        failed = failed or chosen.number < 0 or (not above and self._reports_exception())
-        failed = failed or chosen.entry.part == FAULT
+        failed = self._instruction_failed(chosen, above)
         between = [candidate for candidate in above if candidate.ownership.strength not in (IGNORE, LAST_IGNORE)]
         if self.reasoning.uncertain:
             level -= 2
@@ -617,6 +603,29 @@ class _Decision:
             else:
                 reasons.append("the system was stopped in a function that it called")
         return _LEVELS[max(level, 0)], "; ".join(reasons)
+
+    def _owner_doubt(self, chosen: _Candidate) -> tuple[int, str | None]:
+        """By how much the frame's owner makes the choice less sure, and why."""
+        if self.all_microsoft:
+            return 2, "every frame on the stack belongs to Microsoft"
+        if chosen.ownership.strength in (LAST, LAST_IGNORE):
+            return 2, "the stack holds nothing but frames that are blamed last"
+        if chosen.ownership.microsoft:
+            return 2, "the frame belongs to Microsoft, and the stack holds a driver that does not"
+        if chosen.ownership.strength == MAYBE:
+            return 1, "its owner rule says maybe"
+        return 0, None
+
+    def _instruction_failed(self, chosen: _Candidate, above: Sequence[_Candidate]) -> bool:
+        """Whether an instruction failed in the frame or in one that it called; else the system was stopped there."""
+        if chosen.number < 0 or chosen.entry.part == FAULT or (not above and self._reports_exception()):
+            return True
+        # Driver Verifier stops the system by itself, where no instruction has failed.
+        if self.facts.verifier and self.record.get("verifier") and not self._reports_exception():
+            return False
+        return self.top >= 0 or any(
+            candidate.number < 0 or candidate.ownership.strength == LAST_IGNORE for candidate in above
+        )
 
     def _second(self, module: str | None, chosen: _Candidate | None = None) -> tuple[str | None, str | None]:
         """The best candidate of another module; one that is not Microsoft's before those of Microsoft."""

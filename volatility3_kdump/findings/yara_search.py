@@ -91,38 +91,52 @@ def _areas(target: Target, scope: Scope, owners: MemoryOwners) -> list[Area]:
     chosen = scope.modules is not None or scope.pool or scope.stacks
     if scope.pid is not None and chosen:
         raise KdumpError("--pid is for the user pages of a process: it does not go with --modules, --pool and --stacks")
+    if not chosen:
+        half = _USER_HALF if scope.pid is not None else _KERNEL_HALF
+        if scope.limits is None:
+            return [half]
+        limits = _limits(*scope.limits)
+        return _cut(limits, [half]) if scope.pid is not None else limits
     areas: list[Area] = []
     if scope.modules is not None:
-        modules = chosen_modules(target, scope.modules)
-        if not modules:
-            reason = f"no module is named {' or '.join(scope.modules)}" if scope.modules else "no module list"
-            raise KdumpError(f"{target.name}: {reason}")
-        areas += [_area(module.base, module.end) for module in modules]
+        areas += _module_areas(target, scope.modules)
     if scope.pool:
-        pools = ranges_of_kinds(target, {PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL})
-        if not pools:
-            because = f" ({target.symbol_status})" if not target.has_names else ""
-            if target.dump.triage is not None:
-                because = (
-                    ": a small memory dump does not hold the memory manager's regions; without --pool all is scanned"
-                )
-            raise KdumpError(f"{target.name}: nothing in the dump says where the pools are{because}")
-        areas += [_area(low, high) for low, high in pools]
+        areas += _pool_areas(target)
     if scope.stacks:
         areas += [_area(low, high) for low, high in owners.stack_ranges()]
     if scope.limits is not None:
-        start, end = scope.limits
-        if start >= end:
-            raise KdumpError(
-                f"--range begins at {start:#x} and ends at {end:#x}: the end is the first address beyond it"
-            )
-        halves = [_area(start, min(end, SIGN)), _area(max(start, SIGN), end)]
-        limits = sorted(half for half in halves if half[0] < half[1])
-        if not chosen:
-            return _cut(limits, [_USER_HALF]) if scope.pid is not None else limits
-        areas = _cut(areas, limits)
-    elif not chosen:
-        return [_USER_HALF if scope.pid is not None else _KERNEL_HALF]
+        areas = _cut(areas, _limits(*scope.limits))
+    return _disjoint(areas)
+
+
+def _module_areas(target: Target, names: tuple[str, ...]) -> list[Area]:
+    modules = chosen_modules(target, names)
+    if not modules:
+        reason = f"no module is named {' or '.join(names)}" if names else "no module list"
+        raise KdumpError(f"{target.name}: {reason}")
+    return [_area(module.base, module.end) for module in modules]
+
+
+def _pool_areas(target: Target) -> list[Area]:
+    pools = ranges_of_kinds(target, {PAGED_POOL, NONPAGED_POOL, SPECIAL_POOL})
+    if not pools:
+        because = f" ({target.symbol_status})" if not target.has_names else ""
+        if target.dump.triage is not None:
+            because = ": a small memory dump does not hold the memory manager's regions; without --pool all is scanned"
+        raise KdumpError(f"{target.name}: nothing in the dump says where the pools are{because}")
+    return [_area(low, high) for low, high in pools]
+
+
+def _limits(start: int, end: int) -> list[Area]:
+    """The parts of ``[start, end)`` in the two halves of the address space."""
+    if start >= end:
+        raise KdumpError(f"--range begins at {start:#x} and ends at {end:#x}: the end is the first address beyond it")
+    halves = [_area(start, min(end, SIGN)), _area(max(start, SIGN), end)]
+    return sorted(half for half in halves if half[0] < half[1])
+
+
+def _disjoint(areas: list[Area]) -> list[Area]:
+    """In rising order; those that overlap become one."""
     disjoint: list[Area] = []
     for low, high in sorted(areas):
         if disjoint and low < disjoint[-1][1]:

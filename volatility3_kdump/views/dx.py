@@ -314,12 +314,7 @@ class DxView:
             if special is not None:
                 return special
         if kind_ == "array":
-            string = cpp.text_of(value)
-            if string is None and value.address is not None and value.type.target is not None:
-                if character_width(value.type.target):
-                    return cpp.unreadable(value.address)
-                return None
-            return None if string is None else text.quoted(readable(string))
+            return self._array(value)
         if kind_ == "function":
             return None
         number = cpp.load(value)
@@ -327,18 +322,32 @@ class DxView:
             return f"{number:g}"
         if kind_ == "pointer":
             return self._pointer(value, number)
-        storage = value.type.target if kind_ == "bitfield" and value.type.target is not None else value.type
+        return self._number(value, number, formatting)
+
+    def _number(self, value: CppValue, number: int, formatting: Formatting) -> str:
+        """A number, or what it stands for in an enumeration or as a truth value."""
+        in_bits = value.type.kind == "bitfield"
+        storage = value.type.target if in_bits and value.type.target is not None else value.type
         if storage.kind == "enum" and storage.name is not None and value.reader is not None:
-            constant = value.reader.constant(storage.name, number, storage.size if kind_ == "enum" else None)
+            constant = value.reader.constant(storage.name, number, None if in_bits else storage.size)
             shown = text.ordinal(number, formatting.base or 10)
             if constant is not None:
                 return constant if formatting.names else f"{constant} ({shown})"
-            return f"{shown}"
+            return shown
         if storage.name == "bool":
             return "true" if number else "false"
-        signed = cpp.is_signed(value) and kind_ != "bitfield"
+        signed = cpp.is_signed(value) and not in_bits
         base = formatting.base or (10 if signed or (value.address is None and storage.name == "int") else 16)
         return text.ordinal(number, base, 8 * (storage.size or 8))
+
+    def _array(self, value: CppValue) -> str | None:
+        """The text in an array of characters; others have no value of their own."""
+        string = cpp.text_of(value)
+        if string is not None:
+            return text.quoted(readable(string))
+        if value.address is not None and value.type.target is not None and character_width(value.type.target):
+            return cpp.unreadable(value.address)
+        return None
 
     def _pointer(self, value: CppValue, number: int) -> str:
         goal = value.type.target
