@@ -30,21 +30,21 @@ class Zip(Archive):
         with damage("the list of files of the zip archive"):
             self._zip = zipfile.ZipFile(file)
         # Not ZipInfo.is_dir(), which fails for an empty name before Python 3.12.
-        self._infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
+        self._infos = [entry for entry in self._zip.infolist() if not entry.filename.endswith("/")]
         self.members = tuple(
-            Member(number, info.filename, info.file_size, info.compress_size)
-            for number, info in enumerate(self._infos, 1)
+            Member(number, entry.filename, entry.file_size, entry.compress_size)
+            for number, entry in enumerate(self._infos, 1)
         )
 
     def stream(self, member: Member, start: int = 0, before: bytes = b"") -> Iterator[bytes]:
-        info = self._infos[member.number - 1]
+        entry = self._infos[member.number - 1]
         what = f"{shown(member.name)} in the zip archive"
-        if info.flag_bits & 1:
+        if entry.flag_bits & 1:
             raise UnsupportedContainer(f"{what} is encrypted: extract it with its password first")
-        if info.compress_type == _DEFLATE64:
-            yield from self._inflate64(info, what)
+        if entry.compress_type == _DEFLATE64:
+            yield from self._inflate64(entry, what)
             return
-        with damage(what), self._zip.open(info) as stream:
+        with damage(what), self._zip.open(entry) as stream:
             yield from pieces(stream)
 
     def _inflate64(self, info: zipfile.ZipInfo, what: str) -> Iterator[bytes]:

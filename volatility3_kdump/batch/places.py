@@ -114,14 +114,14 @@ def _file(url: str, system: Any, path: str, explicit: bool) -> File:
     from volatility3_kdump.archives.containers import recognise
 
     try:
-        info = system.info(path)
+        facts = system.info(path)
         # Bytes by name: s3fs has the version of an object in front of them. None are to be had of what is empty.
-        head = system.cat_file(path, start=0, end=HEAD_SIZE)[:HEAD_SIZE] if info.get("size") != 0 else b""
+        head = system.cat_file(path, start=0, end=HEAD_SIZE)[:HEAD_SIZE] if facts.get("size") != 0 else b""
     except Exception as error:
         return File(url, explicit=explicit, problem=f"cannot be reached: {_line(error)}")
-    size = info.get("size")
+    size = facts.get("size")
     archive = not begins_as_dump(head) and recognise(head) is not None
-    return File(url, size if isinstance(size, int) else None, _modified(info), explicit, archive=archive)
+    return File(url, size if isinstance(size, int) else None, _modified(facts), explicit, archive=archive)
 
 
 def _modified(info: dict[str, Any]) -> str | None:

@@ -122,9 +122,9 @@ def _fetch(manifest: Path, store: Path, symbol_path: str | None) -> int:
             tell(f"kdump: {problem}")
         told = len(problems)
 
-    result = fetch(entries, store, path, say, problems)
-    say(f"{result.present} files in {store}, {result.new} of them new; {result.absent} not found")
-    return 1 if servers.troubled or result.unwritten else 0
+    fetched = fetch(entries, store, path, say, problems)
+    say(f"{fetched.present} files in {store}, {fetched.new} of them new; {fetched.absent} not found")
+    return 1 if servers.troubled or fetched.unwritten else 0
 
 
 def _lines(manifest: Path) -> Iterator[str]:

@@ -81,7 +81,7 @@ def disjoint(segments: list[Segment]) -> list[Segment]:
     # Precedence is list order, and overlaps are rare: a sweep over boundaries keeps the lowest index active.
     boundaries = sorted({edge for segment in segments for edge in (segment.address, segment.address + segment.size)})
     active: list[int] = []
-    result: list[Segment] = []
+    pieces: list[Segment] = []
     following = 0
     for left, right in itertools.pairwise(boundaries):
         while following < len(order) and segments[order[following]].address <= left:
@@ -93,9 +93,9 @@ def disjoint(segments: list[Segment]) -> list[Segment]:
             continue
         winner = segments[active[0]]
         offset = winner.offset + left - winner.address
-        last = result[-1] if result else None
+        last = pieces[-1] if pieces else None
         if last and last.address + last.size == left and last.offset + last.size == offset:
-            result[-1] = Segment(last.address, last.offset, last.size + right - left)
+            pieces[-1] = Segment(last.address, last.offset, last.size + right - left)
         else:
-            result.append(Segment(left, offset, right - left))
-    return result
+            pieces.append(Segment(left, offset, right - left))
+    return pieces

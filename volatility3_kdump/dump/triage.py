@@ -241,13 +241,13 @@ class _TriageParser:
             type_name, length="NameLength", name="DriverName", start="StartAddress", end="EndAddress"
         )
         data = self.source.read(offset + width, count * stride)
-        result = []
+        drivers = []
         for index in range(len(data) // stride):
             row = reader.unpack(data, index * stride)
             name = row.name[: min(row.length, len(row.name)) & ~1].decode("utf-16-le", "replace").split("\0", 1)[0]
             if row.start or row.end:
-                result.append(UnloadedDriver(name, self._address(row.start), self._address(row.end)))
-        return tuple(result)
+                drivers.append(UnloadedDriver(name, self._address(row.start), self._address(row.end)))
+        return tuple(drivers)
 
     def _blocks(self) -> tuple[Segment, ...]:
         offset, count = self.row.DataBlocksOffset, self.row.DataBlocksCount

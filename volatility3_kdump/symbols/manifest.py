@@ -254,7 +254,7 @@ def fetch(
     appended to ``problems``.
     """
     fetcher = _Fetcher(store, path)
-    result = Fetched()
+    fetched = Fetched()
     seen: set[str] = set()
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         try:
@@ -265,17 +265,17 @@ def fetch(
                         continue
                     seen.add(place)
                     if file is None:
-                        result.absent += 1
+                        fetched.absent += 1
                         say(f"not found  {place}")
                         continue
-                    result.present += 1
-                    result.new += not old
+                    fetched.present += 1
+                    fetched.new += not old
                     say(f"{'present' if old else 'fetched':10} {place}  {file.stat().st_size:,} bytes")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    result.unwritten = fetcher.unwritten
-    return result
+    fetched.unwritten = fetcher.unwritten
+    return fetched
 
 
 class _Fetcher:

@@ -192,7 +192,7 @@ def common(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 if all(other["enums"][name]["constants"].get(key) == number for other in others)
             }
             enums[name] = {**value, "constants": constants}
-    result: dict[str, Any] = {}
+    agreed: dict[str, Any] = {}
     for name in names:
         alternatives = [other["user_types"][name]["fields"] for other in others]
         fields = {}
@@ -204,8 +204,8 @@ def common(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 for fields_there in alternatives
             ):
                 fields[key] = field
-        result[name] = {**types[name], "fields": fields}
-    return {**first, "base_types": base, "enums": enums, "user_types": without_dangling(result, enums, base)}
+        agreed[name] = {**types[name], "fields": fields}
+    return {**first, "base_types": base, "enums": enums, "user_types": without_dangling(agreed, enums, base)}
 
 
 def _in_all(documents: Iterable[Mapping[str, Any]], part: str, name: str, value: Mapping[str, Any]) -> bool:

@@ -137,9 +137,9 @@ def verbose(
         yield _label("Driver object", driver_text(driver, size))
     if details.sections:
         yield "    Sections:"
-    for info in details.sections:
-        span = _range(info.address, info.address + info.size, size)
-        yield f"        {info.section.name:<8} {span}  {info.text}, {info.present} of {info.pages} pages in the dump"
+    for part in details.sections:
+        span = _range(part.address, part.address + part.size, size)
+        yield f"        {part.section.name:<8} {span}  {part.text}, {part.present} of {part.pages} pages in the dump"
     for note in details.notes:
         yield _label("NOTE", note)
 

@@ -262,17 +262,17 @@ def _unloaded_row(module: UnloadedModule) -> Row:
 
 
 def _parts(target: Target, details: DriverDetails, drivers: Sequence[FoundDriver]) -> Iterator[Row]:
-    for info in details.sections:
+    for part in details.sections:
         yield DRIVERS.row(
             1,
             Kind=_SECTION,
-            Name=info.section.name,
-            Start=info.address,
-            End=info.address + info.size,
-            Size=info.size,
-            Pages=info.pages,
-            Present=info.present,
-            Notes=[info.text],
+            Name=part.section.name,
+            Start=part.address,
+            End=part.address + part.size,
+            Size=part.size,
+            Pages=part.pages,
+            Present=part.present,
+            Notes=[part.text],
         )
     for driver in drivers:
         yield _driver_row(1, driver)

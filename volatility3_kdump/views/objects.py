@@ -82,13 +82,13 @@ def object_grid(target: Target, what: int | str, flags: int = NAMES | CONTENTS) 
 
     Raises :class:`KdumpError` where there is none.
     """
-    info: ObjectInfo | None = None
+    single: ObjectInfo | None = None
     directory: Directory | None = None
     address = what if isinstance(what, int) else find_object(target, what) if what.strip("\\") else None
     if address is not None:
-        info = read_object(target, address)
-        if info.type_name == "Directory":
-            directory = directory_at(target, address, info.path or "\\")
+        single = read_object(target, address)
+        if single.type_name == "Directory":
+            directory = directory_at(target, address, single.path or "\\")
     elif isinstance(what, str):
         directory = read_directory(target, what)
         if what.strip("\\"):
@@ -96,9 +96,9 @@ def object_grid(target: Target, what: int | str, flags: int = NAMES | CONTENTS) 
             raise KdumpError(f"Object {what} not found" + (f" ({problems[0]})" if problems else ""))
 
     def rows() -> Iterator[Row]:
-        if info is not None:
-            yield OBJECTS.row(0, info)
-        level = 0 if info is None else 1
+        if single is not None:
+            yield OBJECTS.row(0, single)
+        level = 0 if single is None else 1
         for entry in directory.objects if directory is not None else ():
             yield OBJECTS.row(level, entry)
         for problem in directory.problems if directory is not None else ():
@@ -106,12 +106,12 @@ def object_grid(target: Target, what: int | str, flags: int = NAMES | CONTENTS) 
 
     def lines() -> Iterator[str]:
         size = target.memory.pointer_size
-        if info is not None:
-            yield from object_lines(info, size, flags)
+        if single is not None:
+            yield from object_lines(single, size, flags)
         if flags & (NAMES | CONTENTS) != NAMES | CONTENTS:
             return
-        if info is not None and info.type_name == "SymbolicLink":
-            yield link_line(link_target(target, info.address))
+        if single is not None and single.type_name == "SymbolicLink":
+            yield link_line(link_target(target, single.address))
         if directory is not None:
             yield from directory_lines(directory, size)
 
@@ -123,14 +123,14 @@ def typed_grid(target: Target, kind: str) -> KdumpGrid:
     typed = objects_of_type(target, kind)
 
     def rows() -> Iterator[Row]:
-        yield from (OBJECTS.row(0, info) for info in typed.objects)
+        yield from (OBJECTS.row(0, listed) for listed in typed.objects)
         yield from (OBJECTS.row(0, Notes=[problem]) for problem in typed.problems)
 
     def lines() -> Iterator[str]:
         yield f"{len(typed.objects)} objects of type {kind} that handles, names and lists lead to"
-        for info in typed.objects:
+        for listed in typed.objects:
             yield ""
-            yield from object_lines(info, target.memory.pointer_size)
+            yield from object_lines(listed, target.memory.pointer_size)
         yield from (f"NOTE: {problem}" for problem in typed.problems)
 
     return OBJECTS.grid(rows(), lines)
@@ -138,8 +138,8 @@ def typed_grid(target: Target, kind: str) -> KdumpGrid:
 
 def identified_grid(target: Target, number: int) -> KdumpGrid:
     """The process or thread of an id (``!handle ID 20``)."""
-    info = object_of_id(target, number)
-    return OBJECTS.grid([OBJECTS.row(0, info)], lambda: object_lines(info, target.memory.pointer_size))
+    identified = object_of_id(target, number)
+    return OBJECTS.grid([OBJECTS.row(0, identified)], lambda: object_lines(identified, target.memory.pointer_size))
 
 
 def handles_grid(target: Target, process: int, choice: HandleChoice = ALL_HANDLES) -> KdumpGrid:

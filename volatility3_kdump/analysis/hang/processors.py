@@ -283,7 +283,10 @@ def ready_section(observed: Observed) -> Section:
     waiting = 0
     for queue, states in [
         *((state.queue, [state]) for state in observed.states),
-        *((queue, [s for s in observed.states if (queue.affinity or 0) >> s.number & 1]) for queue in shared),
+        *(
+            (queue, [state for state in observed.states if (queue.affinity or 0) >> state.number & 1])
+            for queue in shared
+        ),
     ]:
         for priority, address in queue.threads:
             waiting += 1

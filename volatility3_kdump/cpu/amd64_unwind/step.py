@@ -106,8 +106,8 @@ def _run_all(
         failure = _restore(program, current, read)
         if failure is not None:
             return Unwound(None, function=function, reason=failure)
-    result = _run(programs[-1], current, rsp, read, function, rva)
-    return result._replace(establisher=_base_of(programs[0], registers.gpr))
+    unwound = _run(programs[-1], current, rsp, read, function, rva)
+    return unwound._replace(establisher=_base_of(programs[0], registers.gpr))
 
 
 def _base_of(program: Program, gpr: list[int | None]) -> int | None:
@@ -178,8 +178,8 @@ def _run_slowly(
     program: Program, registers: Registers, anchor: int, rsp: int, read: Read, function: Function, rva: int
 ) -> Unwound:
     """As :func:`_run`, slot by slot: vector registers, machine frames, several anchors, slots that are absent."""
-    result = registers.copy()
-    gpr = result.gpr
+    caller = registers.copy()
+    gpr = caller.gpr
     before = gpr[:]
     final = anchor + program.final[1]
     rip_anchor, rip_offset = program.rip_slot or program.final
@@ -193,19 +193,19 @@ def _run_slowly(
         what = "the machine frame" if program.machine else "the return address"
         reason = f"{what} at {rip_slot:#x} is not in the dump"
         return Unwound(None, function=function, reason=reason, absent=True)
-    if not _restore_together(program, result, anchor, read):
+    if not _restore_together(program, caller, anchor, read):
         for target, slot_anchor, offset in program.slots:
             if target < RIP_TARGET:
-                _restore_slot(result, target, before[slot_anchor], offset, read)
+                _restore_slot(caller, target, before[slot_anchor], offset, read)
     establisher = _base_of(program, before)
-    (result.rip,) = struct.unpack_from("<Q", data)
+    (caller.rip,) = struct.unpack_from("<Q", data)
     if program.machine:
         (final,) = struct.unpack_from("<Q", data, 0x18)
     if not program.machine or rva != function.begin:
         _forget_volatile(gpr)
     gpr[RSP] = final
     machine_frame = rip_slot if program.machine else None
-    return Unwound(result, machine_frame, False, function, establisher, None, False, final <= rsp)
+    return Unwound(caller, machine_frame, False, function, establisher, None, False, final <= rsp)
 
 
 def _restore_together(program: Program, registers: Registers, anchor: int, read: Read) -> bool:
@@ -241,27 +241,27 @@ def _return(
     final = stack + size + released
     if final > _MASK:
         return template._replace(reason=f"the frame at {stack:#x} runs past the address space")
-    result = registers.copy()
+    caller = registers.copy()
     data = _stack_bytes(read, stack, size)
     if data is not None:
         values = struct.unpack(f"<{len(pops) + 1}Q", data)
         for register, value in zip(pops, values, strict=False):
             if register >= 0:
-                result.gpr[register] = value
-        result.rip = values[-1]
+                caller.gpr[register] = value
+        caller.rip = values[-1]
     else:
         slot = stack + size - 8
         data = _stack_bytes(read, slot, 8)
         if data is None:
             return template._replace(reason=f"the return address at {slot:#x} is not in the dump", absent=True)
-        (result.rip,) = struct.unpack("<Q", data)
+        (caller.rip,) = struct.unpack("<Q", data)
         for index, register in enumerate(pops):
             if register >= 0:
-                _restore_slot(result, register, stack, 8 * index, read)
-    _forget_volatile(result.gpr)
-    result.gpr[RSP] = final
+                _restore_slot(caller, register, stack, 8 * index, read)
+    _forget_volatile(caller.gpr)
+    caller.gpr[RSP] = final
     before = registers.gpr[RSP]
-    return template._replace(registers=result, stack_switch=before is not None and final <= before)
+    return template._replace(registers=caller, stack_switch=before is not None and final <= before)
 
 
 def _leave(
@@ -300,10 +300,10 @@ def _leave_interrupt(
     data = _stack_bytes(read, rsp, 0x28)
     if data is None:
         return template._replace(reason=f"the machine frame at {rsp:#x} is not in the dump", absent=True)
-    result = registers.copy()
-    (result.rip,), (final,) = struct.unpack_from("<Q", data), struct.unpack_from("<Q", data, 0x18)
-    result.gpr[RSP] = final
-    return template._replace(registers=result, machine_frame=rsp, stack_switch=final <= rsp)
+    caller = registers.copy()
+    (caller.rip,), (final,) = struct.unpack_from("<Q", data), struct.unpack_from("<Q", data, 0x18)
+    caller.gpr[RSP] = final
+    return template._replace(registers=caller, machine_frame=rsp, stack_switch=final <= rsp)
 
 
 def _jump(
@@ -343,5 +343,5 @@ def _jump(
         _restore_slot(moved, register, stack, 8 * index, read)
     moved.gpr[RSP] = stack + 8 * len(epilogue.pops)
     moved.rip = base + target
-    result = _unwind(moved, table, base, read, False, jumps + 1)
-    return None if result.registers is None else result._replace(function=function)
+    unwound = _unwind(moved, table, base, read, False, jumps + 1)
+    return None if unwound.registers is None else unwound._replace(function=function)

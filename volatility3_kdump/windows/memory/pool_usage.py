@@ -297,9 +297,9 @@ def _page_counters(target: Target, nt: Layouts, problems: list[str]) -> Iterator
     if not places:
         variable = target.variable("MmAllocatedNonPagedPool", "MmAllocatedNonPagedPool")
         places.append((NONPAGED, variable, "nt!MmAllocatedNonPagedPool"))
-        info = target.symbol("MmPagedPoolInfo")
-        if info is not None and nt.has("_MM_PAGED_POOL_INFO", "AllocatedPagedPool"):
-            at = info + nt.offset("_MM_PAGED_POOL_INFO", "AllocatedPagedPool")
+        paged = target.symbol("MmPagedPoolInfo")
+        if paged is not None and nt.has("_MM_PAGED_POOL_INFO", "AllocatedPagedPool"):
+            at = paged + nt.offset("_MM_PAGED_POOL_INFO", "AllocatedPagedPool")
             places.append((PAGED, at, "nt!MmPagedPoolInfo.AllocatedPagedPool"))
     for pool, address, source in places:
         pages = target.memory.pointer(address) if address else None
