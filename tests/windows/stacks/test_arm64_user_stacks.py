@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from tests import arm64_machine as made
 from tests.cpu import test_arm64_unwind as executed
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
+from volatility3_kdump.cpu import arm64_unwind
 from volatility3_kdump.layout import Layouts
 from volatility3_kdump.target import Target
+from volatility3_kdump.windows.stacks.arm64_user_walk import walk_arm64_user
 from volatility3_kdump.windows.stacks.frames import UNWIND
 from volatility3_kdump.windows.stacks.starts import thread_start
 from volatility3_kdump.windows.stacks.walker import walker
+from volatility3_kdump.windows.user.code import UserCode, user_code
 
 PROGRAM = "nested_collided.exe"
 PROCESS, THREAD = 0xFFFFBB8E00800000, 0xFFFFBB8E00810000
@@ -209,3 +212,39 @@ def test_blocks_and_modules_of_the_process(complete: Path, moment: Moment) -> No
     assert f"{PEB:x}" in teb and "5678" in teb
     header = "\n".join(execute(session, f"db {moment.image.base:x} L2"))
     assert "4d 5a" in header
+
+
+@pytest.mark.parametrize(
+    "number, chpe, reason",
+    [
+        (0x8664, 0, "x64 code, which is translated while it runs: its frames are not walked"),
+        (0x8664, 0x7FF612345678, "ARM64EC code, whose unwind data (in its CHPE metadata) is not read"),
+        pytest.param(
+            *(0x14C, 0, "x86 code, which is translated while it runs: its frames are not walked"),
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(0x1C4, 0, "ARM32 code: its frames are not walked", marks=pytest.mark.thorough),
+    ],
+)
+def test_code_of_other_machines_ends_the_stack_with_that_reason(
+    number: int, chpe: int, reason: str, shared_data: Path, moment: Moment, tmp_path: Path
+) -> None:
+    """The program's own headers with another machine, and IMAGE_LOAD_CONFIG_DIRECTORY64.CHPEMetadataPointer."""
+    data = bytearray(moment.image.data)
+    (start,) = struct.unpack_from("<I", data, 0x3C)
+    struct.pack_into("<H", data, start + 4, number)
+    (config, _) = struct.unpack_from("<II", data, start + 0x18 + 0x70 + 8 * 10)
+    assert config and struct.unpack_from("<I", data, config)[0] >= 0xD0
+    struct.pack_into("<Q", data, config + 0xC8, chpe)
+    image = replace(moment, image=replace(moment.image, data=bytes(data)))
+    target = volatility3_kdump.open(_dump(shared_data, image, tmp_path / "foreign.dmp"))
+    stack = walker(target).walk(thread_start(target, THREAD))
+    assert stack.frames[-1].ip == moment.x[32] and not stack.complete
+    assert stack.end == f"user mode: {PROGRAM} is {reason}"
+    code = user_code(target, PROCESS)
+    assert isinstance(code, UserCode)
+    outside = arm64_unwind.Registers(moment.x[:31], moment.x[31], 0x7FF500001000)
+    kind = code.foreign[0]
+    translated = "" if kind == "ARM32" else f"; the process has {kind} code, which may be translated there"
+    end = walk_arm64_user(code, outside, False, 4, None).end
+    assert end == f"user mode: 0x7ff500001000 lies in no module of the process{translated}"

@@ -13,7 +13,8 @@ def walk_arm64_user(
 ) -> UserStack:
     """Unwind from the registers of the first user-mode frame; at most ``most`` frames more.
 
-    ``mask`` is KDDEBUGGER_DATA64.PointerAuthMask. A DLL of x64, which ARM64 runs too, ends the walk.
+    ``mask`` is KDDEBUGGER_DATA64.PointerAuthMask. Code of x64, ARM64EC, x86 and ARM32, which ARM64 runs too, ends the
+    walk with that reason.
     """
     memory = code.space.memory
     read = covered(memory.read, registers.sp)
@@ -22,10 +23,15 @@ def walk_arm64_user(
         pc, sp = registers.pc, registers.sp
         image = code.image_of(pc)
         if image is None:
-            return UserStack(tuple(rows), f"user mode: {pc:#x} lies in no module of the process", False)
+            return UserStack(
+                tuple(rows), f"user mode: {pc:#x} lies in no module of the process{_translated(code)}", False
+            )
         name, table = image.module.image_name, image.table
         if table is None:
-            why = image.why_no_table or memory.why_unreadable(image.module.base)
+            foreign = image.why_foreign
+            if foreign is not None:
+                return UserStack(tuple(rows), f"user mode: {name} is {foreign}", False)
+            why = memory.why_unreadable(image.module.base)
             return UserStack(tuple(rows), f"user mode: the headers of {name}: {why}", False)
         trust = UNWIND
         outcome = arm64_unwind.unwind(registers, table, image.module.base, read, call_site=call_site, mask=mask)
@@ -51,3 +57,9 @@ def walk_arm64_user(
         registers, call_site = following, not interrupted and outcome.call_site
         rows.append(UserRow(registers.sp, registers.pc, TRAP_FRAME if interrupted else trust, call_site))
     return UserStack(tuple(rows), "the limit", False)
+
+
+def _translated(code: UserCode) -> str:
+    """What code outside of all modules may be, in a process that runs code of other machines."""
+    kinds = " and ".join(kind for kind in code.foreign if kind in ("x64", "ARM64EC", "x86"))
+    return f"; the process has {kinds} code, which may be translated there" if kinds else ""

@@ -13,7 +13,7 @@ from volatility3_kdump.cpu.x86_frames import FrameData
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.images.image_files import ModuleImage
 from volatility3_kdump.images.modules import Module, debugger_name
-from volatility3_kdump.images.pe import EXCEPTION
+from volatility3_kdump.images.pe import EXCEPTION, LOAD_CONFIG
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.symbols.lines import SourceLine
 from volatility3_kdump.symbols.names import AddressNames, Name
@@ -29,7 +29,11 @@ _MOST_MEMORIES = 8
 _MOST_REMEMBERED = 0x4000
 #: No image is larger.
 _LARGEST = 1 << 31
-_ARM64 = 0xAA64
+_ARM64, _X64 = 0xAA64, 0x8664
+#: What ARM64 runs besides its own code; all but ARM32 by translation while it runs.
+_FOREIGN = {_X64: "x64", 0x14C: "x86", 0x1C4: "ARM32"}
+#: CHPEMetadataPointer of IMAGE_LOAD_CONFIG_DIRECTORY64 (winnt.h): images of ARM64EC are marked as x64 and have it.
+_CHPE_AT, _ARM64EC = 0xC8, "ARM64EC"
 
 
 class UserImage:
@@ -49,8 +53,6 @@ class UserImage:
         self._table: Any = None
         self._made = False
         self._arm64 = target.header.architecture == "arm64"
-        #: Why there is no function table, where it is not for absent headers.
-        self.why_no_table = ""
 
     def add(self, memory: Memory) -> None:
         """Another process that has the module."""
@@ -84,9 +86,34 @@ class UserImage:
                     self._table = amd64_unwind.FunctionTable(self.image.read, located, self.module.size)
                 elif headers.machine == _ARM64:
                     self._table = arm64_unwind.FunctionTable(self.image.read, located, self.module.size)
-                else:
-                    self.why_no_table = f"code for another machine ({headers.machine:#x}), which is not walked"
         return self._table
+
+    @property
+    def foreign(self) -> str | None:
+        """Of an ARM64 machine what else the module is made for: ``x64``, ``ARM64EC``, ``x86``, ``ARM32``.
+
+        ``None`` for code of ARM64, and where its headers are not to be had.
+        """
+        headers = self.image.headers()
+        if not self._arm64 or headers is None or headers.machine == _ARM64:
+            return None
+        config = headers.directory(LOAD_CONFIG) if headers.machine == _X64 else None
+        if config is not None:
+            size, pointer = self.image.read(config[0], 4), self.image.read(config[0] + _CHPE_AT, 8)
+            if size and int.from_bytes(size, "little") >= _CHPE_AT + 8 and pointer and any(pointer):
+                return _ARM64EC
+        return _FOREIGN.get(headers.machine, f"machine {headers.machine:#x}")
+
+    @property
+    def why_foreign(self) -> str | None:
+        """Why its code is not walked on an ARM64 machine; ``None`` where it is."""
+        kind = self.foreign
+        if kind is None:
+            return None
+        if kind == _ARM64EC:
+            return "ARM64EC code, whose unwind data (in its CHPE metadata) is not read"
+        translated = ", which is translated while it runs" if kind in ("x64", "x86") else ""
+        return f"{kind} code{translated}: its frames are not walked"
 
 
 class _Images:
@@ -162,6 +189,11 @@ class UserCode:
                 self._places.clear()
             self._places[address] = image
             return image
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """What modules of an ARM64 process are made for besides ARM64, as far as their headers are to be had."""
+        return tuple(sorted({image.foreign for image in self._images if image.foreign is not None}))
 
     def frame_data(self, address: int) -> FrameData | None:
         """What the PDB of its module says of the frame of 32-bit code; ``None`` without."""
