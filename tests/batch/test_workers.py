@@ -140,14 +140,15 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.thorough
 @posix
-@pytest.mark.parametrize("how", [pytest.param("loops", marks=pytest.mark.thorough), "hangs"])
-def test_an_interrupt_leaves_a_file_to_go_on_with(how: str, grim: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["loops", "hangs"])
+def test_an_interrupt_leaves_a_file_to_go_on_with(how: str, sent: signal.Signals, grim: Callable[..., Path]) -> None:
     root = grim("a.dmp", f"b-{how}.dmp", "c.dmp")
     out = root / "out.jsonl"
     stuck = root / f"b-{how}.dmp.pid"
     with start(root, "--jsonl", out, "--jobs", "1") as running:
         wait_for(stuck, running)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(sent)
         printed, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert said == f"kdump: interrupted: --resume goes on with {out}\n"

@@ -14,6 +14,7 @@ import pytest
 import volatility3_kdump
 from tests.amounts import only
 from volatility3_kdump.cli import main
+from volatility3_kdump.cli.streams import run_guarded
 from volatility3_kdump.plugin import PluginFailure
 from volatility3_kdump.renderers import SafeCSVRenderer, WindbgRenderer
 from volatility3_kdump.views.info import info_grid
@@ -155,3 +156,13 @@ def test_a_full_disk_behind_a_renderer_of_ours(
         monkeypatch.setattr("sys.stdout", stream)
         with pytest.raises(PluginFailure, match=r"^the output cannot be written: No space left on device$"):
             renderer().render(grid)
+
+
+def test_ctrl_c_is_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", open(os.devnull, "w"))
+
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert run_guarded(interrupted) == 130
+    assert capfd.readouterr().err == "kdump: interrupted\n"

@@ -301,7 +301,10 @@ class MemberCache:
     def _make_room(self, size: int | None, have: int, keep: Path) -> None:
         """See that a member of a size, ``have`` of it written, fits the limit and the disk; else another segment."""
         needed = have + cache_files.SEGMENT if size is None else size
-        takes = f"{needed:,} bytes" if size is not None else "an unknown number of bytes"
+        if size is not None:
+            takes = f"{size:,} bytes"
+        else:
+            takes = f"more than {have:,} bytes" if have else "an unknown number of bytes"
         if needed > self.limit:
             raise UnsupportedContainer(
                 f"the dump inside takes {takes}, but the cache is limited to {self.limit:,}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +131,8 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile, executo
     else:
         lines = lines_of(files, options, executor, jobs, done, show, left_out)
     interrupted = False
+    # Whoever ends it in an orderly way gets the summary of what is done, and leaves no process behind.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for line in lines:
             out.write(line)
@@ -140,6 +143,7 @@ def _run(arguments: argparse.Namespace, options: Options, out: LineFile, executo
         interrupted = True
     finally:
         lines.close()  # type: ignore[attr-defined]
+        signal.signal(signal.SIGTERM, before)
         if show is not None:
             sys.stderr.write(f"\r{' ' * 79}\r")
     if arguments.summary is not None:

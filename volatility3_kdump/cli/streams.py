@@ -9,14 +9,16 @@ from collections.abc import Callable
 from volatility3_kdump.errors import KdumpError, ReadLimit
 from volatility3_kdump.escape import printable, show_every_character
 
+#: What shells say of a process that Ctrl-C ended.
+_INTERRUPTED = 130
 _HOST_CACHE = "volatility3.framework.constants"
 
 
 def run_guarded(run: Callable[[], int]) -> int:
     """Run a command and give the exit status; what the process cannot write ends it with one line and status 1.
 
-    A reader that has seen enough (``| head``) is no failure. Where the process was started without an output, there is
-    nobody to tell, and without an input, nothing to read.
+    Ctrl-C ends a command with one line and status 130. A reader that has seen enough (``| head``) is no failure.
+    Where the process was started without an output, there is nobody to tell, and without an input, nothing to read.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -28,6 +30,10 @@ def run_guarded(run: Callable[[], int]) -> int:
         return status
     except (KdumpError, ReadLimit) as error:
         message = str(error)
+    except KeyboardInterrupt:
+        _abandon_output()
+        print("kdump: interrupted", file=sys.stderr)
+        return _INTERRUPTED
     except BrokenPipeError:
         _abandon_output()
         return 0
