@@ -221,3 +221,19 @@ def test_a_record_that_the_argument_misses(scene: Scene, named: int) -> None:
     bug_check = describe(0x7E, (code, ip, named, context))
     judged = plausibility(target, bug_check, find_failure(target, bug_check))
     assert judged is not None and judged.outcome == outcomes.CONTRADICTED
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (0x6, "something wrote beyond the end of a block"),
+        (0x11, "a block was freed twice"),
+        (0x12, "the headers of a group of blocks of various sizes are damaged"),
+        (0x2, "of the kind 'generic'"),
+    ],
+)
+def test_damage_of_a_heap_in_words(scene: Scene, kind: int, words: str) -> None:
+    """Microsoft's page on bug check 0x13A."""
+    bug_check = describe(0x13A, (kind, 0xFFFF918950000000, 0xFFFF918953118260, 0))
+    [sentence, *_] = reason(Case(scene("myfault", TRIAGE), bug_check, None)).sentences
+    assert sentence.endswith(f": {words}.")

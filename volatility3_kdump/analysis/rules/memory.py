@@ -40,6 +40,23 @@ _HEAP_FAILURES = (
     *("lfh_bitmap_mismatch", "segment_lfh_bitmap_corruption", "segment_lfh_double_free", "vs_subsegment_corruption"),
     *("null_heap", "allocation_limit", "commit_limit", "invalid_va_mgr_query"),
 )
+#: What these stand for, by Microsoft's page on 0x13A.
+_HEAP_WORDS = {
+    "entry_corruption": "the header of a block is damaged",
+    "multiple_entries_corruption": "the headers of several blocks are damaged",
+    "virtual_block_corruption": "the header of a large block is damaged",
+    "buffer_overrun": "something wrote beyond the end of a block",
+    "buffer_underrun": "something wrote in front of a block",
+    "block_not_busy": "a block that is free was passed where one in use must be",
+    "usage_after_free": "a block was written to after it had been freed",
+    "cross_heap_operation": "a block was passed to a heap that is not its own",
+    "freelists_corruption": "the list of free blocks is damaged",
+    "listentry_corruption": "a list of blocks is damaged",
+    "lfh_bitmap_mismatch": "the bitmap of a group of small blocks is damaged",
+    "segment_lfh_bitmap_corruption": "the bitmap of a group of small blocks is damaged",
+    "segment_lfh_double_free": "a block was freed twice",
+    "vs_subsegment_corruption": "the headers of a group of blocks of various sizes are damaged",
+}
 
 
 @rule(0xA, 0xD1)
@@ -185,12 +202,16 @@ def kernel_heap_corruption(case: Case) -> Reasoning:
         region = region_of(case.target, address)
         findings.append(Finding("CORRUPTING_POOL_ADDRESS", f"{address:016x}", address, region.text))
         sentences.append(
-            f"The heap found the damage at {address:#x} ({region.text})"
-            + (f": {name.removeprefix(_HEAP_PREFIX).replace('_', ' ')}." if name else ".")
+            f"The heap found the damage at {address:#x} ({region.text})" + (f": {_heap_words(name)}." if name else ".")
         )
     reasoning = Reasoning(tuple(findings), tuple(sentences), specifiers=(f"{kind:x}",))
     # Of a block that is freed twice the argument is the header (published: ExFreePool of what lies 10h behind it).
     return freed_block(case, reasoning, address) if kind == _FREED_AGAIN else reasoning
+
+
+def _heap_words(name: str) -> str:
+    word = name.removeprefix(_HEAP_PREFIX)
+    return _HEAP_WORDS.get(word) or f"of the kind {word!r}"
 
 
 def _heap_failure(case: Case, kind: int) -> str | None:
