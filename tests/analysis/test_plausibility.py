@@ -162,7 +162,9 @@ def test_a_fault_of_the_driver_is_explained(scene: Scene, name: str, dump_type: 
 
 
 def test_a_flipped_address(scene: Scene) -> None:
-    judged = analysed(scene("bit-flip")).plausibility
+    crash = analysed(scene("bit-flip"))
+    assert (crash.verdict.suspect, crash.verdict.confidence) == ("memory", "medium")
+    judged = crash.plausibility
     assert judged is not None and [(flip.subject, flip.bit) for flip in judged.flips] == [("the operand", 23)]
     judged = analysed(scene("bad-pointer")).plausibility
     assert judged is not None and [flip.bit for flip in judged.flips] == [47]

@@ -75,7 +75,8 @@ def placed(verdict: Verdict, failure: Failure | None) -> Verdict:
 
 def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | None) -> Verdict:
     """Little certainty for a component whose instruction accesses another address than the bug check reports."""
-    told = judged is not None and judged.outcome is not None
+    # A changed bit that explains the difference has been weighed already.
+    told = judged is not None and (judged.outcome is not None or any(flip.strong for flip in judged.flips))
     if failure is None or told or failure.operand_agrees is not False:
         return verdict
     return _capped(verdict, LOW, f"its instruction accesses {failure.operand:#x}, not the address that is reported")
