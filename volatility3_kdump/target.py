@@ -28,7 +28,7 @@ from volatility3_kdump.symbols.converted import table_from_pdb
 from volatility3_kdump.symbols.entry_forms import entry_forms
 from volatility3_kdump.symbols.isf import load_kernel_table
 from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, read_encoded_data
-from volatility3_kdump.symbols.kernel import Kernel, find_kernel
+from volatility3_kdump.symbols.kernel import Kernel, debugger_without_keys, find_kernel
 from volatility3_kdump.symbols.machine_facts import machine_facts
 from volatility3_kdump.symbols.names import AddressNames
 from volatility3_kdump.symbols.objects import TypedObject, Types
@@ -129,7 +129,7 @@ class Target:
     def machine_facts(self) -> MachineFacts:
         """What is known of the machine of a memory image; only of one."""
         assert isinstance(self.dump.header, MachineFacts)
-        return machine_facts(self.dump, self.dump.header, self.kernel, self.memory, self.symbol)
+        return machine_facts(self.dump, self.dump.header, self.kernel, self.memory, self.symbol, self._unaided_debugger)
 
     @property
     def warnings(self) -> list[str]:
@@ -191,6 +191,7 @@ class Target:
             self._plain_debugger
             or read_debugger_data(self.memory.read, address)
             or read_encoded_data(self.memory.read, address, self.symbol)
+            or self._unaided_debugger
         )
 
     @functools.cached_property
@@ -200,6 +201,11 @@ class Target:
 
             return triage_debugger_data(self.dump)
         return read_debugger_data(self.memory.read, self.dump.header.kd_debugger_data_block)
+
+    @functools.cached_property
+    def _unaided_debugger(self) -> DebuggerData | None:
+        """The block as far as it can be had without symbols."""
+        return self._plain_debugger or debugger_without_keys(self.dump, self.kernel, self.memory.read)
 
     @functools.cached_property
     def kernel(self) -> Kernel | None:
@@ -222,7 +228,7 @@ class Target:
         return kernel_table.choose(
             self.dump,
             self.kernel,
-            self._plain_debugger,
+            self._unaided_debugger,
             self.places.isf_file,
             self._table_of_kernel,
             lambda types: siblings.misfit_of_copies(types, self.memory.read, self.triage_copies),

@@ -7,7 +7,7 @@ Layout: Windows SDK ``wdbgexts.h``, the same for 32- and 64-bit targets.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from volatility3_kdump import tables
@@ -17,6 +17,7 @@ ReadMemory = Callable[[int, int], "bytes | None"]
 _TYPE = "_KDDEBUGGER_DATA64"
 _TAG = b"KDBG"
 _SMALLEST = 0x208
+_MASK = 0xFFFFFFFFFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,59 @@ def decode_debugger_data(
     return decoded if base and base & 0xFFF == 0 else None
 
 
+def recover_debugger_data(
+    read: ReadMemory, address: int | None, kernel_base: int, pointers: Mapping[str, int]
+) -> DebuggerData | None:
+    """A block that the kernel keeps encoded, without its keys: found by what must stand in it.
+
+    The encoding of a qword is its bytes swapped, turned by one of 64 amounts, and one number added to it, the same for
+    the whole block. ``kernel_base`` gives that number for each amount; the tag, the size and ``pointers``, fields whose
+    values are known otherwise, say which amount it is. ``None`` where none or several fit, or no pointer is known.
+    """
+    layouts = tables.structures()
+    whole = layouts.size_of(_TYPE)
+    data = read(address, _SMALLEST) if address and pointers else None
+    if address is None or data is None:
+        return None
+    at = layouts.offset(_TYPE, "KernBase")
+    encoded = int.from_bytes(data[at : at + 8], "little")
+    known = {**pointers, "KernBase": kernel_base}
+    blocks: dict[bytes, DebuggerData] = {}
+    for turn in range(64):
+        added = encoded ^ _turned(_swapped(kernel_base & _MASK), -turn)
+        start = _plain(data, turn, added)
+        row = layouts.reader(_TYPE, tag="OwnerTag", size="Size").unpack(start[:0x18])
+        if row.tag.to_bytes(4, "little") != _TAG or not _SMALLEST <= row.size <= 0x1000:
+            continue
+        rest = read(address, min(row.size, whole) & ~7)
+        if rest is None:
+            continue
+        block = DebuggerData(address, row.size, _plain(rest, turn, added))
+        if all(block[name] == value & _MASK for name, value in known.items()):
+            blocks[block.data] = block
+    return next(iter(blocks.values())) if len(blocks) == 1 else None
+
+
+def _turned(value: int, bits: int) -> int:
+    """A qword turned to the left."""
+    bits &= 63
+    return (value << bits | value >> (64 - bits)) & _MASK
+
+
+def _swapped(value: int) -> int:
+    return int.from_bytes(value.to_bytes(8, "little"), "big")
+
+
+def _plain(data: bytes, turn: int, added: int) -> bytes:
+    words = [_swapped(_turned(word ^ added, turn)) for (word,) in struct.iter_unpack("<Q", data)]
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
 def _decoded(data: bytes, wait_never: int, wait_always: int, encoded_flag: int) -> bytes:
     """Undo the encoding of each qword: xor, rotate, xor, byte swap, xor."""
-    mask = 0xFFFFFFFFFFFFFFFF
     turn = wait_never & 0x3F
-    quadwords = []
-    for (word,) in struct.iter_unpack("<Q", data):
-        value = word ^ wait_never
-        value = (value << turn | value >> (64 - turn)) & mask if turn else value
-        value ^= encoded_flag
-        value = int.from_bytes(value.to_bytes(8, "little"), "big") ^ wait_always
-        quadwords.append(value)
+    quadwords = [
+        _swapped(_turned(word ^ wait_never, turn) ^ encoded_flag) ^ wait_always
+        for (word,) in struct.iter_unpack("<Q", data)
+    ]
     return struct.pack(f"<{len(quadwords)}Q", *quadwords)

@@ -18,7 +18,7 @@ from volatility3_kdump import tables
 from volatility3_kdump.dump import CrashDump, MachineFacts
 from volatility3_kdump.images.pe import CodeView, PeImage, code_view, parse_headers
 from volatility3_kdump.memory import sign_extended
-from volatility3_kdump.symbols.kdbg import DebuggerData
+from volatility3_kdump.symbols.kdbg import DebuggerData, read_debugger_data, recover_debugger_data
 
 ReadMemory = Callable[[int, int], "bytes | None"]
 PresentRanges = Callable[[int, int], Iterator[tuple[int, int]]]
@@ -224,6 +224,20 @@ def indexed_variables(identity: PdbIdentity) -> Mapping[str, int]:
                 rvas: Mapping[str, int] = record["rva"]
                 return rvas
     return {}
+
+
+def debugger_without_keys(dump: CrashDump, kernel: Kernel | None, read: ReadMemory) -> DebuggerData | None:
+    """KDDEBUGGER_DATA64 without symbols, decoded where the kernel keeps it encoded; ``None`` where it stays so.
+
+    Its place and what must stand in it are the header's, else those of the shipped index of kernels.
+    """
+    if kernel is None or dump.header.bits != 64:
+        return None
+    index = indexed_variables(kernel.identity) if kernel.identity is not None else {}
+    names = ("PsLoadedModuleList", "PsActiveProcessHead", "KdDebuggerDataBlock")
+    variables = {name: kernel.base + index[name] for name in names if name in index} | _header_pointers(dump)
+    address = variables.pop("KdDebuggerDataBlock", None)
+    return read_debugger_data(read, address) or recover_debugger_data(read, address, kernel.base, variables)
 
 
 def _bug_check_routine(dump: CrashDump) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from volatility3_kdump.cpu.state import context_record
 from volatility3_kdump.dump import CrashDump, Fact, MachineFacts
 from volatility3_kdump.memory import Memory
-from volatility3_kdump.symbols.kdbg import read_encoded_data
+from volatility3_kdump.symbols.kdbg import DebuggerData, read_encoded_data
 from volatility3_kdump.symbols.kernel import Kernel, indexed_variables
 
 _LISTS = {
@@ -30,10 +30,11 @@ def machine_facts(
     kernel: Kernel | None,
     memory: Memory,
     symbol: Callable[[str], int | None],
+    debugger: DebuggerData | None,
 ) -> MachineFacts:
     """The facts of an image, completed.
 
-    ``symbol`` gives the address of a kernel variable by its symbols.
+    ``symbol`` gives the address of a kernel variable by its symbols, ``debugger`` is what can be had without them.
     """
     variables: dict[str, Fact] = {}
     index = indexed_variables(kernel.identity) if kernel is not None and kernel.identity is not None else {}
@@ -49,7 +50,10 @@ def machine_facts(
         variables["major_version"] = Fact(build >> 28, "nt!NtBuildNumber")
         variables["build_number"] = Fact(build & 0xFFFF, "nt!NtBuildNumber")
     facts = facts.completed(variables)
-    facts = facts.completed(_bug_check(memory, symbol("KiBugCheckData") or _recorded(memory, symbol, "KiBugCheckData")))
+    reported = symbol("KiBugCheckData") or _recorded(memory, symbol, "KiBugCheckData")
+    if reported is None and debugger is not None:
+        reported = debugger["KiBugCheckData"]
+    facts = facts.completed(_bug_check(memory, reported))
     if facts.has_crashed is not True and dump.processors:
         # What a debugger shows that stops a machine: the first processor.
         state = dump.processors[0]

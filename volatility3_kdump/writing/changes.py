@@ -55,8 +55,10 @@ def _decode_debugger_data(target: Target, pieces: dict[int, bytes], notes: list[
         notes.append("KDDEBUGGER_DATA64 lies in no page of the image: WinDbg will not find its way")
         return
     flag = target.symbol("KdpDataBlockEncoded")
-    if flag is not None:
-        _put(target, flag, b"\0", pieces)
+    if flag is None:
+        notes.append("KDDEBUGGER_DATA64 is written decoded; its flag cannot be changed without symbols")
+        return
+    _put(target, flag, b"\0", pieces)
     notes.append("KDDEBUGGER_DATA64 is written decoded")
 
 
