@@ -243,3 +243,8 @@ def test_details_of_stacks(session: Session) -> None:
     assert answer(session, "!stacks 3") == [
         "!stacks knows no detail 3: 0 the first frame, 1 also without stacks, 2 whole stacks"
     ]
+
+
+@pytest.mark.parametrize("line", ["!object -h", "!object -?", "!for_each_frame -?", "!for_each_module -?"])
+def test_help_of_extensions(session: Session, line: str) -> None:
+    assert answer(session, line) == answer(session, f".help {line.partition(' ')[0]}")

@@ -68,7 +68,7 @@ _CID_LINES = (
             ["   +0x284 ThreadSeed       : [20] Uint2B", "     [00] Uint2B", "     [01] Uint2B"],
         ),
         ("dt nt!_EPRO*", ["          nt!_EPROCESS", "          nt!_EPROCESS_VALUES"]),
-        ("dt nt!_NOSUCH*", []),
+        ("dt nt!_NOSUCH*", ["no type fits nt!_NOSUCH*: x nt!_NOSUCH* lists functions and variables"]),
         ("dt", ["dt needs a type: dt nt!_EPROCESS"]),
         ("dt nosuch!_A", ["no loaded module is named nosuch"]),
         ("dt nt!_EPROCESS nosuch", ["Cannot find specified field members: nt!_EPROCESS has no field nosuch"]),

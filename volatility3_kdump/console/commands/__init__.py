@@ -236,8 +236,10 @@ def _asked(session: Session) -> Iterator[str]:
 def _answer(session: Session, entry: Command, arguments: Arguments) -> Iterator[str]:
     """What one command says, after its arguments are read."""
     syntax = entry.syntax
-    whole = syntax.arguments[:1] and syntax.arguments[0].kind is Kind.TEXT
-    if arguments.text in ("-?", "/?") and not whole:
+    of_extension = arguments.name.startswith("!")
+    whole = not of_extension and syntax.arguments[:1] and syntax.arguments[0].kind is Kind.TEXT
+    asked = arguments.text in ("-?", "/?") or (arguments.text == "-h" and of_extension)
+    if asked and not whole:
         yield from described(entry)
         return
     if syntax.own:
