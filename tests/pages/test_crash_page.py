@@ -264,3 +264,11 @@ def test_the_name_of_a_machine(manufacturer: str | None, product: str | None, na
     machine = {"manufacturer": manufacturer, "product": product, "board": ["Maker", "Board"]}
     assert facts.machine_name(machine) == name
     assert facts.machine_name({"manufacturer": None, "product": None, "board": None}) == ""
+
+
+def test_processes_that_are_but_an_address(shared_data: Path) -> None:
+    """What other processors ran, of which a small dump has only the pointer."""
+    target = volatility3_kdump.open(shared_data / "dumps" / "triage_x64_19041_0x9f.dmp")
+    uses = facts.process_uses(analyze_crash(target), facts.listed_processes(target))
+    assert uses[0].name == "EpicGamesLauncher.exe" and uses[0].crashed
+    assert all(re.fullmatch(r"[0-9a-f]{16}, not in the dump", use.name) for use in uses[1:])

@@ -136,7 +136,7 @@ def process_uses(crash: Crash, processes: list[ListedProcess]) -> list[ProcessUs
     crashed = crash.process.address if crash.process is not None else None
     uses = [
         ProcessUse(
-            listed.process.name or "?",
+            listed.process.name or f"{listed.process.address:x}, not in the dump",
             listed.process.pid,
             listed.process.commit_charge,
             listed.process.state,
