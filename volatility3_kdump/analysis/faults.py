@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis.failure import Failure, passed_trap_frames, reported_address
-from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, Sentence, Topic
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.cpu.exception import (
     ACCESS_VIOLATION,
@@ -95,7 +95,7 @@ def access_reasoning(case: Case, access: Access, *, irql: int | None = None) -> 
     findings.insert(0, Finding(_TAGS[access.kind], value, access.address, note))
     if region.kind == NULL_PAGE and not _went_elsewhere(case):
         findings.append(Finding("AV.Dereference", "NullPtr", access.address))
-    sentences = [_sentence(case, access.kind, access.address, region, irql)]
+    sentences: list[str] = [_sentence(case, access.kind, access.address, region, irql)]
     if irql is not None and irql >= _DISPATCH_LEVEL and region.kind in (KERNEL, PAGED_POOL) and not mapped:
         sentences.append(f"At IRQL {irql} no page can be brought in, so an access to paged-out memory is fatal.")
     return Reasoning(tuple(findings), tuple(sentences)) + _unloaded(access.kind, access.address, region)
@@ -116,9 +116,10 @@ def _unreported(case: Case, kind: str) -> Reasoning:
     operand = _only_operand(target, failure) if failure is not None and failure.at_fault else None
     if failure is None or operand is None:
         note = "the processor reported no address: it was not canonical, or the fault was no page fault"
-        sentence = (
+        sentence = Sentence(
             f"The processor reported no address for the {kind}: most often the address was not canonical, "
-            "which is typical of a corrupted pointer."
+            "which is typical of a corrupted pointer.",
+            Topic.NO_ADDRESS,
         )
         return Reasoning((Finding(_TAGS[kind], ones, None, note),), (sentence,))
     region = region_of(target, operand)
@@ -129,8 +130,9 @@ def _unreported(case: Case, kind: str) -> Reasoning:
     if region.kind == NON_CANONICAL:
         return Reasoning(findings, (_sentence(case, kind, operand, region, None),))
     who = failure.name or "the instruction"
-    sentence = (
-        f"The processor reported no address for the {kind}; {who} would have accessed {operand:#x} ({region.text})."
+    sentence = Sentence(
+        f"The processor reported no address for the {kind}; {who} would have accessed {operand:#x} ({region.text}).",
+        Topic.OPERAND,
     )
     return Reasoning(findings, (sentence,))
 
@@ -150,16 +152,16 @@ def _only_operand(target: Target, failure: Failure) -> int | None:
     return places[0] if len(places) == 1 and instruction.stack is None else None
 
 
-def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | None) -> str:
+def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | None) -> Sentence:
     failure = case.failure
-    who = "The kernel"
+    who, topic = "The kernel", Topic.ACCESS
     if failure is not None and failure.at_fault and case.differ(address, failure.context.ip):
         if failure.name:
             who = failure.name
         elif failure.unloaded is not None:
             who = f"Code of the unloaded driver {failure.unloaded.name}"
     elif kind == "execute":
-        who = "The processor"
+        who, topic = "The processor", Topic.FETCH
     level = "" if irql is None else f" at IRQL {irql}"
     place = region.text
     if region.kind == NULL_PAGE:
@@ -171,11 +173,12 @@ def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | N
     if failure is not None and failure.operand_agrees is False and failure.operand is not None:
         # What the instruction did not do is not to be said of it.
         reported = {"write": "a write to", "execute": "an execution of"}.get(kind, "a read of")
-        return (
+        return Sentence(
             f"The processor reported {reported} {address:#x} ({place}){level}, but the instruction accesses "
-            f"{failure.operand:#x}."
+            f"{failure.operand:#x}.",
+            Topic.REPORTED,
         )
-    return f"{who} {_PAST[kind]} {address:#x} ({place}){level}."
+    return Sentence(f"{who} {_PAST[kind]} {address:#x} ({place}){level}.", topic)
 
 
 def _unloaded(kind: str, address: int, region: Region) -> Reasoning:
@@ -183,7 +186,7 @@ def _unloaded(kind: str, address: int, region: Region) -> Reasoning:
         return Reasoning()
     why = f"the {kind} at {address:#x} hit the place of {region.unloaded.name}, which had been unloaded"
     culprit = Culprit(region.unloaded.name, stem(region.unloaded.name), address, why)
-    sentence = f"{region.unloaded.name} was unloaded while something still used it."
+    sentence = Sentence(f"{region.unloaded.name} was unloaded while something still used it.", Topic.UNLOADED)
     return Reasoning((Finding("UNLOADED_MODULE", region.unloaded.name, address),), (sentence,), culprit=culprit)
 
 
@@ -206,21 +209,26 @@ def code_reasoning(case: Case) -> Reasoning:
     findings = [Finding("FAILED_INSTRUCTION_ADDRESS", where, ip)]
     if failure.module is None:
         region = region_of(case.target, ip)
-        said = (
+        said = Sentence(
             f"The instruction pointer {ip:#x} is in no driver ({region.text}): "
-            "a function pointer or a return address was wrong."
+            "a function pointer or a return address was wrong.",
+            Topic.POINTER,
         )
         return Reasoning(tuple(findings), (said,))
     image = case.target.images.headers_of(failure.module)
     section = image.section_of(ip - failure.module.base) if image else None
     if section is not None and section.name.upper().startswith("PAGE"):
         findings.insert(0, Finding("IP_IN_PAGED_CODE", where, ip, f"section {section.name}"))
-        said = f"{where} is in the pageable section {section.name} and was paged out when it ran at a raised IRQL."
+        said = Sentence(
+            f"{where} is in the pageable section {section.name} and was paged out when it ran at a raised IRQL.",
+            Topic.CODE,
+        )
         return Reasoning(tuple(findings), (said,))
     if case.target.memory.read(ip, 1) is not None and case.target.dump.triage is not None:
         # Small memory dumps are written with the page tables of the crash, from valid pages only.
-        said = f"The processor could not run the code at {where}, though its page is in the dump."
-        return Reasoning(tuple(findings), (said,))
+        return Reasoning(
+            tuple(findings), (f"The processor could not run the code at {where}, though its page is in the dump.",)
+        )
     return Reasoning(tuple(findings), (f"The code at {where} was not in memory when it was to run.",))
 
 

@@ -7,6 +7,7 @@ in it becomes a note, so that a damaged dump costs one rule and not the analysis
 
 from __future__ import annotations
 
+import enum
 import logging
 import struct
 from collections.abc import Callable
@@ -54,15 +55,53 @@ class Culprit:
     why: str
 
 
+class Topic(enum.Enum):
+    """What a sentence is about, where other evidence can refute it or say the same."""
+
+    ACCESS = enum.auto()
+    """Who accessed which address, and what lies there."""
+    FETCH = enum.auto()
+    """From where the processor wanted to execute."""
+    REPORTED = enum.auto()
+    """The access that the processor reported, and that the instruction does not make."""
+    NO_ADDRESS = enum.auto()
+    """That the processor reported no address."""
+    OPERAND = enum.auto()
+    """The same, with what the instruction would have accessed."""
+    UNMAPPED = enum.auto()
+    """That no memory is mapped at the address."""
+    POINTER = enum.auto()
+    """Where the instruction pointer leads."""
+    CODE = enum.auto()
+    """Why the code was not in memory."""
+    WRITER = enum.auto()
+    """Where the instruction is that a trap frame was kept of."""
+    UNLOADED = enum.auto()
+    """That a driver was unloaded too early."""
+
+
+class Sentence(str):
+    """A full sentence for the analyst, which is shown as it is; ``topic`` is what it is about, where that matters."""
+
+    __slots__ = ("topic",)
+    topic: Topic | None
+
+    def __new__(cls, text: str, topic: Topic | None = None) -> Sentence:
+        sentence = super().__new__(cls, text)
+        sentence.topic = topic
+        return sentence
+
+
 @dataclass(frozen=True)
 class Reasoning:
     """What a rule found.
 
-    ``sentences`` are for the analyst, each a full sentence; ``notes`` are contradictions and failures of consistency.
-    ``specifiers`` are the words between prefix and module in the bucket, ``prefix`` its prefix when it is not the
-    default. ``thread`` is the ETHREAD whose stack is to be shown in place of the crashing one, ``process`` the EPROCESS
-    that the crash is about. ``uncertain`` says why the stack may show nothing of the reason. ``by_name`` says that the
-    culprit goes before the stack, whatever the table says of the code.
+    ``sentences`` are for the analyst, each a full sentence, a :class:`Sentence` where its topic counts; ``notes`` are
+    contradictions and failures of consistency. ``specifiers`` are the words between prefix and module in the bucket,
+    ``prefix`` its prefix when it is not the default. ``thread`` is the ETHREAD whose stack is to be shown in place of
+    the crashing one, ``process`` the EPROCESS that the crash is about. ``uncertain`` says why the stack may show
+    nothing of the reason. ``by_name`` says that the culprit goes before the stack, whatever the table says of the
+    code.
     """
 
     findings: tuple[Finding, ...] = ()

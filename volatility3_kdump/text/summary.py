@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis import plausibility
 from volatility3_kdump.analysis.buckets import INCONCLUSIVE, UNKNOWN_IMAGE, asked_for
+from volatility3_kdump.analysis.reasoning import Sentence, Topic
 from volatility3_kdump.text.analyze import nobody
 from volatility3_kdump.windows.stacks.frames import SCAN
 
@@ -38,6 +39,8 @@ _STANDS_FOR = {
 
 #: MANUALLY_INITIATED_CRASH: whoever asked for the dump as a rule did so because the machine hung.
 _MANUAL = 0xE2
+#: Sentences that say which address was accessed.
+_ACCESSES = (Topic.ACCESS, Topic.FETCH, Topic.REPORTED, Topic.OPERAND)
 #: What a code or its arguments alone can leave to suspect.
 _BY_THE_CODE = (plausibility.MEMORY, plausibility.PROCESSOR, "hypervisor", "disk")
 
@@ -147,14 +150,13 @@ def _where(crash: Crash) -> str | None:
     return f"{what} {' '.join(parts)}{interrupted}."
 
 
+def _topic(sentence: str) -> Topic | None:
+    return sentence.topic if isinstance(sentence, Sentence) else None
+
+
 def _access_is_told(crash: Crash) -> bool:
     """Whether a sentence of the rules says which address was accessed, with what lies there."""
-    name = crash.failure.name if crash.failure is not None else None
-    starts = tuple(start for start in (name, "The kernel ", "The processor ") if start)
-    told = any(
-        sentence.startswith(starts) and " 0x" in sentence and _adds(crash, sentence)
-        for sentence in crash.reasoning.sentences
-    )
+    told = any(_topic(sentence) in _ACCESSES and _adds(crash, sentence) for sentence in crash.reasoning.sentences)
     judged, failure = crash.plausibility, crash.failure
     if judged is not None and judged.acquits:
         return failure is not None and failure.address is not None and f"{failure.address:#x}" in judged.says
@@ -165,24 +167,24 @@ def _adds(crash: Crash, sentence: str) -> bool:
     """Whether a sentence of the rules still holds and says more than the lines around it."""
     judged = crash.plausibility
     failure = crash.failure
+    topic = _topic(sentence)
     if judged is not None and judged.outcome == plausibility.NOWHERE:
-        return not sentence.startswith(("The instruction pointer ", "The processor tried "))
+        return topic not in (Topic.POINTER, Topic.FETCH)
     if judged is not None and judged.flips and failure is not None and failure.address is not None:
-        if sentence.startswith("No memory is mapped there"):
+        if topic is Topic.UNMAPPED:
             return False
         # The flip names the address already, and what is wrong with it.
-        accesses = tuple(start for start in ("The processor reported a ", failure.name) if start)
-        if sentence.startswith(accesses) and f"{failure.address:#x}" in judged.flips[0].says:
+        if topic in (Topic.ACCESS, Topic.REPORTED) and f"{failure.address:#x}" in judged.flips[0].says:
             return False
-    if failure is not None and failure.at_fault and sentence == f"The instruction that wrote is at {failure.name}.":
+    if topic is Topic.WRITER and failure is not None and failure.at_fault:
         return False
     if failure is not None and failure.unloaded is not None and failure.module is None:
-        return not sentence.startswith(("The processor tried ", f"{failure.unloaded.name} was unloaded "))
+        return topic not in (Topic.FETCH, Topic.UNLOADED)
     # Who made the access is not to be said where the instruction did not make it.
     if judged is not None and judged.acquits and failure is not None and failure.name:
-        return not sentence.startswith((failure.name, "The processor reported a", "The processor reported no address"))
+        return topic not in (Topic.ACCESS, Topic.CODE, Topic.REPORTED, Topic.NO_ADDRESS, Topic.OPERAND)
     if _leads_nowhere(crash) or (judged is not None and judged.outcome == plausibility.UNEXPLAINED):
-        return not sentence.startswith("The processor reported no address")
+        return topic not in (Topic.NO_ADDRESS, Topic.OPERAND)
     return True
 
 

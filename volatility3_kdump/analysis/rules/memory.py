@@ -17,7 +17,7 @@ from volatility3_kdump.analysis.faults import (
     stem,
     trap_frame_reasoning,
 )
-from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, Sentence, Topic, rule
 from volatility3_kdump.analysis.rules.pool import freed_block
 from volatility3_kdump.findings.regions import DRIVER, UNLOADED, region_of
 from volatility3_kdump.windows.memory.kernel_regions import STACK
@@ -110,10 +110,9 @@ def page_fault_in_nonpaged_area(case: Case) -> Reasoning:
                 "The dump holds that memory now: it was mapped after the fault, or the fault was one of protection."
             )
         elif region.kind not in (DRIVER, UNLOADED, STACK):
-            sentences.append(
-                "No memory is mapped there and none may be brought in: the pointer was wrong, or the memory had been "
-                "freed."
-            )
+            unmapped = "No memory is mapped there and none may be brought in"
+            reason = "the pointer was wrong, or the memory had been freed"
+            sentences.append(Sentence(f"{unmapped}: {reason}.", Topic.UNMAPPED))
     prefix = f"AV_{letter}" if letter is not None else "AV"
     # The words of code_reasoning have no place in this bucket.
     return replace(reasoning + Reasoning(findings, tuple(sentences)), specifiers=(), prefix=prefix)
@@ -133,7 +132,7 @@ def write_to_read_only_memory(case: Case) -> Reasoning:
         section = image.section_of(address - module.base) if image else None
         part = f"section {section.name} of {module.image_name}" if section else module.image_name
         sentence = f"The page belongs to {part} and may only be read."
-    written = (f"The instruction that wrote is at {where}.",) if where else ()
+    written = (Sentence(f"The instruction that wrote is at {where}.", Topic.WRITER),) if where else ()
     return reasoning + Reasoning(sentences=(*written, sentence))
 
 
