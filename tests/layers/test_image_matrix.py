@@ -101,6 +101,18 @@ def test_plugins_with_other_types(name: str, some_kernels: Callable[[str], list[
     assert {kind: shown for kind, shown in told.items() if shown != told["dump"]} == {}
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ALL)
+def test_rules_match_the_same_in_every_container(kind: str, image: Image, tmp_path: Path) -> None:
+    """``kdump.yara`` has no place in the list of plugins that need no option."""
+    pytest.importorskip("yara_x")
+    rules = tmp_path / "rules.yar"
+    rules.write_text('rule tag { strings: $a = "notmyfault64" $b = "notmyfault64" wide condition: any of them }')
+    options = {"rules-file": str(rules)}
+    expected = rows("yara", options, image("dump"))
+    assert expected and rows("yara", options, image(kind)) == expected
+
+
 @pytest.fixture(scope="module")
 def run_all(one_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Any]]:
     """``run_all(path)``: what the host's plugins give on the layers that it stacks itself."""
