@@ -289,7 +289,7 @@ class Servers:
             raise Failure(Failure.REFUSED, f"{shown_url(base)}/{stores.POINTER}: {error}") from error
         finally:
             pointer.unlink(missing_ok=True)
-        told = rest[:200] if rest.isprintable() else ascii(rest[:200])
+        told = stores.shown_reference(rest)
         if kind == "MSG":
             raise Failure(Failure.REFUSED, f"{shown_url(base)}: the server has no such file: {told}")
         # A server has no say about files of this machine.

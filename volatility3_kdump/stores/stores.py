@@ -202,6 +202,11 @@ def read_pointer(text: bytes) -> tuple[str, str]:
     return kind.upper(), rest.strip()
 
 
+def shown_reference(rest: str) -> str:
+    """What a ``file.ptr`` says, for a message: short, and with nothing that a terminal would obey."""
+    return rest[:200] if rest.isprintable() else ascii(rest[:200])
+
+
 def follow_pointer(pointer: Path) -> Path:
     """The file that a ``file.ptr`` of a local store names. Raises :class:`StoreError` where there is none."""
     try:
@@ -213,7 +218,7 @@ def follow_pointer(pointer: Path) -> Path:
         raise StoreError(f"{pointer}: it {failure}") from failure
     except StoreError as error:
         raise StoreError(f"{pointer}: {error}") from error
-    shown = rest[:200] if rest.isprintable() else ascii(rest[:200])
+    shown = shown_reference(rest)
     if kind == "MSG":
         raise StoreError(f"{pointer}: the store has no such file: {shown}")
     target = Path(rest)

@@ -5,7 +5,6 @@ Times are UTC. What the dump does not hold is said, and lines of our own start w
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Sequence
 
 from volatility3_kdump.escape import printable
@@ -13,13 +12,11 @@ from volatility3_kdump.findings.image_check import Difference, ImageCheck
 from volatility3_kdump.images.modules import Module, UnloadedModule
 from volatility3_kdump.images.version_resource import ImageVersion
 from volatility3_kdump.text.addresses import plain, pointer
-from volatility3_kdump.text.times import session_time
+from volatility3_kdump.text.times import session_time, time_stamp
 from volatility3_kdump.windows.io.drivers import HASH, NO_TIME, UNCERTAIN, DriverDetails, FoundDriver
 from volatility3_kdump.windows.user.loader import UserModule
 
 _PAGE_KB = 4
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 #: VOS_* and VFT_* of ``verrsrc.h``, as the debugger words them.
 _SYSTEMS = {0x40004: "NT Win32", 0x40000: "NT Base", 0x4: "Win32"}
 _TYPES = {1: "App", 2: "Dll", 3: "Driver", 4: "Font", 5: "VxD", 7: "Static Lib"}
@@ -45,11 +42,7 @@ def header(size: int = 8) -> str:
 
 def built(stamp: int | None) -> str | None:
     """``Wed Jul 17 18:40:42 2019``: a TimeDateStamp as a time, UTC."""
-    if stamp is None:
-        return None
-    moment = datetime.datetime.fromtimestamp(stamp, datetime.timezone.utc)
-    day = f"{_DAYS[moment.weekday()]} {_MONTHS[moment.month - 1]} {moment.day:2d}"
-    return f"{day} {moment:%H:%M:%S} {moment.year}"
+    return None if stamp is None else time_stamp(stamp)
 
 
 def stamp(details: DriverDetails) -> str:

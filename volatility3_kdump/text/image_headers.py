@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 
 from volatility3_kdump.images.headers import Headers
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.times import time_stamp
 
 _MACHINES = {0x8664: "X64", 0x14C: "I386", 0xAA64: "ARM64"}
 _CHARACTERISTICS = {
@@ -40,11 +40,6 @@ _SIZE = "Misc_VirtualSize"
 _ALIGNMENT, _EXECUTE, _READ, _WRITE = 0xF00000, 0x20000000, 0x40000000, 0x80000000
 
 
-def _stamp(value: int) -> str:
-    when = datetime.datetime.fromtimestamp(value, datetime.timezone.utc)
-    return f"{when:%a %b} {when.day:2} {when:%H:%M:%S} {when.year}"
-
-
 def header_lines(headers: Headers, title: bool = True) -> Iterator[str]:
     """``!dh -f``: file header and optional header."""
     file, optional = headers.file, headers.optional
@@ -54,7 +49,7 @@ def header_lines(headers: Headers, title: bool = True) -> Iterator[str]:
     yield "FILE HEADER VALUES"
     yield f"{file['Machine']:8X} machine ({_MACHINES.get(file['Machine'], 'unknown')})"
     yield f"{file['NumberOfSections']:8X} number of sections"
-    yield f"{file['TimeDateStamp']:8X} time date stamp {_stamp(file['TimeDateStamp'])}"
+    yield f"{file['TimeDateStamp']:8X} time date stamp {time_stamp(file['TimeDateStamp'])}"
     yield ""
     yield f"{file['PointerToSymbolTable']:8X} file pointer to symbol table"
     yield f"{file['NumberOfSymbols']:8X} number of symbols"
@@ -165,7 +160,7 @@ def module_lines(
     """``!lmi``. ``status`` says where the module's symbols come from."""
     file, optional = headers.file, headers.optional
     base = pointer(module.base, size, tick=False)
-    when = _stamp(file["TimeDateStamp"])
+    when = time_stamp(file["TimeDateStamp"])
     if reproducible:
         when = "(This is a reproducible build file hash, not a true timestamp)"
     flags = file["Characteristics"]

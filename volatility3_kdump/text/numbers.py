@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import struct
 from collections.abc import Iterator
 
 from volatility3_kdump.text.addresses import pointer
+from volatility3_kdump.text.times import calendar, filetime, time_stamp
 
-_EPOCH = datetime.datetime(1970, 1, 1)
-_FILETIME_EPOCH = datetime.datetime(1601, 1, 1)
 #: Values from here on are taken for a FILETIME, those below for a time_t.
 _LARGEST_TIME = 1 << 32
 
@@ -54,14 +52,10 @@ def characters(data: bytes) -> str:
 
 
 def _time(value: int) -> str:
-    try:
-        if value < _LARGEST_TIME:
-            time = _EPOCH + datetime.timedelta(seconds=value)
-            return f"{time:%a %b} {time.day:2} {time:%H:%M:%S} {time.year} (UTC)"
-        time = _FILETIME_EPOCH + datetime.timedelta(microseconds=value // 10)
-    except OverflowError:
-        return "***** Invalid FILETIME"
-    return f"{time:%a %b} {time.day:2} {time:%H:%M:%S}.{time.microsecond // 1000:03} {time.year} (UTC)"
+    if value < _LARGEST_TIME:
+        return f"{time_stamp(value)} (UTC)"
+    moment = filetime(value)
+    return "***** Invalid FILETIME" if moment is None else f"{calendar(moment, milliseconds=True)} (UTC)"
 
 
 def decimal(value: int | None) -> str:

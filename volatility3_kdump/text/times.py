@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 _EPOCH = datetime.datetime(1601, 1, 1, tzinfo=datetime.timezone.utc)
+_UNIX_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 TICKS_PER_MILLISECOND = 10_000
@@ -19,6 +20,18 @@ def filetime(value: int | None) -> datetime.datetime | None:
     return _EPOCH + datetime.timedelta(microseconds=value // 10)
 
 
+def calendar(moment: datetime.datetime, milliseconds: bool = False) -> str:
+    """``Wed Jul 17 18:40:42 2019``, in English whatever the locale; with ``milliseconds`` behind the seconds."""
+    day = f"{_DAYS[moment.weekday()]} {_MONTHS[moment.month - 1]} {moment.day:2d}"
+    fraction = f".{moment.microsecond // 1000:03d}" if milliseconds else ""
+    return f"{day} {moment:%H:%M:%S}{fraction} {moment.year}"
+
+
+def time_stamp(seconds: int) -> str:
+    """A time in seconds since 1970 (TimeDateStamp, time_t), UTC, as :func:`calendar`. 32 bits are never too many."""
+    return calendar(_UNIX_EPOCH + datetime.timedelta(seconds=seconds))
+
+
 def session_time(value: int | None, bias: int | None = 0) -> str | None:
     """``Thu Oct  7 20:33:12.945 2021 (UTC + 9:00)``: a FILETIME in the zone of ``bias`` (100 ns to add for UTC)."""
     moment = filetime(value)
@@ -29,9 +42,7 @@ def session_time(value: int | None, bias: int | None = 0) -> str | None:
         return None
     local = moment + datetime.timedelta(minutes=minutes)
     hours, rest = divmod(abs(minutes), 60)
-    day = f"{_DAYS[local.weekday()]} {_MONTHS[local.month - 1]} {local.day:2d}"
-    clock = f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}"
-    return f"{day} {clock} {local.year} (UTC {'-' if minutes < 0 else '+'} {hours}:{rest:02d})"
+    return f"{calendar(local, milliseconds=True)} (UTC {'-' if minutes < 0 else '+'} {hours}:{rest:02d})"
 
 
 def uptime(value: int | None) -> str | None:
