@@ -39,6 +39,12 @@ def blanked(text: str, secrets: Secrets, encoding: str) -> str:
         ("alicealice malice alice_2", "alicealice malice alice_2"),
         ("DESKTOP-1234567", "xxxxxxxxxxxxxxx"),
         ("S/N: PF0ABCDE;", "S/N: xxxxxxxx;"),
+        (
+            "\\REGISTRY\\USER\\S-1-5-21-345139120-26949283-1364705296-1002_Classes",
+            "\\REGISTRY\\USER\\S-1-5-21-" + "x" * 34 + "_Classes",
+        ),
+        ("S-1-12-1-3141592653-1234567890-555-4294967295;", "S-1-12-1-" + "x" * 36 + ";"),
+        ("S-1-5-18, S-1-5-32-544, S-1-16-12288, S-1-5-21-x", "S-1-5-18, S-1-5-32-544, S-1-16-12288, S-1-5-21-x"),
     ],
 )
 def test_texts(text: str, expected: str, encoding: str) -> None:
@@ -59,6 +65,19 @@ def test_environments(encoding: str) -> None:
 def test_users_by_their_directories(encoding: str) -> None:
     text = "C:\\Users\\dave\\x\0\0C:\\Users\\Public\\y\0\0D:\\users\\Eve Long\0\0"
     assert {"dave", "Eve Long"} <= user_names_in(text.encode(encoding))
+
+
+def test_security_identifiers_as_windows_keeps_them() -> None:
+    """SID of [MS-DTYP] 2.4.2.2: of an account here and in the cloud, and of Windows' own administrators."""
+
+    def identifier(authority: int, *numbers: int) -> bytes:
+        return bytes([1, len(numbers)]) + authority.to_bytes(6, "big") + struct.pack(f"<{len(numbers)}I", *numbers)
+
+    kept = identifier(5, 32, 544) + identifier(16, 12288) + identifier(5, 18)
+    data = bytearray(b"\xff" + identifier(5, 21, 345139120, 26949283, 1364705296, 1002) + kept)
+    data += identifier(12, 1, 3141592653, 1234567890, 555, 4294967295)
+    assert Secrets([], []).blank(data) == {"accounts": 2}
+    assert data == b"\xff" + identifier(5, 21, 0, 0, 0, 1002) + kept + identifier(12, 1, 0, 0, 0, 0)
 
 
 def test_other_scripts() -> None:

@@ -30,6 +30,7 @@ RULES = {
     "environments": "the values of environment variables, where three or more follow one another",
     "command lines": "what follows the name of a program in a command line",
     "names": "names of users, machines and domains that the dump gives",
+    "accounts": "the numbers of machine, domain and account in security identifiers (`S-1-5-21-...`, `S-1-12-1-...`)",
     "serial numbers": "serial numbers, asset tags and UUIDs of SMBIOS",
 }
 
@@ -107,6 +108,21 @@ def _paths() -> Iterator[_Rule]:
     yield _Rule("paths", re.compile(wide, re.IGNORECASE), _Blank.WIDE)
 
 
+def _accounts() -> Iterator[_Rule]:
+    """Security identifiers ([MS-DTYP] 2.4.2) of machines, domains and accounts, not those of Windows itself."""
+    kinds = ("S-1-5-21-", "S-1-12-1-")
+    narrow = b"(?:" + b"|".join(kind.encode() for kind in kinds) + rb")([0-9]{1,10}(?:-[0-9]{1,10}){2,14})"
+    yield _Rule("accounts", re.compile(narrow, re.IGNORECASE), _Blank.NARROW)
+    wide = b"(?:" + b"|".join(kind.encode("utf-16-le") for kind in kinds) + b")"
+    wide += rb"((?:[0-9]\x00){1,10}(?:-\x00(?:[0-9]\x00){1,10}){2,14})"
+    yield _Rule("accounts", re.compile(wide, re.IGNORECASE), _Blank.WIDE)
+    # Revision, count, the authority in six bytes, and numbers of four bytes, the first of which is in the kind.
+    local = rb"\x01[\x04-\x0f]\0{5}\x05\x15\0{3}(.{12})"
+    yield _Rule("accounts", re.compile(local, re.DOTALL), _Blank.NUMBER)
+    cloud = rb"\x01[\x05-\x0f]\0{5}\x0c\x01\0{3}(.{16})"
+    yield _Rule("accounts", re.compile(cloud, re.DOTALL), _Blank.NUMBER)
+
+
 def _whole_words(rule: str, whole: Iterable[str]) -> Iterator[_Rule]:
     """Words where they stand by themselves, the longest first."""
     for word in sorted(whole, key=len, reverse=True):
@@ -138,6 +154,7 @@ class Secrets:
             *_command_lines(),
             *_environments(),
             *_paths(),
+            *_accounts(),
             *_whole_words("names", self.names),
             *_whole_words("serial numbers", self.serials),
             *_numbers(self.identities),
