@@ -28,7 +28,9 @@ def _opened(path: Path) -> Capture:
 
 
 def _note(name: bytes, kind: int, data: bytes) -> bytes:
-    return struct.pack("<III", len(name) + 1, len(data), kind) + (name + b"\0").ljust(8, b"\0") + data
+    """As Elf64WriteNoteHdr writes it: n_namesz without the terminator, name and content padded to 8 bytes."""
+    data += bytes(-len(data) % 8)
+    return struct.pack("<III", len(name), len(data), kind) + (name + b"\0").ljust(8, b"\0") + data
 
 
 def _core_cpu(state: ProcessorState) -> bytes:
