@@ -160,3 +160,14 @@ def test_matches_that_the_library_leaves_out_are_noted(library: str, monkeypatch
         assert sum(1 for _ in rules.matches(b"a" * count)) >= 1000
     (note,) = rules.notes
     assert "too many matches for string $a in rule 'many'" in note
+
+
+@pytest.mark.thorough
+def test_a_condition_without_end_is_given_up(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yara_rules, "_LONGEST", 1)
+    pairs = "for all i in (1..#a): (for all j in (1..#a): (@a[i] + @a[j] >= 0))"
+    rules = load_rules(f"rule endless {{ strings: $a = {{ 00 00 }} condition: {pairs} }}", library=library)
+    with pytest.raises(KdumpError, match=r"^yara-(x|python) gave up: .*time"):
+        list(rules.matches(bytes(1 << 20)))
+    # The next piece is scanned as ever.
+    assert [match.offset for match in rules.matches(bytes(2))] == [0]

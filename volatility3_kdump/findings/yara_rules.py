@@ -21,6 +21,8 @@ _LARGEST_FILE = 256 << 20
 _LEAST_YARA_PYTHON = (3, 8)
 #: As many matches of one string as yara-x gives at most; yara-python warns by itself.
 _MOST_MATCHES = 1_000_000
+#: Seconds for one piece of memory (4 MB, or an image): ten thousand rules take two; a loop in a condition has no end.
+_LONGEST = 120
 _LOCATION = re.compile(r"-->\s*(?P<origin>.*?)line:(?P<line>\d+):(?P<column>\d+)")
 #: A definition of a string, as opposed to rules: text, hexadecimal bytes, or a regular expression.
 _DEFINITION = re.compile(r"\s*(\"|\{|/(?![/*]))")
@@ -159,6 +161,7 @@ class _YaraX(_Library):
         super().__init__()
         # One scanner for all data: making one takes several times as long as scanning a page.
         self._scanner = yara_x.Scanner(rules)
+        self._scanner.set_timeout(_LONGEST)
 
     @classmethod
     def compile(cls, text: str, path: Path | None) -> _YaraX:
@@ -253,7 +256,7 @@ class _YaraPython(_Library):
         import yara
 
         try:
-            matching = self._rules.match(data=data, **self._options)
+            matching = self._rules.match(data=data, timeout=_LONGEST, **self._options)
         except yara.Error as error:
             raise KdumpError(f"yara-python gave up: {' '.join(str(error).split())}") from error
         for matching_rule in matching:
