@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -295,3 +296,40 @@ def test_http_listens_on_loopback_only(folder: Path) -> None:
             if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
         ]
     assert listening == [f"0100007F:{port:04X}"]
+
+
+def test_garbage_over_http_ends_nothing(folder: Path) -> None:
+    """Bytes that are no HTTP, types and bodies that are no messages, sessions that never were: refused, not a crash."""
+    message = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}).encode()
+    usual = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    start = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    first = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": start}).encode()
+
+    with http_server(folder) as address:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port or 0
+
+        def status(body: bytes, method: str = "POST", **more: str) -> int:
+            connection = http.client.HTTPConnection(host, port, timeout=20)
+            try:
+                sent = {**usual, **{name.replace("_", "-"): value for name, value in more.items()}}
+                connection.request(method, parts.path, body, sent)
+                answer = connection.getresponse()
+                assert b"Traceback" not in answer.read()
+                return answer.status
+            finally:
+                connection.close()
+
+        for rubbish in (b"\x16\x03\x01\xff\0" * 50 + b"\r\n\r\n", b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n"):
+            with socket.create_connection((host, port), 20) as connection:
+                connection.sendall(rubbish)
+                assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        assert status(message, Content_Type="text/plain") == 400
+        assert status(message, Accept="image/png") == 406
+        assert status(message) == 400  # no session
+        assert status(message, Mcp_Session_Id="x") == 404
+        for body in (b"\xff\xfe{", b"[" * 200_000, b"[]", b"null"):
+            assert status(body) == 400, body[:10]
+        assert status(message, "PUT") == 405 and status(b"", "DELETE") == 400
+        assert status(b'"' + b"a" * (6 << 20) + b'"') == 413
+        assert status(first) == 200
