@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from volatility3_kdump.analysis import consistency, rules  # noqa: F401  (the rules register themselves)
-from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, attempt
+from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, attempt, contradicted
 
 
 def reason(case: Case) -> Reasoning:
@@ -26,7 +26,7 @@ def _of_the_kernel(case: Case, reasoning: Reasoning) -> Reasoning:
     """Without a thread or process that an argument names where no such object can be: outside the kernel's memory."""
     for kind, address in (("thread", reasoning.thread), ("process", reasoning.process)):
         if address and not case.target.is_kernel_address(address):
-            note = f"argument that names the {kind}: {address:#x} is no address of the kernel"
+            note = contradicted(f"argument that names the {kind}: {address:#x} is no address of the kernel")
             notes = (*reasoning.notes, note)
             if kind == "thread":
                 reasoning = replace(reasoning, thread=None, notes=notes)

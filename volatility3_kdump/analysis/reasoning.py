@@ -78,10 +78,12 @@ class Topic(enum.Enum):
     """Where the instruction is that a trap frame was kept of."""
     UNLOADED = enum.auto()
     """That a driver was unloaded too early."""
+    ARGUMENT = enum.auto()
+    """That an argument of the bug check does not agree with what it names."""
 
 
 class Sentence(str):
-    """A full sentence for the analyst, which is shown as it is; ``topic`` is what it is about, where that matters."""
+    """A sentence or a note, which is shown as it is; ``topic`` is what it is about, where that matters."""
 
     __slots__ = ("topic",)
     topic: Topic | None
@@ -90,6 +92,16 @@ class Sentence(str):
         sentence = super().__new__(cls, text)
         sentence.topic = topic
         return sentence
+
+
+def topic_of(sentence: str) -> Topic | None:
+    """What a sentence or a note is about, where its rule said so."""
+    return sentence.topic if isinstance(sentence, Sentence) else None
+
+
+def contradicted(note: str) -> Sentence:
+    """A note on an argument of the bug check that does not agree with what it names."""
+    return Sentence(note, Topic.ARGUMENT)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from volatility3_kdump.analysis.plausibility import (
     UNEXPLAINED,
     Plausibility,
 )
+from volatility3_kdump.analysis.reasoning import Topic, topic_of
 from volatility3_kdump.analysis.verdict import HIGH, LOW, MEDIUM, SHOWED, Verdict, turned_to
 
 _LEVELS = (LOW, MEDIUM, HIGH)
@@ -84,7 +85,7 @@ def astray(verdict: Verdict, judged: Plausibility | None, failure: Failure | Non
 
 def at_odds(verdict: Verdict, notes: Sequence[str]) -> Verdict:
     """No certainty where an argument of the bug check contradicts what it names."""
-    if not any(note.startswith("argument ") for note in notes):
+    if not any(topic_of(note) is Topic.ARGUMENT for note in notes):
         return verdict
     return _capped(verdict, MEDIUM, "an argument of the bug check does not agree with what it names")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump.analysis import plausibility
 from volatility3_kdump.analysis.buckets import INCONCLUSIVE, UNKNOWN_IMAGE, asked_for
-from volatility3_kdump.analysis.reasoning import Sentence, Topic
+from volatility3_kdump.analysis.reasoning import Topic, topic_of
 from volatility3_kdump.text.analyze import nobody
 from volatility3_kdump.windows.stacks.frames import SCAN
 
@@ -150,13 +150,9 @@ def _where(crash: Crash) -> str | None:
     return f"{what} {' '.join(parts)}{interrupted}."
 
 
-def _topic(sentence: str) -> Topic | None:
-    return sentence.topic if isinstance(sentence, Sentence) else None
-
-
 def _access_is_told(crash: Crash) -> bool:
     """Whether a sentence of the rules says which address was accessed, with what lies there."""
-    told = any(_topic(sentence) in _ACCESSES and _adds(crash, sentence) for sentence in crash.reasoning.sentences)
+    told = any(topic_of(sentence) in _ACCESSES and _adds(crash, sentence) for sentence in crash.reasoning.sentences)
     judged, failure = crash.plausibility, crash.failure
     if judged is not None and judged.acquits:
         return failure is not None and failure.address is not None and f"{failure.address:#x}" in judged.says
@@ -167,7 +163,7 @@ def _adds(crash: Crash, sentence: str) -> bool:
     """Whether a sentence of the rules still holds and says more than the lines around it."""
     judged = crash.plausibility
     failure = crash.failure
-    topic = _topic(sentence)
+    topic = topic_of(sentence)
     if judged is not None and judged.outcome == plausibility.NOWHERE:
         return topic not in (Topic.POINTER, Topic.FETCH)
     if judged is not None and judged.flips and failure is not None and failure.address is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from volatility3_kdump.analysis.arguments import follow
 from volatility3_kdump.analysis.faults import page_status
-from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, contradicted, rule
 from volatility3_kdump.cpu.exception import code_name
 
 _LOCK_TYPES = (1, 2, 3)
@@ -27,7 +27,8 @@ def driver_overran_stack_buffer(case: Case) -> Reasoning:
         notes.append(f"the cookies differ only in bit {bit}: possible bit flip, in memory or in the processor")
         uncertain = f"one changed bit ({bit}) of the cookie explains it, and no write beyond a buffer changes one bit"
     if complement is not None and complement != ~expected & mask:
-        notes.append("argument 3 is not the complement of argument 2: the expected cookie itself was changed")
+        changed = "argument 3 is not the complement of argument 2: the expected cookie itself was changed"
+        notes.append(contradicted(changed))
         uncertain = uncertain or "it is the module's own cookie that was changed, not that on the stack"
     value = f"Expected {expected:0{width}x} found {actual:0{width}x}"
     return Reasoning((Finding("SECURITY_COOKIE", value, None),), tuple(sentences), tuple(notes), uncertain=uncertain)

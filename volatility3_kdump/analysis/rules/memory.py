@@ -17,7 +17,7 @@ from volatility3_kdump.analysis.faults import (
     stem,
     trap_frame_reasoning,
 )
-from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, Sentence, Topic, rule
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, Sentence, Topic, contradicted, rule
 from volatility3_kdump.analysis.rules.pool import freed_block
 from volatility3_kdump.findings.regions import DRIVER, UNLOADED, region_of
 from volatility3_kdump.windows.memory.kernel_regions import STACK
@@ -70,12 +70,13 @@ def irql_not_less_or_equal(case: Case) -> Reasoning:
     if irql is not None:
         reasoning += Reasoning((Finding("CURRENT_IRQL", f"{irql:x}", irql),))
         if irql > _HIGHEST_IRQL:
-            notes.append(f"argument 2 is {irql:#x}, which is no IRQL")
+            notes.append(contradicted(f"argument 2 is {irql:#x}, which is no IRQL"))
         elif irql < _DISPATCH_LEVEL:
             sentences.append(f"The IRQL was {irql}, where page faults are allowed: the address itself was invalid.")
     at = case.failure.context.ip if case.failure is not None and case.failure.at_fault else None
     if ip is not None and case.differ(at, ip):
-        notes.append(f"argument 4 names the instruction {ip:#x}, but the registers are at {at or 0:#x}")
+        places = f"argument 4 names the instruction {ip:#x}, but the registers are at {at or 0:#x}"
+        notes.append(contradicted(places))
         uncertain = "the arguments and the registers do not agree, so that one of them is damaged"
     return reasoning + Reasoning(sentences=tuple(sentences), notes=tuple(notes), prefix="AV", uncertain=uncertain)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from volatility3_kdump import tables
 from volatility3_kdump.analysis.failure import reported_address
-from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, rule
+from volatility3_kdump.analysis.reasoning import Case, Finding, Reasoning, contradicted, rule
 from volatility3_kdump.analysis.records import kernel_stack_records, user_stack_records
 from volatility3_kdump.cpu.exception import (
     IN_PAGE_ERROR,
@@ -107,7 +107,8 @@ def critical_object_termination(case: Case) -> Reasoning:
             findings.append(Finding(tag, "not in the dump", pointer, target.memory.why_unreadable(pointer)))
     reasoning = Reasoning(tuple(findings))
     if kind is not None and kind not in (_PROCESS, _THREAD):
-        reasoning += Reasoning(notes=(f"argument 1 is {kind:#x}, which is neither a process (3) nor a thread (6)",))
+        neither = f"argument 1 is {kind:#x}, which is neither a process (3) nor a thread (6)"
+        reasoning += Reasoning(notes=(contradicted(neither),))
     if address is None:
         return reasoning
     return _critical(case, _died(target, address, kind == _THREAD)) + reasoning

@@ -6,7 +6,7 @@ import itertools
 import struct
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, contradicted, rule
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.findings.regions import processor_stacks
 from volatility3_kdump.images.modules import Module
@@ -250,13 +250,14 @@ def clock_watchdog_timeout(case: Case) -> Reasoning:
     specifiers: tuple[str, ...] = ()
     thread = uncertain = None
     if number is not None and count and number >= count:
-        notes.append(f"argument 4 names processor {number:#x}, but there are {count}")
+        notes.append(contradicted(f"argument 4 names processor {number:#x}, but there are {count}"))
     if processor is None:
         findings.append(Finding("HUNG_PROCESSOR_STATE", "not in the dump", prcb, _why_no_processor(case, prcb)))
         specifiers = ("INVALID_CONTEXT",)
     else:
         if number is not None and processor.number != number:
-            notes.append(f"argument 3 is the control block of processor {processor.number}, argument 4 is {number:#x}")
+            other = f"argument 3 is the control block of processor {processor.number}, argument 4 is {number:#x}"
+            notes.append(contradicted(other))
         described, thread = _hung_state(target, processor)
         findings += described.findings
         sentences += described.sentences

@@ -20,7 +20,7 @@ from volatility3_kdump.analysis.faults import (
     is_access_violation,
     trap_frame_reasoning,
 )
-from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, rule
+from volatility3_kdump.analysis.reasoning import Case, Culprit, Finding, Reasoning, contradicted, rule
 from volatility3_kdump.cpu.context import Context, context_size, parse_context
 from volatility3_kdump.cpu.exception import ExceptionRecord
 from volatility3_kdump.cpu.trap_frames import is_known, trap_frame_size, why_not_trap_frame
@@ -55,14 +55,15 @@ def _unhandled(case: Case, record_address: int | None, record: ExceptionRecord |
     notes = []
     if record is not None:
         if record.code != _status(code):
-            notes.append(
-                f"argument 1 names exception {_status(code):#x}, but the exception record has {record.code:#x}"
-            )
+            codes = f"argument 1 names exception {_status(code):#x}, but the exception record has {record.code:#x}"
+            notes.append(contradicted(codes))
         if ip is not None and case.differ(record.address, ip):
-            notes.append(f"argument 2 names the instruction {ip:#x}, but the exception record has {record.address:#x}")
+            places = f"argument 2 names the instruction {ip:#x}, but the exception record has {record.address:#x}"
+            notes.append(contradicted(places))
     failure = case.failure
     if failure is not None and failure.context_record is not None and ip and case.differ(failure.context.ip, ip):
-        notes.append(f"argument 2 names the instruction {ip:#x}, but the context record is at {failure.context.ip:#x}")
+        places = f"argument 2 names the instruction {ip:#x}, but the context record is at {failure.context.ip:#x}"
+        notes.append(contradicted(places))
     reasoning += Reasoning(notes=tuple(notes), uncertain=_AT_ODDS if notes else None)
     if is_access_violation(code):
         reasoning += access_reasoning(case, access)
@@ -134,7 +135,8 @@ def _context(case: Case, number: int) -> Reasoning:
     if data is None:
         return Reasoning((Finding("CONTEXT", "not in the dump", address, target.memory.why_unreadable(address)),))
     if parse_context(data, target.header.architecture, "context record", address) is None:
-        return Reasoning(notes=(f"argument {number} points at {address:#x}, where there is no context record",))
+        why = f"argument {number} points at {address:#x}, where there is no context record"
+        return Reasoning(notes=(contradicted(why),))
     return Reasoning((Finding("CONTEXT", f"{address:016x}", address),))
 
 
@@ -148,7 +150,8 @@ def _trap_frame(case: Case, number: int) -> Reasoning:
         return Reasoning((Finding("TRAP_FRAME", f"{address:016x}", address),))
     if target.memory.read(address, trap_frame_size(target.header.architecture)) is None:
         return Reasoning((Finding("TRAP_FRAME", "not in the dump", address, target.memory.why_unreadable(address)),))
-    return Reasoning(notes=(f"argument {number} points at {address:#x}, where there is no trap frame: {against}",))
+    why = f"argument {number} points at {address:#x}, where there is no trap frame: {against}"
+    return Reasoning(notes=(contradicted(why),))
 
 
 # fast fail -----------------------------------------------------------------------------------------------------------
@@ -170,9 +173,8 @@ def security_check_failure(case: Case) -> Reasoning:
     record = exception_record_at(case.target, address)
     if record is not None and address is not None:
         if record.parameters and record.parameters[0] != code:
-            notes.append(
-                f"argument 1 is fast-fail code {code:#x}, but the exception record has {record.parameters[0]:#x}"
-            )
+            codes = f"argument 1 is fast-fail code {code:#x}, but the exception record has {record.parameters[0]:#x}"
+            notes.append(contradicted(codes))
     elif address is not None:
         why = case.target.memory.why_unreadable(address)
         findings.append(Finding("EXCEPTION_RECORD", "not in the dump", address, why))
