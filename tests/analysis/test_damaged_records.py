@@ -24,7 +24,7 @@ from volatility3_kdump.analysis.crash import Crash, analyze_crash
 from volatility3_kdump.analysis.failure import find_failure
 from volatility3_kdump.analysis.plausibility import plausibility
 from volatility3_kdump.analysis.reason import reason
-from volatility3_kdump.analysis.reasoning import Case
+from volatility3_kdump.analysis.reasoning import Case, contradicted
 from volatility3_kdump.analysis.weighing import at_odds, placed
 from volatility3_kdump.target import Target
 from volatility3_kdump.text.summary import summary
@@ -187,7 +187,8 @@ def test_no_certainty_for_an_instruction_that_is_not_in_the_dump(scene: Scene) -
 
 def test_notes_on_arguments_cap_the_confidence(scene: Scene) -> None:
     verdict = dataclasses.replace(analyze_crash(scene("acquitted-read", TRIAGE)).verdict, confidence="high")
-    assert at_odds(verdict, ["argument 3 points at 0x1, where there is no trap frame"]).confidence == "medium"
+    note = contradicted("argument 3 points at 0x1, where there is no trap frame")
+    assert at_odds(verdict, [note]).confidence == "medium"
     assert at_odds(verdict, ["the kernel patches code as it loads it"]).confidence == "high"
 
 
