@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -165,9 +166,20 @@ def test_matches_that_the_library_leaves_out_are_noted(library: str, monkeypatch
 @pytest.mark.thorough
 def test_a_condition_without_end_is_given_up(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yara_rules, "_LONGEST", 1)
+    monkeypatch.setattr(yara_rules, "_SLOWEST", 1 << 20)
     pairs = "for all i in (1..#a): (for all j in (1..#a): (@a[i] + @a[j] >= 0))"
     rules = load_rules(f"rule endless {{ strings: $a = {{ 00 00 }} condition: {pairs} }}", library=library)
     with pytest.raises(KdumpError, match=r"^yara-(x|python) gave up: .*time"):
         list(rules.matches(bytes(1 << 20)))
-    # The next piece is scanned as ever.
-    assert [match.offset for match in rules.matches(bytes(2))] == [0]
+
+
+def test_pieces_that_are_quick_enough_are_never_given_up(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=1.0)
+    monkeypatch.setattr(yara_rules, "monotonic", lambda: next(seconds))
+    rules = load_rules('"ab"', library=library)
+    for _ in range(200):
+        assert not list(rules.matches(bytes(128 << 10)))
+    # Two minutes more than bytes have earned, in pieces that take a second each.
+    with pytest.raises(KdumpError, match=rf"^{library} gave up: the rules take too long, 3\d\d s for 2560\d KB$"):
+        for _ in range(200):
+            list(rules.matches(bytes(1)))

@@ -6,9 +6,13 @@ but compiled files are of one library each, and a compiled file is code: only lo
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from volatility3_kdump.errors import KdumpError
@@ -21,8 +25,10 @@ _LARGEST_FILE = 256 << 20
 _LEAST_YARA_PYTHON = (3, 8)
 #: As many matches of one string as yara-x gives at most; yara-python warns by itself.
 _MOST_MATCHES = 1_000_000
-#: Seconds for one piece of memory (4 MB, or an image): ten thousand rules take two; a loop in a condition has no end.
+#: Seconds that a scan may take beyond what its bytes earn: a loop in a condition has no end.
 _LONGEST = 120
+#: Bytes that earn another second; ten thousand rules scan ten times as many.
+_SLOWEST = 128 << 10
 _LOCATION = re.compile(r"-->\s*(?P<origin>.*?)line:(?P<line>\d+):(?P<column>\d+)")
 #: A definition of a string, as opposed to rules: text, hexadecimal bytes, or a regular expression.
 _DEFINITION = re.compile(r"\s*(\"|\{|/(?![/*]))")
@@ -58,7 +64,8 @@ class Rules(Protocol):
     notes: list[str]
 
     def matches(self, data: bytes) -> Iterator[Match]:
-        """The strings of the rules that match some bytes. Raises :class:`KdumpError` where the library gives up."""
+        """The strings of the rules that match some bytes. Raises :class:`KdumpError` where the library gives up, or
+        where all pieces so far have taken too long."""
         ...
 
 
@@ -131,11 +138,34 @@ def _bad_compiled(path: Path, library: str, error: BaseException) -> KdumpError:
 
 
 class _Library:
-    """What both libraries have: notes, each once, and one :class:`Rule` for all matches of a rule."""
+    """What both libraries have: notes, each once, one :class:`Rule` for all matches of a rule, and one account of the
+    time that all pieces together may take: rules that are slow in each of many have no end either."""
+
+    library: str
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self._rules_seen: dict[tuple[str, str], Rule] = {}
+        self._scanned = 0
+        self._spent = 0.0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def _timed(self, length: int) -> Iterator[int]:
+        """Take the time of scanning some bytes; gives the seconds that it may take, at least one."""
+        with self._lock:
+            self._scanned += length
+            left = _LONGEST + self._scanned / _SLOWEST - self._spent
+        if left <= 0:
+            raise KdumpError(
+                f"{self.library} gave up: the rules take too long, {self._spent:.0f} s for {self._scanned >> 10} KB"
+            )
+        started = monotonic()
+        try:
+            yield math.ceil(left)
+        finally:
+            with self._lock:
+                self._spent += monotonic() - started
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -161,7 +191,7 @@ class _YaraX(_Library):
         super().__init__()
         # One scanner for all data: making one takes several times as long as scanning a page.
         self._scanner = yara_x.Scanner(rules)
-        self._scanner.set_timeout(_LONGEST)
+        self._limit = 0
 
     @classmethod
     def compile(cls, text: str, path: Path | None) -> _YaraX:
@@ -199,7 +229,11 @@ class _YaraX(_Library):
         import yara_x
 
         try:
-            matching = self._scanner.scan(data).matching_rules
+            with self._timed(len(data)) as limit:
+                if limit != self._limit:
+                    self._scanner.set_timeout(limit)
+                    self._limit = limit
+                matching = self._scanner.scan(data).matching_rules
         except (yara_x.ScanError, yara_x.TimeoutError) as error:
             raise KdumpError(f"yara-x gave up: {' '.join(str(error).split())}") from error
         for matching_rule in matching:
@@ -256,7 +290,8 @@ class _YaraPython(_Library):
         import yara
 
         try:
-            matching = self._rules.match(data=data, timeout=_LONGEST, **self._options)
+            with self._timed(len(data)) as limit:
+                matching = self._rules.match(data=data, timeout=limit, **self._options)
         except yara.Error as error:
             raise KdumpError(f"yara-python gave up: {' '.join(str(error).split())}") from error
         for matching_rule in matching:
