@@ -131,49 +131,104 @@ def test_the_example_is_a_workflow() -> None:
     # `on` is a boolean for YAML 1.1.
     assert set(document) == {"name", True, "permissions", "jobs"}
     for job in document["jobs"].values():
-        assert job["runs-on"]
-        for step in job["steps"]:
+        assert ("uses" in job) != ("runs-on" in job)
+        # A job that waits for one that there is not makes the whole workflow invalid.
+        assert job.get("needs", "tests") in document["jobs"]
+        for step in job.get("steps", ()):
             assert set(step) <= {"name", "uses", "with", "run", "if", "env"}
             assert ("uses" in step) != ("run" in step)
             assert re.fullmatch(r"[\w./-]+@v\d+", step.get("uses", "a/b@v1"))
 
 
-@pytest.mark.thorough
-@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="runs the shell of a runner")
-def test_the_command_lines_of_the_example_run(sample: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "dumps").mkdir()
-    shutil.copy(sample(), tmp_path / "dumps" / "t1.dmp")
+def _program(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]), encoding="utf-8")
+    path.chmod(0o755 | stat.S_IXUSR)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs a script as a runner does, in a directory of its own; ``pip`` and ``gh`` only say what they were given."""
     tools = tmp_path / "bin"
     tools.mkdir()
     start = "import sys; from volatility3_kdump.cli import main; sys.exit(main(sys.argv[1:]))"
-    (tools / "kdump").write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{start}' \"$@\"\n")
-    (tools / "kdump").chmod(0o755 | stat.S_IXUSR)
+    _program(tools / "kdump", f"exec '{sys.executable}' -c '{start}' \"$@\"")
+    _program(tools / "pip", 'echo "pip $*"')
+    _program(tools / "gh", 'echo "gh $*"', "cat")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
     environment = {
         **os.environ,
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(CHECKOUT),
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
     }
-    scripts = [
-        step["run"]
-        for job in workflow()["jobs"].values()
-        for step in job["steps"]
-        if "kdump analyze" in step.get("run", "")
-    ]
-    assert len(scripts) == 1
-    finished = subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", scripts[0]],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "step.sh").write_text(script, encoding="utf-8")
+        return subprocess.run(
+            ["bash", "-e", str(tmp_path / "step.sh")],
+            cwd=workspace,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+NEEDS_BASH = pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="runs the shell of a runner")
+
+
+def _scripts() -> list[str]:
+    return [step["run"] for job in workflow()["jobs"].values() for step in job.get("steps", ()) if "run" in step]
+
+
+@NEEDS_BASH
+@pytest.mark.thorough
+def test_the_steps_of_the_example_run(
+    runner: Callable[[str], subprocess.CompletedProcess[str]], sample: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Every artifact comes in a directory of its own, as it does without ``merge-multiple``."""
+    workspace = tmp_path / "workspace"
+    (workspace / "dumps" / "dumps-vm1").mkdir(parents=True)
+    shutil.copy(sample(), workspace / "dumps" / "dumps-vm1" / "t1.dmp")
+    install, analyse = _scripts()
+    installed = runner(install)
+    assert (installed.returncode, installed.stdout) == (0, "pip install ./tools/volatility3-kdump\n")
+    finished = runner(analyse)
     assert finished.returncode == 3, finished.stderr
-    assert finished.stdout.startswith("::error file=dumps/t1.dmp,title=DRIVER_IRQL_NOT_LESS_OR_EQUAL")
+    assert finished.stdout.startswith("::error file=dumps/dumps-vm1/t1.dmp,title=DRIVER_IRQL_NOT_LESS_OR_EQUAL")
     assert "myfault.sys" in (tmp_path / "summary.md").read_text()
-    assert json.loads((tmp_path / "kdump.sarif").read_text())["version"] == "2.1.0"
-    assert "<failure" in (tmp_path / "kdump.xml").read_text()
+    assert json.loads((workspace / "kdump.sarif").read_text())["version"] == "2.1.0"
+    assert "<failure" in (workspace / "kdump.xml").read_text()
+    (kept,) = [step["with"] for step in workflow()["jobs"]["crashes"]["steps"] if "sarif" in step.get("uses", "")]
+    assert (workspace / kept["sarif_file"]).is_file()
+
+
+@NEEDS_BASH
+@pytest.mark.thorough
+def test_the_example_passes_where_nothing_crashed(
+    runner: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """No artifact, so no directory either."""
+    finished = runner(_scripts()[-1])
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert json.loads((tmp_path / "workspace" / "kdump.sarif").read_text())["runs"][0]["results"] == []
+
+
+@NEEDS_BASH
+@pytest.mark.thorough
+def test_the_issue_of_the_page_is_made(
+    runner: Callable[[str], subprocess.CompletedProcess[str]], sample: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copy(sample(), tmp_path / "workspace" / "t1.dmp")
+    (command,) = re.findall(r"`(kdump analyze [^`]* \| gh [^`]*)`", PAGE)
+    finished = runner(command)
+    assert finished.returncode == 0, finished.stderr
+    made, _, body = finished.stdout.partition("\n")
+    assert made == "gh issue create --title Crash in myfault.sys --body-file -"
+    assert body.startswith("### `DRIVER_IRQL_NOT_LESS_OR_EQUAL (d1)` in `myfault.sys`")
 
 
 def test_the_line_of_the_page_is_what_is_printed(plain: Target) -> None:
