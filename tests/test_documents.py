@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,3 +149,23 @@ def test_the_prompt_prints_what_the_readme_shows(
     ((command, shown),) = _commands("kdump verdict")
     assert cli.main(shlex.split(command)[1:]) == 0
     assert _missing(shown, capsys.readouterr().out) == []
+
+
+def test_the_script_of_the_readme_runs(
+    sample: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line by line; what is an expression gives a value."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MEMORY.DMP").symlink_to(sample(1))
+    (script,) = re.findall(r"^### For scripts\n\n((?:    .*\n)+)", README, re.MULTILINE)
+    names: dict[str, Any] = {}
+    values = []
+    for statement in ast.parse(textwrap.dedent(script)).body:
+        source = ast.unparse(statement)
+        if isinstance(statement, ast.Expr):
+            values.append(eval(source, names))
+        else:
+            exec(source, names)
+    (code, modules, name), processes = values
+    assert (code, modules[0].name, name) == (0xD1, "nt", "nt!IopXxxControlFile+0x5e5")
+    assert processes[0] == "System" and "notmyfault64.e" in processes

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 import volatility3_kdump
 from volatility3_kdump.notebook import MOST_ROWS, html_table
+from volatility3_kdump.views.grid import KdumpGrid
 from volatility3_kdump.views.process import process_grid
+from volatility3_kdump.views.table import BLANK, Missing
 from volatility3_kdump.windows.listing.processes import ProcessChoice
 
 CHECKOUT = Path(__file__).parent.parent
@@ -35,6 +37,13 @@ def test_a_table_of_a_view(sample: Callable[..., Path]) -> None:
     first = grid._repr_html_()
     assert "notmyfault64.exe" in first and "<th>Pid</th>" in first and "<td style='text-align:left'>7256</td>" in first
     assert grid._repr_html_() == first
+
+
+def test_what_is_missing_is_marked_with_its_reason() -> None:
+    grid = KdumpGrid([("A", str), ("B", str)], [(0, (Missing("paged <out>"), BLANK))], lambda: [])
+    shown = grid._repr_html_()
+    assert "- (paged &lt;out&gt;)" in shown
+    assert "<td style='text-align:left'></td>" in shown
 
 
 @pytest.mark.thorough

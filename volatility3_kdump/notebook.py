@@ -10,12 +10,14 @@ from volatility3_kdump.escape import printable
 
 #: Rows of a table that a notebook shows.
 MOST_ROWS = 500
+#: Notebooks typeset what stands between dollar signs, also in tables; these classes keep MathJax off names of a dump.
+_START = "<table class='tex2jax_ignore mathjax_ignore'>"
 
 
 def html_table(headers: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
     """A table of texts; no more than :data:`MOST_ROWS`, and how many there are is said where they are cut."""
     shown = list(rows)
-    parts = ["<table>"]
+    parts = [_START]
     if caption:
         parts.append(f"<caption>{_text(caption)}</caption>")
     parts.append("<thead><tr>" + "".join(f"<th>{_text(header)}</th>" for header in headers) + "</tr></thead><tbody>")

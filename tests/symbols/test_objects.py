@@ -74,11 +74,37 @@ def test_notebooks_show_them(target: Any, process: Any) -> None:
     shown = process._repr_html_()
     assert "<td style='text-align:left'>ActiveProcessLinks</td>" in shown and shown.count("<tr>") > 50
     for value in (target, crash_process(target), crash_thread(target)):
-        assert value._repr_html_().startswith("<table>")
+        assert value._repr_html_().startswith("<table ")
     assert "DRIVER_IRQL" in target._repr_html_() or "bug check D1" in target._repr_html_()
+
+
+def test_notebooks_show_single_values(process: Any) -> None:
+    cell = "<td style='text-align:left'>{}</td>"
+    for value in (process.ImageFileName, process):
+        assert cell.format("&quot;notmyfault64.e&quot;") in value._repr_html_()
+    assert cell.format(f"{process.UniqueProcessId.value:#x}") in process.UniqueProcessId._repr_html_()
+    unread = process.types_.object("_EPROCESS", 0xFFFF_8000_0000_0000)
+    assert "? " in unread.ImageFileName._repr_html_() and "not mapped" in unread.UniqueProcessId._repr_html_()
+
+
+def test_names_of_a_dump_are_escaped_in_notebooks(sample: Callable[..., Path], tmp_path: Path) -> None:
+    """The same dump with another image name, as long as the old one."""
+    name = b"<b>&\x1b[1m'\"$x$"
+    path = tmp_path / "$x$.dmp"
+    content = sample(1).read_bytes()
+    assert content.count(b"notmyfault64.e\0")
+    path.write_bytes(content.replace(b"notmyfault64.e\0", name.ljust(14, b"~") + b"\0"))
+    target = volatility3_kdump.open(path)
+    process = target.object("nt!_EPROCESS", crash_process(target).address)
+    assert process.ImageFileName.text().encode("latin-1").startswith(name)
+    for shown in (process._repr_html_(), process.ImageFileName._repr_html_(), crash_process(target)._repr_html_()):
+        assert "&lt;b&gt;&amp;\\x1b[1m&#x27;&quot;$x$" in shown
+        assert "<b>" not in shown and "\x1b" not in shown
+        # MathJax leaves out what is in elements of these classes.
+        assert shown.startswith("<table class='tex2jax_ignore mathjax_ignore'>") and shown.endswith("</table>")
 
 
 def test_no_field_that_the_type_has_breaks_it(target: Any, process: Any) -> None:
     """Every member of the largest structures is shown, or says why it is not."""
     for name in ("_EPROCESS", "_ETHREAD", "_KPCR", "_KPRCB", "_MMPFN", "_OBJECT_TYPE"):
-        assert target.object(f"nt!{name}", process.address_)._repr_html_().startswith("<table>")
+        assert target.object(f"nt!{name}", process.address_)._repr_html_().startswith("<table ")

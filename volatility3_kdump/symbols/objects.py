@@ -27,6 +27,8 @@ from volatility3_kdump.symbols.types import Member, TypeReference, TypeTable
 
 #: At most so many entries of a list, elements of an array, and bytes of a text.
 MOST_ENTRIES, MOST_ELEMENTS, _MOST_TEXT = 1 << 20, 1 << 20, 1 << 16
+#: Arrays of these are shown as texts, as `dt` shows them.
+_CHARACTERS = frozenset({"char", "unsigned char", "wchar"})
 _COUNTED = {"_UNICODE_STRING": "utf-16-le", "_STRING": "latin-1", "_ANSI_STRING": "latin-1"}
 
 
@@ -276,21 +278,31 @@ class TypedObject:
         return f"<{self.type_} at {self.address_:#x}>"
 
     def _repr_html_(self) -> str:
-        """The members with their values, for notebooks."""
+        """The members with their values, for notebooks; of what has none, its own value."""
         from volatility3_kdump.notebook import html_table
 
         members = self._members(self.type_)[:_MOST_SHOWN]
-        rows = [(f"+{member.offset:#x}", member.name, str(member.type), self._shown(member)) for member in members]
+        if not members:
+            return html_table(("Type", "Value"), [(str(self.type_), self._shown())], repr(self))
+        rows = [
+            (f"+{member.offset:#x}", member.name, str(member.type), self._at(member)._shown()) for member in members
+        ]
         return html_table(("Offset", "Member", "Type", "Value"), rows, repr(self))
 
-    def _shown(self, member: Member) -> str:
-        value = TypedObject(self.types_, self.table_, member.type, self.address_ + member.offset)
+    def _at(self, member: Member) -> TypedObject:
+        return TypedObject(self.types_, self.table_, member.type, self.address_ + member.offset)
+
+    def _shown(self) -> str:
+        """The value on one line; nothing for structures and arrays but for texts, and why it cannot be read."""
+        target = self.type_.target
         try:
-            if member.type.kind == "struct" and member.type.name in _COUNTED:
-                return value.text()
-            if member.type.kind in ("struct", "union", "array", "function"):
+            if self.type_.kind == "struct" and self.type_.name in _COUNTED:
+                return self.text()
+            if self.type_.kind == "array" and target is not None and target.name in _CHARACTERS:
+                return f'"{self.text()}"'
+            if self.type_.kind in ("struct", "union", "array", "function"):
                 return ""
-            number = value.value
+            number = self.value
         except KdumpError as error:
             return f"? {error}"
         return str(number) if isinstance(number, bool) or abs(number) < 10 else f"{number:#x}"

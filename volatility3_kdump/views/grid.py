@@ -62,14 +62,13 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
         return self._guarded(lambda: map(terminal_line, self._kd_lines()))
 
     def _repr_html_(self) -> str:
-        """The rows, for notebooks; those below others are indented."""
+        """The rows, for notebooks; those below others are indented; ``-`` is not known, with its reason."""
         headers = [column.name for column in self.columns]
         rows: list[list[object]] = []
 
         def visit(node: Any, _: None) -> None:
-            cells = ["" if isinstance(value, interfaces.renderers.BaseAbsentValue) else value for value in node.values]
-            shown = [f"{cell:#x}" if isinstance(cell, format_hints.Hex) else cell for cell in cells]
-            rows.append(["\u2003" * node.path_depth + str(shown[0]), *shown[1:]])
+            shown = [_in_notebook(cell) for cell in node.values]
+            rows.append(["\u2003" * node.path_depth + shown[0], *shown[1:]])
 
         if not self.populated:
             self.populate(visit, None)
@@ -84,6 +83,15 @@ class KdumpGrid(renderers.TreeGrid):  # type: ignore[misc]
             if self.failure is None:
                 raise
             raise self.failure(error) from error
+
+
+def _in_notebook(cell: Any) -> str:
+    if isinstance(cell, renderers.NotApplicableValue):
+        return ""
+    if isinstance(cell, interfaces.renderers.BaseAbsentValue):
+        reason = str(getattr(cell, "reason", ""))
+        return f"- ({reason})" if reason else "-"
+    return f"{cell:#x}" if isinstance(cell, format_hints.Hex) else str(cell)
 
 
 def _plain(cell: Any) -> Any:
