@@ -320,6 +320,14 @@ def test_an_exception_record_that_is_absent(scene, tmp_path: Path) -> None:
     assert failure.origin != "context record of argument 4"
 
 
+@pytest.mark.parametrize("told", [(None, None), (1, None), (None, FAULT_ADDRESS)])
+def test_an_access_that_the_arguments_do_not_tell_is_not_known(plain: Target, told: tuple[int | None, ...]) -> None:
+    whole = find_failure(plain, describe(0x1E, (0xC0000005, 0x1234, 1, FAULT_ADDRESS)))
+    assert (whole.access, whole.address) == ("write", FAULT_ADDRESS)
+    failure = find_failure(plain, describe(0x1E, (0xC0000005, 0x1234, *told)))
+    assert (failure.access, failure.address) == (None, None)
+
+
 # any arguments --------------------------------------------------------------------------------------------------------
 
 _CODES = [0xA, 0xD1, 0xC5, 0x50, 0x1E, 0x3B, 0x7E, 0x1000007E, 0x3D, 0x8E, 0x7F, 0xBE, 0xFC, 0x139, 0x124, 0x12345]

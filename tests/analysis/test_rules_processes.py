@@ -57,6 +57,34 @@ def test_a_process_that_is_not_in_the_dump(other_arguments: MakeCase) -> None:
     assert found.specifiers == ("BUGCHECK_CRITICAL_PROCESS", "52f55080")
 
 
+@pytest.mark.parametrize(
+    "code, arguments, kind, place, against",
+    [
+        (0xEF, (CSRSS + 1, 0, 0, 0), "process", CSRSS + 1, "it is not aligned as one"),
+        (0xEF, (CSRSS + 0x40, 0, 0, 0), "process", CSRSS + 0x40, "its dispatcher header is not that of one"),
+        (0xEF, (CRASHING_THREAD, 0, 0, 0), "process", CRASHING_THREAD, "its dispatcher header is not that of one"),
+        (0xEF, (CSRSS, 1, 0, 0), "thread", CSRSS, "its dispatcher header is not that of one"),
+        (0xF4, (3, 0x1000, 0, 0), "process", 0x1000, "it is no address of the kernel"),
+    ],
+)
+def test_what_is_no_process_or_thread_is_not_read_as_one(
+    other_arguments: MakeCase, code: int, arguments: tuple[int, ...], kind: str, place: int, against: str
+) -> None:
+    found = reason(other_arguments(code, arguments))
+    finding = found.finding("CRITICAL_PROCESS")
+    assert finding is not None and (finding.value, finding.note) == ("unknown", against)
+    assert found.notes.count(f"argument that names the {kind}: no {kind} at {place:#x}: {against}") == 1
+    assert (found.process, found.thread) == (None, None)
+    assert value(found, "EXIT_STATUS") is None and value(found, "TERMINATING_PROCESS") is None
+    assert not any("was ended by" in sentence or hex(place) in sentence for sentence in found.sentences)
+
+
+def test_who_ended_a_thread_that_is_not_in_the_dump_is_not_said(other_arguments: MakeCase) -> None:
+    found = reason(other_arguments(0xEF, (0xFFFFA00000001000, 1, 0, 0)))
+    assert value(found, "CRITICAL_PROCESS") == "not in the dump"
+    assert value(found, "TERMINATING_PROCESS") is None
+
+
 def test_an_unknown_kind_of_object_is_told(other_arguments: MakeCase) -> None:
     found = reason(other_arguments(0xF4, (5, CSRSS, 0, 0)))
     assert "argument 1 is 0x5, which is neither a process (3) nor a thread (6)" in found.notes

@@ -26,6 +26,7 @@ from volatility3_kdump.windows.io.devices import (
     read_node,
 )
 from volatility3_kdump.windows.memory.pool_header import tag_text
+from volatility3_kdump.windows.processes.dispatcher import why_no_dispatcher
 from volatility3_kdump.windows.processes.processes import read_process
 from volatility3_kdump.windows.processes.threads import read_thread
 from volatility3_kdump.windows.structures import read_fields
@@ -157,7 +158,8 @@ def device_reasoning(target: Target, address: int, note: str = "") -> Reasoning:
         why = f"not in the dump, address {device.driver_address:#x}" if device.driver_address else "not in the dump"
         findings.append(Finding("DRIVER_OBJECT", why, device.driver_address or None))
         return Reasoning(tuple(findings))
-    driver = _driver_reasoning(target, device.driver, f"driver of the device {shown}")
+    role = f"driver of the device {shown}"
+    driver = _driver_reasoning(target, device.driver, role, f"it is the {role}")
     return Reasoning((*findings, *driver.findings), culprit=driver.culprit)
 
 
@@ -233,14 +235,14 @@ def _driver(case: Case, number: int, meaning: str) -> Named | None:
     except KdumpError as error:
         note = _join(_note(number, meaning), str(error))
         return Named((Finding("DRIVER_OBJECT", hexadecimal(case.target, address), address, note),))
-    reasoning = _driver_reasoning(case.target, driver, _note(number, meaning))
+    note = _note(number, meaning)
+    reasoning = _driver_reasoning(case.target, driver, note, note)
     return Named(reasoning.findings, reasoning.culprit, 5)
 
 
-def _driver_reasoning(target: Target, driver: DriverObject, note: str) -> Reasoning:
+def _driver_reasoning(target: Target, driver: DriverObject, note: str, why: str) -> Reasoning:
     shown = hexadecimal(target, driver.address)
     findings = (Finding("DRIVER_OBJECT", shown, driver.address, _join(driver.text, note)),)
-    why = f"it is the {note}" if note.startswith("driver") else note
     return Reasoning(findings, culprit=driver_culprit(driver, why))
 
 
@@ -351,6 +353,9 @@ def _thread(case: Case, number: int, meaning: str) -> Named | None:
 
 def thread_text(target: Target, address: int) -> str:
     """A thread in words: client id and process, or why that is not known."""
+    against = why_no_dispatcher(target, address, "thread")
+    if against is not None:
+        return f"no thread: {against}"
     thread = read_thread(target, address)
     if thread.tid is None:
         return target.memory.why_unreadable(address) if target.memory.read(address, 1) is None else "no symbols"
@@ -363,7 +368,8 @@ def _process(case: Case, number: int, meaning: str) -> Named | None:
     address = case.pointer(number)
     if address is None:
         return None
-    name = read_process(case.target, address).name
+    against = why_no_dispatcher(case.target, address, "process")
+    name = read_process(case.target, address).name if against is None else f"no process: {against}"
     note = _join(_note(number, meaning), name or "")
     return Named((Finding("PROCESS", hexadecimal(case.target, address), address, note),))
 

@@ -377,7 +377,10 @@ class _Finder:
         code = self.argument("exception_code")
         if exception is None and "access_kind" in self.rule and (code or 0) & 0xFFFFFFFF == ACCESS_VIOLATION:
             # The first two parameters of a record that is not in the dump.
-            told = (self.argument("access_kind") or 0, self.argument("access_address") or 0)
+            kind, address = self.argument("access_kind"), self.argument("access_address")
+            if kind is None or address is None:
+                return None, None
+            told = (kind, address)
             record = ExceptionRecord(ACCESS_VIOLATION, 0, ip or 0, told, None, self.target.memory.pointer_size)
             return access_kind(record), reported_address(record, instruction)
         kind = self.argument("access")

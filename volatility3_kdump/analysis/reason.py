@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from volatility3_kdump.analysis import consistency, rules  # noqa: F401  (the rules register themselves)
 from volatility3_kdump.analysis.reasoning import RULES, Case, Reasoning, attempt, contradicted
+from volatility3_kdump.windows.processes.dispatcher import why_no_dispatcher
 
 
 def reason(case: Case) -> Reasoning:
@@ -19,14 +20,15 @@ def reason(case: Case) -> Reasoning:
     checked = consistency.check(case)
     if checked.culprit is not None:
         ruled = replace(ruled, prefix=None, specifiers=(), culprit=None)
-    return _of_the_kernel(case, ruled + checked)
+    return _without_others(case, ruled + checked)
 
 
-def _of_the_kernel(case: Case, reasoning: Reasoning) -> Reasoning:
-    """Without a thread or process that an argument names where no such object can be: outside the kernel's memory."""
+def _without_others(case: Case, reasoning: Reasoning) -> Reasoning:
+    """Without a thread or process that an argument names where no such object is."""
     for kind, address in (("thread", reasoning.thread), ("process", reasoning.process)):
-        if address and not case.target.is_kernel_address(address):
-            note = contradicted(f"argument that names the {kind}: {address:#x} is no address of the kernel")
+        against = why_no_dispatcher(case.target, address, kind) if address else None
+        if against is not None:
+            note = contradicted(f"argument that names the {kind}: no {kind} at {address:#x}: {against}")
             notes = (*reasoning.notes, note)
             if kind == "thread":
                 reasoning = replace(reasoning, thread=None, notes=notes)

@@ -25,7 +25,7 @@ _HEADER, _GROUP, _BLOCK = struct.Struct("<4sII"), struct.Struct("<64sQQ"), struc
 _MOST_GROUPS, _MOST_TAGS, _MOST_REGIONS, _MOST_PROCESSORS = 1024, 1 << 18, 1024, 4096
 _BLOCK_SIZES, _COMPRESSED = (0x3E, 0x3F), 0x3E
 #: Bytes of a tag with its name, indices and the head of a block, at most; of a value.
-_LONGEST_TAG, _LONGEST_VALUE = 2 + 255 + 12 + 18, 512
+_LONGEST_TAG, _LONGEST_VALUE = 2 + 255 + 12 + 0x3F, 512
 _PAGE = 0x1000
 #: Above so much memory a machine has a hole below 4 GB, and the file has none.
 _BELOW_HOLE = 3 << 30

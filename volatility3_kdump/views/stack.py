@@ -14,6 +14,7 @@ from volatility3_kdump.views.table import BLANK, POINTER, Column, Part, Table
 from volatility3_kdump.views.thread import OWNER
 from volatility3_kdump.windows.listing.stacks import Request, StackList, WalkedStack, threads_with_stacks
 from volatility3_kdump.windows.listing.threads import ListedThread
+from volatility3_kdump.windows.stacks.frames import NOT_RESIDENT
 
 
 def _argument(index: int) -> Callable[[Any], object]:
@@ -138,7 +139,7 @@ def _summary(target: Target, listed: ListedThread, level: int, wanted: str) -> I
     ticks = "?" if thread.wait_ticks is None else f"{thread.wait_ticks & 0xFFFFFFFF:07x}"
     state = _STATES.get(thread.state_name or "", thread.state_name or "?")
     if not stack.frames:
-        site = "Stack paged out" if stack.end.startswith("kernel stack not resident") else f"no stack: {stack.end}"
+        site = "Stack paged out" if stack.end == NOT_RESIDENT else f"no stack: {stack.end}"
     else:
         site = sites[0] if level == 2 else text.blocker(stack, size)
     yield f"{pid}.{tid}  {thread.address:x} {ticks} {state:<10} {site}"

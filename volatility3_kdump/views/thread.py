@@ -26,7 +26,7 @@ from volatility3_kdump.views.table import (
 )
 from volatility3_kdump.windows.listing.threads import ListedThread, ThreadChoice
 from volatility3_kdump.windows.processes.threads import IMPERSONATION_LEVELS, WAITING, WaitObject
-from volatility3_kdump.windows.stacks.frames import Stack
+from volatility3_kdump.windows.stacks.frames import NOT_RESIDENT, Stack
 
 #: Whose thread it is.
 OWNER = Part[ListedThread](
@@ -183,8 +183,8 @@ def stack_lines(target: Target, stack: Stack, indent: str, arguments: bool = Fal
     """A stack inside ``!process``, or with ``arguments`` as ``!thread`` shows it."""
     layout = stack_text.EMBEDDED_ARGUMENTS if arguments else stack_text.EMBEDDED
     if not stack.frames:
-        resident = not stack.end.startswith("kernel stack not resident")
-        yield f"{indent}No stack: {stack.end}" if resident else f"{indent}Kernel stack not resident."
+        why = "Kernel stack not resident." if stack.end == NOT_RESIDENT else f"No stack: {stack.end}"
+        yield f"{indent}{why}"
         return
     yield indent + stack_text.header(layout, target.memory.pointer_size)
     for line in stack_text.rows(stack, layout, target.memory.pointer_size):

@@ -19,6 +19,7 @@ from volatility3_kdump.cpu.exception import (
     code_text,
 )
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_thread
+from volatility3_kdump.windows.processes.dispatcher import why_no_dispatcher
 from volatility3_kdump.windows.processes.processes import Process, read_process
 from volatility3_kdump.windows.processes.threads import read_thread
 
@@ -57,6 +58,13 @@ class _Died:
     process: Process | None
     process_address: int | None
     thread: int | None
+    against: str | None = None
+    """Why neither a process nor a thread lies where the argument says."""
+
+    @property
+    def name(self) -> str | None:
+        """The image name of the process."""
+        return self.process.name if self.process is not None else None
 
 
 @rule(0xEF)
@@ -70,13 +78,12 @@ def critical_process_died(case: Case) -> Reasoning:
     if address is None:
         return Reasoning()
     is_thread = case.argument(2) == 1
-    reasoning = _critical(case, _died(target, address, is_thread))
+    died = _died(target, address, is_thread)
+    reasoning = _critical(case, died)
     crashed = crash_thread(target)
-    name = reasoning.finding("CRITICAL_PROCESS")
-    died = name.value if name is not None and name.address is not None and name.value != "not in the dump" else None
     terminator = reasoning.finding("TERMINATING_PROCESS")
     bucket_words = critical_process_words(
-        died,
+        died.name,
         terminator.value if terminator is not None else None,
         crashed.address & 0xFFFFFFFF if crashed is not None else None,
     )
@@ -115,6 +122,9 @@ def critical_object_termination(case: Case) -> Reasoning:
 
 
 def _died(target: Target, address: int, is_thread: bool) -> _Died:
+    against = why_no_dispatcher(target, address, "thread" if is_thread else "process")
+    if against is not None:
+        return _Died(None, None if is_thread else address, address if is_thread else None, against)
     if not is_thread:
         return _Died(read_process(target, address), address, None)
     owner = read_thread(target, address).process
@@ -123,18 +133,19 @@ def _died(target: Target, address: int, is_thread: bool) -> _Died:
 
 def _critical(case: Case, died: _Died) -> Reasoning:
     """Who died, with which exit status, and who ended it."""
-    target, process = case.target, died.process
-    name = process.name if process is not None else None
+    target, process, name = case.target, died.process, died.name
     findings = []
     if died.thread is not None:
         findings.append(Finding("CRITICAL_THREAD", f"{died.thread:016x}", died.thread))
     why = ""
     if name is None:
         where = died.process_address or died.thread
-        why = target.memory.why_unreadable(where) if where is not None else ""
+        why = died.against or (target.memory.why_unreadable(where) if where is not None else "")
     note = "" if process is None else _client_id(process)
-    findings.append(Finding("CRITICAL_PROCESS", name or "not in the dump", died.process_address, note if name else why))
-    what = f"the critical process {name or 'at ' + hex(died.process_address or died.thread or 0)}"
+    absent = "not in the dump" if died.against is None else "unknown"
+    findings.append(Finding("CRITICAL_PROCESS", name or absent, died.process_address, note if name else why))
+    place = died.process_address or died.thread or 0
+    what = f"the critical process {name or f'at {place:#x}'}" if died.against is None else "a critical process"
     subject = f"A thread of {what}" if died.thread is not None else what[0].upper() + what[1:]
     sentences = [f"{subject} ended, and Windows cannot go on without it."]
     status = _exit_status(target, died)
@@ -155,7 +166,11 @@ def _critical(case: Case, died: _Died) -> Reasoning:
     findings += findings_about
     if sentence:
         sentences.append(sentence)
-    return Reasoning(tuple(findings), tuple(sentences), process=died.process_address)
+    if died.against is None:
+        return Reasoning(tuple(findings), tuple(sentences), process=died.process_address)
+    kind = "thread" if died.thread is not None else "process"
+    note = contradicted(f"argument that names the {kind}: no {kind} at {place:#x}: {died.against}")
+    return Reasoning(tuple(findings), tuple(sentences), (note,))
 
 
 def _reason_of_end(target: Target) -> tuple[list[Finding], list[str]]:
@@ -199,7 +214,7 @@ def _exception_words(record: ExceptionRecord) -> str:
 def _exit_status(target: Target, died: _Died) -> int | None:
     type_name, address = ("_ETHREAD", died.thread) if died.thread is not None else ("_EPROCESS", died.process_address)
     located = target.nt.find(type_name, "ExitStatus") if target.nt is not None else None
-    if located is None or address is None:
+    if located is None or address is None or died.against is not None:
         return None
     return target.memory.unsigned(address + located.offset, 4)
 
@@ -220,7 +235,7 @@ def _client_id(process: Process) -> str:
 def _terminator(case: Case, died: _Died, name: str | None) -> tuple[list[Finding], str | None]:
     """The process whose thread made the call that ended the critical one."""
     crashed = crash_process(case.target)
-    if crashed is None or crashed.name is None:
+    if crashed is None or crashed.name is None or died.process_address is None or died.against is not None:
         return [], None
     if crashed.address == died.process_address:
         status = _exit_status(case.target, died)

@@ -15,17 +15,24 @@ _KINDS = {"process": PROCESS, "thread": THREAD}
 _KIND = 0x7F
 
 
-def require_dispatcher(target: Target, address: int, what: str) -> None:
-    """Raise :class:`KdumpError` unless a ``thread`` or a ``process`` lies at an address.
+def why_no_dispatcher(target: Target, address: int, what: str) -> str | None:
+    """Why no ``thread`` or ``process`` can lie at an address; ``None`` where one can, or the dump does not tell.
 
-    Both begin with a DISPATCHER_HEADER, whose first byte is their type (``wdm.h``).
+    Both begin with a DISPATCHER_HEADER, whose first byte is their type (``wdm.h``), and which holds pointers.
     """
     if not target.is_kernel_address(address):
-        reason = "it is no address of the kernel"
-    else:
-        kind = target.memory.unsigned(address, 1)
-        if kind is not None and kind & _KIND == _KINDS[what]:
+        return "it is no address of the kernel"
+    if address % target.memory.pointer_size:
+        return "it is not aligned as one"
+    kind = target.memory.unsigned(address, 1)
+    return None if kind is None or kind & _KIND == _KINDS[what] else "its dispatcher header is not that of one"
+
+
+def require_dispatcher(target: Target, address: int, what: str) -> None:
+    """Raise :class:`KdumpError` unless a ``thread`` or a ``process`` lies at an address."""
+    reason = why_no_dispatcher(target, address, what)
+    if reason is None:
+        if target.memory.unsigned(address, 1) is not None:
             return
-        missing = target.memory.why_unreadable(address)
-        reason = missing if kind is None else "its dispatcher header is not that of one"
+        reason = target.memory.why_unreadable(address)
     raise KdumpError(f"{target.name}: no {what} at {address:#x}: {reason}", name=what, address=address, reason=reason)

@@ -19,6 +19,9 @@ FRAME_POINTER, SCAN = "frame pointer", "scan"
 #: interrupted by the DPC in which all that happened.
 BUG_CHECK, FAULT_PATH, FAULT, INTERRUPTED = "bug check", "fault path", "fault", "interrupted"
 
+#: :attr:`Stack.end` of a thread whose kernel stack was paged out.
+NOT_RESIDENT = "kernel stack not resident: it is paged out"
+
 MOST_FRAMES = 1024
 
 

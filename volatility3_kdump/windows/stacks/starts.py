@@ -20,7 +20,7 @@ from volatility3_kdump.windows.stacks.extents import (
     segments_around,
     with_window,
 )
-from volatility3_kdump.windows.stacks.frames import CONTEXT, TRAP_FRAME, NoStack, Start
+from volatility3_kdump.windows.stacks.frames import CONTEXT, NOT_RESIDENT, TRAP_FRAME, NoStack, Start
 from volatility3_kdump.windows.stacks.switches import (
     SavedStack,
     amd64_switch_frame,
@@ -162,7 +162,7 @@ def thread_start(target: Target, thread: int) -> Start:
     if saved.state == _RUNNING:
         raise NoStack("the thread is running, and no processor in the dump says that it runs it")
     if saved.resident == 0 or saved.state == _TRANSITION:
-        raise NoStack("kernel stack not resident: it is paged out")
+        raise NoStack(NOT_RESIDENT)
     limits = (saved.limit, saved.base)
     stack = saved.kernel
     if not limits[0] <= stack < limits[1]:
