@@ -30,6 +30,8 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 #: What of a file shows whether it is a text.
 _START = 1 << 16
 _BINARY = getattr(os, "O_BINARY", 0)
+#: A reason of :func:`why_not_entered`.
+NO_DIRECTORY = "is not a directory"
 
 
 class FileFailure(KdumpError):
@@ -63,9 +65,9 @@ def why_not_entered(path: str | os.PathLike[str]) -> str | None:
     except PermissionError:
         return "cannot be entered: Permission denied"
     except (OSError, ValueError):
-        return "is not a directory"
+        return NO_DIRECTORY
     if not stat.S_ISDIR(mode):
-        return "is not a directory"
+        return NO_DIRECTORY
     return None if os.access(path, os.X_OK) else "cannot be entered: Permission denied"
 
 

@@ -84,6 +84,26 @@ def test_a_list_that_disagrees(session: Session, sample: Callable[..., Path], tm
     assert answer(session, f"!dblink {first:x} 1") == [f"{head:016x}"]
 
 
+def test_a_list_with_an_entry_that_is_not_in_the_dump_is_not_called_damaged(
+    session: Session, sample: Callable[..., Path], tmp_path: Path
+) -> None:
+    head = session.evaluate("nt!PsActiveProcessHead")
+    memory = session.target.memory
+    entries = [head]
+    while (following := memory.pointer(entries[-1])) not in (head, None):
+        entries.append(following or 0)
+    number, absent = next(
+        (number, entry)
+        for number, entry in enumerate(entries)
+        if entry & ~0xFFF not in {e & ~0xFFF for e in entries[:number]} and number > 1
+    )
+    changed = edited(session.target, sample(), tmp_path / "absent.dmp", absent={absent & ~0xFFF}, offline=True)
+    shown = answer(session_on(changed), "!validatelist nt!PsActiveProcessHead")
+    assert shown[0] == f"Blink of {absent:016x}, to which {entries[number - 1]:016x} leads, is not in the dump"
+    start = f"List cannot be followed to its end: {number - 1} entries agree; the link at {absent:#x} cannot be read: "
+    assert len(shown) == 2 and shown[1].startswith(start)
+
+
 def test_commands_for_each_process_and_thread(sample: Callable[..., Path]) -> None:
     from volatility3_kdump.target import Target
 

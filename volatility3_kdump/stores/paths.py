@@ -28,7 +28,7 @@ from typing import Union
 
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.escape import printable
-from volatility3_kdump.files import is_directory, parse_url, why_not_entered
+from volatility3_kdump.files import NO_DIRECTORY, is_directory, parse_url, why_not_entered
 from volatility3_kdump.stores import stores
 from volatility3_kdump.stores.servers import MICROSOFT, Servers, is_url
 from volatility3_kdump.stores.transfers import shown_url
@@ -455,8 +455,8 @@ class _Reader:
         if os.name != "nt" and _WINDOWS_PATH.match(text) and not is_directory(text):
             self._complain(text, "is a path of Windows")
             return None
-        if (why := why_not_entered(text)) is not None and why != "is not a directory":
-            self._complain(text, why)
+        if (why := why_not_entered(text)) not in (None, NO_DIRECTORY):
+            self._complain(text, why or "")
             return None
         return Path(text)
 

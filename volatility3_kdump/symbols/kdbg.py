@@ -114,9 +114,10 @@ def recover_debugger_data(
 ) -> DebuggerData | None:
     """A block that the kernel keeps encoded, without its keys: found by what must stand in it.
 
-    The encoding of a qword is its bytes swapped, turned by one of 64 amounts, and one number added to it, the same for
-    the whole block. ``kernel_base`` gives that number for each amount; the tag, the size and ``pointers``, fields whose
-    values are known otherwise, say which amount it is. ``None`` where none or several fit, or no pointer is known.
+    A qword is encoded by swapping its bytes, turning it by one of 64 amounts, and an exclusive or with a number that is
+    the same for the whole block. ``kernel_base`` gives that number for each amount; the tag, the size and ``pointers``,
+    fields whose values are known otherwise, say which amount it is. ``None`` where none or several fit, or no pointer
+    is known.
     """
     layouts = tables.structures()
     whole = layouts.size_of(_TYPE)
@@ -128,15 +129,15 @@ def recover_debugger_data(
     known = {**pointers, "KernBase": kernel_base}
     blocks: dict[bytes, DebuggerData] = {}
     for turn in range(64):
-        added = encoded ^ _turned(_swapped(kernel_base & _MASK), -turn)
-        start = _plain(data, turn, added)
+        mixed_in = encoded ^ _turned(_swapped(kernel_base & _MASK), -turn)
+        start = _plain(data, turn, mixed_in)
         row = layouts.reader(_TYPE, tag="OwnerTag", size="Size").unpack(start[:0x18])
         if row.tag.to_bytes(4, "little") != _TAG or not _SMALLEST <= row.size <= 0x1000:
             continue
         rest = read(address, min(row.size, whole) & ~7)
         if rest is None:
             continue
-        block = DebuggerData(address, row.size, _plain(rest, turn, added))
+        block = DebuggerData(address, row.size, _plain(rest, turn, mixed_in))
         if all(block[name] == value & _MASK for name, value in known.items()):
             blocks[block.data] = block
     return next(iter(blocks.values())) if len(blocks) == 1 else None
@@ -152,8 +153,8 @@ def _swapped(value: int) -> int:
     return int.from_bytes(value.to_bytes(8, "little"), "big")
 
 
-def _plain(data: bytes, turn: int, added: int) -> bytes:
-    words = [_swapped(_turned(word ^ added, turn)) for (word,) in struct.iter_unpack("<Q", data)]
+def _plain(data: bytes, turn: int, mixed_in: int) -> bytes:
+    words = [_swapped(_turned(word ^ mixed_in, turn)) for (word,) in struct.iter_unpack("<Q", data)]
     return struct.pack(f"<{len(words)}Q", *words)
 
 

@@ -23,6 +23,8 @@ class Links:
     #: Along the Blinks of LIST_ENTRYs: each points to an entry, not to its Blink.
     backwards: bool = False
     end: str = field(default="", init=False)
+    #: Whether the list leads back to its first element.
+    closed: bool = field(default=False, init=False)
     #: The link that the dump lacks.
     absent: int | None = field(default=None, init=False)
 
@@ -47,6 +49,7 @@ class Links:
                 return
             at = link - self.offset
             if at == self.start:
+                self.closed = True
                 self.end = "the list leads back to its first element"
                 return
             if at in seen:
@@ -61,15 +64,16 @@ def next_link(memory: Memory, entry: int, backwards: bool = False) -> int | None
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A link that its neighbour contradicts: the Blink of ``following`` is not ``entry``."""
+    """A link that its neighbour does not confirm: the Blink of ``following`` is another than ``entry``, or ``None``
+    where it is not in the dump."""
 
     entry: int
     following: int
     blink: int | None
 
 
-def disagreements(memory: Memory, head: int, most: int = MOST_ELEMENTS) -> tuple[int, list[Disagreement], str]:
-    """How many entries a doubly linked list has, where its two directions disagree, and why the walk ended."""
+def disagreements(memory: Memory, head: int, most: int = MOST_ELEMENTS) -> tuple[int, list[Disagreement], Links]:
+    """How many entries a doubly linked list has, where its two directions do not agree, and the walk, for its end."""
     links = Links(memory, head, 0, most)
     size = memory.pointer_size
     wrong: list[Disagreement] = []
@@ -81,4 +85,4 @@ def disagreements(memory: Memory, head: int, most: int = MOST_ELEMENTS) -> tuple
             blink = memory.pointer(following + size)
             if blink != entry:
                 wrong.append(Disagreement(entry, following, blink))
-    return count, wrong, links.end
+    return count, wrong, links

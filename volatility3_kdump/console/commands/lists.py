@@ -145,17 +145,21 @@ def _offset(session: Session, name: str) -> int:
 def validate_list(session: Session, arguments: Arguments) -> Iterator[str]:
     memory = session.current.memory
     size = memory.pointer_size
-    count, wrong, end = disagreements(memory, arguments.number("ADDRESS") or 0)
+    count, wrong, links = disagreements(memory, arguments.number("ADDRESS") or 0)
     for one in wrong:
         entry, following = (pointer(place, size, tick=False) for place in (one.entry, one.following))
-        back = "not in the dump" if one.blink is None else pointer(one.blink, size, tick=False)
-        yield f"Blink of {following} is {back}, but {entry} leads to it"
-    if not wrong and end == "the list leads back to its first element":
+        if one.blink is None:
+            yield f"Blink of {following}, to which {entry} leads, is not in the dump"
+        else:
+            yield f"Blink of {following} is {pointer(one.blink, size, tick=False)}, but {entry} leads to it"
+    if links.closed and not wrong:
         yield f"Found list end after {count} entries"
-    elif not wrong and " cannot be read" in end:
-        yield f"List cannot be followed to its end: {count} entries agree; {end}"
+    elif all(one.blink is None for one in wrong) and (links.closed or links.absent is not None):
+        what = "checked as a whole" if links.closed else "followed to its end"
+        yield f"List cannot be {what}: {count - len(wrong)} entries agree; {links.end}"
     else:
-        yield f"List is damaged: {len(wrong)} links disagree in {count} entries; {end}"
+        disagreeing = sum(one.blink is not None for one in wrong)
+        yield f"List is damaged: {disagreeing} links disagree in {count} entries; {links.end}"
 
 
 @command(
