@@ -225,11 +225,13 @@ def test_pointers_of_a_server(server: SymbolServer, ask: Asked, tmp_path: Path) 
             "x" * 5000,
             "PATH:http://[",
             "PATH:http://h:port/x",
+            "PATH:http:///x",
+            "PATH:http:\\\\h\\x",
         ]
     ):
         server.routes[f"/x.pdb/AB{number}/file.ptr"] = text.encode()
     assert ask(server.url, key="AB0") == CONTENT
-    for number in range(1, 8):
+    for number in range(1, 10):
         assert ask(server.url, key=f"AB{number}") is None
     base = f"{server.url}/x.pdb"
     assert ask.problems == [
@@ -240,7 +242,29 @@ def test_pointers_of_a_server(server: SymbolServer, ask: Asked, tmp_path: Path) 
         f"{base}/AB5/file.ptr: announces 5,000 bytes; cut off at the limit of 4,096 bytes; refused",
         f"{base}/AB6: the server refers to http://[; refused",
         f"{base}/AB7: the server refers to http://h:port/x; refused",
+        f"{base}/AB8: the server refers to http:///x; refused",
+        f"{base}/AB9: the server refers to http:\\\\h\\x; refused",
     ]
+
+
+def test_pointers_to_hosts_that_cannot_be_reached(server: SymbolServer, ask: Asked) -> None:
+    """The host is named that failed; the one that refers to such hosts is given up after the third."""
+    closed = []
+    for number in range(5):
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            closed.append(f"127.0.0.1:{unused.getsockname()[1]}")
+        server.routes[f"/x.pdb/AB{number}/file.ptr"] = f"PATH:http://{closed[-1]}/x".encode()
+    own = server.url.removeprefix("http://")
+    server.routes["/x.pdb/AB8/x.pdb"] = CONTENT
+    assert ask(server.url, key="AB0") is None
+    assert ask(server.url, key="AB8") == CONTENT
+    for number in range(1, 5):
+        assert ask(server.url, key=f"AB{number}") is None
+    assert [problem.partition(": cannot be connected to")[0] for problem in dict.fromkeys(ask.problems)] == [
+        f"symbol server {own}: refers to 'http://{host}/x': symbol server {host}" for host in closed[:3]
+    ]
+    assert not any(path.startswith(("/x.pdb/AB3/", "/x.pdb/AB4/")) for path in server.asked)
 
 
 def test_redirections(server: SymbolServer, ask: Asked) -> None:

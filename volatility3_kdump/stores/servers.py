@@ -293,10 +293,29 @@ class Servers:
         if kind == "MSG":
             raise Failure(Failure.REFUSED, f"{shown_url(base)}: the server has no such file: {told}")
         # A server has no say about files of this machine.
-        if scheme_of(rest) not in ("http", "https") or (base.startswith("https:") and rest.startswith("http:")):
+        nowhere = scheme_of(rest) not in ("http", "https") or not host_of(rest)
+        if nowhere or (base.startswith("https:") and rest.startswith("http:")):
             raise Failure(Failure.REFUSED, f"{shown_url(base)}: the server refers to {told}; refused")
-        fetched = self._transfer(rest, store, name)
+        fetched = self._referred(rest, host_of(base), store, name)
         return None if fetched is None else self._verified(fetched, rest, name, check, store)
+
+    def _referred(self, url: str, by: str, store: Path, name: str) -> Path | None:
+        """What the URL of a ``file.ptr`` gives. That its host cannot be reached is not said of the host that named it.
+
+        It counts for that one nevertheless: each of its files may name another host that has to be waited for.
+        """
+        host = host_of(url)
+        if host == by:
+            return self._transfer(url, store, name)
+        line = self._hosts.why_dead(host)
+        if line is None:
+            try:
+                return self._transfer(url, store, name)
+            except Failure as failure:
+                if not failure.of_host and failure.kind not in (Failure.UNREACHABLE, Failure.STALLED):
+                    raise
+                line = self._judge(host, failure)
+        raise Failure(Failure.REFUSED, f"refers to {shown_url(url)[:200]!a}: {line}", True)
 
     def _has(self, url: str, name: str, store: Path) -> bool:
         try:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
 import shutil
 import struct
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.amounts import part
 from tests.symbols.pdb.made_pdb import MAGIC, msf
+from volatility3_kdump.symbols.pdb import msf as msf_module
 from volatility3_kdump.symbols.pdb.msf import CorruptPdb, MsfFile
 
 
@@ -102,6 +105,30 @@ def test_a_stream_behind_the_end_of_the_file_is_damage() -> None:
     data = changed((DIRECTORY + 16, struct.pack("<I", 0x123456)))
     with pytest.raises(CorruptPdb, match="refers to block"):
         opened(data).read(1)
+
+
+def test_a_directory_that_its_blocks_do_not_need_is_not_read(tmp_path: Path) -> None:
+    """A hole in a file costs its author nothing, and would be read as the directory, twice."""
+    path = tmp_path / "hole.pdb"
+    claimed, block = 64 << 20, 0x1000
+    path.write_bytes(MAGIC + struct.pack("<6I", block, 1, 20_000, claimed, 0, 2))
+    os.truncate(path, 20_000 * block)
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file, pytest.raises(CorruptPdb, match="more than its 0x4e20 blocks need"):
+            MsfFile(file)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_streams_beyond_the_limit_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(msf_module, "_LONGEST_STREAM", 1500)
+    subject = opened(GOOD)
+    assert subject.read(1) == b"one" * 500
+    with pytest.raises(CorruptPdb, match="stream 2 has 0xa8c bytes: more than 0x5dc are not read"):
+        subject.read(2)
+    assert subject.read(2, 3) == b"two"
 
 
 def test_any_change_gives_streams_of_bounded_size_or_one_error() -> None:

@@ -21,6 +21,8 @@ _SUPER = struct.Struct("<5I")
 _BLOCK_SIZES = tuple(1 << bits for bits in range(9, 17))
 _ABSENT = 0xFFFFFFFF
 _MOST_STREAMS = 1 << 20
+#: The largest streams of browsers' PDBs have some hundred MB. A sparse file of 4 GB costs its author nothing.
+_LONGEST_STREAM = 1 << 29
 
 
 class CorruptPdb(KdumpError):
@@ -28,7 +30,7 @@ class CorruptPdb(KdumpError):
 
 
 class MsfFile:
-    """The streams of an open MSF file. No stream can be larger than the file."""
+    """The streams of an open MSF file. No stream can be larger than the file, and no block is in two of them."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Read super block and directory. Raises :class:`CorruptPdb`."""
@@ -48,6 +50,11 @@ class MsfFile:
             )
         if directory_size > self._length:
             raise CorruptPdb(f"its stream directory would have {directory_size:#x} bytes, more than the file")
+        if directory_size > 4 * (1 + _MOST_STREAMS + self._blocks):
+            raise CorruptPdb(
+                f"its stream directory would have {directory_size:#x} bytes, more than its {self._blocks:#x} "
+                "blocks need"
+            )
         count = self._count(directory_size)
         listing = file.read(4 * self._count(4 * count))
         lists = self._joined(_numbers(listing), 4 * count)
@@ -66,31 +73,35 @@ class MsfFile:
         size = self.size(number)
         if size is None:
             return None
-        return self._joined(self._places[number], size if most is None else min(most, size))
+        wanted = size if most is None else min(most, size)
+        if wanted > _LONGEST_STREAM:
+            raise CorruptPdb(f"its stream {number} has {wanted:#x} bytes: more than {_LONGEST_STREAM:#x} are not read")
+        return self._joined(_numbers(self._places[number]), wanted)
 
     def _count(self, size: int) -> int:
         count: int = -(-size // self._block_size)
         return count
 
-    def _parse(self, directory: bytes) -> tuple[list[int | None], list[tuple[int, ...]]]:
+    def _parse(self, directory: bytes) -> tuple[list[int | None], list[bytes]]:
+        """The size of each stream, and the part of the directory that lists its blocks."""
         if len(directory) < 4:
             raise CorruptPdb("its stream directory is empty")
         (count,) = struct.unpack_from("<I", directory)
         if count > _MOST_STREAMS or 4 + 4 * count > len(directory):
             raise CorruptPdb(f"its stream directory of {len(directory):#x} bytes cannot list {count} streams")
         sizes: list[int | None] = []
-        places: list[tuple[int, ...]] = []
+        places: list[bytes] = []
         position = 4 + 4 * count
         for number, size in enumerate(struct.unpack_from(f"<{count}I", directory, 4)):
             if size == _ABSENT:
                 sizes.append(None)
-                places.append(())
+                places.append(b"")
                 continue
             length = self._count(size)
             if size > self._length or position + 4 * length > len(directory):
                 raise CorruptPdb(f"stream {number} would have {size:#x} bytes, which the directory does not list")
             sizes.append(size)
-            places.append(struct.unpack_from(f"<{length}I", directory, position))
+            places.append(directory[position : position + 4 * length])
             position += 4 * length
         return sizes, places
 
@@ -106,12 +117,12 @@ class MsfFile:
             if blocks[index] + following - index > self._blocks:
                 raise CorruptPdb(f"it refers to block {blocks[following - 1]:#x} of {self._blocks:#x}")
             self._file.seek(blocks[index] * self._block_size)
-            parts.append(self._file.read((following - index) * self._block_size))
+            parts.append(self._file.read(min(following * self._block_size, size) - index * self._block_size))
             index = following
         data = b"".join(parts)
         if len(data) < size:
             raise CorruptPdb(f"{size:#x} bytes were expected where {len(data):#x} are: truncated")
-        return data[:size]
+        return data
 
 
 def _numbers(data: bytes) -> tuple[int, ...]:
