@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +112,42 @@ def test_addresses_in_buckets_do_not_part_crashes() -> None:
     assert (group["bucket"], group["count"]) == (f"{start}_{end}", 3)
     assert (group["hash"], group["hashes"]) == (None, ["h0", "h1", "h2"])
     assert "        3 different FAILURE_ID_HASH" in list(summary.text())
+
+
+def _kept(summary: Summary) -> tuple[int, int]:
+    """How many objects a summary is made of, without classes, and their bytes."""
+    seen: dict[int, int] = {}
+    queue: list[object] = [summary]
+    while queue:
+        value = queue.pop()
+        if id(value) not in seen and not isinstance(value, type):
+            seen[id(value)] = sys.getsizeof(value)
+            queue += gc.get_referents(value)
+    return len(seen), sum(seen.values())
+
+
+def test_little_is_kept_of_each_line() -> None:
+    """Nothing that other lines say as well, nor the line: a dozen objects for a crash, none for a failure."""
+
+    def analysed(number: int) -> Line:
+        line = crash(f"2021-02-03T04:05:06.{number:06}+00:00", f"/dumps/of/a/day/{number:06}.dmp", suspect="driver.sys")
+        line["bug_check"]["arguments"] = [{"value": f"{number:#018x}"} for _ in range(4)]
+        line["system"]["kernel_version"] = "10.0.19041.1"
+        line["machine"] = {"smbios_digest": "a" * 64, "manufacturer": "maker"}
+        return line
+
+    def failed(number: int) -> Line:
+        line = crash(None, f"/dumps/of/a/day/{number:06}.dmp")
+        return {**line, "error": {"kind": "NotACrashDump", "message": f"message {number}"}}
+
+    summary = Summary()
+    sizes = []
+    for made, numbers in ((analysed, range(200)), (analysed, range(200, 1000)), (failed, range(800))):
+        for number in numbers:
+            # As they come out of a file or another process: every text is an object of its own.
+            summary.add(json.loads(json.dumps(made(number))))
+        sizes.append(_kept(summary))
+    few, many, with_failures = sizes
+    assert (many[0] - few[0]) / 800 <= 12
+    assert (many[1] - few[1]) / 800 <= 1200
+    assert with_failures[0] - many[0] < 60

@@ -8,11 +8,12 @@ tables belongs to the machine of the other. Lines may come from a file of an ear
 from __future__ import annotations
 
 import collections
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from volatility3_kdump.batch.sightings import CrashKey, crash_of, mapping, rank_of
+from volatility3_kdump.batch.sightings import CrashKey, Rank, crash_of, mapping, rank_of, shared
 from volatility3_kdump.dump.smbios import filled_in
 
 #: How many crashes make a pattern.
@@ -22,11 +23,11 @@ _NO_DRIVER = frozenset({"hardware", "memory", "processor", "memory_corruption", 
 _KERNEL = frozenset({"ntkrnlmp.exe", "ntoskrnl.exe", "nt"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dump:
     """What a line says of a crash. ``rank`` orders the dumps of one crash: the surest, then the largest first."""
 
-    rank: tuple[int, int, str, int]
+    rank: Rank
     boot_id: int | None
     bug_check: str
     suspect: str | None
@@ -36,7 +37,7 @@ class Dump:
     file: str
 
 
-@dataclass
+@dataclass(slots=True)
 class Crash:
     """One crash of a machine: when, in which boot, with which bug check; who is suspected, which bits had changed.
 
@@ -70,7 +71,7 @@ class Crash:
         return sorted(dump.file for dump in self.dumps)
 
 
-def _rank(dump: Dump) -> tuple[int, int, str, int]:
+def _rank(dump: Dump) -> Rank:
     return dump.rank
 
 
@@ -116,16 +117,16 @@ class Machines:
         #: Dumps that do not say which machine they are of.
         self._others: dict[CrashKey, list[Dump]] = {}
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Take note of a line."""
+    def add(self, line: Mapping[str, Any], key: CrashKey | None = None, rank: Rank | None = None) -> None:
+        """Take note of a line; ``key`` and ``rank`` are its :func:`crash_of` and :func:`rank_of`, if made already."""
         machine = mapping(line.get("machine"))
-        key, dump = crash_of(line), _dump(line)
-        identity = machine.get("smbios_digest")
-        if not isinstance(identity, str) or not identity:
+        key, dump = key or crash_of(line), _dump(line, rank or rank_of(line))
+        identity = shared(machine.get("smbios_digest"))
+        if identity is None:
             if key.time is not None:
                 self._others.setdefault(key, []).append(dump)
             return
-        counted = self._machines.setdefault(identity, Machine(_name(machine)))
+        counted = self._machines.get(identity) or self._machines.setdefault(identity, Machine(_name(machine)))
         counted.crashes.setdefault(key, Crash(key.time, key.code)).dumps.append(dump)
 
     def _joined(self) -> dict[str, Machine]:
@@ -184,23 +185,22 @@ def machine_lines(machines: list[dict[str, Any]]) -> Iterator[str]:
             yield f"        {when}  {crash['bug_check']}  {crash['suspect'] or '-'}{bits}"
 
 
-def _dump(line: Mapping[str, Any]) -> Dump:
+def _dump(line: Mapping[str, Any], rank: Rank) -> Dump:
     system, bug_check = mapping(line.get("system")), mapping(line.get("bug_check"))
     verdict, judged = mapping(line.get("verdict")), mapping(line.get("plausibility"))
     boot_id, flips = system.get("boot_id"), judged.get("flips")
     bits = [mapping(flip).get("bit") for flip in flips] if isinstance(flips, list) else []
-    file = mapping(line.get("file"))
-    member = mapping(file.get("member")).get("name")
-    path = f"{file.get('path')}{f' ({member})' if member else ''}"
+    member = mapping(mapping(line.get("file")).get("member")).get("name")
+    path = rank[2]
     return Dump(
-        rank_of(line),
+        rank,
         boot_id if isinstance(boot_id, int) else None,
-        str(bug_check.get("name") or bug_check.get("base_code") or bug_check.get("code") or "no bug check"),
-        _text(verdict.get("suspect")),
+        sys.intern(str(bug_check.get("name") or bug_check.get("base_code") or bug_check.get("code") or "no bug check")),
+        shared(verdict.get("suspect")),
         tuple(bit for bit in bits if isinstance(bit, int)),
-        _text(judged.get("remains")) is not None,
-        _text(system.get("kernel_version")) or _text(system.get("os_version")) or _text(system.get("build_lab")),
-        path,
+        shared(judged.get("remains")) is not None,
+        shared(system.get("kernel_version")) or shared(system.get("os_version")) or shared(system.get("build_lab")),
+        f"{path} ({member})" if member else path,
     )
 
 
@@ -214,7 +214,3 @@ def _name(machine: Mapping[str, Any]) -> str:
     parts.append(machine.get("processor"))
     told = dict.fromkeys(part for part in parts if isinstance(part, str) and filled_in(part))
     return ", ".join(told) or "without a name"
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

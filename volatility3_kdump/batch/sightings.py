@@ -7,6 +7,8 @@ an earlier run.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,56 +16,67 @@ from typing import Any, NamedTuple
 _CONFIDENCE = {"high": 3, "medium": 2, "low": 1}
 
 
-@dataclass(frozen=True)
+#: The order among dumps of one crash: the surest, the largest, then by path and number of the member.
+Rank = tuple[int, int, str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a line says of a crash.
+    """What a line says of a crash. One is kept for each line of a batch: texts are those that others have as well.
 
     ``rank`` orders the dumps of one crash, the one that tells of it first. ``name`` is the bug check where there is no
-    hash. ``place`` is (time of the crash, path, number and name of the member).
+    hash; ``member`` the name of the member of an archive.
     """
 
-    rank: tuple[int, int, str, int]
+    rank: Rank
     bucket: str | None
     name: str | None
     digest: str | None
     culprit: str | None
     when: str | None
-    place: tuple[str, str, int, str | None]
+    member: str | None
+
+    @property
+    def place(self) -> tuple[str, str, int, str | None]:
+        """Time of the crash, path, number and name of the member."""
+        return self.when or "", self.rank[2], self.rank[3], self.member
 
 
 class CrashKey(NamedTuple):
     """What dumps of one crash have in common: time, bug check without the mark of small dumps, and its arguments.
 
-    ``time`` and ``arguments`` are ``None`` where the line has none.
+    The arguments are one text, which is smaller. ``time`` and ``arguments`` are ``None`` where the line has none.
     """
 
     time: str | None
     code: str
-    arguments: tuple[str, ...] | None
+    arguments: str | None
 
 
 class Sightings:
     """The dumps of a batch by their crashes; the result does not depend on the order of lines."""
 
     def __init__(self) -> None:
-        self._joined: dict[CrashKey, dict[str | None, list[Sighting]]] = {}
+        #: By crash: the digest of the machine, ``None`` where it is not known, and what was seen.
+        self._joined: dict[CrashKey, list[tuple[str | None, Sighting]]] = {}
         self._single: list[Sighting] = []
 
-    def add(self, line: Mapping[str, Any], sighting: Sighting) -> None:
-        """Take note of a line."""
-        key = crash_of(line)
+    def add(self, line: Mapping[str, Any], key: CrashKey, sighting: Sighting) -> None:
+        """Take note of a line, of which ``key`` is what :func:`crash_of` says."""
         if key.time is None or key.arguments is None:
             self._single.append(sighting)
             return
-        identity = mapping(line.get("machine")).get("smbios_digest")
-        machines = self._joined.setdefault(key, {})
-        machines.setdefault(identity if isinstance(identity, str) and identity else None, []).append(sighting)
+        identity = shared(mapping(line.get("machine")).get("smbios_digest"))
+        self._joined.setdefault(key, []).append((identity, sighting))
 
     def crashes(self) -> Iterator[list[Sighting]]:
         """The dumps of each crash, the one that tells of it first."""
         for sighting in self._single:
             yield [sighting]
-        for machines in self._joined.values():
+        for seen in self._joined.values():
+            machines: dict[str | None, list[Sighting]] = {}
+            for machine, sighting in seen:
+                machines.setdefault(machine, []).append(sighting)
             identified = [sightings for identity, sightings in machines.items() if identity is not None]
             unknown = machines.get(None, [])
             if len(identified) == 1:
@@ -80,12 +93,12 @@ def crash_of(line: Mapping[str, Any]) -> CrashKey:
     arguments = bug_check.get("arguments")
     return CrashKey(
         time if isinstance(time, str) and time else None,
-        str(bug_check.get("base_code") or bug_check.get("code")),
-        tuple(str(mapping(entry).get("value")) for entry in arguments) if isinstance(arguments, list) else None,
+        sys.intern(str(bug_check.get("base_code") or bug_check.get("code"))),
+        json.dumps([str(mapping(entry).get("value")) for entry in arguments]) if isinstance(arguments, list) else None,
     )
 
 
-def rank_of(line: Mapping[str, Any]) -> tuple[int, int, str, int]:
+def rank_of(line: Mapping[str, Any]) -> Rank:
     """The order among dumps of one crash: the surest, the largest, then by name."""
     file = mapping(line.get("file"))
     confidence, size = mapping(line.get("verdict")).get("confidence"), file.get("size")
@@ -96,6 +109,11 @@ def rank_of(line: Mapping[str, Any]) -> tuple[int, int, str, int]:
         str(file.get("path")),
         member if isinstance(member, int) else 0,
     )
+
+
+def shared(value: object) -> str | None:
+    """A text of a line, the same object for equal ones; ``None`` for an empty one and for what is none."""
+    return sys.intern(value) if type(value) is str and value else None
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from volatility3_kdump.analysis.buckets import grouping
 from volatility3_kdump.batch.machines import Machines, machine_lines
-from volatility3_kdump.batch.sightings import Sighting, Sightings, rank_of
+from volatility3_kdump.batch.sightings import Sighting, Sightings, crash_of, rank_of, shared
 from volatility3_kdump.batch.task import SCHEMA, Line
 from volatility3_kdump.escape import printable
 from volatility3_kdump.version import __version__
@@ -68,21 +69,24 @@ class Summary:
 
     def add(self, line: Line) -> None:
         """Count a line."""
-        error = line["error"]
+        error, rank = line["error"], rank_of(line)
+        member = (line["file"]["member"] or {}).get("name")
         if error is not None:
             self.failed += 1
-            sighting = Sighting(rank_of(line), None, None, None, None, None, _place(line, None))
+            sighting = Sighting(rank, None, None, None, None, None, member)
             self._errors.setdefault(error["kind"], _Group()).add([sighting])
             return
         self.analysed += 1
-        self._machines.add(line)
+        key = crash_of(line)
+        self._machines.add(line, key, rank)
         verdict = line["verdict"]
         bug_check = line["bug_check"] or {}
-        name = None if verdict["hash"] else bug_check.get("name") or bug_check.get("code")
-        bucket = None if verdict["bucket"] is None else grouping(verdict["bucket"])
+        digest, suspect = shared(verdict["hash"]), shared(verdict["suspect"])
+        name = None if digest else shared(bug_check.get("name") or bug_check.get("code"))
+        bucket = None if verdict["bucket"] is None else sys.intern(grouping(verdict["bucket"]))
+        # The time is in the key as well: one text for both.
         when = line["system"]["time_utc"]
-        sighting = Sighting(rank_of(line), bucket, name, verdict["hash"], verdict["suspect"], when, _place(line, when))
-        self._sightings.add(line, sighting)
+        self._sightings.add(line, key, Sighting(rank, bucket, name, digest, suspect, when, member))
 
     def document(self) -> dict[str, Any]:
         """The summary as plain values: ``docs/batch-schema.md``."""
@@ -156,11 +160,6 @@ class Summary:
 def counted(number: int, noun: str) -> str:
     ending = "es" if noun.endswith("sh") else "s"
     return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
-
-
-def _place(line: Line, when: str | None) -> tuple[str, str, int, str | None]:
-    member = line["file"]["member"] or {}
-    return when or "", line["file"]["path"], member.get("number") or 0, member.get("name")
 
 
 def _day(when: str | None) -> str | None:
