@@ -156,7 +156,7 @@ def _owner_lines(target: Target, progress: Progress | None) -> Iterator[str]:
         yield f"{' '.join(held)}:"
         yield from thread_lines(target, listed, "", True, True)
     if not owners:
-        yield "No thread owns a working set"
+        yield "No thread that is in the dump owns a working set"
 
 
 def _memory_threads(target: Target, progress: Progress | None) -> Iterator[ListedThread]:

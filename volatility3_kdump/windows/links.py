@@ -25,6 +25,8 @@ class Links:
     end: str = field(default="", init=False)
     #: Whether the list leads back to its first element.
     closed: bool = field(default=False, init=False)
+    #: Whether its last link is null.
+    last_is_null: bool = field(default=False, init=False)
     #: The link that the dump lacks.
     absent: int | None = field(default=None, init=False)
 
@@ -45,6 +47,7 @@ class Links:
                 self.end = f"the link at {place:#x} cannot be read: {self.memory.why_unreadable(place)}"
                 return
             if not link:
+                self.last_is_null = True
                 self.end = "the last link is null"
                 return
             at = link - self.offset

@@ -147,7 +147,7 @@ def test_owners_of_working_sets(target: Target) -> None:
     assert field is not None
     thread = 0xFFFF918952F55080
     (byte,) = target.memory.read(thread + field.offset, 1) or b"\0"
-    assert "No thread owns a working set" in answer(session_on(target), "!vm 11")
+    assert "No thread that is in the dump owns a working set" in answer(session_on(target), "!vm 11")
     there = patched(target, {thread + field.offset: bytes([byte | 1 << field.bit])})
     lines = answer(session_on(there), "!vm 11")
     owner = next(index for index, line in enumerate(lines) if line.startswith("Owns"))

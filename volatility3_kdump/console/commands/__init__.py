@@ -297,6 +297,19 @@ def one_budget(session: Session) -> Iterator[None]:
         session.sharing -= 1
 
 
+@contextmanager
+def looping(session: Session, name: str, most: int) -> Iterator[None]:
+    """Where a loop runs commands, which may be such loops too, ``most`` deep. Raises :class:`KdumpError` below that."""
+    session.module_loops += 1
+    try:
+        if session.module_loops > most:
+            raise KdumpError(f"{name} inside of itself is too deep")
+        with one_budget(session):
+            yield
+    finally:
+        session.module_loops -= 1
+
+
 def _run_one(session: Session, command: str) -> Iterator[str]:
     session.step()
     for dump in session.dumps:

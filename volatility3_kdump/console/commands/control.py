@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.console.commands import Arguments, command, find, one_budget, registry, run
+from volatility3_kdump.console.commands import Arguments, command, find, looping, registry, run
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, file, number, rest
 from volatility3_kdump.console.usage import described, listed
@@ -344,10 +344,7 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
     if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:
         raise KdumpError("!for_each_module inside of itself would never end")
     size = session.target.memory.pointer_size
-    session.module_loops += 1
-    try:
-        if session.module_loops > _MOST_NESTED:
-            raise KdumpError("!for_each_module inside of itself is too deep")
+    with looping(session, "!for_each_module", _MOST_NESTED):
         for index, module in enumerate(sorted(session.target.modules, key=lambda module: module.base)):
             values = {
                 "base": plain(module.base, size),
@@ -367,10 +364,7 @@ def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
             if not body:
                 yield f"{index:02x}: {values['base']} {values['end']} {module.name} {module.image_name}"
                 continue
-            with one_budget(session):
-                yield from run(session, _replaced(body, values))
-    finally:
-        session.module_loops -= 1
+            yield from run(session, _replaced(body, values))
 
 
 def _versions(session: Session, module: Module) -> dict[str, str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-from volatility3_kdump.console.commands import Arguments, command, one_budget, run
+from volatility3_kdump.console.commands import Arguments, command, looping, run
 from volatility3_kdump.console.commands.stacks import current_start
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, rest
@@ -22,18 +21,6 @@ _ORDER = {
     "arm64": " ".join([*(f"x{number}" for number in range(29)), "fp lr sp pc cpsr"]),
 }
 _SHOWN = {"eflags": "efl"}
-
-
-@contextmanager
-def _nested(session: Session, name: str) -> Iterator[None]:
-    session.module_loops += 1
-    try:
-        if session.module_loops > _MOST_NESTED:
-            raise KdumpError(f"{name} inside of itself is too deep")
-        with one_budget(session):
-            yield
-    finally:
-        session.module_loops -= 1
 
 
 @command(
@@ -52,7 +39,7 @@ def for_each_frame(session: Session, arguments: Arguments) -> Iterator[str]:
     frames = walker(target).walk(current_start(session)).frames
     chosen = state.frame
     try:
-        with _nested(session, "!for_each_frame"):
+        with looping(session, "!for_each_frame", _MOST_NESTED):
             for number, frame in enumerate(frames):
                 yield row(frame, "k", target.memory.pointer_size)
                 state.frame = number
@@ -85,7 +72,7 @@ def for_each_register(session: Session, arguments: Arguments) -> Iterator[str]:
     if context is None:
         raise KdumpError("no registers: the dump holds none of this processor")
     unknown = []
-    with _nested(session, "!for_each_register"):
+    with looping(session, "!for_each_register", _MOST_NESTED):
         for name in _ORDER[context.architecture].split():
             value = context.get(name)
             if value is None:

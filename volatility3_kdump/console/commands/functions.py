@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from volatility3_kdump.console.commands import Arguments, command, one_budget, run
+from volatility3_kdump.console.commands import Arguments, command, looping, run
 from volatility3_kdump.console.script import inert
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
@@ -47,10 +47,7 @@ def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
     missing = [f"-{letter}:" for letter in "mpc" if not given.get(letter)]
     if missing:
         raise KdumpError(f"!for_each_function needs {missing[0]} (.help !for_each_function)")
-    session.module_loops += 1
-    try:
-        if session.module_loops > _MOST_NESTED:
-            raise KdumpError("!for_each_function inside of itself is too deep")
+    with looping(session, "!for_each_function", _MOST_NESTED):
         for symbol in matching(session.target.names, f"{given['m']}!{given['p']}"):
             if symbol.code:
                 values = {
@@ -59,10 +56,7 @@ def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
                     "modname": symbol.module,
                     "functionname": symbol.name,
                 }
-                with one_budget(session):
-                    yield from run(session, _filled(given["c"], values))
-    finally:
-        session.module_loops -= 1
+                yield from run(session, _filled(given["c"], values))
 
 
 def _filled(commands: str, values: dict[str, str]) -> str:

@@ -117,7 +117,7 @@ def for_each_element(session: Session, arguments: Arguments) -> Iterator[str]:
                 yield line
             yield from execute(session, line)
             yield ""
-    if "first element" not in links.end.partition(",")[0] and "null" not in links.end:
+    if not links.closed and not links.last_is_null:
         yield f"NOTE: {links.end}"
 
 
