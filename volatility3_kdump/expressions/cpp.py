@@ -2,7 +2,8 @@
 
 A text is read by recursive descent, once, into functions of local names (those of lambdas), and these are then called:
 what stands inside a query is evaluated thousands of times. Precedence is that of C++. Numbers are decimal unless they
-begin with ``0x`` or ``0``, or hold a backtick. Nothing can be assigned to: a dump does not change.
+begin with ``0x`` or ``0``, or hold a backtick; ``0n``, ``0t`` and ``0y`` are taken too.
+Nothing can be assigned to: a dump does not change.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Typed = tuple[TypeReference, "TypedReader | None"]
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,4}|.)")
+#: Bases by the second letter of a number, as the debugger's own language has them: C++ gives these letters no meaning.
+_BASES = {"n": 10, "t": 8, "y": 2}
 #: Binary operators by precedence, the lowest first; ``&&`` and ``||`` end as soon as the value is known.
 _LEVELS: tuple[tuple[str, ...], ...] = (
     *(("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!=")),
@@ -213,7 +216,10 @@ class CppParser(Tokens):
         suffix = re.search(r"(?<=[0-9a-fA-F`])(?:[uUlL]{1,3}|[uU]?[iI]64)$", token)
         letters = suffix[0].lower() if suffix else ""
         digits = token[: len(token) - len(letters)].replace("`", "")
-        if digits[:2].lower() == "0x" or "`" in token:
+        base = _BASES.get(digits[1:2].lower())
+        if base is not None:
+            number, decimal = int(digits[2:] or "0", base), base == 10
+        elif digits[:2].lower() == "0x" or "`" in token:
             number, decimal = int(digits, 16), False
         elif "." in digits:
             return float(digits.rstrip("fF"))

@@ -13,7 +13,7 @@ Node = Callable[[dict[str, Any]], Any]
 
 _SPACE = re.compile(r"(?:\s+|//.*$)*")
 _TOKEN = re.compile(
-    r"""(?P<number>0[xX][0-9a-fA-F`]+(?:[uUlL]{0,3}|[iI]64)\b|[0-9a-fA-F]{1,8}`[0-9a-fA-F]{8}\b
+    r"""(?P<number>0[nN][0-9`]+\b|0[tT][0-7`]+\b|0[yY][01`]+\b|0[xX][0-9a-fA-F`]+(?:[uUlL]{0,3}|[iI]64)\b|[0-9a-fA-F]{1,8}`[0-9a-fA-F]{8}\b
         |\d+\.\d*(?:[eE][-+]?\d+)?[fF]?|\d+(?:[uUlL]{0,3}|[uU]?[iI]64)\b)
       |(?P<name>[A-Za-z_]\w*(?:!(?!=)[A-Za-z_?][\w?$@`]*)?(?:::~?[A-Za-z_]\w*)*)
       |(?P<string>"(?:[^"\\]|\\.)*")|(?P<character>'(?:[^'\\]|\\.)')
