@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from tests.amounts import part
 from tests.prompt import answer
-from volatility3_kdump.console.script import split, whole_lines
+from volatility3_kdump.console.commands.control import _replaced
+from volatility3_kdump.console.script import MARK, split, whole_lines
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.errors import KdumpError
 
+_OF_THE_DUMP = ": a word of the dump is no command; put a command in front of it"
 _NO_COMMAND = ": no such command here; .help lists the commands"
 
 
@@ -71,7 +73,10 @@ def test_aliases_of_later_lines(session: Session) -> None:
 
 def test_strings_of_the_dump_as_aliases_begin_no_commands(session: Session) -> None:
     answer(session, "aS /msu name poi(nt!PsLoadedModuleList)+58")
-    assert session.aliases.named["name"] == "ntoskrnl.exe"
+    assert answer(session, ".echo name") == ["ntoskrnl.exe"]
+    assert answer(session, "name ; .block { ${name} }") == [f"ntoskrnl.exe{_OF_THE_DUMP}"] * 2
+    assert answer(session, '.if ($scmp("${name}", "ntoskrnl.exe") == 0) { .echo same }') == ["same"]
+    assert answer(session, "al")[-1].endswith("   ntoskrnl.exe")
 
 
 def test_hostile_words_begin_no_commands(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +86,57 @@ def test_hostile_words_begin_no_commands(session: Session, monkeypatch: pytest.M
         "c_d",
     ]
     assert answer(session, ".foreach (x { .echo ../../a }) { .if (0) { .logopen x } ; .echo x }") == ["_.._.._a"[1:]]
+
+
+@pytest.mark.parametrize(
+    "block",
+    (
+        *("x", "${x}", ".block { x }", ".echo a; x", ".if (1) { x }", ".for (${x}; 0; r $t0=1) { .echo b }", "~*e x"),
+        *("~0 x", "j 1 '${x}'", "j 0 '.echo b' ; '${x}'", "j 1 x", "!for_each_frame x", '!for_each_process "${x}"'),
+        *(
+            "!for_each_register -c:${x}",
+            ".do { x } (0)",
+            ".catch { x }",
+            '!list -x "${x};.echo @$extret" nt!PsActiveProcessHead',
+        ),
+        *('.foreach /s (y "${x}") { y }', ".foreach (y { .echo x }) { y }", "as /x n 1; aS y ${x}; .block { y }"),
+        *("aS /c y .echo ${x}; .block { y }", "r $.u1=${x}; .block { $u1 }"),
+    ),
+)
+@pytest.mark.parametrize("word", (".echo", "q", "$$<passwd", "$<passwd"))
+def test_words_of_the_dump_are_no_commands(session: Session, block: str, word: str) -> None:
+    session.most_steps = 500
+    lines = answer(session, f'.foreach (x {{ .printf "{word}" }}) {{ {block} }}')
+    assert not session.finished
+    assert f"{word}{_OF_THE_DUMP}" in lines, lines
+    assert "b" not in lines
+
+
+@pytest.mark.parametrize(
+    ("block", "lines"),
+    (
+        (".echo x ; ? ${x} + 1", ["1", "Evaluate expression: 2 = 00000000`00000002"]),
+        (".if (${x} == 1) { .echo <${x}> }", ["<1>"]),
+        ("j (${x} == 1) '.echo yes' ; '.echo no'", ["yes"]),
+        ('.printf "%d ${x}\\n", x', ["1 1"]),
+        ('.foreach /pS x /s (y "a b") { .echo y }', ["b"]),
+        ("aS one ${x}; .block { .echo one }", ["1"]),
+        ("~${x}s; .echo @$t0; ~0s", ["@$t0"]),
+    ),
+)
+def test_words_of_the_dump_as_arguments(session: Session, block: str, lines: list[str]) -> None:
+    assert answer(session, f'.foreach (x {{ .printf "1" }}) {{ {block} }}') == lines
+
+
+def test_names_of_modules_are_no_commands(session: Session) -> None:
+    """A name such as ``a} .writemem b`` would also have ended the block that it stands in."""
+    lines = answer(session, "!for_each_module .if (1) { ${@#ImageName} }")
+    assert f"ntoskrnl.exe{_OF_THE_DUMP}" in lines
+    assert all(line.endswith(_OF_THE_DUMP) for line in lines)
+    assert _replaced(".if (1) { .echo @#ModuleName }", {"modulename": "a} '.echo' b\\"}) == (
+        f".if (1) {{ .echo {MARK}a_ _.echo_ b_ }}"
+    )
+    assert "nt" in answer(session, "!for_each_module .echo @#ModuleName")
 
 
 @pytest.mark.parametrize(

@@ -240,12 +240,24 @@ _SPACED = re.compile(r"(?<!\S)\S+(?!\S)")
 #: No more text comes out of a line by its aliases.
 _LONGEST_LINE = 1 << 16
 #: What would make commands of a text that comes from a dump.
-_ACTIVE = re.compile(r"[;\"'{}\x00-\x1f\x7f]")
+_ACTIVE = re.compile(r"[;\"'{}\x00-\x1f\x7f\ue000]")
+#: Stands before a text from the dump as long as commands go from hand to hand; what begins with it is no command.
+MARK = "\ue000"
 
 
 def inert(text: str) -> str:
-    """A text from the dump as part of a command: it can end no command and begin none."""
+    """A text from the dump as part of a command: it can end no command."""
     return _ACTIVE.sub("_", text)
+
+
+def marked(text: str) -> str:
+    """A text from the dump as part of a command: it can end no command and begin none."""
+    return MARK + inert(text)
+
+
+def unmarked(text: str) -> str:
+    """A text of which no part will run as a command."""
+    return text.replace(MARK, "")
 
 
 class Aliases:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
-from volatility3_kdump.console.script import Aliases, StepsSpent
+from volatility3_kdump.console.script import Aliases, StepsSpent, unmarked
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.files import FileFailure, open_output, refuse_binary
@@ -385,6 +385,7 @@ class Session:
         """The value of an expression, as a number: of a 32-bit target it is not extended."""
         from volatility3_kdump.expressions import evaluate
 
+        expression = unmarked(expression)
         if self.state.cpp:
             expression = f"@@c++({expression})"
         return evaluate(expression, self.names, self.state.radix)

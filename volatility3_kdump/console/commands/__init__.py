@@ -38,7 +38,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from volatility3_kdump.console.kd_names import pointer
-from volatility3_kdump.console.script import Again, Leave, Leaving, StepsSpent, split, whole_lines
+from volatility3_kdump.console.script import MARK, Again, Leave, Leaving, StepsSpent, split, unmarked, whole_lines
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Argument, Example, Given, Kind, Option, Syntax
 from volatility3_kdump.console.usage import described
@@ -233,9 +233,18 @@ def _asked(session: Session) -> Iterator[str]:
         dump.heard = len(dump.target.places.attempts)
 
 
+#: What they take runs as commands, or is kept for such: what is of the dump stays marked in it.
+_HOLD_COMMANDS = frozenset(
+    {".if", ".for", ".while", ".do", ".foreach", ".block", ".catch", "j", "~", "~*", "!list", "as", "aS", "r"}
+    | {f"!for_each_{each}" for each in ("process", "thread", "module", "frame", "register", "function")}
+)
+
+
 def _answer(session: Session, entry: Command, arguments: Arguments) -> Iterator[str]:
     """What one command says, after its arguments are read."""
     syntax = entry.syntax
+    if arguments.name not in _HOLD_COMMANDS:
+        arguments = replace(arguments, text=unmarked(arguments.text))
     of_extension = arguments.name.startswith("!")
     whole = not of_extension and syntax.arguments[:1] and syntax.arguments[0].kind is Kind.TEXT
     asked = arguments.text in ("-?", "/?") or (arguments.text == "-h" and of_extension)
@@ -319,8 +328,10 @@ def _run_one(session: Session, command: str) -> Iterator[str]:
         dump.told.update(dump.target.warnings)
     failed = False
     try:
+        if command.startswith(MARK):
+            raise KdumpError(f"{unmarked(command)}: a word of the dump is no command; put a command in front of it")
         if session.guard is not None:
-            session.guard(command)
+            session.guard(unmarked(command))
         for shown in _answer(session, *find(command)):
             if not _told(session, shown):
                 yield shown

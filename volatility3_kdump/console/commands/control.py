@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from volatility3_kdump.console.commands import Arguments, command, find, looping, registry, run
+from volatility3_kdump.console.script import MARK, marked
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, file, number, rest
 from volatility3_kdump.console.usage import described, listed
@@ -162,7 +163,7 @@ def tilde(session: Session, arguments: Arguments) -> Iterable[str]:
     from volatility3_kdump.windows.machine.processors import processors
 
     dump = session.current
-    match = _PROCESSOR.fullmatch(arguments.text)
+    match = _PROCESSOR.fullmatch(arguments.text.removeprefix(MARK))
     if arguments.text and (match is None or (match[2] and match[3])):
         raise KdumpError("~ takes the number of a processor: ~1s makes processor 1 current")
     number = int(match[1]) if match else None
@@ -389,7 +390,8 @@ def _symbols(session: Session, module: Module) -> dict[str, str]:
 
 
 _OF_FUNCTIONS = frozenset({"symbolname", "symboladdress", "modname", "functionname"})
-_NEVER_IN_NAMES = re.compile(r'[;"/\\\x00-\x1f]')
+_NAMES = frozenset({"modulename", "imagename", "loadedimagename", "fileversion", "productversion"})
+_NEVER_IN_NAMES = re.compile(r"[/\\]")
 
 
 def _replaced(text: str, values: dict[str, str]) -> str:
@@ -399,7 +401,7 @@ def _replaced(text: str, values: dict[str, str]) -> str:
         name = match[1] or match[2]
         replacement = values.get(name.lower())
         if replacement is not None:
-            return _NEVER_IN_NAMES.sub("_", replacement)
+            return _NEVER_IN_NAMES.sub("_", marked(replacement) if name.lower() in _NAMES else replacement)
         if name.lower() in _OF_FUNCTIONS:
             # Of a !for_each_function that stands in it.
             return match[0]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from volatility3_kdump.console.commands import Arguments, command, looping, run
-from volatility3_kdump.console.script import inert
+from volatility3_kdump.console.script import marked, unmarked
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option
 from volatility3_kdump.errors import KdumpError
@@ -42,7 +42,7 @@ def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
         match = _OPTION.match(remaining)
         if match is None:
             raise arguments.unknown(remaining.split()[0])
-        given[match[1] or "c"] = (match[2] if match[1] else match[3]).strip()
+        given[match[1] or "c"] = unmarked(match[2]).strip() if match[1] else match[3].strip()
         remaining = remaining[match.end() :]
     missing = [f"-{letter}:" for letter in "mpc" if not given.get(letter)]
     if missing:
@@ -61,4 +61,4 @@ def for_each_function(session: Session, arguments: Arguments) -> Iterator[str]:
 
 def _filled(commands: str, values: dict[str, str]) -> str:
     """Names come from symbols of strangers: they become no commands, nor paths."""
-    return _ALIAS.sub(lambda match: _PATH.sub("_", inert(values[match[1].lower()])), commands)
+    return _ALIAS.sub(lambda match: _PATH.sub("_", marked(values[match[1].lower()])), commands)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from volatility3_kdump.console.commands import Arguments, command, execute, one_budget
+from volatility3_kdump.console.script import unmarked
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, number, rest
 from volatility3_kdump.errors import KdumpError
@@ -104,7 +105,7 @@ def for_each_element(session: Session, arguments: Arguments) -> Iterator[str]:
     if not operands:
         raise KdumpError("!list needs the address of the first element (.help !list)")
     most = min(session.evaluate(options["-m"]), MOST_ELEMENTS) if "-m" in options else MOST_ELEMENTS
-    offset = _offset(session, options["-t"]) if "-t" in options else 0
+    offset = _offset(session, unmarked(options["-t"])) if "-t" in options else 0
     links = Links(session.current.memory, session.evaluate(" ".join(operands)), offset, most)
     commands = options.get("-x", "dp")
     with _nested(session, "!list"):

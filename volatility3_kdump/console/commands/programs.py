@@ -79,8 +79,13 @@ def stray_branch(session: Session, arguments: Arguments) -> Iterable[str]:
     examples=(Example("j (@$t0 > 5) '.echo more' ; '.echo less'"),),
 )
 def choose_one(session: Session, arguments: Arguments) -> Iterator[str]:
-    value, commands = parse_first(arguments.text, session.names, session.state.radix)
-    first, second = _two(commands.strip())
+    typed = arguments.text
+    # A blank for each mark: the commands have theirs still.
+    value, commands = parse_first(typed.replace(script.MARK, " "), session.names, session.state.radix)
+    begin = len(typed) - len(commands)
+    # The blanks behind the expression belong to it.
+    begin = len(typed[:begin].rstrip(f" \t{script.MARK}"))
+    first, second = _two(typed[begin:].strip())
     yield from run(session, first if value else second)
 
 
@@ -283,7 +288,7 @@ def _safe(token: str, source: str, block: str) -> str:
     """A word as part of commands. Those that a dump gave become neither commands nor paths."""
     if source:
         return token
-    token = script.inert(token)
+    token = script.marked(token)
     return _PATH_CHARACTERS.sub("_", token) if _FILE_COMMAND.search(block) else token
 
 
@@ -297,7 +302,7 @@ def _words(session: Session, source: str, text: str, usage: str) -> Iterator[str
         if source == "s":
             yield from _BLANK.split(quoted[1].strip(" \t\r\n"))
             return
-        for line in _lines_of(quoted[1]):
+        for line in _lines_of(script.unmarked(quoted[1])):
             yield from filter(None, _BLANK.split(line))
         return
     commands, _ = _argument(text, 0, "{", usage)
@@ -371,7 +376,7 @@ def set_alias(session: Session, arguments: Arguments) -> Iterator[str]:
     definition = _DEFINITION.fullmatch(arguments.text)
     if definition is None or (definition["text"] is None and definition["kind"] is None):
         raise KdumpError(f"{arguments.name} takes a name and a text: {arguments.name} NAME TEXT (.help as)")
-    kind, name, definition_text = definition["kind"], definition["name"], definition["text"] or ""
+    kind, name, definition_text = definition["kind"], script.unmarked(definition["name"]), definition["text"] or ""
     literal = _LITERAL.fullmatch(name)
     name = literal[1] if literal else name
     if kind is not None and kind.lower() not in _KINDS:
@@ -387,6 +392,8 @@ def _value(session: Session, kind: str, text: str, name: str) -> str:
     if not kind:
         quoted = re.fullmatch(r'"([^"]*)"', text)
         return quoted[1] if quoted and name == "aS" else text
+    if kind != "c":
+        text = script.unmarked(text)
     if kind == "x":
         return f"0x{session.evaluate(text):x}"
     if kind == "e":
@@ -401,16 +408,16 @@ def _value(session: Session, kind: str, text: str, name: str) -> str:
     if kind == "c":
         lines: list[str] = []
         for line in script.whole_lines(run(session, text.strip().strip('"'))):
-            lines.append(script.inert(line))
+            lines.append(line)
             if sum(map(len, lines)) > _LONGEST_LINE:
                 raise KdumpError("these commands say more than 65,536 characters: an alias holds no more")
-        return " ".join(lines)
+        return script.marked(" ".join(lines))
     address = session.evaluate(text)
     memory = session.current.memory
     string = read_string(kind, address, memory)
     if string is None:
         raise KdumpError(f"there is no such string at {address:x}: {why_no_string(memory, address)}")
-    return script.inert(string)
+    return script.marked(string)
 
 
 @command(
@@ -449,7 +456,7 @@ def list_aliases(session: Session, arguments: Arguments) -> Iterator[str]:
     yield f"  {'Alias':<{width}}   Value"
     yield f"  {'-' * width}   {'-' * 5}"
     for name, value in sorted(session.aliases.named.items()):
-        yield f"  {name:<{width}}   {value}"
+        yield f"  {name:<{width}}   {script.unmarked(value)}"
 
 
 # script files ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from volatility3_kdump.console.commands import Arguments, command
 from volatility3_kdump.console.commands.evaluate import cpp_names
 from volatility3_kdump.console.commands.stacks import current_failure
+from volatility3_kdump.console.script import unmarked
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, word
 from volatility3_kdump.cpu.context import Context, register_names
@@ -64,6 +65,7 @@ def registers(session: Session, arguments: Arguments) -> Iterable[str]:
     if fixed is not None:
         session.aliases.fixed[fixed[1]] = fixed[2].strip()
         return
+    operands = unmarked(operands)
     if operands.startswith("?"):
         _assign_typed(session, arguments, operands[1:].strip())
         return
