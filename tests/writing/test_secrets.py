@@ -61,6 +61,20 @@ def test_environments(encoding: str) -> None:
     assert names_in_environments(block.encode(encoding)) == {"carol"}
 
 
+def test_wide_texts_right_behind_narrow_ones() -> None:
+    """The last letter of a text in ASCII and the zero behind it are no letter in UTF-16."""
+    before = b"corp.example\0"
+    data = bytearray(before + "alice$\0".encode("utf-16-le"))
+    Secrets(["alice"], []).blank(data)
+    assert data == before + "xxxxx$\0".encode("utf-16-le")
+    block = "A1=secret\0USERNAME=carol\0PATHEXT=.COM\0\0"
+    data = bytearray(before + block.encode("utf-16-le"))
+    Secrets([], []).blank(data)
+    assert data == before + "A1=xxxxxx\0USERNAME=xxxxx\0PATHEXT=xxxx\0\0".encode("utf-16-le")
+    narrow_end = b"THE END_\0"
+    assert names_in_environments(narrow_end + "USERNAME=carol\0".encode("utf-16-le")) == {"carol"}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
 def test_users_by_their_directories(encoding: str) -> None:
     text = "C:\\Users\\dave\\x\0\0C:\\Users\\Public\\y\0\0D:\\users\\Eve Long\0\0"

@@ -59,6 +59,8 @@ _WIDE = rb'(?:[^\x00-\x1f"*<>?|:/\x7f-\x9f]\x00|[\x00-\xff][\x01-\x06\x09-\x0f\x
 #: Any character of a text in UTF-16, quotes and marks as well; and a variable with its value.
 _WIDE_ANY = rb"(?:[\x20-\x7e\xa0-\xff]\x00|[\x00-\xff][\x01-\x06\x09-\x0f\x1e\x20\x30\x4e-\x9f\xac-\xd7])"
 _VARIABLE = rb"=?[A-Za-z_][A-Za-z0-9_()]{1,60}=[\x20-\x7e\x80-\xff]{0,%d}\x00" % _LONGEST_VALUE
+#: Where a text in UTF-16 goes on; without the zero in front, the end of a text in ASCII looks so too.
+_WITHIN_WIDE = rb"\x00%s\x00"
 _WIDE_VARIABLE = rb"(?:=\x00)?(?:[A-Za-z0-9_()]\x00){2,60}=\x00" + _WIDE_ANY + rb"{0,%d}\x00\x00" % _LONGEST_VALUE
 
 #: SMBIOS: where structures have the numbers of the strings that are serial numbers or asset tags.
@@ -95,7 +97,7 @@ def _command_lines() -> Iterator[_Rule]:
 def _environments() -> Iterator[_Rule]:
     narrow = rb"(?<![\x20-\x7e])((?:" + _VARIABLE + b"){3,})"
     yield _Rule("environments", re.compile(narrow), _Blank.VALUES)
-    wide = rb"(?<![\x20-\x7e]\x00)((?:" + _WIDE_VARIABLE + b"){3,})"
+    wide = b"(?<!" + _WITHIN_WIDE % rb"[\x20-\x7e]" + b")((?:" + _WIDE_VARIABLE + b"){3,})"
     yield _Rule("environments", re.compile(wide), _Blank.WIDE_VALUES)
 
 
@@ -128,8 +130,8 @@ def _whole_words(rule: str, whole: Iterable[str]) -> Iterator[_Rule]:
     for word in sorted(whole, key=len, reverse=True):
         cases = {word, word.lower(), word.upper()}
         either = b"|".join(re.escape(case.encode("utf-16-le")) for case in sorted(cases))
-        letter = rb"[A-Za-z0-9_]\x00"
-        wide = b"(?<!%s)(%s)(?!%s)" % (letter, either, letter)
+        letter = b"[A-Za-z0-9_]"
+        wide = rb"(?<!%s)(%s)(?!%s\x00)" % (_WITHIN_WIDE % letter, either, letter)
         yield _Rule(rule, re.compile(wide, re.IGNORECASE), _Blank.WIDE)
         if word.isascii():
             narrow = rb"(?<![A-Za-z0-9_])(%s)(?![A-Za-z0-9_])" % re.escape(word.encode())
@@ -215,7 +217,7 @@ def names_in_environments(data: bytes) -> set[str]:
         narrow = rb"(?<![A-Z_])" + variable + rb"=([\x20-\x7e]{1,64})\x00"
         names |= {match[1].decode("ascii") for match in re.finditer(narrow, data)}
         wide = b"".join(b"%c\0" % byte for byte in variable + b"=")
-        wide = rb"(?<![A-Z_]\x00)" + wide + b"(" + _WIDE_ANY + rb"{1,64})\x00\x00"
+        wide = b"(?<!" + _WITHIN_WIDE % b"[A-Z_]" + b")" + wide + b"(" + _WIDE_ANY + rb"{1,64})\x00\x00"
         names |= {match[1].decode("utf-16-le", "replace") for match in re.finditer(wide, data)}
     return {name.lstrip("\\") for name in names}
 
