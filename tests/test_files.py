@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from volatility3_kdump import files
 from volatility3_kdump.errors import KdumpError
 from volatility3_kdump.files import (
     FileFailure,
@@ -119,6 +121,30 @@ def test_what_is_no_text_is_not_replaced_by_one(kept: bytes, tmp_path: Path) -> 
     assert path.read_bytes() == kept
 
 
+@posix
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is looked at"])
+def test_a_link_that_takes_the_place_of_an_output(
+    append: bool, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write in the directory of an output swaps a link to the evidence in, or out again."""
+    evidence, place = tmp_path / "evidence.dmp", tmp_path / "out"
+    evidence.write_bytes(b"PAGEDU64" + bytes(100))
+    place.symlink_to(evidence)
+    if moment == "before it is looked at":
+        looked_at = files.open_file
+
+        def swapping(path: Path) -> BinaryIO:
+            place.unlink()
+            place.write_text("a text")
+            return looked_at(path)
+
+        monkeypatch.setattr(files, "open_file", swapping)
+    with pytest.raises(KdumpError, match=r"is no text: name another|became another file while it was opened"):
+        open_output(place, append, check=files.refuse_no_text)
+    assert evidence.read_bytes() == b"PAGEDU64" + bytes(100)
+
+
 def test_texts_are_replaced_by_texts(tmp_path: Path) -> None:
     path = tmp_path / "out"
     for text in ("", "{}\n", "\u4e2d" * 30_000, "a" + "\u4e2d" * 30_000, "x"):
@@ -130,8 +156,6 @@ def test_texts_are_replaced_by_texts(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from volatility3_kdump import files
-
     path = tmp_path / "sparse.yar"
     with path.open("wb") as stream:
         stream.truncate(1 << 33)

@@ -11,7 +11,7 @@ import codecs
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 from urllib.parse import SplitResult, urlsplit
@@ -153,22 +153,48 @@ def lines_of_stream(stream: IO[bytes], longest: int, most: int) -> Iterator[str]
         yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").rstrip("\r\n")
 
 
-def open_output(path: str | os.PathLike[str], append: bool = False, newline: str | None = None) -> IO[str]:
+def open_output(
+    path: str | os.PathLike[str],
+    append: bool = False,
+    newline: str | None = None,
+    check: Callable[[bytes], None] | None = None,
+) -> IO[str]:
     """Open a file for a text in UTF-8 that takes its place, or goes behind it.
 
-    Raises :class:`OSError` and :class:`ValueError` as :func:`open` does, and for a pipe that nobody reads: opening one
-    would wait.
+    ``check`` is given the start of the file that is there, the very one that was opened: what was looked at by name
+    may have become a link to another. Where it raises, the file is as it was. Raises :class:`OSError` and
+    :class:`ValueError` as :func:`open` does, and for a pipe that nobody reads: opening one would wait.
     """
-    flags = os.O_WRONLY | os.O_CREAT | _NO_WAIT | _BINARY | (os.O_APPEND if append else os.O_TRUNC)
+    flags = os.O_WRONLY | os.O_CREAT | _NO_WAIT | _BINARY | (os.O_APPEND if append else 0)
     try:
         handle = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(error.errno, "it is a pipe that nobody reads, or a socket", os.fspath(path)) from error
         raise
-    if _NO_WAIT:
-        os.set_blocking(handle, True)
+    try:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            if check is not None:
+                check(_start(path, handle))
+            if not append:
+                os.ftruncate(handle, 0)
+        if _NO_WAIT:
+            os.set_blocking(handle, True)
+    except BaseException:
+        os.close(handle)
+        raise
     return os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline=newline)
+
+
+def _start(path: str | os.PathLike[str], opened: int) -> bytes:
+    """How an ordinary file begins that is open for writing only; nothing of one that may not be read."""
+    try:
+        with open_file(path) as file:
+            if os.path.samestat(os.fstat(file.fileno()), os.fstat(opened)):
+                return file.read(_START)
+    except (FileFailure, OSError):
+        return b""
+    raise FileFailure("became another file while it was opened")
 
 
 def refuse_binary(path: str | os.PathLike[str]) -> None:
@@ -178,6 +204,11 @@ def refuse_binary(path: str | os.PathLike[str]) -> None:
             start = file.read(_START)
     except (FileFailure, OSError):
         return  # a file that is not there, or that writing will complain of
+    refuse_no_text(start)
+
+
+def refuse_no_text(start: bytes) -> None:
+    """Raise :class:`FileFailure` for the start of a file that is no text."""
     if not start:
         return
     try:
@@ -196,8 +227,7 @@ def write_text(option: str, path: Path, text: str) -> None:
     """
     named = f"{option} {path}".lstrip()
     try:
-        refuse_binary(path)
-        with open_output(path) as file:
+        with open_output(path, check=refuse_no_text) as file:
             file.write(text)
     except FileFailure as error:
         raise KdumpError(f"{named}: {error}") from error

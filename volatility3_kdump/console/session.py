@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from volatility3_kdump.console.script import Aliases, StepsSpent, unmarked
 from volatility3_kdump.cpu.context import Context
 from volatility3_kdump.errors import KdumpError
-from volatility3_kdump.files import FileFailure, open_output, refuse_binary
+from volatility3_kdump.files import FileFailure, open_output, refuse_binary, refuse_no_text
 from volatility3_kdump.images.modules import Module
 from volatility3_kdump.memory import Memory
 from volatility3_kdump.options import Options
@@ -406,7 +406,9 @@ class Session:
             raise KdumpError(f"{path}: {error}") from error
         self.close_log()
         try:
-            self.log = open_output(place, append, newline="")
+            self.log = open_output(place, append, newline="", check=refuse_no_text)
+        except FileFailure as error:
+            raise KdumpError(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise KdumpError(f"{path}: the log cannot be opened: {reason}") from error

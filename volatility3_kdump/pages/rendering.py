@@ -94,15 +94,23 @@ def refuse_other_files(option: str, path: Path) -> None:
             start = stream.read(len(_START))
     except FileFailure:
         return  # a file that is not there, or that writing will complain of
-    if start and start != _START:
-        raise KdumpError(f"{option} {path}: is there already, and is no HTML page: name another file")
+    try:
+        _refuse_no_page(start)
+    except FileFailure as error:
+        raise KdumpError(f"{option} {path}: {error}") from error
+
+
+def _refuse_no_page(start: bytes) -> None:
+    if start and not start.startswith(_START):
+        raise FileFailure("is there already, and is no HTML page: name another file")
 
 
 def write_page(option: str, path: Path, page: str) -> None:
     """Write a page. Raises :class:`KdumpError`, which names the option, when the file cannot be written."""
-    refuse_other_files(option, path)
     try:
-        with open_output(path) as file:
+        with open_output(path, check=_refuse_no_page) as file:
             file.write(page)
+    except FileFailure as error:
+        raise KdumpError(f"{option} {path}: {error}") from error
     except (OSError, ValueError) as error:
         raise KdumpError(f"{option} {path}: cannot be written: {reason(error)}") from error
