@@ -11,6 +11,8 @@ from tests import transcript
 from tests.edited import edited
 from volatility3_kdump.target import Target
 from volatility3_kdump.text import stacks as text
+from volatility3_kdump.views.stack import stack_grid
+from volatility3_kdump.windows.listing.stacks import Request
 from volatility3_kdump.windows.stacks.frames import Frame, Stack
 from volatility3_kdump.windows.stacks.starts import crash_start, thread_start
 from volatility3_kdump.windows.stacks.walker import walker
@@ -44,6 +46,23 @@ def test_the_published_stack_is_cut_where_its_columns_are() -> None:
         "00000000`0000000a ffffd802`4aaa8010 00000000`00000002 00000000`00000000",
         "nt!KeBugCheckEx",
     )
+
+
+_UNCERTAIN = ("RetAddr", "Arg1", "Arg2", "Arg3", "Arg4")
+
+
+def test_what_is_not_known_is_0_in_columns_and_null_in_rows(target: Target, crash: Stack) -> None:
+    request = Request(None, None, crash_start(target), None)
+    rows = list(stack_grid(target, [request], "kv", 64).records())
+    assert len(rows) == len(crash.frames)
+    for frame, row, line in zip(crash.frames, rows, shown(target, crash, "kv"), strict=True):
+        values = [None if row[name] is None else int(str(row[name]), 16) for name in _UNCERTAIN]
+        assert values == [frame.return_address, *frame.arguments]
+        columns = line.split(" : ")
+        written = [columns[0].split()[-1], *columns[1].split()]
+        assert [int(column.replace("`", ""), 16) for column in written] == [value or 0 for value in values]
+    assert rows[-1]["RetAddr"] is None
+    assert any(row["Arg1"] is None for row in rows)
 
 
 @pytest.mark.parametrize("layout", ["k", "kn"])
