@@ -177,10 +177,13 @@ class Layouts:
         return cls.parse(data, str(path))
 
     @classmethod
-    def parse(cls, data: bytes, origin: str) -> Layouts:
-        """Read an ISF document. Raises :class:`LayoutError` for what is none."""
+    def parse(cls, data: bytes, origin: str, validated: bool = False) -> Layouts:
+        """Read an ISF document, ``validated`` or not as for ``isf_document.parse``.
+
+        Raises :class:`LayoutError` for what is none.
+        """
         try:
-            return cls(isf_document.parse(data), origin)
+            return cls(isf_document.parse(data, validated), origin)
         except ValueError as error:
             raise LayoutError(f"{origin}: not a readable ISF symbol table: {error}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import lzma
 import os
@@ -14,6 +16,7 @@ import pytest
 
 import volatility3_kdump
 from tests.symbols.pdb.made_pdb import kernel_pdb
+from volatility3_kdump import isf_document
 from volatility3_kdump.archives.cache import default_directory
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.converted import directory, table_from_pdb
@@ -107,7 +110,44 @@ def test_damage_in_the_cache_is_made_good(xcpt4: Path) -> None:
         assert cached is not None and cached.origin == str(kept)
         assert cached.types == first.types
     assert problems == []
-    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    assert sorted(path.name for path in kept.parent.iterdir()) == [kept.name, f"{kept.name}.sha256"]
+
+
+def test_only_what_the_user_alone_can_write_is_not_validated_again(
+    xcpt4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = SearchPath([xcpt4.parent])
+    assert table_from_pdb(XCPT4, path, []) is not None
+    (kept,) = directory().rglob("*.json.gz")
+    note = kept.with_name(f"{kept.name}.sha256")
+    document = json.loads(gzip.decompress(kept.read_bytes()))
+    document["user_types"]["_EXCEPTION_POINTERS"]["size"] = -1
+    wrong = gzip.compress(json.dumps(document).encode())
+
+    # Another table than the one that was validated is validated, refused and made anew.
+    kept.write_bytes(wrong)
+    made = table_from_pdb(XCPT4, path, [])
+    assert made is not None and made.size_of("_EXCEPTION_POINTERS") == 16 and kept.read_bytes() != wrong
+    assert note.read_text() == hashlib.sha256(kept.read_bytes()).hexdigest()
+
+    # So is one whose digest fits, where others could have written both.
+    kept.write_bytes(wrong)
+    note.write_text(hashlib.sha256(wrong).hexdigest())
+    kept.parent.chmod(0o777)
+    assert table_from_pdb(XCPT4, SearchPath(), []) is None
+    kept.parent.chmod(0o700)
+    note.unlink()
+    assert table_from_pdb(XCPT4, SearchPath(), []) is None
+
+    kept.unlink()
+    assert table_from_pdb(XCPT4, path, []) is not None
+
+    def refused(document: Any) -> None:
+        raise AssertionError("validated again")
+
+    monkeypatch.setattr(isf_document, "validate", refused)
+    cached = table_from_pdb(XCPT4, SearchPath(), [])
+    assert cached is not None and cached.origin == str(kept)
 
 
 def test_another_build_is_not_converted(xcpt4: Path, tmp_path: Path) -> None:

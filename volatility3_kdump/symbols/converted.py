@@ -1,12 +1,16 @@
 """Types and names of a module from its PDB, converted once and kept in the user's cache.
 
 A converted PDB is an ISF table, ``isf-VERSION/windows/PDB/GUID-AGE.json.gz`` below the cache directory, and found there
-as any other. The version counts the changes of the converter that change its result.
+as any other. Its document is validated when it is written, and the file's SHA-256 kept beside it, ``.sha256``: as long
+as only the user can write there, a file of that digest is not validated at each run. The version counts the changes of
+the converter that change its result.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import json
 import os
 import tempfile
@@ -16,8 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from volatility3_kdump.archives.cache import default_directory
+from volatility3_kdump.archives.cache_files import CacheError, refuse_foreign
 from volatility3_kdump.collecting import no_collection, settle
+from volatility3_kdump.files import FileFailure, read_bytes
+from volatility3_kdump.isf_document import validate
 from volatility3_kdump.layout import LayoutError, Layouts
+from volatility3_kdump.shapes import ShapeError
 from volatility3_kdump.stores.paths import SearchPath
 from volatility3_kdump.symbols.isf import load_table, relative_names
 from volatility3_kdump.symbols.kernel import PdbIdentity
@@ -26,6 +34,7 @@ from volatility3_kdump.symbols.pdb.names import PdbRefused, find_pdb_file, open_
 from volatility3_kdump.symbols.pdb.types import document_of
 
 _VERSION = 3
+_NOTE = ".sha256"
 _SYMBOLS_TOGETHER = 512
 
 
@@ -40,7 +49,7 @@ def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str])
     ``None`` when there is no such PDB. A line about what could not be used is appended to ``problems``.
     """
     try:
-        cached = load_table(identity, [directory()], host=False)
+        cached = load_table(identity, [directory()], host=False, validated=_digest)
     except LayoutError:
         cached = None  # damaged: made anew
     if cached is not None:
@@ -51,6 +60,17 @@ def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str])
         except (PdbRefused, LayoutError) as error:
             problems.append(str(error))
     return None
+
+
+def _digest(table: Path) -> str | None:
+    """The SHA-256 of a table that was validated when it was written; ``None`` where somebody else may have said so."""
+    note = table.with_name(table.name + _NOTE)
+    try:
+        for parent in (default_directory(), directory(), directory() / "windows", table.parent):
+            refuse_foreign(parent)
+        return read_bytes(note, 64).decode("ascii", "replace")
+    except (CacheError, FileFailure, OSError):
+        return None
 
 
 def _converted(path: Path, identity: PdbIdentity, problems: list[str]) -> Layouts:
@@ -93,11 +113,24 @@ def _keep(document: dict[str, dict[str, Any]], identity: PdbIdentity) -> None:
         return
     place = directory() / f"{names[0]}.json.gz"
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", 5, packed, 0) as file:
+        for piece in _pieces(document):
+            file.write(piece.encode())
+    content = packed.getvalue()
+    _write(place, content)
+    try:
+        validate(document)
+    except ShapeError:
+        return  # each run finds out, and makes it anew
+    _write(place.with_name(place.name + _NOTE), hashlib.sha256(content).hexdigest().encode())
+
+
+def _write(place: Path, content: bytes) -> None:
     handle, name = tempfile.mkstemp(prefix="new-", dir=place.parent)
     try:
-        with os.fdopen(handle, "wb") as file, gzip.GzipFile("", "wb", 5, file, 0) as packed:
-            for piece in _pieces(document):
-                packed.write(piece.encode())
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.replace(name, place)
     except BaseException:
         Path(name).unlink(missing_ok=True)

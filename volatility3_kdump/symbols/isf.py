@@ -11,6 +11,8 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import hashlib
+import io
 import lzma
 import re
 import zipfile
@@ -55,15 +57,21 @@ def relative_names(identity: PdbIdentity) -> list[str]:
     return [f"windows/{identity.isf_name}", identity.isf_name, identity.identifier]
 
 
-def load_table(identity: PdbIdentity, directories: Sequence[Path] = (), host: bool = True) -> Layouts | None:
+def load_table(
+    identity: PdbIdentity,
+    directories: Sequence[Path] = (),
+    host: bool = True,
+    validated: Callable[[Path], str | None] = lambda path: None,
+) -> Layouts | None:
     """The symbol table of any module, ``None`` when no directory has it.
 
-    ``host`` says whether the host's directories are searched behind those given. Raises
+    ``host`` says whether the host's directories are searched behind those given; ``validated`` gives the SHA-256 of a
+    file whose document was validated when it was written. Raises
     :class:`~volatility3_kdump.layout.LayoutError` when a file by the right name is damaged or for another PDB.
     """
     for directory in [*directories, *(host_symbol_directories() if host else [])]:
         for path in _candidates(directory, identity):
-            return _checked(_load_file(path), identity)
+            return _checked(_load_file(path, validated(path)), identity)
         for pack in sorted(directory.glob("*.zip")):
             table = _from_pack(pack, identity)
             if table is not None:
@@ -102,31 +110,38 @@ def _candidates(directory: Path, identity: PdbIdentity) -> Iterator[Path]:
                 yield path
 
 
-def _load_file(path: Path) -> Layouts:
+def _load_file(path: Path, validated: str | None = None) -> Layouts:
     try:
         status = path.stat()
     except OSError as error:
         raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
-    return _parsed_file(path, status.st_mtime_ns, status.st_size)
+    return _parsed_file(path, status.st_mtime_ns, status.st_size, validated)
 
 
 @functools.lru_cache(maxsize=2)
-def _parsed_file(path: Path, modified: int, size: int) -> Layouts:
+def _parsed_file(path: Path, modified: int, size: int, validated: str | None) -> Layouts:
     """A table from a file; ``modified`` and ``size`` keep the answer from outliving the file.
 
     Dumps that are looked at one after another are often of the same kernel. A table takes about 20 MB.
     """
+    sound = False
     suffix = next((suffix for suffix in sorted(_OPENERS, key=len, reverse=True) if path.name.endswith(suffix)), "")
     if not suffix:
         return Layouts.load(path)
     try:
         with open_file(path) as stream:
-            data = _decompressed(stream, suffix, str(path))
+            packed: IO[bytes] = stream
+            if validated is not None:
+                # What is hashed is what is parsed, whatever becomes of the file.
+                content = read_at_most(stream, isf_document.MOST_BYTES)
+                sound = hashlib.sha256(content).hexdigest() == validated
+                packed = io.BytesIO(content)
+            data = _decompressed(packed, suffix, str(path))
     except FileFailure as failure:
         raise LayoutError(f"{path}: cannot be read as a symbol table: it {failure}") from failure
     except _UNREADABLE as error:
         raise LayoutError(f"{path}: cannot be read as a symbol table: {error}") from error
-    table = Layouts.parse(data, str(path))
+    table = Layouts.parse(data, str(path), sound)
     settle()
     return table
 
