@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.symbols.pdb.made_pdb import kernel_pdb
 from volatility3_kdump import isf_document
 from volatility3_kdump.archives.cache import default_directory
 from volatility3_kdump.stores.paths import SearchPath
+from volatility3_kdump.stores.stores import default_store, prepare
 from volatility3_kdump.symbols.converted import directory, table_from_pdb
 from volatility3_kdump.symbols.kernel import PdbIdentity
 from volatility3_kdump.symbols.pdb.names import store_key
@@ -191,3 +193,29 @@ def test_types_of_a_driver(
     found = other.types_of(driver)
     assert found is not None and found.describe("_EXCEPTION_POINTERS") is not None
     assert other.types_of(driver) is found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files")
+def test_tables_of_a_cache_that_others_may_write_are_not_believed(xcpt4: Path) -> None:
+    search = SearchPath([xcpt4.parent])
+    old = os.umask(0o002)
+    try:
+        first = table_from_pdb(XCPT4, search, [])
+        prepare(default_store())
+    finally:
+        os.umask(old)
+    assert first is not None
+    assert {stat.S_IMODE(path.stat().st_mode) for path in [default_directory(), *default_directory().rglob("*/")]} == {
+        0o700
+    }
+    (kept,) = directory().rglob("*.json.gz")
+    planted = gzip.decompress(kept.read_bytes()).replace(b'"size":', b'"size":1', 1)
+    kept.write_bytes(gzip.compress(planted, mtime=0))
+    assert table_from_pdb(XCPT4, SearchPath([]), []) is not None
+    default_directory().chmod(0o777)
+    assert table_from_pdb(XCPT4, SearchPath([]), []) is None
+    problems: list[str] = []
+    anew = table_from_pdb(XCPT4, search, problems)
+    assert anew is not None and kept.read_bytes() == gzip.compress(planted, mtime=0)
+    (problem,) = problems
+    assert problem.startswith(f"the converted xcpt4.pdb is not kept: the cache {default_directory()} may be written by")

@@ -84,6 +84,18 @@ def default_directory() -> Path:
     return Path.home() / ".cache" / "volatility3-kdump"
 
 
+def make_private(place: Path) -> None:
+    """Make a directory inside the cache, and those in between, for the user alone. Raises ``OSError``.
+
+    ``mkdir(parents=True)`` gives its mode to the last one only: others in the group could write in the cache itself.
+    """
+    base = default_directory()
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for step in reversed([place, *place.parents]):
+        if step.is_relative_to(base) and not step.exists():
+            step.mkdir(mode=0o700, exist_ok=True)
+
+
 def limit_from_environment() -> int:
     """The most bytes of members that the cache keeps. Raises :class:`CacheError` for what is no size."""
     setting = os.environ.get(LIMIT_VARIABLE, "").strip()

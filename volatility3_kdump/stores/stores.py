@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from volatility3_kdump.archives.cabinet import MAGIC, Cabinet
-from volatility3_kdump.archives.cache import default_directory
+from volatility3_kdump.archives.cache import default_directory, make_private
 from volatility3_kdump.errors import CorruptContainer, KdumpError, UnsupportedContainer
 from volatility3_kdump.files import FileFailure, is_file, mode_of, open_file
 
@@ -119,8 +119,10 @@ def add(root: Path, name: str, key: str, source: Path, move: bool = False) -> Pa
 
 def prepare(root: Path) -> None:
     """Make the directory of a store where there is none. Raises ``OSError``."""
-    private = root == default_store()
-    root.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
+    if root == default_store():
+        make_private(root)
+    else:
+        root.mkdir(parents=True, exist_ok=True)
 
 
 def incoming(root: Path) -> Path:

@@ -15,11 +15,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from volatility3_kdump.archives.cache import default_directory
+from volatility3_kdump.archives.cache import default_directory, make_private
 from volatility3_kdump.archives.cache_files import CacheError, refuse_foreign
 from volatility3_kdump.collecting import no_collection, settle
 from volatility3_kdump.files import FileFailure, read_bytes
@@ -49,7 +50,10 @@ def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str])
     ``None`` when there is no such PDB. A line about what could not be used is appended to ``problems``.
     """
     try:
+        _refuse_foreign()
         cached = load_table(identity, [directory()], host=False, validated=_digest)
+    except CacheError:
+        cached = None  # said where a table is to be kept
     except LayoutError:
         cached = None  # damaged: made anew
     if cached is not None:
@@ -60,6 +64,13 @@ def table_from_pdb(identity: PdbIdentity, path: SearchPath, problems: list[str])
         except (PdbRefused, LayoutError) as error:
             problems.append(str(error))
     return None
+
+
+def _refuse_foreign() -> None:
+    """Raise :class:`CacheError` where somebody else may have put a table into the cache; not where there is none."""
+    with suppress(OSError):
+        for place in (default_directory(), directory()):
+            refuse_foreign(place)
 
 
 def _digest(table: Path) -> str | None:
@@ -83,6 +94,8 @@ def _converted(path: Path, identity: PdbIdentity, problems: list[str]) -> Layout
         raise PdbRefused(f"{path}: holds neither types nor public symbols; refused")
     try:
         _keep(document, identity)
+    except CacheError as error:
+        problems.append(f"the converted {identity.pdb_name} is not kept: {error}")
     except OSError as error:
         problems.append(f"{directory()}: the converted {identity.pdb_name} cannot be kept: {error.strerror or error}")
     settle()
@@ -112,7 +125,8 @@ def _keep(document: dict[str, dict[str, Any]], identity: PdbIdentity) -> None:
     if not names:
         return
     place = directory() / f"{names[0]}.json.gz"
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(place.parent)
+    _refuse_foreign()
     packed = io.BytesIO()
     with gzip.GzipFile("", "wb", 5, packed, 0) as file:
         for piece in _pieces(document):
