@@ -128,6 +128,11 @@ def test_words_of_the_dump_as_arguments(session: Session, block: str, lines: lis
     assert answer(session, f'.foreach (x {{ .printf "1" }}) {{ {block} }}') == lines
 
 
+def test_a_mark_is_never_shown(session: Session) -> None:
+    (line,) = answer(session, '.foreach (x { .printf "1" }) { !list -q${x} 1 }')
+    assert line.startswith("!list knows no option -q1: ")
+
+
 def test_names_of_modules_are_no_commands(session: Session) -> None:
     """A name such as ``a} .writemem b`` would also have ended the block that it stands in."""
     lines = answer(session, "!for_each_module .if (1) { ${@#ImageName} }")

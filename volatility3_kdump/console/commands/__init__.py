@@ -341,7 +341,7 @@ def _run_one(session: Session, command: str) -> Iterator[str]:
         if session.sharing and isinstance(error, ReadLimit):
             raise
         failed = True
-        yield str(error)
+        yield unmarked(str(error))
     except (Leaving, RecursionError):
         raise
     except Exception as error:  # a mistake of ours ends the command, not the session
