@@ -156,7 +156,7 @@ def test_the_syndrome_and_the_instruction(tmp_path: Path, esr: int, address: int
             "accesses 0x24."
         ) in lines
         assert not any("widget+0x1084 read" in line for line in lines)
-        assert crash.verdict.confidence == "medium"
+        assert crash.verdict.confidence == "low"
 
 
 def test_an_operand_that_is_there_acquits_the_code(tmp_path: Path) -> None:
