@@ -23,7 +23,7 @@ from volatility3_kdump.analysis.reason import reason
 from volatility3_kdump.analysis.reasoning import Case, Reasoning
 from volatility3_kdump.analysis.stack_entries import entry_at, stack_entries
 from volatility3_kdump.analysis.verdict import Verdict, decide, no_verdict
-from volatility3_kdump.analysis.weighing import astray, at_odds, placed, settled, unread, unseen, weigh
+from volatility3_kdump.analysis.weighing import weighed
 from volatility3_kdump.dump.cpuid import processor_identity
 from volatility3_kdump.windows.machine.processors import Processor
 from volatility3_kdump.windows.processes.crashed import crash_process, crash_processor, crash_thread
@@ -116,11 +116,7 @@ def analyze_crash(target: Target, rules: OwnerRules | None = None) -> Crash:
         rules,
         lambda address: entry_at(target, address),
     )
-    verdict = weigh(decided, judged, bug_check, identity.vendor if identity else None)
-    verdict = placed(verdict, failure)
-    verdict = unseen(astray(verdict, judged, failure), bug_check, judged)
-    verdict = at_odds(unread(verdict, failure), notes)
-    verdict = settled(verdict, bug_check)
+    verdict = weighed(decided, judged, failure, bug_check, notes, identity.vendor if identity else None)
     if target.header.crashed is False:
         verdict = no_verdict("the machine has not crashed")
     blamed = next((module for module in target.modules if module.name == verdict.module_name), None)

@@ -14,6 +14,7 @@ from volatility3_kdump.cpu.exception import (
     IN_PAGE_ERROR,
     ExceptionRecord,
     access_kind,
+    access_text,
     code_name,
     code_text,
     parse_exception_record,
@@ -172,9 +173,8 @@ def _sentence(case: Case, kind: str, address: int, region: Region, irql: int | N
         place = "special pool, where freed memory and the ends of blocks are not mapped"
     if failure is not None and failure.operand_agrees is False and failure.operand is not None:
         # What the instruction did not do is not to be said of it.
-        reported = {"write": "a write to", "execute": "an execution of"}.get(kind, "a read of")
         return Sentence(
-            f"The processor reported {reported} {address:#x} ({place}){level}, but the instruction accesses "
+            f"The processor reported {access_text(kind, address)} ({place}){level}, but the instruction accesses "
             f"{failure.operand:#x}.",
             Topic.REPORTED,
         )

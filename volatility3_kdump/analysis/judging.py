@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from volatility3_kdump.analysis.failure import Failure
 from volatility3_kdump.analysis.flips import BitFlip
 from volatility3_kdump.cpu.calls import follows_call
-from volatility3_kdump.cpu.exception import ACCESS_VIOLATION, code_name
+from volatility3_kdump.cpu.exception import ACCESS_VIOLATION, access_text, code_name
 from volatility3_kdump.cpu.instruction import Instruction
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ class Fault:
     def exception(self) -> str:
         """The exception in words."""
         if self.code == ACCESS_VIOLATION:
-            words = {"write": ("a write", " to"), "execute": ("an execution", " of")}
-            what, joint = words.get(self.access or "", ("a read", " of"))
-            return f"{what} without an address" if self.address is None else f"{what}{joint} {self.address:#x}"
+            return access_text(self.access, self.address)
         return code_name(self.code or 0) or f"exception {self.code or 0:#x}"
 
 

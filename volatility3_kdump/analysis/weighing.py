@@ -40,6 +40,21 @@ INVENTED = {
 _OF_THE_INSTRUCTION = {0xC000001D: "illegal", 0xC0000096: "privileged"}
 
 
+def weighed(
+    verdict: Verdict,
+    judged: Plausibility | None,
+    failure: Failure | None,
+    bug_check: BugCheck | None,
+    notes: Sequence[str],
+    vendor: str | None,
+) -> Verdict:
+    """The verdict on the stack after all evidence of the dump; ``notes`` are what contradicts the arguments."""
+    verdict = placed(weigh(verdict, judged, bug_check, vendor), failure)
+    verdict = unseen(astray(verdict, judged, failure), bug_check, judged)
+    verdict = at_odds(unread(verdict, failure), notes)
+    return settled(verdict, bug_check)
+
+
 def weigh(verdict: Verdict, judged: Plausibility | None, bug_check: BugCheck | None, vendor: str | None) -> Verdict:
     """The verdict that is left. ``vendor`` is the maker of the processor, for the buckets that carry its name."""
     if judged is None:

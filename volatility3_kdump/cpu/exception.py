@@ -113,6 +113,12 @@ def access_kind(record: ExceptionRecord) -> str | None:
     return {0: "read", 1: "write", 8: "execute"}.get(record.parameters[0])
 
 
+def access_text(kind: str | None, address: int | None) -> str:
+    """An access that was reported, in words; one that is not known was a read."""
+    what, joint = {"write": ("a write", "to"), "execute": ("an execution", "of")}.get(kind or "", ("a read", "of"))
+    return f"{what} without an address" if address is None else f"{what} {joint} {address:#x}"
+
+
 def accessed_address(record: ExceptionRecord) -> int | None:
     """The address whose access failed, for an access violation or an in-page error; ``None`` for anything else."""
     if record.code not in (ACCESS_VIOLATION, IN_PAGE_ERROR) or len(record.parameters) < 2:
