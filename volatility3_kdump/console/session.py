@@ -270,7 +270,7 @@ class Session:
         #: How deep commands are inside commands, and inside of ``.catch``.
         self.depth = self.catching = 0
         #: How many ``!for_each_module`` and the like are inside of each other.
-        self.module_loops = 0
+        self.loops = 0
         #: How many commands that run others share one budget of reads with them.
         self.sharing = 0
         self.aliases = Aliases()

@@ -296,6 +296,14 @@ def run(session: Session, typed_line: str) -> Iterator[str]:
         session.depth -= 1
 
 
+def without_quotes(typed_commands: str) -> str:
+    """Commands that quotes around all of them hold together; those of the commands themselves are theirs."""
+    body = typed_commands.strip()
+    if len(body) > 1 and body[0] == body[-1] == '"':
+        return body[1:-1].replace('\\"', '"')
+    return body
+
+
 @contextmanager
 def one_budget(session: Session) -> Iterator[None]:
     """What commands in here read is read by the one around them: how many they are is said by lists of the dump."""
@@ -309,14 +317,14 @@ def one_budget(session: Session) -> Iterator[None]:
 @contextmanager
 def looping(session: Session, name: str, most: int) -> Iterator[None]:
     """Where a loop runs commands, which may be such loops too, ``most`` deep. Raises :class:`KdumpError` below that."""
-    session.module_loops += 1
+    session.loops += 1
     try:
-        if session.module_loops > most:
+        if session.loops > most:
             raise KdumpError(f"{name} inside of itself is too deep")
         with one_budget(session):
             yield
     finally:
-        session.module_loops -= 1
+        session.loops -= 1
 
 
 def _run_one(session: Session, command: str) -> Iterator[str]:

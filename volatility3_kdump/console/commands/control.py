@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from volatility3_kdump.console.commands import Arguments, command, find, looping, registry, run
+from volatility3_kdump.console.commands import Arguments, command, find, looping, registry, run, without_quotes
 from volatility3_kdump.console.script import MARK, marked
 from volatility3_kdump.console.session import OpenDump, Session
 from volatility3_kdump.console.syntax import Example, Option, file, number, rest
@@ -338,10 +338,7 @@ def help_lines() -> Iterator[str]:
     examples=(Example('!for_each_module "s -a @#Base @#End Leak"'),),
 )
 def for_each_module(session: Session, arguments: Arguments) -> Iterable[str]:
-    body = arguments.text.strip()
-    if len(body) > 1 and body[0] == body[-1] == '"':
-        # Quotes around all of it hold commands together; those of the commands themselves are theirs.
-        body = body[1:-1].replace('\\"', '"')
+    body = without_quotes(arguments.text)
     if body.lower().count("!for_each_module") and _ALIAS.search(body) is None:
         raise KdumpError("!for_each_module inside of itself would never end")
     size = session.target.memory.pointer_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from volatility3_kdump.console.commands import Arguments, command, looping, run
+from volatility3_kdump.console.commands import Arguments, command, looping, run, without_quotes
 from volatility3_kdump.console.commands.stacks import current_start
 from volatility3_kdump.console.session import Session
 from volatility3_kdump.console.syntax import Example, Option, rest
@@ -32,9 +32,7 @@ _SHOWN = {"eflags": "efl"}
 def for_each_frame(session: Session, arguments: Arguments) -> Iterator[str]:
     from volatility3_kdump.windows.stacks.walker import walker
 
-    body = arguments.text.strip()
-    if len(body) > 1 and body[0] == body[-1] == '"':
-        body = body[1:-1].replace('\\"', '"')
+    body = without_quotes(arguments.text)
     target, state = session.target, session.state
     frames = walker(target).walk(current_start(session)).frames
     chosen = state.frame
