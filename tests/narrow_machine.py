@@ -165,6 +165,17 @@ def symbols(directory: Path) -> Path:
     return directory
 
 
+def kernel_content(base: int) -> bytearray:
+    """The image of a tiny kernel at an address."""
+    sections = [pe.Section(".text", PAGE, PAGE, pe.CODE), pe.Section(".rdata", 2 * PAGE, PAGE, pe.READ_ONLY)]
+    image = pe.Image("ntkrpamp.exe", base, SIZE, 0x4E5D1C2B, 0, sections, narrow=True)
+    image.codeview, image.debug_rva = pe.Codeview("ntkrpamp.pdb", GUID, 2), 2 * PAGE
+    content = bytearray(SIZE)
+    for rva, data in pe.build(image).items():
+        content[rva : rva + len(data)] = data
+    return content
+
+
 class NarrowMachine:
     """Pages and page tables; ``processors`` are what a hypervisor saves, by number."""
 
@@ -212,12 +223,7 @@ class NarrowMachine:
         self.put(address, struct.pack(f"<{len(values)}I", *values))
 
     def _kernel(self) -> None:
-        sections = [pe.Section(".text", PAGE, PAGE, pe.CODE), pe.Section(".rdata", 2 * PAGE, PAGE, pe.READ_ONLY)]
-        image = pe.Image("ntkrpamp.exe", BASE, SIZE, 0x4E5D1C2B, 0, sections, narrow=True)
-        image.codeview, image.debug_rva = pe.Codeview("ntkrpamp.pdb", GUID, 2), 2 * PAGE
-        content = bytearray(SIZE)
-        for rva, data in pe.build(image).items():
-            content[rva : rva + len(data)] = data
+        content = kernel_content(BASE)
         # A call in front of each place that a return address names.
         content[0x1000:0x1200] = (b"\xe8\0\0\0\0" + b"\x90" * 11) * 32
         self.put(BASE, bytes(content))

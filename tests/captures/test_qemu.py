@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -91,12 +92,12 @@ class Guest:
         return path
 
 
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    machine = Guest(tmp_path_factory.mktemp("qemu"))
+@contextlib.contextmanager
+def stopped(machine: Guest, where: str) -> Iterator[Guest]:
+    """A machine that is stopped once its registers show where it halts, and killed in the end."""
     try:
         for _ in range(200):
-            if "RIP=0000000000007cb" in machine.registers(0):
+            if where in machine.registers(0):
                 break
             time.sleep(0.1)
         machine.ask("stop")
@@ -104,6 +105,12 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     finally:
         machine.process.kill()
         machine.process.wait()
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    with stopped(Guest(tmp_path_factory.mktemp("qemu")), "RIP=0000000000007cb") as machine:
+        yield machine
 
 
 def opened(path: Path) -> Capture:
@@ -146,17 +153,8 @@ def narrow_guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     emulator = shutil.which(request.param)
     if emulator is None:
         pytest.skip(f"{request.param} is not installed")
-    machine = Guest(tmp_path_factory.mktemp("narrow"), BOOT_32, emulator)
-    try:
-        for _ in range(200):
-            if "EIP=00007c7" in machine.registers(0):
-                break
-            time.sleep(0.1)
-        machine.ask("stop")
+    with stopped(Guest(tmp_path_factory.mktemp("narrow"), BOOT_32, emulator), "EIP=00007c7") as machine:
         yield machine
-    finally:
-        machine.process.kill()
-        machine.process.wait()
 
 
 @pytest.mark.parametrize("name, options", [("a.elf", {}), ("p.elf", {"paging": True}), ("z", {"format": "kdump-zlib"})])

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 import volatility3_kdump
-from kdump_sample import pe
 from kdump_sample.memory_images import KINDS, Image, Processor, _elf, _lime
 from kdump_sample.physical import PAGE, PhysicalMemory
 from tests.layers.paging import HEADS, Tables, kernel_pages, machine
-from tests.narrow_machine import TEBS, THREADS, NarrowMachine, symbols
+from tests.narrow_machine import GUID, SIZE, TEBS, THREADS, NarrowMachine, kernel_content, symbols
 from tests.prompt import session_over
 from volatility3_kdump.console.commands import execute
 from volatility3_kdump.console.session import Session
@@ -21,19 +20,13 @@ from volatility3_kdump.options import Options
 from volatility3_kdump.windows.machine.processors import processors
 from volatility3_kdump.windows.opening import open_target
 
-BASE, SIZE, ROOT = 0x81800000, 0x3000, 0x40
-GUID = "0123456789ABCDEF0123456789ABCDEF"
+BASE, ROOT = 0x81800000, 0x40
 HIGH = 0xFFFFFFFF00000000
 
 
 def _memory(mode: str, root: int = ROOT) -> PhysicalMemory:
     """The pages of a tiny kernel with its image."""
-    sections = [pe.Section(".text", PAGE, PAGE, pe.CODE), pe.Section(".rdata", 2 * PAGE, PAGE, pe.READ_ONLY)]
-    image = pe.Image("ntkrpamp.exe", BASE, SIZE, 0x4E5D1C2B, 0, sections, narrow=True)
-    image.codeview, image.debug_rva = pe.Codeview("ntkrpamp.pdb", GUID, 2), 2 * PAGE
-    content = bytearray(SIZE)
-    for rva, data in pe.build(image).items():
-        content[rva : rva + len(data)] = data
+    content = kernel_content(BASE)
     pages, _ = machine(mode, root)
     tables = Tables(mode, root, 0x80)
     for pfn, page in pages.items():
